@@ -1,0 +1,16 @@
+"""What goes wrong on the user's side. The command line prints these as one line and exits with 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Says what was given, what was wanted, and what to type instead."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """No `kind` is called `name`: suggests the nearest names, else lists them all."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}"
+    return UserError(f"no {kind} is called {name!r}; {hint}")

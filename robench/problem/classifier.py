@@ -1,0 +1,102 @@
+"""The model under test, seen as a function from pixels to logits."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .noise import keyed, uniform
+from .shapes import Inputs, Logits
+
+FINGERPRINT_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two classifiers the same one: evidence about one is then evidence about the other.
+
+    `fingerprint` holds the logits on eight fixed images, so that a changed architecture file is noticed
+    although the weights are the same; it is compared up to float noise.
+    """
+
+    weights_sha256: str
+    architecture: str
+    normalisation: str
+    fingerprint: tuple[float, ...]
+
+    def same_as(self, other: "Identity") -> bool:
+        """Equal weights and settings, and equal logits up to float noise between machines."""
+        settled = (self.weights_sha256, self.architecture, self.normalisation)
+        if settled != (other.weights_sha256, other.architecture, other.normalisation):
+            return False
+        if len(self.fingerprint) != len(other.fingerprint):
+            return False
+        ours, theirs = torch.tensor([self.fingerprint, other.fingerprint], dtype=torch.float64)
+        scale = ours.abs().amax().clamp(min=1e-30)
+        return bool(((ours - theirs).abs() <= 1e-3 * scale).all())
+
+
+class Classifier:
+    """Images in [0, 1] to logits. Normalisation happens inside.
+
+    The module is put in eval mode and its weights are frozen: an evaluation differentiates with respect
+    to images alone. `architecture` and `normalisation` are texts that, with the weights, say which
+    function this is; `shape` is (channels, height, width).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        architecture: str,
+        shape: tuple[int, ...],
+        classes: int,
+        normalisation: str = "none",
+    ):
+        self.module = module.eval().requires_grad_(False)
+        self.name = name
+        self.architecture = architecture
+        self.normalisation = normalisation
+        self.shape = shape
+        self.classes = classes
+
+    def __call__(self, x: Inputs) -> Logits:
+        logits: Tensor = self.module(x)
+        return logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; a module without any lives on the CPU."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "Classifier":
+        """Moves the weights; returns itself."""
+        self.module.to(device)
+        return self
+
+    def identity(self) -> Identity:
+        """Costs a hash of the weights and one forward pass of eight images, in float32."""
+        keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), draw=0)
+        size = int(torch.tensor(self.shape).prod())
+        images = uniform(keys, 0, size).view(-1, *self.shape)
+        with torch.no_grad():
+            logits = self(images.to(self.device)).float().cpu()
+        return Identity(
+            weights_sha256=weights_sha256(self.module),
+            architecture=self.architecture,
+            normalisation=self.normalisation,
+            fingerprint=tuple(logits.flatten().tolist()),
+        )
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """A hash of every parameter and buffer by name, shape, type and value, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        t = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)} ".encode())
+        digest.update(t.view(torch.uint8).numpy().tobytes() if t.numel() and t.ndim else repr(t.tolist()).encode())
+    return digest.hexdigest()
