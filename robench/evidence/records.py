@@ -119,6 +119,15 @@ class Effort(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """A measurement taken in passing that a reader of the table should know of."""
+
+    threat: str
+    example: int
+    name: str  # nan: the model answered NaN during a search
+    value: float
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """Everything a run file knows. It may hold more than a plan asks for: other examples, threats, attacks."""
 
@@ -128,6 +137,7 @@ class Evidence(msgspec.Struct, frozen=True):
     spent: tuple[Spent, ...] = ()
     failures: tuple[Failure, ...] = ()
     efforts: tuple[Effort, ...] = ()
+    probes: tuple[Probe, ...] = ()
     environment: dict[str, str] = {}  # msgspec copies defaults
 
     def judged(self) -> Iterator[tuple[Claim, Verdict]]:

@@ -4,6 +4,8 @@ A counter-based generator: number i of draw d under key k is a hash of (k, d, i)
 the same example meets the same noise in any order, on any lane, after any restart.
 """
 
+import hashlib
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,11 +27,15 @@ def _mix(z: Tensor) -> Tensor:
 
 def keyed(seed: int, *numbers: Int[Tensor, "B"] | int, draw: int | Int[Tensor, "B"]) -> Keys:
     """One key per row from the run's seed, the row's numbers (example, attack, target) and its draw."""
-    parts = torch.broadcast_tensors(*[torch.as_tensor(n, dtype=torch.long) for n in (seed, *numbers, draw)])
-    key = torch.zeros_like(parts[0])
-    for part in parts:
-        key = _mix(key * _GOLDEN + _mix(part + 1))
-    return key.reshape(-1)
+    key = torch.zeros(1, dtype=torch.long)
+    for number in (seed, *numbers, draw):
+        key = _mix(key * _GOLDEN + _mix(torch.as_tensor(number) + 1))
+    return key
+
+
+def text_key(text: str) -> int:
+    """A number for a text, to key noise with. The same on every machine, unlike hash()."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def uniform(keys: Keys, draw: int | Int[Tensor, "B"], n: int) -> Float[Tensor, "B n"]:

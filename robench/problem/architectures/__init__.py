@@ -1,0 +1,104 @@
+"""Networks that are known by name. One file each; `ARCHITECTURES` lists them.
+
+To add one, write its file and its line here. Nothing below knows what the others look like.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from ...errors import UserError
+from .digits_cnn import DigitsCNN
+from .lenet import LeNet
+from .madry_cnn import MadryCNN
+from .preactresnet import PreActResNet18, softplus
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of a state dict, by key, in its order."""
+
+
+@runtime_checkable
+class Make(Protocol):
+    """Makes a network for images of `shape` (channels, height, width) with `classes` outputs."""
+
+    def __call__(self, shape: tuple[int, ...], classes: int) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of networks, one for each image shape and number of classes."""
+
+    name: str
+    description: str  # one line, with its source
+    make: Make
+    first: str  # the weight that reads the pixels: (maps, channels, ...)
+    last: str  # the weight that answers: (classes, features)
+    smallest: int = 8  # the least height and width, in pixels
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A network with fresh weights, from torch's global generator. Raises UserError if the images do not suit."""
+        if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < self.smallest:
+            raise UserError(
+                f"{self.name} reads images of (channels, height, width), the sides from {self.smallest} pixels on, not "
+                f"{'x'.join(map(str, shape))}; choose another architecture with --arch"
+            )
+        return self.make(shape, classes)
+
+    def read(self, shapes: Shapes) -> tuple[int, int] | None:
+        """(channels, classes) of a state dict with these shapes; None if it is not of this family."""
+        first, last = shapes.get(self.first, ()), shapes.get(self.last, ())
+        return (first[1], last[0]) if len(first) == 4 and len(last) == 2 else None
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    architecture.name: architecture
+    # Where two have equal keys and shapes, the first is taken when a state dict is recognised.
+    for architecture in (
+        Architecture(
+            "madry-mnist",
+            "the MNIST network of Madry et al. 2018 (arXiv:1706.06083)",
+            MadryCNN,
+            "conv1.weight",
+            "fc2.weight",
+        ),
+        Architecture(
+            "digits-cnn",
+            "a network of 219 kB for 28x28 digits, after Wong & Kolter 2018 (arXiv:1711.00851)",
+            DigitsCNN,
+            "conv1.weight",
+            "fc2.weight",
+        ),
+        Architecture(
+            "lenet",
+            "LeNet-5 with ReLU and max-pooling, after LeCun et al. 1998",
+            LeNet,
+            "conv1.weight",
+            "fc3.weight",
+            smallest=12,
+        ),
+        Architecture(
+            "preactresnet18",
+            "pre-activation ResNet-18 for small images, He et al. 2016 (arXiv:1603.05027)",
+            PreActResNet18,
+            "conv1.weight",
+            "linear.weight",
+        ),
+        Architecture(
+            "preactresnet18-softplus",
+            "the same with softplus, beta 1, as in E-AT, Croce & Hein 2022 (arXiv:2105.12508)",
+            partial(PreActResNet18, activation=softplus),
+            "conv1.weight",
+            "linear.weight",
+        ),
+        Architecture(
+            "preactresnet18-no-final-bn",
+            "preactresnet18 without the norm and ReLU after the last block, a common variant",
+            partial(PreActResNet18, final_bn=False),
+            "conv1.weight",
+            "linear.weight",
+        ),
+    )
+}

@@ -1,0 +1,104 @@
+"""The data sets robench knows by name, and the user's own in `.npz` files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import errors
+from ..split import Split
+from . import cifar10, digits, mnist, npz
+
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A published data set. Reading it may download it; everything else is known beforehand.
+
+    `mean` and `std` are those of all training pixels in [0, 1], per channel, to four digits: what an
+    architecture may normalise by.
+    """
+
+    name: str
+    about: str  # one line: what the images show, and the source
+    shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    licence: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    read: Callable[[str], Split]  # takes "train" or "test"
+
+
+DATASETS: dict[str, DataSet] = {
+    data.name: data
+    for data in (
+        DataSet(
+            name="digits",
+            about="1,797 handwritten digits that need no download, 8x8 enlarged to 28x28. "
+            "Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49",
+            shape=(1, 28, 28),
+            classes=10,
+            licence="CC BY 4.0 (UCI Machine Learning Repository); carried by scikit-learn, BSD 3-clause",
+            mean=(0.3060,),
+            std=(0.3249,),
+            read=digits.read,
+        ),
+        DataSet(
+            name="mnist",
+            about="70,000 handwritten digits, 28x28. LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/",
+            shape=(1, 28, 28),
+            classes=10,
+            licence="commonly given as CC BY-SA 3.0",
+            mean=(0.1307,),
+            std=(0.3081,),
+            read=mnist.MNIST.read,
+        ),
+        DataSet(
+            name="fashion-mnist",
+            about="70,000 pieces of clothing, 28x28, grey. Xiao et al. 2017, https://arxiv.org/abs/1708.07747",
+            shape=(1, 28, 28),
+            classes=10,
+            licence="MIT",
+            mean=(0.2860,),
+            std=(0.3530,),
+            read=mnist.FASHION_MNIST.read,
+        ),
+        DataSet(
+            name="cifar10",
+            about="60,000 photographs of ten kinds of things, 32x32. Krizhevsky 2009, "
+            "https://www.cs.toronto.edu/~kriz/cifar.html",
+            shape=(3, 32, 32),
+            classes=10,
+            licence="none stated; cite Learning Multiple Layers of Features from Tiny Images, Krizhevsky 2009",
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            read=cifar10.CIFAR10.read,
+        ),
+    )
+}
+
+
+def load(text: str, part: str = "test") -> Split:
+    """The examples that `mnist`, `mnist:train` or `my.npz` names; a part in the text comes before `part`.
+
+    Raises UserError when there is no such data set, part or file, or its files are damaged.
+    """
+    name, colon, ending = text.rpartition(":")
+    if colon and not _is_file(text):
+        text, part = name, ending
+    if part not in PARTS:
+        raise errors.unknown(f"part of {text}", part, PARTS)
+    if _is_file(text):
+        return npz.read(Path(text).expanduser(), part)
+    if text not in DATASETS:
+        raise errors.unknown("data set", text, DATASETS)
+    return DATASETS[text].read(part)
+
+
+def fitting(shape: tuple[int, ...]) -> list[str]:
+    """The names of the data sets with images of this shape: channels, height, width."""
+    return [data.name for data in DATASETS.values() if data.shape == shape]
+
+
+def _is_file(text: str) -> bool:
+    return text.lower().endswith(".npz")

@@ -1,0 +1,62 @@
+"""The attacks by name, and as text: `pgd(loss='margin', steps=40)` names an attack with every number."""
+
+import ast
+import re
+from dataclasses import fields
+from typing import Any
+
+from ...errors import UserError, unknown
+from ...problem.losses import UNTARGETED
+from ..attack import GradientAttack
+from .pgd import PGD
+
+AnyAttack = GradientAttack[Any]
+
+ATTACKS: dict[str, type[AnyAttack]] = {a.name: a for a in (PGD,)}
+
+
+def build(name: str, settings: dict[str, Any]) -> AnyAttack:
+    """An attack from its name and settings. Raises UserError for names and values it does not know."""
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    kind = ATTACKS[name]
+    known = {f.name: f for f in fields(kind)}
+    for setting, value in settings.items():
+        if setting not in known:
+            raise unknown(f"setting of {name}", setting, known)
+        if not _fits(value, known[setting].type):
+            raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
+    if "loss" in settings and settings["loss"] not in UNTARGETED:
+        raise unknown("loss", settings["loss"], UNTARGETED)
+    if settings.get("steps", 1) < 1:
+        raise UserError(f"{name} cannot take steps={settings['steps']}: it needs at least one")
+    return kind(**settings)
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`pgd` or `pgd(steps=40, loss='margin')` as a name and its settings. Quotes may be left out."""
+    match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if not match:
+        raise UserError(f"cannot read the attack {text!r}; write it like pgd or 'pgd(steps=40, restarts=5)'")
+    settings = {}
+    for part in filter(None, (p.strip() for p in (match[2] or "").split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"cannot read {part!r} in the attack {text!r}; write settings like steps=40")
+        settings[key.strip()] = _value(value.strip())
+    return match[1], settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int) and isinstance(1.0, kind):
+        return True
+    return isinstance(value, kind)

@@ -1,0 +1,192 @@
+"""The story on one page: plan, what is missing, search, judge, record.
+
+Search proposes, evidence decides, results only read.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+import torch
+
+from . import __version__
+from .attempt import Attempt, Court, planned_items, prepare
+from .errors import UserError
+from .evidence.records import Clean, ModelRecord, Plan, PlannedAttack, PlannedThreat
+from .evidence.referee import Referee, fooled
+from .evidence.store import RunFile
+from .problem.classifier import Classifier, Identity
+from .problem.losses import margin
+from .problem.split import Split
+from .protocols import AttackChoice, Protocol, ThreatChoice
+from .results.summary import Summary, summarise
+from .search.loop import search
+
+
+class Progress(Interface):
+    """What an evaluation tells while it works."""
+
+    def clean(self, summary: Summary) -> None:
+        """The clean accuracy is known."""
+
+    def attacking(self, threat: str, attack: str) -> None:
+        """Another attack begins."""
+
+    def moved(self, standing: int, queries_left: int) -> None:
+        """So many examples may still stand under the threat; its attack has at most so many queries to go."""
+
+
+class Silence:
+    """A progress that tells nothing."""
+
+    def clean(self, summary: Summary) -> None:
+        pass
+
+    def attacking(self, threat: str, attack: str) -> None:
+        pass
+
+    def moved(self, standing: int, queries_left: int) -> None:
+        pass
+
+
+@dataclass
+class Evaluation:
+    """One question being answered into one run file."""
+
+    plan: Plan
+    protocol: Protocol
+    classifier: Classifier  # searched; whatever happens to it there, the referee has weights of its own
+    referee: Referee
+    split: Split
+    run: RunFile
+    environment: dict[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Silence)
+    deadline: float = float("inf")  # of time.monotonic()
+
+    def answer(self) -> Summary:
+        """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
+        self._begin()
+        self._measure_clean()
+        self.progress.clean(self.summary())
+        court = Court(self.referee, self.split, tuple(choice.threat for choice in self.protocol.threats))
+        for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True):
+            for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True):
+                attempt = prepare(self.plan, self.run, court, choice.threat, planned_attack, attack_choice)
+                if attempt.queue and time.monotonic() < self.deadline:
+                    self.progress.attacking(planned.threat, planned_attack.label)
+                    self._try(attempt, attack_choice)
+        return self.summary()
+
+    def summary(self) -> Summary:
+        """The answer so far."""
+        return summarise(self.plan, self.run.evidence(), __version__)
+
+    def _try(self, attempt: Attempt, choice: AttackChoice) -> None:
+        visits = choice.attack.steps + 1
+        try:
+            for ended in search(
+                self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed
+            ):
+                attempt.take(ended)
+                self.progress.moved(attempt.standing, len(attempt.queue) * visits)
+                if time.monotonic() > self.deadline:
+                    break
+        except UserError:
+            raise
+        except Exception as error:  # whatever an attack raises, its examples stay open, with the reason
+            attempt.failed(f"{type(error).__name__}: {error}")
+        finally:
+            attempt.commit()
+
+    def _begin(self) -> None:
+        before = self.run.plan()
+        if before is not None:
+            _refuse_another_run(before, self.plan, str(self.run.path))
+        with self.run.writing():
+            self.run.put_plan(self.plan, self.environment)
+
+    def _measure_clean(self) -> None:
+        known = {c.example: c.digest for c in self.run.evidence().clean}
+        for number, digest in zip(self.split.numbers, self.split.digests, strict=True):
+            if known.get(number, digest) != digest:
+                raise UserError(
+                    f"{self.run.path} holds another image as example {number} of {self.split.name};"
+                    " name another file with --run"
+                )
+        missing = self.split.take([row for row, number in enumerate(self.split.numbers) if number not in known])
+        if not len(missing):
+            return
+        logits = self.referee.logits(missing.x)
+        _refuse_nan(missing, logits)
+        _refuse_random(missing, self.referee)
+        gaps = margin(logits, missing.y).tolist()
+        correct = (~fooled(logits, missing.y)).tolist()
+        answers = zip(missing.numbers, missing.digests, correct, gaps, strict=True)
+        with self.run.writing():
+            self.run.put_clean(Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers)
+
+
+def make_plan(
+    classifier: Classifier, split: Split, protocol: Protocol, *, seed: int, every_attack: bool, lanes: int
+) -> Plan:
+    """The question, with the conditions under which its verdicts repeat exactly."""
+    identity = classifier.identity()
+    return Plan(
+        model=ModelRecord(
+            classifier.name,
+            *(identity.weights_sha256, identity.architecture, identity.normalisation, identity.fingerprint),
+        ),
+        data=split.name,
+        data_sha256=split.sha256,
+        examples=split.numbers,
+        protocol=protocol.name,
+        seed=seed,
+        every_attack=every_attack,
+        threats=tuple(_planned(choice, classifier.classes) for choice in protocol.threats),
+        device=str(classifier.device),
+        threads=torch.get_num_threads(),
+        precision="float32",
+        lanes=lanes,
+    )
+
+
+def identity_of(model: ModelRecord) -> Identity:
+    """The identity a run file remembers."""
+    return Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
+
+
+def _planned(choice: ThreatChoice, classes: int) -> PlannedThreat:
+    attacks = (PlannedAttack(a.label, a.attack.spec, planned_items(a, classes)) for a in choice.attacks)
+    return PlannedThreat(str(choice.threat), tuple(attacks))
+
+
+def _refuse_another_run(before: Plan, now: Plan, path: str) -> None:
+    if not identity_of(before.model).same_as(identity_of(now.model)):
+        raise UserError(
+            f"{path} holds a run of another model ({before.model.name}, weights {before.model.weights_sha256[:8]});"
+            " name another file with --run"
+        )
+    if (before.data, before.seed) != (now.data, now.seed):
+        raise UserError(
+            f"{path} holds a run on {before.data} with seed {before.seed}, not on {now.data} with seed {now.seed};"
+            " name another file with --run"
+        )
+
+
+def _refuse_nan(split: Split, logits: torch.Tensor) -> None:
+    bad = logits.isnan().any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"the model answers NaN on {len(bad)} of {len(split)} clean images (first: example"
+            f" {split.numbers[bad[0]]} of {split.name}); look for an overflow or a division by 0 in its forward pass"
+        )
+
+
+def _refuse_random(split: Split, referee: Referee) -> None:
+    first = split.x[:8]
+    apart = (referee.logits(first) - referee.logits(first)).abs().amax().item()
+    if apart > 0:
+        raise UserError(
+            f"the model gives different logits for the same images (up to {apart:.3g} apart), and random models"
+            " cannot be judged yet; switch its randomness off, for example dropout that stays on in eval mode"
+        )

@@ -1,0 +1,122 @@
+"""A model's card: what its weights are, how they were made, what they are claimed and measured to do.
+
+The zoo is a folder of NAME.toml beside NAME.safetensors. Knows nothing of torch.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import UserError, unknown
+from .durable import replace, sha256
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Read from and written to TOML. Keys that are not listed are passed over, so that newer cards stay readable."""
+
+    name: str  # data set first, hyphens: digits-adv-linf
+    data: str  # digits
+    architecture: str  # a registered name, or the file.py:factory that was used
+    normalisation: str = "none"  # or MEAN/STD
+    shape: tuple[int, ...]  # channels, height, width
+    classes: int
+    weights: str  # a file in the card's folder
+    sha256: str  # of that file
+    protocol: str = ""
+    recipe: str = ""
+    command: str = ""
+    seed: int | None = None
+    minutes: float | None = None
+    hardware: str = ""
+    notes: str = ""
+    settings: dict[str, Any] = {}  # msgspec copies defaults
+    claimed: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
+
+
+def zoo_folder() -> Path | None:
+    """Where the bundled models are: inside the installed package, or beside it in a source checkout."""
+    places = (PACKAGE / "model_zoo", PACKAGE.parent / "model_zoo")
+    return next((place for place in places if place.is_dir()), None)
+
+
+def zoo_names() -> tuple[str, ...]:
+    """The models that can be asked for by name, sorted."""
+    folder = zoo_folder()
+    return tuple(sorted(path.stem for path in folder.glob("*.toml"))) if folder else ()
+
+
+def zoo_card(name: str) -> Path:
+    """The card of a bundled model. Raises UserError with the nearest names."""
+    folder = zoo_folder()
+    if folder is None or name not in zoo_names():
+        raise unknown("model", name, zoo_names())
+    return folder / f"{name}.toml"
+
+
+def read_card(path: Path) -> Card:
+    """The card in a TOML file. Raises UserError naming the key that is missing or wrong."""
+    try:
+        card = msgspec.toml.decode(path.read_bytes(), type=Card)
+    except OSError as error:
+        raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
+    if Path(card.weights).name != card.weights:
+        raise UserError(f"the card {path} names the weights {card.weights!r}; they must be a file in its own folder")
+    return card
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Writes the card in one step. Raises UserError when the place cannot be written."""
+    fields = {key: value for key, value in msgspec.to_builtins(card).items() if value is not None}
+    replace(path, "".join(_lines(fields)).encode())
+
+
+def verified(path: Path, card: Card) -> Path:
+    """The weights that lie beside the card at `path`. Raises UserError when they are not those it was written for."""
+    weights = path.parent / card.weights
+    if not weights.is_file():
+        raise UserError(f"the card {path} is for {card.weights}, which is not in its folder; put it there")
+    found = sha256(weights)
+    if found != card.sha256.lower():
+        raise UserError(
+            f"{weights} has SHA-256 {found[:16]}..., but its card {path.name} was written for {card.sha256[:16]}...; "
+            "get the weights again, or move the card away if they are meant to differ"
+        )
+    return weights
+
+
+def _lines(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """A TOML table: its values first, for what follows a header belongs to that header."""
+    tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    if above:
+        yield f"\n[{'.'.join(map(_key, above))}]\n"
+    for key, value in table.items():
+        if key not in tables and value is not None:
+            yield f"{_key(key)} = {_value(value)}\n"
+    for key, value in tables.items():
+        yield from _lines(value, (*above, key))
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _value(text)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which only TOML forbids.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    raise TypeError(f"a card cannot hold {type(value).__name__}: {value!r}")

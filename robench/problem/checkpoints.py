@@ -1,0 +1,148 @@
+"""From a checkpoint file, or the name of a bundled model, to a classifier; and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from ..errors import UserError, unknown
+from . import durable
+from .architectures.normalise import canonical, normalised
+from .assembly import Said, assemble, by
+from .cards import Card, read_card, verified, zoo_card, zoo_names
+from .classifier import Classifier
+from .contents import read
+from .probe import probe, refuse_not_finite, wrong_images
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A classifier that has answered two random images, and what there is to say about how it was read."""
+
+    classifier: Classifier
+    notes: tuple[str, ...]
+    card: Card | None
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    arch: str | None = None,
+    normalise: str | None = None,
+    shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    trust_pickle: bool = False,
+    device: torch.device | str = "cpu",
+) -> Loaded:
+    """The classifier in a file, or of a bundled model.
+
+    `arch` (a registered name, `module:factory` or `file.py:factory`) and `normalise` (`none`, a data set's
+    name or MEAN/STD) go before what the card or the file's metadata say; without either, the architecture is
+    recognised. `shape` (channels, height, width) and `classes` are those of the data, where they are known.
+    Code in the file runs only with `trust_pickle`. Raises UserError with one sentence on what is wrong.
+    """
+    path, card = locate(checkpoint)
+    contents = read(path, trust_pickle=trust_pickle, device=torch.device(device))
+    said = _from_card(card) if card else _from_metadata(path, contents.metadata)
+    built = assemble(path, contents, said, arch=arch, shape=shape, classes=classes)
+    guessed = shape is None and said.shape is None
+    shape = shape or said.shape or built.shape
+    if shape is None:
+        raise UserError(f"{path} does not tell which images it reads; name a data set with --data")
+    if built.shape is not None and built.shape[0] != shape[0]:
+        raise wrong_images(path, built.shape[:1], shape)
+    refuse_not_finite(path, built.network)
+    text = canonical(normalise or said.normalisation or "none", shape[0])
+    module = normalised(built.network, text, shape[0]).to(device)
+    outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
+    notes = contents.notes + built.notes + probed
+    if guessed:
+        notes += (f"its images are taken to be {by(shape)}",)
+    if normalise is None and said.normalisation is None:
+        notes += ("nothing says how its images were normalised, so it gets pixels in [0, 1]; --normalise changes that",)
+    name = card.name if card else path.stem
+    classifier = Classifier(
+        module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
+    )
+    return Loaded(classifier, notes, card)
+
+
+def save(
+    module: nn.Module,
+    path: Path,
+    *,
+    architecture: str,
+    normalisation: str,
+    shape: tuple[int, ...],
+    classes: int,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Writes weights and what is needed to read them as safetensors, in one step; returns the file's SHA-256.
+
+    float16 halves the file; the weights that are read back are then the rounded ones.
+    """
+    tensors = {
+        # A clone each: tied weights are written twice, for the format knows no sharing.
+        key: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous().clone()
+        for key, t in module.state_dict().items()
+    }
+    metadata = {
+        "format": "pt",
+        "architecture": architecture,
+        "normalisation": canonical(normalisation, shape[0]),
+        "shape": by(shape),
+        "classes": str(classes),
+    }
+    durable.replace(path, safetensors.torch.save(tensors, metadata))
+    return durable.sha256(path)
+
+
+def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
+    """The weights that a bundled model's name, a card or a path stands for, checked against the card if there is one.
+
+    Raises UserError when there is nothing of that name, or it is not what its card was written for.
+    """
+    path = Path(checkpoint).expanduser()
+    if str(checkpoint) in zoo_names():
+        path = zoo_card(str(checkpoint))
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        raise UserError(f"{path} is a folder; name a file{f' in it, like {path / inside[0]}' if inside else ''}")
+    if not path.is_file():
+        raise _missing(str(checkpoint), path)
+    beside = path.with_suffix(".toml")
+    if not beside.is_file():
+        return path, None
+    card = read_card(beside)
+    weights = verified(beside, card)
+    if path not in (beside, weights):
+        raise UserError(f"{path} lies beside a card for {card.weights}; name that file, or move the card {beside} away")
+    return weights, card
+
+
+def _from_card(card: Card) -> Said:
+    return Said(f"the card of {card.name}", card.architecture, card.normalisation, card.shape, card.classes)
+
+
+def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
+    try:
+        shape = tuple(int(side) for side in metadata["shape"].split("x")) if "shape" in metadata else None
+        classes = int(metadata["classes"]) if "classes" in metadata else None
+    except ValueError:  # other tools may mean something else by these words
+        shape = classes = None
+    return Said(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
+
+
+def _missing(text: str, path: Path) -> UserError:
+    siblings = [p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+    near = [str(path.parent / name) for name in get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
+    if not near and (path.suffix or path.parent != Path()):
+        bundled = ", ".join(zoo_names()) or "none"
+        return UserError(f"there is no file {text}; name a checkpoint that exists, or a bundled model ({bundled})")
+    return unknown("model or checkpoint", text, [*zoo_names(), *near])

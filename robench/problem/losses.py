@@ -1,0 +1,67 @@
+"""What a gradient attack climbs: one number per row, higher meaning closer to a mistake."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from .shapes import Labels, Logits, PerExample
+
+Loss = Callable[[Logits, Labels, Labels], PerExample]
+"""Logits, the right labels, and the classes aimed at; an untargeted loss ignores the last."""
+
+_NO_SPREAD = 1e-12  # keeps a ratio finite when all the logits it divides by are equal
+
+
+def cross_entropy(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """Minus the log-probability of the right class."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def cross_entropy_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """The log-probability of the target."""
+    return -F.cross_entropy(logits, target, reduction="none")
+
+
+def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
+    """The best wrong logit minus the right one: positive exactly when the input is misclassified.
+
+    Carlini and Wagner 2017, f6 with its sign turned. https://arxiv.org/abs/1608.04644
+    """
+    right = logits.gather(1, y[:, None]).squeeze(1)
+    wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    return wrong - right
+
+
+def margin_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """The target's logit minus the right one."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def dlr(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """The margin over the gap between the highest and the third-highest logit.
+
+    Croce and Hein 2020, equation 6: neither shift nor scale of the logits changes it.
+    https://arxiv.org/abs/2003.01690. With two classes there is no third logit, and dividing by the
+    remaining gap would leave a constant: it is then the margin itself.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + _NO_SPREAD)
+
+
+def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """The target's logit minus the right one, over the gap between the highest and the mean of ranks 3 and 4.
+
+    Croce and Hein 2020, equation 7. With three classes rank 3 stands alone; with two it is the plain difference.
+    """
+    difference = margin_targeted(logits, y, target)
+    if logits.shape[1] < 3:
+        return difference
+    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return difference / (top[:, 0] - top[:, 2:].mean(dim=1) + _NO_SPREAD)
+
+
+UNTARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}

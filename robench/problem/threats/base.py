@@ -1,0 +1,118 @@
+"""What an attacker may show in place of an image, as a value that answers questions about a set."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+
+from ...errors import UserError
+from ..shapes import Inputs, Mask, PerExample, per_example
+
+# A float32 pixel carries a relative error of at most 2**-24 from its own rounding, and as much again from
+# the rounding of the radius it was moved by.
+PIXEL_ROUNDING = 2.0**-23
+
+
+@dataclass(frozen=True)
+class ThreatModel(ABC):
+    """The images an attacker may show in place of x, and how to move among them.
+
+    `delta` is always x_adv - x, and images live in [0, 1]: the set is a ball around x cut by that box.
+    Every answer is given per row; no row looks at another.
+    """
+
+    name: ClassVar[str]
+    meaning: ClassVar[str]  # one line for `robench list threats`
+    radius: Fraction
+
+    def __post_init__(self) -> None:
+        if self.radius <= 0:
+            raise UserError(f"{self.name}:{self.radius} is empty: the radius must be above 0")
+
+    @abstractmethod
+    def size(self, delta: Inputs) -> PerExample:
+        """How far each delta reaches, in the unit of `radius`. This is the definition."""
+
+    @abstractmethod
+    def project(self, delta: Inputs, x: Inputs) -> Inputs:
+        """A cheap way into the set: the ball first, then the box. Members come back unchanged.
+
+        The result lies in both, but need not be the member nearest to `delta`; see `nearest`.
+        """
+
+    @abstractmethod
+    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
+        """The Euclidean projection onto ball and box together: the member closest to `delta`."""
+
+    @abstractmethod
+    def steepest(self, grad: Inputs) -> Inputs:
+        """The delta of size 1 along which a linear loss with this gradient rises most; 0 where grad is 0."""
+
+    @abstractmethod
+    def sample(self, x: Inputs, noise: Inputs) -> Inputs:
+        """A random member to start from, made from standard normal noise, so that the caller owns the seed."""
+
+    def contains(self, x_adv: Inputs, x: Inputs) -> Mask:
+        """Whether each image is a member: the box exactly, the ball in float64 up to the rounding of pixels."""
+        return in_box(x_adv) & (self.measure(x_adv, x) <= self.r + self.slack(x_adv, x))
+
+    def measure(self, x_adv: Inputs, x: Inputs) -> PerExample:
+        """The size of x_adv - x in float64."""
+        return self.size(x_adv.double() - x.double())
+
+    def slack(self, x_adv: Inputs, x: Inputs) -> PerExample:
+        """How far the float32 rounding of the pixels can reach, measured like everything else."""
+        return self.size(torch.maximum(x_adv.abs(), x.abs()).double() * PIXEL_ROUNDING)
+
+    @property
+    def r(self) -> float:
+        """The radius as a float."""
+        return float(self.radius)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{fraction_text(self.radius)}"
+
+
+def in_box(x_adv: Inputs) -> Mask:
+    """Whether every pixel lies in [0, 1]; NaN does not."""
+    return ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
+
+
+def members(threat: ThreatModel, delta: Inputs, x: Inputs) -> Mask:
+    """A quick float32 look for keeping candidates; the referee decides with `ThreatModel.contains`."""
+    return in_box(x + delta) & (threat.size(delta) <= threat.r * (1 + 1e-6))
+
+
+def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
+    """The gradient without what pushes a pixel out of the box it already touches.
+
+    The clipping trick of Tramèr and Boneh 2019, section 3: a step spends nothing on pixels that cannot move.
+    """
+    x_adv = x + delta
+    stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
+    return grad.masked_fill(stuck, 0)
+
+
+def room(direction: Inputs, x: Inputs) -> Inputs:
+    """How far each pixel of x can go along the sign of `direction` before it meets the box."""
+    return torch.where(direction > 0, 1 - x, x)
+
+
+def shrink_to(size: PerExample, radius: float, delta: Inputs) -> Inputs:
+    """Delta scaled down to the radius where it is larger. Scaling towards 0 never leaves the box.
+
+    It aims a hair inside, so that rounding in the float32 sum behind `size` cannot leave the set.
+    """
+    factor = (radius * (1 - PIXEL_ROUNDING) / size.clamp(min=radius * 1e-6)).clamp(max=1)
+    return delta * per_example(factor, delta)
+
+
+def fraction_text(value: Fraction) -> str:
+    """0.3 and 8/255 as people write them: a short decimal where it is exact, else over 255, else as it is."""
+    short = f"{float(value):g}"
+    if Fraction(short) == value:
+        return short
+    over_255 = value * 255
+    return f"{over_255.numerator}/255" if over_255.denominator == 1 else str(value)

@@ -1,0 +1,154 @@
+"""Named evaluations: which threats, which attacks with every number, how many examples. One TOML file each."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, unknown
+from ..problem import threats
+from ..problem.threats import ThreatModel
+from ..search.attacks import ATTACKS, AnyAttack, build
+from ..search.attacks import parse as parse_attack
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class AttackChoice:
+    """An attack with how often it starts afresh on each example."""
+
+    label: str  # what tables call it; unique within its threat
+    attack: AnyAttack
+    restarts: int = 1
+
+
+@dataclass(frozen=True)
+class ThreatChoice:
+    """A threat model with the attacks to try on it, cheapest first."""
+
+    threat: ThreatModel
+    attacks: tuple[AttackChoice, ...]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an evaluation asks, apart from the model."""
+
+    name: str
+    description: str
+    data: str  # the data set it was made for; empty: any
+    examples: str | None  # a count or slice, as --examples takes it; None: all
+    seed: int
+    threats: tuple[ThreatChoice, ...]
+
+    def with_threats(self, texts: Sequence[str]) -> "Protocol":
+        """Other threats, each with the attacks this protocol uses under the same norm."""
+        return replace(self, name=f"{self.name}, own threats", threats=tuple(map(self._choice, texts)))
+
+    def with_attacks(self, texts: Sequence[str]) -> "Protocol":
+        """Other attacks, the same on every threat."""
+        choices = _labelled([_attack_choice(*parse_attack(text)) for text in texts])
+        for threat in self.threats:
+            for choice in choices:
+                _check(choice.attack, threat.threat)
+        return replace(
+            self,
+            name=f"{self.name}, own attacks",
+            threats=tuple(ThreatChoice(t.threat, choices) for t in self.threats),
+        )
+
+    def _choice(self, text: str) -> ThreatChoice:
+        threat = threats.parse(text)
+        for choice in self.threats:
+            if choice.threat.name == threat.name:
+                return ThreatChoice(threat, choice.attacks)
+        raise UserError(
+            f"the protocol {self.name} has no attacks for {threat.name}; name some with --attack ({', '.join(ATTACKS)})"
+        )
+
+
+def names() -> list[str]:
+    """The protocols that come with robench."""
+    return sorted(path.stem for path in HERE.glob("*.toml"))
+
+
+def load(text: str, data: str) -> Protocol:
+    """A protocol by name or file. `standard` means the data set's own where there is one."""
+    if text.endswith(".toml"):
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f"there is no protocol file {text}; `robench list protocols` lists those that come along")
+        return read(path)
+    if text == "standard" and f"standard-{data}" in names():
+        text = f"standard-{data}"
+    if text not in names():
+        raise unknown("protocol", text, names())
+    return read(HERE / f"{text}.toml")
+
+
+def default_name(data: str) -> str:
+    """What is asked when nothing is named: `quick` for digits, else the data set's `standard`."""
+    return "quick" if data == "digits" else "standard"
+
+
+def read(path: Path) -> Protocol:
+    """A protocol from its file. Raises UserError naming the file and the entry that is wrong."""
+    try:
+        with open(path, "rb") as f:
+            table = tomllib.load(f)
+        choices = [_threat_choice(entry) for entry in table["threat"]]
+        examples = table.get("examples")
+        return Protocol(
+            name=str(table.get("name", path.stem)),
+            description=str(table.get("description", "")),
+            data=str(table.get("data", "")),
+            examples=None if examples is None else str(examples),
+            seed=int(table.get("seed", 0)),
+            threats=tuple(choices),
+        )
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} lacks or misspells {error}; `robench list protocols -v` shows complete ones") from None
+
+
+def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
+    threat = threats.parse(str(entry["threat"]))
+    attacks = _labelled([_attack_choice(str(a.pop("attack")), a) for a in map(dict, entry["attacks"])])
+    for choice in attacks:
+        _check(choice.attack, threat)
+    return ThreatChoice(threat, attacks)
+
+
+def _attack_choice(name: str, settings: dict[str, Any]) -> AttackChoice:
+    restarts = settings.pop("restarts", 1)
+    label = str(settings.pop("label", name))
+    if not isinstance(restarts, int) or restarts < 1:
+        raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
+    return AttackChoice(label, build(name, settings), restarts)
+
+
+def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
+    """Labels made unique by numbering: pgd, pgd-2."""
+    taken: dict[str, int] = {}
+    unique = []
+    for choice in choices:
+        taken[choice.label] = n = taken.get(choice.label, 0) + 1
+        unique.append(choice if n == 1 else replace(choice, label=f"{choice.label}-{n}"))
+    if not unique:
+        raise UserError("no attack is named; name one, such as pgd")
+    return tuple(unique)
+
+
+def _check(attack: AnyAttack, threat: ThreatModel) -> None:
+    if threat.name not in attack.threats:
+        raise UserError(f"{attack.name} does not attack {threat.name}; it attacks {', '.join(attack.threats)}")

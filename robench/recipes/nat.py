@@ -1,0 +1,44 @@
+"""Plain training: no attack.
+
+robench train nat --data digits --out digits-nat
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+
+from ..errors import UserError
+from ..problem.threats import ThreatModel
+from .recipe import Recipe
+from .training import Training, TrainingData, right
+
+
+@dataclass(frozen=True)
+class Nat(Recipe):
+    """Plain training with Adam, the rate cut to a tenth half way; Tramèr and Boneh 2019, Nat."""
+
+    name: ClassVar[str] = "nat"
+    source: ClassVar[str] = "plain training, as Nat in Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "digits": {"steps": 1500, "batch": 64},
+        "cifar10": {"steps": 11700, "batch": 128, "augment": True},
+    }
+
+    steps: int = 6000
+    batch: int = 100
+    lr: float = 1e-3
+    augment: bool = False
+
+    def check(self, threats: tuple[ThreatModel, ...]) -> None:
+        if threats:
+            raise UserError("nat trains without an attack; leave --threat out, or take the recipe pgd_at")
+
+    def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
+        for step in training.steps(self.steps):
+            batch = data.at(step)
+            training.module.train()
+            logits = training.module(batch.x)
+            loss = F.cross_entropy(logits, batch.y)
+            training.down(loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)
+            training.report.step(step + 1, self.steps, loss.item(), right(logits, batch.y))

@@ -1,0 +1,29 @@
+"""What every recipe is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..problem.threats import ThreatModel
+from .training import Training, TrainingData
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """A way to train a module: a frozen dataclass of numbers, and a loop."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # method, paper, link: the line of `robench list recipes`
+    presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
+
+    steps: int  # of the optimiser
+    batch: int  # images per step
+    augment: bool
+
+    @abstractmethod
+    def check(self, threats: tuple[ThreatModel, ...]) -> None:
+        """Raises UserError when it cannot train against these threats."""
+
+    @abstractmethod
+    def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
+        """The loop, from where `training` stands to its end."""

@@ -1,0 +1,152 @@
+"""What every recipe needs around its loop: batches in a fixed order, a step size by step, and a way to resume.
+
+The state of a training is its step number, the weights and the optimiser's memory; order of images, noise and
+learning rate are functions of the seed and the step, so a training killed anywhere goes on as if it had not been.
+"""
+
+import io
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import UserError
+from ..problem import durable
+from ..problem.noise import keyed, text_key, uniform
+from ..problem.split import Split
+from ..search.attack import Batch
+
+SAVE_EVERY = 60.0  # seconds between copies of the state
+
+
+class Report(Interface):
+    """Told how a training goes."""
+
+    def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
+        """After a step: the loss it went down, and the share of its images that were classified right."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A training set on the device, in an order fixed by the seed."""
+
+    x: Tensor  # (N, C, H, W) in [0, 1]
+    y: Tensor
+    batch: int
+    seed: int
+    augment: bool = False  # shift by up to 4 pixels and mirror, as usual for CIFAR-10
+
+    @classmethod
+    def of(cls, split: Split, batch: int, seed: int, device: torch.device, augment: bool = False) -> "TrainingData":
+        """The whole split on the device. Raises UserError when it has not one full batch."""
+        if len(split) < batch:
+            raise UserError(f"{split.name} has {len(split)} examples, fewer than one batch of {batch}; --set batch=...")
+        return cls(split.x.to(device), split.y.to(device), batch, seed, augment)
+
+    @property
+    def batches(self) -> int:
+        """Full batches in an epoch."""
+        return len(self.y) // self.batch
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
+        epoch, place = divmod(step, self.batches)
+        order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
+        rows = order[place * self.batch : (place + 1) * self.batch]
+        keys = keyed(self.seed, rows, text_key("training"), draw=epoch).to(self.x.device)
+        rows = rows.to(self.x.device)
+        x = self.x[rows]
+        if self.augment:
+            x = _shifted_and_mirrored(x, keys)
+        return Batch(x=x, y=self.y[rows], target=self.y[rows], keys=keys)
+
+
+@dataclass
+class Training:
+    """A training under way: where it stands, and the file that lets it go on after a kill."""
+
+    module: nn.Module
+    optimiser: Optimizer
+    path: Path  # of the state; gone when the training has ended
+    identity: str  # recipe, settings, data, seed: a state of another training is refused
+    report: Report
+    seconds: float = 0.0  # of training, over all sessions
+
+    def steps(self, total: int) -> Iterator[int]:
+        """The numbers of the steps still to do. The state is kept every minute, and when the loop is left early."""
+        start = self._restore()
+        clock = saved = time.monotonic()
+        step = start
+        try:
+            for step in range(start, total):
+                yield step
+                now = time.monotonic()
+                self.seconds, clock = self.seconds + now - clock, now
+                if now - saved > SAVE_EVERY:
+                    self._save(step + 1)
+                    saved = now
+        except GeneratorExit:
+            self._save(step)  # the step that was interrupted is done again
+            raise
+        self._save(total)
+
+    def down(self, loss: Tensor, lr: float) -> None:
+        """One step of the optimiser down this loss."""
+        for group in self.optimiser.param_groups:  # all of them: P-52
+            group["lr"] = lr
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimiser.step()
+
+    def _save(self, step: int) -> None:
+        state = {
+            "identity": self.identity,
+            "step": step,
+            "seconds": self.seconds,
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        durable.replace(self.path, buffer.getvalue())
+
+    def _restore(self) -> int:
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+            raise UserError(f"{self.path} cannot be read ({error}); delete it to train from the start") from None
+        if state.get("identity") != self.identity:
+            raise UserError(
+                f"{self.path} holds another training ({state.get('identity')}); delete it, or choose another --out"
+            )
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.seconds = state["seconds"]
+        return int(state["step"])
+
+
+def right(logits: Tensor, y: Tensor) -> float:
+    """The share of the batch that is classified right."""
+    return (logits.argmax(dim=1) == y).float().mean().item()
+
+
+def _shifted_and_mirrored(x: Tensor, keys: Tensor, reach: int = 4) -> Tensor:
+    """Each image shifted by up to `reach` pixels over black, and mirrored half of the time."""
+    n, _, height, width = x.shape
+    dice = uniform(keys, 1_000_003, 3)
+    down, right_ = ((dice[:, i] * (2 * reach + 1)).long() for i in (0, 1))
+    rows = torch.arange(height, device=x.device) + down[:, None]
+    columns = torch.arange(width, device=x.device)
+    columns = torch.where(dice[:, 2:] < 0.5, width - 1 - columns, columns) + right_[:, None]
+    padded = nn.functional.pad(x, (reach, reach, reach, reach))
+    return padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )

@@ -1,0 +1,80 @@
+"""How far a share of n examples may be from the share in the population they were drawn from.
+
+All of these are about what *this protocol* leaves standing. What no attack at all could break is less or
+equal, so for true robustness only the upper ends hold.
+"""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import betaincinv
+
+Interval = tuple[float, float]
+"""Lower and upper end, within [0, 1]."""
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The score interval: close to its level on average over shares, and never of width 0. For tables.
+
+    Wilson 1927; Brown, Cai and DasGupta 2001 on why not the textbook one. With no example at all it is (0, 1).
+    """
+    _check(successes, n, level)
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # At the extremes the formula gives 0 and 1 up to rounding.
+    return (max(0.0, centre - half) if successes else 0.0), (min(1.0, centre + half) if successes < n else 1.0)
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The exact interval: covers at least at its level whatever the share is. For the gate.
+
+    Clopper and Pearson 1934, by quantiles of the beta distribution. With no example at all it is (0, 1).
+    """
+    _check(successes, n, level)
+    tail = (1 - level) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
+def average(held: Bool[np.ndarray, "threats examples"], level: float = 0.95) -> Interval:
+    """For the mean over threats of the shares of examples that hold, all threats asked on the same examples.
+
+    Each threat gets its Wilson interval; the distances from the shares to its ends are combined with the
+    correlations between threats as standard errors would be (MOVER, Zou and Donner 2008,
+    https://doi.org/10.1002/sim.3095). Chosen over a t interval on per-example means because that has width
+    0 when all examples agree and leaves [0, 1] near its ends; this one does neither: it lies between the
+    means of the Wilson ends, and with one threat it is Wilson's. A threat under which all examples agree
+    has no correlation to measure; it is taken as 1, the widest.
+    """
+    threats, n = held.shape
+    assert held.size, "a mean over no threats or no examples has no interval"
+    ends = np.array([wilson(int(row.sum()), n, level) for row in held])
+    shares = held.mean(axis=1)
+    together = _correlations(held)
+
+    def spread(distance: Float[np.ndarray, "threats"]) -> float:
+        return float(np.sqrt(max(0.0, distance @ together @ distance)) / threats)
+
+    middle = float(shares.mean())
+    return max(0.0, middle - spread(shares - ends[:, 0])), min(1.0, middle + spread(ends[:, 1] - shares))
+
+
+def _correlations(held: Bool[np.ndarray, "threats examples"]) -> Float[np.ndarray, "threats threats"]:
+    centred = held - held.mean(axis=1, keepdims=True)
+    products = centred @ centred.T
+    lengths = np.sqrt(products.diagonal())
+    scale = np.outer(lengths, lengths)
+    known = scale > 0
+    return np.where(known, products / np.where(known, scale, 1), 1.0)
+
+
+def _check(successes: int, n: int, level: float) -> None:
+    assert 0 <= successes <= n, f"{successes} of {n} is no share"
+    assert 0 < level < 1, f"a level of {level} is no probability"

@@ -1,0 +1,176 @@
+"""Who did what under one threat: every attack's row, and what was turned down or went wrong."""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import msgspec
+
+from ..evidence.records import Claim, Evidence, Failure, Plan, PlannedAttack, Rejection, Spent, Verdict
+from .merging import consolidated
+from .outcomes import answers, breaks, done_items, is_spent, planned_threat
+
+REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
+
+
+class AttackEntry(msgspec.Struct, frozen=True):
+    """One attack under one threat, on the examples that were correct before any attack.
+
+    `accuracy` and `alone` are null unless the run was with every attack and they are known: the attack,
+    for `alone` every attack, has run on every correct example. Otherwise an attack met only what was left
+    when its turn came: `standing` of `tried`.
+    """
+
+    name: str
+    tried: int  # examples on which it was spent, wholly or in part, or made a claim
+    accuracy: float | None  # of the model, were this the only attack
+    broken: int  # with every attack those it broke, else those it broke first
+    alone: int | None  # broken by no other
+    seconds: float
+    forwards: int  # rows through the network, on the planned examples
+    backwards: int
+    spec: str = ""
+    standing: int = 0  # examples on which it was spent wholly, in vain
+
+
+class RejectionEntry(msgspec.Struct, frozen=True):
+    """Claims of one attack that the referee turned down for the same cause, with the sentence for the first."""
+
+    attack: str
+    rejection: str
+    claims: int
+    reason: str
+
+
+class FailureEntry(msgspec.Struct, frozen=True):
+    """An attack that raised, and has not finished since, on so many examples; the error on the first."""
+
+    attack: str
+    examples: int
+    error: str
+
+
+class ThreatLedger:
+    """The records about one planned threat and the planned examples that were correct before any attack."""
+
+    def __init__(self, plan: Plan, evidence: Evidence, threat: str):
+        self.plan = plan
+        self.threat = threat
+        self.planned = planned_threat(plan, threat).attacks
+        self.labels = {attack.spec: attack.label for attack in self.planned}
+        right = answers(evidence)
+        self.known = all(example in right for example in plan.examples)
+        self.correct = frozenset(example for example in plan.examples if right.get(example, False))
+        self.evidence = evidence
+        self.finds = [(c, v) for c, v in breaks(evidence, threat) if c.example in self.correct]
+        self.done = done_items(evidence, threat)
+
+    def attacks(self) -> tuple[AttackEntry, ...]:
+        """A row per planned attack, in plan order."""
+        return tuple(self._attack(attack) for attack in self.planned)
+
+    def rejected(self) -> dict[str, int]:
+        """Rejected claims by their cause."""
+        causes = [verdict.rejection for _, verdict in self._turned_down]
+        return {cause: causes.count(cause) for cause in REJECTIONS}
+
+    def rejections(self) -> tuple[RejectionEntry, ...]:
+        """The same by attack and cause, in the order of the first such claim."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for claim, verdict in self._turned_down:
+            groups.setdefault((claim.attack, verdict.rejection), []).append(verdict.reason)
+        return tuple(
+            RejectionEntry(self._label(attack), cause, len(reasons), reasons[0])
+            for (attack, cause), reasons in groups.items()
+        )
+
+    def failures(self) -> tuple[FailureEntry, ...]:
+        """The planned attacks that raised, in plan order."""
+        entries = []
+        for attack in self.planned:
+            ended = self._felled(attack) | self._spent(attack)
+            errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
+            left = sorted((example, error) for example, error in errors if example not in ended)
+            if left:
+                entries.append(FailureEntry(attack.label, len({example for example, _ in left}), left[0][1]))
+        return tuple(entries)
+
+    def elsewhere(self) -> int:
+        """How many examples are broken only by evidence from outside the plan, or first by it."""
+        credited = {c.example for c in self._first.values() if self._in_plan(c)}
+        if self.plan.every_attack:
+            credited = {c.example for c, _ in self.finds if self._in_plan(c)}
+        return len({c.example for c, _ in self.finds} - credited)
+
+    def ties(self) -> int:
+        """How many broken examples owe it to ties alone: the best wrong logit never exceeds the right one."""
+        beyond = {c.example for c, v in self.finds if v.margin != 0}
+        return len({c.example for c, _ in self.finds} - beyond)
+
+    def _attack(self, attack: PlannedAttack) -> AttackEntry:
+        felled, spent = self._felled(attack), self._spent(attack)
+        ours = [c for c in self._claims if c.attack == attack.spec]
+        searches = [s for s in self._searches if s.attack == attack.spec]
+        costs: list[Claim | Spent] = [*ours, *searches]
+        first = {e for e in felled if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
+        measured = self._measured([attack])
+        return AttackEntry(
+            name=attack.label,
+            tried=len({c.example for c in ours} | {s.example for s in searches if s.done}),
+            accuracy=(len(self.correct) - len(felled)) / len(self.plan.examples) if measured else None,
+            broken=len(felled if self.plan.every_attack else first),
+            alone=len(felled - self._felled_by_others(attack)) if self._measured(self.planned) else None,
+            seconds=self._seconds(attack),
+            forwards=sum(c.forwards for c in costs),
+            backwards=sum(c.backwards for c in costs),
+            spec=attack.spec,
+            standing=len(spent - felled),
+        )
+
+    @cached_property
+    def _claims(self) -> list[Claim]:
+        by_id = {c.id: c for c in self.evidence.claims if self._ours(c)}
+        return [by_id[i] for i in sorted(by_id)]
+
+    @cached_property
+    def _searches(self) -> tuple[Spent, ...]:
+        return consolidated(s for s in self.evidence.spent if self._ours(s))
+
+    @cached_property
+    def _turned_down(self) -> list[tuple[Claim, Verdict]]:
+        """Once per claim, in the order of their ids."""
+        rejecting = (v for v in self.evidence.verdicts if not v.accepted)
+        verdicts = {v.claim: v for v in sorted(rejecting, key=lambda v: v.reason)}
+        return [(c, verdicts[c.id]) for c in self._claims if c.id in verdicts]
+
+    @cached_property
+    def _first(self) -> dict[int, Claim]:
+        """Who broke each example: the accepted claim with the smallest id."""
+        return {c.example: c for c, _ in reversed(self.finds)}
+
+    def _felled(self, attack: PlannedAttack) -> set[int]:
+        return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack == attack.spec}
+
+    def _felled_by_others(self, attack: PlannedAttack) -> set[int]:
+        return {c.example for c, _ in self.finds if c.attack != attack.spec}
+
+    def _spent(self, attack: PlannedAttack) -> set[int]:
+        return {e for e in self.correct if is_spent(attack, self.done.get((e, attack.spec), 0))}
+
+    def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
+        """Whether these attacks have each run to their end on every correct example, and all are known."""
+        ended = (self._felled(attack) | self._spent(attack) for attack in attacks)
+        return self.plan.every_attack and self.known and all(examples == self.correct for examples in ended)
+
+    def _seconds(self, attack: PlannedAttack) -> float:
+        """An effort is a running total, so of several the largest is the latest."""
+        efforts = self.evidence.efforts
+        return max((e.seconds for e in efforts if (e.threat, e.attack) == (self.threat, attack.spec)), default=0.0)
+
+    def _ours(self, record: Claim | Spent | Failure) -> bool:
+        return record.threat == self.threat and record.example in self.correct
+
+    def _in_plan(self, claim: Claim) -> bool:
+        return claim.threat == self.threat and claim.attack in self.labels
+
+    def _label(self, spec: str) -> str:
+        return self.labels.get(spec, spec)

@@ -1,0 +1,163 @@
+"""Several run files about the same classifier and examples as one: the worst per example.
+
+Merging is idempotent, commutative and associative on outcomes. It is not on what searching cost: two runs
+that spent the same item are counted as the dearer one, two that spent different items as their sum, so a
+total can depend on which files were merged first. Seconds add up, except those of an exact copy. The
+caller checks that classifier and split are the same; here only the images' digests are compared.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import UserError
+from ..evidence.records import Claim, Clean, Effort, Evidence, Failure, Spent, Verdict
+
+_ALTERNATIVE = " | "  # between the values that runs disagree about
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Evidence with new claim ids, counted from 1, and where each claim comes from, so that its image can follow."""
+
+    evidence: Evidence
+    sources: dict[int, tuple[int, int]]  # new id: (which of the merged, its id there)
+
+
+@dataclass(frozen=True)
+class _Find:
+    """A claim with its verdict, if it has one, and its source."""
+
+    claim: Claim
+    verdict: Verdict | None
+    source: tuple[int, int]
+
+    @property
+    def place(self) -> tuple[int, str, str]:
+        return self.claim.example, self.claim.threat, self.claim.attack
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All but the ids: equal for copies of one find, NaN included."""
+        c, v = self.claim, self.verdict
+        claimed = (*self.place, c.draw, c.target, c.forwards, c.backwards)
+        if v is None:
+            return claimed
+        size, margin = (math.isnan(v.size), repr(v.size)), (math.isnan(v.margin), repr(v.margin))
+        return (*claimed, v.accepted, v.rejection, v.reason, size, margin, v.passes)
+
+
+def merge(evidences: Sequence[Evidence]) -> Merged:
+    """Everything that any of them knows, once.
+
+    Of the accepted images of one attack on one example and threat only the smallest is kept: it lies in
+    every ball that holds another. Rejected claims are kept, for the footnotes. Claims keep the order of
+    their old ids. Raises UserError when an example is not the same image everywhere.
+    """
+    finds = _worst_finds([find for which, evidence in enumerate(evidences) for find in _finds(which, evidence)])
+    numbered = list(enumerate(finds, start=1))
+    return Merged(
+        Evidence(
+            clean=_worst_clean(c for e in evidences for c in e.clean),
+            claims=tuple(msgspec.structs.replace(f.claim, id=i) for i, f in numbered),
+            verdicts=tuple(msgspec.structs.replace(f.verdict, claim=i) for i, f in numbered if f.verdict is not None),
+            spent=consolidated(s for e in evidences for s in e.spent),
+            failures=_distinct(f for e in evidences for f in e.failures),
+            efforts=_added(f for e in evidences for f in e.efforts),
+            environment=_alternatives([e.environment for e in evidences]),
+        ),
+        sources={i: f.source for i, f in numbered},
+    )
+
+
+def consolidated(spent: Iterable[Spent]) -> tuple[Spent, ...]:
+    """One record per example, threat and attack, with every item that any of them has spent.
+
+    Costs add up when the items are different; where some are the same, only the dearer record is counted.
+    """
+    together: dict[tuple[int, str, str], Spent] = {}
+    for s in sorted(set(spent), key=msgspec.structs.astuple):
+        place = (s.example, s.threat, s.attack)
+        together[place] = _both(together[place], s) if place in together else s
+    return tuple(together[place] for place in sorted(together))
+
+
+def _both(one: Spent, other: Spent) -> Spent:
+    disjoint = not one.done & other.done
+    return msgspec.structs.replace(
+        one,
+        done=one.done | other.done,
+        forwards=one.forwards + other.forwards if disjoint else max(one.forwards, other.forwards),
+        backwards=one.backwards + other.backwards if disjoint else max(one.backwards, other.backwards),
+    )
+
+
+def _finds(which: int, evidence: Evidence) -> list[_Find]:
+    judged = {v.claim for v in evidence.verdicts}
+    claims = {c.id: c for c in evidence.claims}
+    with_verdict = [_Find(claims[v.claim], v, (which, v.claim)) for v in evidence.verdicts if v.claim in claims]
+    return with_verdict + [_Find(c, None, (which, i)) for i, c in claims.items() if i not in judged]
+
+
+def _worst_finds(finds: list[_Find]) -> list[_Find]:
+    """The smallest accepted find of each place, every rejected one, and those that still matter unjudged."""
+    # The first of equal finds is kept, so the oldest id: copies of a run change nothing.
+    distinct = {f.content: f for f in sorted(finds, key=_age, reverse=True)}
+    smallest: dict[tuple[int, str, str], _Find] = {}
+    for f in distinct.values():
+        if f.verdict is not None and f.verdict.accepted:
+            smallest[f.place] = min(smallest.get(f.place, f), f, key=_smallness)
+    rejected = [f for f in distinct.values() if f.verdict is not None and not f.verdict.accepted]
+    judged = {_Find(f.claim, None, f.source).content for f in rejected}
+    unjudged = [f for f in distinct.values() if f.verdict is None]
+    waiting = [f for f in unjudged if f.place not in smallest and f.content not in judged]
+    return sorted([*smallest.values(), *rejected, *waiting], key=_age)
+
+
+def _age(find: _Find) -> tuple[int, str, int]:
+    return find.claim.id, repr(find.content), find.source[0]
+
+
+def _smallness(find: _Find) -> tuple[float, float, str]:
+    assert find.verdict is not None, "only judged finds have a size"
+    return find.verdict.size, -find.verdict.margin, repr(find.content)
+
+
+def _worst_clean(records: Iterable[Clean]) -> tuple[Clean, ...]:
+    """One answer per example; where machines disagree, the worse one."""
+    worst: dict[int, Clean] = {}
+    for c in records:
+        known = worst.setdefault(c.example, c)
+        if known.digest != c.digest:
+            raise UserError(
+                f"example {c.example} is not the same image in these runs; merge only runs on the same data"
+            )
+        worst[c.example] = msgspec.structs.replace(
+            c,
+            correct=known.correct and c.correct,
+            margin=max(known.margin, c.margin, key=lambda m: (math.isnan(m), m)),
+            tied=known.tied or c.tied,
+        )
+    return tuple(worst[example] for example in sorted(worst))
+
+
+def _distinct(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    return tuple(sorted(set(failures), key=msgspec.structs.astuple))
+
+
+def _added(efforts: Iterable[Effort]) -> tuple[Effort, ...]:
+    seconds: dict[tuple[str, str], float] = {}
+    for e in sorted(set(efforts), key=msgspec.structs.astuple):
+        seconds[e.threat, e.attack] = seconds.get((e.threat, e.attack), 0.0) + e.seconds
+    return tuple(Effort(threat, attack, s) for (threat, attack), s in sorted(seconds.items()))
+
+
+def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Every value that any run names, under its key."""
+    values: dict[str, set[str]] = {}
+    for environment in environments:
+        for key, value in environment.items():
+            values.setdefault(key, set()).update(value.split(_ALTERNATIVE))
+    return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}

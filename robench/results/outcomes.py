@@ -1,0 +1,122 @@
+"""What the evidence says about each example. A pure function of records, whatever order they come in."""
+
+from collections.abc import Sequence
+from enum import Enum
+from fractions import Fraction
+from functools import lru_cache
+
+from ..errors import unknown
+from ..evidence.records import Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
+from .merging import consolidated
+
+
+class Outcome(str, Enum):
+    """What is known about one example under one threat, or under several; the letters of the summary file."""
+
+    WRONG = "W"  # misclassified before any attack
+    BROKEN = "B"  # an accepted adversarial image exists
+    STANDING = "S"  # every planned attack was spent on it in vain
+    OPEN = "O"  # work remains, or an attack failed to run
+
+
+def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
+    """One letter per planned example, in plan order, for one planned threat.
+
+    Evidence about other examples is ignored. An accepted image counts whichever attack found it, and under
+    whichever radius of the same norm, if it lies in `threat`. A threat without attacks leaves its examples
+    open: nobody has looked. Raises UserError when `threat` is not planned.
+    """
+    attacks = planned_threat(plan, threat).attacks
+    right = answers(evidence)
+    broken = {claim.example for claim, _ in breaks(evidence, threat)}
+    done = done_items(evidence, threat)
+
+    def outcome(example: int) -> Outcome:
+        if example not in right:
+            return Outcome.OPEN
+        if not right[example]:
+            return Outcome.WRONG
+        if example in broken:
+            return Outcome.BROKEN
+        spent = bool(attacks) and all(is_spent(a, done.get((example, a.spec), 0)) for a in attacks)
+        return Outcome.STANDING if spent else Outcome.OPEN
+
+    return "".join(outcome(example) for example in plan.examples)
+
+
+def union(*letters: str) -> str:
+    """The outcomes under all of several threats: broken where any is, standing only where all are, else open."""
+    return "".join(_worst(column) for column in zip(*letters, strict=True))
+
+
+def before_attack(plan: Plan, evidence: Evidence) -> str:
+    """The outcomes of a plan without threats: wrong where the model was, else open, for nobody has looked."""
+    right = answers(evidence)
+    return "".join(Outcome.OPEN if right.get(example, True) else Outcome.WRONG for example in plan.examples)
+
+
+def planned_threat(plan: Plan, threat: str) -> PlannedThreat:
+    """The part of the plan about one threat. Raises UserError when there is none."""
+    by_text = {planned.threat: planned for planned in plan.threats}
+    if threat not in by_text:
+        raise unknown("planned threat", threat, by_text)
+    return by_text[threat]
+
+
+def answers(evidence: Evidence) -> dict[int, bool]:
+    """Whether the model was right before any attack; where two machines disagree, it was wrong."""
+    right: dict[int, bool] = {}
+    for clean in evidence.clean:
+        right[clean.example] = right.get(clean.example, True) and clean.correct
+    return right
+
+
+def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
+    """The accepted claims whose images lie in `threat`, in the order of their ids, each pair once."""
+    claims = {claim.id: claim for claim in evidence.claims}
+    found = {
+        (claims[verdict.claim], verdict)
+        for verdict in evidence.verdicts
+        if verdict.accepted and verdict.claim in claims and _lies_in(claims[verdict.claim], verdict, threat)
+    }
+    return sorted(found, key=lambda pair: (pair[0].id, pair[1].size))
+
+
+def done_items(evidence: Evidence, threat: str) -> dict[tuple[int, str], int]:
+    """The items spent, as bits, by example and attack."""
+    return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.spent if s.threat == threat)}
+
+
+def is_spent(attack: PlannedAttack, done: int) -> bool:
+    """Whether a set of items holds all that the plan asks of this attack; more does no harm."""
+    wanted = (1 << attack.items) - 1
+    return done & wanted == wanted
+
+
+def _worst(column: Sequence[str]) -> Outcome:
+    if Outcome.WRONG in column:
+        return Outcome.WRONG
+    if Outcome.BROKEN in column:
+        return Outcome.BROKEN
+    return Outcome.STANDING if set(column) == {Outcome.STANDING} else Outcome.OPEN
+
+
+def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
+    """The referee put the image in `claim.threat` and measured its size; is it in `threat` too?"""
+    if claim.threat == threat:
+        return True
+    (name, radius), (other, reach) = _ball(threat), _ball(claim.threat)
+    if name != other or radius is None or reach is None:
+        return False
+    # A smaller ball lies in a larger one as a whole: its members need no second look at their rounding.
+    return reach <= radius or radius >= verdict.size
+
+
+@lru_cache(maxsize=1024)
+def _ball(threat: str) -> tuple[str, Fraction | None]:
+    """`linf:8/255` as a name and a radius; no radius where the text holds something else."""
+    name, _, radius = threat.partition(":")
+    try:
+        return name, Fraction(radius)
+    except (ValueError, ZeroDivisionError):
+        return name, None

@@ -1,0 +1,272 @@
+"""What one run amounts to: the summary file. Fields are only ever added, and what is added has a default."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from ..errors import UserError
+from ..evidence.records import Evidence, Plan
+from .intervals import Interval, average, wilson
+from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
+from .outcomes import Outcome, answers, before_attack, outcomes, union
+
+SCHEMA = "robench.summary/1"
+
+
+class ModelEntry(msgspec.Struct, frozen=True):
+    """The classifier that was asked about."""
+
+    name: str
+    weights_sha256: str
+    architecture: str
+
+
+class DataEntry(msgspec.Struct, frozen=True):
+    """The examples; the hash is of these examples in this order."""
+
+    name: str
+    examples: int
+    sha256: str
+
+
+class CleanEntry(msgspec.Struct, frozen=True):
+    """Before any attack. While examples are open, accuracy counts them as correct."""
+
+    accuracy: float
+    ci95: Interval
+    correct: int
+    open: int = 0
+
+
+class CurveEntry(msgspec.Struct, frozen=True):
+    """Accuracy by radius; empty where it was not measured."""
+
+    radius: tuple[float, ...] = ()
+    accuracy: tuple[float, ...] = ()
+
+
+class MaskingEntry(msgspec.Struct, frozen=True):
+    """Whether gradients are masked: masked, suspect, none-found or untested. Never a clearance."""
+
+    verdict: str = "untested"
+    evidence: tuple[str, ...] = ()
+
+
+class ThreatMaskingEntry(msgspec.Struct, frozen=True):
+    """The same for one threat, with the command that would tell more."""
+
+    verdict: str = "untested"
+    evidence: tuple[str, ...] = ()
+    next: str = ""
+
+
+class ThreatEntry(msgspec.Struct, frozen=True):
+    """One threat.
+
+    Accuracy is the share of all examples neither wrong nor broken, an upper bound; the interval reaches
+    from the lower end for the standing to the upper end for the standing and open together.
+    """
+
+    threat: str
+    accuracy: float
+    ci95: Interval
+    wrong: int
+    broken: int
+    standing: int
+    open: int
+    outcomes: str  # a letter per example, in split order
+    rejected: dict[str, int]  # claims, by Rejection
+    attacks: tuple[AttackEntry, ...]
+    curve: CurveEntry
+    masking: ThreatMaskingEntry
+    rejections: tuple[RejectionEntry, ...] = ()
+    failures: tuple[FailureEntry, ...] = ()
+    elsewhere: int = 0  # broken by evidence from outside the plan: another attack, or another radius
+    ties: int = 0  # broken only by images on which the right class ties with a wrong one
+
+
+class UnionEntry(msgspec.Struct, frozen=True):
+    """All threats together: standing means standing under each."""
+
+    accuracy: float
+    ci95: Interval
+    wrong: int
+    broken: int
+    standing: int
+    open: int
+    outcomes: str
+
+
+class AverageEntry(msgspec.Struct, frozen=True):
+    """The mean over threats; null when no threat is planned."""
+
+    accuracy: float | None
+    ci95: Interval | None
+
+
+class CostEntry(msgspec.Struct, frozen=True):
+    """What the planned attacks took: seconds, and rows through the network."""
+
+    seconds: float
+    forwards: int
+    backwards: int
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One model, one set of examples, one protocol. Accuracies are fractions."""
+
+    schema: str
+    robench: str
+    model: ModelEntry
+    data: DataEntry
+    protocol: str
+    seed: int
+    clean: CleanEntry
+    threats: tuple[ThreatEntry, ...]
+    union: UnionEntry
+    average: AverageEntry
+    masking: MaskingEntry
+    cost: CostEntry
+    environment: dict[str, str]
+    every_attack: bool = False
+    ties: int = 0  # clean predictions on which two classes tie
+    nan: int = 0  # clean predictions that are not a number
+
+    def to_json(self) -> str:
+        """The summary file: indented by two spaces, a newline at the end."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Summary":
+        """Reads a summary file, also of a later version: fields it does not know are passed over.
+
+        Raises UserError when the text is something else.
+        """
+        try:
+            summary = msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise UserError(f"this is not a summary file ({error}); write one with robench evaluate --json") from None
+        if summary.schema != SCHEMA:
+            raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")
+        return summary
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95."""
+        entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in self.threats]
+        entries.append(("union", self.union))
+        rows: list[tuple[str | float | None, ...]] = [
+            (name, e.accuracy, *e.ci95, e.wrong, e.broken, e.standing, e.open) for name, e in entries
+        ]
+        rows.append(("average", self.average.accuracy, *(self.average.ci95 or (None, None)), None, None, None, None))
+        counts = ["wrong", "broken", "standing", "open"]
+        shares = ["accuracy", "low", "high"]
+        frame = pd.DataFrame(rows, columns=["threat", *shares, *counts])
+        about: dict[str, str | float] = {
+            "model": self.model.name,
+            "data": self.data.name,
+            "examples": self.data.examples,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "clean": self.clean.accuracy,
+        }
+        for column, (name, value) in enumerate(about.items()):
+            frame.insert(column, name, value)
+        return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(shares, "float64"))
+
+
+def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
+    """Reads the evidence as the plan asks. Neither order nor repetition of records makes a difference."""
+    assert plan.examples, "a plan names at least one example"
+    letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
+    threats = tuple(_threat_entry(plan, evidence, t.threat, row) for t, row in zip(plan.threats, letters, strict=True))
+    planned = frozenset(plan.examples)
+    return Summary(
+        schema=SCHEMA,
+        robench=version,
+        model=ModelEntry(plan.model.name, plan.model.weights_sha256, plan.model.architecture),
+        data=DataEntry(plan.data, len(plan.examples), plan.data_sha256),
+        protocol=plan.protocol,
+        seed=plan.seed,
+        clean=_clean_entry(plan, evidence),
+        threats=threats,
+        union=_union_entry(union(*letters) if letters else before_attack(plan, evidence)),
+        average=_average_entry(letters),
+        masking=MaskingEntry(),
+        cost=_cost(a for t in threats for a in t.attacks),
+        environment=dict(evidence.environment),
+        every_attack=plan.every_attack,
+        ties=len({c.example for c in evidence.clean if c.tied} & planned),
+        nan=len({c.example for c in evidence.clean if c.margin != c.margin} & planned),
+    )
+
+
+def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
+    right = answers(evidence)
+    correct = sum(right.get(example, False) for example in plan.examples)
+    still_open = sum(example not in right for example in plan.examples)
+    n = len(plan.examples)
+    return CleanEntry((correct + still_open) / n, _interval(correct, still_open, n), correct, still_open)
+
+
+def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> ThreatEntry:
+    ledger = ThreatLedger(plan, evidence, threat)
+    whole = _union_entry(letters)
+    return ThreatEntry(
+        threat=threat,
+        accuracy=whole.accuracy,
+        ci95=whole.ci95,
+        wrong=whole.wrong,
+        broken=whole.broken,
+        standing=whole.standing,
+        open=whole.open,
+        outcomes=letters,
+        rejected=ledger.rejected(),
+        attacks=ledger.attacks(),
+        curve=CurveEntry(),
+        masking=ThreatMaskingEntry(next=f"robench evaluate {plan.model.name} --threat {threat} --masking on"),
+        rejections=ledger.rejections(),
+        failures=ledger.failures(),
+        elsewhere=ledger.elsewhere(),
+        ties=ledger.ties(),
+    )
+
+
+def _union_entry(letters: str) -> UnionEntry:
+    wrong, broken, standing, still_open = (letters.count(outcome) for outcome in Outcome)
+    n = len(letters)
+    return UnionEntry(
+        accuracy=(standing + still_open) / n,
+        ci95=_interval(standing, still_open, n),
+        wrong=wrong,
+        broken=broken,
+        standing=standing,
+        open=still_open,
+        outcomes=letters,
+    )
+
+
+def _average_entry(letters: Sequence[str]) -> AverageEntry:
+    if not letters:
+        return AverageEntry(None, None)
+    table = np.array([list(row) for row in letters])
+    stands = table == Outcome.STANDING.value
+    may_stand = stands | (table == Outcome.OPEN.value)
+    shares = [sum(row.count(o) for o in (Outcome.STANDING, Outcome.OPEN)) / len(row) for row in letters]
+    return AverageEntry(sum(shares) / len(shares), _rounded(average(stands)[0], average(may_stand)[1]))
+
+
+def _cost(attacks: Iterable[AttackEntry]) -> CostEntry:
+    rows = list(attacks)
+    return CostEntry(sum(a.seconds for a in rows), sum(a.forwards for a in rows), sum(a.backwards for a in rows))
+
+
+def _interval(standing: int, still_open: int, n: int) -> Interval:
+    """Covers whichever number the open examples will come to."""
+    return _rounded(wilson(standing, n)[0], wilson(standing + still_open, n)[1])
+
+
+def _rounded(low: float, high: float) -> Interval:
+    """Six digits: far below what n can tell, and the same on every machine."""
+    return round(low, 6), round(high, 6)

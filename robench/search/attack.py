@@ -1,0 +1,127 @@
+"""What an attack is: a question to the model, and what it makes of the answer.
+
+An attack never holds the model. It names the point it wants to ask about (`query`) and is told what it
+declared to read (`step`); the engine makes the call, counts it, watches it, and chooses its precision.
+So a step is a pure function of tensors, and no attack can read more than it says.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..problem.losses import Loss
+from ..problem.shapes import Inputs, Keys, Labels, Logits, PerExample
+from ..problem.threats import ThreatModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the lanes work on, one row each."""
+
+    x: Inputs
+    y: Labels
+    target: Labels  # the class to aim at; attacks without targets ignore it
+    keys: Keys  # the source of all noise of this row
+
+
+@dataclass(frozen=True)
+class State:
+    """What an attack remembers between steps. Every field has one row per lane."""
+
+    delta: Inputs  # the point it asks about next
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model said about the points asked about, as far as a gradient attack reads."""
+
+    logits: Logits
+    loss: PerExample
+    grad: Inputs  # of the loss with respect to the image
+
+
+Model = Callable[[Tensor], Tensor]
+"""Images to logits: a classifier, or a module in training."""
+
+S = TypeVar("S", bound=State)
+Rows = TypeVar("Rows", bound=Batch | State)
+
+
+@dataclass(frozen=True)
+class Attack(ABC, Generic[S]):
+    """A search for an adversarial example that can be paused after any step.
+
+    Subclasses are frozen dataclasses of numbers. Lanes are independent: no reduction over the batch, no
+    counter they share, no global random state. The engine relies on this to swap finished lanes.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # method, paper, link: the line of `robench list attacks`
+    threats: ClassVar[tuple[str, ...]]  # names of the threat models it can attack
+    forwards_per_step: ClassVar[int]
+    backwards_per_step: ClassVar[int]
+
+    steps: int  # moves of each lane before it is spent; it asks once more than it moves
+    targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
+
+    @property
+    def spec(self) -> str:
+        """The attack as text, with every number: the key of its evidence. `attacks.parse` reads it back."""
+        settings = sorted((f.name, getattr(self, f.name)) for f in fields(self))
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in settings)})"
+
+    @abstractmethod
+    def start(self, threat: ThreatModel, batch: Batch) -> S:
+        """The state of fresh lanes. Asks the model nothing."""
+
+    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Inputs:
+        """The perturbation to ask about next."""
+        return state.delta
+
+
+@dataclass(frozen=True)
+class GradientAttack(Attack[S]):
+    """An attack that climbs a loss and reads logits, loss and gradient."""
+
+    forwards_per_step: ClassVar[int] = 1
+    backwards_per_step: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def objective(self) -> Loss:
+        """The loss it climbs."""
+
+    @abstractmethod
+    def step(self, threat: ThreatModel, batch: Batch, state: S, seen: Seen) -> S:
+        """One step on, from what the model said about `query`."""
+
+
+def put_rows(rows: Rows, lanes: Int[Tensor, "L"], fresh: Rows) -> Rows:
+    """`rows` with the given lanes replaced by `fresh`."""
+    return replace(
+        rows, **{f.name: getattr(rows, f.name).index_copy(0, lanes, getattr(fresh, f.name)) for f in fields(rows)}
+    )
+
+
+def differentiate(model: Model, objective: Loss, batch: Batch, delta: Inputs) -> Seen:
+    """One forward and one backward pass. Rows do not meet: the summed loss has each row's own gradient."""
+    with torch.enable_grad():
+        x_adv = (batch.x + delta).detach().requires_grad_()
+        logits = model(x_adv)
+        loss = objective(logits, batch.y, batch.target)
+        (grad,) = torch.autograd.grad(loss.sum(), x_adv)
+    return Seen(logits.detach(), loss.detach(), grad)
+
+
+def unroll(model: Model, threat: ThreatModel, attack: GradientAttack[S], batch: Batch) -> S:
+    """Every step on one batch, without stopping at a find, watching or counting. Training uses this."""
+    state = attack.start(threat, batch)
+    for _ in range(attack.steps):
+        seen = differentiate(model, attack.objective, batch, attack.query(threat, batch, state))
+        state = attack.step(threat, batch, state, seen)
+    return state

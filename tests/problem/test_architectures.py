@@ -1,0 +1,271 @@
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robench.errors import UserError
+from robench.problem.architectures import ARCHITECTURES, factories
+from robench.problem.architectures.normalise import Normalise, Normalised, canonical, normalised
+from robench.problem.architectures.preactresnet import PreActBlock
+from robench.problem.datasets import DATASETS
+
+SMALL = [name for name in ARCHITECTURES if "preactresnet" not in name]
+RESNETS = [name for name in ARCHITECTURES if "preactresnet" in name]
+
+
+def images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"),
+    [
+        # PROTOCOLS.md 3.1: 832 + 51 264 + 3 212 288 + 10 250
+        ("madry-mnist", (1, 28, 28), 3_274_634),
+        # LeCun et al. 1998 with every map connected: 156 + 2 416 + 48 120 + 10 164 + 850
+        ("lenet", (1, 28, 28), 61_706),
+        ("lenet", (1, 32, 32), 61_706),
+        # published for the layout without a last batch norm; with it, 2 x 512 more
+        ("preactresnet18-no-final-bn", (3, 32, 32), 11_171_146),
+        ("preactresnet18", (3, 32, 32), 11_171_146 + 1024),
+        ("preactresnet18-softplus", (3, 32, 32), 11_171_146 + 1024),
+    ],
+)
+def test_the_number_of_parameters_is_the_published_one(name, shape, count):
+    with torch.device("meta"):
+        assert parameters(ARCHITECTURES[name].build(shape, 10)) == count
+
+
+def test_the_digits_network_stays_clearly_under_300_kilobytes():
+    assert 4 * parameters(ARCHITECTURES["digits-cnn"].build((1, 28, 28), 10)) < 250_000
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_takes_other_channels_sizes_and_class_counts(name):
+    torch.manual_seed(0)
+    for shape, classes in [((1, 28, 28), 2), ((3, 32, 32), 7), ((2, 20, 36), 3)]:
+        network = ARCHITECTURES[name].build(shape, classes).eval()
+        with torch.no_grad():
+            assert network(images(2, *shape)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_channels_and_classes_are_read_off_a_state_dict(name):
+    with torch.device("meta"):
+        state = ARCHITECTURES[name].build((3, 32, 32), 7).state_dict()
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    assert ARCHITECTURES[name].read(shapes) == (3, 7)
+    assert ARCHITECTURES[name].read({"weight": (10, 784)}) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 28), (28, 28), (0, 28, 28)])
+def test_images_that_no_network_of_the_family_can_read_are_refused(shape):
+    for architecture in ARCHITECTURES.values():
+        with pytest.raises(UserError, match=f"{architecture.name} reads images"):
+            architecture.build(shape, 10)
+
+
+def test_the_residual_network_has_the_keys_of_the_common_layout():
+    with torch.device("meta"):
+        keys = list(ARCHITECTURES["preactresnet18"].build((3, 32, 32), 10).state_dict())
+    assert keys[0] == "conv1.weight"
+    assert {"layer1.0.bn1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.running_var"} < set(keys)
+    # a shortcut has weights exactly where the maps change
+    shortcuts = [key for key in keys if "shortcut" in key]
+    assert shortcuts == [f"layer{n}.0.shortcut.0.weight" for n in (2, 3, 4)]
+    assert {"bn.weight", "bn.running_mean", "linear.weight", "linear.bias"} < set(keys)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_residual_block_is_the_formula_of_the_paper(stride):
+    torch.manual_seed(0)
+    block = PreActBlock(4, 4 * stride, stride, F.relu).eval()
+    for norm in (block.bn1, block.bn2):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    x = images(3, 4, 8, 8)
+
+    def normed(norm, maps):
+        scaled = (maps - norm.running_mean[:, None, None]) / (norm.running_var + norm.eps).sqrt()[:, None, None]
+        return scaled.clamp(min=0)
+
+    inner = normed(block.bn1, x)
+    outer = F.conv2d(normed(block.bn2, F.conv2d(inner, block.conv1.weight, stride=stride, padding=1)),
+                     block.conv2.weight, padding=1)  # fmt: skip
+    carried = x if stride == 1 else F.conv2d(inner, block.shortcut[0].weight, stride=2)
+    with torch.no_grad():
+        assert torch.allclose(block(x), carried + outer, atol=1e-5)
+
+
+def test_the_softplus_network_uses_beta_one_everywhere_the_other_uses_relu():
+    torch.manual_seed(0)
+    smooth = ARCHITECTURES["preactresnet18-softplus"].build((3, 8, 8), 2).eval()
+    x = torch.linspace(-3, 3, 13)
+    activations = [m.activation for m in smooth.modules() if hasattr(m, "activation")]
+    assert len(activations) == 9  # eight blocks and the last norm
+    for activation in activations:
+        assert torch.allclose(activation(x), (1 + x.exp()).log(), atol=1e-6)
+
+
+def test_normalisation_is_what_the_training_scripts_do():
+    layer = Normalise((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    x = images(2, 3, 5, 4)
+    for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 2.0)]):
+        assert torch.allclose(layer(x)[:, channel], (x[:, channel] - mean) / std)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_normalised_network_keeps_the_keys_of_the_network_and_reads_them_back(name):
+    torch.manual_seed(0)
+    build = ARCHITECTURES[name].build
+    network = build((1, 28, 28), 10).eval()
+    outer = normalised(network, "mnist", 1).eval()
+    assert isinstance(outer, Normalised)
+    assert list(outer.state_dict()) == list(network.state_dict())
+    other = normalised(build((1, 28, 28), 10), "mnist", 1).eval()
+    other.load_state_dict(outer.state_dict())
+    x = images(4, 1, 28, 28)
+    assert torch.equal(other(x), network((x - 0.1307) / 0.3081))
+
+
+def test_a_normalised_network_trains_the_network_inside():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2))
+    outer = normalised(network, "0.5/0.5", 1)
+    outer.eval()
+    assert not network[1].training
+    outer(images(2, 1, 2, 2)).sum().backward()
+    assert network[2].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "channels", "expected"),
+    [
+        ("none", 3, "none"),
+        ("0/1", 3, "none"),
+        ("0.5/0.25", 3, "0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("0.50, 0.5,.5/0.25", 3, "0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("mnist", 1, "0.1307/0.3081"),
+        ("mnist", 3, "0.1307,0.1307,0.1307/0.3081,0.3081,0.3081"),
+        ("imagenet", 3, "0.485,0.456,0.406/0.229,0.224,0.225"),
+    ],
+)
+def test_equal_normalisations_have_equal_texts(text, channels, expected):
+    assert canonical(text, channels) == expected
+    assert canonical(expected, channels) == expected
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_names_its_own_mean_and_deviation(name):
+    data = DATASETS[name]
+    mean, std = canonical(name, data.shape[0]).split("/")
+    assert tuple(map(float, mean.split(","))) == data.mean
+    assert tuple(map(float, std.split(","))) == data.std
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cifar", "did you mean cifar10"),
+        ("0.5", "no normalisation is called"),
+        ("0.5/", "cannot be read"),
+        ("a,b,c/1", "cannot be read"),
+        ("0/1/2", "cannot be read"),
+        ("0.1,0.2/0.5", "is for 2 channels, but the images have 3"),
+        ("0/0", "above 0"),
+        ("0/-1", "above 0"),
+        ("nan/1", "finite"),
+        ("0/inf", "finite"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_meant_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        canonical(text, 3)
+
+
+NETS = """
+from torch import nn
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+def sized(shape, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+class Net(nn.Linear):
+    def __init__(self, *, classes):
+        super().__init__(3, classes)
+
+def demanding(depth): ...
+def failing(): raise KeyError("no such layer")
+def wrong(): return 3
+number = 4
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(NETS)
+    (tmp_path / "broken.py").write_text("import no_such_library_anywhere")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    yield tmp_path
+    sys.modules.pop("my_nets", None)
+
+
+@pytest.mark.parametrize("home", ["my_nets.py", "my_nets"])
+def test_a_factory_comes_from_a_file_or_from_a_module_in_the_current_folder(nets, home):
+    assert factories.build(f"{home}:plain", (1, 28, 28), 10)[1].in_features == 784
+    sized = factories.build(f"{home}:sized", (2, 3, 4), 5)
+    assert (sized[1].in_features, sized[1].out_features) == (24, 5)
+    assert factories.build(f"{home}:Net", (2, 3, 4), 5).out_features == 5
+    assert str(nets) not in sys.path
+
+
+def test_a_factory_gets_only_what_is_known(nets):
+    assert factories.build("my_nets.py:sized", (2, 3, 4), None)[1].out_features == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("my_nets.py:plane", "did you mean plain"),
+        ("my_nest.py:plain", "there is no file my_nest.py"),
+        ("no_such_module_here:plain", "ModuleNotFoundError"),
+        ("broken.py:plain", "no_such_library_anywhere"),
+        ("my_nets.py:number", "is int, not a function"),
+        ("my_nets.py:wrong", "made int, not a torch.nn.Module"),
+        ("my_nets.py:failing", "KeyError: 'no such layer'"),
+        ("my_nets.py:demanding", "depth"),
+    ],
+)
+def test_a_factory_that_makes_no_network_is_refused_in_one_line(nets, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        factories.build(text, (1, 28, 28), 10)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_is_called_the_same_wherever_its_file_lies(nets):
+    assert factories.canonical(f"{nets}/my_nets.py:plain") == factories.canonical("my_nets.py:plain")
+    assert factories.canonical("package.nets:plain") == "package.nets:plain"
+
+
+def test_madry_pools_twice_so_a_pixel_shift_by_four_moves_features_by_one():
+    torch.manual_seed(0)
+    network = ARCHITECTURES["madry-mnist"].build((1, 28, 28), 10)
+    x = torch.zeros(1, 1, 28, 28)
+    x[..., 8:12, 8:12] = images(4, 4)
+
+    def features(x):
+        hidden = F.max_pool2d(network.conv1(x).relu(), 2)
+        return F.max_pool2d(network.conv2(hidden).relu(), 2)
+
+    there = features(x.roll((4, 4), (2, 3)))
+    assert there.shape == (1, 64, 7, 7)
+    # away from the border, where padding shows
+    assert torch.allclose(there[..., 2:6, 2:6], features(x)[..., 1:5, 1:5], atol=1e-6)

@@ -1,0 +1,121 @@
+import pytest
+from hypothesis import given
+
+from robench.errors import UserError
+from robench.evidence.records import Clean, Effort, Evidence, Failure
+from robench.results.merging import consolidated, merge
+from robench.results.outcomes import outcomes
+
+from .made import (
+    ANSWERS,
+    ANY_PLAN,
+    EVIDENCE,
+    PLAN,
+    accepted,
+    claim,
+    clean,
+    evidences,
+    laid_end_to_end,
+    outside,
+    spent,
+)
+
+
+def both(evidence):
+    return [outcomes(ANY_PLAN, evidence, threat) for threat in ("linf:0.3", "l2:2")]
+
+
+@given(evidences(), evidences())
+def test_merging_says_what_all_records_together_say(one, other):
+    assert both(merge([one, other]).evidence) == both(laid_end_to_end(one, other))
+
+
+@given(evidences(), evidences())
+def test_merging_is_commutative_and_idempotent_on_outcomes(one, other):
+    merged = merge([one, other]).evidence
+    assert both(merged) == both(merge([other, one]).evidence)
+    assert both(merged) == both(merge([merged, one]).evidence) == both(merge([merged, merged]).evidence)
+    assert both(merge([one]).evidence) == both(merge([one, one]).evidence) == both(one)
+
+
+@given(evidences(), evidences(), evidences())
+def test_merging_is_associative_on_outcomes(a, b, c):
+    left = merge([merge([a, b]).evidence, c]).evidence
+    right = merge([a, merge([b, c]).evidence]).evidence
+    assert both(left) == both(right) == both(merge([a, b, c]).evidence)
+
+
+@given(evidences(), evidences())
+def test_every_merged_claim_can_be_traced_to_its_image(one, other):
+    merged, parts = merge([one, other]), (one, other)
+    assert [c.id for c in merged.evidence.claims] == list(range(1, len(merged.evidence.claims) + 1))
+    for c in merged.evidence.claims:
+        which, old = merged.sources[c.id]
+        source = next(o for o in parts[which].claims if o.id == old)
+        assert (source.example, source.threat, source.attack) == (c.example, c.threat, c.attack)
+
+
+@given(evidences())
+def test_a_copy_of_a_run_adds_no_claim(evidence):
+    def told(e):
+        return [(repr(c), repr(v)) for c, v in e.judged()]
+
+    assert told(merge([evidence, evidence]).evidence) == told(merge([evidence]).evidence)
+
+
+def test_merging_the_example_by_hand_with_itself_changes_nothing():
+    merged = merge([EVIDENCE, EVIDENCE]).evidence
+    assert {t: outcomes(PLAN, merged, t) for t in ANSWERS} == ANSWERS
+    assert set(merged.spent) == set(EVIDENCE.spent)
+    assert (merged.claims, merged.verdicts, merged.clean) == (EVIDENCE.claims, EVIDENCE.verdicts, EVIDENCE.clean)
+    assert set(merged.efforts) == set(EVIDENCE.efforts)
+
+
+def test_the_smallest_accepted_image_of_an_attack_is_kept_and_every_rejection():
+    one = Evidence(claims=(claim(1, 5), claim(2, 5)), verdicts=(accepted(1, 0.29), outside(2)))
+    other = Evidence(claims=(claim(1, 5), claim(2, 5, attack="b")), verdicts=(accepted(1, 0.2), accepted(2, 0.25)))
+    merged = merge([one, other])
+    found = [(c.attack, v.size, merged.sources[c.id]) for c, v in merged.evidence.judged() if v.accepted]
+    assert found == [("pgd(steps=40)", 0.2, (1, 1)), ("b", 0.25, (1, 2))]
+    assert [v.size for v in merged.evidence.verdicts if not v.accepted] == [0.31]
+
+
+def test_an_unjudged_claim_waits_unless_its_verdict_is_elsewhere():
+    waiting, judged = Evidence(claims=(claim(1, 5),)), Evidence(claims=(claim(7, 5),), verdicts=(outside(7),))
+    assert [c.example for c in merge([waiting]).evidence.claims] == [5]
+    assert len(merge([waiting, judged]).evidence.claims) == 1
+    assert len(merge([waiting, judged]).evidence.verdicts) == 1
+
+
+def test_different_items_add_up_and_the_same_item_is_counted_once():
+    first, second = spent(5, 0b01, forwards=10, backwards=9), spent(5, 0b10, forwards=20, backwards=19)
+    dearer = spent(5, 0b01, forwards=15, backwards=3)
+    assert consolidated([first, second]) == (spent(5, 0b11, forwards=30, backwards=28),)
+    assert consolidated([first, dearer]) == (spent(5, 0b01, forwards=15, backwards=9),)
+    assert consolidated([first, first]) == (first,)
+
+
+def test_seconds_of_different_runs_add_up_and_those_of_a_copy_do_not():
+    one, other = Evidence(efforts=(Effort("l2:2", "a", 1.5),)), Evidence(efforts=(Effort("l2:2", "a", 2.0),))
+    assert merge([one, other, one]).evidence.efforts == (Effort("l2:2", "a", 3.5),)
+
+
+def test_failures_and_environments_are_gathered():
+    failure = Failure(5, "l2:2", "a", "boom")
+    one = Evidence(failures=(failure,), environment={"torch": "2.6", "host": "x"})
+    other = Evidence(failures=(failure,), environment={"torch": "2.7"})
+    merged = merge([one, merge([other, one]).evidence]).evidence
+    assert merged.failures == (failure,)
+    assert merged.environment == {"torch": "2.6 | 2.7", "host": "x"}
+
+
+def test_where_two_clean_passes_differ_the_worse_is_kept():
+    near, nan = Clean(5, "d", True, -0.1, tied=True), Clean(5, "d", False, float("nan"))
+    for order in ([near, nan], [nan, near]):
+        (kept,) = merge([Evidence(clean=(c,)) for c in order]).evidence.clean
+        assert (kept.correct, kept.tied, str(kept.margin)) == (False, True, "nan")
+
+
+def test_runs_on_different_images_are_not_merged():
+    with pytest.raises(UserError, match="example 5 is not the same image"):
+        merge([Evidence(clean=(clean(5),)), Evidence(clean=(Clean(5, "another", True, -1.0),))])
