@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ CREATE TABLE claim (
     id INTEGER PRIMARY KEY, example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL,
     draw INTEGER NOT NULL, target INTEGER NOT NULL, witness BLOB, image BLOB, encoding TEXT, sha256 TEXT,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL);
+CREATE INDEX claim_place ON claim (example, threat);
 CREATE TABLE verdict (
     claim INTEGER PRIMARY KEY REFERENCES claim, accepted INTEGER NOT NULL, rejection TEXT NOT NULL,
     reason TEXT NOT NULL, size REAL, margin REAL, passes INTEGER NOT NULL);
@@ -72,6 +73,13 @@ class RunFile:
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
             db.executescript(f"BEGIN IMMEDIATE; {marks} {_SCHEMA} COMMIT;")
         return cls(path, db)
+
+    @classmethod
+    def in_memory(cls) -> "RunFile":
+        """A run that is kept nowhere."""
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(_SCHEMA)
+        return cls(Path(":memory:"), db)
 
     @classmethod
     def read(cls, path: Path) -> "RunFile":
@@ -130,31 +138,51 @@ class RunFile:
 
     def put_judged(self, claim: Claim, verdict: Verdict, image: Image) -> None:
         """A claim with its verdict. One image is kept per example and threat: the smallest accepted."""
-        pixels, encoding, sha256 = _packed(image)
-        keep = verdict.accepted
-        if keep:
-            held = self._db.execute(
-                "SELECT id, size FROM claim JOIN verdict ON claim = id"
-                " WHERE example = ? AND threat = ? AND image IS NOT NULL",
-                [claim.example, claim.threat],
-            ).fetchone()
-            if held is not None:
-                keep = verdict.size < held[1]
-            if held is not None and keep:
-                self._db.execute("UPDATE claim SET image = NULL, encoding = NULL WHERE id = ?", [held[0]])
+        self._put_claim(claim, verdict, *_packed(image))
+
+    def adopt(self, evidence: Evidence, sources: Mapping[int, tuple[int, int]], files: Sequence["RunFile"]) -> None:
+        """Everything of a merged evidence, with images from the files its claims come from; no files, no images."""
+        self.put_clean(evidence.clean)
+        for claim, verdict in evidence.judged():
+            packed: tuple[bytes | None, str | None, str | None] = (None, None, None)
+            if files:
+                which, number = sources[claim.id]
+                rows = files[which]._db.execute("SELECT image, encoding, sha256 FROM claim WHERE id = ?", [number])
+                packed = rows.fetchone()
+            self._put_claim(claim, verdict, *packed)
+        self.put_spent(evidence.spent)
+        self.put_failures(evidence.failures)
+        self.put_effort(evidence.efforts)
+        self.put_probes(evidence.probes)
+
+    def _put_claim(
+        self, claim: Claim, verdict: Verdict, pixels: bytes | None, encoding: str | None, sha256: str | None
+    ) -> None:
+        if not (verdict.accepted and pixels is not None and self._smallest(claim, verdict)):
+            pixels = encoding = None
+        c, v = claim, verdict
         self._db.execute(
             "INSERT INTO claim VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
-            [
-                *(claim.id, claim.example, claim.threat, claim.attack, claim.draw, claim.target),
-                *((pixels, encoding) if keep else (None, None)),
-                *(sha256, claim.forwards, claim.backwards),
-            ],
+            [c.id, c.example, c.threat, c.attack, c.draw, c.target, pixels, encoding, sha256, c.forwards, c.backwards],
         )
-        v = verdict
         self._db.execute(
             "INSERT INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)",
             [v.claim, v.accepted, v.rejection, v.reason, _real(v.size), _real(v.margin), v.passes],
         )
+
+    def _smallest(self, claim: Claim, verdict: Verdict) -> bool:
+        """Whether this find is smaller than the one whose image is kept; then that image goes."""
+        held = self._db.execute(
+            "SELECT id, size FROM claim JOIN verdict ON claim = id"
+            " WHERE example = ? AND threat = ? AND image IS NOT NULL",
+            [claim.example, claim.threat],
+        ).fetchone()
+        if held is None:
+            return True
+        if held[1] <= verdict.size:
+            return False
+        self._db.execute("UPDATE claim SET image = NULL, encoding = NULL WHERE id = ?", [held[0]])
+        return True
 
     def put_spent(self, records: Iterable[Spent]) -> None:
         """The searches done so far on an example; replaces what was said before."""

@@ -18,6 +18,8 @@ from .classifier import Classifier
 from .contents import read
 from .probe import probe, refuse_not_finite, wrong_images
 
+__all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
+
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2")
 
 

@@ -135,6 +135,8 @@ def _unpickled(path: Path, trust: bool) -> object:
         with searching(Path.cwd()), warnings.catch_warnings():  # the folder is for the classes of a trusted file
             # A newer pickle protocol than torch's own is either read or refused: no third case to warn of.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            # torch itself uses it, to read quantised tensors.
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
             loaded: object = torch.load(path, map_location="cpu", weights_only=not trust)
         return loaded
     except pickle.UnpicklingError as error:

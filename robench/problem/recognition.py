@@ -55,7 +55,7 @@ def _by_names(
 ) -> Match | None:
     shapes = shapes_of(_settled(tensors))
     read = architecture.read(shapes)
-    if read is None:
+    if read is None or shapes.keys() != _any_layout(architecture).keys():
         return None
     for shape, layout in _layouts(architecture, *read, likely):
         if layout == shapes:
@@ -66,6 +66,8 @@ def _by_names(
 def _by_shapes(
     architecture: Architecture, tensors: dict[str, Tensor], likely: tuple[tuple[int, ...], ...]
 ) -> Match | None:
+    if len(tensors) != len(_any_layout(architecture)):
+        return None
     shapes = list(shapes_of(tensors).values())
     images = [shape for shape in shapes if len(shape) == 4]
     dense = [shape for shape in shapes if len(shape) == 2]
@@ -102,6 +104,11 @@ def _layouts(
             yield shape, _layout(architecture, shape, classes)
         except UserError:  # too small an image for it
             continue
+
+
+def _any_layout(architecture: Architecture) -> Shapes:
+    """The keys, which are the same for all images."""
+    return _layout(architecture, (1, 32, 32), 2)
 
 
 @lru_cache(maxsize=256)

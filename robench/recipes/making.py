@@ -16,7 +16,10 @@ from ..problem.threats import ThreatModel
 from .recipe import Recipe
 from .training import Report, Training, TrainingData
 
-DEFAULT_ARCHITECTURE = {"digits": "digits-cnn", "mnist": "madry-mnist", "fashion-mnist": "madry-mnist"}
+
+def default_architecture(data: str) -> str:
+    """The network that suits a data set."""
+    return {"digits": "digits-cnn", "mnist": "madry-mnist", "fashion-mnist": "madry-mnist"}.get(data, "preactresnet18")
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,28 @@ total can depend on which files were merged first. Seconds add up, except those 
 caller checks that classifier and split are the same; here only the images' digests are compared.
 """
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
 from ..errors import UserError
-from ..evidence.records import Claim, Clean, Effort, Evidence, Failure, Spent, Verdict
+from ..evidence.records import (
+    Claim,
+    Clean,
+    Effort,
+    Evidence,
+    Failure,
+    Plan,
+    PlannedAttack,
+    PlannedThreat,
+    Spent,
+    Verdict,
+)
 
 _ALTERNATIVE = " | "  # between the values that runs disagree about
 
@@ -38,7 +52,7 @@ class _Find:
     def place(self) -> tuple[int, str, str]:
         return self.claim.example, self.claim.threat, self.claim.attack
 
-    @property
+    @cached_property
     def content(self) -> tuple[object, ...]:
         """All but the ids: equal for copies of one find, NaN included."""
         c, v = self.claim, self.verdict
@@ -161,3 +175,36 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
         for key, value in environment.items():
             values.setdefault(key, set()).update(value.split(_ALTERNATIVE))
     return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
+
+
+def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
+    """The question that holds all of theirs: every example, every threat, every attack with its most items.
+
+    Conditions of the machine are those of the first. The caller has checked that model and data are the same.
+    """
+    digests = {c.example: c.digest for c in merged.clean}
+    examples = tuple(sorted({example for plan in plans for example in plan.examples}))
+    hashed = hashlib.sha256("\n".join(digests.get(e, "") for e in examples).encode()).hexdigest()
+    texts = dict.fromkeys(t.threat for plan in plans for t in plan.threats)
+    return msgspec.structs.replace(
+        plans[0],
+        examples=examples,
+        data_sha256=hashed,  # as problem.split.Split hashes them
+        protocol=" + ".join(dict.fromkeys(plan.protocol for plan in plans)),
+        every_attack=all(plan.every_attack for plan in plans),
+        threats=tuple(PlannedThreat(text, _joint_attacks(plans, text)) for text in texts),
+    )
+
+
+def _joint_attacks(plans: Sequence[Plan], threat: str) -> tuple[PlannedAttack, ...]:
+    by_spec: dict[str, PlannedAttack] = {}
+    for attack in (a for plan in plans for t in plan.threats if t.threat == threat for a in t.attacks):
+        held = by_spec.get(attack.spec, attack)
+        by_spec[attack.spec] = msgspec.structs.replace(held, items=max(held.items, attack.items))
+    labels: Counter[str] = Counter()
+    joint = []
+    for attack in by_spec.values():
+        labels[attack.label] += 1
+        n = labels[attack.label]
+        joint.append(attack if n == 1 else msgspec.structs.replace(attack, label=f"{attack.label}-{n}"))
+    return tuple(joint)

@@ -82,8 +82,9 @@ def test_two_threats_that_fell_opposite_examples_leave_their_average_almost_cert
     assert high - low < 1e-3
 
 
-@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("shares", [(0.9, 0.6, 0.3), (0.98, 0.95, 0.9), (0.99, 0.5, 0.01)])
+@pytest.mark.parametrize(
+    ("shares", "shared"), [((0.9, 0.6, 0.3), 0.0), ((0.9, 0.6, 0.3), 1.0), ((0.98, 0.95, 0.9), 0.5)]
+)
 def test_the_interval_of_an_average_covers_close_to_its_level(shares, shared):
     random = np.random.default_rng(0)
     rounds, n = 400, 200

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from robench.errors import UserError
 from robench.evidence.records import Clean, Effort, Evidence, Failure
@@ -31,6 +31,7 @@ def test_merging_says_what_all_records_together_say(one, other):
 
 
 @given(evidences(), evidences())
+@settings(max_examples=50)
 def test_merging_is_commutative_and_idempotent_on_outcomes(one, other):
     merged = merge([one, other]).evidence
     assert both(merged) == both(merge([other, one]).evidence)
@@ -39,6 +40,7 @@ def test_merging_is_commutative_and_idempotent_on_outcomes(one, other):
 
 
 @given(evidences(), evidences(), evidences())
+@settings(max_examples=50)
 def test_merging_is_associative_on_outcomes(a, b, c):
     left = merge([merge([a, b]).evidence, c]).evidence
     right = merge([a, merge([b, c]).evidence]).evidence

@@ -104,7 +104,7 @@ def _numbers(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, 
         if len(numbers) not in (1, channels):
             raise UserError(
                 f"the normalisation {text} is for {len(numbers)} channels, but the images have {channels}; "
-                f"write 1 or {channels} numbers on each side of the slash"
+                f"write {'1 number' if channels == 1 else f'1 or {channels} numbers'} on each side of the slash"
             )
     if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise UserError(f"the normalisation {text} needs finite means, and standard deviations above 0")

@@ -3,7 +3,6 @@
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -132,15 +131,13 @@ class Cifar10:
 
     def _npz(self, root: Path, part: str, known: Mapping[str, Mapping[str, str]]) -> list[Records] | None:
         checksums = known.get(part, {})
-
-        def batch(path: Path) -> Records:
-            records = from_images(*npz.arrays(path, f"x_{part}", f"y_{part}"), str(path))
+        batches = []
+        for path in find(root, (*FOLDERS, "big"), list(checksums)) or []:
+            x, y = npz.arrays(path, f"x_{part}", f"y_{part}")
+            records = from_images(x, y, str(path))
             verified(records.tobytes(), checksums[path.name], str(path))
-            return records
-
-        # Unpacking takes seconds for each file, and threads share it out: decompression releases Python's lock.
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(batch, find(root, (*FOLDERS, "big"), list(checksums)) or [])) or None
+            batches.append(records)
+        return batches or None
 
     def _split(self, part: str, batches: list[Records]) -> Split:
         records = np.concatenate(batches)

@@ -1,0 +1,5 @@
+"""`python -m robench` is `robench`."""
+
+from .cli.main import main
+
+main()

@@ -1,0 +1,115 @@
+"""Progress on the terminal: a live line where there is one, else a plain line now and then. On stderr always."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from ..results.summary import Summary
+
+PLAIN_EVERY = 10.0  # seconds between lines where nothing can be redrawn
+
+
+class Display:
+    """Tells how an evaluation goes: the running bound, what is under way, the time it can take at most."""
+
+    def __init__(self, attacks: int, quiet: bool = False):
+        self.quiet = quiet
+        self.attacks = attacks  # planned, over all threats
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.examples = 0
+        self.what = ""
+        self.begun = self.told_at = time.monotonic()
+        self.at_first: int | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator["Display"]:
+        """While it is on the screen."""
+        with self.bar:
+            yield self
+
+    def clean(self, summary: Summary) -> None:
+        self.examples = summary.data.examples
+        self.say(f"clean accuracy {summary.clean.accuracy:.1%} ({summary.clean.correct} of {self.examples})")
+
+    def attacking(self, threat: str, attack: str) -> None:
+        self.what = f"{threat} {attack}"
+        self.begun = self.told_at = time.monotonic()
+        self.at_first = None
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = self.bar.add_task(self.what, told="", total=1)
+
+    def moved(self, standing: int, queries_left: int) -> None:
+        if self.quiet:
+            return
+        now = time.monotonic()
+        self.at_first = queries_left if self.at_first is None else self.at_first
+        done = 1 - queries_left / self.at_first if self.at_first else 1.0
+        told = f"≤ {standing / max(self.examples, 1):.1%} stand, {_left(now - self.begun, done)}"
+        if self.console.is_terminal:
+            assert self.task is not None, "an attack begins before it moves"
+            self.bar.update(self.task, completed=done, told=told)
+        elif now - self.told_at > PLAIN_EVERY:
+            self.say(f"{self.what}: {told}")
+            self.told_at = now
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if not self.quiet:
+            if self.console.is_terminal:
+                self.bar.console.print(text, highlight=False, markup=False)
+            else:
+                click.echo(text, err=True)
+
+
+class TrainingDisplay:
+    """Tells how a training goes."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+        self.begun = self.told_at = time.monotonic()
+        self.first: int | None = None
+        self.mean_loss = self.mean_accuracy = 0.0
+
+    def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
+        if self.first is None:
+            self.first, self.mean_loss, self.mean_accuracy = step - 1, loss, accuracy
+        self.mean_loss += 0.05 * (loss - self.mean_loss)
+        self.mean_accuracy += 0.05 * (accuracy - self.mean_accuracy)
+        now = time.monotonic()
+        every = 0.5 if self.console.is_terminal else PLAIN_EVERY
+        if self.quiet or (now - self.told_at < every and step < steps):
+            return
+        self.told_at = now
+        share = (step - self.first) / max(steps - self.first, 1)
+        text = (
+            f"step {step}/{steps}: loss {self.mean_loss:.3f}, {self.mean_accuracy:.1%} of what it trains on right, "
+            f"{_left(now - self.begun, share)}"
+        )
+        click.echo(f"\r\033[K{text}" if self.console.is_terminal else text, err=True, nl=not self.console.is_terminal)
+        if step == steps and self.console.is_terminal:
+            click.echo(err=True)
+
+
+def _left(elapsed: float, done: float) -> str:
+    """`at most 1:20 left`, once there is something to reckon with."""
+    if done <= 0.002 or elapsed < 1:
+        return "reckoning the time"
+    seconds = round(elapsed * (1 - done) / done)
+    hours, rest = divmod(seconds, 3600)
+    return f"at most {f'{hours}:{rest // 60:02}' if hours else rest // 60}:{rest % 60:02} left"

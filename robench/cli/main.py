@@ -1,0 +1,93 @@
+"""The command `robench`: its commands, and how errors are told."""
+
+import importlib
+import os
+import sys
+import traceback
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import UserError
+
+COMMANDS = {
+    "evaluate": "Measure how much accuracy a model keeps under attack.",
+    "train": "Train a model by a recipe, then evaluate it.",
+    "report": "Print tables of run files.",
+    "verify": "Judge the evidence of a run file again.",
+    "merge": "Put several run files of one model together.",
+    "list": "What is there: attacks, threats, protocols, recipes, data, models, architectures.",
+}
+
+
+class Commands(click.Group):
+    """Commands that are imported when they are called, so that --help does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}" if cmd_name != "list" else ".listing", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="robench")
+def robench() -> None:
+    """Measure how robust an image classifier really is, against more than one kind of attack.
+
+    \b
+    robench evaluate digits-adv-linf          a bundled model on embedded data
+    robench evaluate model.pt --data mnist    your own checkpoint
+    robench COMMAND --help                    what a command can do
+    """
+
+
+def main() -> None:
+    """Run a command. Exit 2 with one line for what is the user's to mend; --debug shows where it arose."""
+    debug = "--debug" in sys.argv
+    try:
+        code = robench.main([a for a in sys.argv[1:] if a != "--debug"], prog_name="robench", standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), debug)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        _fail(error.format_message() + hint, debug)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"robench failed with {type(error).__name__}: {error}; this is a bug, --debug shows where", debug)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, debug: bool) -> Any:
+    if debug:
+        traceback.print_exc()
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    sys.exit(2)

@@ -1,0 +1,60 @@
+"""`robench merge`: several run files of one model as one, the worst per example."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from ..errors import UserError
+from ..evaluation import identity_of
+from ..evidence.records import Plan
+from ..evidence.store import RunFile
+from ..results.merging import joint_plan, merge
+from ..results.tables import render
+from .options import debug_option
+from .report import read_summary
+
+
+@click.command("merge")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run file to write; it must not exist.")
+@click.option("--slim", is_flag=True, help="Leave the images out: small, but it cannot be verified.")
+@debug_option
+def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
+    """Take the worst per example of several runs of one model on one data set. The order does not matter.
+
+    \b
+    robench merge monday.robench tuesday.robench --out both.robench
+    robench merge big.robench --slim --out small.robench
+    """
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out")
+    with ExitStack() as stack:
+        files = [stack.enter_context(RunFile.read(path)) for path in runs]
+        plans = [_plan(file) for file in files]
+        for path, plan in zip(runs[1:], plans[1:], strict=True):
+            _refuse_another(runs[0], plans[0], path, plan)
+        merged = merge([file.evidence() for file in files])
+        plan = joint_plan(plans, merged.evidence)
+        try:
+            with RunFile.open(out) as result, result.writing():
+                result.put_plan(plan, merged.evidence.environment)
+                result.adopt(merged.evidence, merged.sources, [] if slim else files)
+        except BaseException:
+            out.unlink(missing_ok=True)  # nothing half-written
+            raise
+    click.echo(render([read_summary(out)], intervals=True), nl=False)
+
+
+def _plan(file: RunFile) -> Plan:
+    plan = file.plan()
+    if plan is None:
+        raise UserError(f"{file.path} holds no plan yet: the run was stopped before it began; leave it out")
+    return plan
+
+
+def _refuse_another(first: Path, plan: Plan, path: Path, other: Plan) -> None:
+    if not identity_of(plan.model).same_as(identity_of(other.model)):
+        raise UserError(f"{path} is about another model ({other.model.name}) than {first} ({plan.model.name})")
+    if plan.data != other.data:
+        raise UserError(f"{path} is about {other.data}, {first} about {plan.data}; merge runs of the same data")

@@ -1,0 +1,52 @@
+"""Options that several commands take."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def model_options(command: F) -> F:
+    """How to read a checkpoint."""
+    for option in (
+        click.option("--trust-pickle", is_flag=True, help="Load a file that runs code. Only for files you trust."),
+        click.option(
+            "--normalise", metavar="NAME|MEAN/STD", help="What the model expects of its images: none, mnist, ..."
+        ),
+        click.option("--arch", metavar="NAME|FACTORY", help="A known architecture, module:factory or file.py:factory."),
+    ):
+        command = option(command)
+    return command
+
+
+def question_options(command: F) -> F:
+    """What is asked about a model."""
+    for option in (
+        click.option("--seed", type=int, help="Of all random numbers.  [default: the protocol's]"),
+        click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
+        click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
+        click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Replace the attacks; repeatable."),
+        click.option(
+            "--threat", "threats", multiple=True, metavar="THREAT", help="Replace the threats, as linf:8/255."
+        ),
+        click.option("--protocol", metavar="NAME|FILE.toml", help="A named evaluation.  [default: the data set's]"),
+    ):
+        command = option(command)
+    return command
+
+
+def debug_option(command: F) -> F:
+    """What every command takes. `main` reads it before click does, so that it works everywhere."""
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")(command)
+
+
+def machine_options(command: F) -> F:
+    """Where it runs, and how much it says."""
+    for option in (
+        click.option("--quiet", is_flag=True, help="Print the result alone."),
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, or cuda:1."),
+    ):
+        command = option(command)
+    return debug_option(command)

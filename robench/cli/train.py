@@ -1,0 +1,123 @@
+"""`robench train`: make a model by a recipe, then measure it."""
+
+import ast
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from .. import api
+from ..api import Ask, Subject
+from ..errors import UserError
+from ..problem import datasets, threats
+from ..problem.cards import Card, read_card, write_card
+from ..recipes import configure
+from ..recipes.making import Order, default_architecture, make
+from ..results.summary import Summary
+from ..results.tables import render
+from .display import TrainingDisplay
+from .evaluate import ask_about, interrupt
+from .options import machine_options
+
+
+@click.command("train")
+@click.argument("recipe")
+@click.option("--data", default="digits", show_default=True, metavar="NAME|FILE.npz", help="The training images.")
+@click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
+@click.option("--arch", metavar="NAME", help="A known architecture.  [default: one that suits the data]")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's number of steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and noise.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the recipe; repeatable."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where the model goes, without suffix.")
+@click.option("--half", is_flag=True, help="Keep the weights as float16: half the file.")
+@click.option("--protocol", metavar="NAME|FILE.toml", help="To measure it by.  [default: the data set's]")
+@click.option("--no-evaluation", is_flag=True, help="Leave it unmeasured.")
+@machine_options
+def command(
+    recipe: str,
+    data: str,
+    threat_texts: tuple[str, ...],
+    arch: str | None,
+    epochs: float | None,
+    seed: int,
+    settings: tuple[str, ...],
+    out: Path | None,
+    half: bool,
+    protocol: str | None,
+    no_evaluation: bool,
+    device: str,
+    quiet: bool,
+) -> int:
+    """Train a model by a recipe, write its weights and card, then evaluate it.
+
+    Stopped anywhere, the same command goes on from where it was.
+
+    \b
+    robench train nat --data digits
+    robench train pgd_at --data mnist --threat linf:0.3 --out my-mnist
+    robench train pgd_at --data digits --threat l2:2 --set inner_steps=20 --epochs 50
+    """
+    split = datasets.load(data, "train")
+    values = dict(map(_setting, settings))
+    name = Path(data).stem if data.endswith(".npz") else data.partition(":")[0]
+    configured = configure(recipe, name, values)
+    if epochs is not None:
+        configured = configure(recipe, name, {**values, "steps": max(1, round(epochs * len(split) / configured.batch))})
+    against = tuple(map(threats.parse, threat_texts))
+    configured.check(against)
+    order = Order(
+        recipe=configured,
+        threats=against,
+        data=data,
+        architecture=arch or default_architecture(name),
+        seed=seed,
+        out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
+        command=shlex.join(["robench", *sys.argv[1:]]),
+        half=half,
+    )
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        card = make(order, split, api.pick_device(device), TrainingDisplay(quiet))
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
+        return 130
+    click.echo(f"{order.out}.safetensors and {order.out}.toml are written ({card.minutes} minutes)", err=True)
+    if no_evaluation:
+        return 0
+    ask = Ask(data=None, protocol=protocol)
+    summary, finished = ask_about(
+        Subject(f"{order.out}.safetensors", device=api.pick_device(device)), ask, None, None, quiet
+    )
+    click.echo(render([summary], intervals=True), nl=False)
+    if finished:
+        _write_measured(Path(f"{order.out}.toml"), summary)
+    return 0 if finished else 130
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"cannot read --set {text}; write it like --set inner_steps=20")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
+def _write_measured(path: Path, summary: Summary) -> None:
+    """What the evaluation found, onto the card."""
+    card: Card = read_card(path)
+    measured = {
+        "protocol": summary.protocol,
+        "examples": summary.data.examples,
+        "clean": summary.clean.accuracy,
+        **{t.threat: t.accuracy for t in summary.threats},
+        "union": summary.union.accuracy,
+    }
+    write_card(path, msgspec.structs.replace(card, measured=measured))

@@ -1,0 +1,117 @@
+"""`robench verify`: judge the evidence of a run file again, with no attack code."""
+
+from pathlib import Path
+
+import click
+import torch
+
+from .. import __version__, api
+from ..api import Subject
+from ..errors import UserError
+from ..evaluation import identity_of
+from ..evidence.records import Evidence, Plan
+from ..evidence.referee import Referee, fooled
+from ..evidence.store import RunFile
+from ..problem import datasets, threats
+from ..problem.split import Split
+from ..results.summary import summarise
+from ..results.tables import render
+from .options import machine_options, model_options
+
+
+@click.command("verify")
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
+@click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
+@model_options
+@machine_options
+def command(
+    run_path: Path,
+    checkpoint: str | None,
+    data: str | None,
+    arch: str | None,
+    normalise: str | None,
+    trust_pickle: bool,
+    device: str,
+    quiet: bool,
+) -> int:
+    """Look at every image of a run file again: is it in the set, and does it fool the model?
+
+    Loads the model and the images, searches nothing, prints the table anew. Exit 1 when evidence does not hold.
+
+    \b
+    robench verify runs/digits-adv-linf-1a2b3c4d.robench
+    robench verify theirs.robench --model their-model.pt --data mnist
+    """
+    with RunFile.read(run_path) as run:
+        plan = run.plan()
+        if plan is None:
+            raise UserError(f"{run_path} holds no plan yet: there is nothing to verify")
+        evidence = run.evidence()
+        told = evidence.environment
+        subject = Subject(
+            checkpoint or told.get("checkpoint") or plan.model.name,
+            arch or told.get("arch"),
+            normalise or told.get("normalise"),
+            trust_pickle,
+            api.pick_device(device),
+        )
+        split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
+        referee = Referee(subject.load(split).classifier)
+        if not identity_of(plan.model).same_as(referee.classifier.identity()):
+            raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
+        faults = [*_clean_faults(evidence, split, referee), *_image_faults(run, evidence, split, referee)]
+    images = sum(v.accepted for v in evidence.verdicts)
+    for fault in faults:
+        click.echo(fault, err=True)
+    click.echo(render([summarise(plan, evidence, __version__)], intervals=True))
+    judged = f"{len(split)} clean answers and the images behind {images} accepted claims judged again"
+    click.echo(f"{judged}: {f'{len(faults)} do not hold' if faults else 'all hold'}")
+    return 1 if faults else 0
+
+
+def _examples(plan: Plan, whole: Split, path: Path) -> Split:
+    """The planned examples. Raises UserError when they are not there, or are other images."""
+    rows = {number: row for row, number in enumerate(whole.numbers)}
+    missing = [number for number in plan.examples if number not in rows]
+    if missing:
+        raise UserError(f"{whole.name} has no example {missing[0]}, which {path} is about; name its data with --data")
+    split = whole.take([rows[number] for number in plan.examples])
+    if split.sha256 != plan.data_sha256:
+        raise UserError(f"{whole.name} holds other images than {path} is about; name its data with --data")
+    return split
+
+
+def _clean_faults(evidence: Evidence, split: Split, referee: Referee) -> list[str]:
+    said = {c.example: c.correct for c in evidence.clean}
+    right = (~fooled(referee.logits(split.x), split.y)).tolist()
+    return [
+        f"example {number}: recorded as {'right' if said[number] else 'wrong'} before any attack, and it is not"
+        for number, correct in zip(split.numbers, right, strict=True)
+        if said.get(number, correct) != correct
+    ]
+
+
+def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Referee) -> list[str]:
+    """Every image that is kept, before the referee; and every broken example that has none."""
+    rows = {number: row for row, number in enumerate(split.numbers)}
+    claims = {c.id: c for c in evidence.claims}
+    kept: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for claim, image in run.images(split.shape):
+        if claims[claim].example in rows:
+            kept.setdefault(claims[claim].threat, []).append((rows[claims[claim].example], torch.from_numpy(image)))
+    faults = []
+    for text, images in kept.items():
+        index = [row for row, _ in images]
+        rulings = referee.judge(
+            threats.parse(text), split.x[index], split.y[index], torch.stack([i for _, i in images])
+        )
+        faults += [
+            f"example {split.numbers[row]} under {text}: its image {ruling.reason}"
+            for row, ruling in zip(index, rulings, strict=True)
+            if not ruling.accepted
+        ]
+    shown = {(split.numbers[row], text) for text, images in kept.items() for row, _ in images}
+    broken = {(c.example, c.threat) for c, v in evidence.judged() if v.accepted and c.example in rows}
+    faults += [f"example {e} under {text}: broken by an image that is not kept" for e, text in sorted(broken - shown)]
+    return faults
