@@ -98,11 +98,10 @@ def _from_match(match: Match, path: Path, *notes: str) -> Built:
 
 
 def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, arch: str) -> nn.Module:
-    """The network with these weights. Raises UserError naming the first that do not fit."""
+    """The network with these weights, in float32. Raises UserError naming the first that do not fit."""
     own: dict[str, Tensor] = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     stages = bare(tensors)
-    given = next((stage for stage in stages if stage.keys() == own.keys()), None)
-    given = given or next((stage for stage in stages if stage.keys() & own.keys()), stages[-1])
+    given = next((stage for stage in stages if stage.keys() & own.keys()), stages[-1])
     # The other name of a tied weight need not be in the file, nor the counters of batch norm.
     filled = {own[key].data_ptr() for key in given.keys() & own.keys() if own[key].numel()}
     missing = [
@@ -128,7 +127,7 @@ def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, arch:
             "with --arch NAME, module:factory or file.py:factory"
         )
     network.load_state_dict(given, strict=False)
-    return network
+    return network.float()
 
 
 def _unregistered(path: Path, said: Said, name: str, *, by_user: bool) -> UserError:

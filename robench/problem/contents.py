@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -55,7 +54,7 @@ class Contents:
 def read(path: Path, *, trust_pickle: bool, device: torch.device) -> Contents:
     """Raises UserError when the file is no checkpoint, is damaged, or could not be read without running its code.
 
-    Programs are loaded to `device`, tensors to the CPU. Every floating-point weight becomes float32.
+    Programs are loaded to `device`, tensors to the CPU. A module's weights are float32; tensors are as they were saved.
     """
     try:
         with path.open("rb") as file:
@@ -106,8 +105,7 @@ def _safetensors(path: Path) -> Contents:
             metadata = dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is cut off or damaged ({error}); {AGAIN}") from None
-    tensors, notes = _float32(path, tensors)
-    return Contents(tensors, metadata=metadata, notes=notes)
+    return Contents(tensors, metadata=metadata, notes=_precision(path, tensors))
 
 
 def _zip_entries(path: Path) -> set[str]:
@@ -126,8 +124,8 @@ def _pickled(path: Path, trust: bool) -> Contents:
         return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}", notes)
     if not isinstance(held, Mapping):
         raise UserError(f"{path} holds {type(held).__name__}, not weights by name; save the model's state_dict()")
-    tensors, cast = _float32(path, {str(k): v.detach() for k, v in held.items() if isinstance(v, Tensor)})
-    return Contents(tensors, notes=notes + cast)
+    tensors = {str(key): value.detach() for key, value in held.items() if isinstance(value, Tensor)}
+    return Contents(tensors, notes=notes + _precision(path, tensors))
 
 
 def _unpickled(path: Path, trust: bool) -> object:
@@ -198,10 +196,10 @@ def _whole(module: nn.Module, code: str, notes: tuple[str, ...] = ()) -> Content
     return Contents(tensors_of(module), module, code, notes=notes)
 
 
-def _float32(path: Path, tensors: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _precision(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What to say about the precision of the weights. Raises UserError when there are no gradients in it."""
     quantised = next((key for key, tensor in tensors.items() if tensor.is_quantized), None)
     if quantised is not None:
         raise UserError(f"{path} is quantised ({quantised}), and has no gradients; save the model before quantisation")
     types = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
-    notes = (f"the weights were {' and '.join(sorted(types))} and are read as float32",) if types else ()
-    return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}, notes
+    return (f"the weights were {' and '.join(sorted(types))} and are read as float32",) if types else ()

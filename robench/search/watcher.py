@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..problem.losses import margin
 from ..problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_example
-from ..problem.threats import ThreatModel, members
+from ..problem.threats import ThreatModel
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Watcher:
         """Look at one point per lane. Lanes that are not active have no budget left: what they ask is not theirs."""
         value = margin(logits, y)
         nan = value.isnan()
-        inside = active & members(threat, delta, x) & ~nan
+        inside = active & threat.contains(x + delta, x) & ~nan
         fooled = inside & (logits.argmax(dim=1) != y)
         better = (inside & (value > self.margin)) | (fooled & ~self.found)
         self.margin = torch.where(better, value, self.margin)

@@ -144,6 +144,16 @@ def test_half_precision_weights_are_read_as_the_float32_they_round_to(tmp_path):
     assert loaded.notes == ("the weights were float16 and are read as float32",)
 
 
+@pytest.mark.parametrize("cast", ["half", "double"])
+def test_a_network_made_in_another_precision_answers_in_float32(tmp_path, monkeypatch, cast):
+    monkeypatch.chdir(tmp_path)
+    layers = "nn.Flatten(), nn.Linear(784, 10)"
+    Path("net.py").write_text(f"from torch import nn\ndef cast(): return nn.Sequential({layers}).{cast}()\n")
+    model = getattr(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval(), cast)()
+    torch.save(model.state_dict(), "m.pt")
+    assert same_function(load("m.pt", arch="net.py:cast", shape=SHAPE).classifier, model.float())
+
+
 def test_torchscript_brings_its_own_code(tmp_path):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))

@@ -82,6 +82,10 @@ def test_a_breakdown_stopped_early_counts_what_was_left_standing():
     )
 
 
+def test_an_example_that_an_attack_broke_is_not_left_standing_by_it():
+    assert list(breakdown(finished()).frame["left"]) == ["7 of 9 standing", "9 of 9 standing"]
+
+
 def test_a_breakdown_with_every_attack_gives_accuracies_and_what_each_broke_alone():
     frame = breakdown(finished(every_attack=True)).frame
     assert list(frame["left"]) == ["70.0", "90.0"]

@@ -80,11 +80,6 @@ def in_box(x_adv: Inputs) -> Mask:
     return ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
 
 
-def members(threat: ThreatModel, delta: Inputs, x: Inputs) -> Mask:
-    """A quick float32 look for keeping candidates; the referee decides with `ThreatModel.contains`."""
-    return in_box(x + delta) & (threat.size(delta) <= threat.r * (1 + 1e-6))
-
-
 def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
     """The gradient without what pushes a pixel out of the box it already touches.
 

@@ -111,22 +111,20 @@ class L1(ThreatModel):
         The sum falls with t along straight lines that bend where a pixel leaves the box (abs - room) or
         reaches 0 (abs): sort the bends, add up the lines, solve on one of them.
         """
-        flat, image = delta.flatten(1), x.flatten(1)
+        flat, image = delta.flatten(1).double(), x.flatten(1).double()
         reach, wall = flat.abs(), room(flat, image)
-        # In exact arithmetic one could sort float32 values; sums and lines need float64.
-        leaves, ends = (reach - wall).clamp(min=0), reach
-        bends, order = torch.cat([leaves, ends], dim=1).double().sort(dim=1)
+        bends, order = torch.cat([(reach - wall).clamp(min=0), reach], dim=1).sort(dim=1)
         n = flat.shape[1]
         slope = torch.where(order < n, -1.0, 1.0).double().cumsum(dim=1)  # after each bend
         drop = slope[:, :-1] * (bends[:, 1:] - bends[:, :-1])
-        total = torch.minimum(reach, wall).double().sum(dim=1, keepdim=True)
+        total = torch.minimum(reach, wall).sum(dim=1, keepdim=True)
         height = torch.cat([total, total + drop.cumsum(dim=1)], dim=1)  # of the sum, at each bend
         above = (height >= self.r).int().sum(dim=1, keepdim=True)  # heights fall, so these come first
         at = (above - 1).clamp(min=0)
         along = (height.gather(1, at) - self.r) / (-slope.gather(1, at)).clamp(min=1)
-        threshold = torch.where(above > 0, bends.gather(1, at) + along, 0).to(flat.dtype)
+        threshold = torch.where(above > 0, bends.gather(1, at) + along, 0)
         inside = flat.sign() * torch.minimum((reach - threshold).clamp(min=0), wall)
-        inside = inside.view_as(delta)
+        inside = inside.to(delta.dtype).view_as(delta)
         return (x + shrink_to(self.size(inside), self.r, inside)).clamp(0, 1) - x  # float32 rounding only
 
     def steepest(self, grad: Inputs) -> Inputs:

@@ -1,0 +1,38 @@
+"""Running searches in tests."""
+
+from collections.abc import Iterable, Sequence
+
+from robench.evidence.referee import Referee
+from robench.search.loop import search
+from robench.search.queue import Item, Queue
+
+
+def items(model, attack, split, rows: Iterable[int], draws: int = 1) -> list[Item]:
+    """Every item of every row: one per draw and wrong class aimed at."""
+    out = []
+    for draw in range(draws):
+        for row in rows:
+            targets = [k for k in range(model.classes) if k != split.y[row]] if attack.targets else [-1]
+            out += [Item(row, draw * len(targets) + i, draw, target) for i, target in enumerate(targets)]
+    return out
+
+
+def run(model, threat, attack, split, waiting: Sequence[Item], lanes: int = 8, seed: int = 0):
+    """Every search to its end, none dropped. Returns {item: image or None}."""
+    ended = {}
+    for batch in search(model, threat, attack, split, Queue(waiting, lanes), seed):
+        ended |= {end.item: end.x_adv for end in batch}
+    return ended
+
+
+def broken_rows(model, threat, attack, split, rows: Sequence[int], draws: int = 1, lanes: int = 8) -> set[int]:
+    """The rows on which the referee accepts an image."""
+    found = [(i.row, x) for i, x in run(model, threat, attack, split, items(model, attack, split, rows, draws), lanes).items()]
+    referee = Referee(model)
+    broken = set()
+    for row, x_adv in found:
+        if x_adv is not None:
+            (ruling,) = referee.judge(threat, split.x[[row]], split.y[[row]], x_adv[None])
+            assert ruling.accepted, ruling.reason
+            broken.add(row)
+    return broken

@@ -1,0 +1,52 @@
+"""PGD against linear models, whose exact distances inside the box are known in closed form."""
+
+import math
+
+import pytest
+
+from robench.problem.threats import parse
+from robench.search.attacks.pgd import PGD
+
+from ..oracles import Linear, classifier, distance, fraction, toy
+from .running import broken_rows
+
+N = 16
+
+
+def check_around(model, split, distances, attack, norm, draws=1):
+    """At radii a hair around some of the distances: every example nearer breaks, every one farther stands."""
+    reachable = sorted(d for d in distances if not math.isinf(d))
+    assert len(reachable) >= N / 2
+    for exact in reachable[1::4]:
+        for radius in (exact * 1.01, exact * 0.999):
+            broken = broken_rows(model, parse(f"{norm}:{fraction(radius)}"), attack, split, range(N), draws, lanes=16)
+            assert {row for row in range(N) if distances[row] * 1.0099 < radius} <= broken, "one within reach stands"
+            assert all(distances[row] <= radius for row in broken), "one out of reach broke"
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("edges", [False, True], ids=["inside the box", "a third of the pixels at its edge"])
+def test_pgd_breaks_a_linear_model_just_beyond_its_distance_and_never_before(classes, norm, edges):
+    module = Linear(classes)
+    model = classifier(module, classes)
+    split = toy(model, N, edges=edges)
+    distances = [distance(module, split.x[row], int(split.y[row]), norm) for row in range(N)]
+    # Aimed at every wrong class in turn, the margin is linear, so the climb has one summit.
+    attack = PGD(steps=100, random_start=False, targets=9 if classes > 2 else 0)
+    check_around(model, split, distances, attack, norm)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
+def test_random_starts_and_either_loss_get_there_too(norm, loss):
+    module = Linear(2)
+    model = classifier(module)
+    split = toy(model, N, edges=False)
+    distances = [distance(module, split.x[row], int(split.y[row]), norm) for row in range(N)]
+    check_around(model, split, distances, PGD(steps=300, step_size=0.02, loss=loss), norm)
+
+
+def test_its_step_is_two_and_a_half_radii_in_all_unless_said():
+    assert PGD(steps=50).stride == pytest.approx(0.05)
+    assert PGD(steps=50, step_size=0.3).stride == 0.3
