@@ -19,9 +19,9 @@ from .evidence.records import Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import checkpoints, datasets
-from .problem.cards import Card
+from .problem.checkpoints.cards import Card
+from .problem.checkpoints.probe import probe
 from .problem.classifier import Classifier
-from .problem.probe import probe
 from .problem.split import Split
 from .protocols import Protocol
 from .results.summary import Summary

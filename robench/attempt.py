@@ -132,8 +132,9 @@ class Attempt:
         self.spent[number] = Spent(
             *(number, so_far.threat, so_far.attack),
             done=so_far.done | 1 << end.item.number,
-            forwards=so_far.forwards + end.forwards,
-            backwards=so_far.backwards + end.backwards,
+            # What a rejected claim cost is on the claim.
+            forwards=so_far.forwards + (end.forwards if end.x_adv is None else 0),
+            backwards=so_far.backwards + (end.backwards if end.x_adv is None else 0),
         )
         self._changed.add(number)
 

@@ -7,7 +7,7 @@ import click
 from .. import protocols
 from ..errors import unknown
 from ..problem.architectures import ARCHITECTURES
-from ..problem.cards import read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
 from ..problem.datasets import DATASETS
 from ..problem.threats import THREATS
 from ..recipes import RECIPES

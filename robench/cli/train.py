@@ -14,7 +14,7 @@ from .. import api
 from ..api import Ask, Subject
 from ..errors import UserError
 from ..problem import datasets, threats
-from ..problem.cards import Card, read_card, write_card
+from ..problem.checkpoints.cards import Card, read_card, write_card
 from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make
 from ..results.summary import Summary

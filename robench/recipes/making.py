@@ -10,7 +10,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from ..errors import UserError
 from ..problem import checkpoints
 from ..problem.architectures import ARCHITECTURES
-from ..problem.cards import Card, write_card
+from ..problem.checkpoints.cards import Card, write_card
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
 from .recipe import Recipe

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from robench.errors import UserError
-from robench.problem import cards, durable
+from robench.problem import durable
 from robench.problem.architectures import ARCHITECTURES
-from robench.problem.cards import Card, read_card, write_card
-from robench.problem.checkpoints import load, save
+from robench.problem.checkpoints import cards, load, save
+from robench.problem.checkpoints.cards import Card, read_card, write_card
 from robench.problem.classifier import Classifier
 
 SHAPE = (1, 28, 28)

@@ -15,9 +15,11 @@ def test_a_row_meets_the_same_noise_whoever_its_neighbours_are():
 
 
 def test_seed_example_attack_and_draw_all_change_it():
-    base = dict(seed=0, example=5, attack=9, draw=2)
+    base = {"seed": 0, "example": 5, "attack": 9, "draw": 2}
     streams = [base] + [{**base, key: 77} for key in base]
-    rows = [uniform(keyed(s["seed"], torch.tensor([s["example"]]), s["attack"], draw=s["draw"]), 0, 200) for s in streams]
+    rows = [
+        uniform(keyed(s["seed"], torch.tensor([s["example"]]), s["attack"], draw=s["draw"]), 0, 200) for s in streams
+    ]
     rows.append(uniform(keyed(0, torch.tensor([5]), 9, draw=2), 1, 200))
     for i, a in enumerate(rows):
         for b in rows[:i]:

@@ -61,7 +61,9 @@ def test_nearest_member_is_nearest(text, case, seed):
         assert (angle <= 2e-6 * (1 + d.flatten(1).norm(dim=1)) * (1 + threat.r)).all()
     # The member farthest along d - p decides: no other can do better.
     worst = _farthest(threat, d - p, x)
-    assert (((d - p) * (worst - p)).flatten(1).sum(dim=1) <= 2e-5 * (1 + d.flatten(1).norm(dim=1)) * (1 + threat.r)).all()
+    assert (
+        ((d - p) * (worst - p)).flatten(1).sum(dim=1) <= 2e-5 * (1 + d.flatten(1).norm(dim=1)) * (1 + threat.r)
+    ).all()
 
 
 def _farthest(threat, direction, x):
@@ -152,7 +154,7 @@ def test_a_fraction_without_a_short_text_keeps_its_value():
     assert parse(str(parse("l2:1/3"))).radius == Fraction(1, 3)
 
 
-@pytest.mark.parametrize("text, size", [("linf:1", 0.1), ("l2:1", 0.3), ("l1:1", 0.9), ("l0:1", 9.0)])
+@pytest.mark.parametrize(("text", "size"), [("linf:1", 0.1), ("l2:1", 0.3), ("l1:1", 0.9), ("l0:1", 9.0)])
 def test_size_of_a_patch_worked_by_hand(text, size):
     delta = torch.zeros(1, 3, 8, 8)
     delta[0, 1, 2:5, 2:5] = torch.tensor([[0.1, -0.1, 0.1]])  # nine pixels of one channel
@@ -166,7 +168,7 @@ def test_a_pixel_of_three_channels_counts_once_in_l0():
 
 
 @pytest.mark.parametrize("text", ["linf:0.3", "l2:2", "l1:10"])
-@pytest.mark.parametrize("stretch, inside", [(1.0, True), (1 + 1e-6, False), (1.01, False)])
+@pytest.mark.parametrize(("stretch", "inside"), [(1.0, True), (1 + 1e-6, False), (1.01, False)])
 def test_membership_forgives_the_rounding_of_pixels_and_nothing_more(text, stretch, inside):
     threat = parse(text)
     x = torch.zeros(1, 1, 8, 8)
@@ -195,7 +197,7 @@ def test_inward_drops_only_what_pushes_out_of_the_box():
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    ("text", "told"),
     [
         ("lnf:0.3", "did you mean linf"),
         ("linf", "no readable radius; write it like linf:8/255"),

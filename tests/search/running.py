@@ -27,7 +27,10 @@ def run(model, threat, attack, split, waiting: Sequence[Item], lanes: int = 8, s
 
 def broken_rows(model, threat, attack, split, rows: Sequence[int], draws: int = 1, lanes: int = 8) -> set[int]:
     """The rows on which the referee accepts an image."""
-    found = [(i.row, x) for i, x in run(model, threat, attack, split, items(model, attack, split, rows, draws), lanes).items()]
+    found = [
+        (i.row, x)
+        for i, x in run(model, threat, attack, split, items(model, attack, split, rows, draws), lanes).items()
+    ]
     referee = Referee(model)
     broken = set()
     for row, x_adv in found:

@@ -73,7 +73,7 @@ def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
 
 def test_restarts_of_an_example_meet_different_noise(model, split):
     attack = PGD(steps=1, step_size=1e-6)
-    waiting = items(model, attack, split, [0, 0], draws=2)[:1] + [Item(0, 1, 1), Item(1, 0, 0)]
+    waiting = [*items(model, attack, split, [0, 0], draws=2)[:1], Item(0, 1, 1), Item(1, 0, 0)]
     from robench.search.loop import _batch
 
     batch = _batch(model, SMALL, attack, split, waiting, seed=0)
@@ -167,7 +167,9 @@ class SharesItsNoise(Planted):
 
 
 def test_a_point_outside_the_ball_is_never_a_find(model, split):
-    assert set(run(model, SMALL, LeavesTheBall(), split, items(model, LeavesTheBall(), split, range(23))).values()) == {None}
+    assert set(run(model, SMALL, LeavesTheBall(), split, items(model, LeavesTheBall(), split, range(23))).values()) == {
+        None
+    }
 
 
 def test_a_point_outside_the_box_is_never_a_find():
@@ -209,10 +211,14 @@ def test_noise_shared_by_the_batch_is_noticed(model, split):
 
 
 @pytest.mark.parametrize(
-    "spoil, rejection, told",
+    ("spoil", "rejection", "told"),
     [
         (lambda x, x_adv: x + 2 * (x_adv - x), "outside", "outside linf:0.03"),
-        (lambda x, x_adv: x_adv - 0.02 * (x_adv == x_adv.amin()) - x_adv.amin(), "outside the box", "leaves the pixel range"),
+        (
+            lambda x, x_adv: x_adv - 0.02 * (x_adv == x_adv.amin()) - x_adv.amin(),
+            "outside the box",
+            "leaves the pixel range",
+        ),
         (lambda x, x_adv: x, "does not fool", "does not fool the model: margin -"),
         (lambda x, x_adv: x_adv * torch.nan, "not finite", "not finite"),
     ],

@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ..errors import UserError, unknown
-from . import durable
-from .architectures.normalise import canonical, normalised
+from ...errors import UserError, unknown
+from .. import durable
+from ..architectures.normalise import canonical, normalised
+from ..classifier import Classifier
 from .assembly import Said, assemble, by
 from .cards import Card, read_card, verified, zoo_card, zoo_names
-from .classifier import Classifier
 from .contents import read
 from .probe import probe, refuse_not_finite, wrong_images
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .architectures.normalise import Around
+from ...errors import UserError
+from ..architectures.normalise import Around
 
 # aten::save and aten::from_file write files; operators of other libraries may do anything.
 FORBIDDEN = re.compile(rb"\b(__setstate__|save|from_file)\b|\b(ops)\b(?!\s*\.\s*(?:aten|prim|prims|quantized)\s*\.)")

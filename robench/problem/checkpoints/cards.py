@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ..errors import UserError, unknown
-from .durable import replace, sha256
+from ...errors import UserError, unknown
+from ..durable import replace, sha256
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
+from ...errors import UserError, unknown
+from ..architectures import ARCHITECTURES, factories
 from . import recognition
-from .architectures import ARCHITECTURES, factories
 from .contents import Contents, bare
 from .recognition import Match, shapes_of
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ...errors import UserError
+from ..noise import keyed, uniform
 from .assembly import by
-from .noise import keyed, uniform
 
 
 def probe(

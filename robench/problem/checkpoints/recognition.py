@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .architectures import ARCHITECTURES, Architecture, Shapes
+from ...errors import UserError
+from ..architectures import ARCHITECTURES, Architecture, Shapes
 from .contents import bare
 
 SIDES = (28, 32, 64, 96, 224)
