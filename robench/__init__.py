@@ -1,3 +1,32 @@
-"""robench: how much accuracy is left, against more than one kind of attack, with evidence."""
+"""robench: how much accuracy is left, against more than one kind of attack, with evidence.
+
+    import robench
+    summary = robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100)
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Summary", "UserError", "__version__", "evaluate"]
+
+if TYPE_CHECKING:
+    from .api import evaluate
+    from .errors import UserError
+    from .results.summary import Summary
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when asked for: the command line must not wait for torch to print its help."""
+    if name == "evaluate":
+        from .api import evaluate
+
+        return evaluate
+    if name == "Summary":
+        from .results.summary import Summary
+
+        return Summary
+    if name == "UserError":
+        from .errors import UserError
+
+        return UserError
+    raise AttributeError(f"module 'robench' has no attribute {name!r}")

@@ -82,7 +82,7 @@ class Evaluation:
         return summarise(self.plan, self.run.evidence(), __version__)
 
     def _try(self, attempt: Attempt, choice: AttackChoice) -> None:
-        visits = choice.attack.steps + 1
+        visits = choice.attack.visits(attempt.threat)
         try:
             for ended in search(
                 self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed

@@ -8,14 +8,14 @@ So a step is a pure function of tensors, and no attack can read more than it say
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..problem.losses import Loss
-from ..problem.shapes import Inputs, Keys, Labels, Logits, PerExample
+from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
 
 
@@ -66,7 +66,7 @@ class Attack(ABC, Generic[S]):
     forwards_per_step: ClassVar[int]
     backwards_per_step: ClassVar[int]
 
-    steps: int  # moves of each lane before it is spent; it asks once more than it moves
+    steps: int  # moves of each lane before it is spent
     targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
 
     @property
@@ -78,6 +78,10 @@ class Attack(ABC, Generic[S]):
     @abstractmethod
     def start(self, threat: ThreatModel, batch: Batch) -> S:
         """The state of fresh lanes. Asks the model nothing."""
+
+    def visits(self, threat: ThreatModel) -> int:
+        """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
+        return self.steps + 1
 
     def query(self, threat: ThreatModel, batch: Batch, state: S) -> Inputs:
         """The perturbation to ask about next."""
@@ -103,9 +107,17 @@ class GradientAttack(Attack[S]):
 
 def put_rows(rows: Rows, lanes: Int[Tensor, "L"], fresh: Rows) -> Rows:
     """`rows` with the given lanes replaced by `fresh`."""
-    return replace(
-        rows, **{f.name: getattr(rows, f.name).index_copy(0, lanes, getattr(fresh, f.name)) for f in fields(rows)}
-    )
+    return _by_field(lambda old, new: old.index_copy(0, lanes, new), rows, fresh)
+
+
+def where_rows(mask: Mask, first: Rows, second: Rows) -> Rows:
+    """The rows of `first` where the mask holds, else those of `second`."""
+    return _by_field(lambda a, b: torch.where(per_example(mask, a), a, b), first, second)
+
+
+def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) -> Rows:
+    joined: dict[str, Any] = {f.name: join(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
+    return replace(one, **joined)
 
 
 def differentiate(model: Model, objective: Loss, batch: Batch, delta: Inputs) -> Seen:

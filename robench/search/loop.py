@@ -41,8 +41,7 @@ def search(
     lanes = len(queue.lanes)
     # On a device apart, reading a mask stops the pipeline: look every few steps. On a CPU looking is free.
     read_every = 1 if classifier.device.type == "cpu" else 8
-    # An iterate more than steps: the last visit only looks at where the last step led.
-    visits = attack.steps + 1
+    visits = attack.visits(threat)
     remaining = torch.zeros(lanes, dtype=torch.long, device=classifier.device)
     taken = [0] * lanes
     batch: Batch | None = None

@@ -43,8 +43,11 @@ class ThreatModel(ABC):
         """
 
     @abstractmethod
-    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
-        """The Euclidean projection onto ball and box together: the member closest to `delta`."""
+    def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
+        """The Euclidean projection onto ball and box together: the member closest to `delta`.
+
+        With `stretch`, the ball of each row is that many times as large.
+        """
 
     @abstractmethod
     def steepest(self, grad: Inputs) -> Inputs:
@@ -65,6 +68,11 @@ class ThreatModel(ABC):
     def slack(self, x_adv: Inputs, x: Inputs) -> PerExample:
         """How far the float32 rounding of the pixels can reach, measured like everything else."""
         return self.size(torch.maximum(x_adv.abs(), x.abs()).double() * PIXEL_ROUNDING)
+
+    def _radii(self, like: Inputs, stretch: PerExample | None = None) -> PerExample:
+        """The radius of every row."""
+        ones = torch.ones_like(like.flatten(1)[:, 0]) if stretch is None else stretch
+        return self.r * ones
 
     @property
     def r(self) -> float:
@@ -95,12 +103,12 @@ def room(direction: Inputs, x: Inputs) -> Inputs:
     return torch.where(direction > 0, 1 - x, x)
 
 
-def shrink_to(size: PerExample, radius: float, delta: Inputs) -> Inputs:
+def shrink_to(size: PerExample, radius: PerExample, delta: Inputs) -> Inputs:
     """Delta scaled down to the radius where it is larger. Scaling towards 0 never leaves the box.
 
     It aims a hair inside, so that rounding in the float32 sum behind `size` cannot leave the set.
     """
-    factor = (radius * (1 - PIXEL_ROUNDING) / size.clamp(min=radius * 1e-6)).clamp(max=1)
+    factor = (radius * (1 - PIXEL_ROUNDING) / torch.maximum(size, radius * 1e-6)).clamp(max=1)
     return delta * per_example(factor, delta)
 
 

@@ -29,8 +29,9 @@ class Linf(ThreatModel):
     def project(self, delta: Inputs, x: Inputs) -> Inputs:
         return (x + delta.clamp(-self.r, self.r)).clamp(0, 1) - x
 
-    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
-        return self.project(delta, x)  # ball and box are boxes: clipping to both is the projection
+    def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
+        r = per_example(self._radii(delta, stretch), delta)
+        return (x + delta.clamp(-r, r)).clamp(0, 1) - x  # ball and box are boxes: clipping to both is the projection
 
     def steepest(self, grad: Inputs) -> Inputs:
         return grad.sign()
@@ -51,9 +52,9 @@ class L2(ThreatModel):
 
     def project(self, delta: Inputs, x: Inputs) -> Inputs:
         # The box last: x is inside it, so clipping only pulls each pixel towards x and the ball still holds.
-        return (x + shrink_to(self.size(delta), self.r, delta)).clamp(0, 1) - x
+        return (x + shrink_to(self.size(delta), self._radii(delta), delta)).clamp(0, 1) - x
 
-    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
+    def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
         """Clip(s * delta) to the box, for the largest scale s <= 1 whose length fits.
 
         The stationary points of the Lagrangian have this form, and the squared length is, between the
@@ -66,12 +67,14 @@ class L2(ThreatModel):
         free = flat.square().gather(1, order)
         at_wall = walls.cumsum(dim=1) - walls  # of the pixels that have met it before
         moving = free.flip(1).cumsum(dim=1).flip(1)  # of the others, at scale 1
-        too_far = at_wall + meets.square() * moving > self.r**2
+        r = self._radii(delta, stretch)
+        limit = r.double()[:, None] ** 2
+        too_far = at_wall + meets.square() * moving > limit
         first = too_far.int().argmax(dim=1, keepdim=True)
-        scale = ((self.r**2 - at_wall.gather(1, first)).clamp(min=0) / moving.gather(1, first).clamp(min=TINY)).sqrt()
+        scale = ((limit - at_wall.gather(1, first)).clamp(min=0) / moving.gather(1, first).clamp(min=TINY)).sqrt()
         scale = torch.where(too_far.any(dim=1, keepdim=True), scale, 1)
         clipped = (flat * scale).clamp(-image, 1 - image).to(delta.dtype).view_as(delta)
-        return self.project(clipped, x)  # float32 rounding only
+        return (x + shrink_to(self.size(clipped), r, clipped)).clamp(0, 1) - x  # float32 rounding only
 
     def steepest(self, grad: Inputs) -> Inputs:
         peak = grad.flatten(1).abs().amax(dim=1).clamp(min=TINY)  # first, so that squares do not underflow
@@ -103,9 +106,9 @@ class L1(ThreatModel):
         threshold = cut.gather(1, last - 1).clamp(min=0)  # 0 leaves members alone, row by row (P-16)
         ball = (flat.sign() * (flat.abs() - threshold).clamp(min=0)).view_as(delta)
         # cumsum loses digits when a delta starts far outside, so finish with a plain rescale.
-        return (x + shrink_to(self.size(ball), self.r, ball)).clamp(0, 1) - x
+        return (x + shrink_to(self.size(ball), self._radii(ball), ball)).clamp(0, 1) - x
 
-    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
+    def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
         """Sign(delta) * clip(abs(delta) - t, 0, room) for the smallest t >= 0 whose sum fits.
 
         The sum falls with t along straight lines that bend where a pixel leaves the box (abs - room) or
@@ -119,13 +122,14 @@ class L1(ThreatModel):
         drop = slope[:, :-1] * (bends[:, 1:] - bends[:, :-1])
         total = torch.minimum(reach, wall).sum(dim=1, keepdim=True)
         height = torch.cat([total, total + drop.cumsum(dim=1)], dim=1)  # of the sum, at each bend
-        above = (height >= self.r).int().sum(dim=1, keepdim=True)  # heights fall, so these come first
+        r = self._radii(delta, stretch)
+        above = (height >= r[:, None]).int().sum(dim=1, keepdim=True)  # heights fall, so these come first
         at = (above - 1).clamp(min=0)
-        along = (height.gather(1, at) - self.r) / (-slope.gather(1, at)).clamp(min=1)
+        along = (height.gather(1, at) - r[:, None]) / (-slope.gather(1, at)).clamp(min=1)
         threshold = torch.where(above > 0, bends.gather(1, at) + along, 0)
         inside = flat.sign() * torch.minimum((reach - threshold).clamp(min=0), wall)
         inside = inside.to(delta.dtype).view_as(delta)
-        return (x + shrink_to(self.size(inside), self.r, inside)).clamp(0, 1) - x  # float32 rounding only
+        return (x + shrink_to(self.size(inside), r, inside)).clamp(0, 1) - x  # float32 rounding only
 
     def steepest(self, grad: Inputs) -> Inputs:
         flat = grad.flatten(1)
@@ -159,10 +163,11 @@ class L0(ThreatModel):
     def project(self, delta: Inputs, x: Inputs) -> Inputs:
         return self.nearest(delta, x)
 
-    def nearest(self, delta: Inputs, x: Inputs) -> Inputs:
+    def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
         """Keeps the pixels whose removal would cost most: abs(d)^2 less what the box cuts off anyway."""
         boxed = (x + delta).clamp(0, 1) - x
         worth = (_pixels(delta).square() - _pixels(delta - boxed).square()).sum(dim=1)
+        assert stretch is None, "a count of pixels is not stretched"
         return boxed * self._top(worth, delta)
 
     def steepest(self, grad: Inputs) -> Inputs:

@@ -1,0 +1,64 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ...errors import UserError
+from ...problem.losses import UNTARGETED, Loss
+from ...problem.noise import normal
+from ...problem.shapes import per_example
+from ...problem.threats import ThreatModel, room
+from ..attack import Batch, GradientAttack, Seen, State
+
+
+@dataclass(frozen=True)
+class FrankWolfeState(State):
+    """Where it is, and how far along."""
+
+    taken: Int[Tensor, "B"]  # moves so far
+
+
+@dataclass(frozen=True)
+class FrankWolfe(GradientAttack[FrankWolfeState]):
+    """Conditional gradients: each move goes 2 / (t + 2) of the way to the member best for a linear loss.
+
+    Frank and Wolfe 1956; for l_1 attacks Kang et al. 2019, https://arxiv.org/abs/1908.08016. In ball and box
+    together that member spends the radius on the largest gradients, each as far as the box lets it go.
+    """
+
+    name: ClassVar[str] = "frank-wolfe"
+    source: ClassVar[str] = "Frank-Wolfe for l1, Kang et al. 2019, https://arxiv.org/abs/1908.08016"
+    threats: ClassVar[tuple[str, ...]] = ("l1",)
+
+    steps: int = 100
+    targets: int = 0
+    loss: str = "margin"
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.targets:
+            raise UserError("frank-wolfe aims at no class; leave targets at 0")
+
+    @property
+    def objective(self) -> Loss:
+        return UNTARGETED[self.loss]
+
+    def start(self, threat: ThreatModel, batch: Batch) -> FrankWolfeState:
+        delta = torch.zeros_like(batch.x)
+        if self.random_start:
+            delta = threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x))
+        return FrankWolfeState(delta, taken=torch.zeros_like(batch.keys))
+
+    def step(self, threat: ThreatModel, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
+        flat, image = seen.grad.flatten(1), batch.x.flatten(1)
+        wall, order = room(flat, image), flat.abs().argsort(dim=1, descending=True)
+        walls = wall.gather(1, order)
+        before = walls.cumsum(dim=1) - walls  # what the better coordinates have used up
+        spent = torch.minimum(walls, (threat.r - before).clamp(min=0))
+        vertex = (flat.sign() * torch.zeros_like(flat).scatter_(1, order, spent)).view_as(seen.grad)
+        share = per_example(2 / (state.taken + 2), vertex)
+        # Rounding aside, a point between two members is one; project takes care of the rounding.
+        moved = threat.project(state.delta + share * (vertex - state.delta), batch.x)
+        return FrankWolfeState(moved, taken=state.taken + 1)
