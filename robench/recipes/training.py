@@ -5,12 +5,15 @@ learning rate are functions of the seed and the step, so a training killed anywh
 """
 
 import io
-import pickle
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from ..search.attack import Batch
 SAVE_EVERY = 60.0  # seconds between copies of the state
 
 
+@runtime_checkable
 class Report(Interface):
     """Told how a training goes."""
 
@@ -79,21 +83,22 @@ class Training:
     seconds: float = 0.0  # of training, over all sessions
 
     def steps(self, total: int) -> Iterator[int]:
-        """The numbers of the steps still to do. The state is kept every minute, and when the loop is left early."""
+        """The numbers of the steps still to do. The state is kept every minute, and between steps alone.
+
+        Ctrl-C and a polite kill wait for the step to end, keep the state and then raise KeyboardInterrupt.
+        """
         start = self._restore()
         clock = saved = time.monotonic()
-        step = start
-        try:
+        with _asked_to_stop() as stopping:
             for step in range(start, total):
                 yield step
                 now = time.monotonic()
                 self.seconds, clock = self.seconds + now - clock, now
-                if now - saved > SAVE_EVERY:
+                if stopping.is_set() or now - saved > SAVE_EVERY:
                     self._save(step + 1)
                     saved = now
-        except GeneratorExit:
-            self._save(step)  # the step that was interrupted is done again
-            raise
+                if stopping.is_set():
+                    raise KeyboardInterrupt
         self._save(total)
 
     def down(self, loss: Tensor, lr: float) -> None:
@@ -121,8 +126,9 @@ class Training:
             return 0
         try:
             state = torch.load(self.path, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-            raise UserError(f"{self.path} cannot be read ({error}); delete it to train from the start") from None
+        except Exception as error:  # torch has a different one for every way in which a file can be torn
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"{self.path} cannot be read ({reason}); delete it to train from the start") from None
         if state.get("identity") != self.identity:
             raise UserError(
                 f"{self.path} holds another training ({state.get('identity')}); delete it, or choose another --out"
@@ -131,6 +137,27 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.seconds = state["seconds"]
         return int(state["step"])
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C or polite kill; the second stops at once. Outside the main thread it is never set."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def right(logits: Tensor, y: Tensor) -> float:
