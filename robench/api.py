@@ -4,7 +4,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from .protocols import Protocol
 from .results.summary import Summary
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
+SEEDS = 2**32  # so many are there, from 0 on
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,19 @@ class Subject:
             device=self.device,
         )
 
-    def told(self) -> dict[str, str]:
-        """What `robench verify` needs to load it again."""
-        said = {
-            "checkpoint": str(Path(self.checkpoint).resolve()) if Path(self.checkpoint).exists() else self.checkpoint
-        }
-        return said | {k: v for k, v in (("arch", self.arch), ("normalise", self.normalise)) if v}
+    def told(self, data: str) -> dict[str, str]:
+        """What `robench verify` needs, from any folder, to load the model and the images again."""
+        said = {"checkpoint": _placed(self.checkpoint), "data": _placed(data), "normalise": self.normalise or ""}
+        if self.arch:
+            code, colon, factory = self.arch.rpartition(":")
+            said["arch"] = _placed(code) + colon + factory
+        return {key: value for key, value in said.items() if value}
+
+
+def _placed(text: str) -> str:
+    """A path in full; the names of bundled models, data sets and modules as they are."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.is_file() else text
 
 
 def evaluate(
@@ -117,12 +125,11 @@ def evaluate(
         told = {}
     else:
         subject = Subject(str(model), device=where)
-        split, chosen = choose(
-            ask, data if isinstance(data, Split) else None, checkpoints.locate(subject.checkpoint)[1]
-        )
+        card = checkpoints.locate(subject.checkpoint)[1]
+        split, chosen = choose(ask, data if isinstance(data, Split) else None, card)
         classifier = subject.load(split).classifier
         referee = Referee(subject.load(split).classifier)
-        told = subject.told()
+        told = subject.told(ask.data or (card.data if card and data is None else ""))
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
         return evaluation(ask, chosen, split, classifier, referee, file, told).answer()
 
@@ -132,7 +139,7 @@ def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Pro
     data = ask.data or (card.data if card else None) or (split.name if split is not None else None)
     if data is None:
         raise UserError("name the data with --data")
-    name = Path(data).stem if data.endswith(".npz") else data.partition(":")[0]
+    name = Path(data).stem if data.lower().endswith(".npz") else data.partition(":")[0]
     text = ask.protocol or (card.protocol if card and not ask.data else "") or protocols.default_name(name)
     protocol = protocols.load(text, name)
     if ask.threats:
@@ -140,12 +147,32 @@ def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Pro
         protocol = standard.with_threats(ask.threats)
     if ask.attacks:
         protocol = protocol.with_attacks(ask.attacks)
-    whole = split if split is not None else datasets.load(data)
+    whole = _checked(split) if split is not None else datasets.load(data)
     if ask.examples is not None:
         return whole.part(ask.examples), protocol
-    if protocol.examples is None or ":" in protocol.examples:
-        return whole if protocol.examples is None else whole.part(protocol.examples), protocol
-    return whole.part(str(min(int(protocol.examples), len(whole)))), protocol
+    if protocol.examples is None:
+        return whole, protocol
+    few = protocol.examples.isdigit() and int(protocol.examples) > len(whole)
+    return whole if few else whole.part(protocol.examples), protocol
+
+
+def _checked(split: Split) -> Split:
+    """The caller's own images, in float32. Raises UserError when attacks on them would mean nothing."""
+    if not len(split):
+        raise UserError(f"{split.name} is empty; give it at least one image")
+    x, y = split.x.detach().to("cpu", torch.float32), split.y.detach().to("cpu", torch.long)
+    low, high = x.amin().item(), x.amax().item()
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"{split.name} holds pixels from {low:.6g} to {high:.6g}; they go from 0 to 1: divide them by 255, or undo"
+            " their normalisation"
+        )
+    if int(y.min()) < 0 or int(y.max()) >= split.classes:
+        raise UserError(
+            f"{split.name} holds labels from {int(y.min())} to {int(y.max())}; its {split.classes} classes are numbered"
+            f" 0 to {split.classes - 1}"
+        )
+    return replace(split, x=x, y=y)
 
 
 def evaluation(
@@ -178,6 +205,8 @@ def evaluation(
 def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> Plan:
     """The question with the conditions of this machine."""
     seed = protocol.seed if ask.seed is None else ask.seed
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
     return make_plan(classifier, split, protocol, seed=seed, every_attack=ask.every_attack, lanes=lanes)
 

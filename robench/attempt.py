@@ -116,7 +116,8 @@ class Attempt:
             id=self.next_claim,
             example=self._number(end.item),
             threat=str(threat),
-            attack=self.planned.spec,
+            # Found by the way: not the work of the attack that is planned there under the same spec.
+            attack=self.planned.spec if own else f"{self.planned.spec} under {self.threat}",
             draw=end.item.draw,
             target=end.item.target,
             forwards=end.forwards if own else 0,
@@ -150,7 +151,9 @@ def prepare(
     split, name = court.split, str(threat)
     letters = outcomes(plan, evidence, name)
     spent = {s.example: s for s in evidence.spent if (s.threat, s.attack) == (name, planned.spec)}
-    mine = {c.example for c, v in evidence.judged() if v.accepted and (c.threat, c.attack) == (name, planned.spec)}
+    own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
+    mine = {c.example for c, v in own if v.accepted}
+    turned_down = {(c.example, c.draw, c.target) for c, v in own if not v.accepted}
     todo = [
         row
         for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
@@ -158,6 +161,12 @@ def prepare(
     ]
     aims = _aims(court, todo, choice.attack.targets)
     done = {row: spent[split.numbers[row]].done for row in todo if split.numbers[row] in spent}
+    items = (
+        item._replace(draw=item.draw + RETRY)
+        if (split.numbers[item.row], item.draw, item.target) in turned_down
+        else item
+        for item in _items(todo, planned.items, done, aims)
+    )
     with run.writing():
         run.clear_failures(name, planned.spec)
     return Attempt(
@@ -165,9 +174,9 @@ def prepare(
         planned=planned,
         court=court,
         run=run,
-        queue=Queue(_items(todo, planned.items, done, aims), plan.lanes),
+        queue=Queue(items, plan.lanes),
         spent=spent,
-        seconds=sum(e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)),
+        seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
         next_claim=run.next_claim(),

@@ -6,6 +6,7 @@ Search proposes, evidence decides, results only read.
 import time
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import torch
 
@@ -23,6 +24,7 @@ from .results.summary import Summary, summarise
 from .search.loop import search
 
 
+@runtime_checkable
 class Progress(Interface):
     """What an evaluation tells while it works."""
 
@@ -66,7 +68,6 @@ class Evaluation:
     def answer(self) -> Summary:
         """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
         self._begin()
-        self._measure_clean()
         self.progress.clean(self.summary())
         court = Court(self.referee, self.split, tuple(choice.threat for choice in self.protocol.threats))
         for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True):
@@ -99,13 +100,17 @@ class Evaluation:
             attempt.commit()
 
     def _begin(self) -> None:
+        """The question and the answers before any attack. What is refused has written nothing."""
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
+        clean = self._clean_answers()
         with self.run.writing():
             self.run.put_plan(self.plan, self.environment)
+            self.run.put_clean(clean)
 
-    def _measure_clean(self) -> None:
+    def _clean_answers(self) -> list[Clean]:
+        """Those that are not yet known. Raises UserError when the model cannot be judged by its answers."""
         known = {c.example: c.digest for c in self.run.evidence().clean}
         for number, digest in zip(self.split.numbers, self.split.digests, strict=True):
             if known.get(number, digest) != digest:
@@ -115,15 +120,14 @@ class Evaluation:
                 )
         missing = self.split.take([row for row, number in enumerate(self.split.numbers) if number not in known])
         if not len(missing):
-            return
+            return []
         logits = self.referee.logits(missing.x)
         _refuse_nan(missing, logits)
         _refuse_random(missing, self.referee)
         gaps = margin(logits, missing.y).tolist()
         correct = (~fooled(logits, missing.y)).tolist()
         answers = zip(missing.numbers, missing.digests, correct, gaps, strict=True)
-        with self.run.writing():
-            self.run.put_clean(Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers)
+        return [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers]
 
 
 def make_plan(

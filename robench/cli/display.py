@@ -1,7 +1,7 @@
 """Progress on the terminal: a live line where there is one, else a plain line now and then. On stderr always."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -16,9 +16,9 @@ PLAIN_EVERY = 10.0  # seconds between lines where nothing can be redrawn
 class Display:
     """Tells how an evaluation goes: the running bound, what is under way, the time it can take at most."""
 
-    def __init__(self, attacks: int, quiet: bool = False):
+    def __init__(self, quiet: bool = False, doubt: Callable[[Summary], str | None] = lambda _: None):
         self.quiet = quiet
-        self.attacks = attacks  # planned, over all threats
+        self.doubt = doubt  # what to warn of, once the clean accuracy is known
         self.console = Console(stderr=True)
         self.bar = Progress(
             SpinnerColumn(),
@@ -44,6 +44,8 @@ class Display:
     def clean(self, summary: Summary) -> None:
         self.examples = summary.data.examples
         self.say(f"clean accuracy {summary.clean.accuracy:.1%} ({summary.clean.correct} of {self.examples})")
+        if not self.quiet and (warning := self.doubt(summary)):
+            self.say(f"warning: {warning}")
 
     def attacking(self, threat: str, attack: str) -> None:
         self.what = f"{threat} {attack}"

@@ -1,5 +1,6 @@
 """`robench evaluate`: attack, judge, record, print the table."""
 
+import os
 import shlex
 import signal
 import sys
@@ -11,12 +12,13 @@ import click
 from .. import api
 from ..api import Ask, Subject
 from ..errors import UserError
-from ..evaluation import Evaluation
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import datasets, durable
 from ..problem.checkpoints import load, locate
+from ..problem.classifier import Classifier
 from ..problem.diagnosis import likely_cause, near_chance
+from ..problem.split import Split
 from ..results.summary import Summary
 from ..results.tables import render
 from .display import Display
@@ -65,6 +67,8 @@ def command(
     """
     ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack)
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
+    if json_path is not None and str(json_path) != "-":
+        _refuse_unwritable(json_path, run_path)
     summary, finished = ask_about(subject, ask, run_path, minutes, quiet)
     table = render([summary], intervals=True, attacks=breakdown)
     if json_path is None or str(json_path) != "-":
@@ -89,12 +93,12 @@ def ask_about(
     referee = Referee(subject.load(split).classifier)
     plan = api.plan(ask, protocol, split, loaded.classifier)
     path = run_path or api.default_run(plan)
-    display = Display(sum(len(t.attacks) for t in plan.threats), quiet)
-    for note in loaded.notes:
-        display.say(f"note: {note}")
-    told = subject.told() | {"data": ask.data or (found.data if found else ""), "command": shlex.join(_command_line())}
+    display = Display(quiet, doubt=lambda summary: _doubt(loaded.classifier, split, summary))
+    told = subject.told(ask.data or (found.data if found else "")) | {"command": shlex.join(_command_line())}
     signal.signal(signal.SIGTERM, interrupt)
     with RunFile.open(path) as run, display.shown():
+        for note in loaded.notes:
+            display.say(f"note: {note}")
         evaluation = api.evaluation(
             ask, protocol, split, loaded.classifier, referee, run, told, progress=display, minutes=minutes
         )
@@ -104,28 +108,37 @@ def ask_about(
         except KeyboardInterrupt:
             finished = False
             summary = evaluation.summary()
-        _warn_if_low(evaluation, summary, display)
         _say_where(summary, path, finished, display)
     return summary, finished
 
 
-def _warn_if_low(evaluation: Evaluation, summary: Summary, display: Display) -> None:
-    """A model that is no better than guessing was most likely not read as it was trained."""
-    clean, n = summary.clean, summary.data.examples
-    if clean.open or clean.accuracy > 0.5:
-        return
-    cause = likely_cause(evaluation.classifier, evaluation.split)
-    if near_chance(clean.correct, n, evaluation.classifier.classes):
+def _doubt(classifier: Classifier, split: Split, summary: Summary) -> str | None:
+    """A model that is no better than guessing was most likely not read as it was trained: what to say of that."""
+    clean = summary.clean
+    if clean.accuracy > 0.5:
+        return None
+    cause = likely_cause(classifier, split)
+    if near_chance(clean.correct, len(split), classifier.classes):
         why = cause or "none of the usual causes (normalisation, channel order, label order) explains it"
-        display.say(f"warning: clean accuracy {clean.accuracy:.1%} is no better than chance: {why}")
-    elif cause:
-        display.say(f"warning: clean accuracy {clean.accuracy:.1%} is low: {cause}")
+        return f"clean accuracy {clean.accuracy:.1%} is no better than chance: {why}"
+    return f"clean accuracy {clean.accuracy:.1%} is low: {cause}" if cause else None
 
 
 def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -> None:
+    if summary.clean.open:
+        display.say("stopped before anything was measured")
+        return
     if summary.union.open:
         display.say(f"{summary.union.open} examples are still open: type the same command again to finish them")
     display.say(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")
+
+
+def _refuse_unwritable(path: Path, run_path: Path | None) -> None:
+    """Before hours of work, not after."""
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"{path} cannot be written; name a file in a folder that exists with --json")
+    if run_path is not None and path.resolve() == run_path.resolve():
+        raise UserError(f"--json and --run both name {path}; give each a file of its own")
 
 
 def _data_missing(subject: Subject) -> UserError:

@@ -65,7 +65,8 @@ def main() -> None:
     """Run a command. Exit 2 with one line for what is the user's to mend; --debug shows where it arose."""
     debug = "--debug" in sys.argv
     try:
-        code = robench.main([a for a in sys.argv[1:] if a != "--debug"], prog_name="robench", standalone_mode=False)
+        args = [a for a in sys.argv[1:] if a != "--debug"]
+        code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)
     except UserError as error:
         _fail(str(error), debug)
     except click.ClickException as error:

@@ -36,13 +36,9 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
             _refuse_another(runs[0], plans[0], path, plan)
         merged = merge([file.evidence() for file in files])
         plan = joint_plan(plans, merged.evidence)
-        try:
-            with RunFile.open(out) as result, result.writing():
-                result.put_plan(plan, merged.evidence.environment)
-                result.adopt(merged.evidence, merged.sources, [] if slim else files)
-        except BaseException:
-            out.unlink(missing_ok=True)  # nothing half-written
-            raise
+        with RunFile.open(out) as result, result.writing():
+            result.put_plan(plan, merged.evidence.environment)
+            result.adopt(merged.evidence, merged.sources, [] if slim else files)
     click.echo(render([read_summary(out)], intervals=True), nl=False)
 
 

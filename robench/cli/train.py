@@ -30,7 +30,9 @@ from .options import machine_options
 @click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
 @click.option("--arch", metavar="NAME", help="A known architecture.  [default: one that suits the data]")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's number of steps.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, api.SEEDS - 1), default=0, show_default=True, help="Of weights, order and noise."
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the recipe; repeatable."
 )

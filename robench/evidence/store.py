@@ -1,10 +1,12 @@
 """One SQLite file per run. What is in it was committed: a killed run loses at most its last moments."""
 
+import errno
 import hashlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,32 +19,33 @@ from .records import Claim, Clean, Effort, Evidence, Failure, Plan, Probe, Spent
 
 APPLICATION_ID = 0x726F626E  # "robn": tells our files from other SQLite files
 FORMAT = 1
+PATIENCE = 2.0  # seconds to wait for another process to let go of a file
 
 _SCHEMA = """
-CREATE TABLE plan (json TEXT NOT NULL);
-CREATE TABLE clean (
+CREATE TABLE IF NOT EXISTS plan (json TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS clean (
     example INTEGER PRIMARY KEY, digest TEXT NOT NULL, correct INTEGER NOT NULL, margin REAL, tied INTEGER NOT NULL);
-CREATE TABLE claim (
+CREATE TABLE IF NOT EXISTS claim (
     id INTEGER PRIMARY KEY, example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL,
     draw INTEGER NOT NULL, target INTEGER NOT NULL, witness BLOB, image BLOB, encoding TEXT, sha256 TEXT,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL);
-CREATE INDEX claim_place ON claim (example, threat);
-CREATE TABLE verdict (
+CREATE INDEX IF NOT EXISTS claim_place ON claim (example, threat);
+CREATE TABLE IF NOT EXISTS verdict (
     claim INTEGER PRIMARY KEY REFERENCES claim, accepted INTEGER NOT NULL, rejection TEXT NOT NULL,
     reason TEXT NOT NULL, size REAL, margin REAL, passes INTEGER NOT NULL);
-CREATE TABLE spent (
+CREATE TABLE IF NOT EXISTS spent (
     example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL, draws INTEGER NOT NULL,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, done BLOB NOT NULL,
     PRIMARY KEY (example, threat, attack)) WITHOUT ROWID;
-CREATE TABLE probe (
+CREATE TABLE IF NOT EXISTS probe (
     threat TEXT NOT NULL, example INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
     PRIMARY KEY (threat, example, name)) WITHOUT ROWID;
-CREATE TABLE failure (
+CREATE TABLE IF NOT EXISTS failure (
     example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL, error TEXT NOT NULL,
     PRIMARY KEY (example, threat, attack)) WITHOUT ROWID;
-CREATE TABLE effort (
+CREATE TABLE IF NOT EXISTS effort (
     threat TEXT NOT NULL, attack TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (threat, attack)) WITHOUT ROWID;
-CREATE TABLE environment (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 _CLEAN = "SELECT example, digest, correct, margin, tied FROM clean ORDER BY example"
@@ -53,26 +56,33 @@ Image = NDArray[np.float32]  # (C, H, W) in [0, 1]
 
 
 class RunFile:
-    """Records of one run, appended in transactions. One writer at a time; a context manager."""
+    """Records of one run, appended in transactions. One writer at a time; a context manager.
 
-    def __init__(self, path: Path, connection: sqlite3.Connection):
+    Until something is written a file stays as it is, byte for byte; one that was begun and never written to
+    is gone again when it is closed.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, begun: bool = False):
         self.path = path
         self._db = connection
+        self._begun = begun  # by us, with nothing in it so far
+        self._claimed = False  # for writing, by us alone
 
     @classmethod
     def open(cls, path: Path) -> "RunFile":
         """Continue the run in this file, or begin one. Raises UserError when the file cannot be used."""
-        if path.exists() and path.stat().st_size:
-            return cls(path, _existing(path, writing=True))
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is not a file; name a run file, such as --run run.robench")
         with _explained(path):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is not a file; name a run file, such as --run run.robench")
+            if path.exists() and path.stat().st_size:
+                _looked_at(path).close()
+                if not os.access(path, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                return cls(path, _laid_out(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            db = _connect(path)
-            _claim_for_writing(db)
-            marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
-            db.executescript(f"BEGIN IMMEDIATE; {marks} {_SCHEMA} COMMIT;")
-        return cls(path, db)
+            run = cls(path, _laid_out(path), begun=True)
+            run._claim()  # at once: nobody else may write to a file that we may take away again
+            return run
 
     @classmethod
     def in_memory(cls) -> "RunFile":
@@ -83,12 +93,15 @@ class RunFile:
 
     @classmethod
     def read(cls, path: Path) -> "RunFile":
-        """Open a finished run for reading; it stays as it is, byte for byte."""
-        if not path.is_file():
-            raise UserError(
-                f"there is no run file {path}; `robench evaluate` writes them to runs/ unless --run says else"
-            )
-        return cls(path, _existing(path, writing=False))
+        """Open a run for reading; it stays as it is, byte for byte, also where a kill has left a log beside it."""
+        with _explained(path):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is not a file; name a run file")
+            if not path.exists():
+                raise UserError(
+                    f"there is no run file {path}; `robench evaluate` writes them to runs/ unless --run says else"
+                )
+            return cls(path, _looked_at(path))
 
     def __enter__(self) -> "RunFile":
         return self
@@ -100,24 +113,34 @@ class RunFile:
 
     def close(self) -> None:
         """Fold the log in, so that one file remains."""
-        try:
-            self._db.execute("PRAGMA journal_mode = DELETE")
-        except sqlite3.Error:
-            pass  # a full disk or a reader: the log beside the file holds everything, and the next open folds it in
-        finally:
-            self._db.close()
+        # On a full disk that fails: the log beside the file holds everything, and the next open folds it in.
+        with suppress(sqlite3.Error, OSError):
+            if self._claimed:
+                self._db.execute("PRAGMA journal_mode = DELETE")
+            if self._begun:
+                self.path.unlink(missing_ok=True)
+        self._db.close()
+
+    def _claim(self) -> None:
+        if not self._claimed:
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # one writer; the lock goes with the process
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # a pulled plug loses nothing that was committed
+            self._claimed = True
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """All records of the block are kept, or none."""
         with _explained(self.path):
+            self._claim()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.commit()
             except BaseException:
                 self._db.rollback()
                 raise
-            self._db.commit()
+            self._begun = False
 
     # What is written
 
@@ -137,7 +160,10 @@ class RunFile:
         return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM claim").fetchone()[0])
 
     def put_judged(self, claim: Claim, verdict: Verdict, image: Image) -> None:
-        """A claim with its verdict. One image is kept per example and threat: the smallest accepted."""
+        """A claim with its verdict. One image is kept per example and threat: the smallest accepted.
+
+        What is put twice is there once: a caller who was interrupted may not know how far it came.
+        """
         self._put_claim(claim, verdict, *_packed(image))
 
     def adopt(self, evidence: Evidence, sources: Mapping[int, tuple[int, int]], files: Sequence["RunFile"]) -> None:
@@ -147,13 +173,22 @@ class RunFile:
             packed: tuple[bytes | None, str | None, str | None] = (None, None, None)
             if files:
                 which, number = sources[claim.id]
-                rows = files[which]._db.execute("SELECT image, encoding, sha256 FROM claim WHERE id = ?", [number])
-                packed = rows.fetchone()
+                packed = files[which]._image_of(number, claim, verdict)
             self._put_claim(claim, verdict, *packed)
         self.put_spent(evidence.spent)
         self.put_failures(evidence.failures)
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
+
+    def _image_of(self, number: int, claim: Claim, verdict: Verdict) -> tuple[bytes | None, str | None, str | None]:
+        """The image of a claim; else, of equal finds, the one that was kept for them all; else its hash alone."""
+        packed: tuple[bytes | None, str | None, str | None] = self._db.execute(
+            "SELECT image, encoding, sha256 FROM claim JOIN verdict ON claim = id"
+            " WHERE id = ? OR (example = ? AND threat = ? AND size = ? AND image IS NOT NULL)"
+            " ORDER BY image IS NULL, id != ?",
+            [number, claim.example, claim.threat, verdict.size, number],
+        ).fetchone()
+        return packed
 
     def _put_claim(
         self, claim: Claim, verdict: Verdict, pixels: bytes | None, encoding: str | None, sha256: str | None
@@ -162,11 +197,11 @@ class RunFile:
             pixels = encoding = None
         c, v = claim, verdict
         self._db.execute(
-            "INSERT INTO claim VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO claim VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
             [c.id, c.example, c.threat, c.attack, c.draw, c.target, pixels, encoding, sha256, c.forwards, c.backwards],
         )
         self._db.execute(
-            "INSERT INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)",
             [v.claim, v.accepted, v.rejection, v.reason, _real(v.size), _real(v.margin), v.passes],
         )
 
@@ -215,7 +250,7 @@ class RunFile:
         """The last question asked; None in a file that was begun and never written to."""
         with _explained(self.path):
             row = self._db.execute("SELECT json FROM plan").fetchone()
-        return msgspec.json.decode(row[0], type=Plan) if row else None
+            return msgspec.json.decode(row[0], type=Plan) if row else None
 
     def evidence(self) -> Evidence:
         """Everything the file knows."""
@@ -249,45 +284,50 @@ class RunFile:
             for claim, example, pixels, encoding, sha256 in self._db.execute(query):
                 try:
                     image = _unpacked(pixels, encoding, tuple(shape))
-                except (zlib.error, ValueError):
+                except (zlib.error, ValueError, TypeError):
                     image = None
                 if image is None or _sha256(image) != sha256:
                     raise UserError(f"{self.path} is damaged: the image of example {example} differs from its checksum")
                 yield claim, image
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rwc", uri=True, isolation_level=None, timeout=2)
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=PATIENCE)
 
 
-def _claim_for_writing(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")  # one writer; the lock goes with the process
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")  # a pulled plug loses nothing that was committed
+def _looked_at(path: Path) -> sqlite3.Connection:
+    """A file that is ours and sound, for reading. Read-only: to close it would else fold a log into a damaged file."""
+    with open(path, "rb") as f:
+        header = f.read(100)
+    if header[:16] != b"SQLite format 3\0" or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+        raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
+    version = int.from_bytes(header[60:64], "big")
+    if version > FORMAT:
+        raise UserError(f"{path} is of format {version}, this robench reads up to {FORMAT}; update robench")
+    db = _connect(path, "ro")
+    try:
+        if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("its pages do not fit together")
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
-def _existing(path: Path, writing: bool) -> sqlite3.Connection:
-    """Look before touching: a file that is not ours, or is damaged, is left as it is."""
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; name a run file, such as --run run.robench")
-    with _explained(path):
-        with open(path, "rb") as f:
-            header = f.read(100)
-        if header[:16] != b"SQLite format 3\0" or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-            raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
-        version = int.from_bytes(header[60:64], "big")
-        if version > FORMAT:
-            raise UserError(f"{path} is of format {version}, this robench reads up to {FORMAT}; update robench")
-        db = _connect(path)
-        try:
-            if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("its pages do not fit together")
-            if writing:
-                _claim_for_writing(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
+def _laid_out(path: Path) -> sqlite3.Connection:
+    """A connection to a file with all tables.
+
+    They are made before the log is switched on: whoever kills us later leaves a file that says whose it is.
+    """
+    db = _connect(path, "rwc")
+    try:
+        if db.execute("PRAGMA user_version").fetchone() == (0,):
+            marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
+            db.executescript(f"BEGIN IMMEDIATE; {marks} {_SCHEMA} COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 @contextmanager
@@ -305,13 +345,21 @@ def _explained(path: Path) -> Iterator[None]:
             raise UserError(
                 f"the disk of {path} is full: everything up to now is kept; free some space and type the command again"
             ) from None
+        if "disk I/O error" in text:
+            raise UserError(
+                f"the disk of {path} fails ({text}): everything up to now is kept; type the command again when it works"
+            ) from None
         if "readonly" in text or "unable to open" in text:
             raise UserError(f"cannot write {path} ({text}); name a file in a folder you can write with --run") from None
-        raise UserError(
-            f"{path} is damaged ({text}); it was left as it is. Name another file with --run to start afresh"
-        ) from None
+        raise _damaged(path, text) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from None
     except OSError as error:
         raise UserError(f"cannot use {path}: {error.strerror}; name another file with --run") from None
+
+
+def _damaged(path: Path, how: str) -> UserError:
+    return UserError(f"{path} is damaged ({how}); it was left as it is. Name another file with --run to start afresh")
 
 
 def _packed(image: Image) -> tuple[bytes, str, str]:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..problem.threats import ThreatModel
-from ..search.attack import unroll
+from ..search.attack import GradientAttack, State, unroll
 from ..search.attacks.pgd import PGD
+from ..search.attacks.slide import SLIDE
 from .recipe import Recipe
 from .training import Training, TrainingData, right
 
@@ -39,6 +40,11 @@ class PGDAdversarialTraining(Recipe):
     warmup: float = 0.1  # the share of the training that is done at a third of the radius
     augment: bool = False
 
+    def adversary(self, threat: ThreatModel) -> GradientAttack[State]:
+        """PGD; under l_1 SLIDE, as in Tramèr and Boneh: one coordinate at a time is too weak a teacher."""
+        kind = SLIDE if threat.name == "l1" else PGD
+        return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
+
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         if len(threats) != 1:
             raise UserError("pgd_at trains against one threat; give it one, like --threat linf:0.3")
@@ -47,7 +53,7 @@ class PGDAdversarialTraining(Recipe):
 
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
         (threat,) = threats
-        adversary = PGD(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
+        adversary = self.adversary(threat)
         gentle = replace(threat, radius=threat.radius / 3)
         for step in training.steps(self.steps):
             batch = data.at(step)

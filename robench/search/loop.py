@@ -48,7 +48,7 @@ def search(
 
     while queue:
         if seated := queue.fill():
-            fresh = _batch(classifier, threat, attack, split, [item for _, item in seated], seed)
+            fresh = batch_of(classifier, threat, attack, split, [item for _, item in seated], seed)
             if batch is None:
                 batch, state, watcher = _empty(attack, threat, fresh, lanes)
             seats = torch.tensor([lane for lane, _ in seated], device=classifier.device)
@@ -79,7 +79,7 @@ def search(
         yield ended
 
 
-def _batch(
+def batch_of(
     classifier: Classifier, threat: ThreatModel, attack: GradientAttack[S], split: Split, items: list[Item], seed: int
 ) -> Batch:
     """The rows of some items, with noise that belongs to (seed, example, attack, target, draw) alone."""

@@ -14,7 +14,7 @@ from robench.problem.losses import UNTARGETED
 from robench.problem.threats import L2, Linf, parse
 from robench.search.attack import GradientAttack, State, unroll
 from robench.search.attacks.pgd import PGD
-from robench.search.loop import search
+from robench.search.loop import batch_of, search
 from robench.search.queue import Item, Queue
 
 from ..oracles import Linear, classifier, toy
@@ -61,9 +61,7 @@ def test_a_result_depends_neither_on_order_nor_on_lane_mates(model, split, lanes
 def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
     attack = PGD(steps=9, random_start=False)
     got = run(model, SMALL, attack, split, items(model, attack, split, range(23)), lanes=5)
-    from robench.search.loop import _batch
-
-    batch = _batch(model, SMALL, attack, split, list(got), seed=0)
+    batch = batch_of(model, SMALL, attack, split, list(got), seed=0)
     visited = [torch.zeros_like(batch.x)]
     for steps in range(1, 10):
         visited.append(unroll(model, SMALL, PGD(steps=steps, step_size=attack.stride, random_start=False), batch).delta)
@@ -74,15 +72,13 @@ def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
 def test_restarts_of_an_example_meet_different_noise(model, split):
     attack = PGD(steps=1, step_size=1e-6)
     waiting = [*items(model, attack, split, [0, 0], draws=2)[:1], Item(0, 1, 1), Item(1, 0, 0)]
-    from robench.search.loop import _batch
-
-    batch = _batch(model, SMALL, attack, split, waiting, seed=0)
+    batch = batch_of(model, SMALL, attack, split, waiting, seed=0)
     deltas = attack.start(SMALL, batch).delta
     for i, j in [(0, 1), (0, 2), (1, 2)]:
         assert not torch.allclose(deltas[i], deltas[j])
-    again = attack.start(SMALL, _batch(model, SMALL, attack, split, waiting[::-1], seed=0)).delta
+    again = attack.start(SMALL, batch_of(model, SMALL, attack, split, waiting[::-1], seed=0)).delta
     assert torch.equal(again.flip(0), deltas)
-    other = attack.start(SMALL, _batch(model, SMALL, attack, split, waiting, seed=1)).delta
+    other = attack.start(SMALL, batch_of(model, SMALL, attack, split, waiting, seed=1)).delta
     assert not torch.allclose(other, deltas)
 
 

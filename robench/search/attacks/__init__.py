@@ -31,6 +31,8 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
             raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
     if "loss" in settings and settings["loss"] not in UNTARGETED:
         raise unknown("loss", settings["loss"], UNTARGETED)
+    if settings.get("targets", 0) < 0:
+        raise UserError(f"{name} cannot take targets={settings['targets']}: 0 aims at no class, 9 at the nine likeliest")
     if settings.get("steps", 1) < 1:
         raise UserError(f"{name} cannot take steps={settings['steps']}: it needs at least one")
     return kind(**settings)

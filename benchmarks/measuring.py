@@ -1,0 +1,39 @@
+"""What both benchmarks print and keep: a table with the machine and the versions it was measured on."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from robench.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, the device's queue emptied before and after."""
+    _settle(device)
+    begun = time.perf_counter()
+    work()
+    _settle(device)
+    return time.perf_counter() - begun
+
+
+def keep(name: str, title: str, rows: list[dict[str, object]], notes: list[str], device: torch.device) -> None:
+    """Print the table and write it to benchmarks/results."""
+    told = environment(device)
+    machine = f"{told['device']}, {told['threads']} threads, torch {told['torch']}, Python {platform.python_version()}"
+    text = f"# {title}\n\n{machine}; commit {told.get('commit', 'unknown')}\n\n"
+    text += tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f") + "\n\n" + "\n".join(notes) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    kind = "gpu" if device.type == "cuda" else "cpu"
+    (RESULTS / f"{name}-{kind}.md").write_text(text)
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,184 @@
+"""What the pages promise: links lead somewhere, commands exist, examples run."""
+
+import re
+import shlex
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import torch
+from torch import nn
+
+from robench import protocols
+from robench.cli.main import COMMANDS, robench
+from robench.problem import threats
+from robench.problem.datasets import DATASETS
+from robench.problem.threats import Linf
+from robench.recipes import RECIPES
+from robench.recipes.training import Training, TrainingData
+from robench.search.attacks import build
+from robench.search.attacks import parse as parse_attack
+
+from .oracles import Linear, classifier, distance, toy
+from .search.running import broken_rows
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    language: str
+    text: str
+
+
+def blocks(*languages: str) -> list[Block]:
+    fences = [(page, re.finditer(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)) for page in PAGES]
+    return [Block(page, m[1], m[2]) for page, found in fences for m in found if m[1] in languages]
+
+
+def links() -> list[tuple[Path, str]]:
+    found = [(page, re.findall(r"\]\(([^)\s]+)\)", page.read_text())) for page in PAGES]
+    return [(page, link) for page, targets in found for link in targets if "://" not in link]
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def commands() -> list[str]:
+    """Every line of a page that calls robench, as it would be typed."""
+    lines = [line.strip() for page in PAGES for line in page.read_text().splitlines()]
+    whole = [line for line in lines if re.match(r"(?:[A-Z_]+=\S+ )?robench \w", line)]
+    inside = [command for block in blocks("sh") for command in re.findall(r"bin/(robench [^&|\n]+)", block.text)]
+    return sorted({*whole, *inside})
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """What a command understands of its words; it is not run."""
+    command = robench.get_command(click.Context(robench), words[0])
+    assert command is not None, words
+    return command.make_context(words[0], words[1:]).params
+
+
+@pytest.mark.parametrize(("page", "link"), links(), ids=str)
+def test_a_link_leads_to_a_file_and_a_heading(page, link):
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target)
+
+
+def test_there_are_links_and_commands_to_check():
+    assert len(links()) > 10
+    assert {command.split("robench ")[1].split()[0] for command in commands()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("text", commands())
+def test_a_command_on_a_page_parses(text):
+    words = shlex.split(text[text.index("robench ") :], comments=True)
+    params = parsed(words[1:])
+    for threat in [*params.get("threats", ()), *params.get("threat_texts", ())]:
+        assert str(threats.parse(threat)) == threat
+    for attack in params.get("attacks", ()):
+        name, settings = parse_attack(attack)
+        build(name, {key: value for key, value in settings.items() if key != "restarts"})
+    assert params.get("recipe", "nat") in RECIPES
+    assert (params.get("data") or "my.npz").partition(":")[0] in {*DATASETS, "my.npz"}
+
+
+def test_a_planted_wrong_option_is_seen():
+    with pytest.raises(click.NoSuchOption, match="--thread"):
+        parsed(["evaluate", "model.pt", "--thread", "linf:0.3"])
+
+
+@pytest.mark.parametrize("name", ["evaluate", "test"])
+def test_the_readme_has_one_line_that_ci_runs(name):
+    text = (ROOT / "README.md").read_text()
+    (command,) = re.findall(rf"^<!-- ci: {name} -->\n```sh\n(.*?)\n```$", text, re.M | re.S)
+    assert "\n" not in command
+    assert f"run_command {name}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.page.stem)
+def test_an_example_of_a_protocol_is_one(block, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(block.text)
+    protocol = protocols.read(path)
+    assert [str(choice.threat) for choice in protocol.threats] == ["linf:0.3", "l1:10"]
+    assert [attack.label for attack in protocol.threats[0].attacks] == ["pgd", "pgd-ce"]
+
+
+def example(path: str) -> dict[str, Any]:
+    """The module that docs/architecture.md shows under this path, run as if it were there."""
+    (text,) = [b.text for b in blocks("python") if b.text.startswith(f"# {path}\n")]
+    package, _, stem = path.removesuffix(".py").replace("/", ".").rpartition(".")
+    names = {"__name__": f"{package}.{stem}", "__package__": package}
+    exec(compile(text, path, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize(("factor", "breaks"), [(1.02, True), (0.98, False)])
+def test_the_example_of_an_attack_breaks_a_half_space_just_beyond_its_distance(factor, breaks):
+    model = classifier(Linear())
+    split = toy(model, 6, edges=False, spread=0.2)
+    attack = example("robench/search/attacks/fgsm.py")["FGSM"]()
+    for row in range(6):
+        reach = distance(model.module, split.x[row], int(split.y[row]), "linf")
+        threat = Linf(Fraction(reach * factor).limit_denominator(10**9))
+        assert broken_rows(model, threat, attack, split, [row]) == ({row} if breaks else set())
+
+
+def test_the_example_of_a_threat_model_obeys_the_laws():
+    threat = example("robench/problem/threats/rms.py")["RMS"](Fraction(1, 10))
+    x = torch.rand(6, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(6, 1, 4, 5, generator=torch.Generator().manual_seed(1))
+    for delta in (threat.project(noise, x), threat.nearest(noise, x), threat.sample(x, noise)):
+        assert threat.contains(x + delta, x).all()
+    member = 0.5 * threat.project(noise, x)
+    torch.testing.assert_close(threat.project(member, x), member)
+    assert not threat.contains((x + 0.3 * noise.sign()).clamp(0, 1), x).any()
+    torch.testing.assert_close(threat.size(threat.steepest(noise)), torch.ones(6))
+    assert str(threat) == "rms:0.1"
+
+
+def test_the_example_of_an_architecture_is_built_and_recognised():
+    names = example("robench/problem/architectures/one_conv.py")
+    architecture = names["Architecture"]("one-conv", "", names["OneConv"], first="conv.weight", last="fc.weight")
+    module = architecture.build((3, 9, 8), 4)
+    assert module(torch.rand(2, 3, 9, 8)).shape == (2, 4)
+    assert architecture.read({key: tuple(t.shape) for key, t in module.state_dict().items()}) == (3, 4)
+
+
+def test_the_example_of_a_data_set_is_as_it_says():
+    names = example("robench/problem/datasets/halves.py")
+    split = names["read"]("train")
+    assert (split.shape, split.classes, len(split)) == ((1, 8, 8), 2, 1000)
+    assert split.x.mean().item() == pytest.approx(0.5, abs=0.002)
+    assert split.x.std().item() == pytest.approx(0.2887, abs=0.002)
+    left = split.x[..., :4].mean(dim=(1, 2, 3)) > split.x[..., 4:].mean(dim=(1, 2, 3))
+    assert (left == (split.y == 0)).all()
+
+
+def test_the_example_of_a_recipe_trains(tmp_path):
+    class Steps(list):
+        def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
+            self.append(loss)
+
+    split = example("robench/problem/datasets/halves.py")["read"]("train")
+    recipe = example("robench/recipes/gaussian.py")["Gaussian"](steps=60, sigma=0.1)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    losses = Steps()
+    training = Training(module, torch.optim.Adam(module.parameters()), tmp_path / "state", "a test", losses)
+    recipe.train(training, TrainingData.of(split, 100, 0, torch.device("cpu")), ())
+    assert len(losses) == 60
+    assert (module(split.x).argmax(dim=1) == split.y).float().mean() > 0.9

@@ -1,0 +1,697 @@
+"""One question, asked in pieces: what is done is never done again, and every order gives the same answer."""
+
+import contextlib
+import random
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench import evaluation
+from robench.attempt import RETRY
+from robench.errors import UserError
+from robench.evaluation import Evaluation, Silence, make_plan
+from robench.evidence.referee import Referee
+from robench.evidence.store import RunFile
+from robench.problem.classifier import Classifier
+from robench.problem.losses import UNTARGETED
+from robench.problem.split import Split
+from robench.problem.threats import parse
+from robench.protocols import AttackChoice, Protocol, ThreatChoice
+from robench.search.attack import GradientAttack, State
+from robench.search.attacks.pgd import PGD
+from robench.search.loop import Ended
+from robench.search.loop import search as real_search
+
+from .oracles import SHAPE, toy
+
+CLASSES = 4
+QUICK = AttackChoice("quick", PGD(steps=3, step_size=0.25, random_start=False))
+RANDOM = AttackChoice("random", PGD(steps=6), restarts=2)
+SMALL, LARGE = "linf:0.06", "l2:0.3"
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+
+def as_classifier(module, name="net"):
+    return Classifier(module, name=name, architecture="mlp", shape=SHAPE, classes=CLASSES)
+
+
+def images(n=30, wrong=3):
+    """Random images; the model is right on all but the first few."""
+    split = toy(as_classifier(net()), n)
+    split.y[:wrong] = (split.y[:wrong] + 1) % CLASSES
+    return split
+
+
+def asking(*threats, attacks=(QUICK, RANDOM)):
+    """A protocol with the same attacks under every threat."""
+    choices = tuple(ThreatChoice(parse(text), attacks) for text in threats)
+    return Protocol("tiny", "", "toy", None, 0, choices)
+
+
+BOTH = asking(SMALL, LARGE)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "r.robench"
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """Every search that ended, in order: (threat, attack, example, draw)."""
+    log = []
+
+    def watched(classifier, threat, attack, split, queue, seed):
+        for ended in real_search(classifier, threat, attack, split, queue, seed):
+            log.extend((str(threat), attack.spec, split.numbers[end.item.row], end.item.draw) for end in ended)
+            yield ended
+
+    monkeypatch.setattr(evaluation, "search", watched)
+    return log
+
+
+class Counted(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.module(x)
+
+
+def prepared(run, split, protocol=BOTH, *, module=None, seed=0, every_attack=False, lanes=8, progress=None):
+    module = net() if module is None else module
+    classifier = as_classifier(module)
+    plan = make_plan(classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes)
+    return Evaluation(plan, protocol, classifier, Referee(classifier), split, run, progress=progress or Silence())
+
+
+def answered(path, split, protocol=BOTH, **more):
+    with RunFile.open(path) as run:
+        return prepared(run, split, protocol, **more).answer()
+
+
+def alone(split, protocol=BOTH, **more):
+    """The answer of a run that knows nothing else."""
+    with RunFile.in_memory() as run:
+        return prepared(run, split, protocol, **more).answer()
+
+
+def letters(summary):
+    return [t.outcomes for t in summary.threats]
+
+
+def evidence(path):
+    with RunFile.read(path) as run:
+        return run.evidence()
+
+
+def finished(path):
+    """What need not be done again: (threat, attack, example), and the draws of searches that were spent."""
+    known = evidence(path)
+    broken = {(c.threat, c.example) for c, v in known.judged() if v.accepted}
+    spent = {(s.threat, s.attack, s.example, i) for s in known.spent for i in range(8) if s.done >> i & 1}
+    return broken, spent
+
+
+@dataclass
+class Pulled(Silence):
+    """A plug that is pulled after so many looks."""
+
+    looks: int
+
+    def moved(self, standing, queries_left):
+        self.looks -= 1
+        if not self.looks:
+            raise KeyboardInterrupt
+
+
+# The answer
+
+
+def test_the_question_has_every_answer_or_the_tests_below_say_little():
+    summary = alone(images())
+    for threat in summary.threats:
+        assert (threat.wrong, threat.open) == (3, 0)
+        assert threat.broken >= 4
+        assert threat.standing >= 4
+    assert all(attack.broken for attack in summary.threats[0].attacks)
+    assert any(attack.broken for attack in summary.threats[1].attacks)
+
+
+def test_the_outcomes_are_those_of_attacking_each_image_by_itself():
+    """By another road: a plain loop over images, steps and restarts, with nothing shared."""
+    split, threat, module = images(), parse(SMALL), net()
+    attack = QUICK.attack
+
+    def breaks(x, y):
+        delta = torch.zeros_like(x)
+        for _ in range(attack.steps + 1):
+            x_adv = (x + delta).requires_grad_()
+            logits = module(x_adv)
+            if logits.argmax() != y:
+                return True
+            wrong = logits[0, [k for k in range(CLASSES) if k != y]].max()
+            (grad,) = torch.autograd.grad(wrong - logits[0, y], x_adv)
+            stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
+            moved = delta + attack.stride * threat.r * grad.masked_fill(stuck, 0).sign()
+            delta = (x + moved.clamp(-threat.r, threat.r)).clamp(0, 1).detach() - x
+        return False
+
+    expected = ["WB"[n >= 3] if n < 3 or breaks(split.x[[n]], int(split.y[n])) else "S" for n in range(30)]
+    assert letters(alone(split, asking(SMALL, attacks=(QUICK,)))) == ["".join(expected)]
+
+
+def test_a_spent_search_costs_one_pass_per_point_it_asked_about(path):
+    answered(path, images())
+    for spent in evidence(path).spent:
+        steps = {QUICK.attack.spec: 3, RANDOM.attack.spec: 6}[spent.attack]
+        assert spent.forwards == spent.backwards == spent.draws * (steps + 1)
+
+
+def test_every_broken_example_keeps_an_image_that_breaks_it(path):
+    split = images()
+    summary = answered(path, split)
+    referee = Referee(as_classifier(net()))
+    with RunFile.read(path) as run:
+        known = {c.id: c for c in run.evidence().claims}
+        kept = {(known[i].threat, known[i].example): torch.from_numpy(x) for i, x in run.images(SHAPE)}
+    for threat in summary.threats:
+        for number, letter in enumerate(threat.outcomes):
+            assert ((threat.threat, number) in kept) == (letter == "B")
+            if letter == "B":
+                x, y, x_adv = split.x[[number]], split.y[[number]], kept[threat.threat, number][None]
+                assert referee.judge(parse(threat.threat), x, y, x_adv)[0].accepted
+
+
+@pytest.mark.parametrize("lanes", [1, 5, 64])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_verdicts_are_the_same_in_any_order_of_examples_and_on_any_number_of_lanes(lanes, seed):
+    split = images()
+    order = random.Random(seed).sample(range(30), 30)
+    straight, stirred = alone(split), alone(split.take(order), lanes=lanes)
+    for one, other in zip(letters(straight), letters(stirred), strict=True):
+        assert "".join(one[i] for i in order) == other
+
+
+def test_an_example_keeps_its_number_in_a_slice(path, searched):
+    split = images()
+    part = answered(path, split.part("5:12"))
+    assert [c.example for c in evidence(path).clean] == list(range(5, 12))
+    assert {example for _, _, example, _ in searched} <= set(range(5, 12))
+    assert [row[5:12] for row in letters(alone(split))] == letters(part)
+
+
+def test_with_every_attack_each_is_measured_as_if_it_were_alone():
+    split = images()
+    together = alone(split, every_attack=True)
+    assert letters(together) == letters(alone(split))
+    for choice in (QUICK, RANDOM):
+        single = alone(split, asking(SMALL, LARGE, attacks=(choice,)))
+        for threat, by_itself in zip(together.threats, single.threats, strict=True):
+            (entry,) = (a for a in threat.attacks if a.name == choice.label)
+            # An image that another threat's search found may count as well, so it can only be lower.
+            assert entry.accuracy <= by_itself.accuracy
+            assert entry.tried == 27
+            assert entry.alone is not None
+    first = alone(split, asking(SMALL, attacks=(QUICK, RANDOM)), every_attack=True).threats[0]
+    for entry, choice in zip(first.attacks, (QUICK, RANDOM), strict=True):
+        assert entry.accuracy == alone(split, asking(SMALL, attacks=(choice,))).threats[0].accuracy
+
+
+def test_ties_are_right_or_wrong_by_argmax_and_are_counted():
+    class Undecided(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :1] * 0 + torch.tensor([1.0, 1.0, 0.0, 0.0])
+
+    split = images(4, wrong=0)
+    split.y.copy_(torch.tensor([0, 1, 2, 0]))
+    summary = alone(split, asking(SMALL, attacks=(QUICK,)), module=Undecided())
+    assert summary.ties == 3
+    assert letters(summary) == ["SWWS"]
+
+
+# What is done is not done again
+
+
+def test_a_run_that_is_complete_asks_the_searched_model_nothing(path, searched):
+    first, module = answered(path, images()), Counted(net())
+    searched.clear()
+    classifier = as_classifier(module)
+    plan = make_plan(classifier, images(), BOTH, seed=0, every_attack=False, lanes=8)
+    module.calls = 0
+    with RunFile.open(path) as run:
+        second = Evaluation(plan, BOTH, classifier, Referee(as_classifier(net())), images(), run).answer()
+    assert module.calls == 0
+    assert searched == []
+    # The wrapper has another hash only if its weights have other names, and they have: compare what was found.
+    assert letters(second) == letters(first)
+    assert second.cost == first.cost
+
+
+@pytest.mark.parametrize("looks", [1, 2, 5, 9, 14, 20])
+def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, looks):
+    split, whole = images(), alone(images())
+    undisturbed = set(searched)
+    searched.clear()
+    with pytest.raises(KeyboardInterrupt):
+        answered(path, split, progress=Pulled(looks))
+    broken, spent = finished(path)
+    before = set(searched)
+    assert 0 < len(before) < len(undisturbed)
+    searched.clear()
+    summary = answered(path, split)
+    for threat, attack, example, draw in searched:
+        assert (threat, example) not in broken
+        assert (threat, attack, example, draw) not in spent
+    assert letters(summary) == letters(whole)
+    assert summary.union == whole.union
+    assert before | set(searched) >= undisturbed
+
+
+def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
+    split, whole, sittings = images(), alone(images()), 0
+    while True:
+        try:
+            summary = answered(path, split, progress=Pulled(2), lanes=4)
+            break
+        except KeyboardInterrupt:
+            sittings += 1
+    assert sittings > 5
+    assert letters(summary) == letters(whole)
+
+
+def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
+    """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
+    split, whole, real = images(), alone(images()), RunFile.writing
+    for strike in range(1, 8):
+        left = strike
+
+        @contextlib.contextmanager
+        def struck(self):
+            nonlocal left
+            with real(self):
+                yield
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(RunFile, "writing", struck)
+        with pytest.raises(KeyboardInterrupt):
+            answered(path, split)
+        monkeypatch.setattr(RunFile, "writing", real)
+        assert answered(path, split).union == whole.union
+        path.unlink()
+
+
+def test_more_examples_cost_only_themselves(path, searched):
+    split = images()
+    answered(path, split.part("20"))
+    searched.clear()
+    summary = answered(path, split)
+    assert {example for _, _, example, _ in searched} == set(range(20, 30))
+    assert letters(summary) == letters(alone(split))
+
+
+def test_fewer_examples_cost_nothing(path, searched):
+    split = images()
+    whole = answered(path, split)
+    searched.clear()
+    assert letters(answered(path, split.part("10"))) == [row[:10] for row in letters(whole)]
+    assert searched == []
+
+
+def test_another_threat_costs_only_itself(path, searched):
+    split = images()
+    answered(path, split, asking(SMALL))
+    searched.clear()
+    summary = answered(path, split)
+    assert {threat for threat, _, _, _ in searched} == {LARGE}
+    assert letters(summary) == letters(alone(split))
+
+
+def test_more_restarts_cost_only_themselves(path, searched):
+    split = images()
+    answered(path, split)
+    standing = {(t, n) for t in (SMALL, LARGE) for n, o in enumerate(letters_of(path, split)[t]) if o == "S"}
+    searched.clear()
+    more = asking(SMALL, LARGE, attacks=(QUICK, replace(RANDOM, restarts=4)))
+    summary = answered(path, split, more)
+    assert {(t, n) for t, _, n, _ in searched} == standing
+    assert {draw for _, _, _, draw in searched} <= {2, 3}
+    assert letters(summary) == letters(alone(split, more))
+
+
+def letters_of(path, split):
+    return {t.threat: t.outcomes for t in answered(path, split).threats}
+
+
+def test_a_deadline_that_has_passed_leaves_the_rest_open_and_another_day_finishes_it(path):
+    split = images()
+    with RunFile.open(path) as run:
+        early = prepared(run, split)
+        early.deadline = 0.0
+        summary = early.answer()
+    assert summary.clean.correct == 27
+    assert [t.open for t in summary.threats] == [27, 27]
+    assert letters(answered(path, split)) == letters(alone(split))
+
+
+# An image counts wherever it lies
+
+
+def test_an_image_found_under_a_small_radius_counts_under_a_larger_one(path, searched):
+    split = images()
+    summary = answered(path, split, asking("linf:0.06", "linf:0.1"))
+    small, large = letters(summary)
+    broken = {n for n, letter in enumerate(small) if letter == "B"}
+    assert broken
+    assert not broken & {n for threat, _, n, _ in searched if threat == "linf:0.1"}
+    assert all(large[n] == "B" for n in broken)
+    assert large == letters(alone(split, asking("linf:0.1")))[0]
+
+
+def test_an_l_inf_image_counts_in_an_l2_ball_if_it_lies_in_it(path, searched):
+    split = images()
+    far = 0.06 * 20**0.5  # the corner of the box of 20 pixels
+    wide, narrow = f"l2:{far + 0.001:.6f}", "l2:0.1"
+    summary = answered(path, split, asking(SMALL, wide, narrow, attacks=(QUICK,)))
+    box, outer, inner = letters(summary)
+    broken = {n for n, letter in enumerate(box) if letter == "B"}
+    assert not broken & {n for threat, _, n, _ in searched if threat == wide}
+    assert all(outer[n] == "B" for n in broken)
+    claims = [(c, v) for c, v in evidence(path).judged() if v.accepted]
+    moved = {c.example: v.size for c, v in claims if c.threat == wide and c.example in broken}
+    assert any(0.1 < size for size in moved.values())
+    free = [c for c, _ in claims if c.forwards == 0]
+    assert free, "a find is paid for once, where it was searched"
+    by_size = {n for n in broken if any(c.threat == narrow and c.example == n for c, _ in claims)}
+    searched_inside = {n for threat, _, n, _ in searched if threat == narrow}
+    assert {n for n in broken if moved.get(n, 0) > 0.1} <= searched_inside
+    assert all(inner[n] == "B" for n in by_size)
+
+
+def test_an_image_of_an_older_question_counts_for_a_new_one(path, searched):
+    split = images()
+    old = letters(answered(path, split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    searched.clear()
+    new = letters(answered(path, split, asking("linf:0.09", attacks=(RANDOM,))))[0]
+    assert not {n for _, _, n, _ in searched} & {n for n, letter in enumerate(old) if letter == "B"}
+    assert all(b == "B" for a, b in zip(old, new, strict=True) if a == "B")
+
+
+# Attacks that fail, and attacks that lie
+
+
+@dataclass(frozen=True)
+class Moody(GradientAttack[State]):
+    """Raises on some days, from its second step on."""
+
+    name: ClassVar[str] = "moody"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+    fails: ClassVar[bool] = True
+
+    steps: int = 3
+    targets: int = 0
+
+    @property
+    def objective(self):
+        return UNTARGETED["margin"]
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def step(self, threat, batch, state, seen):
+        if self.fails and bool((state.delta != 0).any()):
+            raise RuntimeError("no gradient today")
+        return State(threat.project(state.delta + threat.r * threat.steepest(seen.grad), batch.x))
+
+
+def test_an_attack_that_raises_leaves_its_examples_open_and_is_tried_again(path, searched, monkeypatch):
+    split = images()
+    ask = asking("linf:0.06", attacks=(QUICK, AttackChoice("moody", Moody())))
+    quick = letters(alone(split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    for _ in range(2):  # on a bad day it fails each time
+        summary = answered(path, split, ask)
+        (threat,) = summary.threats
+        assert threat.outcomes == quick.replace("S", "O")
+        assert threat.standing == 0
+        (failure,) = threat.failures
+        assert (failure.attack, failure.examples) == ("moody", quick.count("S"))
+        assert failure.error == "RuntimeError: no gradient today"
+    monkeypatch.setattr(Moody, "fails", False)
+    searched.clear()
+    (threat,) = answered(path, split, ask).threats
+    assert {n for _, _, n, _ in searched} == {n for n, letter in enumerate(quick) if letter == "S"}
+    assert (threat.open, threat.failures) == (0, ())
+
+
+def test_an_attack_that_raises_does_not_stop_the_next(path):
+    split = images()
+    ask = asking("linf:0.06", attacks=(AttackChoice("moody", Moody()), QUICK))
+    (threat,) = answered(path, split, ask).threats
+    quick = letters(alone(split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    assert threat.outcomes == quick.replace("S", "O")
+
+
+@dataclass
+class Liar:
+    """A search that brings images far outside the set, each time it is asked."""
+
+    stop_after: int = 10**9
+    asked: list = None
+
+    def __call__(self, classifier, threat, attack, split, queue, seed):
+        self.asked = [] if self.asked is None else self.asked
+        while queue:
+            for lane, item in queue.fill():
+                queue.release(lane)
+                self.asked.append((split.numbers[item.row], item.number, item.draw))
+                x_adv = torch.where(split.x[item.row] > 0.5, 0.0, 1.0)
+                yield [Ended(item, x_adv, 5, 4, nan=False)]
+                if len(self.asked) == self.stop_after:
+                    raise KeyboardInterrupt
+
+
+def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, monkeypatch):
+    liar, split = Liar(), images(12)
+    monkeypatch.setattr(evaluation, "search", liar)
+    ask = asking(SMALL, attacks=(RANDOM,))
+    (threat,) = answered(path, split, ask).threats
+    assert threat.outcomes == "WWW" + "S" * 9
+    tries = [(n, i, draw) for n in range(3, 12) for i in range(2) for draw in (i, i + RETRY)]
+    assert sorted(liar.asked) == tries
+    assert threat.rejected == {"outside": 36, "outside the box": 0, "does not fool": 0, "not finite": 0}
+    (rejection,) = threat.rejections
+    assert (rejection.attack, rejection.claims) == ("random", 36)
+    assert "outside linf:0.06" in rejection.reason
+    (attack,) = threat.attacks
+    assert (attack.forwards, attack.backwards) == (36 * 5, 36 * 4)
+    liar.asked.clear()
+    assert answered(path, split, ask).threats == (threat,)
+    assert liar.asked == []
+
+
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypatch, stop_after):
+    split, ask = images(7), asking(SMALL, attacks=(RANDOM,))
+    first, second = Liar(stop_after), Liar()
+    monkeypatch.setattr(evaluation, "search", first)
+    with pytest.raises(KeyboardInterrupt):
+        answered(path, split, ask, lanes=2)
+    monkeypatch.setattr(evaluation, "search", second)
+    (threat,) = answered(path, split, ask, lanes=2).threats
+    assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
+    assert threat.rejected["outside"] == 16
+    assert threat.outcomes == "WWWSSSS"
+
+
+def test_nan_during_a_search_is_noted_and_breaks_nothing(path):
+    class Torn(nn.Module):
+        """NaN for everything but clean images, which hold no pixel strictly between 0.4 and 0.6."""
+
+        def forward(self, x):
+            torn = ((x > 0.4) & (x < 0.6)).flatten(1).any(dim=1)
+            logits = torch.tensor([1.0, 0, 0, 0]) + 0.1 * x.flatten(1).sum(dim=1, keepdim=True) * torch.tensor(
+                [-1, 1, 0, 0]
+            )
+            return torch.where(torn[:, None], torch.nan, logits)
+
+    x = torch.full((5, *SHAPE), 0.4)
+    split = Split.whole("toy:test", x, torch.zeros(5, dtype=torch.long), CLASSES)
+    (threat,) = answered(path, split, asking(SMALL, attacks=(QUICK,)), module=Torn()).threats
+    assert threat.outcomes == "SSSSS"
+    assert {p.example for p in evidence(path).probes} == set(range(5))
+    assert {p.name for p in evidence(path).probes} == {"nan"}
+
+
+# Runs that are refused, with nothing written
+
+
+def refused(path, *arguments, **more):
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(UserError) as error:
+        answered(path, *arguments, **more)
+    assert (path.read_bytes() if path.exists() else None) == before
+    return str(error.value)
+
+
+def test_a_run_file_of_something_else_is_refused_and_stays_as_it_is(path):
+    split = images()
+    answered(path, split, asking(SMALL, attacks=(QUICK,)))
+    assert "run of another model (net, weights " in refused(path, split, module=net(seed=1))
+    elsewhere = Split(name="other:test", x=split.x, y=split.y, numbers=split.numbers, classes=CLASSES)
+    assert "a run on toy:test with seed 0, not on other:test with seed 0" in refused(path, elsewhere)
+    assert "not on toy:test with seed 5" in refused(path, split, seed=5)
+    split.x[4, 0, 0, 0] = 1 - split.x[4, 0, 0, 0]
+    assert "another image as example 4 of toy:test" in refused(path, Split.whole("toy:test", split.x, split.y, CLASSES))
+    split.x[4, 0, 0, 0] = 1 - split.x[4, 0, 0, 0]
+    split.y[9] = (split.y[9] + 1) % CLASSES  # another label is another question
+    assert "as example 9" in refused(path, Split.whole("toy:test", split.x, split.y, CLASSES))
+
+
+def test_a_model_that_answers_nan_on_clean_images_is_refused(path):
+    class Dark(nn.Module):
+        """Divides by 0 on a black image."""
+
+        def forward(self, x):
+            return (x / x.amax(dim=(1, 2, 3), keepdim=True)).flatten(1)[:, :CLASSES]
+
+    split = images()
+    split.x[[7, 11]] = 0
+    message = refused(path, split, module=Dark())
+    assert "answers NaN on 2 of 30 clean images (first: example 7 of toy:test)" in message
+    assert not path.exists()
+
+
+def test_a_model_whose_dropout_stays_on_is_refused(path):
+    class Restless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return self.net(nn.functional.dropout(x, 0.5, training=True))
+
+    assert "different logits for the same images" in refused(path, images(), module=Restless())
+    assert not path.exists()
+
+
+# robench.evaluate
+
+TINY = """
+[[threat]]
+threat = "linf:0.06"
+attacks = [
+    { attack = "pgd", label = "quick", steps = 3, step_size = 0.25, random_start = false },
+    { attack = "pgd", label = "random", steps = 6, restarts = 2 },
+]
+[[threat]]
+threat = "l2:0.3"
+attacks = [
+    { attack = "pgd", label = "quick", steps = 3, step_size = 0.25, random_start = false },
+    { attack = "pgd", label = "random", steps = 6, restarts = 2 },
+]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def test_evaluate_answers_for_a_module_and_images_of_ones_own(tiny, path):
+    split = images()
+    summary = robench.evaluate(net(), split, tiny, run=path)
+    assert letters(summary) == letters(alone(split))
+    assert (summary.model.name, summary.data.name, summary.protocol) == ("Sequential", "toy:test", "tiny")
+    assert robench.evaluate(net(), split, tiny, run=path).union == summary.union
+    part = robench.evaluate(net(), split, tiny, examples="5:12", threats=["linf:0.06"], seed=0)
+    assert letters(part) == [letters(summary)[0][5:12]]
+    only = robench.evaluate(net(), split, tiny, attacks=["pgd(steps=3, random_start=False)"], every_attack=True)
+    assert [a.name for a in only.threats[0].attacks] == ["pgd"]
+
+
+def test_evaluate_leaves_the_module_as_it_was(tiny):
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(18, CLASSES)
+    ).train()
+    module[0].weight.requires_grad_(False)
+    module[5].weight.grad = torch.ones_like(module[5].weight)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    strides = [p.stride() for p in module.parameters()]
+    robench.evaluate(module, images(), tiny)
+    assert all(m.training for m in module.modules())
+    assert [p.requires_grad for p in module.parameters()] == [False] + [True] * 5
+    assert [p.stride() for p in module.parameters()] == strides
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert bool((module[5].weight.grad == 1).all())
+    assert [p.grad is None for p in module.parameters()] == [True] * 4 + [False, True]
+
+
+def test_evaluate_reads_images_of_other_types_as_float32(tiny):
+    split = images()
+    for dtype in (torch.float64, torch.float32):
+        again = Split.whole("toy:test", split.x.to(dtype), split.y.to(torch.int32), CLASSES)
+        assert letters(robench.evaluate(net(), again, tiny)) == letters(alone(split))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda x, y: (x * 255, y), "pixels from 0 to 255; they go from 0 to 1"),
+        (lambda x, y: (x - 0.5, y), "pixels from -0.5 to 0.5"),
+        (lambda x, y: (x * torch.nan, y), "pixels from nan to nan"),
+        (lambda x, y: (x, y + 1), "labels from 1 to 4; its 4 classes are numbered 0 to 3"),
+        (lambda x, y: (x, y - 1), "labels from -1 to 2"),
+        (lambda x, y: (x[:0], y[:0]), "toy:test is empty"),
+    ],
+)
+def test_evaluate_refuses_images_and_labels_on_which_attacks_mean_nothing(tiny, path, spoil, told):
+    split = images(wrong=0)
+    split.y[:4] = torch.arange(4)
+    x, y = spoil(split.x, split.y)
+    with pytest.raises(ValueError, match="^[^\n]*$") as error:
+        robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny, run=path)
+    assert told in str(error.value)
+    assert not path.exists()
+
+
+def test_evaluate_refuses_what_it_cannot_ask(tiny):
+    split = images()
+    with pytest.raises(UserError, match="name the data"):
+        robench.evaluate(net(), protocol=tiny)
+    with pytest.raises(UserError, match="labels reach 4 but the model Sequential has 4 outputs"):
+        robench.evaluate(net(), replace(split, classes=5), tiny)
+    with pytest.raises(UserError, match="the seed -1 is out of range"):
+        robench.evaluate(net(), split, tiny, seed=-1)
+    with pytest.raises(UserError, match="no threat model is called 'linv'; did you mean linf"):
+        robench.evaluate(net(), split, tiny, threats=["linv:0.1"])
+    with pytest.raises(UserError, match="fails on two images of 1x4x5 with RuntimeError"):
+        robench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(21, 4)), split, tiny)
+
+
+def test_all_public_names_can_be_had():
+    for name in robench.__all__:
+        assert getattr(robench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'evalute'"):
+        robench.evalute  # noqa: B018
+
+
+def test_fractions_of_radii_reach_the_summary_as_they_were_asked():
+    summary = alone(images(6), asking("linf:8/255", "l2:0.5"))
+    assert [t.threat for t in summary.threats] == ["linf:8/255", "l2:0.5"]
+    assert parse(summary.threats[0].threat).radius == Fraction(8, 255)
