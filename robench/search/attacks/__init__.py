@@ -23,16 +23,21 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
     kind = ATTACKS[name]
-    known = {f.name: f for f in fields(kind)}
+    known: dict[str, Any] = {f.name: f for f in fields(kind)}
+    settings = {
+        key: _whole_as_real(value, known[key].type) if key in known else value for key, value in settings.items()
+    }
     for setting, value in settings.items():
         if setting not in known:
             raise unknown(f"setting of {name}", setting, known)
-        if not _fits(value, known[setting].type):
+        if isinstance(value, bool) != (known[setting].type is bool) or not isinstance(value, known[setting].type):
             raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
     if "loss" in settings and settings["loss"] not in UNTARGETED:
         raise unknown("loss", settings["loss"], UNTARGETED)
     if settings.get("targets", 0) < 0:
-        raise UserError(f"{name} cannot take targets={settings['targets']}: 0 aims at no class, 9 at the nine likeliest")
+        raise UserError(
+            f"{name} cannot take targets={settings['targets']}: 0 aims at no class, 9 at the nine likeliest"
+        )
     if settings.get("steps", 1) < 1:
         raise UserError(f"{name} cannot take steps={settings['steps']}: it needs at least one")
     return kind(**settings)
@@ -59,9 +64,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    if isinstance(value, int) and isinstance(1.0, kind):
-        return True
-    return isinstance(value, kind)
+def _whole_as_real(value: Any, kind: Any) -> Any:
+    """1 where 1.0 is meant: both must give the same text, which is the key of the evidence."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and not isinstance(value, kind) and isinstance(1.0, kind) else value
