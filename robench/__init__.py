@@ -1,7 +1,6 @@
-"""robench: how much accuracy is left, against more than one kind of attack, with evidence.
+"""How much accuracy an image classifier keeps, against more than one kind of attack, with evidence.
 
-    import robench
-    summary = robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100)
+`robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100)` answers with a `Summary`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -78,7 +78,8 @@ def breakdown(summary: Summary) -> Table:
             rows.append(row)
     footer = [] if summary.every_attack else [EARLY_STOP]
     footer += [
-        f"{t.threat}: {_count(t.elsewhere, 'more example')} broken by an image found under another threat or by an attack not listed."
+        f"{t.threat}: {_count(t.elsewhere, 'more example')} broken by an image found under another threat or by an"
+        " attack not listed."
         for t in summary.threats
         if t.elsewhere
     ]
