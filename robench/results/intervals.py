@@ -67,12 +67,15 @@ def average(held: Bool[np.ndarray, "threats examples"], level: float = 0.95) -> 
 
 
 def _correlations(held: Bool[np.ndarray, "threats examples"]) -> Float[np.ndarray, "threats threats"]:
+    n = held.shape[1]
     centred = held - held.mean(axis=1, keepdims=True)
     products = centred @ centred.T
     lengths = np.sqrt(products.diagonal())
     scale = np.outer(lengths, lengths)
     known = scale > 0
-    return np.where(known, products / np.where(known, scale, 1), 1.0)
+    measured = np.where(known, products / np.where(known, scale, 1), 1.0)
+    # n examples cannot show that threats are exact opposites, which would leave no width at all.
+    return np.where(measured < 0, measured * n**2 / (n**2 + 1), measured)
 
 
 def _check(successes: int, n: int, level: float) -> None:

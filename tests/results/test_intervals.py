@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import binom
@@ -58,6 +58,7 @@ TABLES = arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 30)))
 
 
 @given(TABLES)
+@example(np.array([[False, True], [True, False]]))
 def test_an_average_has_width_and_stays_within_the_wilson_ends(held):
     low, high = average(held)
     ends = np.array([wilson(int(row.sum()), row.size) for row in held]).mean(axis=0)
