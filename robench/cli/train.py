@@ -38,6 +38,7 @@ from .options import machine_options
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the model goes, without suffix.")
 @click.option("--half", is_flag=True, help="Keep the weights as float16: half the file.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from where it was stopped.")
 @click.option("--protocol", metavar="NAME|FILE.toml", help="To measure it by.  [default: the data set's]")
 @click.option("--no-evaluation", is_flag=True, help="Leave it unmeasured.")
 @machine_options
@@ -51,6 +52,7 @@ def command(
     settings: tuple[str, ...],
     out: Path | None,
     half: bool,
+    resume: bool,
     protocol: str | None,
     no_evaluation: bool,
     device: str,
@@ -83,6 +85,8 @@ def command(
         command=shlex.join(["robench", *sys.argv[1:]]),
         half=half,
     )
+    if not resume:
+        order.state.unlink(missing_ok=True)
     signal.signal(signal.SIGTERM, interrupt)
     try:
         card = make(order, split, api.pick_device(device), TrainingDisplay(quiet))
