@@ -34,8 +34,10 @@ class Progress(Interface):
     def attacking(self, threat: str, attack: str) -> None:
         """Another attack begins."""
 
-    def moved(self, standing: int, queries_left: int) -> None:
-        """So many examples may still stand under the threat; its attack has at most so many queries to go."""
+    def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
+        """So many examples may still stand under the threat; the run has made so many queries of the model since it
+        was started, and has about so many to go.
+        """
 
 
 class Silence:
@@ -47,7 +49,7 @@ class Silence:
     def attacking(self, threat: str, attack: str) -> None:
         pass
 
-    def moved(self, standing: int, queries_left: int) -> None:
+    def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
         pass
 
 
@@ -64,19 +66,35 @@ class Evaluation:
     environment: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
+    _asked: int = 0  # queries since the start, for the progress
 
     def answer(self) -> Summary:
         """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
         self._begin()
         self.progress.clean(self.summary())
         court = Court(self.referee, self.split, tuple(choice.threat for choice in self.protocol.threats))
-        for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True):
-            for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True):
-                attempt = prepare(self.plan, self.run, court, choice.threat, planned_attack, attack_choice)
-                if attempt.queue and time.monotonic() < self.deadline:
-                    self.progress.attacking(planned.threat, planned_attack.label)
-                    self._try(attempt, attack_choice)
+        for choice, planned, attack_choice in self._steps():
+            attempt = prepare(self.plan, self.run, court, choice.threat, planned, attack_choice)
+            if attempt.queue and time.monotonic() < self.deadline:
+                self.progress.attacking(str(choice.threat), planned.label)
+                self._try(attempt, attack_choice)
         return self.summary()
+
+    def _steps(self) -> list[tuple[ThreatChoice, PlannedAttack, AttackChoice]]:
+        """Every attack under every threat, in the order of the protocol."""
+        return [
+            (choice, planned_attack, attack_choice)
+            for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True)
+            for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True)
+        ]
+
+    def _queries_after(self, attempt: Attempt) -> int:
+        """What is left when this attack is done, if as many examples stand under every threat as may under this one."""
+        steps = self._steps()
+        here = next(i for i, (c, p, _) in enumerate(steps) if (c.threat, p) == (attempt.threat, attempt.planned))
+        return attempt.standing * sum(
+            planned.items * choice.attack.visits(threat.threat) for threat, planned, choice in steps[here + 1 :]
+        )
 
     def summary(self) -> Summary:
         """The answer so far."""
@@ -89,7 +107,8 @@ class Evaluation:
                 self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed
             ):
                 attempt.take(ended)
-                self.progress.moved(attempt.standing, len(attempt.queue) * visits)
+                left = attempt.queue.left(visits) + self._queries_after(attempt)
+                self.progress.moved(attempt.standing, self._asked + attempt.queue.asked, left)
                 if time.monotonic() > self.deadline:
                     break
         except UserError:
@@ -97,6 +116,7 @@ class Evaluation:
         except Exception as error:  # whatever an attack raises, its examples stay open, with the reason
             attempt.failed(f"{type(error).__name__}: {error}")
         finally:
+            self._asked += attempt.queue.asked
             attempt.commit()
 
     def _begin(self) -> None:

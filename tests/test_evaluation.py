@@ -263,7 +263,6 @@ def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, loo
     with pytest.raises(KeyboardInterrupt):
         answered(path, split, progress=Pulled(looks))
     broken, spent = finished(path)
-    assert 0 in (len(broken), len(searched)) or searched
     searched.clear()
     summary = answered(path, split)
     for threat, attack, example, draw in searched:

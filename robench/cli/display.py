@@ -10,11 +10,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from ..results.summary import Summary
 
+REDRAW_EVERY = 0.2  # seconds
 PLAIN_EVERY = 10.0  # seconds between lines where nothing can be redrawn
 
 
 class Display:
-    """Tells how an evaluation goes: the running bound, what is under way, the time it can take at most."""
+    """Tells how an evaluation goes: the running bound, what is under way, about how long it will take."""
 
     def __init__(self, quiet: bool = False, doubt: Callable[[Summary], str | None] = lambda _: None):
         self.quiet = quiet
@@ -33,7 +34,6 @@ class Display:
         self.examples = 0
         self.what = ""
         self.begun = self.told_at = time.monotonic()
-        self.at_first: int | None = None
 
     @contextmanager
     def shown(self) -> Iterator["Display"]:
@@ -49,25 +49,23 @@ class Display:
 
     def attacking(self, threat: str, attack: str) -> None:
         self.what = f"{threat} {attack}"
-        self.begun = self.told_at = time.monotonic()
-        self.at_first = None
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(self.what, told="", total=1)
+        if self.task is None:
+            self.begun = self.told_at = time.monotonic()
+            self.task = self.bar.add_task(self.what, told="", total=1)
+        self.bar.update(self.task, description=self.what)
 
-    def moved(self, standing: int, queries_left: int) -> None:
-        if self.quiet:
-            return
+    def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
         now = time.monotonic()
-        self.at_first = queries_left if self.at_first is None else self.at_first
-        done = 1 - queries_left / self.at_first if self.at_first else 1.0
+        if self.quiet or now - self.told_at < (REDRAW_EVERY if self.console.is_terminal else PLAIN_EVERY):
+            return
+        self.told_at = now
+        done = queries_done / (queries_done + queries_left)
         told = f"≤ {standing / max(self.examples, 1):.1%} stand, {_left(now - self.begun, done)}"
         if self.console.is_terminal:
             assert self.task is not None, "an attack begins before it moves"
             self.bar.update(self.task, completed=done, told=told)
-        elif now - self.told_at > PLAIN_EVERY:
+        else:
             self.say(f"{self.what}: {told}")
-            self.told_at = now
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -109,9 +107,9 @@ class TrainingDisplay:
 
 
 def _left(elapsed: float, done: float) -> str:
-    """`at most 1:20 left`, once there is something to reckon with."""
+    """`about 1:20 left`, once there is something to reckon with."""
     if done <= 0.002 or elapsed < 1:
         return "reckoning the time"
     seconds = round(elapsed * (1 - done) / done)
     hours, rest = divmod(seconds, 3600)
-    return f"at most {f'{hours}:{rest // 60:02}' if hours else rest // 60}:{rest % 60:02} left"
+    return f"about {f'{hours}:{rest // 60:02}' if hours else rest // 60}:{rest % 60:02} left"

@@ -43,7 +43,6 @@ def search(
     read_every = 1 if classifier.device.type == "cpu" else 8
     visits = attack.visits(threat)
     remaining = torch.zeros(lanes, dtype=torch.long, device=classifier.device)
-    taken = [0] * lanes
     batch: Batch | None = None
 
     while queue:
@@ -56,8 +55,6 @@ def search(
             state = put_rows(state, seats, attack.start(threat, fresh))
             watcher.forget(seats)
             remaining.index_fill_(0, seats, visits)
-            for lane, _ in seated:
-                taken[lane] = 0
         assert batch is not None, "a queue with work has filled a lane"
 
         for _ in range(read_every):
@@ -66,15 +63,17 @@ def search(
             watcher.see(threat, delta, batch.x, seen.logits, batch.y, active=remaining > 0)
             state = attack.step(threat, batch, state, seen)
             remaining -= 1
+        queue.count(read_every, visits)
 
         found, nan = torch.stack([watcher.found, watcher.nan]).tolist()
+        images = (batch.x + watcher.delta).cpu() if any(found) else batch.x
         ended = []
         for lane, item in queue.busy():
-            taken[lane] = min(taken[lane] + read_every, visits)
-            if found[lane] or taken[lane] == visits:
+            taken = queue.taken[lane]
+            if found[lane] or taken == visits:
                 queue.release(lane)
-                x_adv = (batch.x[lane] + watcher.delta[lane]).cpu() if found[lane] else None
-                cost = attack.forwards_per_step * taken[lane], attack.backwards_per_step * taken[lane]
+                x_adv = images[lane].clone() if found[lane] else None
+                cost = attack.forwards_per_step * taken, attack.backwards_per_step * taken
                 ended.append(Ended(item, x_adv, *cost, nan=nan[lane]))
         yield ended
 

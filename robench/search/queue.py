@@ -20,6 +20,8 @@ class Queue:
     def __init__(self, items: Iterable[Item], lanes: int):
         self.waiting = deque(items)
         self.lanes: list[Item | None] = [None] * lanes
+        self.taken = [0] * lanes  # queries the item on each lane has made
+        self.asked = 0  # queries of all items so far
         self.dropped: set[int] = set()
 
     def fill(self) -> list[tuple[int, Item]]:
@@ -27,7 +29,7 @@ class Queue:
         seated = []
         for lane, item in enumerate(self.lanes):
             if item is None and (newcomer := self._next()) is not None:
-                self.lanes[lane] = newcomer
+                self.lanes[lane], self.taken[lane] = newcomer, 0
                 seated.append((lane, newcomer))
         return seated
 
@@ -44,6 +46,18 @@ class Queue:
         for lane in lanes:
             self.release(lane)
         return lanes
+
+    def count(self, queries: int, most: int) -> None:
+        """Every busy lane has made so many more queries, up to the most that an item makes."""
+        for lane, item in enumerate(self.lanes):
+            if item is not None:
+                more = min(queries, most - self.taken[lane])
+                self.taken[lane] += more
+                self.asked += more
+
+    def left(self, most: int) -> int:
+        """The queries still to be made, if no further example breaks."""
+        return len(self) * most - sum(taken for taken, item in zip(self.taken, self.lanes, strict=True) if item)
 
     def busy(self) -> list[tuple[int, Item]]:
         """The (lane, item) pairs in flight."""

@@ -37,6 +37,7 @@ def fetch(downloads: Sequence[Download], folder: Path, data_set: str) -> None:
 
 def _fetch_one(download: Download, folder: Path, data_set: str, wanted: list[str]) -> None:
     answers: list[str] = []
+    pooch.get_logger().setLevel("WARNING")  # the bar says what is fetched
     way_out = (
         f"set ROBENCH_DATA to a folder that holds {' and '.join(f'{data_set}/{name}' for name in wanted)}, "
         "or take --data digits, which needs no download"

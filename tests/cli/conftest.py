@@ -1,0 +1,126 @@
+"""The command line, called as `robench` calls it, in a folder of its own."""
+
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from robench import api
+from robench.cli.main import main
+from robench.evidence import store
+
+PROTOCOL = """
+name = "tiny"
+examples = 12
+
+[[threat]]
+threat = "linf:0.1"
+attacks = [
+    { attack = "pgd", label = "quick", steps = 3, random_start = false },
+    { attack = "pgd", label = "random", steps = 4, restarts = 2 },
+]
+
+[[threat]]
+threat = "l2:1"
+attacks = [{ attack = "pgd", label = "quick", steps = 3, random_start = false }]
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command has said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch):
+    """Few lanes, little patience, and the signal handlers of before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(api, "LANES", {"cpu": 8, "cuda": 8})
+    monkeypatch.setattr(store, "PATIENCE", 0.05)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, with tiny.toml in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(PROTOCOL)
+    return tmp_path
+
+
+@pytest.fixture
+def robench(folder, monkeypatch, capsys):
+    """`robench("list", "attacks")` is that command."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["robench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Told(ended.value.code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def refused(folder, robench):
+    """`refused("list", "atacks")` is the one line that the user is told. Nothing was written."""
+
+    def call(*words):
+        before = files(folder)
+        told = robench(*words)
+        lines = [line for line in told.err.splitlines() if not line.startswith("note: ")]
+        assert told.code == 2, told
+        assert told.out == ""
+        assert len(lines) == 1, told.err
+        assert lines[0].startswith("Error: ")
+        assert "Traceback" not in told.err
+        assert "this is a bug" not in told.err
+        assert files(folder) == before
+        return lines[0]
+
+    return call
+
+
+def files(folder):
+    """Every file below the folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory):
+    """A finished run of a bundled model, to copy from."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "tiny.toml").write_text(PROTOCOL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "LANES", {"cpu": 8, "cuda": 8})
+        patch.setattr(sys, "argv", f"robench evaluate digits-nat --protocol {folder / 'tiny.toml'} --quiet".split())
+        patch.setattr(sys, "argv", [*sys.argv, "--run", str(folder / "r.robench"), "--json", str(folder / "s.json")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def run(folder, measured):
+    """A finished run: r.robench, with its summary in s.json."""
+    for name in ("r.robench", "s.json"):
+        shutil.copy(measured / name, folder / name)
+    return folder / "r.robench"
+
+
+@pytest.fixture
+def images(folder):
+    """Ten colour images in images.npz, for what needs data of one's own."""
+    x = np.random.default_rng(0).random((10, 3, 12, 12), dtype=np.float32)
+    np.savez(folder / "images.npz", x=x, y=np.arange(10) % 4)
+    return folder / "images.npz"

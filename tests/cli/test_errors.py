@@ -1,0 +1,351 @@
+"""Bad input: one clear line, exit 2, nothing run, nothing written."""
+
+import os
+import pickle
+import sqlite3
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from robench.problem.checkpoints import locate
+from robench.problem.datasets import DATASETS
+
+EVALUATE = "evaluate", "model.pt", "--data", "digits", "--protocol", "tiny.toml"
+
+
+@pytest.fixture
+def weights():
+    """A network for 1x28x28 images and ten classes, as a state dict."""
+    return safetensors.torch.load_file(locate("digits-nat")[0])
+
+
+@pytest.fixture
+def model(folder, weights):
+    torch.save(weights, folder / "model.pt")
+    return folder / "model.pt"
+
+
+# Checkpoints
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle", "hidden among weights"])
+def test_a_pickle_that_would_run_code_is_not_run(folder, refused, weights, how):
+    if how == "pickle":
+        (folder / "model.pt").write_bytes(pickle.dumps(Hostile(), protocol=2))
+    else:
+        torch.save(Hostile() if how == "torch" else {"state_dict": weights, "epoch": Hostile()}, folder / "model.pt")
+    told = refused(*EVALUATE)
+    assert "would run code" in told
+    assert "--trust-pickle" in told
+    assert not (folder / "hacked").exists()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_a_truncated_checkpoint_is_called_so(folder, refused, weights, kind, share):
+    path = folder / f"model.{kind}"
+    safetensors.torch.save_file(weights, path) if kind == "safetensors" else torch.save(weights, path)
+    held = path.read_bytes()
+    path.write_bytes(held[: int(len(held) * share)])
+    told = refused("evaluate", path.name, "--data", "digits", "--protocol", "tiny.toml")
+    assert f"{path.name} is cut off or damaged" in told or f"{path.name} is not a checkpoint" in told
+
+
+def test_an_html_page_under_the_name_of_a_checkpoint_is_called_so(folder, refused):
+    (folder / "model.pt").write_text("<!DOCTYPE html>\n<html>Sign in</html>")
+    assert "model.pt is an HTML page, not a checkpoint" in refused(*EVALUATE)
+
+
+def test_weights_that_are_not_numbers_are_named(folder, refused, weights):
+    weights["fc1.bias"][3] = torch.nan
+    torch.save(weights, folder / "model.pt")
+    assert "has NaN or infinite weights in fc1.bias" in refused(*EVALUATE)
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        {body}
+
+def build():
+    torch.manual_seed(0)
+    return Net()
+"""
+
+
+def own(folder, body):
+    """A checkpoint of an own architecture with this forward pass."""
+    (folder / "net.py").write_text(FACTORY.format(body=body))
+    torch.manual_seed(0)
+    fc = torch.nn.Linear(784, 10)
+    torch.save({"fc.weight": fc.weight.data, "fc.bias": fc.bias.data}, folder / "model.pt")
+    return *EVALUATE, "--arch", "net.py:build"
+
+
+def test_logits_that_are_not_numbers_on_real_images_are_named(folder, refused):
+    """Random images have no row of 0, real ones do."""
+    told = refused(*own(folder, "return self.fc(x.flatten(1)) / x[:, 0, :, :3].sum(dim=(1, 2))[:, None]"))
+    assert "answers NaN on" in told or "NaN or infinite logits" in told
+    assert "of 12 clean images (first: example" in told
+
+
+def test_a_model_that_is_random_is_refused(folder, refused):
+    told = refused(*own(folder, "return self.fc(nn.functional.dropout(x.flatten(1), 0.5, training=True))"))
+    assert "different logits for the same images" in told
+
+
+def test_a_network_that_fails_names_its_error(folder, refused):
+    told = refused(*own(folder, "raise RuntimeError('of its own')"))
+    assert "fails on two images of 1x28x28 with RuntimeError: of its own" in told
+
+
+# Data
+
+
+def test_images_with_other_channels_are_refused(folder, refused, model):
+    np.savez(folder / "rgb.npz", x=np.zeros((4, 28, 28, 3), np.uint8), y=np.arange(4))
+    told = refused("evaluate", "model.pt", "--data", "rgb.npz", "--protocol", "tiny.toml")
+    assert "reads 1x28x28 images, but those of the data are 3x28x28" in told
+
+
+def test_labels_beyond_the_outputs_are_refused(folder, refused, model):
+    np.savez(folder / "many.npz", x=np.zeros((12, 28, 28), np.uint8), y=np.arange(12))
+    told = refused("evaluate", "model.pt", "--data", "many.npz", "--protocol", "tiny.toml")
+    assert "labels reach 11 but the model model.pt has 10 outputs" in told
+
+
+def test_floats_from_0_to_255_are_refused(folder, refused, model):
+    np.savez(folder / "bright.npz", x=np.full((4, 28, 28), 255.0, np.float32), y=np.arange(4))
+    told = refused("evaluate", "model.pt", "--data", "bright.npz", "--protocol", "tiny.toml")
+    assert "divide them by 255" in told
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_data_that_are_not_here_and_cannot_be_fetched_are_refused(folder, refused, monkeypatch, name):
+    monkeypatch.delenv("ROBENCH_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    told = refused("evaluate", "digits-nat", "--data", name, "--protocol", "tiny.toml")
+    assert f"{name} is not on this machine" in told
+    assert "no connection" in told
+    assert "ROBENCH_DATA" in told
+    assert "--data digits" in told
+
+
+def test_without_data_those_that_fit_are_listed(refused, model):
+    told = refused("evaluate", "model.pt")
+    assert "--data" in told
+    fitting = [name for name, data in DATASETS.items() if data.shape == (1, 28, 28)]
+    assert len(fitting) == 3
+    assert all(name in told for name in fitting)
+    assert "cifar10" not in told
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        ("evalute digits-nat", "evaluate"),
+        ("evaluate digits-adv-lin --protocol tiny.toml", "digits-adv-linf"),
+        ("evaluate model.pth --data digits", "model.pt"),
+        ("evaluate digits-nat --data digts --protocol tiny.toml", "digits"),
+        ("evaluate digits-nat --data digits:tst --protocol tiny.toml", "test"),
+        ("evaluate digits-nat --protocol quik", "quick"),
+        ("evaluate digits-nat --protocol tiny.toml --threat linv:0.3", "linf"),
+        ("evaluate digits-nat --protocol tiny.toml --attack pdg", "pgd"),
+        ("evaluate digits-nat --protocol tiny.toml --attack pgd(stepz=3)", "steps"),
+        ("evaluate digits-nat --protocol tiny.toml --attack pgd(loss=margn)", "margin"),
+        ("evaluate model.pt --data digits --arch digits-cn", "digits-cnn"),
+        ("evaluate model.pt --data digits --normalise mnst", "mnist"),
+        ("evaluate digits-nat --protocl quick", "--protocol"),
+        ("train pgd-at", "pgd_at"),
+        ("train nat --set stepz=3", "steps"),
+        ("train nat --data digts", "digits"),
+        ("train pgd_at --threat linff:0.1", "linf"),
+        ("list atacks", "attacks"),
+        ("report r.robench --format markdwn", "markdown"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(refused, model, run, words, nearest):
+    told = refused(*words.split())
+    assert nearest in told.partition("did you mean")[2].lower() or nearest in told.partition("Did you mean")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate nothing-like-it",
+        "evaluate no/such/file.pt",
+        "evaluate . --data digits",
+        "evaluate digits-nat --data none.npz --protocol tiny.toml",
+        "evaluate digits-nat --protocol none.toml",
+        "evaluate model.pt --data digits --arch none.py:build",
+        "evaluate model.pt --data digits --arch no.such.module:build",
+        "evaluate",
+        "evaluate digits-nat digits-nat",
+        "evaluate digits-nat --threat",
+        "evaluate digits-nat --protocol tiny.toml --threat linf",
+        "evaluate digits-nat --protocol tiny.toml --threat linf:x",
+        "evaluate digits-nat --protocol tiny.toml --threat linf:-1",
+        "evaluate digits-nat --protocol tiny.toml --threat linf:0",
+        "evaluate digits-nat --protocol tiny.toml --threat l1:1",  # without attacks for it
+        "evaluate digits-nat --protocol tiny.toml --attack pgd(steps=0)",
+        "evaluate digits-nat --protocol tiny.toml --attack pgd(steps=many)",
+        "evaluate digits-nat --protocol tiny.toml --attack pgd(restarts=0)",
+        "evaluate digits-nat --protocol tiny.toml --attack pgd(",
+        "evaluate digits-nat --protocol tiny.toml --examples 0",
+        "evaluate digits-nat --protocol tiny.toml --examples -3",
+        "evaluate digits-nat --protocol tiny.toml --examples few",
+        "evaluate digits-nat --protocol tiny.toml --examples 5:5",
+        "evaluate digits-nat --protocol tiny.toml --examples 9:5",
+        "evaluate digits-nat --protocol tiny.toml --examples 100000",
+        "evaluate digits-nat --protocol tiny.toml --device abacus",
+        "evaluate digits-nat --protocol tiny.toml --device cuda:99",
+        "evaluate digits-nat --protocol tiny.toml --device meta",
+        "evaluate digits-nat --protocol tiny.toml --seed x",
+        "evaluate digits-nat --protocol tiny.toml --seed -1",
+        "evaluate digits-nat --protocol tiny.toml --seed 99999999999999999999999",
+        "evaluate digits-nat --protocol tiny.toml --minutes 0",
+        "train",
+        "train nat --set steps",
+        "train nat --set steps=few",
+        "train nat --set steps=-1",
+        "train nat --set steps=0",
+        "train nat --epochs 0",
+        "train nat --threat linf:0.1",
+        "train pgd_at",
+        "train nat --seed -1",
+        "train nat --arch lenet-of-my-own",
+        "train nat --device abacus",
+        "list",
+        "report",
+        "report none.robench",
+        "report tiny.toml",
+        "report .",
+        "verify none.robench",
+        "verify tiny.toml",
+        "merge r.robench",
+        "merge none.robench --out m.robench",
+        "merge r.robench tiny.toml --out m.robench",
+        "merge r.robench --out r.robench",
+        "merge r.robench --out tiny.toml/m.robench",
+    ],
+)
+def test_what_cannot_be_done_is_one_line(refused, model, run, words):
+    refused(*words.split())
+
+
+# Places
+
+
+def test_a_run_that_cannot_be_kept_is_refused_before_the_work(folder, refused):
+    command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--run"
+    assert "with --run" in refused(*command, "tiny.toml/r.robench")
+    assert "is not a file" in refused(*command, ".")
+    assert "tiny.toml is not a robench run file; it was left as it is" in refused(*command, "tiny.toml")
+
+
+def test_a_summary_that_cannot_be_written_is_refused_before_the_work(folder, refused):
+    command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--json"
+    assert "with --json" in refused(*command, "none/s.json")
+    assert "with --json" in refused(*command, "tiny.toml/s.json")
+    assert "with --json" in refused(*command, ".")
+    assert "a file of its own" in refused(*command, "r.robench", "--run", "r.robench")
+
+
+def test_a_damaged_run_is_refused_and_left_as_it_is(run, refused):
+    held = run.read_bytes()
+    run.write_bytes(held[:5000])
+    for words in ("evaluate digits-nat --protocol tiny.toml --run", "report", "verify"):
+        assert "r.robench is damaged" in refused(*words.split(), "r.robench")
+    assert "is damaged" in refused("merge", "r.robench", "--out", "m.robench")
+
+
+def test_a_run_of_another_model_or_data_or_seed_is_refused_and_left_as_it_is(run, images, refused, model):
+    tail = "--protocol", "tiny.toml", "--run", "r.robench"
+    assert "holds a run of another model (digits-nat" in refused("evaluate", "digits-adv-linf", *tail)
+    assert "digits:test with seed 0, not on digits:test with seed 7" in refused(
+        "evaluate", "digits-nat", *tail, "--seed", "7"
+    )
+    assert "not on digits:train" in refused("evaluate", "digits-nat", "--data", "digits:train", *tail)
+    assert "is not the model of r.robench" in refused("verify", "r.robench", "--model", "digits-adv-linf")
+    assert "holds other images than r.robench is about" in refused("verify", "r.robench", "--data", "digits:train")
+
+
+# Protocols
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name = ", "is not valid TOML"),
+        ("", "lacks or misspells 'threat'"),
+        ("[[threat]]\nthreat = 'linf:0.1'", "lacks or misspells 'attacks'"),
+        ("[[threat]]\nthreat = 'linf:0.1'\nattacks = []", "no attack is named"),
+        ("[[threat]]\nattacks = [{ attack = 'pgd' }]", "lacks or misspells 'threat'"),
+        ("[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attck = 'pgd' }]", "lacks or misspells 'attack'"),
+        ("[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgdd' }]", "did you mean pgd"),
+        ("[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd', step = 3 }]", "did you mean step"),
+        ("[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd', steps = 'x' }]", "cannot take steps='x'"),
+        ("[[threat]]\nthreat = 'l3:0.1'\nattacks = [{ attack = 'pgd' }]", "did you mean l"),
+        ("[[threat]]\nthreat = 'l0:3'\nattacks = [{ attack = 'pgd' }]", "pgd does not attack l0"),
+        ("examples = 'few'\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "few"),
+        ("seed = -1\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "seed -1 is out of range"),
+    ],
+)
+def test_a_mistake_in_a_protocol_is_named(folder, refused, text, told):
+    (folder / "mine.toml").write_text(text)
+    message = refused("evaluate", "digits-nat", "--protocol", "mine.toml")
+    assert told in message
+    assert "mine.toml" in message or "seed" in message or "few" in message
+
+
+# How errors are told
+
+
+def test_debug_shows_where_an_error_arose(robench):
+    told = robench("list", "atacks", "--debug")
+    assert told.code == 2
+    assert "Traceback (most recent call last)" in told.err
+    assert told.err.splitlines()[-1].startswith("Error: no list is called 'atacks'")
+    assert robench("--debug", "list", "atacks").err.count("Traceback") == 1
+
+
+def test_an_error_of_our_own_is_called_a_bug_in_one_line(robench, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of\nours")
+
+    monkeypatch.setattr("robench.cli.report.read_summary", fail)
+    told = robench("report", "r.robench")
+    assert (told.code, told.out) == (2, "")
+    assert told.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"
+    with pytest.raises(ZeroDivisionError):
+        robench("report", "r.robench", "--debug")
+
+
+def test_a_forged_table_in_a_run_file_is_refused(run, refused):
+    with sqlite3.connect(run) as db:
+        db.execute("UPDATE plan SET json = 'null'")
+    db.close()
+    assert "is damaged" in refused("report", "r.robench")
