@@ -229,7 +229,7 @@ def pick_device(text: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(text)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # there, and able to answer
     except (RuntimeError, AssertionError):
         has = "cpu and cuda" if torch.cuda.is_available() else "only cpu"
         raise UserError(f"there is no device {text!r} here, {has}; leave --device out to take the best") from None

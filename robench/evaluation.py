@@ -142,7 +142,7 @@ class Evaluation:
         if not len(missing):
             return []
         logits = self.referee.logits(missing.x)
-        _refuse_nan(missing, logits)
+        _refuse_not_finite(missing, logits)
         _refuse_random(missing, self.referee)
         gaps = margin(logits, missing.y).tolist()
         correct = (~fooled(logits, missing.y)).tolist()
@@ -197,11 +197,11 @@ def _refuse_another_run(before: Plan, now: Plan, path: str) -> None:
         )
 
 
-def _refuse_nan(split: Split, logits: torch.Tensor) -> None:
-    bad = logits.isnan().any(dim=1).nonzero().flatten().tolist()
+def _refuse_not_finite(split: Split, logits: torch.Tensor) -> None:
+    bad = (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if bad:
         raise UserError(
-            f"the model answers NaN on {len(bad)} of {len(split)} clean images (first: example"
+            f"the model answers NaN or infinite logits on {len(bad)} of {len(split)} clean images (first: example"
             f" {split.numbers[bad[0]]} of {split.name}); look for an overflow or a division by 0 in its forward pass"
         )
 

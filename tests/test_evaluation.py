@@ -128,7 +128,7 @@ class Pulled(Silence):
 
     looks: int
 
-    def moved(self, standing, queries_left):
+    def moved(self, *_):
         self.looks -= 1
         if not self.looks:
             raise KeyboardInterrupt
@@ -553,17 +553,18 @@ def test_a_run_file_of_something_else_is_refused_and_stays_as_it_is(path):
     assert "another image as example 9 of toy:test" in refused(path, replace(split, y=y))
 
 
-def test_a_model_that_answers_nan_on_clean_images_is_refused(path):
+@pytest.mark.parametrize("offset", [0, 1])  # 0 / 0 is NaN, 1 / 0 is infinite
+def test_a_model_without_finite_answers_on_clean_images_is_refused(path, offset):
     class Dark(nn.Module):
         """Divides by 0 on a black image."""
 
         def forward(self, x):
-            return (x / x.amax(dim=(1, 2, 3), keepdim=True)).flatten(1)[:, :CLASSES]
+            return ((x + offset) / x.amax(dim=(1, 2, 3), keepdim=True)).flatten(1)[:, :CLASSES]
 
     split = images()
     split.x[[7, 11]] = 0
     message = refused(path, split, module=Dark())
-    assert "answers NaN on 2 of 30 clean images (first: example 7 of toy:test)" in message
+    assert "answers NaN or infinite logits on 2 of 30 clean images (first: example 7 of toy:test)" in message
     assert not path.exists()
 
 

@@ -12,6 +12,7 @@ from robench.errors import UserError
 from robench.evidence import store
 from robench.evidence.records import Claim, Clean, Evidence, Plan, Verdict
 from robench.evidence.store import RunFile
+from robench.results.merging import merge
 
 from .records import EVIDENCE, PLAN, SHAPE, beside, elsewhere, fill, image, killed
 
@@ -419,3 +420,45 @@ run.close()
         assert len(run.evidence().clean) == len(EVIDENCE.clean) + 200 * blocks
         fill(run)
     assert list(beside(path)) == [path.name]
+
+
+# Merged
+
+
+def test_of_equal_finds_the_merged_run_keeps_an_image(tmp_path):
+    """Two restarts may find images of one size at once: the first is kept, and the merged run may take the second."""
+    path = tmp_path / "r.robench"
+    with RunFile.open(path) as run, run.writing():
+        for number, gap in enumerate((0.1, 0.9, 0.5), start=1):
+            claim = Claim(number, 0, "linf:0.5", "a()", number, -1, 1, 1)
+            run.put_judged(claim, Verdict(number, True, "", "", 0.5, gap), image(number / 8))
+    with RunFile.read(path) as run, RunFile.open(tmp_path / "m.robench") as result:
+        merged = merge([run.evidence()])
+        with result.writing():
+            result.adopt(merged.evidence, merged.sources, [run])
+        assert len(merged.evidence.claims) == 1
+        ((_, pixels),) = result.images(SHAPE)
+        assert np.array_equal(pixels, image(1 / 8))
+
+
+def test_a_merged_run_keeps_the_smallest_image_of_all_files_and_every_hash(tmp_path):
+    files, sizes = [], {"a()": 0.3, "b()": 0.2, "c()": 0.4}
+    for number, (attack, size) in enumerate(sizes.items()):
+        run = RunFile.open(tmp_path / f"{number}.robench")
+        with run.writing():
+            claim = Claim(1, 0, "linf:0.5", attack, 0, -1, 1, 1)
+            run.put_judged(claim, Verdict(1, True, "", "", size, 1.0), image(size))
+        files.append(run)
+    merged = merge([run.evidence() for run in files])
+    with RunFile.open(tmp_path / "m.robench") as result:
+        with result.writing():
+            result.adopt(merged.evidence, merged.sources, files)
+        assert result.evidence().claims == merged.evidence.claims
+        ((number, pixels),) = result.images(SHAPE)
+        assert merged.evidence.claims[number - 1].attack == "b()"
+        assert np.array_equal(pixels, image(0.2))
+    db = sqlite3.connect(tmp_path / "m.robench")
+    assert db.execute("SELECT count(DISTINCT sha256) FROM claim").fetchone() == (3,)
+    db.close()
+    for run in files:
+        run.close()

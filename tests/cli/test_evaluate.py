@@ -1,0 +1,249 @@
+"""`robench evaluate`: the table, the summary file, and what is said on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from robench.evidence.store import RunFile
+from robench.problem.checkpoints import locate
+from robench.results.summary import Summary
+
+from .conftest import files
+
+TINY = "evaluate", "digits-nat", "--protocol", "tiny.toml"
+
+# DESIGN.md, section 6, word for word but for the values.
+DOCUMENTED = json.loads("""
+{"schema": "robench.summary/1", "robench": "0.1.0",
+ "model": {"name": "...", "weights_sha256": "...", "architecture": "..."},
+ "data": {"name": "mnist:test", "examples": 1000, "sha256": "..."},
+ "protocol": "tramer2019-mnist-lp", "seed": 0,
+ "clean": {"accuracy": 0.991, "ci95": [0.983, 0.995], "correct": 991},
+ "threats": [
+   {"threat": "linf:0.3", "accuracy": 0.911, "ci95": [0.892, 0.927], "wrong": 9, "broken": 80, "standing": 911,
+    "open": 0, "outcomes": "SSBWS...",
+    "rejected": {"outside": 0, "outside the box": 0, "does not fool": 0, "not finite": 0},
+    "attacks": [{"name": "pgd", "tried": 991, "accuracy": 0.913, "broken": 78, "alone": 3, "seconds": 41.2,
+                 "forwards": 0, "backwards": 0}],
+    "curve": {"radius": [], "accuracy": []},
+    "masking": {"verdict": "untested", "evidence": ["..."], "next": "robench evaluate ..."}}],
+ "union":   {"accuracy": 0.068, "ci95": [0.053, 0.086], "wrong": 9, "broken": 923, "standing": 68, "open": 0,
+             "outcomes": "..."},
+ "average": {"accuracy": 0.382, "ci95": [0.36, 0.40]},
+ "masking": {"verdict": "...", "evidence": ["..."]},
+ "cost": {"seconds": 0.0, "forwards": 0, "backwards": 0}, "environment": {}}
+""")
+
+
+def unlike(documented, given, where="summary"):
+    """Every place at which `given` lacks what is documented, or holds another type."""
+    if type(documented) is not type(given):
+        yield f"{where} is {given!r}"
+    elif isinstance(documented, dict):
+        for key, value in documented.items():
+            if key in given:
+                yield from unlike(value, given[key], f"{where}.{key}")
+            else:
+                yield f"{where} lacks {key}"
+    elif isinstance(documented, list) and documented:
+        for number, value in enumerate(given):
+            yield from unlike(documented[0], value, f"{where}[{number}]")
+
+
+def test_the_comparison_itself_notices_what_is_missing_or_of_another_type():
+    assert list(unlike(DOCUMENTED, DOCUMENTED)) == []
+    spoilt = json.loads(json.dumps(DOCUMENTED))
+    del spoilt["threats"][0]["attacks"][0]["alone"]
+    spoilt["union"]["accuracy"] = None
+    spoilt["clean"]["correct"] = 991.0
+    assert len(list(unlike(DOCUMENTED, spoilt))) == 3
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_the_summary_file_has_every_documented_field_with_its_type(robench, folder, every):
+    told = robench(*TINY, "--json", "s.json", *["--every-attack"] * every)
+    assert told.code == 0
+    summary = json.loads((folder / "s.json").read_text())
+    faults = list(unlike(DOCUMENTED, summary))
+    if not every:  # then nobody knows what an attack would have done on examples that others broke before
+        assert all(a["accuracy"] is None and a["alone"] is None for t in summary["threats"] for a in t["attacks"])
+        faults = [f for f in faults if not f.endswith((".accuracy is None", ".alone is None"))]
+    assert faults == []
+    assert summary["schema"] == "robench.summary/1"
+    for part in (*summary["threats"], summary["union"]):
+        counts = [part[key] for key in ("wrong", "broken", "standing", "open")]
+        assert counts == [part["outcomes"].count(letter) for letter in "WBSO"]
+        assert sum(counts) == summary["data"]["examples"] == 12
+        assert part["accuracy"] == (part["standing"] + part["open"]) / 12
+        low, high = part["ci95"]
+        assert 0 <= low <= part["accuracy"] <= high <= 1
+    assert summary["cost"]["forwards"] == sum(a["forwards"] for t in summary["threats"] for a in t["attacks"]) > 0
+    assert summary["environment"]["torch"] == torch.__version__
+    assert Summary.from_json((folder / "s.json").read_text()).to_json() == (folder / "s.json").read_text()
+
+
+def test_the_summary_on_stdout_is_nothing_but_json(robench, folder):
+    told = robench(*TINY, "--json", "-")
+    assert told.code == 0
+    assert list(unlike(DOCUMENTED["clean"], json.loads(told.out)["clean"])) == []
+    assert [name for name in files(folder) if name != "tiny.toml"] == [n for n in files(folder) if "runs/" in n]
+
+
+def test_the_table_shows_every_threat_and_where_the_evidence_is(robench, folder):
+    told = robench(*TINY, "--breakdown")
+    assert told.code == 0
+    (kept,) = (folder / "runs").iterdir()
+    assert kept.name.startswith("digits-nat-")
+    assert kept.suffix == ".robench"
+    for text in ("digits-nat", "linf:0.1", "l2:1", "union", "average", "quick", "random"):
+        assert text in told.out
+    assert "clean accuracy" in told.err
+    assert f"evidence in {kept.relative_to(folder)}" in told.err
+
+
+def test_the_same_command_again_prints_the_same_and_adds_nothing(robench, folder):
+    first = robench(*TINY, "--quiet", "--json", "a.json")
+    kept = files(folder / "runs")
+    second = robench(*TINY, "--quiet", "--json", "b.json")
+    assert (first.out, first.err) == (second.out, "")
+    a, b = (json.loads((folder / name).read_text()) for name in ("a.json", "b.json"))
+    for summary in (a, b):
+        summary["environment"].pop("command")
+    assert a == b
+    with RunFile.read(next((folder / "runs").iterdir())) as run:
+        assert len(run.evidence().clean) == 12
+    assert list(kept) == list(files(folder / "runs"))
+
+
+def test_what_is_out_of_time_is_open_and_the_same_command_finishes_it(robench, folder):
+    told = robench(*TINY, "--minutes", "1e-9", "--json", "early.json")
+    assert told.code == 0
+    assert "11 examples are still open" in told.err or "12 examples are still open" in told.err
+    assert "open" in told.out
+    robench(*TINY, "--json", "late.json")
+    early, late = (json.loads((folder / f"{name}.json").read_text()) for name in ("early", "late"))
+    assert early["union"]["open"] > late["union"]["open"] == 0
+    assert list(files(folder / "runs")) == [next((folder / "runs").iterdir()).name]
+
+
+def test_threats_attacks_and_examples_can_be_chosen(robench, folder):
+    words = ("--threat", "linf:8/255", "--attack", "pgd(steps=2, restarts=3)", "--examples", "3:8", "--seed", "5")
+    robench(*TINY, *words, "--json", "s.json")
+    summary = json.loads((folder / "s.json").read_text())
+    assert [t["threat"] for t in summary["threats"]] == ["linf:8/255"]
+    assert [a["name"] for a in summary["threats"][0]["attacks"]] == ["pgd"]
+    assert (summary["data"]["examples"], summary["seed"]) == (5, 5)
+    with RunFile.read(next((folder / "runs").iterdir())) as run:
+        assert [c.example for c in run.evidence().clean] == [3, 4, 5, 6, 7]
+        assert run.plan().threats[0].attacks[0].items == 3
+
+
+# A model that is no better than guessing
+
+WRAPPED = """
+import torch
+from torch import nn
+from robench.problem.architectures import ARCHITECTURES
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = ARCHITECTURES["digits-cnn"].build((1, 28, 28), 10)
+
+    def forward(self, x):
+        {body}
+
+    def load_state_dict(self, state, *args, **kwargs):
+        return self.net.load_state_dict(state, *args, **kwargs)
+
+    def state_dict(self, *args, **kwargs):
+        return self.net.state_dict(*args, **kwargs)
+"""
+
+
+@pytest.fixture
+def mistaken(folder, robench):
+    """What is said about a good network with this forward pass around it."""
+    torch.save(safetensors.torch.load_file(locate("digits-nat")[0]), folder / "model.pt")
+
+    def call(body, *more):
+        (folder / "wrapped.py").write_text(WRAPPED.format(body=body))
+        words = "evaluate", "model.pt", "--data", "digits", "--protocol", "tiny.toml", "--arch", "wrapped.py:Wrapped"
+        told = robench(*words, "--attack", "pgd(steps=1)", "--threat", "l2:0.01", "--examples", "100", *more)
+        assert told.code == 0
+        return "\n".join(line for line in told.err.splitlines() if line.startswith("warning: "))
+
+    return call
+
+
+def test_a_good_model_is_not_warned_of(mistaken):
+    assert mistaken("return self.net(x)") == ""
+
+
+def test_a_model_of_other_pixels_is_told_of_normalisation(mistaken):
+    warning = mistaken("return self.net(x / 255)")
+    assert "is no better than chance" in warning
+    assert "--normalise 0/0.003921569" in warning
+
+
+def test_the_advice_about_normalisation_mends_it(mistaken):
+    assert mistaken("return self.net(x / 255)", "--normalise", "0/0.003921569") == ""
+
+
+def test_a_model_of_other_labels_is_told_of_their_order(mistaken):
+    warning = mistaken("return self.net(x).roll(3, dims=1)")
+    assert "its classes seem to be in another order: it answers 3 for 0, 4 for 1" in warning
+
+
+def test_the_warning_comes_before_the_attacks(mistaken, robench):
+    mistaken("return self.net(x / 255)")
+    told = robench("evaluate", "model.pt", "--data", "digits", "--protocol", "tiny.toml", "--arch", "wrapped.py:Wrapped")
+    lines = told.err.splitlines()
+    warned = next(i for i, line in enumerate(lines) if line.startswith("warning: "))
+    assert lines[warned - 1].startswith("clean accuracy ")
+    assert warned < next(i for i, line in enumerate(lines) if line.startswith("evidence in "))
+
+
+# Stopped
+
+LONG = """
+[[threat]]
+threat = "linf:0.02"
+attacks = [{ attack = "pgd", steps = 40, restarts = 1000 }]
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
+    (folder / "long.toml").write_text(LONG)
+    words = "evaluate digits-nat --protocol long.toml --examples 20 --run r.robench --json s.json".split()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robench", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    said = process.stderr.readline()
+    assert said.startswith("clean accuracy"), said + process.stderr.read()
+    time.sleep(0.8)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "open" in out
+    assert "stopped; the evidence so far is in r.robench" in err
+    assert "Traceback" not in err
+    assert sorted(files(folder)) == ["long.toml", "r.robench", "s.json", "tiny.toml"]
+    summary = json.loads((folder / "s.json").read_text())
+    assert summary["union"]["open"] > 0
+    with RunFile.read(folder / "r.robench") as run:
+        assert sum(s.draws for s in run.evidence().spent) > 0

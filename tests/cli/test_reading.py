@@ -1,0 +1,299 @@
+"""Commands that read: report, verify, merge, list and the help of all."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from robench.cli.listing import KINDS
+from robench.cli.main import COMMANDS
+from robench.evidence.store import RunFile
+from robench.problem.architectures import ARCHITECTURES
+from robench.problem.checkpoints import locate
+from robench.problem.checkpoints.cards import zoo_names
+from robench.problem.datasets import DATASETS, load
+from robench.problem.threats import THREATS
+from robench.protocols import names
+from robench.recipes import RECIPES
+from robench.search.attacks import ATTACKS
+
+from .conftest import files
+
+
+def altered(path, change, *values):
+    """A run file after a change behind our back."""
+    with sqlite3.connect(path) as db:
+        db.execute(change, values)
+    db.close()
+
+
+def outcomes(folder, name="s.json"):
+    return {t["threat"]: t["outcomes"] for t in json.loads((folder / name).read_text())["threats"]}
+
+
+# report
+
+
+def test_the_report_is_the_table_that_was_printed(run, robench):
+    printed = robench("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench", "--breakdown")
+    assert robench("report", "r.robench", "--intervals", "--breakdown").out == printed.out
+
+
+def test_a_report_as_json_is_the_summary(run, robench, folder):
+    told = json.loads(robench("report", "r.robench", "--format", "json").out)
+    assert told == json.loads((folder / "s.json").read_text())
+
+
+def test_a_report_as_csv_has_a_row_per_threat(run, robench, folder):
+    summary = json.loads((folder / "s.json").read_text())
+    rows = list(csv.DictReader(io.StringIO(robench("report", "r.robench", "--format", "csv").out)))
+    expected = {t["threat"]: t["accuracy"] for t in summary["threats"]}
+    expected |= {"union": summary["union"]["accuracy"], "average": summary["average"]["accuracy"]}
+    assert {row["threat"]: float(row["accuracy"]) for row in rows} == pytest.approx(expected)
+
+
+def test_reports_only_read_and_are_the_same_every_time(run, robench, folder):
+    shutil.copy(run, folder / "again.robench")
+    before = files(folder)
+    first = robench("report", "r.robench", "again.robench", "--breakdown")
+    assert first.code == 0
+    assert first.out == robench("report", "r.robench", "again.robench", "--breakdown").out
+    assert files(folder) == before
+
+
+# verify
+
+
+def test_evidence_that_holds_is_verified(run, robench, folder):
+    before = files(folder)
+    told = robench("verify", "r.robench")
+    assert told.code == 0
+    accepted = sum(v.accepted for v in RunFile.read(run).evidence().verdicts)
+    assert f"12 clean answers and the images behind {accepted} accepted claims judged again: all hold" in told.out
+    assert files(folder) == before
+
+
+def kept(run):
+    """(claim, example, threat) of one image that the run keeps."""
+    with RunFile.read(run) as file:
+        claims = {c.id: c for c in file.evidence().claims}
+        claim = next(claims[number] for number, _ in file.images((1, 28, 28)))
+    return claim.id, claim.example, claim.threat
+
+
+def put_image(run, claim, pixels):
+    """Another image, with a checksum that fits it."""
+    packed = zlib.compress(pixels.astype("<f4").tobytes())
+    sha256 = hashlib.sha256(pixels.astype("<f4").tobytes()).hexdigest()
+    altered(run, "UPDATE claim SET image = ?, encoding = 'f4', sha256 = ? WHERE id = ?", packed, sha256, claim)
+
+
+@pytest.mark.parametrize(
+    ("forge", "told"),
+    [
+        (lambda x: x, "its image does not fool the model: margin -"),
+        (lambda x: 1 - x, "its image lies at 1, outside linf:0.1"),
+        (lambda x: x * 0.99 - 0.005, "its image leaves the pixel range"),
+        (lambda x: x * np.nan, "its image has pixels that are not finite"),
+    ],
+)
+def test_a_forged_image_is_named(run, robench, forge, told):
+    claim, example, threat = kept(run)
+    assert threat == "linf:0.1"
+    put_image(run, claim, forge(load("digits").x[example].numpy()))
+    verified = robench("verify", "r.robench")
+    assert verified.code == 1
+    (line,) = verified.err.splitlines()
+    assert line.startswith(f"example {example} under {threat}: {told}")
+    assert "1 do not hold" in verified.out
+
+
+def test_a_forged_verdict_is_named(run, robench):
+    with RunFile.open(run) as file:
+        example = next(c.example for c in file.evidence().clean if c.correct)
+    altered(run, "INSERT INTO claim VALUES (9999, ?, 'linf:0.05', 'x()', 0, -1, NULL, NULL, NULL, NULL, 1, 1)", example)
+    altered(run, "INSERT INTO verdict VALUES (9999, 1, '', '', 0.05, 1.0, 1)")
+    told = robench("verify", "r.robench")
+    assert told.code == 1
+    assert told.err == f"example {example} under linf:0.05: broken by an image that is not kept\n"
+
+
+def test_a_forged_clean_answer_is_named(run, robench):
+    altered(run, "UPDATE clean SET correct = 1 - correct WHERE example = 5")
+    told = robench("verify", "r.robench")
+    assert told.code == 1
+    assert "example 5: recorded as " in told.err
+
+
+def test_an_image_whose_bytes_were_changed_is_named(run, refused):
+    claim, example, _ = kept(run)
+    altered(run, "UPDATE claim SET image = zeroblob(100) WHERE id = ?", claim)
+    assert f"the image of example {example} differs from its checksum" in refused("verify", "r.robench")
+
+
+def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder, monkeypatch):
+    (folder / "net.py").write_text("from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(432, 4))\n")
+    torch.manual_seed(0)
+    torch.save({"1.weight": torch.randn(4, 432) / 20, "1.bias": torch.zeros(4)}, folder / "model.pt")
+    words = "--data images.npz --arch net.py:build --normalise 0.5/0.25 --protocol tiny.toml --run r.robench".split()
+    assert robench("evaluate", "model.pt", *words).code == 0
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert robench("verify", "../r.robench").code == 0
+    shutil.move(folder / "model.pt", folder / "moved.pt")
+    shutil.move(folder / "images.npz", folder / "renamed.npz")
+    assert robench("verify", "../r.robench").code == 2
+    told = robench("verify", "../r.robench", "--model", "../moved.pt", "--data", "../renamed.npz")
+    assert told.code == 0, told.err
+
+
+# merge
+
+
+@pytest.fixture
+def halves(folder, robench):
+    """Two runs of one model on half of the examples each, and one on all of them, stronger in one attack."""
+    for name, examples in (("a", "0:7"), ("b", "5:12"), ("whole", "0:12")):
+        words = "--protocol tiny.toml --quiet --run".split()
+        robench("evaluate", "digits-nat", *words, f"{name}.robench", "--examples", examples, "--json", f"{name}.json")
+    return folder
+
+
+def test_merged_halves_are_the_whole(halves, robench):
+    told = robench("merge", "a.robench", "b.robench", "--out", "m.robench")
+    assert told.code == 0
+    assert told.out == robench("report", "m.robench", "--intervals").out
+    summary = json.loads(robench("report", "m.robench", "--format", "json").out)
+    assert {t["threat"]: t["outcomes"] for t in summary["threats"]} == outcomes(halves, "whole.json")
+    whole = json.loads((halves / "whole.json").read_text())
+    assert summary["data"] == whole["data"]
+    assert summary["union"] == whole["union"]
+    verified = robench("verify", "m.robench")
+    assert verified.code == 0, verified.err
+
+
+def test_the_order_of_merging_does_not_matter_nor_does_merging_twice(halves, robench):
+    tables = set()
+    for number, order in enumerate(("a b", "b a", "a a b", "b a whole b")):
+        robench("merge", *(f"{name}.robench" for name in order.split()), "--out", f"{number}.robench")
+        summary = json.loads(robench("report", f"{number}.robench", "--format", "json").out)
+        tables.add(json.dumps([t["outcomes"] for t in summary["threats"]]))
+    assert len(tables) == 1
+
+
+def test_merging_reads_and_leaves_its_sources_as_they_are(halves, robench):
+    before = files(halves)
+    robench("merge", "a.robench", "b.robench", "--out", "m.robench")
+    after = files(halves)
+    assert after.pop("m.robench")
+    assert after == before
+
+
+def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, robench):
+    robench("merge", "a.robench", "--slim", "--out", "slim.robench")
+    with RunFile.read(halves / "slim.robench") as run:
+        assert list(run.images((1, 28, 28))) == []
+        broken = {(c.example, c.threat) for c, v in run.evidence().judged() if v.accepted}
+    table = json.loads(robench("report", "slim.robench", "--format", "json").out)
+    assert {t["threat"]: t["outcomes"] for t in table["threats"]} == outcomes(halves, "a.json")
+    told = robench("verify", "slim.robench")
+    assert told.code == 1
+    assert told.err.count("broken by an image that is not kept") == len(broken) > 0
+
+
+def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
+    words = "--protocol tiny.toml --quiet --examples 3 --run".split()
+    robench("evaluate", "digits-adv-linf", *words, "other.robench")
+    robench("evaluate", "digits-nat", "--data", "digits:train", *words, "train.robench")
+    told = refused("merge", "a.robench", "other.robench", "--out", "m.robench")
+    assert "other.robench is about another model (digits-adv-linf) than a.robench (digits-nat)" in told
+    told = refused("merge", "a.robench", "train.robench", "--out", "m.robench")
+    assert "train.robench is about digits:train, a.robench about digits:test" in told
+
+
+def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refused):
+    claim, _, _ = kept(halves / "a.robench")
+    altered(halves / "b.robench", "UPDATE clean SET digest = 'another' WHERE example = 6")
+    told = refused("merge", "a.robench", "b.robench", "--out", "m.robench")
+    assert "example 6 is not the same image in these runs" in told
+    assert not (halves / "m.robench").exists()
+
+
+# list
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("attacks", ATTACKS),
+        ("threats", THREATS),
+        ("protocols", names()),
+        ("recipes", RECIPES),
+        ("data", DATASETS),
+        ("models", zoo_names()),
+        ("architectures", ARCHITECTURES),
+    ],
+)
+def test_everything_is_listed_in_one_line_each(robench, kind, expected):
+    told = robench("list", kind)
+    assert (told.code, told.err) == (0, "")
+    lines = told.out.splitlines()
+    assert [line.split()[0].partition(":")[0] for line in lines] == list(expected)
+    assert all(len(line.split()) > 3 for line in lines), "a name alone tells nothing"
+
+
+def test_no_kind_of_list_is_forgotten():
+    assert set(KINDS) == {"attacks", "threats", "protocols", "recipes", "data", "models", "architectures"}
+
+
+def test_a_protocol_that_is_listed_with_all_its_numbers_can_be_used_as_it_is(robench, folder):
+    told = robench("list", "protocols", "-v")
+    assert told.code == 0
+    for name in names():
+        assert 'threat = "' in told.out
+        assert any(line.startswith(name) for line in told.out.splitlines())
+
+
+# help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_shows_an_example_and_every_option_is_explained(robench, name):
+    told = robench(name, "--help")
+    assert (told.code, told.err) == (0, "")
+    assert any(line.strip().startswith(f"robench {name} ") for line in told.out.splitlines())
+    assert "--debug" in told.out
+    assert told.out == robench(name, "-h").out
+
+
+def test_robench_alone_prints_its_help(robench):
+    told = robench()
+    assert (told.code, told.err) == (0, "")
+    assert told.out == robench("--help").out
+    assert all(name in told.out for name in COMMANDS)
+
+
+def test_the_module_is_the_command_and_help_does_not_wait_for_torch(tmp_path):
+    code = "import sys; sys.argv = ['robench', '--help']\ntry:\n import robench.__main__\nfinally:\n print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "robench evaluate" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_weights_of_a_bundled_model_are_a_plain_checkpoint_too(robench, folder):
+    torch.save({"state_dict": safetensors.torch.load_file(locate("digits-nat")[0])}, folder / "copy.pt")
+    words = "--protocol tiny.toml --data digits --examples 3 --json s.json".split()
+    told = robench("evaluate", "copy.pt", *words)
+    assert told.code == 0
+    assert "note: recognised as digits-cnn by its key names and shapes" in told.err
