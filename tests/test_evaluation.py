@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import robench
-from robench import evaluation
+from robench import attempt, evaluation
 from robench.attempt import RETRY
 from robench.errors import UserError
 from robench.evaluation import Evaluation, Silence, make_plan
@@ -80,7 +80,9 @@ def searched(monkeypatch):
     return log
 
 
-def prepared(run, split, protocol=BOTH, *, module=None, seed=0, every_attack=False, lanes=8, progress=None, referee=None):
+def prepared(
+    run, split, protocol=BOTH, *, module=None, seed=0, every_attack=False, lanes=8, progress=None, referee=None
+):
     module = net() if module is None else module
     classifier = as_classifier(module)
     plan = make_plan(classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes)
@@ -287,6 +289,7 @@ def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
 def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
+    monkeypatch.setattr(attempt, "COMMIT_EVERY", 0)
     for strike in range(1, 8):
         left = strike
 
@@ -379,19 +382,16 @@ def test_an_l_inf_image_counts_in_an_l2_ball_if_it_lies_in_it(path, searched):
     far = 0.06 * 20**0.5  # the corner of the box of 20 pixels
     wide, narrow = f"l2:{far + 0.001:.6f}", "l2:0.1"
     summary = answered(path, split, asking(SMALL, wide, narrow, attacks=(QUICK,)))
-    box, outer, inner = letters(summary)
+    box, outer, _ = letters(summary)
     broken = {n for n, letter in enumerate(box) if letter == "B"}
     assert not broken & {n for threat, _, n, _ in searched if threat == wide}
     assert all(outer[n] == "B" for n in broken)
     claims = [(c, v) for c, v in evidence(path).judged() if v.accepted]
-    moved = {c.example: v.size for c, v in claims if c.threat == wide and c.example in broken}
-    assert any(0.1 < size for size in moved.values())
-    free = [c for c, _ in claims if c.forwards == 0]
-    assert free, "a find is paid for once, where it was searched"
-    by_size = {n for n in broken if any(c.threat == narrow and c.example == n for c, _ in claims)}
-    searched_inside = {n for threat, _, n, _ in searched if threat == narrow}
-    assert {n for n in broken if moved.get(n, 0) > 0.1} <= searched_inside
-    assert all(inner[n] == "B" for n in by_size)
+    reach = {c.example: v.size for c, v in claims if c.threat == wide and c.forwards == 0}  # paid for under linf
+    assert reach.keys() == broken
+    far_ones = {n for n, size in reach.items() if size > 0.1}
+    assert far_ones
+    assert far_ones <= {n for threat, _, n, _ in searched if threat == narrow}
 
 
 def test_an_image_of_an_older_question_counts_for_a_new_one(path, searched):
@@ -657,9 +657,10 @@ def test_evaluate_refuses_images_and_labels_on_which_attacks_mean_nothing(tiny, 
     split = images(wrong=0)
     split.y[:4] = torch.arange(4)
     x, y = spoil(split.x, split.y)
-    with pytest.raises(ValueError, match="^[^\n]*$") as error:
+    with pytest.raises(UserError) as error:
         robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny, run=path)
     assert told in str(error.value)
+    assert isinstance(error.value, ValueError)
     assert not path.exists()
 
 

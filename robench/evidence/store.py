@@ -81,7 +81,11 @@ class RunFile:
                 return cls(path, _laid_out(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             run = cls(path, _laid_out(path), begun=True)
-            run._claim()  # at once: nobody else may write to a file that we may take away again
+            try:
+                run._claim()  # at once: nobody else may write to a file that we may take away again
+            except BaseException:
+                run._db.close()
+                raise
             return run
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -204,7 +205,9 @@ def test_a_model_of_other_labels_is_told_of_their_order(mistaken):
 
 def test_the_warning_comes_before_the_attacks(mistaken, robench):
     mistaken("return self.net(x / 255)")
-    told = robench("evaluate", "model.pt", "--data", "digits", "--protocol", "tiny.toml", "--arch", "wrapped.py:Wrapped")
+    told = robench(
+        "evaluate", "model.pt", "--data", "digits", "--protocol", "tiny.toml", "--arch", "wrapped.py:Wrapped"
+    )
     lines = told.err.splitlines()
     warned = next(i for i, line in enumerate(lines) if line.startswith("warning: "))
     assert lines[warned - 1].startswith("clean accuracy ")
@@ -216,14 +219,14 @@ def test_the_warning_comes_before_the_attacks(mistaken, robench):
 LONG = """
 [[threat]]
 threat = "linf:0.02"
-attacks = [{ attack = "pgd", steps = 40, restarts = 1000 }]
+attacks = [{ attack = "pgd", steps = 2, restarts = 10000 }]
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     (folder / "long.toml").write_text(LONG)
-    words = "evaluate digits-nat --protocol long.toml --examples 20 --run r.robench --json s.json".split()
+    words = shlex.split("evaluate digits-nat --protocol long.toml --examples 20 --run r.robench --json s.json")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "robench", *words],
@@ -235,7 +238,7 @@ def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     )
     said = process.stderr.readline()
     assert said.startswith("clean accuracy"), said + process.stderr.read()
-    time.sleep(0.8)
+    time.sleep(1)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -78,7 +79,8 @@ def test_evidence_that_holds_is_verified(run, robench, folder):
     before = files(folder)
     told = robench("verify", "r.robench")
     assert told.code == 0
-    accepted = sum(v.accepted for v in RunFile.read(run).evidence().verdicts)
+    with RunFile.read(run) as file:
+        accepted = sum(v.accepted for v in file.evidence().verdicts)
     assert f"12 clean answers and the images behind {accepted} accepted claims judged again: all hold" in told.out
     assert files(folder) == before
 
@@ -142,10 +144,14 @@ def test_an_image_whose_bytes_were_changed_is_named(run, refused):
 
 
 def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder, monkeypatch):
-    (folder / "net.py").write_text("from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(432, 4))\n")
+    (folder / "net.py").write_text(
+        "from torch.nn import *\ndef build(): return Sequential(Flatten(), Linear(432, 4))\n"
+    )
     torch.manual_seed(0)
     torch.save({"1.weight": torch.randn(4, 432) / 20, "1.bias": torch.zeros(4)}, folder / "model.pt")
-    words = "--data images.npz --arch net.py:build --normalise 0.5/0.25 --protocol tiny.toml --run r.robench".split()
+    words = shlex.split(
+        "--data images.npz --arch net.py:build --normalise 0.5/0.25 --protocol tiny.toml --run r.robench"
+    )
     assert robench("evaluate", "model.pt", *words).code == 0
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
@@ -162,9 +168,9 @@ def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder,
 
 @pytest.fixture
 def halves(folder, robench):
-    """Two runs of one model on half of the examples each, and one on all of them, stronger in one attack."""
+    """Two runs of one model on seven examples each, three of them shared, and one on all of them."""
     for name, examples in (("a", "0:7"), ("b", "5:12"), ("whole", "0:12")):
-        words = "--protocol tiny.toml --quiet --run".split()
+        words = shlex.split("--protocol tiny.toml --quiet --run")
         robench("evaluate", "digits-nat", *words, f"{name}.robench", "--examples", examples, "--json", f"{name}.json")
     return folder
 
@@ -212,7 +218,7 @@ def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, ro
 
 
 def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
-    words = "--protocol tiny.toml --quiet --examples 3 --run".split()
+    words = shlex.split("--protocol tiny.toml --quiet --examples 3 --run")
     robench("evaluate", "digits-adv-linf", *words, "other.robench")
     robench("evaluate", "digits-nat", "--data", "digits:train", *words, "train.robench")
     told = refused("merge", "a.robench", "other.robench", "--out", "m.robench")
@@ -222,7 +228,6 @@ def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
 
 
 def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refused):
-    claim, _, _ = kept(halves / "a.robench")
     altered(halves / "b.robench", "UPDATE clean SET digest = 'another' WHERE example = 6")
     told = refused("merge", "a.robench", "b.robench", "--out", "m.robench")
     assert "example 6 is not the same image in these runs" in told
@@ -284,7 +289,14 @@ def test_robench_alone_prints_its_help(robench):
 
 
 def test_the_module_is_the_command_and_help_does_not_wait_for_torch(tmp_path):
-    code = "import sys; sys.argv = ['robench', '--help']\ntry:\n import robench.__main__\nfinally:\n print('torch' in sys.modules)"
+    code = """
+import sys
+sys.argv = ["robench", "--help"]
+try:
+    import robench.__main__
+finally:
+    print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "robench evaluate" in done.stdout
@@ -293,7 +305,7 @@ def test_the_module_is_the_command_and_help_does_not_wait_for_torch(tmp_path):
 
 def test_the_weights_of_a_bundled_model_are_a_plain_checkpoint_too(robench, folder):
     torch.save({"state_dict": safetensors.torch.load_file(locate("digits-nat")[0])}, folder / "copy.pt")
-    words = "--protocol tiny.toml --data digits --examples 3 --json s.json".split()
+    words = shlex.split("--protocol tiny.toml --data digits --examples 3 --json s.json")
     told = robench("evaluate", "copy.pt", *words)
     assert told.code == 0
     assert "note: recognised as digits-cnn by its key names and shapes" in told.err

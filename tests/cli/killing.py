@@ -1,0 +1,96 @@
+"""Starts a command again and again and kills each start at its moment; the last may finish.
+
+Torch is imported once, in a process that then forks for every start: so twenty starts take seconds. Writes
+one JSON line per start on standard output: whether it was still alive when it was killed, what it
+searched, and what the run file holds after it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import sklearn.datasets  # noqa: F401 (imported when digits are read, so before forking)
+import torch
+
+from robench import api, evaluation
+from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)
+from robench.cli.main import main
+from robench.errors import UserError
+from robench.evidence.store import RunFile
+from robench.search.loop import search
+
+
+def start(words: list[str], log: Path) -> int:
+    """The process of a started command, which writes every search that has ended into the log at once."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        nowhere = os.open(log.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+
+        def logged(classifier, threat, attack, split, queue, seed):
+            for ended in search(classifier, threat, attack, split, queue, seed):
+                for end in ended:
+                    line = json.dumps([str(threat), attack.spec, split.numbers[end.item.row], end.item.number])
+                    os.write(out, line.encode() + b"\n")
+                yield ended
+
+        evaluation.search = logged
+        sys.argv = ["robench", *words]
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        os._exit(code)
+
+
+def ended(child: int, moment: float | None) -> bool:
+    """Whether the process came to its end; killed after so many seconds if it has not by then."""
+    deadline = time.monotonic() + (60 if moment is None else moment)
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0, "the command failed"
+            return True
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def known(path: Path) -> dict[str, list[object]]:
+    """What a reader sees in the run file."""
+    if not path.exists():
+        return {"broken": [], "spent": [], "claims": []}
+    try:
+        with RunFile.read(path) as run:
+            evidence = run.evidence()
+    except UserError as error:
+        if "is not a robench run file" in str(error) and path.stat().st_size == 0:
+            return {"broken": [], "spent": [], "claims": []}  # killed before the first byte
+        raise
+    return {
+        "broken": [[c.threat, c.example] for c, v in evidence.judged() if v.accepted],
+        "spent": [[s.threat, s.attack, s.example, i] for s in evidence.spent for i in range(8) if s.done >> i & 1],
+        "claims": [[c.threat, c.attack, c.example, c.draw] for c in evidence.claims if c.forwards],
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    api.LANES = {"cpu": 16, "cuda": 16}
+    path, moments, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+    for number, moment in enumerate([*moments, None]):
+        log = path.with_name(f"{path.stem}-{number}.log")
+        began = time.monotonic()
+        over = ended(start([*words, "--run", str(path)], log), moment)
+        seconds = time.monotonic() - began
+        searched = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        print(json.dumps({"over": over, "seconds": seconds, "searched": searched, **known(path)}), flush=True)
