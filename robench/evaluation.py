@@ -4,6 +4,7 @@ Search proposes, evidence decides, results only read.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -21,7 +22,7 @@ from .problem.losses import margin
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .results.summary import Summary, summarise
-from .search.loop import search
+from .search.loop import Ended, search
 
 
 @runtime_checkable
@@ -103,21 +104,27 @@ class Evaluation:
     def _try(self, attempt: Attempt, choice: AttackChoice) -> None:
         visits = choice.attack.visits(attempt.threat)
         try:
-            for ended in search(
-                self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed
-            ):
+            for ended in self._search(attempt, choice):
                 attempt.take(ended)
                 left = attempt.queue.left(visits) + self._queries_after(attempt)
                 self.progress.moved(attempt.standing, self._asked + attempt.queue.asked, left)
                 if time.monotonic() > self.deadline:
                     break
-        except UserError:
-            raise
-        except Exception as error:  # whatever an attack raises, its examples stay open, with the reason
-            attempt.failed(f"{type(error).__name__}: {error}")
         finally:
             self._asked += attempt.queue.asked
             attempt.commit()
+
+    def _search(self, attempt: Attempt, choice: AttackChoice) -> Iterator[list[Ended]]:
+        """Searches as they end. Whatever an attack raises, its examples stay open, with the reason.
+
+        What judging, writing or telling raises is not the attack's fault, and does not come by here.
+        """
+        try:
+            yield from search(self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed)
+        except UserError:
+            raise
+        except Exception as error:
+            attempt.failed(f"{type(error).__name__}: {error}")
 
     def _begin(self) -> None:
         """The question and the answers before any attack. What is refused has written nothing."""

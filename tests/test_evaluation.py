@@ -290,7 +290,7 @@ def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
     monkeypatch.setattr(attempt, "COMMIT_EVERY", 0)
-    for strike in range(1, 8):
+    for strike in (2, 4, 5, 8):
         left = strike
 
         @contextlib.contextmanager
@@ -456,6 +456,16 @@ def test_an_attack_that_raises_does_not_stop_the_next(path):
     (threat,) = answered(path, split, ask).threats
     quick = letters(alone(split, asking("linf:0.06", attacks=(QUICK,))))[0]
     assert threat.outcomes == quick.replace("S", "O")
+
+
+def test_an_error_in_telling_is_not_taken_for_one_of_the_attack(path):
+    class Stammers(Silence):
+        def moved(self, *_):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        answered(path, images(), progress=Stammers())
+    assert evidence(path).failures == ()
 
 
 @dataclass

@@ -358,6 +358,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise _damaged(path, text) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r} is not Unicode, as a run file holds it; rename that file") from None
     except OSError as error:
         raise UserError(f"cannot use {path}: {error.strerror}; name another file with --run") from None
 

@@ -263,6 +263,18 @@ def test_a_plan_that_is_no_plan_is_called_damaged(path):
         assert "is damaged" in refusal(run.plan)
 
 
+def test_names_that_are_not_unicode_are_refused_in_a_sentence(tmp_path):
+    """As file names can be: Python keeps their bytes as lone surrogates."""
+
+    def write(run):
+        with run.writing():
+            run.put_plan(PLAN, {"checkpoint": "mod\udce9l.pt"})
+
+    with RunFile.open(tmp_path / "r.robench") as run:
+        assert "rename that file" in refusal(write, run)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_that_hold_no_file_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     assert "is not a file" in refusal(RunFile.open, tmp_path)
