@@ -18,6 +18,7 @@ from .search.loop import Ended
 from .search.queue import Item, Queue
 
 RETRY = 1 << 20  # added to the draw of a search that is tried once more, with fresh noise
+BLIND = "asked about no image inside the threat set at which the model answers numbers"
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
 
 
@@ -47,6 +48,7 @@ class Attempt:
     _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written down
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
+    _blind: set[int] = field(default_factory=set)
     _clock: float = field(default_factory=time.monotonic)
 
     def take(self, ended: Sequence[Ended]) -> None:
@@ -55,7 +57,9 @@ class Attempt:
         for end in ended:
             if end.nan:
                 self._nan.add(self._number(end.item))
-            if end.item.row in broken:
+            if end.blind:
+                self._blind.add(self._number(end.item))
+            elif end.item.row in broken:
                 self.queue.drop(end.item.row)
             elif end.x_adv is not None and end.item.draw < RETRY:
                 self.queue.waiting.append(end.item._replace(draw=end.item.draw + RETRY))
@@ -81,9 +85,10 @@ class Attempt:
                 self.run.put_judged(claim, verdict, image.numpy())
             self.run.put_spent(self.spent[number] for number in self._changed)
             self.run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
+            self.run.put_failures(Failure(number, name, self.planned.spec, BLIND) for number in self._blind)
             self.run.put_effort([Effort(name, self.planned.spec, seconds)])
         self.seconds, self._clock = seconds, now
-        for written in (self._found, self._changed, self._nan):
+        for written in (self._found, self._changed, self._nan, self._blind):
             written.clear()
 
     def _judge(self, finds: Sequence[tuple[Ended, Tensor]]) -> set[int]:
@@ -101,7 +106,9 @@ class Attempt:
             as_found = self.court.referee.rule(threat, x, y, exact, logits[0])
             in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1])
             for i, (end, _) in enumerate(finds):
-                ruling, image = (in_8_bits[i], rounded[i]) if in_8_bits[i].accepted else (as_found[i], exact[i])
+                # What was found is judged; only where it holds may its rounding stand in for it.
+                both = as_found[i].accepted and in_8_bits[i].accepted
+                ruling, image = (in_8_bits[i], rounded[i]) if both else (as_found[i], exact[i])
                 if own or ruling.accepted:
                     self._note_claim(threat, end, ruling, image)
                 if own and ruling.accepted:
@@ -146,7 +153,7 @@ class Attempt:
 def prepare(
     plan: Plan, run: RunFile, court: Court, threat: ThreatModel, planned: PlannedAttack, choice: AttackChoice
 ) -> Attempt:
-    """What this attack still has to do, by what the run file holds. Earlier failures are forgotten, to try again."""
+    """What this attack still has to do, by what the run file holds."""
     evidence = run.evidence()
     split, name = court.split, str(threat)
     letters = outcomes(plan, evidence, name)
@@ -167,8 +174,6 @@ def prepare(
         else item
         for item in _items(todo, planned.items, done, aims)
     )
-    with run.writing():
-        run.clear_failures(name, planned.spec)
     return Attempt(
         threat=threat,
         planned=planned,

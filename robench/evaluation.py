@@ -103,6 +103,8 @@ class Evaluation:
 
     def _try(self, attempt: Attempt, choice: AttackChoice) -> None:
         visits = choice.attack.visits(attempt.threat)
+        with self.run.writing():  # it is tried again: what went wrong before is forgotten
+            self.run.clear_failures(str(attempt.threat), attempt.planned.spec)
         try:
             for ended in self._search(attempt, choice):
                 attempt.take(ended)

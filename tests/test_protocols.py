@@ -79,6 +79,8 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
         ("slide(percentile=100)", "below 100"),
         ("slide(targets=2)", "aims at no class"),
         ("pgd(targets=-1)", "cannot take targets=-1"),
+        ("pgd(step_size=1e999)", "must be a finite number"),
+        ("pgd(steps=2, steps=3)", "set twice"),
     ],
 )
 def test_an_attack_that_cannot_be_built_says_why(text, told):
@@ -97,6 +99,9 @@ def test_an_attack_that_cannot_be_built_says_why(text, told):
         ("[[threat]]\nthreat = 'linf:0.3'\nattacks = [{ attack = 'pgd', restarts = 0 }]", "restarts=0"),
         ("[[threat]]\nthreat = 'linf:0.3'\nattacks = [{ attack = 'pgd', stepz = 3 }]", "did you mean steps"),
         ("[[threat]]\nthreat = 'linf:0.3'\nattacks = [{ steps = 3 }]", "lacks or misspells 'attack'"),
+        ("exampels = 3\n[[threat]]\nthreat = 'linf:0.3'\nattacks = [{ attack = 'pgd' }]", "did you mean examples"),
+        ("[[threat]]\nthreat = 'linf:0.3'\nattcks = [{ attack = 'pgd' }]", "did you mean attacks"),
+        ("threat = [1]", "not laid out as a protocol"),
     ],
 )
 def test_a_mistake_in_a_protocol_file_is_named_with_the_file(body, told, tmp_path):
@@ -112,3 +117,10 @@ def test_a_name_that_is_not_there_gets_the_nearest():
         protocols.load("standard-mnst", "mnist")
     with pytest.raises(UserError, match="there is no protocol file"):
         protocols.load("nowhere.toml", "mnist")
+
+
+def test_a_threat_or_an_attack_named_twice_would_count_twice_and_is_refused():
+    with pytest.raises(UserError, match=r"the threat linf:0\.2 is named twice"):
+        protocols.load("quick", "digits").with_threats(["linf:0.2", "linf:1/5"])
+    with pytest.raises(UserError, match="named twice"):
+        protocols.load("quick", "digits").with_attacks(["pgd(steps=5)", "pgd(steps=5, restarts=2)"])

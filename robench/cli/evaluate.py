@@ -1,5 +1,6 @@
 """`robench evaluate`: attack, judge, record, print the table."""
 
+import math
 import os
 import shlex
 import signal
@@ -65,10 +66,12 @@ def command(
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
     """
+    if minutes is not None and not math.isfinite(minutes):
+        raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
     ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack)
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     if json_path is not None and str(json_path) != "-":
-        _refuse_unwritable(json_path, run_path)
+        _refuse_unwritable(json_path, run_path, [checkpoint, data, arch, protocol])
     summary, finished = ask_about(subject, ask, run_path, minutes, quiet)
     table = render([summary], intervals=True, attacks=breakdown)
     if json_path is None or str(json_path) != "-":
@@ -128,13 +131,19 @@ def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -
     if summary.clean.open:
         display.say("stopped before anything was measured")
         return
-    if summary.union.open:
+    if any(threat.failures for threat in summary.threats):
+        display.say("an attack failed, and its examples stay open: the notes under the table say why")
+    elif summary.union.open:
         display.say(f"{summary.union.open} examples are still open: type the same command again to finish them")
     display.say(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")
 
 
-def _refuse_unwritable(path: Path, run_path: Path | None) -> None:
-    """Before hours of work, not after."""
+def _refuse_unwritable(path: Path, run_path: Path | None, read: list[str | None]) -> None:
+    """Before hours of work, not after; and never over what is read."""
+    sources = {Path((text or "").rpartition(":")[0] or text or "").resolve() for text in read if text}
+    sources |= {Path(text).resolve() for text in read if text}
+    if path.exists() and path.resolve() in sources:
+        raise UserError(f"--json {path} would overwrite what the evaluation reads; name another file")
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise UserError(f"{path} cannot be written; name a file in a folder that exists with --json")
     if run_path is not None and path.resolve() == run_path.resolve():

@@ -60,12 +60,12 @@ def command(
         referee = Referee(subject.load(split).classifier)
         if not identity_of(plan.model).same_as(referee.classifier.identity()):
             raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
-        faults = [*_clean_faults(evidence, split, referee), *_image_faults(run, evidence, split, referee)]
-    images = sum(v.accepted for v in evidence.verdicts)
+        image_faults, images = _image_faults(run, evidence, split, referee)
+        faults = [*_clean_faults(evidence, split, referee), *image_faults]
     for fault in faults:
         click.echo(fault, err=True)
     click.echo(render([summarise(plan, evidence, __version__)], intervals=True))
-    judged = f"{len(split)} clean answers and the images behind {images} accepted claims judged again"
+    judged = f"{len(split)} clean answers and {images} adversarial images judged again"
     click.echo(f"{judged}: {f'{len(faults)} do not hold' if faults else 'all hold'}")
     return 1 if faults else 0
 
@@ -92,8 +92,8 @@ def _clean_faults(evidence: Evidence, split: Split, referee: Referee) -> list[st
     ]
 
 
-def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Referee) -> list[str]:
-    """Every image that is kept, before the referee; and every broken example that has none."""
+def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Referee) -> tuple[list[str], int]:
+    """What is wrong with the images that are kept, or with broken examples that have none; and how many were judged."""
     rows = {number: row for row, number in enumerate(split.numbers)}
     claims = {c.id: c for c in evidence.claims}
     kept: dict[str, list[tuple[int, torch.Tensor]]] = {}
@@ -114,4 +114,4 @@ def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Refer
     shown = {(split.numbers[row], text) for text, images in kept.items() for row, _ in images}
     broken = {(c.example, c.threat) for c, v in evidence.judged() if v.accepted and c.example in rows}
     faults += [f"example {e} under {text}: broken by an image that is not kept" for e, text in sorted(broken - shown)]
-    return faults
+    return faults, sum(map(len, kept.values()))

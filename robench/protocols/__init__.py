@@ -48,6 +48,11 @@ class Protocol:
     seed: int
     threats: tuple[ThreatChoice, ...]
 
+    def __post_init__(self) -> None:
+        texts = [str(choice.threat) for choice in self.threats]
+        if twice := next((t for t in texts if texts.count(t) > 1), None):
+            raise UserError(f"the threat {twice} is named twice; name it once, with all its attacks")
+
     def with_threats(self, texts: Sequence[str]) -> "Protocol":
         """Other threats, each with the attacks this protocol uses under the same norm."""
         return replace(self, name=f"{self.name}, own threats", threats=tuple(map(self._choice, texts)))
@@ -103,6 +108,7 @@ def read(path: Path) -> Protocol:
     try:
         with open(path, "rb") as f:
             table = tomllib.load(f)
+        _refuse_unknown("entry", table, ("name", "description", "data", "examples", "seed", "threat"))
         choices = [_threat_choice(entry) for entry in table["threat"]]
         examples = table.get("examples")
         return Protocol(
@@ -117,11 +123,16 @@ def read(path: Path) -> Protocol:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise UserError(f"{path} lacks or misspells {error}; `robench list protocols -v` shows complete ones") from None
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{path} is not laid out as a protocol; `robench list protocols -v` shows complete ones"
+        ) from None
 
 
 def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
+    _refuse_unknown("entry of [[threat]]", entry, ("threat", "attacks"))
     threat = threats.parse(str(entry["threat"]))
     attacks = _labelled([_attack_choice(str(a.pop("attack")), a) for a in map(dict, entry["attacks"])])
     for choice in attacks:
@@ -132,7 +143,7 @@ def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
 def _attack_choice(name: str, settings: dict[str, Any]) -> AttackChoice:
     restarts = settings.pop("restarts", 1)
     label = str(settings.pop("label", name))
-    if not isinstance(restarts, int) or restarts < 1:
+    if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
     return AttackChoice(label, build(name, settings), restarts)
 
@@ -146,7 +157,16 @@ def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
         unique.append(choice if n == 1 else replace(choice, label=f"{choice.label}-{n}"))
     if not unique:
         raise UserError("no attack is named; name one, such as pgd")
+    specs = [choice.attack.spec for choice in unique]
+    if twice := next((s for s in specs if specs.count(s) > 1), None):
+        raise UserError(f"{twice} is named twice; name it once, with as many restarts as both together")
     return tuple(unique)
+
+
+def _refuse_unknown(kind: str, table: dict[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise unknown(kind, key, known)
 
 
 def _check(attack: AnyAttack, threat: ThreatModel) -> None:

@@ -151,7 +151,7 @@ class ThreatLedger:
         return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack == attack.spec}
 
     def _felled_by_others(self, attack: PlannedAttack) -> set[int]:
-        return {c.example for c, _ in self.finds if c.attack != attack.spec}
+        return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack != attack.spec}
 
     def _spent(self, attack: PlannedAttack) -> set[int]:
         return {e for e in self.correct if is_spent(attack, self.done.get((e, attack.spec), 0))}

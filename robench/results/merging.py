@@ -80,6 +80,7 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
             spent=consolidated(s for e in evidences for s in e.spent),
             failures=_distinct(f for e in evidences for f in e.failures),
             efforts=_added(f for e in evidences for f in e.efforts),
+            probes=tuple(sorted({p for e in evidences for p in e.probes}, key=msgspec.structs.astuple)),
             environment=_alternatives([e.environment for e in evidences]),
         ),
         sources={i: f.source for i, f in numbered},

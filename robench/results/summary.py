@@ -85,6 +85,7 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     failures: tuple[FailureEntry, ...] = ()
     elsewhere: int = 0  # broken by evidence from outside the plan: another attack, or another radius
     ties: int = 0  # broken only by images on which the right class ties with a wrong one
+    nan: int = 0  # examples on which the model answered NaN during a search
 
 
 class UnionEntry(msgspec.Struct, frozen=True):
@@ -225,7 +226,8 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> 
         rejected=ledger.rejected(),
         attacks=ledger.attacks(),
         curve=CurveEntry(),
-        masking=ThreatMaskingEntry(next=f"robench evaluate {plan.model.name} --threat {threat} --masking on"),
+        masking=ThreatMaskingEntry(),
+        nan=len({p.example for p in evidence.probes if (p.threat, p.name) == (threat, "nan")} & set(plan.examples)),
         rejections=ledger.rejections(),
         failures=ledger.failures(),
         elsewhere=ledger.elsewhere(),

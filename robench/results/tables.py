@@ -206,6 +206,8 @@ def _remarks(summary: Summary) -> Iterable[str]:
             yield f"{r.attack} on {t.threat}: {_count(r.claims, 'claim')} rejected ({_line(sentence)})."
         for f in t.failures:
             yield f"{f.attack} on {t.threat}: failed on {_count(f.examples, 'example')} ({_line(f.error)})."
+        if t.nan:
+            yield f"{t.threat}: the model answered NaN in searches on {_count(t.nan, 'example')}; NaN breaks nobody."
         if t.ties:
             yield f"{t.threat}: {_count(t.ties, 'example')} broken by a tie between two classes."
     if summary.ties:

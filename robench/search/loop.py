@@ -27,6 +27,7 @@ class Ended:
     forwards: int
     backwards: int
     nan: bool  # the model answered NaN at some point of this search
+    blind: bool  # it never asked about a member of the threat set, so its failure says nothing
 
 
 def search(
@@ -65,7 +66,7 @@ def search(
             remaining -= 1
         queue.count(read_every, visits)
 
-        found, nan = torch.stack([watcher.found, watcher.nan]).tolist()
+        found, nan, blind = torch.stack([watcher.found, watcher.nan, watcher.margin == -torch.inf]).tolist()
         images = (batch.x + watcher.delta).cpu() if any(found) else batch.x
         ended = []
         for lane, item in queue.busy():
@@ -74,7 +75,7 @@ def search(
                 queue.release(lane)
                 x_adv = images[lane].clone() if found[lane] else None
                 cost = attack.forwards_per_step * taken, attack.backwards_per_step * taken
-                ended.append(Ended(item, x_adv, *cost, nan=nan[lane]))
+                ended.append(Ended(item, x_adv, *cost, nan=nan[lane], blind=blind[lane]))
         yield ended
 
 

@@ -80,8 +80,8 @@ def test_evidence_that_holds_is_verified(run, robench, folder):
     told = robench("verify", "r.robench")
     assert told.code == 0
     with RunFile.read(run) as file:
-        accepted = sum(v.accepted for v in file.evidence().verdicts)
-    assert f"12 clean answers and the images behind {accepted} accepted claims judged again: all hold" in told.out
+        images = len({(c.example, c.threat) for c, v in file.evidence().judged() if v.accepted})
+    assert f"12 clean answers and {images} adversarial images judged again: all hold" in told.out
     assert files(folder) == before
 
 

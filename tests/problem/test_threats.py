@@ -205,6 +205,8 @@ def test_inward_drops_only_what_pushes_out_of_the_box():
         ("linf:1/0", "no readable radius"),
         ("linf:0", "must be above 0"),
         ("l2:-1", "must be above 0"),
+        ("linf:1e400", "not beyond"),
+        ("linf:1e-400", "must be above 0"),
         ("l0:2.5", "whole number"),
         ("", "no threat model"),
     ],

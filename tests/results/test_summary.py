@@ -81,7 +81,7 @@ def test_the_file_by_hand():
     assert linf["masking"] == {
         "verdict": "untested",
         "evidence": [],
-        "next": "robench evaluate net --threat linf:0.3 --masking on",
+        "next": "",
     }
     assert (linf["elsewhere"], l2["elsewhere"]) == (0, 1)
     assert file["masking"] == {"verdict": "untested", "evidence": []}

@@ -249,3 +249,18 @@ def test_the_referee_says_the_same_in_any_company(model, split):
     together = referee.logits(split.x)
     for row in (0, 7, 22):
         assert torch.equal(referee.logits(split.x[[row]])[0], together[row])
+
+
+def test_a_search_that_never_asked_about_a_member_says_so(model, split):
+    for attack, blind in [(ReturnsNaN(), False), (LeavesTheBall(), False), (AlwaysOutside(), True)]:
+        queue = Queue(items(model, attack, split, range(5)), 4)
+        ends = [end for batch in search(model, SMALL, attack, split, queue, 0) for end in batch]
+        assert [end.blind for end in ends] == [blind] * 5, attack.name  # the first two begin at the image itself
+
+
+class AlwaysOutside(Planted):
+    def start(self, threat, batch):
+        return State(torch.full_like(batch.x, 5.0))
+
+    def step(self, threat, batch, state, seen):
+        return state

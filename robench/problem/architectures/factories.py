@@ -41,7 +41,7 @@ def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.M
     known = {"shape": shape, "classes": classes}
     try:
         made = factory(**{key: known[key] for key in _accepted(factory) if known.get(key) is not None})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"--arch {text} failed with {type(error).__name__}: {_line(error)}; "
             "it is called without arguments but shape=(C, H, W) and classes=K, if it names them"
@@ -59,7 +59,7 @@ def _import(target: str, text: str) -> ModuleType:
             return _import_file(Path(target))
         with searching(Path.cwd()):
             return importlib.import_module(target)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"--arch {text}: importing {target} failed with {type(error).__name__}: {_line(error)}"
         ) from error
@@ -95,5 +95,5 @@ def _accepted(factory: Callable[..., object]) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or "no message"

@@ -13,6 +13,7 @@ from ..shapes import Inputs, Mask, PerExample, per_example
 # A float32 pixel carries a relative error of at most 2**-24 from its own rounding, and as much again from
 # the rounding of the radius it was moved by.
 PIXEL_ROUNDING = 2.0**-23
+SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class ThreatModel(ABC):
     radius: Fraction
 
     def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise UserError(f"{self.name}:{self.radius} is empty: the radius must be above 0")
+        if not SMALLEST <= self.radius <= LARGEST:
+            raise UserError(f"a radius of {self.name} must be above 0, and not beyond {LARGEST}; write it like 8/255")
 
     @abstractmethod
     def size(self, delta: Inputs) -> PerExample:

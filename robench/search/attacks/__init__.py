@@ -34,6 +34,9 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
             raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
     if "loss" in settings and settings["loss"] not in UNTARGETED:
         raise unknown("loss", settings["loss"], UNTARGETED)
+    for setting, value in settings.items():
+        if isinstance(value, float) and not 0 <= value < float("inf"):
+            raise UserError(f"{name} cannot take {setting}={value}: it must be a finite number, not below 0")
     if settings.get("targets", 0) < 0:
         raise UserError(
             f"{name} cannot take targets={settings['targets']}: 0 aims at no class, 9 at the nine likeliest"
@@ -53,6 +56,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"cannot read {part!r} in the attack {text!r}; write settings like steps=40")
+        if key.strip() in settings:
+            raise UserError(f"{key.strip()} is set twice in the attack {text!r}")
         settings[key.strip()] = _value(value.strip())
     return match[1], settings
 
