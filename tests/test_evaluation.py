@@ -482,7 +482,7 @@ class Liar:
                 queue.release(lane)
                 self.asked.append((split.numbers[item.row], item.number, item.draw))
                 x_adv = torch.where(split.x[item.row] > 0.5, 0.0, 1.0)
-                yield [Ended(item, x_adv, 5, 4, nan=False)]
+                yield [Ended(item, x_adv, 5, 4, nan=False, blind=False)]
                 if len(self.asked) == self.stop_after:
                     raise KeyboardInterrupt
 
