@@ -79,11 +79,13 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def searching(folder: Path) -> Iterator[None]:
-    """Modules are looked for in `folder` first."""
+    """Modules are looked for in `folder` first; nothing is written there."""
     sys.path.insert(0, str(folder))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = before
         sys.path.remove(str(folder))
 
 
