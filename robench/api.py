@@ -25,6 +25,7 @@ from .problem.classifier import Classifier
 from .problem.split import Split
 from .protocols import Protocol
 from .results.summary import Summary
+from .search.precision import checked
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
@@ -41,6 +42,7 @@ class Ask:
     examples: str | None = None
     seed: int | None = None
     every_attack: bool = False
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def evaluate(
     every_attack: bool = False,
     run: str | Path | None = None,
     device: str = "cpu",
+    precision: str = "auto",
 ) -> Summary:
     """How much accuracy a model keeps under attack.
 
@@ -111,6 +114,7 @@ def evaluate(
         examples=None if examples is None else str(examples),
         seed=seed,
         every_attack=every_attack,
+        precision=precision,
     )
     where = pick_device(device)
     if isinstance(model, nn.Module):
@@ -208,7 +212,9 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
     if not 0 <= seed < SEEDS:
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
-    return make_plan(classifier, split, protocol, seed=seed, every_attack=ask.every_attack, lanes=lanes)
+    precision = checked(ask.precision, classifier.device)
+    every = ask.every_attack
+    return make_plan(classifier, split, protocol, seed=seed, every_attack=every, lanes=lanes, precision=precision)
 
 
 def default_run(plan: Plan) -> Path:

@@ -1,7 +1,6 @@
 """One attack under one threat: what it still has to do, and what it has found out so far."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +13,15 @@ from .problem.split import Split
 from .problem.threats import ThreatModel
 from .protocols import AttackChoice
 from .results.outcomes import outcomes
-from .search.loop import Ended
-from .search.queue import Item, Queue
+from .search.job import Ended, Job
+from .search.queue import Item, Waiting
 
 RETRY = 1 << 20  # added to the draw of a search that is tried once more, with fresh noise
+AIMED_AT_ONCE = 1024  # examples
 BLIND = "asked about no image inside the threat set at which the model answers numbers"
-COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
+
+Broken = tuple[str, int]
+"""A threat, as text, and a row of the split that is known to be broken under it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Court:
     referee: Referee
     split: Split
     threats: tuple[ThreatModel, ...]
+    claim_ids: Iterator[int]
 
 
 @dataclass
@@ -38,61 +41,64 @@ class Attempt:
     threat: ThreatModel
     planned: PlannedAttack
     court: Court
-    run: RunFile
-    queue: Queue
+    job: Job
+    every_attack: bool
     spent: dict[int, Spent]  # by example number
     seconds: float  # over all sessions
     standing: int  # examples not yet known to break under the threat
-    unbroken: set[int]  # their rows, as far as they are in the queue
-    next_claim: int
+    unbroken: set[int]  # their rows, as far as the job has them
     _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written down
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
     _blind: set[int] = field(default_factory=set)
-    _clock: float = field(default_factory=time.monotonic)
 
-    def take(self, ended: Sequence[Ended]) -> None:
-        """Judge what was found, note what was not, tell the queue, and write it down now and then."""
+    def take(self, ended: Sequence[Ended]) -> set[Broken]:
+        """Judge what was found, and note what was not. Returns what is now known to be broken."""
         broken = self._judge([(end, end.x_adv) for end in ended if end.x_adv is not None])
         for end in ended:
             if end.nan:
                 self._nan.add(self._number(end.item))
-            if end.blind:
+            if end.dropped:
+                self._note_spent(end, done=False)
+            elif end.blind:
                 self._blind.add(self._number(end.item))
-            elif end.item.row in broken:
-                self.queue.drop(end.item.row)
+            elif (str(self.threat), end.item.row) in broken:
+                self.job.drop(end.item.row)
             elif end.x_adv is not None and end.item.draw < RETRY:
-                self.queue.waiting.append(end.item._replace(draw=end.item.draw + RETRY))
+                self.job.waiting.add(end.item._replace(draw=end.item.draw + RETRY))
             else:
-                self._note_spent(end)
-        if ended and time.monotonic() - self._clock > COMMIT_EVERY:
-            self.commit()
+                self._note_spent(end, done=True)
+        return broken
 
-    def failed(self, error: str) -> None:
-        """The attack raised: what was still to do stays open, with the error."""
-        rows = {item.row for item in self.queue.waiting} | {item.row for _, item in self.queue.busy()}
-        numbers = sorted(self.court.split.numbers[row] for row in rows - self.queue.dropped)
-        with self.run.writing():
-            self.run.put_failures(Failure(n, str(self.threat), self.planned.spec, error) for n in numbers)
+    def hear(self, broken: Iterable[Broken]) -> None:
+        """What any attack has broken under this threat need not be searched here, unless every attack is asked for."""
+        rows = {row for threat, row in broken if threat == str(self.threat)} & self.unbroken
+        self.standing -= len(rows)
+        self.unbroken -= rows
+        for row in rows if not self.every_attack else ():
+            self.job.drop(row)
 
-    def commit(self) -> None:
-        """Write down everything since the last time, or nothing of it."""
-        now = time.monotonic()
-        seconds = self.seconds + now - self._clock
+    def write(self, run: RunFile) -> None:
+        """Everything since the last time, within a transaction of the caller's."""
         name = str(self.threat)
-        with self.run.writing():
-            for claim, verdict, image in self._found:
-                self.run.put_judged(claim, verdict, image.numpy())
-            self.run.put_spent(self.spent[number] for number in self._changed)
-            self.run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
-            self.run.put_failures(Failure(number, name, self.planned.spec, BLIND) for number in self._blind)
-            self.run.put_effort([Effort(name, self.planned.spec, seconds)])
-        self.seconds, self._clock = seconds, now
+        for claim, verdict, image in self._found:
+            run.put_judged(claim, verdict, image.numpy())
+        run.put_spent(self.spent[number] for number in self._changed)
+        run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
+        failures = [Failure(number, name, self.planned.spec, BLIND) for number in self._blind]
+        if self.job.error:  # what it had still to do stays open
+            numbers = sorted(self.court.split.numbers[row] for row in self.job.unfinished)
+            failures += [Failure(number, name, self.planned.spec, self.job.error) for number in numbers]
+        run.put_failures(failures)
+        run.put_effort([Effort(name, self.planned.spec, self.seconds)])
+
+    def written(self) -> None:
+        """The transaction has succeeded: what it wrote need not be kept."""
         for written in (self._found, self._changed, self._nan, self._blind):
             written.clear()
 
-    def _judge(self, finds: Sequence[tuple[Ended, Tensor]]) -> set[int]:
-        """Put every find before the referee, under every planned threat. Returns the rows it broke under ours."""
+    def _judge(self, finds: Sequence[tuple[Ended, Tensor]]) -> set[Broken]:
+        """Put every find before the referee, under every planned threat."""
         if not finds:
             return set()
         rows = [end.item.row for end, _ in finds]
@@ -102,25 +108,22 @@ class Attempt:
         logits = torch.split(self.court.referee.logits(torch.cat([exact, rounded])), len(rows))
         broken = set()
         for threat in self.court.threats:
-            own = threat == self.threat
             as_found = self.court.referee.rule(threat, x, y, exact, logits[0])
             in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1])
             for i, (end, _) in enumerate(finds):
                 # What was found is judged; only where it holds may its rounding stand in for it.
                 both = as_found[i].accepted and in_8_bits[i].accepted
                 ruling, image = (in_8_bits[i], rounded[i]) if both else (as_found[i], exact[i])
-                if own or ruling.accepted:
+                if threat == self.threat or ruling.accepted:
                     self._note_claim(threat, end, ruling, image)
-                if own and ruling.accepted:
-                    broken.add(end.item.row)
-        self.standing -= len(broken & self.unbroken)
-        self.unbroken -= broken
+                if ruling.accepted:
+                    broken.add((str(threat), end.item.row))
         return broken
 
     def _note_claim(self, threat: ThreatModel, end: Ended, ruling: Ruling, image: Tensor) -> None:
         own = threat == self.threat  # the search is paid for once, where it was made
         claim = Claim(
-            id=self.next_claim,
+            id=next(self.court.claim_ids),
             example=self._number(end.item),
             threat=str(threat),
             # Found by the way: not the work of the attack that is planned there under the same spec.
@@ -132,14 +135,14 @@ class Attempt:
         )
         verdict = Verdict(claim.id, ruling.accepted, ruling.rejection, ruling.reason, ruling.size, ruling.margin)
         self._found.append((claim, verdict, image))
-        self.next_claim += 1
 
-    def _note_spent(self, end: Ended) -> None:
+    def _note_spent(self, end: Ended, *, done: bool) -> None:
+        """A search in vain, and what it cost. One that was dropped is not done, but has cost something."""
         number = self._number(end.item)
         so_far = self.spent.get(number, Spent(number, str(self.threat), self.planned.spec, 0, 0, 0))
         self.spent[number] = Spent(
             *(number, so_far.threat, so_far.attack),
-            done=so_far.done | 1 << end.item.number,
+            done=so_far.done | int(done) << end.item.number,
             # What a rejected claim cost is on the claim.
             forwards=so_far.forwards + (end.forwards if end.x_adv is None else 0),
             backwards=so_far.backwards + (end.backwards if end.x_adv is None else 0),
@@ -174,17 +177,18 @@ def prepare(
         else item
         for item in _items(todo, planned.items, done, aims)
     )
+    every = (1 << planned.items) - 1
+    waiting = Waiting(items, {row: (every & ~done.get(row, 0)).bit_count() for row in todo})
     return Attempt(
         threat=threat,
         planned=planned,
         court=court,
-        run=run,
-        queue=Queue(items, plan.lanes),
+        job=Job(threat, choice.attack, waiting),
+        every_attack=plan.every_attack,
         spent=spent,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
-        next_claim=run.next_claim(),
     )
 
 
@@ -203,11 +207,13 @@ def _aims(court: Court, rows: Sequence[int], targets: int) -> Callable[[int], Se
     """The classes an example is aimed at: its likeliest wrong ones, by the referee's clean logits; -1 for none."""
     if not targets or not rows:
         return lambda _: (-1,)
-    y = court.split.y[list(rows)]
-    logits = court.referee.logits(court.split.x[list(rows)]).scatter(1, y[:, None], -torch.inf)
-    likeliest = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
-    by_row = dict(zip(rows, likeliest, strict=True))
-    return lambda row: by_row[row]
+    likeliest: dict[int, list[int]] = {}
+    for some in (rows[begin : begin + AIMED_AT_ONCE] for begin in range(0, len(rows), AIMED_AT_ONCE)):
+        y = court.split.y[list(some)]
+        logits = court.referee.logits(court.split.x[list(some)]).scatter(1, y[:, None], -torch.inf)
+        best = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
+        likeliest |= dict(zip(some, best, strict=True))
+    return lambda row: likeliest[row]
 
 
 def planned_items(choice: AttackChoice, classes: int) -> int:

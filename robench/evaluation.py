@@ -4,15 +4,17 @@ Search proposes, evidence decides, results only read.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Protocol as Interface
 from typing import runtime_checkable
 
+import msgspec
 import torch
 
 from . import __version__
-from .attempt import Attempt, Court, planned_items, prepare
+from .attempt import Attempt, Broken, Court, planned_items, prepare
 from .errors import UserError
 from .evidence.records import Clean, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from .evidence.referee import Referee, fooled
@@ -22,7 +24,11 @@ from .problem.losses import margin
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .results.summary import Summary, summarise
-from .search.loop import Ended, search
+from .search.job import Ended, Job
+from .search.loop import Engine
+from .search.pilot import PILOT, choose
+
+COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
 
 
 @runtime_checkable
@@ -40,6 +46,9 @@ class Progress(Interface):
         was started, and has about so many to go.
         """
 
+    def noted(self, text: str) -> None:
+        """Something a user should know of, as a sentence without its full stop."""
+
 
 class Silence:
     """A progress that tells nothing."""
@@ -53,12 +62,15 @@ class Silence:
     def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
         pass
 
+    def noted(self, text: str) -> None:
+        pass
+
 
 @dataclass
 class Evaluation:
     """One question being answered into one run file."""
 
-    plan: Plan
+    plan: Plan  # its precision may be `auto`, to be settled before the first attack
     protocol: Protocol
     classifier: Classifier  # searched; whatever happens to it there, the referee has weights of its own
     referee: Referee
@@ -67,19 +79,43 @@ class Evaluation:
     environment: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
-    _asked: int = 0  # queries since the start, for the progress
+    _live: list[Attempt] = field(default_factory=list)
+    _after: list[tuple[ThreatChoice, PlannedAttack, AttackChoice]] = field(default_factory=list)  # yet to be prepared
+    _asked: int = 0  # queries of the attempts that are over
 
     def answer(self) -> Summary:
         """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
         self._begin()
         self.progress.clean(self.summary())
-        court = Court(self.referee, self.split, tuple(choice.threat for choice in self.protocol.threats))
-        for choice, planned, attack_choice in self._steps():
-            attempt = prepare(self.plan, self.run, court, choice.threat, planned, attack_choice)
-            if attempt.queue and time.monotonic() < self.deadline:
-                self.progress.attacking(str(choice.threat), planned.label)
-                self._try(attempt, attack_choice)
+        jobs = self._jobs()
+        if (first := next(jobs, None)) is not None:
+            self._settle()
+            engine = Engine(self.classifier, self.split, self.plan.seed, self.plan.lanes, self.plan.precision)
+            self._attend(engine, chain([first], jobs))
         return self.summary()
+
+    def summary(self) -> Summary:
+        """The answer so far."""
+        return summarise(self.plan, self.run.evidence(), __version__)
+
+    def _jobs(self) -> Iterator[Job]:
+        """Every attack under every threat that has work to do, in the order of the protocol.
+
+        Each is prepared when lanes fall free for it, by what is known then.
+        """
+        threats = tuple(choice.threat for choice in self.protocol.threats)
+        court = Court(self.referee, self.split, threats, count(self.run.next_claim()))
+        for place, (choice, planned, attack_choice) in enumerate(self._steps()):
+            self._commit()
+            attempt = prepare(self.plan, self.run, court, choice.threat, planned, attack_choice)
+            if attempt.job.over:
+                continue
+            with self.run.writing():  # it is tried again: what went wrong before is forgotten
+                self.run.clear_failures(str(choice.threat), planned.spec)
+            self.progress.attacking(str(choice.threat), planned.label)
+            self._live.append(attempt)
+            self._after = self._steps()[place + 1 :]
+            yield attempt.job
 
     def _steps(self) -> list[tuple[ThreatChoice, PlannedAttack, AttackChoice]]:
         """Every attack under every threat, in the order of the protocol."""
@@ -89,50 +125,94 @@ class Evaluation:
             for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True)
         ]
 
-    def _queries_after(self, attempt: Attempt) -> int:
-        """What is left when this attack is done, if as many examples stand under every threat as may under this one."""
-        steps = self._steps()
-        here = next(i for i, (c, p, _) in enumerate(steps) if (c.threat, p) == (attempt.threat, attempt.planned))
-        return attempt.standing * sum(
-            planned.items * choice.attack.visits(threat.threat) for threat, planned, choice in steps[here + 1 :]
-        )
-
-    def summary(self) -> Summary:
-        """The answer so far."""
-        return summarise(self.plan, self.run.evidence(), __version__)
-
-    def _try(self, attempt: Attempt, choice: AttackChoice) -> None:
-        visits = choice.attack.visits(attempt.threat)
-        with self.run.writing():  # it is tried again: what went wrong before is forgotten
-            self.run.clear_failures(str(attempt.threat), attempt.planned.spec)
+    def _attend(self, engine: Engine, jobs: Iterable[Job]) -> None:
+        """Take what the engine finds, and write it down now and then; all of it, whatever happens."""
+        clock = committed = time.monotonic()
         try:
-            for ended in self._search(attempt, choice):
-                attempt.take(ended)
-                left = attempt.queue.left(visits) + self._queries_after(attempt)
-                self.progress.moved(attempt.standing, self._asked + attempt.queue.asked, left)
-                if time.monotonic() > self.deadline:
+            for ended in engine.work(jobs):
+                now = time.monotonic()
+                self._take(ended, now - clock)
+                clock = now
+                if engine.rows != self.plan.lanes:
+                    self._shrink(engine.rows)
+                if now - committed > COMMIT_EVERY:
+                    self._commit()
+                    self._let_go()
+                    committed = now
+                if now > self.deadline:
                     break
         finally:
-            self._asked += attempt.queue.asked
-            attempt.commit()
+            self._commit()
 
-    def _search(self, attempt: Attempt, choice: AttackChoice) -> Iterator[list[Ended]]:
-        """Searches as they end. Whatever an attack raises, its examples stay open, with the reason.
+    def _take(self, ended: list[Ended], seconds: float) -> None:
+        """Judge what has ended, and tell the attacks what is broken. They share the time by the lanes they held."""
+        of = {attempt.job: [end for end in ended if end.job is attempt.job] for attempt in self._live}
+        lanes = sum(job.in_flight + len(ends) for job, ends in of.items())
+        broken: set[Broken] = set()
+        for attempt in self._live:
+            ends = of[attempt.job]
+            attempt.seconds += seconds * (attempt.job.in_flight + len(ends)) / max(lanes, 1)
+            broken |= attempt.take(ends)
+        for attempt in self._live:
+            attempt.hear(broken)
+        if self._live:
+            newest = self._live[-1]
+            left = sum(a.job.left for a in self._live) + newest.standing * self._queries_of_each(self._after)
+            self.progress.moved(newest.standing, self._asked + sum(a.job.asked for a in self._live), left)
 
-        What judging, writing or telling raises is not the attack's fault, and does not come by here.
-        """
-        try:
-            yield from search(self.classifier, attempt.threat, choice.attack, self.split, attempt.queue, self.plan.seed)
-        except UserError:
-            raise
-        except Exception as error:
-            attempt.failed(f"{type(error).__name__}: {error}")
+    def _queries_of_each(self, steps: Iterable[tuple[ThreatChoice, PlannedAttack, AttackChoice]]) -> int:
+        """What these attacks will ask about an example that stands under every threat."""
+        return sum(
+            planned.items * choice.attack.visits(threat.threat) * choice.attack.width
+            for threat, planned, choice in steps
+        )
+
+    def _commit(self) -> None:
+        """Write down everything since the last time, or nothing of it."""
+        with self.run.writing():
+            for attempt in self._live:
+                attempt.write(self.run)
+        for attempt in self._live:
+            attempt.written()
+
+    def _let_go(self) -> None:
+        """Of attempts that are done and written down."""
+        self._asked += sum(a.job.asked for a in self._live if a.job.over)
+        self._live = [attempt for attempt in self._live if not attempt.job.over]
+
+    def _shrink(self, rows: int) -> None:
+        """The batch did not fit the memory: from here on it is a plan with fewer lanes, and the file says so."""
+        self.progress.noted(f"the batch did not fit the memory; going on with {rows} images at once")
+        self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
+
+    def _settle(self) -> None:
+        """Decide on a precision, where nobody has."""
+        if self.plan.precision != "auto":
+            return
+        pilots = [
+            (choice.threat, attack)
+            for choice in self.protocol.threats
+            if (attack := next((a.attack for a in choice.attacks if not a.attack.targets), None)) is not None
+        ]
+        correct = {c.example for c in self.run.evidence().clean if c.correct}
+        rows = [row for row, number in enumerate(self.split.numbers) if number in correct][:PILOT]
+        choice = choose(self.classifier, pilots, self.split.take(rows), self.plan.lanes, self.plan.seed)
+        self.environment["precision"] = f"{choice.precision}: {choice.reason}"
+        if choice.precision != "float32":
+            self.progress.noted(f"searching in {choice.precision}, judging in float32: {choice.reason}")
+        self._change_plan(msgspec.structs.replace(self.plan, precision=choice.precision))
+
+    def _change_plan(self, plan: Plan) -> None:
+        self.plan = plan
+        with self.run.writing():
+            self.run.put_plan(plan, self.environment)
 
     def _begin(self) -> None:
         """The question and the answers before any attack. What is refused has written nothing."""
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
+            self.plan = _as_before(self.plan, before)
         clean = self._clean_answers()
         with self.run.writing():
             self.run.put_plan(self.plan, self.environment)
@@ -160,7 +240,14 @@ class Evaluation:
 
 
 def make_plan(
-    classifier: Classifier, split: Split, protocol: Protocol, *, seed: int, every_attack: bool, lanes: int
+    classifier: Classifier,
+    split: Split,
+    protocol: Protocol,
+    *,
+    seed: int,
+    every_attack: bool,
+    lanes: int,
+    precision: str = "auto",
 ) -> Plan:
     """The question, with the conditions under which its verdicts repeat exactly."""
     identity = classifier.identity()
@@ -178,7 +265,7 @@ def make_plan(
         threats=tuple(_planned(choice, classifier.classes) for choice in protocol.threats),
         device=str(classifier.device),
         threads=torch.get_num_threads(),
-        precision="float32",
+        precision=precision,
         lanes=lanes,
     )
 
@@ -204,6 +291,14 @@ def _refuse_another_run(before: Plan, now: Plan, path: str) -> None:
             f"{path} holds a run on {before.data} with seed {before.seed}, not on {now.data} with seed {now.seed};"
             " name another file with --run"
         )
+
+
+def _as_before(plan: Plan, before: Plan) -> Plan:
+    """The plan under the conditions that were settled when the run began: precision, and lanes that fit the memory."""
+    if before.device != plan.device:
+        return plan
+    settled = before.precision if plan.precision == "auto" else plan.precision
+    return msgspec.structs.replace(plan, precision=settled, lanes=min(plan.lanes, before.lanes))
 
 
 def _refuse_not_finite(split: Split, logits: torch.Tensor) -> None:

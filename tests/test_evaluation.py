@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import robench
-from robench import attempt, evaluation
+from robench import evaluation
 from robench.attempt import RETRY
 from robench.errors import UserError
 from robench.evaluation import Evaluation, Silence, make_plan
@@ -25,8 +25,8 @@ from robench.problem.threats import parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice
 from robench.search.attack import GradientAttack, State
 from robench.search.attacks.pgd import PGD
-from robench.search.loop import Ended
-from robench.search.loop import search as real_search
+from robench.search.job import Ended
+from robench.search.loop import Engine
 
 from .oracles import SHAPE, toy
 
@@ -71,12 +71,17 @@ def searched(monkeypatch):
     """Every search that ended, in order: (threat, attack, example, draw)."""
     log = []
 
-    def watched(classifier, threat, attack, split, queue, seed):
-        for ended in real_search(classifier, threat, attack, split, queue, seed):
-            log.extend((str(threat), attack.spec, split.numbers[end.item.row], end.item.draw) for end in ended)
-            yield ended
+    class Watched(Engine):
+        def work(self, jobs):
+            for ended in super().work(jobs):
+                log.extend(
+                    (str(end.job.threat), end.job.attack.spec, self.split.numbers[end.item.row], end.item.draw)
+                    for end in ended
+                    if not end.dropped
+                )
+                yield ended
 
-    monkeypatch.setattr(evaluation, "search", watched)
+    monkeypatch.setattr(evaluation, "Engine", Watched)
     return log
 
 
@@ -289,7 +294,7 @@ def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
 def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
-    monkeypatch.setattr(attempt, "COMMIT_EVERY", 0)
+    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0)
     for strike in (2, 4, 5, 8):
         left = strike
 
@@ -469,27 +474,30 @@ def test_an_error_in_telling_is_not_taken_for_one_of_the_attack(path):
 
 
 @dataclass
-class Liar:
+class Liar(Engine):
     """A search that brings images far outside the set, each time it is asked."""
 
     stop_after: int = 10**9
     asked: list = None
 
-    def __call__(self, classifier, threat, attack, split, queue, seed):
+    def __call__(self, classifier, split, seed, rows, precision):
         self.asked = [] if self.asked is None else self.asked
-        while queue:
-            for lane, item in queue.fill():
-                queue.release(lane)
-                self.asked.append((split.numbers[item.row], item.number, item.draw))
-                x_adv = torch.where(split.x[item.row] > 0.5, 0.0, 1.0)
-                yield [Ended(item, x_adv, 5, 4, nan=False, blind=False)]
+        self.split, self.rows = split, rows
+        return self
+
+    def work(self, jobs):
+        for job in jobs:
+            while (item := job.waiting.take()) is not None:
+                self.asked.append((self.split.numbers[item.row], item.number, item.draw))
+                x_adv = torch.where(self.split.x[item.row] > 0.5, 0.0, 1.0)
+                yield [Ended(job, item, x_adv, 5, 4)]
                 if len(self.asked) == self.stop_after:
                     raise KeyboardInterrupt
 
 
 def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, monkeypatch):
     liar, split = Liar(), images(12)
-    monkeypatch.setattr(evaluation, "search", liar)
+    monkeypatch.setattr(evaluation, "Engine", liar)
     ask = asking(SMALL, attacks=(RANDOM,))
     (threat,) = answered(path, split, ask).threats
     assert threat.outcomes == "WWW" + "S" * 9
@@ -510,10 +518,10 @@ def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, mon
 def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypatch, stop_after):
     split, ask = images(7), asking(SMALL, attacks=(RANDOM,))
     first, second = Liar(stop_after), Liar()
-    monkeypatch.setattr(evaluation, "search", first)
+    monkeypatch.setattr(evaluation, "Engine", first)
     with pytest.raises(KeyboardInterrupt):
         answered(path, split, ask, lanes=2)
-    monkeypatch.setattr(evaluation, "search", second)
+    monkeypatch.setattr(evaluation, "Engine", second)
     (threat,) = answered(path, split, ask, lanes=2).threats
     assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
     assert threat.rejected["outside"] == 16

@@ -67,6 +67,9 @@ class Display:
         else:
             self.say(f"{self.what}: {told}")
 
+    def noted(self, text: str) -> None:
+        self.say(f"note: {text}")
+
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:

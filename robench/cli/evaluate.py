@@ -23,7 +23,7 @@ from ..problem.split import Split
 from ..results.summary import Summary
 from ..results.tables import render
 from .display import Display
-from .options import machine_options, model_options, question_options
+from .options import machine_options, model_options, precision_option, question_options
 
 
 @click.command("evaluate")
@@ -35,6 +35,7 @@ from .options import machine_options, model_options, question_options
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the summary here too; - is stdout.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop in time; the same command goes on.")
 @click.option("--breakdown", is_flag=True, help="Add the table of attacks.")
+@precision_option
 @machine_options
 def command(
     checkpoint: str,
@@ -52,6 +53,7 @@ def command(
     json_path: Path | None,
     minutes: float | None,
     breakdown: bool,
+    precision: str,
     device: str,
     quiet: bool,
 ) -> int:
@@ -68,7 +70,7 @@ def command(
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack)
+    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, precision)
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     if json_path is not None and str(json_path) != "-":
         _refuse_unwritable(json_path, run_path, [checkpoint, data, arch, protocol])

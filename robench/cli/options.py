@@ -37,6 +37,16 @@ def question_options(command: F) -> F:
     return command
 
 
+def precision_option(command: F) -> F:
+    """How exactly the search computes."""
+    return click.option(
+        "--precision",
+        default="auto",
+        show_default=True,
+        help="Of the search: auto, float32, bfloat16, tf32. Judged is in float32 always.",
+    )(command)
+
+
 def debug_option(command: F) -> F:
     """What every command takes. `main` reads it before click does, so that it works everywhere."""
     return click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")(command)

@@ -1,13 +1,11 @@
 """Checks claims. Imports nothing from search/, so a bug there cannot vouch for itself."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..problem.classifier import Classifier
+from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
 from ..problem.shapes import Inputs, Labels, Logits
 from ..problem.threats import ThreatModel, in_box
@@ -36,7 +34,7 @@ class Referee:
     def logits(self, x: Inputs) -> Logits:
         """The model's answer in full precision, in batches of one size."""
         answers = []
-        with torch.no_grad(), _full_precision(self.classifier.device):
+        with torch.no_grad(), arithmetic(self.classifier.device):
             for rows in torch.split(x, BATCH):
                 filled = torch.cat([rows, rows[:1].expand(BATCH - len(rows), *rows.shape[1:])])
                 answers.append(self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu())
@@ -82,16 +80,3 @@ def _ruling(
     else:
         rejection, reason = "", ""
     return Ruling(not rejection, rejection, reason, size, gap)
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: both would make the referee's answer depend on who called."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before

@@ -1,6 +1,8 @@
 """The model under test, seen as a function from pixels to logits."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +84,7 @@ class Classifier:
         keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), draw=0)
         size = int(torch.tensor(self.shape).prod())
         images = uniform(keys, 0, size).view(-1, *self.shape)
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(self.device):
             logits = self(images.to(self.device)).float().cpu()
         return Identity(
             weights_sha256=weights_sha256(self.module),
@@ -90,6 +92,23 @@ class Classifier:
             normalisation=self.normalisation,
             fingerprint=tuple(logits.flatten().tolist()),
         )
+
+
+@contextmanager
+def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Float32 as it says, or with products in TF32; whatever autocast or precision the process has set.
+
+    Otherwise a model's answers would depend on who called.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
-from ..search.attacks import ATTACKS, AnyAttack, build
+from ..search.attack import AnyAttack
+from ..search.attacks import ATTACKS, build
 from ..search.attacks import parse as parse_attack
 
 if sys.version_info >= (3, 11):

@@ -86,8 +86,9 @@ class ThreatLedger:
     def failures(self) -> tuple[FailureEntry, ...]:
         """The planned attacks that raised, in plan order."""
         entries = []
+        broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
         for attack in self.planned:
-            ended = self._felled(attack) | self._spent(attack)
+            ended = self._felled(attack) | self._spent(attack) | broken
             errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
             left = sorted((example, error) for example, error in errors if example not in ended)
             if left:

@@ -1,17 +1,17 @@
 """What an attack is: a question to the model, and what it makes of the answer.
 
-An attack never holds the model. It names the point it wants to ask about (`query`) and is told what it
-declared to read (`step`); the engine makes the call, counts it, watches it, and chooses its precision.
-So a step is a pure function of tensors, and no attack can read more than it says.
+An attack never holds the model. It names the points it wants to ask about (`query`) and is told what it
+declared to read (`step`): labels, logits, or gradients. The engine makes the call, counts it, watches it, and
+chooses its precision. So a step is a pure function of tensors, and no attack can read more than it says.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..problem.losses import Loss
@@ -33,7 +33,14 @@ class Batch:
 class State:
     """What an attack remembers between steps. Every field has one row per lane."""
 
-    delta: Inputs  # the point it asks about next
+    delta: Inputs  # a gradient attack asks about it next
+
+
+Candidates = Float[Tensor, "L W *D"]
+"""The perturbations that each of L lanes asks about at once, W of them."""
+
+Reads = Literal["labels", "logits", "gradients"]
+"""What an attack is told of the model's answers."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ Model = Callable[[Tensor], Tensor]
 """Images to logits: a classifier, or a module in training."""
 
 S = TypeVar("S", bound=State)
-Rows = TypeVar("Rows", bound=Batch | State)
+Rows = TypeVar("Rows", bound=Batch | State | Seen)
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class Attack(ABC, Generic[S]):
     name: ClassVar[str]
     source: ClassVar[str]  # method, paper, link: the line of `robench list attacks`
     threats: ClassVar[tuple[str, ...]]  # names of the threat models it can attack
-    forwards_per_step: ClassVar[int]
-    backwards_per_step: ClassVar[int]
+    reads: ClassVar[Reads]
+    precise: ClassVar[bool] = False  # low precision would mislead it: it is always told float32
 
     steps: int  # moves of each lane before it is spent
     targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
@@ -83,26 +90,70 @@ class Attack(ABC, Generic[S]):
         """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
         return self.steps + 1
 
-    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Inputs:
-        """The perturbation to ask about next."""
-        return state.delta
+    @property
+    def width(self) -> int:
+        """How many points each lane asks about at once."""
+        return 1
 
 
 @dataclass(frozen=True)
 class GradientAttack(Attack[S]):
     """An attack that climbs a loss and reads logits, loss and gradient."""
 
-    forwards_per_step: ClassVar[int] = 1
-    backwards_per_step: ClassVar[int] = 1
+    reads: ClassVar[Reads] = "gradients"
 
     @property
     @abstractmethod
     def objective(self) -> Loss:
         """The loss it climbs."""
 
+    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Inputs:
+        """The perturbation to ask about next, one per lane."""
+        return state.delta
+
     @abstractmethod
     def step(self, threat: ThreatModel, batch: Batch, state: S, seen: Seen) -> S:
         """One step on, from what the model said about `query`."""
+
+
+@dataclass(frozen=True)
+class ScoreAttack(Attack[S]):
+    """An attack that reads logits and no gradient."""
+
+    reads: ClassVar[Reads] = "logits"
+
+    @abstractmethod
+    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Candidates:
+        """The perturbations to ask about next, `width` per lane."""
+
+    @abstractmethod
+    def step(self, threat: ThreatModel, batch: Batch, state: S, logits: Float[Tensor, "L W K"]) -> S:
+        """One step on, from the logits of `query`."""
+
+
+@dataclass(frozen=True)
+class LabelAttack(Attack[S]):
+    """An attack that reads nothing but the predicted class."""
+
+    reads: ClassVar[Reads] = "labels"
+    precise: ClassVar[bool] = True  # it walks along the very boundary
+
+    @abstractmethod
+    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Candidates:
+        """The perturbations to ask about next, `width` per lane."""
+
+    @abstractmethod
+    def step(self, threat: ThreatModel, batch: Batch, state: S, labels: Int[Tensor, "L W"]) -> S:
+        """One step on, from the classes predicted for `query`; where the model answered NaN, the right class."""
+
+
+AnyAttack = GradientAttack[Any] | ScoreAttack[Any] | LabelAttack[Any]
+
+
+def take_rows(rows: Rows, lanes: Int[Tensor, "L"]) -> Rows:
+    """The rows of the given lanes."""
+    taken: dict[str, Any] = {f.name: getattr(rows, f.name).index_select(0, lanes) for f in fields(rows)}
+    return replace(rows, **taken)
 
 
 def put_rows(rows: Rows, lanes: Int[Tensor, "L"], fresh: Rows) -> Rows:
@@ -120,12 +171,12 @@ def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) 
     return replace(one, **joined)
 
 
-def differentiate(model: Model, objective: Loss, batch: Batch, delta: Inputs) -> Seen:
+def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, target: Labels) -> Seen:
     """One forward and one backward pass. Rows do not meet: the summed loss has each row's own gradient."""
     with torch.enable_grad():
-        x_adv = (batch.x + delta).detach().requires_grad_()
+        x_adv = x_adv.detach().requires_grad_()
         logits = model(x_adv)
-        loss = objective(logits, batch.y, batch.target)
+        loss = objective(logits, y, target)
         (grad,) = torch.autograd.grad(loss.sum(), x_adv)
     return Seen(logits.detach(), loss.detach(), grad)
 
@@ -134,6 +185,7 @@ def unroll(model: Model, threat: ThreatModel, attack: GradientAttack[S], batch: 
     """Every step on one batch, without stopping at a find, watching or counting. Training uses this."""
     state = attack.start(threat, batch)
     for _ in range(attack.steps):
-        seen = differentiate(model, attack.objective, batch, attack.query(threat, batch, state))
+        x_adv = batch.x + attack.query(threat, batch, state)
+        seen = differentiate(model, attack.objective, x_adv, batch.y, batch.target)
         state = attack.step(threat, batch, state, seen)
     return state

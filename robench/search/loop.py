@@ -1,94 +1,324 @@
 """The engine: keeps the lanes busy, makes every call to the model, watches it, counts it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from ..problem.classifier import Classifier
+from ..errors import UserError
+from ..problem.classifier import Classifier, arithmetic
 from ..problem.noise import keyed, text_key
+from ..problem.shapes import Labels, Logits, PerExample
 from ..problem.split import Split
-from ..problem.threats import ThreatModel
-from .attack import Batch, GradientAttack, State, differentiate, put_rows
-from .queue import Item, Queue
+from .attack import Batch, Seen, differentiate, put_rows
+from .job import Crew, Ended, Job, joined
+from .precision import rounded
+from .queue import Item, Seat, Seats
 from .watcher import Watcher
 
-S = TypeVar("S", bound=State)
+READ_EVERY = 8  # steps between looks at what was found, where looking is dear
+ASKED_AGAIN = 16  # rows, always filled up: an image meets the same arithmetic whoever its neighbours are
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A search that has ended: with an image that seems to fool the model, or in vain."""
+class Engine:
+    """Works jobs off on a fixed number of rows of the device batch.
 
-    item: Item
-    x_adv: Tensor | None  # (C, H, W)
-    forwards: int
-    backwards: int
-    nan: bool  # the model answered NaN at some point of this search
-    blind: bool  # it never asked about a member of the threat set, so its failure says nothing
-
-
-def search(
-    classifier: Classifier, threat: ThreatModel, attack: GradientAttack[S], split: Split, queue: Queue, seed: int
-) -> Iterator[list[Ended]]:
-    """Work the queue to its end, refilling lanes as they fall free. Yields searches as they end.
-
-    The caller judges what it is given and then tells the queue: `drop` when an example is broken, a new
-    item when a claim was turned down. The batch keeps its shape to the end, with idle lanes as padding,
-    so every row is computed the same way whoever its neighbours are.
+    A lane whose search has ended is taken by the next one at once; when a job has no more waiting, by the next
+    job's. The batch keeps its shape to the end, with idle lanes as padding, so every row is computed the same
+    way whoever its neighbours are. A batch that does not fit the memory is halved: `rows` then says so.
     """
-    lanes = len(queue.lanes)
-    # On a device apart, reading a mask stops the pipeline: look every few steps. On a CPU looking is free.
-    read_every = 1 if classifier.device.type == "cpu" else 8
-    visits = attack.visits(threat)
-    remaining = torch.zeros(lanes, dtype=torch.long, device=classifier.device)
-    batch: Batch | None = None
 
-    while queue:
-        if seated := queue.fill():
-            fresh = batch_of(classifier, threat, attack, split, [item for _, item in seated], seed)
-            if batch is None:
-                batch, state, watcher = _empty(attack, threat, fresh, lanes)
-            seats = torch.tensor([lane for lane, _ in seated], device=classifier.device)
-            batch = put_rows(batch, seats, fresh)
-            state = put_rows(state, seats, attack.start(threat, fresh))
-            watcher.forget(seats)
-            remaining.index_fill_(0, seats, visits)
-        assert batch is not None, "a queue with work has filled a lane"
+    def __init__(self, classifier: Classifier, split: Split, seed: int, rows: int, precision: str = "float32"):
+        self.classifier = classifier
+        self.split = split
+        self.seed = seed
+        self.rows = rows
+        self.precision = precision
+        self._rough = rounded(classifier) if precision == "bfloat16" else classifier
+        # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
+        cheap = classifier.device.type == "cpu" and precision == "float32"
+        self._read_every = 1 if cheap else READ_EVERY
+        self._upcoming: Iterator[Job] = iter(())
+        self._next: Job | None = None
+        self._crews: list[Crew] = []
+        self._seats: Seats[Job] = Seats(0)
+        self._batch: Batch
+        self._watcher: Watcher
+        self._remaining: Tensor  # steps left to the search on each lane
 
-        for _ in range(read_every):
-            delta = attack.query(threat, batch, state)
-            seen = differentiate(classifier, attack.objective, batch, delta)
-            watcher.see(threat, delta, batch.x, seen.logits, batch.y, active=remaining > 0)
-            state = attack.step(threat, batch, state, seen)
-            remaining -= 1
-        queue.count(read_every, visits)
+    def work(self, jobs: Iterable[Job]) -> Iterator[list[Ended]]:
+        """Every search of every job, as they end. Each round yields, whether any ended or not.
 
+        The caller judges what it is given and tells the job: `drop` when an example is broken, a new item when
+        a claim was turned down. Jobs are asked for when lanes fall free. One whose attack raises is left with its
+        `error` set, and the others go on.
+        """
+        self._upcoming = iter(jobs)
+        while True:
+            ended = self._clear()
+            shortage = ""
+            try:
+                going = self._fill()
+                for _ in range(self._read_every):
+                    self._step()
+                ended += self._read()
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                going, shortage = True, str(error) or type(error).__name__
+            if shortage:  # here the error is gone, and with it the tensors of the step that failed
+                self._halve(shortage)
+            yield ended
+            if not going:
+                return
+
+    # Who sits where
+
+    def _fill(self) -> bool:
+        """Give every free lane a waiting search, as far as there are any. Returns whether anybody is on the lanes."""
+        while True:
+            if not self._crews and not self._open():
+                return False
+            seated: dict[Crew, list[tuple[int, Item]]] = {}
+            for lane in self._seats.free():
+                if (turn := self._turn()) is None:
+                    break
+                crew, item = turn
+                self._seats.sit(lane, crew.job, item)
+                crew.job.in_flight += 1
+                seated.setdefault(crew, []).append((lane, item))
+            for crew, places in seated.items():
+                self._begin(crew, places)
+            self._rid_of_failed()
+            self._muster()
+            if self._crews:
+                return True
+
+    def _open(self) -> bool:
+        """Lanes for the next job's kind, when nobody is on them. Returns whether there is a job."""
+        job = self._peek()
+        if job is None:
+            return False
+        lanes = max(1, self.rows // job.attack.width)
+        none = torch.zeros(lanes, dtype=torch.long, device=self.classifier.device)
+        black = torch.zeros(lanes, *self.split.shape, device=none.device)
+        self._seats = Seats(lanes)
+        self._batch = Batch(black, none, none, none)  # padding, until somebody sits down
+        self._watcher = Watcher.over(black)
+        self._remaining = none.clone()
+        self._crews = [Crew(job)]
+        self._next = None
+        return True
+
+    def _turn(self) -> tuple[Crew, Item] | None:
+        """Whose turn it is: that of the first job with anybody waiting."""
+        for crew in self._crews:
+            if (item := crew.job.waiting.take()) is not None:
+                return crew, item
+        while (job := self._peek()) is not None and self._kind(job) == self._kind(self._crews[0].job):
+            self._crews.append(Crew(job))
+            self._next = None
+            if (item := job.waiting.take()) is not None:
+                return self._crews[-1], item
+        return None
+
+    def _kind(self, job: Job) -> tuple[str, int, bool]:
+        """What jobs must agree in to share a forward pass."""
+        return job.attack.reads, job.attack.width, self._exactly(job)
+
+    def _exactly(self, job: Job) -> bool:
+        """Whether the model answers it in float32."""
+        return job.attack.precise or self.precision == "float32"
+
+    def _peek(self) -> Job | None:
+        if self._next is None:
+            self._next = next(self._upcoming, None)
+        return self._next
+
+    def _begin(self, crew: Crew, places: Sequence[tuple[int, Item]]) -> None:
+        """The images and noise of new searches onto their lanes."""
+        fresh = batch_of(self.classifier, crew.job, self.split, [item for _, item in places], self.seed)
+        at = torch.tensor([lane for lane, _ in places], device=fresh.x.device)
+        self._batch = put_rows(self._batch, at, fresh)
+        self._watcher.forget(at)
+        self._remaining.index_fill_(0, at, crew.job.visits)
+        with self._blaming(crew):
+            crew.sit(at, fresh, len(self._seats))
+
+    def _muster(self) -> None:
+        """Jobs with nobody on the lanes leave; the others learn where they sit."""
+        self._crews = [crew for crew in self._crews if crew.job.in_flight]
+        for crew in self._crews:
+            alone = len(self._crews) == 1
+            crew.lanes = None if alone else self._lanes(lane for lane, _ in self._seats.of(crew.job))
+
+    def _clear(self) -> list[Ended]:
+        """Free the lanes of examples that were dropped."""
+        dropped = [lane for lane, seat in self._seats.busy() if seat.item.row in seat.job.dropped]
+        return [_ended(self._release(lane), dropped=True) for lane in dropped]
+
+    def _release(self, lane: int) -> Seat[Job]:
+        seat = self._seats.release(lane)
+        seat.job.in_flight -= 1
+        return seat
+
+    # A step
+
+    def _step(self) -> None:
+        """Ask every lane's question in one pass, show the answers to the watcher, then to the attacks."""
+        batch = self._batch
+        deltas = []
+        for crew in self._crews:
+            with self._blaming(crew):
+                deltas.append(crew.query(batch))
+        if self._rid_of_failed() or not self._crews:
+            return  # the others have not moved yet
+        with self._blaming(*self._crews):
+            delta = self._joined(deltas)
+            x_adv = (batch.x if delta.ndim == batch.x.ndim else batch.x.unsqueeze(1)) + delta
+            logits, answers = self._ask(x_adv)
+            self._watch(delta, x_adv, logits)
+        for crew in self._crews:
+            if not crew.job.error:
+                with self._blaming(crew):
+                    crew.tell(batch, answers)
+        self._remaining -= 1
+        for _, seat in self._seats.busy():
+            if seat.taken < seat.job.visits:
+                seat.taken += 1
+                seat.job.steps += 1
+        self._rid_of_failed()
+
+    def _watch(self, delta: Tensor, x_adv: Tensor, logits: Tensor) -> None:
+        inside = self._joined([crew.inside(x_adv, self._batch.x) for crew in self._crews])
+        if delta.ndim > self._batch.x.ndim:
+            delta, inside, logits = delta.flatten(0, 1), inside.flatten(), logits.flatten(0, 1)
+        self._watcher.see(delta, inside, logits, self._batch.y, active=self._remaining > 0)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        return joined(self._crews, parts, len(self._seats))
+
+    def _ask(self, x_adv: Tensor) -> tuple[Tensor, Seen | Tensor]:
+        """The model's logits, and what of them the attacks are told."""
+        job = self._crews[0].job
+        reads, exactly = job.attack.reads, self._exactly(job)
+        model = self.classifier if exactly else self._rough
+        with arithmetic(x_adv.device, tf32=self.precision == "tf32" and not exactly):
+            if reads == "gradients":
+                seen = differentiate(model, self._loss, x_adv, self._batch.y, self._batch.target)
+                return seen.logits, seen
+            with torch.no_grad():
+                parts = torch.split(x_adv.flatten(0, 1), self.rows)
+                logits = torch.cat([model(part) for part in parts]).view(*x_adv.shape[:2], -1)
+        if reads == "logits":
+            return logits, logits
+        right = self._batch.y[:, None]
+        return logits, torch.where(logits.isnan().any(dim=2), right, logits.argmax(dim=2))  # NaN is no answer
+
+    def _loss(self, logits: Logits, y: Labels, target: Labels) -> PerExample:
+        return self._joined([crew.loss(logits, y, target) for crew in self._crews])
+
+    # What was found
+
+    def _read(self) -> list[Ended]:
+        """Look at what the watcher has seen: searches with a find, or without budget, end."""
+        watcher, busy = self._watcher, self._seats.busy()
+        if not busy:
+            return []
         found, nan, blind = torch.stack([watcher.found, watcher.nan, watcher.margin == -torch.inf]).tolist()
-        images = (batch.x + watcher.delta).cpu() if any(found) else batch.x
+        ending = [(lane, seat) for lane, seat in busy if found[lane] or seat.taken == seat.job.visits]
+        fools = {lane for lane, _ in ending if found[lane]}
+        if ending and not self._exactly(ending[0][1].job):
+            fools = self._asked_again([lane for lane, _ in ending if not blind[lane]])
+            watcher.turn_down(self._lanes(lane for lane, _ in ending if lane not in fools))
+        images = (self._batch.x + watcher.delta).cpu() if fools else self._batch.x
         ended = []
-        for lane, item in queue.busy():
-            taken = queue.taken[lane]
-            if found[lane] or taken == visits:
-                queue.release(lane)
-                x_adv = images[lane].clone() if found[lane] else None
-                cost = attack.forwards_per_step * taken, attack.backwards_per_step * taken
-                ended.append(Ended(item, x_adv, *cost, nan=nan[lane], blind=blind[lane]))
-        yield ended
+        for lane, seat in ending:
+            if lane in fools or seat.taken == seat.job.visits:
+                x_adv = images[lane].clone() if lane in fools else None
+                ended.append(_ended(self._release(lane), x_adv, nan=nan[lane], blind=blind[lane]))
+        return ended
+
+    def _asked_again(self, lanes: Sequence[int]) -> set[int]:
+        """The lanes whose best point fools the model in float32. What low precision found or missed is not believed."""
+        fools: set[int] = set()
+        for begin in range(0, len(lanes), ASKED_AGAIN):
+            some = list(lanes[begin : begin + ASKED_AGAIN])
+            at = self._lanes(some + some[:1] * (ASKED_AGAIN - len(some)))
+            with torch.no_grad(), arithmetic(at.device):
+                logits = self.classifier(self._batch.x[at] + self._watcher.delta[at])
+            fooled = (logits.argmax(dim=1) != self._batch.y[at]) & ~logits.isnan().any(dim=1)
+            fools.update(lane for lane, fool in zip(some, fooled.tolist(), strict=False) if fool)
+        return fools
+
+    def _lanes(self, lanes: Iterable[int]) -> Tensor:
+        return torch.tensor(list(lanes), dtype=torch.long, device=self._remaining.device)
+
+    # What goes wrong
+
+    @contextmanager
+    def _blaming(self, *crews: Crew) -> Iterator[None]:
+        """What an attack or the model raises ends the jobs it concerns, and nothing else."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if _out_of_memory(error):
+                raise
+            for crew in crews:
+                crew.job.error = f"{type(error).__name__}: {error}"
+
+    def _rid_of_failed(self) -> bool:
+        """Jobs with an error leave the lanes. Returns whether there were any."""
+        failed = [crew.job for crew in self._crews if crew.job.error]
+        for job in failed:
+            job.unfinished = job.waiting.rows()
+            for lane, seat in self._seats.of(job):
+                job.unfinished.add(seat.item.row)
+                self._release(lane)
+            job.unfinished -= job.dropped
+            job.waiting.close()
+        if failed:
+            self._muster()
+        return bool(failed)
+
+    def _halve(self, reason: str) -> None:
+        """Go on with half the rows. Searches on lanes begin afresh; their noise is theirs, so they find the same."""
+        if self.rows == 1:
+            raise UserError(f"the model runs out of memory on a single image ({reason.splitlines()[0]})")
+        self.rows //= 2
+        for lane, seat in reversed(self._seats.busy()):
+            self._release(lane)
+            seat.job.waiting.put_back(seat.item)
+        again = [crew.job for crew in self._crews] + ([self._next] if self._next is not None else [])
+        self._upcoming, self._next, self._crews = chain(again, self._upcoming), None, []
+        self._seats = Seats(0)
+        if self.classifier.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def batch_of(
-    classifier: Classifier, threat: ThreatModel, attack: GradientAttack[S], split: Split, items: list[Item], seed: int
-) -> Batch:
+def _ended(seat: Seat[Job], x_adv: Tensor | None = None, **seen: bool) -> Ended:
+    attack = seat.job.attack
+    backwards = seat.taken if attack.reads == "gradients" else 0
+    return Ended(seat.job, seat.item, x_adv, attack.width * seat.taken, backwards, **seen)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception for it; the CPU allocator a sentence."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def batch_of(classifier: Classifier, job: Job, split: Split, items: Sequence[Item], seed: int) -> Batch:
     """The rows of some items, with noise that belongs to (seed, example, attack, target, draw) alone."""
     rows = torch.tensor([item.row for item in items])
     targets = torch.tensor([item.target for item in items])
     keys = keyed(
         seed,
         torch.tensor([split.numbers[item.row] for item in items]),
-        text_key(f"{threat.name} {attack.spec}"),
+        text_key(f"{job.threat.name} {job.attack.spec}"),
         targets,
         draw=torch.tensor([item.draw for item in items]),
     )
@@ -100,10 +330,3 @@ def batch_of(
         target=torch.where(targets.to(device) < 0, y, targets.to(device)),
         keys=keys.to(device),
     )
-
-
-def _empty(attack: GradientAttack[S], threat: ThreatModel, fresh: Batch, lanes: int) -> tuple[Batch, S, Watcher]:
-    """Lanes that hold something to compute on (the first item, repeated) and have seen nothing."""
-    first = torch.zeros(lanes, dtype=torch.long, device=fresh.x.device)
-    batch = Batch(fresh.x[first], fresh.y[first], fresh.target[first], fresh.keys[first])
-    return batch, attack.start(threat, batch), Watcher.over(batch.x)

@@ -1,8 +1,11 @@
-"""Which search goes on the device next. No tensors here."""
+"""Whose turn it is: the searches that wait, and the lanes they sit on. No tensors here."""
 
 from collections import deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+J = TypeVar("J")
 
 
 class Item(NamedTuple):
@@ -14,64 +17,109 @@ class Item(NamedTuple):
     target: int = -1  # -1 aims at no class
 
 
-class Queue:
-    """A waiting line and a fixed number of lanes."""
+class Waiting:
+    """The items of one job that no lane has taken. Each is made as its turn comes: millions of them take no memory."""
 
-    def __init__(self, items: Iterable[Item], lanes: int):
-        self.waiting = deque(items)
-        self.lanes: list[Item | None] = [None] * lanes
-        self.taken = [0] * lanes  # queries the item on each lane has made
-        self.asked = 0  # queries of all items so far
-        self.dropped: set[int] = set()
+    def __init__(self, items: Iterable[Item], counts: Mapping[int, int]):
+        self._fresh: Iterator[Item] = iter(items)
+        self._first: deque[Item] = deque()  # put back, and next to go
+        self._last: deque[Item] = deque()  # added since
+        self._counts = dict(counts)  # of items, by row
+        self._total = sum(self._counts.values())
+        self._dropped: set[int] = set()
 
-    def fill(self) -> list[tuple[int, Item]]:
-        """Give every free lane a waiting item. Returns the new (lane, item) pairs."""
-        seated = []
-        for lane, item in enumerate(self.lanes):
-            if item is None and (newcomer := self._next()) is not None:
-                self.lanes[lane], self.taken[lane] = newcomer, 0
-                seated.append((lane, newcomer))
-        return seated
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> "Waiting":
+        """A line of items that are there already."""
+        items = list(items)
+        counts: dict[int, int] = {}
+        for item in items:
+            counts[item.row] = counts.get(item.row, 0) + 1
+        return cls(items, counts)
 
-    def release(self, lane: int) -> Item:
-        """Free a lane. Returns the item that was on it."""
-        item, self.lanes[lane] = self.lanes[lane], None
-        assert item is not None, f"lane {lane} was already free"
-        return item
+    def take(self) -> Item | None:
+        """The next item of an example that has not been dropped."""
+        while True:
+            item = self._first.popleft() if self._first else next(self._fresh, None)
+            if item is None and self._last:
+                item = self._last.popleft()
+            if item is None:
+                return None
+            if item.row not in self._dropped:
+                self._count(item.row, -1)
+                return item
 
-    def drop(self, row: int) -> list[int]:
-        """Forget every item of an example: those waiting, and those on lanes, which are freed and returned."""
-        self.dropped.add(row)
-        lanes = [lane for lane, item in enumerate(self.lanes) if item is not None and item.row == row]
-        for lane in lanes:
-            self.release(lane)
-        return lanes
+    def add(self, item: Item) -> None:
+        """One more search, after all others."""
+        if item.row not in self._dropped:
+            self._count(item.row, 1)
+            self._last.append(item)
 
-    def count(self, queries: int, most: int) -> None:
-        """Every busy lane has made so many more queries, up to the most that an item makes."""
-        for lane, item in enumerate(self.lanes):
-            if item is not None:
-                more = min(queries, most - self.taken[lane])
-                self.taken[lane] += more
-                self.asked += more
+    def put_back(self, item: Item) -> None:
+        """A search that was begun in vain, to be made before all others."""
+        if item.row not in self._dropped:
+            self._count(item.row, 1)
+            self._first.appendleft(item)
 
-    def left(self, most: int) -> int:
-        """The queries still to be made, if no further example breaks."""
-        return len(self) * most - sum(taken for taken, item in zip(self.taken, self.lanes, strict=True) if item)
+    def drop(self, row: int) -> None:
+        """Forget every item of an example, those to come included."""
+        self._dropped.add(row)
+        self._total -= self._counts.pop(row, 0)
 
-    def busy(self) -> list[tuple[int, Item]]:
-        """The (lane, item) pairs in flight."""
-        return [(lane, item) for lane, item in enumerate(self.lanes) if item is not None]
+    def close(self) -> None:
+        """Forget every item."""
+        self._fresh, self._first, self._last = iter(()), deque(), deque()
+        self._counts, self._total = {}, 0
+
+    def rows(self) -> set[int]:
+        """The examples with items in the line."""
+        return {row for row, count in self._counts.items() if count}
+
+    def _count(self, row: int, more: int) -> None:
+        self._counts[row] = self._counts.get(row, 0) + more
+        self._total += more
 
     def __len__(self) -> int:
-        """Items waiting or in flight, at most: those of dropped examples are forgotten as their turn comes."""
-        while self.waiting and self.waiting[0].row in self.dropped:
-            self.waiting.popleft()
-        return len(self.waiting) + len(self.busy())
+        return self._total
 
-    def _next(self) -> Item | None:
-        while self.waiting:
-            item = self.waiting.popleft()
-            if item.row not in self.dropped:
-                return item
-        return None
+
+@dataclass
+class Seat(Generic[J]):
+    """A search on a lane."""
+
+    job: J
+    item: Item
+    taken: int = 0  # steps it has made
+
+
+class Seats(Generic[J]):
+    """A fixed number of lanes, and who sits on them."""
+
+    def __init__(self, lanes: int):
+        self._seats: list[Seat[J] | None] = [None] * lanes
+
+    def free(self) -> list[int]:
+        """The lanes nobody sits on."""
+        return [lane for lane, seat in enumerate(self._seats) if seat is None]
+
+    def busy(self) -> list[tuple[int, Seat[J]]]:
+        """The lanes somebody sits on, and who."""
+        return [(lane, seat) for lane, seat in enumerate(self._seats) if seat is not None]
+
+    def of(self, job: J) -> list[tuple[int, Seat[J]]]:
+        """The lanes of one job."""
+        return [(lane, seat) for lane, seat in self.busy() if seat.job is job]
+
+    def sit(self, lane: int, job: J, item: Item) -> None:
+        """Give a free lane to a search."""
+        assert self._seats[lane] is None, f"lane {lane} is taken"
+        self._seats[lane] = Seat(job, item)
+
+    def release(self, lane: int) -> Seat[J]:
+        """Free a lane. Returns who sat there."""
+        seat, self._seats[lane] = self._seats[lane], None
+        assert seat is not None, f"lane {lane} was already free"
+        return seat
+
+    def __len__(self) -> int:
+        return len(self._seats)

@@ -20,7 +20,7 @@ from robench.cli import evaluate  # noqa: F401 (so that a start finds it importe
 from robench.cli.main import main
 from robench.errors import UserError
 from robench.evidence.store import RunFile
-from robench.search.loop import search
+from robench.search.loop import Engine
 
 
 def start(words: list[str], log: Path) -> int:
@@ -35,14 +35,17 @@ def start(words: list[str], log: Path) -> int:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
 
-        def logged(classifier, threat, attack, split, queue, seed):
-            for ended in search(classifier, threat, attack, split, queue, seed):
-                for end in ended:
-                    line = json.dumps([str(threat), attack.spec, split.numbers[end.item.row], end.item.number])
-                    os.write(out, line.encode() + b"\n")
-                yield ended
+        class Logged(Engine):
+            def work(self, jobs):
+                for ended in super().work(jobs):
+                    for end in ended:
+                        if not end.dropped:
+                            told = str(end.job.threat), end.job.attack.spec
+                            line = json.dumps([*told, self.split.numbers[end.item.row], end.item.number])
+                            os.write(out, line.encode() + b"\n")
+                    yield ended
 
-        evaluation.search = logged
+        evaluation.Engine = Logged
         sys.argv = ["robench", *words]
         main()
     except SystemExit as ended:

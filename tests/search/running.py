@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from robench.evidence.referee import Referee
-from robench.search.loop import search
-from robench.search.queue import Item, Queue
+from robench.search.job import Ended, Job
+from robench.search.loop import Engine
+from robench.search.queue import Item, Waiting
 
 
 def items(model, attack, split, rows: Iterable[int], draws: int = 1) -> list[Item]:
@@ -17,12 +18,18 @@ def items(model, attack, split, rows: Iterable[int], draws: int = 1) -> list[Ite
     return out
 
 
+def job(threat, attack, waiting: Iterable[Item]) -> Job:
+    return Job(threat, attack, Waiting.of(waiting))
+
+
+def ends(model, split, *jobs: Job, lanes: int = 8, seed: int = 0, **settings) -> list[Ended]:
+    """Every search to its end, none dropped."""
+    return [end for some in Engine(model, split, seed, lanes, **settings).work(jobs) for end in some]
+
+
 def run(model, threat, attack, split, waiting: Sequence[Item], lanes: int = 8, seed: int = 0):
     """Every search to its end, none dropped. Returns {item: image or None}."""
-    ended = {}
-    for batch in search(model, threat, attack, split, Queue(waiting, lanes), seed):
-        ended |= {end.item: end.x_adv for end in batch}
-    return ended
+    return {end.item: end.x_adv for end in ends(model, split, job(threat, attack, waiting), lanes=lanes, seed=seed)}
 
 
 def broken_rows(model, threat, attack, split, rows: Sequence[int], draws: int = 1, lanes: int = 8) -> set[int]:

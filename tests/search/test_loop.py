@@ -14,11 +14,11 @@ from robench.problem.losses import UNTARGETED
 from robench.problem.threats import L2, Linf, parse
 from robench.search.attack import GradientAttack, State, unroll
 from robench.search.attacks.pgd import PGD
-from robench.search.loop import batch_of, search
-from robench.search.queue import Item, Queue
+from robench.search.loop import Engine, batch_of
+from robench.search.queue import Item
 
 from ..oracles import Linear, classifier, toy
-from .running import items, run
+from .running import ends, items, job, run
 
 
 def net(classes=4):
@@ -61,7 +61,7 @@ def test_a_result_depends_neither_on_order_nor_on_lane_mates(model, split, lanes
 def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
     attack = PGD(steps=9, random_start=False)
     got = run(model, SMALL, attack, split, items(model, attack, split, range(23)), lanes=5)
-    batch = batch_of(model, SMALL, attack, split, list(got), seed=0)
+    batch = batch_of(model, job(SMALL, attack, []), split, list(got), seed=0)
     visited = [torch.zeros_like(batch.x)]
     for steps in range(1, 10):
         visited.append(unroll(model, SMALL, PGD(steps=steps, step_size=attack.stride, random_start=False), batch).delta)
@@ -72,37 +72,39 @@ def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
 def test_restarts_of_an_example_meet_different_noise(model, split):
     attack = PGD(steps=1, step_size=1e-6)
     waiting = [*items(model, attack, split, [0, 0], draws=2)[:1], Item(0, 1, 1), Item(1, 0, 0)]
-    batch = batch_of(model, SMALL, attack, split, waiting, seed=0)
+    asked = job(SMALL, attack, waiting)
+    batch = batch_of(model, asked, split, waiting, seed=0)
     deltas = attack.start(SMALL, batch).delta
     for i, j in [(0, 1), (0, 2), (1, 2)]:
         assert not torch.allclose(deltas[i], deltas[j])
-    again = attack.start(SMALL, batch_of(model, SMALL, attack, split, waiting[::-1], seed=0)).delta
+    again = attack.start(SMALL, batch_of(model, asked, split, waiting[::-1], seed=0)).delta
     assert torch.equal(again.flip(0), deltas)
-    other = attack.start(SMALL, batch_of(model, SMALL, attack, split, waiting, seed=1)).delta
+    other = attack.start(SMALL, batch_of(model, asked, split, waiting, seed=1)).delta
     assert not torch.allclose(other, deltas)
 
 
 def test_items_of_a_dropped_example_are_not_searched(model, split):
     attack = PGD(steps=9)
     big = Linf(Fraction(1, 2))
-    queue = Queue(items(model, attack, split, range(23), draws=10), lanes=6)
+    asked = job(big, attack, items(model, attack, split, range(23), draws=10))
     ended = []
-    for batch in search(model, big, attack, split, queue, 0):
+    for batch in Engine(model, split, 0, rows=6).work([asked]):
         ended += batch
         for end in batch:
             if end.x_adv is not None:
-                queue.drop(end.item.row)
+                asked.drop(end.item.row)
     assert len(ended) < 60
     assert {end.item.row for end in ended if end.x_adv is not None} == set(range(23))
+    assert asked.over
+    assert asked.steps == sum(end.forwards for end in ended), "searches that were dropped are paid for too"
 
 
 def test_costs_count_what_was_asked_and_no_padding(model, split):
     tiny = Linf(Fraction(1, 10**6))
     attack = PGD(steps=9)
     for lanes in (1, 5, 50):
-        for batch in search(model, tiny, attack, split, Queue(items(model, attack, split, range(7)), lanes), 0):
-            for end in batch:
-                assert (end.forwards, end.backwards, end.x_adv) == (10, 10, None)
+        for end in ends(model, split, job(tiny, attack, items(model, attack, split, range(7))), lanes=lanes):
+            assert (end.forwards, end.backwards, end.x_adv) == (10, 10, None)
 
 
 # Mistakes planted in attacks
@@ -186,12 +188,8 @@ def test_a_find_the_attack_walks_away_from_is_kept(model, split):
 
 
 def test_nan_pixels_break_nobody_and_are_told(model, split):
-    ends = [
-        end
-        for batch in search(model, SMALL, ReturnsNaN(), split, Queue(items(model, ReturnsNaN(), split, range(5)), 4), 0)
-        for end in batch
-    ]
-    assert all(end.x_adv is None and end.nan for end in ends)
+    waiting = items(model, ReturnsNaN(), split, range(5))
+    assert all(end.x_adv is None and end.nan for end in ends(model, split, job(SMALL, ReturnsNaN(), waiting), lanes=4))
 
 
 def test_noise_shared_by_the_batch_is_noticed(model, split):
@@ -253,9 +251,9 @@ def test_the_referee_says_the_same_in_any_company(model, split):
 
 def test_a_search_that_never_asked_about_a_member_says_so(model, split):
     for attack, blind in [(ReturnsNaN(), False), (LeavesTheBall(), False), (AlwaysOutside(), True)]:
-        queue = Queue(items(model, attack, split, range(5)), 4)
-        ends = [end for batch in search(model, SMALL, attack, split, queue, 0) for end in batch]
-        assert [end.blind for end in ends] == [blind] * 5, attack.name  # the first two begin at the image itself
+        waiting = items(model, attack, split, range(5))
+        ended = ends(model, split, job(SMALL, attack, waiting), lanes=4)
+        assert [end.blind for end in ended] == [blind] * 5, attack.name  # the first two begin at the image itself
 
 
 class AlwaysOutside(Planted):

@@ -7,13 +7,11 @@ from typing import Any
 
 from ...errors import UserError, unknown
 from ...problem.losses import UNTARGETED
-from ..attack import GradientAttack
+from ..attack import AnyAttack
 from .apgd import APGD
 from .frank_wolfe import FrankWolfe
 from .pgd import PGD
 from .slide import SLIDE
-
-AnyAttack = GradientAttack[Any]
 
 ATTACKS: dict[str, type[AnyAttack]] = {a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe)}
 

@@ -1,0 +1,128 @@
+"""One attack under one threat: what is left to do, and where it stands on the lanes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..problem.shapes import Inputs, Labels, Logits
+from ..problem.threats import ThreatModel
+from .attack import AnyAttack, Batch, GradientAttack, Rows, Seen, put_rows, take_rows
+from .queue import Item, Waiting
+
+
+@dataclass(eq=False)
+class Job:
+    """One attack under one threat, and the searches it still has to make. Caller and engine share it."""
+
+    threat: ThreatModel
+    attack: AnyAttack
+    waiting: Waiting
+    in_flight: int = 0  # searches on lanes
+    steps: int = 0  # made by all its searches together
+    dropped: set[int] = field(default_factory=set)
+    error: str = ""  # what the attack raised: then it makes no more searches
+    unfinished: set[int] = field(default_factory=set)  # the rows it left then
+
+    def drop(self, row: int) -> None:
+        """An example is broken: its other searches are not made, and those on lanes end at once."""
+        self.dropped.add(row)
+        self.waiting.drop(row)
+
+    @property
+    def visits(self) -> int:
+        """Steps of a search that finds nothing."""
+        return self.attack.visits(self.threat)
+
+    @property
+    def asked(self) -> int:
+        """Queries of the model so far."""
+        return self.steps * self.attack.width
+
+    @property
+    def left(self) -> int:
+        """Queries still to be made, at most."""
+        return (len(self.waiting) + self.in_flight) * self.visits * self.attack.width
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.waiting and not self.in_flight
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A search that has ended: with an image that seems to fool the model, in vain, or because it was dropped."""
+
+    job: Job
+    item: Item
+    x_adv: Tensor | None  # (C, H, W)
+    forwards: int
+    backwards: int
+    nan: bool = False  # the model answered NaN at some point of this search
+    blind: bool = False  # it never asked about a member of the threat set, so its failure says nothing
+    dropped: bool = False  # others broke the example before it was done
+
+
+class Crew:
+    """A job on the lanes.
+
+    Its state has a row for every lane; those of lanes where others sit mean nothing. It computes on its own lanes
+    alone, and when it has all of them to itself (`lanes` is None) without copying them out and back. Whatever it is
+    given or gives is told by lanes, the points of a wide attack in a second dimension.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.lanes: Int[Tensor, "L"] | None = None
+        self._state: Any = None
+
+    def sit(self, lanes: Int[Tensor, "L"], fresh: Batch, all_lanes: int) -> None:
+        """Begin new searches on these lanes."""
+        state = self.job.attack.start(self.job.threat, fresh)
+        if self._state is None:
+            self._state = take_rows(state, lanes.new_zeros(all_lanes))
+        self._state = put_rows(self._state, lanes, state)
+
+    def query(self, batch: Batch) -> Tensor:
+        """The perturbations its lanes ask about."""
+        return self.job.attack.query(self.job.threat, self._rows(batch), self._rows(self._state))
+
+    def loss(self, logits: Logits, y: Labels, target: Labels) -> Float[Tensor, "L"]:
+        """What its lanes climb."""
+        assert isinstance(self.job.attack, GradientAttack), f"{self.job.attack.name} reads no gradient"
+        return self.job.attack.objective(self._of(logits), self._of(y), self._of(target))
+
+    def inside(self, x_adv: Tensor, x: Inputs) -> Tensor:
+        """Which of the points its lanes ask about are members."""
+        x_adv, x = self._of(x_adv), self._of(x)
+        if x_adv.ndim == x.ndim:
+            return self.job.threat.contains(x_adv, x)
+        among = x.repeat_interleave(x_adv.shape[1], dim=0)
+        return self.job.threat.contains(x_adv.flatten(0, 1), among).view(x_adv.shape[:2])
+
+    def tell(self, batch: Batch, answers: Seen | Tensor) -> None:
+        """Show its lanes the model's answers."""
+        attack: Any = self.job.attack
+        mine = self._of(answers) if isinstance(answers, Tensor) else self._rows(answers)
+        state = attack.step(self.job.threat, self._rows(batch), self._rows(self._state), mine)
+        self._state = state if self.lanes is None else put_rows(self._state, self.lanes, state)
+
+    def _of(self, values: Tensor) -> Tensor:
+        return values if self.lanes is None else values.index_select(0, self.lanes)
+
+    def _rows(self, rows: Rows) -> Rows:
+        return rows if self.lanes is None else take_rows(rows, self.lanes)
+
+
+def joined(crews: Sequence[Crew], parts: Sequence[Tensor], lanes: int) -> Tensor:
+    """One tensor for all lanes from the part of each crew; 0 where nobody sits."""
+    if crews[0].lanes is None:
+        return parts[0]
+    whole = parts[0].new_zeros(lanes, *parts[0].shape[1:])
+    for crew, part in zip(crews, parts, strict=True):
+        assert crew.lanes is not None, "a crew that is not alone knows its lanes"
+        whole = whole.index_copy(0, crew.lanes, part)
+    return whole
