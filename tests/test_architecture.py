@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "environment": {"__version__"},
     "attempt": {"protocols", "search", "evidence", "results", "problem", "errors"},
     "evaluation": {"attempt", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
-    "api": {"evaluation", "environment", "protocols", "evidence", "results", "problem", "errors"},
+    "api": {"evaluation", "environment", "protocols", "search", "evidence", "results", "problem", "errors"},
     "cli": {"api", "evaluation", "protocols", "recipes", "search", "evidence", "results", "problem", "errors"}
     | {"__version__"},
     "__init__": {"api", "results", "errors"},
