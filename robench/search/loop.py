@@ -36,6 +36,7 @@ class Engine:
         self.seed = seed
         self.rows = rows
         self.precision = precision
+        self.rounds = 0  # passes of the whole batch so far
         self._rough = rounded(classifier) if precision == "bfloat16" else classifier
         # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
         cheap = classifier.device.type == "cpu" and precision == "float32"
@@ -185,6 +186,7 @@ class Engine:
                 with self._blaming(crew):
                     crew.tell(batch, answers)
         self._remaining -= 1
+        self.rounds += 1
         for _, seat in self._seats.busy():
             if seat.taken < seat.job.visits:
                 seat.taken += 1

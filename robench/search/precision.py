@@ -51,9 +51,8 @@ def rounded(classifier: Classifier) -> Model:
 
 def speed_up(classifier: Classifier, precision: str, rows: int) -> float:
     """How many times as fast as float32 a precision is here, forward and backward on so many rows."""
-    probe = Classifier(
-        nn.Conv2d(32, 32, 3, device=classifier.device), name="", architecture="", shape=(32, 16, 16), classes=0
-    )
+    layer = nn.Sequential(nn.Conv2d(32, 32, 3), nn.Flatten()).to(classifier.device)
+    probe = Classifier(layer, name="", architecture="", shape=(32, 16, 16), classes=0)
     if (gain := _gain(probe, precision, 8)) < 0.5:
         return gain  # without the hardware for it a large network would take minutes to say the same
     return _gain(classifier, precision, rows)
