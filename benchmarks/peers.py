@@ -1,20 +1,24 @@
 """robench, Foolbox and AutoAttack's own code on the same model, images and budget, in one run.
 
-    python benchmarks/peers.py [--model NAME] [--examples N] [--threads N] [--part foolbox|autoattack]
+    python benchmarks/peers.py --part foolbox|autoattack [--model NAME] [--examples N] [--threads N]
 
-Foolbox: PGD 40 steps from 100 random starts (`--restarts`), as people run it: a loop over starts that drops the
-broken images. AutoAttack: APGD on cross-entropy, then targeted APGD, with the published counts, three seeds.
-What robench breaks is what its referee accepts; what the others break is looked at by the same referee.
+Foolbox: PGD, 40 steps from each of 100 random starts (`--restarts`), by its own `repeat`, and by a loop as careful
+people write it, which drops the images that are broken. AutoAttack: APGD on cross-entropy, then targeted APGD, with
+the published counts, three seeds. The others get the network as it is loaded. What robench breaks is what its
+referee accepts; what the others break is looked at by the same referee.
 """
 
 import argparse
+import copy
 import logging
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
 
 import torch
 from measuring import keep, seconds
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.api import LANES, pick_device
@@ -24,11 +28,12 @@ from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
-from robench.search.attacks import AnyAttack
+from robench.search.attack import AnyAttack
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
-from robench.search.loop import search
-from robench.search.queue import Item, Queue
+from robench.search.job import Job
+from robench.search.loop import Engine
+from robench.search.queue import Item, Waiting
 
 Row = dict[str, object]
 
@@ -49,6 +54,7 @@ def main() -> None:
     loaded = load(asked.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
     classifier, referee = loaded.classifier, Referee(load(asked.model, device=device).classifier)
+    plain = copy.deepcopy(classifier.module).requires_grad_()  # as anybody has it who loads a checkpoint
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
     split = datasets.load(loaded.card.data).part(str(asked.examples))
     right = (~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist()
@@ -56,11 +62,12 @@ def main() -> None:
 
     threats = list(map(parse, asked.threat or ["linf:0.3", "l2:2", "l1:10"]))
     if asked.part == "foolbox":
-        rows = [_foolbox(classifier, referee, split, threat, asked.restarts, device) for threat in threats]
+        rows = [_foolbox(classifier, plain, referee, split, threat, asked.restarts) for threat in threats]
         title = f"PGD 40 x {asked.restarts}: robench and Foolbox"
     else:
         pairs = [(threat, seed) for threat in threats for seed in range(asked.seeds)]
-        rows = [_autoattack(classifier, referee, split, threat, seed, device) for threat, seed in pairs]
+        rows = [_autoattack(classifier, plain, referee, split, threat, seed) for threat, seed in pairs]
+        rows.append(_summed(rows))
         title = "APGD-CE, then APGD-T: robench and the authors' code"
     notes = [
         f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
@@ -79,29 +86,34 @@ def robench(
     threat: ThreatModel,
     attacks: list[tuple[AnyAttack, int]],
     seed: int,
-) -> set[int]:
-    """The rows that still stand after these attacks with so many draws each, one after the other."""
-    standing = set(range(len(split)))
-    for attack, draws in attacks:
-        queue = Queue(_items(classifier, split, sorted(standing), attack, draws), LANES[classifier.device.type])
-        for ended in search(classifier, threat, attack, split, queue, seed):
-            for end in ended:
-                if end.x_adv is None or end.item.row not in standing:
-                    continue
-                row = [end.item.row]
-                if referee.judge(threat, split.x[row], split.y[row], end.x_adv[None])[0].accepted:
-                    standing.discard(end.item.row)
-                    queue.drop(end.item.row)
-    return standing
+) -> tuple[set[int], int]:
+    """The rows that still stand after these attacks with so many draws each, and the queries that took."""
+    standing, jobs = set(range(len(split))), list[Job]()
+
+    def line() -> Iterator[Job]:
+        for attack, draws in attacks:
+            items = list(_items(classifier, split, sorted(standing), attack, draws))
+            jobs.append(Job(threat, attack, Waiting.of(items)))
+            yield jobs[-1]
+
+    for ended in Engine(classifier, split, seed, LANES[classifier.device.type]).work(line()):
+        for end in ended:
+            if end.x_adv is None or end.item.row not in standing:
+                continue
+            row = [end.item.row]
+            if referee.judge(threat, split.x[row], split.y[row], end.x_adv[None])[0].accepted:
+                standing.discard(end.item.row)
+                for job in jobs:
+                    job.drop(end.item.row)
+    return standing, sum(job.asked for job in jobs)
 
 
 def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAttack, draws: int) -> Iterable[Item]:
     aims: list[list[int]] = [[-1] for _ in rows]
     if attack.targets and rows:
+        x, y = split.x[rows].to(classifier.device), split.y[rows]
         with torch.no_grad():
-            logits = (
-                classifier(split.x[rows].to(classifier.device)).cpu().scatter(1, split.y[rows][:, None], -torch.inf)
-            )
+            logits = classifier(x).cpu().scatter(1, y[:, None], -torch.inf)
         aims = logits.topk(min(attack.targets, logits.shape[1] - 1), dim=1).indices.tolist()
     for draw in range(draws):
         for rank in range(max(map(len, aims), default=0)):
@@ -110,55 +122,94 @@ def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAtt
 
 
 def _foolbox(
-    classifier: Classifier, referee: Referee, split: Split, threat: ThreatModel, restarts: int, device: torch.device
+    classifier: Classifier, plain: nn.Module, referee: Referee, split: Split, threat: ThreatModel, restarts: int
 ) -> Row:
     import foolbox
 
     attacks = {
         "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
         "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
-        "l1": foolbox.attacks.SparseL1DescentAttack,
+        "l1": foolbox.attacks.L1ProjectedGradientDescentAttack,
     }
+    device = classifier.device
     theirs = attacks[threat.name](steps=40, rel_stepsize=2.5 / 40, random_start=True)
-    model = foolbox.PyTorchModel(classifier.module, bounds=(0, 1), device=device)
-    left: list[set[int]] = []
+    model = foolbox.PyTorchModel(plain.eval(), bounds=(0, 1), device=device)
+    x, y = split.x.to(device), split.y.to(device)
+    left: dict[str, set[int]] = {}
+
+    def repeat() -> None:
+        torch.manual_seed(0)
+        _, x_adv, _ = theirs.repeat(restarts)(model, x, y, epsilons=threat.r)
+        broken = _broken(referee, threat, x, y, x_adv)
+        left["repeat"] = {row for row in range(len(split)) if not broken[row]}
 
     def loop() -> None:
         torch.manual_seed(0)
         standing = list(range(len(split)))
         for _ in range(restarts):
-            if not standing:
-                break
-            x, y = split.x[standing].to(device), split.y[standing].to(device)
-            _, x_adv, _ = theirs(model, x, y, epsilons=threat.r)
-            standing = [
-                row for row, broken in zip(standing, _broken(referee, threat, x, y, x_adv), strict=True) if not broken
-            ]
-        left.append(set(standing))
+            if standing:
+                _, x_adv, _ = theirs(model, x[standing], y[standing], epsilons=threat.r)
+                broken = _broken(referee, threat, x[standing], y[standing], x_adv)
+                standing = [row for row, fell in zip(standing, broken, strict=True) if not fell]
+        left["loop"] = set(standing)
 
-    ours = PGD(steps=40, loss="cross-entropy")
-    mine: list[set[int]] = []
-    a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, [(ours, restarts)], 0)), device)
-    b = seconds(loop, device)
-    return _row(threat, mine[0], left[0], a, b)
+    mine: list[tuple[set[int], int]] = []
+    ours = [(PGD(steps=40, loss="cross-entropy"), restarts)]
+    a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, ours, 0)), device)
+    b, c = seconds(repeat, device), seconds(loop, device)
+    standing, queries = mine[0]
+    raw, theirs_raw = _rate(classifier.module, x, y), _rate(plain, x, y)
+    predicted = len(split) * restarts * 40 / theirs_raw / (queries / raw)
+    return {
+        "threat": str(threat),
+        "robench leaves": len(standing),
+        "repeat leaves": len(left["repeat"]),
+        "loop leaves": len(left["loop"]),
+        "of": len(split),
+        "robench s": a,
+        "repeat s": b,
+        "loop s": c,
+        "repeat/robench": b / a,
+        "loop/robench": c / a,
+        "predicted": predicted,
+        "queries fewer": len(split) * restarts * 40 / queries,
+        "raw rate": raw / theirs_raw,
+    }
+
+
+def _rate(module: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Images per second forward and backward: as robench asks a frozen network, or as Foolbox asks one in training."""
+    frozen = not next(module.parameters()).requires_grad
+    rows = torch.arange(64 if frozen else len(x)) % len(x)
+
+    def step() -> None:
+        leaf = x[rows].clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(module(leaf), y[rows], reduction="sum")
+        if frozen:
+            torch.autograd.grad(loss, leaf)
+        else:
+            torch.autograd.backward(loss)  # the gradients of the weights with it
+
+    step()
+    rate = len(rows) / median(seconds(step, x.device) for _ in range(9))
+    module.zero_grad(set_to_none=True)
+    return rate
 
 
 def _autoattack(
-    classifier: Classifier, referee: Referee, split: Split, threat: ThreatModel, seed: int, device: torch.device
+    classifier: Classifier, plain: nn.Module, referee: Referee, split: Split, threat: ThreatModel, seed: int
 ) -> Row:
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
-    l1 = threat.name == "l1"
+    device, l1 = classifier.device, threat.name == "l1"
     starts, targets = (5, 5) if l1 else (1, 9)
     norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.name]
     settings = {"n_iter": 100, "norm": norm, "eps": threat.r, "seed": seed, "device": device, "use_largereps": l1}
     quiet = logging.getLogger("quiet")
     quiet.addHandler(logging.NullHandler())
     theirs: list[Callable[[Tensor, Tensor], Tensor]] = [
-        APGDAttack(classifier.module, n_restarts=starts, loss="ce", logger=quiet, **settings).perturb,
-        APGDAttack_targeted(
-            classifier.module, n_restarts=1, n_target_classes=targets, logger=quiet, **settings
-        ).perturb,
+        APGDAttack(plain, n_restarts=starts, loss="ce", logger=quiet, **settings).perturb,
+        APGDAttack_targeted(plain, n_restarts=1, n_target_classes=targets, logger=quiet, **settings).perturb,
     ]
     left: list[set[int]] = []
 
@@ -171,33 +222,38 @@ def _autoattack(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 x_adv = attack(x, y)
-            standing = [
-                row for row, broken in zip(standing, _broken(referee, threat, x, y, x_adv), strict=True) if not broken
-            ]
+            broken = _broken(referee, threat, x, y, x_adv)
+            standing = [row for row, fell in zip(standing, broken, strict=True) if not fell]
         left.append(set(standing))
 
     ours: list[tuple[AnyAttack, int]] = [(APGD(), starts), (APGD(loss="dlr", targets=targets), 1)]
-    mine: list[set[int]] = []
+    mine: list[tuple[set[int], int]] = []
     a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, ours, seed)), device)
     b = seconds(suite, device)
-    return {"seed": seed, **_row(threat, mine[0], left[0], a, b)}
+    (standing, _), reference = mine[0], left[0]
+    row: Row = {
+        "threat": str(threat),
+        "seed": seed,
+        "robench leaves": len(standing),
+        "reference leaves": len(reference),
+        "only robench breaks": " ".join(map(str, sorted(reference - standing))) or "-",
+        "only the reference breaks": " ".join(map(str, sorted(standing - reference))) or "-",
+        "robench s": a,
+        "reference s": b,
+        "times faster": b / a,
+    }
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+def _summed(rows: list[Row]) -> Row:
+    total: Row = {key: sum(float(str(row[key])) for row in rows) for key in ("robench s", "reference s")}
+    total |= {key: sum(int(str(row[key])) for row in rows) for key in ("robench leaves", "reference leaves")}
+    return {"threat": "sum", **total, "times faster": float(str(total["reference s"])) / float(str(total["robench s"]))}
 
 
 def _broken(referee: Referee, threat: ThreatModel, x: Tensor, y: Tensor, x_adv: Tensor) -> list[bool]:
     return [ruling.accepted for ruling in referee.judge(threat, x.cpu(), y.cpu(), x_adv.detach().cpu())]
-
-
-def _row(threat: ThreatModel, mine: set[int], theirs: set[int], a: float, b: float) -> Row:
-    return {
-        "threat": str(threat),
-        "robench leaves": len(mine),
-        "theirs leaves": len(theirs),
-        "only robench breaks": " ".join(map(str, sorted(theirs - mine))) or "-",
-        "only theirs breaks": " ".join(map(str, sorted(mine - theirs))) or "-",
-        "robench s": a,
-        "theirs s": b,
-        "times faster": b / a,
-    }
 
 
 if __name__ == "__main__":
