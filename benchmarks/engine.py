@@ -1,10 +1,10 @@
 """Which share of the device's raw rate the engine turns into attack steps.
 
-    python benchmarks/engine.py [--device cuda] [--model NAME] [--threads N] [--rounds N]
+    python benchmarks/engine.py [--device cuda] [--model NAME] [--precision bfloat16] [--threads N] [--rounds N]
 
-Raw: batched forward and input gradient, weights frozen, channels-last, the same number of rows. Engine: the whole
-loop, with watcher, refills and records of costs, on examples that cannot be broken at so small a radius, so that
-every lane works to the end. Both are timed in turn, round by round; the table gives medians.
+Raw: batched forward and input gradient, weights frozen, channels-last, in the same precision, at the best of several
+batch sizes. Engine: the whole loop, with watcher, refills and records of costs, on examples that cannot be broken at
+so small a radius, so that every search works to its end. Both are timed in turn, round by round.
 """
 
 import argparse
@@ -17,34 +17,40 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from robench.api import LANES, pick_device
 from robench.problem import datasets
 from robench.problem.checkpoints import load
-from robench.problem.classifier import Classifier
+from robench.problem.classifier import Classifier, arithmetic
+from robench.problem.losses import margin
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
-from robench.search.attack import differentiate
-from robench.search.attacks import AnyAttack
+from robench.search.attack import AnyAttack, Model, differentiate
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.loop import batch_of, search
-from robench.search.queue import Item, Queue
+from robench.search.job import Job
+from robench.search.loop import Engine
+from robench.search.precision import rounded
+from robench.search.queue import Item, Waiting
 
-CASES: list[tuple[str, AnyAttack]] = [
-    ("linf:1/100000", PGD(steps=50)),
-    ("l2:1/10000", PGD(steps=50)),
-    ("l1:1/10000", PGD(steps=50)),
-    ("l1:1/10000", SLIDE(steps=50)),
-    ("linf:1/100000", APGD(steps=50)),
-    ("l2:1/10000", APGD(steps=50)),
-    ("l1:1/10000", APGD(steps=50)),
+CASES: list[tuple[str, type[AnyAttack]]] = [
+    ("linf:1/100000", PGD),
+    ("l2:1/10000", PGD),
+    ("l1:1/10000", PGD),
+    ("l1:1/10000", SLIDE),
+    ("linf:1/100000", APGD),
+    ("l2:1/10000", APGD),
+    ("l1:1/10000", APGD),
 ]
+DRAWS = 2  # so that lanes are refilled once
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", default="mnist-adv-linf")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--lanes", type=int, help="default: as in an evaluation")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)
@@ -52,45 +58,78 @@ def main() -> None:
     assert loaded.card is not None, "a bundled model has a card"
     classifier = loaded.classifier
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    lanes = LANES["cuda" if device.type == "cuda" else "cpu"]
+    lanes = asked.lanes or LANES[device.type]
     whole = datasets.load(loaded.card.data)
     with torch.no_grad():
         right = (classifier(whole.x[: 2 * lanes].to(device)).argmax(dim=1).cpu() == whole.y[: 2 * lanes]).nonzero()
     split = whole.take(right.flatten()[:lanes].tolist())
 
-    rows = [_measured(classifier, split, parse(text), attack, asked.rounds) for text, attack in CASES]
-    notes = [
-        f"{asked.model}, float32, {lanes} lanes, {asked.rounds} rounds of raw and engine in turn; shares are medians",
-        f"of the rounds. Command: python benchmarks/engine.py --model {asked.model} --threads {asked.threads}",
+    batches = sorted({lanes // 4, lanes // 2, lanes, 2 * lanes, 4 * lanes})
+    rates = {rows: _raw_rate(classifier, split, rows, asked.precision) for rows in batches}
+    best = max(rates, key=lambda rows: rates[rows])
+    rows = [
+        _measured(classifier, split, parse(text), kind(steps=asked.steps), best, asked.precision, asked.rounds)
+        for text, kind in CASES
     ]
-    keep(f"engine-{asked.model}", "The engine's share of the raw rate", rows, notes, device)
+    said = ", ".join(f"{rate:,.0f} at {rows}" for rows, rate in rates.items())
+    command = f"python benchmarks/engine.py --model {asked.model} --precision {asked.precision}"
+    notes = [
+        f"{asked.model}, {asked.precision}, {lanes} lanes, {asked.steps} steps, {asked.rounds} rounds of raw and engine"
+        " in turn; rates in images per second and shares are medians of the rounds.",
+        f"Raw rates by batch size: {said}. Compared with the best.",
+        f"Command: {command} --steps {asked.steps} --threads {asked.threads} --rounds {asked.rounds}",
+    ]
+    keep(f"engine-{asked.model}-{asked.precision}", "The engine's share of the raw rate", rows, notes, device)
+
+
+def _raw_rate(classifier: Classifier, split: Split, rows: int, precision: str) -> float:
+    model = rounded(classifier) if precision == "bfloat16" else classifier
+    at = torch.arange(rows) % len(split)
+    x, y = split.x[at].to(classifier.device), split.y[at].to(classifier.device)
+    _raw(model, x, y, precision, 1)
+    return rows / median(seconds(lambda: _raw(model, x, y, precision, 1), classifier.device) for _ in range(5))
+
+
+def _raw(model: Model, x: torch.Tensor, y: torch.Tensor, precision: str, times: int) -> None:
+    with arithmetic(x.device, tf32=precision == "tf32"):
+        for _ in range(times):
+            differentiate(model, margin, x, y, y)
 
 
 def _measured(
-    classifier: Classifier, split: Split, threat: ThreatModel, attack: AnyAttack, rounds: int
+    classifier: Classifier,
+    split: Split,
+    threat: ThreatModel,
+    attack: AnyAttack,
+    batch: int,
+    precision: str,
+    rounds: int,
 ) -> dict[str, object]:
-    waiting = [Item(row, 0, 0) for row in range(len(split))]
-    batch = batch_of(classifier, threat, attack, split, waiting, seed=0)
-    delta = attack.start(threat, batch).delta
-    count = attack.visits(threat) * len(split)
-
-    def raw() -> None:
-        for _ in range(attack.visits(threat)):
-            differentiate(classifier, attack.objective, batch, delta)
+    model = rounded(classifier) if precision == "bfloat16" else classifier
+    at = torch.arange(batch) % len(split)
+    x, y = split.x[at].to(classifier.device), split.y[at].to(classifier.device)
+    count = DRAWS * attack.visits(threat) * len(split)
+    times = max(1, count // batch)
 
     def engine() -> int:
-        ended = search(classifier, threat, attack, split, Queue(waiting, len(split)), 0)
-        return sum(end.forwards for some in ended for end in some)
+        items = [Item(row, draw, draw) for draw in range(DRAWS) for row in range(len(split))]
+        work = Engine(classifier, split, 0, len(split), precision).work([Job(threat, attack, Waiting.of(items))])
+        return sum(end.forwards for some in work for end in some)
 
     assert engine() == count, "a lane fell free early: the radius is not small enough"
-    raw()
-    pairs = [(seconds(raw, classifier.device), seconds(engine, classifier.device)) for _ in range(rounds)]
-    shares = [r / e for r, e in pairs]
+    pairs = [
+        (
+            seconds(lambda: _raw(model, x, y, precision, times), classifier.device) / times / batch,
+            seconds(engine, classifier.device) / count,
+        )
+        for _ in range(rounds)
+    ]
+    shares = [raw / ours for raw, ours in pairs]
     return {
         "attack": attack.name,
         "norm": threat.name,
-        "raw per second": round(count / median(r for r, _ in pairs)),
-        "engine per second": round(count / median(e for _, e in pairs)),
+        "raw per second": round(1 / median(raw for raw, _ in pairs)),
+        "engine per second": round(1 / median(ours for _, ours in pairs)),
         "share": median(shares),
         "lowest": min(shares),
         "highest": max(shares),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..problem.shapes import Inputs, Labels, Logits
 from ..problem.threats import ThreatModel
 from .attack import AnyAttack, Batch, GradientAttack, Rows, Seen, put_rows, take_rows
+from .capture import Recorded
 from .queue import Item, Waiting
 
 
@@ -77,18 +78,19 @@ class Crew:
     def __init__(self, job: Job):
         self.job = job
         self.lanes: Int[Tensor, "L"] | None = None
-        self._state: Any = None
+        self.state: Any = None
+        self.recorded: Recorded | Literal[False] | None = None  # its step; False where it cannot be
 
     def sit(self, lanes: Int[Tensor, "L"], fresh: Batch, all_lanes: int) -> None:
         """Begin new searches on these lanes."""
         state = self.job.attack.start(self.job.threat, fresh)
-        if self._state is None:
-            self._state = take_rows(state, lanes.new_zeros(all_lanes))
-        self._state = put_rows(self._state, lanes, state)
+        if self.state is None:
+            self.state = take_rows(state, lanes.new_zeros(all_lanes))
+        self.state = put_rows(self.state, lanes, state)
 
     def query(self, batch: Batch) -> Tensor:
         """The perturbations its lanes ask about."""
-        return self.job.attack.query(self.job.threat, self._rows(batch), self._rows(self._state))
+        return self.job.attack.query(self.job.threat, self._rows(batch), self._rows(self.state))
 
     def loss(self, logits: Logits, y: Labels, target: Labels) -> Float[Tensor, "L"]:
         """What its lanes climb."""
@@ -107,8 +109,8 @@ class Crew:
         """Show its lanes the model's answers."""
         attack: Any = self.job.attack
         mine = self._of(answers) if isinstance(answers, Tensor) else self._rows(answers)
-        state = attack.step(self.job.threat, self._rows(batch), self._rows(self._state), mine)
-        self._state = state if self.lanes is None else put_rows(self._state, self.lanes, state)
+        state = attack.step(self.job.threat, self._rows(batch), self._rows(self.state), mine)
+        self.state = state if self.lanes is None else put_rows(self.state, self.lanes, state)
 
     def _of(self, values: Tensor) -> Tensor:
         return values if self.lanes is None else values.index_select(0, self.lanes)

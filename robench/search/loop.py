@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import chain
 
 import torch
@@ -13,6 +14,7 @@ from ..problem.noise import keyed, text_key
 from ..problem.shapes import Labels, Logits, PerExample
 from ..problem.split import Split
 from .attack import Batch, Seen, differentiate, put_rows
+from .capture import Recorded, Values, cuda_graph
 from .job import Crew, Ended, Job, joined
 from .precision import rounded
 from .queue import Item, Seat, Seats
@@ -41,6 +43,8 @@ class Engine:
         # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
         cheap = classifier.device.type == "cpu" and precision == "float32"
         self._read_every = 1 if cheap else READ_EVERY
+        self._record = cuda_graph if classifier.device.type == "cuda" else None
+        self._recording = False
         self._upcoming: Iterator[Job] = iter(())
         self._next: Job | None = None
         self._crews: list[Crew] = []
@@ -62,8 +66,7 @@ class Engine:
             shortage = ""
             try:
                 going = self._fill()
-                for _ in range(self._read_every):
-                    self._step()
+                self._steps(self._read_every)
                 ended += self._read()
             except Exception as error:
                 if not _out_of_memory(error):
@@ -167,15 +170,27 @@ class Engine:
 
     # A step
 
-    def _step(self) -> None:
-        """Ask every lane's question in one pass, show the answers to the watcher, then to the attacks."""
+    def _steps(self, times: int) -> None:
+        """So many steps on every lane."""
+        made = times if self._replay(times) else sum(self._step() for _ in range(times))
+        self.rounds += made
+        for _, seat in self._seats.busy():
+            more = min(made, seat.job.visits - seat.taken)
+            seat.taken += more
+            seat.job.steps += more
+
+    def _step(self) -> bool:
+        """Ask every lane's question in one pass, show the answers to the watcher, then to the attacks.
+
+        Returns whether it was made: not where an attack failed before it could ask, or nobody is on the lanes.
+        """
         batch = self._batch
         deltas = []
         for crew in self._crews:
             with self._blaming(crew):
                 deltas.append(crew.query(batch))
         if self._rid_of_failed() or not self._crews:
-            return  # the others have not moved yet
+            return False
         with self._blaming(*self._crews):
             delta = self._joined(deltas)
             x_adv = (batch.x if delta.ndim == batch.x.ndim else batch.x.unsqueeze(1)) + delta
@@ -185,13 +200,52 @@ class Engine:
             if not crew.job.error:
                 with self._blaming(crew):
                     crew.tell(batch, answers)
-        self._remaining -= 1
-        self.rounds += 1
-        for _, seat in self._seats.busy():
-            if seat.taken < seat.job.visits:
-                seat.taken += 1
-                seat.job.steps += 1
+        self._remaining = self._remaining - 1
         self._rid_of_failed()
+        return True
+
+    def _replay(self, times: int) -> bool:
+        """The same as a recording, where there can be one: on CUDA, of a gradient attack that is alone on the lanes."""
+        if not self._crews or self._crews[0].lanes is not None or self._crews[0].job.attack.reads != "gradients":
+            return False
+        (crew,) = self._crews
+        if self._record is None or crew.recorded is False:
+            return False
+
+        def step(constants: Values, values: Values) -> Values:
+            self._put(crew, constants, values)
+            self._step()
+            return self._values(crew)[1]
+
+        constants, values = self._values(crew)
+        if crew.recorded is None:
+            self._recording = True
+            try:
+                crew.recorded = Recorded(step, constants, values, self._record)
+            except Exception as error:
+                if _out_of_memory(error):
+                    raise
+                crew.recorded = False  # some step cannot be recorded; it can still be made
+            finally:
+                self._recording = False
+                self._put(crew, constants, values)
+        if not isinstance(crew.recorded, Recorded):
+            return False
+        self._put(crew, constants, crew.recorded(constants, values, times))
+        return True
+
+    def _values(self, crew: Crew) -> tuple[Values, Values]:
+        """All that a step reads: what it leaves as it is, and what it changes."""
+        changed = (crew.state, self._watcher)
+        values = [getattr(rows, f.name) for rows in changed for f in fields(rows)]
+        return tuple(getattr(self._batch, f.name) for f in fields(self._batch)), (*values, self._remaining)
+
+    def _put(self, crew: Crew, constants: Values, values: Values) -> None:
+        self._batch = Batch(*constants)
+        kept = len(fields(crew.state))
+        crew.state = type(crew.state)(*values[:kept])
+        self._watcher = Watcher(*values[kept:-1])
+        self._remaining = values[-1]
 
     def _watch(self, delta: Tensor, x_adv: Tensor, logits: Tensor) -> None:
         inside = self._joined([crew.inside(x_adv, self._batch.x) for crew in self._crews])
@@ -268,7 +322,7 @@ class Engine:
         except UserError:
             raise
         except Exception as error:
-            if _out_of_memory(error):
+            if _out_of_memory(error) or self._recording:
                 raise
             for crew in crews:
                 crew.job.error = f"{type(error).__name__}: {error}"

@@ -1,0 +1,130 @@
+"""Whether searching in low precision changes a verdict.
+
+    python benchmarks/precision.py [--model NAME] [--examples N] [--precision bfloat16]
+
+The same attack on the same examples in float32 and in the lower precision, on three forms of one network: as it is
+(honest), with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and with its logits over
+10,000 (flat: gradients are tiny). A verdict that differs is listed with the highest margin that either search reached:
+near 0 it is float noise at the boundary, far from 0 it is a loss.
+"""
+
+import argparse
+import copy
+
+import torch
+from measuring import keep, seconds
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from robench.api import LANES, pick_device
+from robench.evidence.referee import Referee, fooled
+from robench.problem import datasets
+from robench.problem.checkpoints import load
+from robench.problem.classifier import Classifier
+from robench.problem.losses import margin
+from robench.problem.split import Split
+from robench.problem.threats import ThreatModel, parse
+from robench.search.attack import AnyAttack
+from robench.search.attacks import build
+from robench.search.attacks import parse as parse_attack
+from robench.search.job import Job
+from robench.search.loop import Engine
+from robench.search.queue import Item, Waiting
+
+
+class Scaled(nn.Module):
+    """A network with its logits multiplied."""
+
+    def __init__(self, inner: nn.Module, factor: float):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) * self.factor
+        return logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", default="mnist-adv-linf")
+    parser.add_argument("--threat", default="linf:0.3")
+    parser.add_argument("--attack", default="pgd(steps=20)")
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device = pick_device(asked.device)
+    loaded = load(asked.model, device=device)
+    assert loaded.card is not None, "a bundled model has a card"
+    convert_conv2d_weight_memory_format(loaded.classifier.module, torch.channels_last)
+    whole = datasets.load(loaded.card.data).part(str(asked.examples))
+    split = whole.take((~fooled(Referee(loaded.classifier).logits(whole.x), whole.y)).nonzero().flatten().tolist())
+    threat, attack = parse(asked.threat), build(*parse_attack(asked.attack))
+
+    rows = [
+        _compared(form, factor, loaded.classifier.module, split, threat, attack, asked.precision, device)
+        for form, factor in (("honest", 1.0), ("saturated", 1e4), ("flat", 1e-4))
+    ]
+    notes = [
+        f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, {asked.attack} under"
+        f" {asked.threat}, seed 0. In brackets the margin of the find, in logits of the honest network.",
+        f"Command: python benchmarks/precision.py --model {asked.model} --examples {asked.examples}"
+        f" --threat {asked.threat} --attack '{asked.attack}' --threads {asked.threads}",
+    ]
+    keep(f"precision-{asked.model}", f"Searching in {asked.precision}: verdicts that change", rows, notes, device)
+
+
+def _compared(
+    form: str,
+    factor: float,
+    module: nn.Module,
+    split: Split,
+    threat: ThreatModel,
+    attack: AnyAttack,
+    precision: str,
+    device: torch.device,
+) -> dict[str, object]:
+    scaled = Scaled(copy.deepcopy(module), factor)
+    classifier = Classifier(scaled, name=form, architecture="", shape=split.shape, classes=split.classes)
+    found: dict[str, dict[int, float]] = {}
+    taken = {}
+    for name in ("float32", precision):
+        taken[name] = seconds(
+            lambda name=name: found.update({name: _searched(classifier, split, threat, attack, name)}),  # type: ignore[misc]
+            device,
+        )
+
+    def only(one: str, other: str) -> str:
+        apart = sorted(found[one].keys() - found[other].keys())
+        return " ".join(f"{split.numbers[row]} ({found[one][row] / factor:.2g})" for row in apart) or "-"
+
+    return {
+        "network": form,
+        "broken in float32": len(found["float32"]),
+        f"in {precision}": len(found[precision]),
+        "only in float32": only("float32", precision),
+        f"only in {precision}": only(precision, "float32"),
+        "float32 s": taken["float32"],
+        f"{precision} s": taken[precision],
+    }
+
+
+def _searched(
+    classifier: Classifier, split: Split, threat: ThreatModel, attack: AnyAttack, precision: str
+) -> dict[int, float]:
+    """The rows that are broken, with the margin of the find in float32."""
+    referee = Referee(classifier)
+    job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(split))))
+    engine = Engine(classifier, split, 0, LANES[classifier.device.type], precision)
+    return {
+        end.item.row: margin(referee.logits(end.x_adv[None]), split.y[[end.item.row]]).item()
+        for ended in engine.work([job])
+        for end in ended
+        if end.x_adv is not None
+    }
+
+
+if __name__ == "__main__":
+    main()
