@@ -76,7 +76,8 @@ def main() -> None:
         + "".join(f" --threat {t}" for t in asked.threat or [])
         + (f" --restarts {asked.restarts}" if asked.part == "foolbox" else f" --seeds {asked.seeds}")
     ]
-    keep(f"{asked.part}-{asked.model}", title, rows, notes, device)
+    names = "-".join(dict.fromkeys(threat.name for threat in threats))
+    keep(f"{asked.part}-{asked.model}-{names}", title, rows, notes, device)
 
 
 def robench(
@@ -160,7 +161,7 @@ def _foolbox(
     standing, queries = mine[0]
     raw, theirs_raw = _rate(classifier.module, x, y), _rate(plain, x, y)
     predicted = len(split) * restarts * 40 / theirs_raw / (queries / raw)
-    return {
+    row: Row = {
         "threat": str(threat),
         "robench leaves": len(standing),
         "repeat leaves": len(left["repeat"]),
@@ -175,6 +176,8 @@ def _foolbox(
         "queries fewer": len(split) * restarts * 40 / queries,
         "raw rate": raw / theirs_raw,
     }
+    print(row, file=sys.stderr, flush=True)
+    return row
 
 
 def _rate(module: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -234,6 +237,7 @@ def _autoattack(
     row: Row = {
         "threat": str(threat),
         "seed": seed,
+        "of": len(split),
         "robench leaves": len(standing),
         "reference leaves": len(reference),
         "only robench breaks": " ".join(map(str, sorted(reference - standing))) or "-",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from robench.errors import UserError
 from robench.problem.noise import normal
 from robench.problem.threats import L0, L1, L2, THREATS, Linf, inward, parse
+from robench.problem.threats.lp import NEWTON
 
 ALL = ["linf:8/255", "linf:0.3", "l2:0.5", "l2:2", "l1:3/2", "l1:12", "l0:1", "l0:4"]
 NORMS = [text for text in ALL if not text.startswith("l0")]
@@ -85,6 +86,160 @@ def _farthest(threat, direction, x):
             low, high = torch.where(fits, c, low), torch.where(fits, high, c)
         best = torch.minimum(low * d.abs(), wall)
     return (d.sign() * best).view_as(direction)
+
+
+def threshold_by_sorting(reach, r):
+    """Duchi et al. 2008, figure 1, in float64."""
+    falling = reach.double().sort(dim=1, descending=True).values
+    count = torch.arange(1, reach.shape[1] + 1)
+    cut = (falling.cumsum(dim=1) - r) / count
+    last = ((falling > cut) * count).amax(dim=1, keepdim=True).clamp(min=1)
+    return cut.gather(1, last - 1).clamp(min=0)
+
+
+def ball_then_box_by_sorting(delta, x, r):
+    d, reach = delta.double(), delta.double().abs()
+    far = (reach.amax(dim=1, keepdim=True) - r).clamp(min=0)  # sums of 1e6 keep few digits even in float64
+    left = (reach - far).clamp(min=0)
+    ball = d.sign() * (left - threshold_by_sorting(left, r)).clamp(min=0)
+    return (x.double() + ball).clamp(0, 1) - x
+
+
+def nearest_by_bisection(delta, x, r):
+    d, image = delta.double(), x.double()
+    reach, wall = d.abs(), torch.where(d > 0, 1 - image, image)
+
+    def at(t):
+        return torch.minimum((reach - t).clamp(min=0), wall)
+
+    low, high = torch.zeros(len(d), 1).double(), reach.amax(dim=1, keepdim=True)
+    for _ in range(100):
+        middle = (low + high) / 2
+        too_much = at(middle).sum(dim=1, keepdim=True) > r
+        low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
+    fits = at(torch.zeros_like(low)).sum(dim=1, keepdim=True) <= r
+    return d.sign() * at(torch.where(fits, 0, high))
+
+
+ROWS, PIXELS, RADIUS = 12, 784, 12
+SCALES = 10.0 ** torch.linspace(-3, 6, ROWS)[:, None]  # one of them per row
+
+
+def spectra():
+    """Deltas that an iteration may find hard, by name; signs and places at random."""
+    g = torch.Generator().manual_seed(0)
+
+    def uniform():
+        return torch.rand(ROWS, PIXELS, generator=g)
+
+    i = torch.arange(1, PIXELS + 1).float().expand(ROWS, -1)
+    member = uniform() * 2 * RADIUS / PIXELS
+    step = torch.zeros(ROWS, PIXELS).scatter_(1, uniform().topk(8, dim=1).indices, RADIUS / 8)
+    reaches = {
+        "member": 0.9 * member,
+        "member and a small step": member + 0.05 * step,
+        "member and a large step": member + step,
+        "noise": torch.randn(ROWS, PIXELS, generator=g).abs(),
+        "noise of many scales": SCALES * torch.randn(ROWS, PIXELS, generator=g).abs(),
+        "nothing": torch.zeros(ROWS, PIXELS),
+        "all equal": SCALES * torch.ones(ROWS, PIXELS),
+        "one huge": torch.where(i == 5, 1e3, 1e-3 * uniform()),
+        "two clusters": torch.where(uniform() < 0.3, 10 + 1e-3 * uniform(), 0.05 + 1e-4 * uniform()),
+        "two clusters far apart": torch.where(uniform() < 0.01, 1e4 + uniform(), uniform()),
+        "whole numbers": (3 * uniform()).round(),
+        "log-normal": (3 * torch.randn(ROWS, PIXELS, generator=g)).exp(),
+    }
+    for power in (0.5, 1, 2, 4):
+        reaches[f"1 / i^{power}"] = SCALES * i**-power
+    for ratio in (0.5, 0.9, 0.99, 0.999):
+        reaches[f"{ratio}^i"] = SCALES * ratio**i
+    shuffled = uniform().argsort(dim=1)
+    signs = torch.randn(ROWS, PIXELS, generator=g).sign()
+    return {name: signs * reach.gather(1, shuffled) for name, reach in reaches.items()}
+
+
+SPECTRA = spectra()
+
+
+def images(kind):
+    g = torch.Generator().manual_seed(1)
+    x = torch.rand(ROWS, PIXELS, generator=g)
+    half_at_edge = torch.where(torch.rand(x.shape, generator=g) < 0.5, x.round(), x)
+    return {"grey": torch.full_like(x, 0.5), "half at the edge": half_at_edge, "black and white": x.round()}[kind]
+
+
+IMAGES = ["grey", "half at the edge", "black and white"]
+
+
+@pytest.mark.parametrize("radius", ["12", "0.001"])
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_projecting_onto_the_l1_ball_agrees_with_sorting(name, kind, radius):
+    threat, delta, x = parse(f"l1:{radius}"), SPECTRA[name], images(kind)
+    found = threat.project(delta, x)
+    assert threat.contains(x + found, x).all()
+    torch.testing.assert_close(found.double(), ball_then_box_by_sorting(delta, x, threat.r), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_nearest_of_l1_ball_and_box_agrees_with_bisection_in_float64(name, kind):
+    """Within the rounding of the result, and beyond 40 within that of the largest delta of the row."""
+    threat, delta, x = parse(f"l1:{RADIUS}"), SPECTRA[name], images(kind)
+    found = threat.nearest(delta, x)
+    assert threat.contains(x + found, x).all()
+    apart = (found - nearest_by_bisection(delta, x, threat.r)).abs().amax(dim=1)
+    largest = delta.abs().amax(dim=1)
+    assert (apart <= torch.where(largest <= 40, 5e-7, 5e-7 + largest * 2.0**-23)).all()
+
+
+def test_every_row_of_l1_has_its_own_ball():
+    """Rows of very different scale and stretch, each as if it were alone (P-16)."""
+    threat, x = L1(Fraction(2)), images("half at the edge")
+    delta = SPECTRA["member and a large step"] * torch.tensor([1e-6, 1e-3, 0.1, 0.5, 1, 2, 5, 10, 0, 1, 1, 1])[:, None]
+    stretch = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2, 3, 1e-3, 0.5, 30])
+    found = threat.nearest(delta, x, stretch)
+    expected = nearest_by_bisection(delta, x, threat.r * stretch.double()[:, None])
+    torch.testing.assert_close(found.double(), expected, atol=5e-7, rtol=0)
+    for row in range(ROWS):
+        one = slice(row, row + 1)
+        assert torch.equal(threat.nearest(delta[one], x[one], stretch[one]), found[one])
+        assert torch.equal(threat.project(delta[one], x[one]), threat.project(delta, x)[one])
+
+
+def slow_spectrum(ratio, gap):
+    """Reaches on which Newton's method drops as few coordinates a step as it can, for an l1 ball of radius 1.
+
+    Built from the last piece down. With c coordinates above it the method goes to the threshold t of those
+    alone; the next are put under t, only so far that the threshold of them all stays under the ones before.
+    """
+    reaches, t, share = [1.0, 1.0], 0.5, 1.0
+    while len(reaches) < PIXELS * ratio:
+        count = len(reaches)
+        more = max(round(count / ratio) - count, 1)
+        gap *= share * (count + more) / more * 1.0001
+        share = count / (count + more)
+        reaches += [t - gap] * more
+        t -= gap * (1 - share)
+    assert reaches[-1] > 0
+    return torch.tensor(reaches).double()[None]
+
+
+def newton_steps(reach):
+    t, steps = 0.0, 0
+    while (excess := (reach - t).clamp(min=0).sum() - 1) > 1e-6:
+        t, steps = t + excess / (reach > t).sum(), steps + 1
+    return steps
+
+
+@pytest.mark.parametrize(("ratio", "gap"), [(0.66, 1e-4), (0.67, 1e-5), (0.72, 1e-7)])
+def test_a_spectrum_built_against_the_l1_projection_still_ends_inside_and_near(ratio, gap):
+    reach = slow_spectrum(ratio, gap)
+    assert newton_steps(reach) > NEWTON
+    threat, black = L1(Fraction(1)), torch.zeros(reach.shape)
+    found = threat.project(reach.float(), black)
+    assert threat.contains(black + found, black).all()
+    assert (found - ball_then_box_by_sorting(reach, black, 1)).abs().sum() <= 1e-3
 
 
 @pytest.mark.parametrize("text", ["l2:0.5", "l1:3/2"])

@@ -5,11 +5,13 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from robench.problem.threats import L1, L2, Linf, parse
-from robench.search.attack import Batch, differentiate, unroll
-from robench.search.attacks.apgd import APGD
+from robench.problem.threats import L1, L2, Linf, parse, room
+from robench.search.attack import Batch, Seen, differentiate, unroll
+from robench.search.attacks.apgd import APGD, _sparse, level
 from robench.search.attacks.frank_wolfe import FrankWolfe
 from robench.search.attacks.slide import SLIDE, sparse
 
@@ -34,6 +36,10 @@ def batch_of(model, n=12, classes=6):
     return Batch(x, y, target, keys=torch.arange(n))
 
 
+def looked(model, attack, batch, state):
+    return differentiate(model, attack.objective, batch.x + state.delta, batch.y, batch.target)
+
+
 def ours(model, threat, attack, batch, start=None):
     """Every visit; returns the state after the last look."""
     state = attack.start(threat, batch)
@@ -41,7 +47,7 @@ def ours(model, threat, attack, batch, start=None):
         state = attack._begin(threat, torch.zeros_like(batch.keys), start)
     for _ in range(attack.visits(threat)):
         last = state
-        seen = differentiate(model, attack.objective, batch, state.delta)
+        seen = looked(model, attack, batch, state)
         state = attack.step(threat, batch, state, seen)
     return last, seen
 
@@ -174,6 +180,82 @@ def test_the_sparse_step_moves_exactly_k_coordinates_though_gradients_tie():
     assert step[1].flatten()[:3].tolist() == pytest.approx([1 / 3, -1 / 3, 1 / 3])  # zeros take no share
 
 
+def ranked(grad, share):
+    """The mask of the authors' l1 step: everything of at least the value at a rank, found by sorting."""
+    flat = grad.flatten(1).abs()
+    rank = ((1 - share) * flat.shape[1]).clamp(0, flat.shape[1] - 1).long()[:, None]
+    return (flat >= flat.sort(dim=1).values.gather(1, rank)).view_as(grad)
+
+
+@st.composite
+def gradients(draw):
+    """Of many scales down to the smallest floats, with ties and zeros, in both precisions."""
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    noise = torch.randn(6, 2, 5, 7, generator=g, dtype=draw(st.sampled_from([torch.float32, torch.float64])))
+    kind = draw(st.sampled_from(["noise", "ties", "scales", "tiny", "equal", "sparse"]))
+    grad = {
+        "noise": noise,
+        "ties": noise.round(),
+        "scales": noise * (8 * torch.randn(noise.shape, generator=g)).exp(),
+        "tiny": noise * 1e-44,
+        "equal": noise.sign() * 1e30,
+        "sparse": noise * (torch.rand(noise.shape, generator=g) < 0.1),
+    }[kind]
+    return grad, torch.rand(6, generator=g).to(grad.dtype)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(case=gradients())
+def test_the_l1_step_of_apgd_moves_what_ranks_high_enough_and_all_that_ties(case):
+    grad, share = case
+    share = torch.cat([share[:4], share.new_tensor([0.0, 1.0])])
+    signs = grad.sign() * ranked(grad, share)
+    count = signs.abs().flatten(1).sum(dim=1).clamp(min=1)
+    assert torch.equal(_sparse(grad, share), signs / count.view(-1, 1, 1, 1))
+
+
+def best_by_sorting(grad, x, r):
+    """A fractional knapsack: the most that a linear loss can rise in ball and box."""
+    flat, image = grad.flatten(1).double(), x.flatten(1).double()
+    worth, order = flat.abs().sort(dim=1, descending=True)
+    wall = torch.where(flat > 0, 1 - image, image).gather(1, order)
+    spent = torch.minimum(wall, (r - (wall.cumsum(dim=1) - wall)).clamp(min=0))
+    return (worth * spent).sum(dim=1)
+
+
+@pytest.mark.parametrize("text", ["l1:0.001", "l1:2", "l1:1000"])
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(case=gradients(), edges=st.booleans())
+def test_frank_wolfe_first_goes_all_the_way_to_the_best_member(text, case, edges):
+    threat, grad = parse(text), case[0].float()
+    x = torch.rand(grad.shape, generator=torch.Generator().manual_seed(0))
+    x = torch.where(x < 0.5, x.round(), x) if edges else x
+    label = torch.zeros(len(x), dtype=torch.long)
+    batch = Batch(x, label, label, keys=label)
+    attack = FrankWolfe(random_start=False)
+    seen = Seen(torch.zeros(len(x), 2), torch.zeros(len(x)), grad)
+    delta = attack.step(threat, batch, attack.start(threat, batch), seen).delta
+    assert threat.contains(x + delta, x).all()
+    rise = (grad.double() * delta).flatten(1).sum(dim=1)
+    best = best_by_sorting(grad, x, threat.r)
+    slack = grad.double().abs().flatten(1).amax(dim=1) * (3e-5 * threat.r if threat.r < 1 else 1e-4)
+    assert (rise >= best - slack).all()
+    assert (delta[grad == 0] == 0).all()
+
+
+def test_tied_gradients_share_what_is_left_of_the_radius():
+    grad = torch.tensor([[3.0, -1.0, 1.0, 0.5, 0.0]])
+    x = torch.tensor([[0.4, 0.8, 0.6, 0.5, 0.5]])  # so the room is 0.6 | 0.8, 0.4
+    last = level(grad.abs(), 1.2, room(grad, x))
+    assert last.tolist() == [[1.0]]
+    assert level(grad.abs(), 100.0, room(grad, x)).tolist() == [[0.0]]
+    label = torch.zeros(1, dtype=torch.long)
+    batch, attack = Batch(x, label, label, keys=label), FrankWolfe(random_start=False)
+    seen = Seen(torch.zeros(1, 2), torch.zeros(1), grad)
+    delta = attack.step(parse("l1:1.2"), batch, attack.start(parse("l1:1.2"), batch), seen).delta
+    torch.testing.assert_close(delta, torch.tensor([[0.6, -0.4, 0.2, 0.0, 0.0]]))
+
+
 @pytest.mark.parametrize("attack", [SLIDE(steps=20), FrankWolfe(steps=20), APGD(steps=20)], ids=lambda a: a.name)
 def test_every_l1_attack_stays_in_ball_and_box(attack):
     torch.manual_seed(0)
@@ -185,5 +267,5 @@ def test_every_l1_attack_stays_in_ball_and_box(attack):
         assert threat.contains(split.x + delta, split.x).all()
     state = attack.start(threat, batch)
     for _ in range(attack.visits(threat) - 1):
-        state = attack.step(threat, batch, state, differentiate(module, attack.objective, batch, state.delta))
+        state = attack.step(threat, batch, state, looked(module, attack, batch, state))
     assert threat.contains(split.x + state.delta, split.x).all()

@@ -12,8 +12,9 @@ from .apgd import APGD
 from .frank_wolfe import FrankWolfe
 from .pgd import PGD
 from .slide import SLIDE
+from .square import Square
 
-ATTACKS: dict[str, type[AnyAttack]] = {a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe)}
+ATTACKS: dict[str, type[AnyAttack]] = {a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe, Square)}
 
 
 def build(name: str, settings: dict[str, Any]) -> AnyAttack:

@@ -3,7 +3,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.losses import TARGETED, UNTARGETED, Loss
@@ -18,6 +18,9 @@ L1_START = 0.2  # of the coordinates move at first (Croce and Hein 2021)
 L1_SHRINK = 1.5  # of support and stride at a checkpoint
 L1_FLOOR = 10.0  # the stride never falls below the radius over this
 STAGES = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))  # large-radius schedule: share of the steps, radius
+
+Rows = Float[Tensor, "B N"]
+Column = Float[Tensor, "B 1"]
 
 
 @dataclass(frozen=True)
@@ -204,10 +207,25 @@ def _support(delta: Inputs) -> PerExample:
 
 
 def _sparse(grad: Inputs, share: PerExample) -> Inputs:
-    """The signs of this share of the largest components, of absolute sum 1."""
+    """The signs of this share of the largest components, and of all that tie with the last, of absolute sum 1."""
     flat = grad.flatten(1).abs()
     d = flat.shape[1]
-    rank = ((1 - share) * d).clamp(0, d - 1).long()[:, None]  # in ascending order
-    threshold = flat.sort(dim=1).values.gather(1, rank)
-    signs = grad.sign() * (flat >= threshold).view_as(grad)
+    smaller = ((1 - share) * d).clamp(0, d - 1).floor()[:, None]
+    signs = grad.sign() * (flat >= level(flat, d - smaller)).view_as(grad)
     return signs / per_example(signs.flatten(1).abs().sum(dim=1).clamp(min=1), grad)
+
+
+def level(size: Rows, goal: Tensor | float, weight: Rows | None = None) -> Column:
+    """The largest v for which the entries of `size` of at least v weigh `goal` or more together, row by row.
+
+    0 where they all weigh less. Without `weight` it counts them. Sizes are not negative, and such floats stand
+    in the order of their bit patterns read as integers: so many halvings as there are bits find v exactly.
+    """
+    bits = torch.finfo(size.dtype).bits
+    found = torch.zeros_like(size[:, :1]).view({32: torch.int32, 64: torch.int64}[bits])
+    at_least = torch.empty_like(size)
+    for bit in reversed(range(bits - 1)):  # all but the sign
+        torch.ge(size, (found + 2**bit).view(size.dtype), out=at_least)  # 1 and 0 as floats: bools add up slowly
+        total = (at_least if weight is None else at_least.mul_(weight)).sum(dim=1, keepdim=True)
+        found = torch.add(found, total >= goal, alpha=2**bit)
+    return found.view(size.dtype)

@@ -11,6 +11,9 @@ from ...problem.noise import normal
 from ...problem.shapes import per_example
 from ...problem.threats import ThreatModel, room
 from ..attack import Batch, GradientAttack, Seen, State
+from .apgd import level
+
+TINY = 1e-30  # keeps 0 / 0 away
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ class FrankWolfe(GradientAttack[FrankWolfeState]):
         return FrankWolfeState(delta, taken=torch.zeros_like(batch.keys))
 
     def step(self, threat: ThreatModel, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
-        flat, image = seen.grad.flatten(1), batch.x.flatten(1)
-        wall, order = room(flat, image), flat.abs().argsort(dim=1, descending=True)
-        walls = wall.gather(1, order)
-        before = walls.cumsum(dim=1) - walls  # what the better coordinates have used up
-        spent = torch.minimum(walls, (threat.r - before).clamp(min=0))
-        vertex = (flat.sign() * torch.zeros_like(flat).scatter_(1, order, spent)).view_as(seen.grad)
+        flat = seen.grad.flatten(1)
+        size, wall = flat.abs(), room(flat, batch.x.flatten(1))
+        last = level(size, threat.r, wall)  # the gradient at which the radius is used up; those that tie share
+        full, tied = wall * (size > last), wall * (size == last)
+        left = threat.r - full.sum(dim=1, keepdim=True)
+        spent = full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
+        vertex = (flat.sign() * spent).view_as(seen.grad)
         share = per_example(2 / (state.taken + 2), vertex)
         # Rounding aside, a point between two members is one; project takes care of the rounding.
         moved = threat.project(state.delta + share * (vertex - state.delta), batch.x)
