@@ -223,7 +223,7 @@ def best_by_sorting(grad, x, r):
     return (worth * spent).sum(dim=1)
 
 
-@pytest.mark.parametrize("text", ["l1:0.001", "l1:2", "l1:1000"])
+@pytest.mark.parametrize("text", ["l1:0.01", "l1:2", "l1:1000"])
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(case=gradients(), edges=st.booleans())
 def test_frank_wolfe_first_goes_all_the_way_to_the_best_member(text, case, edges):
@@ -238,8 +238,8 @@ def test_frank_wolfe_first_goes_all_the_way_to_the_best_member(text, case, edges
     assert threat.contains(x + delta, x).all()
     rise = (grad.double() * delta).flatten(1).sum(dim=1)
     best = best_by_sorting(grad, x, threat.r)
-    slack = grad.double().abs().flatten(1).amax(dim=1) * (3e-5 * threat.r if threat.r < 1 else 1e-4)
-    assert (rise >= best - slack).all()
+    rounding = grad.double().abs().flatten(1).sum(dim=1) * 2.0**-23  # of the pixels and of the radius
+    assert (rise >= best * (1 - 1e-6) - rounding).all()
     assert (delta[grad == 0] == 0).all()
 
 
