@@ -23,7 +23,7 @@ from ..oracles import Linear, classifier, toy
 from .running import ends, items, job
 from .test_loop import net
 
-N = 23
+N = 9
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def outcome(ended):
     return {(str(end.job.threat), end.job.attack.spec, end.item): end.x_adv for end in ended}
 
 
-@pytest.mark.parametrize("lanes", [1, 7, 64, 500])
+@pytest.mark.parametrize("lanes", [1, 7, 64])
 def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, lanes):
     together = outcome(ends(model, split, *several(model, split), lanes=lanes))
     alone = outcome([end for one in several(model, split) for end in ends(model, split, one, lanes=lanes)])
@@ -61,21 +61,22 @@ def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, lane
         assert (x_adv is None) == (alone[key] is None), key
         if x_adv is not None:
             torch.testing.assert_close(x_adv, alone[key], atol=2e-5, rtol=0)
-    assert 10 < sum(x is None for x in alone.values()) < len(alone) - 10, "both outcomes must occur"
+    assert 5 < sum(x is None for x in alone.values()) < len(alone) - 5, "both outcomes must occur"
 
 
-def test_no_lane_is_idle_while_anybody_waits(model, split):
-    jobs = several(model, split)
-    engine = Engine(model, split, 0, rows=9)
-    for _ in engine.work(iter(jobs)):
-        busy = sum(one.in_flight for one in jobs)
-        ended_this_round = 9 - busy
-        if any(one.waiting for one in jobs) and ended_this_round:
-            continue  # they sit down at the start of the next round
-        assert busy == 9 or not any(one.waiting for one in jobs)
-    queries = sum(one.steps for one in jobs)
-    rounds = engine.rounds
-    assert queries / (9 * rounds) > 0.95, f"{rounds} rounds of 9 lanes for {queries} steps"
+def test_lanes_do_not_run_dry_between_jobs(model, split):
+    together, jobs = Engine(model, split, 0, rows=4), several(model, split)
+    list(together.work(jobs))
+    alone = 0
+    for one in several(model, split):
+        engine = Engine(model, split, 0, rows=4)
+        list(engine.work([one]))
+        alone += engine.rounds
+    steps = sum(one.steps for one in jobs)
+    assert steps > 0.93 * 4 * together.rounds, (
+        "of the lanes, fewer than one in fourteen may be idle: the very last ones"
+    )
+    assert alone > 1.05 * together.rounds
 
 
 def test_a_job_is_asked_for_when_lanes_fall_free_and_not_before(model, split):
@@ -115,11 +116,16 @@ class Fails(PGD):
 def test_an_attack_that_raises_costs_its_lane_mates_nothing(model, split, where, monkeypatch):
     monkeypatch.setattr(Fails, "at", where)
     threat = Linf(Fraction(3, 100))
-    jobs = [job(threat, attack, items(model, attack, split, range(N))) for attack in (PGD(), Fails(), APGD())]
+    jobs = [
+        job(threat, attack, items(model, attack, split, range(N)))
+        for attack in (PGD(steps=9), Fails(steps=9), APGD(steps=9))
+    ]
     got = outcome(ends(model, split, *jobs, lanes=10))
     assert [one.error for one in jobs] == ["", f"ZeroDivisionError: in {where}", ""]
     assert jobs[1].unfinished == set(range(N))
-    alone = outcome(ends(model, split, *[job(threat, a, items(model, a, split, range(N))) for a in (PGD(), APGD())]))
+    alone = outcome(
+        ends(model, split, *[job(threat, a, items(model, a, split, range(N))) for a in (PGD(steps=9), APGD(steps=9))])
+    )
     assert {key: x is None for key, x in got.items()} == {key: x is None for key, x in alone.items()}
     assert all(one.over for one in jobs)
 
@@ -245,7 +251,7 @@ def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(mod
     tries = attack.query(threat, batch, None)
     fooled = (model((batch.x[:, None] + tries).flatten(0, 1)).argmax(dim=1).view(-1, 5) != batch.y[:, None]).any(dim=1)
     assert [end.x_adv is not None for end in ended] == fooled.tolist()
-    assert 3 < fooled.sum() < N - 3, "both outcomes must occur"
+    assert 1 < fooled.sum() < N - 1, "both outcomes must occur"
     for end in ended:
         assert (end.forwards, end.backwards) == (5 if end.x_adv is not None else 30, 0)
 
