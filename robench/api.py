@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from . import protocols
-from .environment import environment
+from .environment import environment, use_granted_cores
 from .errors import UserError
 from .evaluation import Evaluation, Progress, Silence, make_plan
 from .evidence.records import Plan
@@ -231,6 +231,7 @@ def default_run(plan: Plan) -> Path:
 
 def pick_device(text: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1`. Raises UserError when it is not there."""
+    use_granted_cores()
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

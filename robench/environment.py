@@ -1,5 +1,7 @@
 """Where a run happened: what a reader needs to repeat it, and nothing about the person who ran it."""
 
+import math
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +25,19 @@ def environment(device: torch.device) -> dict[str, str]:
     }
     commit = _commit()
     return told | ({"commit": commit} if commit else {})
+
+
+def use_granted_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
+    """No more threads than the cores this process may use: a container's quota, which torch does not look at.
+
+    Threads beyond it wait for each other. OMP_NUM_THREADS, where somebody has set it, stands.
+    """
+    if "OMP_NUM_THREADS" in os.environ or not quota.is_file():
+        return
+    granted, period = [*quota.read_text().split(), "", ""][:2]
+    if granted.isdigit() and period.isdigit():
+        cores = max(1, math.ceil(int(granted) / int(period)))
+        torch.set_num_threads(min(torch.get_num_threads(), cores))
 
 
 def _version(package: str) -> str:

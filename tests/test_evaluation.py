@@ -27,6 +27,7 @@ from robench.search.attack import GradientAttack, State
 from robench.search.attacks.pgd import PGD
 from robench.search.job import Ended
 from robench.search.loop import Engine
+from robench.search.pilot import Choice
 
 from .oracles import SHAPE, toy
 
@@ -707,3 +708,62 @@ def test_fractions_of_radii_reach_the_summary_as_they_were_asked():
     summary = alone(images(6), asking("linf:8/255", "l2:0.5"))
     assert [t.threat for t in summary.threats] == ["linf:8/255", "l2:0.5"]
     assert parse(summary.threats[0].threat).radius == Fraction(8, 255)
+
+
+# The conditions of a plan
+
+
+def test_a_precision_is_settled_once_per_run_file(path, monkeypatch):
+    asked = []
+
+    def choose(classifier, pilots, split, lanes, seed):
+        asked.append((len(pilots), len(split)))
+        return Choice("bfloat16", "it is Saturday")
+
+    monkeypatch.setattr(evaluation, "choose", choose)
+    split = images()
+    first = answered(path, split.part("10"))
+    assert asked == [(2, 7)], "a pilot per threat, on the examples the model gets right"
+    second = answered(path, split)
+    assert len(asked) == 1
+    with RunFile.read(path) as run:
+        assert run.plan().precision == "bfloat16"
+        assert run.evidence().environment["precision"] == "bfloat16: it is Saturday"
+    assert [a[:10] for a in letters(second)] == letters(first)
+    assert letters(second) == letters(undisturbed()), "searching roughly has changed a verdict"
+
+
+def test_a_complete_run_needs_no_pilot(path, monkeypatch):
+    answered(path, images())
+    monkeypatch.setattr(evaluation, "choose", None)
+    assert letters(answered(path, images())) == letters(undisturbed())
+
+
+class Cramped(torch.nn.Module):
+    """Fits five images."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        if len(x) > 5 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(x)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
+    told = []
+
+    class Listens(Silence):
+        def noted(self, text):
+            told.append(text)
+
+    summary = answered(path, images(), module=Cramped(), lanes=16, progress=Listens())
+    assert letters(summary) == letters(undisturbed())
+    assert told[-1] == "the batch did not fit the memory; going on with 4 images at once"
+    with RunFile.read(path) as run:
+        assert run.plan().lanes == 4
+    told.clear()
+    assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=Listens())) == letters(summary)
+    assert told == [], "the file remembers what fitted"

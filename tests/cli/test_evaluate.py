@@ -250,3 +250,15 @@ def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     assert summary["union"]["open"] > 0
     with RunFile.read(folder / "r.robench") as run:
         assert sum(s.draws for s in run.evidence().spent) > 0
+
+
+def test_what_a_search_in_bfloat16_finds_holds_in_float32(robench, folder):
+    asked = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "rough.robench", "--precision"
+    assert robench(*asked, "bfloat16").code == 0
+    with RunFile.read(folder / "rough.robench") as run:
+        assert run.plan().precision == "bfloat16"
+        assert len(run.evidence().verdicts) > 3
+        assert {v.rejection for v in run.evidence().verdicts} == {""}
+    assert robench("verify", "rough.robench").code == 0
+    refused = robench(*asked, "half")
+    assert (refused.code, "no precision is called 'half'" in refused.err) == (2, True)
