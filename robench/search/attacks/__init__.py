@@ -9,12 +9,17 @@ from ...errors import UserError, unknown
 from ...problem.losses import UNTARGETED
 from ..attack import AnyAttack
 from .apgd import APGD
+from .carlini_wagner import CarliniWagner
+from .ead import EAD
+from .fab import FAB
 from .frank_wolfe import FrankWolfe
 from .pgd import PGD
 from .slide import SLIDE
 from .square import Square
 
-ATTACKS: dict[str, type[AnyAttack]] = {a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe, Square)}
+ATTACKS: dict[str, type[AnyAttack]] = {
+    a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe, Square, FAB, CarliniWagner, EAD)
+}
 
 
 def build(name: str, settings: dict[str, Any]) -> AnyAttack:

@@ -1,5 +1,5 @@
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import torch
@@ -93,7 +93,7 @@ class APGD(GradientAttack[APGDState]):
         return self._move(threat, batch, state, seen)
 
     def _move(self, threat: ThreatModel, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
-        window = self._windows.to(state.seen.device)[(state.seen - 1).clamp(max=self.steps)]
+        window = _on_device(self._windows, state.seen.device)[(state.seen - 1).clamp(max=self.steps)]
         at_checkpoint = window > 0
         stalled = (state.rises <= RISING * window) | (~state.halved & (state.checked_loss >= state.top_loss))
         halve = at_checkpoint & stalled
@@ -163,20 +163,26 @@ class APGD(GradientAttack[APGDState]):
         )
 
     def _radius(self, threat: ThreatModel, stage: Int[Tensor, "B"]) -> PerExample:
-        return torch.tensor([radius for _, radius in self.stages(threat)], device=stage.device)[stage]
+        return _on_device(tuple(radius for _, radius in self.stages(threat)), stage.device)[stage]
 
     def _table(self, threat: ThreatModel, state: APGDState, column: int) -> Int[Tensor, "B"]:
-        return torch.tensor([row[column] for row in self.stages(threat)], device=state.stage.device)[state.stage]
+        return _on_device(tuple(row[column] for row in self.stages(threat)), state.stage.device)[state.stage]
 
     @cached_property
-    def _windows(self) -> Int[Tensor, "T"]:
+    def _windows(self) -> tuple[int, ...]:
         """Entry t is the length of the window that the checkpoint after t moves closes; 0 where there is none."""
         shrink, shortest = max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1)
-        table, t, window = torch.zeros(self.steps + 1, dtype=torch.long), 0, max(int(0.22 * self.steps), 1)
+        table, t, window = [0] * (self.steps + 1), 0, max(int(0.22 * self.steps), 1)
         while (t := t + window) <= self.steps:
             table[t] = window
             window = max(window - shrink, shortest)
-        return table
+        return tuple(table)
+
+
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """A small table, copied there once: a copy in every step would stop the device, and cannot be recorded."""
+    return torch.tensor(numbers, device=device)
 
 
 def _noted(state: APGDState, seen: Seen) -> APGDState:

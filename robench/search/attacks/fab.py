@@ -1,9 +1,7 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from ...errors import UserError
 from ...problem.losses import TARGETED, Loss
@@ -13,77 +11,62 @@ from ...problem.threats import ThreatModel
 from ..attack import Batch, GradientAttack, Seen, State
 from .hyperplane import to_hyperplane
 
-SMALL = 1e-8  # keeps 0 / 0 away where both projections are nothing
+TINY = 1e-8  # keeps 0 / 0 away where neither point has a way to go
 
 
 @dataclass(frozen=True)
-class FABState(State):
-    fresh: Bool[Tensor, "B"]
-    best: Inputs
-    best_size: PerExample
-    taken: Int[Tensor, "B"]
+class FAB(GradientAttack[State]):
+    """Fast adaptive boundary: steps onto the linearised boundary with one class, drawn towards the image.
 
+    The targeted form, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, as in AutoAttack. It looks for the
+    nearest adversarial point and heeds no radius: it walks outside the ball as well, and what it meets inside
+    counts. One departure: where a point fools the model, the next step starts from the point drawn back from it, as
+    in the paper, but uses the gradient that is already there. The authors ask about the point drawn back, too, which
+    doubles the cost of such a step; on the bundled digits models it found no more.
+    """
 
-@dataclass(frozen=True)
-class FAB(GradientAttack[FABState]):
     name: ClassVar[str] = "fab"
     source: ClassVar[str] = "Fast adaptive boundary, Croce and Hein 2020, https://arxiv.org/abs/1907.02044"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
-    precise: ClassVar[bool] = True
+    precise: ClassVar[bool] = True  # it walks along the boundary
 
     steps: int = 100
     targets: int = 9
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
-    random_start: bool = False
-    mode: str = "faithful"
-    sphere: int = 0
-    per: float = 2.0
+    alpha_max: float = 0.1  # the most that a step is drawn towards the image
+    eta: float = 1.05  # how far beyond the hyperplane it aims; 1 is onto it
+    beta: float = 0.9  # share of the way from the image at which it goes on after a find
+    random_start: bool = False  # AutoAttack's only search begins at the image, later restarts at random
 
-    def visits(self, threat):
-        return int(self.per * self.steps) + 1
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise UserError("fab aims at a class in every search; set targets to 1 or more, 9 as in AutoAttack")
+        for setting, value in (("alpha_max", self.alpha_max), ("beta", self.beta)):
+            if value > 1:
+                raise UserError(f"fab cannot take {setting}={value}: it is a share, from 0 to 1")
 
     @property
     def objective(self) -> Loss:
         return TARGETED["margin"]
 
-    def start(self, threat: ThreatModel, batch: Batch) -> FABState:
-        delta = torch.zeros_like(batch.x)
-        if self.random_start:
-            delta = threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)) / 2
-        z = torch.zeros_like(batch.keys)
-        return FABState(delta, z.bool(), torch.zeros_like(delta), delta.flatten(1)[:, 0] * 0 + torch.inf, z)
+    def start(self, threat: ThreatModel, batch: Batch) -> State:
+        if not self.random_start:
+            return State(torch.zeros_like(batch.x))
+        return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)) / 2)  # half way, as the authors
 
-    def step(self, threat: ThreatModel, batch: Batch, state: FABState, seen: Seen) -> FABState:
+    def step(self, threat: ThreatModel, batch: Batch, state: State, seen: Seen) -> State:
         fooled = seen.logits.argmax(dim=1) != batch.y
-        size = threat.size(state.delta)
-        better = fooled & (size < state.best_size)
-        best = torch.where(per_example(better, state.delta), state.delta, state.best)
-        best_size = torch.where(better, size, state.best_size)
-        beta = torch.full_like(size, self.beta)
-        if self.sphere:
-            beta = torch.maximum(beta, (threat.r / size.clamp(min=1e-12)).clamp(max=1) * (1 - 1e-6))
-        back = torch.where(per_example(fooled & state.fresh, state.delta), per_example(beta, best) * state.delta, state.delta)
+        here = torch.where(per_example(fooled, state.delta), self.beta * state.delta, state.delta)
 
-        def at(p):
-            return seen.loss + (seen.grad * (p - state.delta)).flatten(1).sum(dim=1)
+        def to_boundary(delta: Inputs) -> Inputs:
+            value = seen.loss + _dot(seen.grad, delta - state.delta)
+            return to_hyperplane(threat, batch.x + delta, seen.grad, value)
 
-        d1 = to_hyperplane(threat, (batch.x + back).clamp(0, 1), seen.grad, at(back))
-        d2 = to_hyperplane(threat, batch.x, seen.grad, at(torch.zeros_like(back)))
-        a1 = threat.size(d1).clamp(min=SMALL)
-        a2 = threat.size(d2).clamp(min=SMALL)
-        alpha = per_example((a1 / (a1 + a2)).clamp(max=self.alpha_max), d1)
-        new = (1 - alpha) * (back + self.eta * d1) + alpha * self.eta * d2
-        new = (batch.x + new).clamp(0, 1) - batch.x
-        fresh = torch.ones_like(fooled)
-        if self.mode == "faithful":
-            retreat = fooled & state.fresh
-            new = torch.where(per_example(retreat, new), back, new)
-            fresh = ~retreat
-        taken = state.taken + 1
-        if self.sphere:
-            last = (taken == self.visits(threat) - 1) & (best_size < torch.inf)
-            scaled = threat.project(best * per_example(threat.r / best_size.clamp(min=1e-12), best), batch.x)
-            new = torch.where(per_example(last, new), scaled, new)
-        return FABState(new, fresh, best, best_size, taken)
+        from_here, from_image = to_boundary(here), to_boundary(torch.zeros_like(here))
+        far, farther = threat.size(from_here).clamp(min=TINY), threat.size(from_image).clamp(min=TINY)
+        alpha = per_example((far / (far + farther)).clamp(max=self.alpha_max), here)
+        moved = (1 - alpha) * (here + self.eta * from_here) + alpha * self.eta * from_image
+        return State((batch.x + moved).clamp(0, 1) - batch.x)
+
+
+def _dot(a: Inputs, b: Inputs) -> PerExample:
+    return (a * b).flatten(1).sum(dim=1)
