@@ -61,9 +61,9 @@ class EAD(GradientAttack[EADState]):
         grad = 2 * state.delta - per_example(state.c, seen.grad) * seen.grad
         t = state.moves.to(grad.dtype)
         step_size = self.step_size * (1 - t / self.steps).clamp(min=0).sqrt()
-        shrunk = in_box(shrink(state.delta - per_example(step_size, grad) * grad, self.beta), batch.x)
+        shrunk = boxed(shrink(state.delta - per_example(step_size, grad) * grad, self.beta), batch.x)
         delta = shrunk + per_example(t / (t + 3), grad) * (shrunk - state.shrunk)
-        return replace(state, delta=in_box(delta, batch.x), moves=state.moves + 1, shrunk=shrunk)
+        return replace(state, delta=boxed(delta, batch.x), moves=state.moves + 1, shrunk=shrunk)
 
 
 def shrink(delta: Inputs, beta: float) -> Inputs:
@@ -71,6 +71,6 @@ def shrink(delta: Inputs, beta: float) -> Inputs:
     return delta.sign() * (delta.abs() - beta).clamp(min=0)
 
 
-def in_box(delta: Inputs, x: Inputs) -> Inputs:
+def boxed(delta: Inputs, x: Inputs) -> Inputs:
     """The part of the way from x that stays an image."""
     return (x + delta).clamp(0, 1) - x
