@@ -93,7 +93,7 @@ class APGD(GradientAttack[APGDState]):
         return self._move(threat, batch, state, seen)
 
     def _move(self, threat: ThreatModel, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
-        window = _on_device(self._windows, state.seen.device)[(state.seen - 1).clamp(max=self.steps)]
+        window = _on_device(self._windows, torch.long, state.seen.device)[(state.seen - 1).clamp(max=self.steps)]
         at_checkpoint = window > 0
         stalled = (state.rises <= RISING * window) | (~state.halved & (state.checked_loss >= state.top_loss))
         halve = at_checkpoint & stalled
@@ -114,7 +114,7 @@ class APGD(GradientAttack[APGDState]):
         )
 
     def _sparse_move(self, threat: L1, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
-        moves = self._table(threat, state, 0).long()
+        moves = self._moves(threat, state)
         at_checkpoint = (state.seen > 1) & ((state.seen - 1) % (moves * 4 // 100).clamp(min=1) == 0)
         support = _support(state.top)
         shrunk = at_checkpoint & (support < 0.95 * state.support)
@@ -163,10 +163,11 @@ class APGD(GradientAttack[APGDState]):
         )
 
     def _radius(self, threat: ThreatModel, stage: Int[Tensor, "B"]) -> PerExample:
-        return _on_device(tuple(radius for _, radius in self.stages(threat)), stage.device)[stage]
+        return _on_device(tuple(radius for _, radius in self.stages(threat)), torch.float32, stage.device)[stage]
 
-    def _table(self, threat: ThreatModel, state: APGDState, column: int) -> Int[Tensor, "B"]:
-        return _on_device(tuple(row[column] for row in self.stages(threat)), state.stage.device)[state.stage]
+    def _moves(self, threat: ThreatModel, state: APGDState) -> Int[Tensor, "B"]:
+        moves = tuple(moves for moves, _ in self.stages(threat))
+        return _on_device(moves, torch.long, state.stage.device)[state.stage]
 
     @cached_property
     def _windows(self) -> tuple[int, ...]:
@@ -180,9 +181,9 @@ class APGD(GradientAttack[APGDState]):
 
 
 @lru_cache(maxsize=64)
-def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(numbers: tuple[int, ...] | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A small table, copied there once: a copy in every step would stop the device, and cannot be recorded."""
-    return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _noted(state: APGDState, seen: Seen) -> APGDState:
