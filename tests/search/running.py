@@ -22,9 +22,11 @@ def job(threat, attack, waiting: Iterable[Item]) -> Job:
     return Job(threat, attack, Waiting.of(waiting))
 
 
-def ends(model, split, *jobs: Job, lanes: int = 8, seed: int = 0, **settings) -> list[Ended]:
-    """Every search to its end, none dropped."""
-    return [end for some in Engine(model, split, seed, lanes, **settings).work(jobs) for end in some]
+def ends(model, split, *jobs: Job, lanes: int = 8, seed: int = 0, may_fail: bool = False, **settings) -> list[Ended]:
+    """Every search to its end, none dropped. An attack that raises is no attack that finds nothing."""
+    ended = [end for some in Engine(model, split, seed, lanes, **settings).work(jobs) for end in some]
+    assert may_fail or not any(job.error for job in jobs), [job.error for job in jobs]
+    return ended
 
 
 def run(model, threat, attack, split, waiting: Sequence[Item], lanes: int = 8, seed: int = 0):
