@@ -87,7 +87,7 @@ def test_it_reaches_the_minimum_of_its_elastic_net(binary):
     got = elastic(asked, weight).masked_fill(~fooled, torch.inf).amin(dim=0)
     least = torch.tensor([least_elastic(module, x[row], int(y[row]), weight) for row in range(N)])
     reachable = ~least.isinf() & (least > 0.1)  # a move takes off 0.01 a pixel
-    assert reachable.sum() >= N / 2
+    assert reachable.sum() >= N / 3
     ratio = (got / least)[reachable]
     assert ratio.min() > 1 - 1e-4
     assert ratio.max() < 1.05
@@ -114,7 +114,7 @@ def test_the_smallest_delta_is_as_large_as_the_l1_distance(module, classes, shap
         y = model(x).argmax(dim=1)
     exact = lengths(module, x, y)
     reachable = ~exact.isinf() & (exact > 0.2)
-    assert reachable.sum() >= N / 2
+    assert reachable.sum() >= N / 3
     attack = EAD(steps=FAST.steps, targets=classes - 1 if classes > 2 else 0)
     ratio = (smallest(model, attack, x, y) / exact)[reachable]
     assert ratio.min() > 1 - 1e-4
@@ -154,13 +154,13 @@ def test_it_moves_as_algorithm_1_does():
     module = Linear(2, (1, 1, 1))
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[0.0], [4.0]]))
-        module.bias.copy_(torch.tensor([0.0, -3.9]))
-    x = torch.full((1, 1, 1, 1), 0.5)
+        module.bias.copy_(torch.tensor([0.0, -2.3]))
+    x = torch.full((1, 1, 1, 1), 0.1)
     attack = EAD(steps=8, rounds=1, c=2.0, beta=0.01, step_size=0.01)
     _, asked, _ = searched(classifier(module, shape=(1, 1, 1)), attack, x, torch.tensor([0]), torch.tensor([0]))
     point, extrapolated, wanted = 0.0, 0.0, [0.0]
     for t in range(8):
-        slope = 2 * extrapolated - 2.0 * (4.0 if 4 * (0.5 + extrapolated) - 3.9 <= 0 else 0.0)
+        slope = 2 * extrapolated - 2.0 * (4.0 if 4 * (0.1 + extrapolated) - 2.3 <= 0 else 0.0)
         z = extrapolated - 0.01 * (1 - t / 8) ** 0.5 * slope
         new = max(z - 0.01, 0.0)
         point, extrapolated = new, new + t / (t + 3) * (new - point)
