@@ -6,14 +6,15 @@ import torch
 from robench.errors import UserError
 from robench.problem.split import Split
 from robench.problem.threats import parse
-from robench.search.attack import Batch, differentiate, unroll
+from robench.search.attack import Batch, differentiate
 from robench.search.attacks.carlini_wagner import CarliniWagner
 
 from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, run
 
 N = 12
-FAST = CarliniWagner(steps=100, learning_rate=0.02, rounds=8)
+FAST = CarliniWagner(steps=80, learning_rate=0.02, rounds=7)
+SHORT = CarliniWagner(steps=25, learning_rate=0.05, rounds=3)
 THREAT = parse("l2:1")
 
 
@@ -36,6 +37,14 @@ def smallest(model, attack, x, y):
     every = [(y + shift) % model.classes for shift in shifts]
     size = searched(model, attack, x.repeat(len(every), 1, 1, 1), y.repeat(len(every)), torch.cat(every))[0].size
     return size.view(len(every), -1).amin(dim=0)
+
+
+def edgy(model):
+    """Images with a third of their pixels at exactly 0 or 1, then as many with all of them."""
+    x = toy(model, N).x
+    x = torch.cat([x, x.round()])
+    with torch.no_grad():
+        return x, model(x).argmax(dim=1)
 
 
 def lengths(module, x, y):
@@ -61,22 +70,16 @@ def scaled(module, by):
         (Linear(2), 2, SHAPE),
         (Linear(3, (3, 6, 2)), 3, (3, 6, 2)),
         (Linear(10), 10, SHAPE),
-        (shifted(Linear(2), -100), 2, SHAPE),
-        (scaled(Linear(2), 1e3), 2, SHAPE),
-        (scaled(Linear(2), 1e-3), 2, SHAPE),
+        (shifted(scaled(Linear(2), 1e3), -1e5), 2, SHAPE),
     ],
-    ids=["2 classes", "3 classes, not square", "10 classes", "all logits negative", "logits times 1000", "over 1000"],
+    ids=["2 classes", "3 classes, not square", "10 classes", "logits times 1000, all negative"],
 )
-@pytest.mark.parametrize("binary", [False, True], ids=["a third of the pixels at the edge", "all pixels 0 or 1"])
-def test_the_smallest_delta_is_as_long_as_the_distance(module, classes, shape, binary):
+def test_the_smallest_delta_is_as_long_as_the_distance(module, classes, shape):
     model = classifier(module, classes, shape)
-    x = toy(model, N).x
-    x = x.round() if binary else x
-    with torch.no_grad():
-        y = model(x).argmax(dim=1)
+    x, y = edgy(model)
     exact = lengths(module, x, y)
     reachable = ~exact.isinf() & (exact > 0.05)  # a first move may be 0.02 long
-    assert reachable.sum() >= N / 2
+    assert reachable.sum() >= N
     attack = CarliniWagner(**{**vars(FAST), "targets": classes - 1 if classes > 2 else 0})
     ratio = (smallest(model, attack, x, y) / exact)[reachable]
     assert ratio.min() > 1 - 1e-4
@@ -88,19 +91,19 @@ def test_an_example_breaks_just_beyond_its_distance_and_never_before():
     model = classifier(module)
     split = toy(model, N)
     exact = lengths(module, split.x, split.y)
-    for row in (2, 5, 8):
-        for factor in (1.05, 0.999):
-            threat = parse(f"l2:{fraction(float(exact[row]) * factor)}")
-            broken = broken_rows(model, threat, FAST, split, range(N))
-            assert (row in broken) is (factor > 1)
-            assert all(exact[other] <= threat.r for other in broken)
+    row = 5
+    for factor in (1.05, 0.999):
+        threat = parse(f"l2:{fraction(float(exact[row]) * factor)}")
+        broken = broken_rows(model, threat, FAST, split, range(N), lanes=N)
+        assert (row in broken) is (factor > 1)
+        assert all(exact[other] <= threat.r for other in broken)
 
 
 def test_what_it_keeps_is_the_smallest_point_asked_about_that_fools():
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
-    state, asked = searched(model, FAST, split.x, split.y, split.y)
+    state, asked = searched(model, SHORT, split.x, split.y, split.y)
     with torch.no_grad():
         fools = torch.stack([model(split.x + delta).argmax(dim=1) != split.y for delta in asked])
     sizes = asked.flatten(2).norm(dim=2).masked_fill(~fools, torch.inf)
@@ -116,7 +119,7 @@ def test_a_pixel_without_influence_stays_where_it_is():
         module.weight[:, ::2] = 0
         module.bias.copy_(-0.5 * module.weight.sum(dim=1))
     split = toy(classifier(module), N)
-    _, asked = searched(classifier(module), FAST, split.x, split.y, split.y)
+    _, asked = searched(classifier(module), SHORT, split.x, split.y, split.y)
     assert asked.flatten(2)[..., ::2].abs().max() < 1e-6
     assert asked.flatten(2)[..., 1::2].abs().max() > 0.1
 
@@ -125,15 +128,15 @@ def test_where_nothing_fools_it_finds_nothing():
     model = classifier(shifted(Linear(2), torch.tensor([1e3, 0.0])))
     x = toy(model, N).x.round()
     split = Split.whole("toy:test", x, torch.zeros(N, dtype=torch.long), 2)
-    assert smallest(model, FAST, x, split.y).isinf().all()
-    assert broken_rows(model, parse("l2:100"), FAST, split, range(N)) == set()
+    assert smallest(model, SHORT, x, split.y).isinf().all()
+    assert broken_rows(model, parse("l2:100"), SHORT, split, range(N), lanes=N) == set()
 
 
 def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its_bounds():
     model = classifier(scaled(Linear(2), 1e-2))
     split = toy(model, N)
     batch = Batch(split.x, split.y, split.y, torch.arange(N))
-    attack = CarliniWagner(steps=100, learning_rate=0.02, rounds=6, abort_early=False)
+    attack = CarliniWagner(steps=60, learning_rate=0.02, rounds=6, abort_early=False)
     state, tried = attack.start(THREAT, batch), []
     for _ in range(attack.rounds):
         for _ in range(attack.steps + 1):
@@ -152,16 +155,15 @@ def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its
             c = 10 * c if high == float("inf") else (low + high) / 2
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 40])
+@pytest.mark.parametrize("lanes", [3, 40])
 def test_the_same_is_found_among_any_lane_mates(lanes):
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
     threat = parse(f"l2:{fraction(float(lengths(module, split.x, split.y).median()))}")
-    attack = CarliniWagner(steps=40, learning_rate=0.05, rounds=4)
-    every = items(model, attack, split, range(N))
-    alone = run(model, threat, attack, split, every, lanes=8)
-    other = run(model, threat, attack, split, every[::-1], lanes=lanes)
+    every = items(model, SHORT, split, range(N))
+    alone = run(model, threat, SHORT, split, every, lanes=8)
+    other = run(model, threat, SHORT, split, every[::-1], lanes=lanes)
     assert 2 <= sum(x is not None for x in alone.values()) <= N - 2
     for item, x_adv in alone.items():
         assert (x_adv is None) == (other[item] is None)
@@ -180,13 +182,6 @@ def test_giving_up_a_round_looks_at_no_other_row_and_leaves_more_rounds():
         torch.testing.assert_close(together[:, one], alone, atol=1e-4, rtol=0)
     begins = (together.flatten(2).abs().amax(dim=2) == 0).sum(dim=0)
     assert (begins > attack.rounds).any()
-
-
-def test_without_the_engine_it_makes_its_moves_too():
-    split = toy(classifier(Linear(2)), N)
-    batch = Batch(split.x, split.y, split.y, torch.arange(N))
-    state = unroll(classifier(Linear(2)), THREAT, FAST, batch)
-    assert (state.delta.flatten(1).norm(dim=1) > 0).any()
 
 
 @pytest.mark.parametrize("settings", [{"rounds": 0}, {"c": 0.0}, {"c": 1e11}])

@@ -13,7 +13,10 @@ from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, run
 
 N = 12
-FAST = EAD(steps=100)
+FAST = EAD(steps=60, rounds=8)
+# Twice the default beta: the squared length, the other part of the elastic net, then has less of a say.
+NEAR = EAD(steps=60, rounds=9, beta=0.02)
+SHORT = EAD(steps=20, rounds=6)
 THREAT = parse("l1:1")
 
 
@@ -36,6 +39,14 @@ def smallest(model, attack, x, y):
     every = [(y + shift) % model.classes for shift in range(1, model.classes)]
     size = searched(model, attack, x.repeat(len(every), 1, 1, 1), y.repeat(len(every)), torch.cat(every))[0].size
     return size.view(len(every), -1).amin(dim=0)
+
+
+def edgy(model):
+    """Images with a third of their pixels at exactly 0 or 1, then as many with all of them."""
+    x = toy(model, N).x
+    x = torch.cat([x, x.round()])
+    with torch.no_grad():
+        return x, model(x).argmax(dim=1)
 
 
 def lengths(module, x, y):
@@ -74,20 +85,16 @@ def changed(module, shift=0.0, scale=1.0):
     return module
 
 
-@pytest.mark.parametrize("binary", [False, True], ids=["a third of the pixels at the edge", "all pixels 0 or 1"])
-def test_it_reaches_the_minimum_of_its_elastic_net(binary):
+def test_it_reaches_the_minimum_of_its_elastic_net():
     module = Linear(2)
     model = classifier(module)
-    x = toy(model, N).x
-    x = x.round() if binary else x
-    with torch.no_grad():
-        y = model(x).argmax(dim=1)
+    x, y = edgy(model)
     _, asked, fooled = searched(model, FAST, x, y, y)
     weight = FAST.beta / FAST.step_size  # off with beta in every move, and the gradient times the step
     got = elastic(asked, weight).masked_fill(~fooled, torch.inf).amin(dim=0)
-    least = torch.tensor([least_elastic(module, x[row], int(y[row]), weight) for row in range(N)])
+    least = torch.tensor([least_elastic(module, x[row], int(y[row]), weight) for row in range(len(x))])
     reachable = ~least.isinf() & (least > 0.1)  # a move takes off 0.01 a pixel
-    assert reachable.sum() >= N / 3
+    assert reachable.sum() >= N / 2
     ratio = (got / least)[reachable]
     assert ratio.min() > 1 - 1e-4
     assert ratio.max() < 1.05
@@ -99,24 +106,17 @@ def test_it_reaches_the_minimum_of_its_elastic_net(binary):
         (Linear(2), 2, SHAPE),
         (Linear(3, (2, 3, 5)), 3, (2, 3, 5)),
         (Linear(10), 10, SHAPE),
-        (changed(Linear(2), shift=-100), 2, SHAPE),
-        (changed(Linear(2), scale=1e3), 2, SHAPE),
-        (changed(Linear(2), scale=1e-2), 2, SHAPE),
+        (changed(Linear(2), shift=-1e5, scale=1e3), 2, SHAPE),
     ],
-    ids=["2 classes", "3 classes, not square", "10 classes", "all logits negative", "logits times 1000", "over 100"],
+    ids=["2 classes", "3 classes, not square", "10 classes", "logits times 1000, all negative"],
 )
-@pytest.mark.parametrize("binary", [False, True], ids=["a third of the pixels at the edge", "all pixels 0 or 1"])
-def test_the_smallest_delta_is_as_large_as_the_l1_distance(module, classes, shape, binary):
+def test_the_smallest_delta_is_as_large_as_the_l1_distance(module, classes, shape):
     model = classifier(module, classes, shape)
-    x = toy(model, N).x
-    x = x.round() if binary else x
-    with torch.no_grad():
-        y = model(x).argmax(dim=1)
+    x, y = edgy(model)
     exact = lengths(module, x, y)
     reachable = ~exact.isinf() & (exact > 0.2)
-    assert reachable.sum() >= N / 3
-    # Twice the default beta: the squared length, the other part of the elastic net, then has less of a say.
-    attack = EAD(steps=FAST.steps, beta=0.02, targets=classes - 1 if classes > 2 else 0)
+    assert reachable.sum() >= N / 2
+    attack = EAD(**{**vars(NEAR), "targets": classes - 1 if classes > 2 else 0})
     ratio = (smallest(model, attack, x, y) / exact)[reachable]
     assert ratio.min() > 1 - 1e-4
     assert ratio.max() < 1.1
@@ -127,18 +127,18 @@ def test_an_example_breaks_beyond_its_distance_and_never_before():
     model = classifier(module)
     split = toy(model, N)
     exact = lengths(module, split.x, split.y)
-    for row in (2, 5, 8):
-        for factor in (1.1, 0.999):
-            threat = parse(f"l1:{fraction(float(exact[row]) * factor)}")
-            broken = broken_rows(model, threat, FAST, split, range(N))
-            assert (row in broken) is (factor > 1)
-            assert all(exact[other] <= threat.r for other in broken)
+    row = 5
+    for factor in (1.2, 0.999):
+        threat = parse(f"l1:{fraction(float(exact[row]) * factor)}")
+        broken = broken_rows(model, threat, NEAR, split, range(N), lanes=N)
+        assert (row in broken) is (factor > 1)
+        assert all(exact[other] <= threat.r for other in broken)
 
 
 def test_what_it_keeps_is_the_smallest_image_asked_about_that_fools():
     model = classifier(Linear(3), 3)
     x, y = toy(model, N).x, toy(model, N).y
-    state, asked, fooled = searched(model, FAST, x, y, y)
+    state, asked, fooled = searched(model, SHORT, x, y, y)
     sizes = asked.flatten(2).abs().sum(dim=2).masked_fill(~fooled, torch.inf)
     torch.testing.assert_close(state.size, sizes.amin(dim=0))
     torch.testing.assert_close(state.best, asked[sizes.argmin(dim=0), torch.arange(N)])
@@ -173,20 +173,19 @@ def test_where_nothing_fools_it_finds_nothing():
     model = classifier(changed(Linear(2), shift=torch.tensor([1e3, 0.0])))
     x = toy(model, N).x.round()
     split = Split.whole("toy:test", x, torch.zeros(N, dtype=torch.long), 2)
-    assert smallest(model, FAST, x, split.y).isinf().all()
-    assert broken_rows(model, parse("l1:1000"), FAST, split, range(N)) == set()
+    assert smallest(model, SHORT, x, split.y).isinf().all()
+    assert broken_rows(model, parse("l1:1000"), SHORT, split, range(N), lanes=N) == set()
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 40])
+@pytest.mark.parametrize("lanes", [3, 40])
 def test_the_same_is_found_among_any_lane_mates(lanes):
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
     threat = parse(f"l1:{fraction(float(lengths(module, split.x, split.y).median()))}")
-    attack = EAD(steps=40, rounds=6)
-    every = items(model, attack, split, range(N))
-    alone = run(model, threat, attack, split, every, lanes=8)
-    other = run(model, threat, attack, split, every[::-1], lanes=lanes)
+    every = items(model, SHORT, split, range(N))
+    alone = run(model, threat, SHORT, split, every, lanes=8)
+    other = run(model, threat, SHORT, split, every[::-1], lanes=lanes)
     assert 2 <= sum(x is not None for x in alone.values()) <= N - 2
     for item, x_adv in alone.items():
         assert (x_adv is None) == (other[item] is None)
