@@ -227,7 +227,8 @@ class Evaluation:
                     f"{self.run.path} holds another image as example {number} of {self.split.name};"
                     " name another file with --run"
                 )
-        missing = self.split.take([row for row, number in enumerate(self.split.numbers) if number not in known])
+        rows = [row for row, number in enumerate(self.split.numbers) if number not in known]
+        missing = self.split.take(rows) if known else self.split
         if not len(missing):
             return []
         logits = self.referee.logits(missing.x)

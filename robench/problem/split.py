@@ -57,7 +57,11 @@ class Split:
 
     def take(self, rows: Sequence[int]) -> "Split":
         """The examples in the given rows, in that order."""
-        i = torch.as_tensor(list(rows), dtype=torch.long)
+        i: slice | Tensor
+        if isinstance(rows, range) and rows.step == 1:
+            i = slice(rows.start, rows.stop)  # a view: nothing is copied
+        else:
+            i = torch.as_tensor(list(rows), dtype=torch.long)
         return Split(self.name, self.x[i], self.y[i], tuple(self.numbers[r] for r in rows), self.classes)
 
     @cached_property

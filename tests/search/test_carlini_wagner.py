@@ -92,9 +92,10 @@ def test_an_example_breaks_just_beyond_its_distance_and_never_before():
     split = toy(model, N)
     exact = lengths(module, split.x, split.y)
     row = 5
+    attack = CarliniWagner(steps=60, learning_rate=0.02, rounds=4, c=0.5)
     for factor in (1.05, 0.999):
         threat = parse(f"l2:{fraction(float(exact[row]) * factor)}")
-        broken = broken_rows(model, threat, FAST, split, range(N), lanes=N)
+        broken = broken_rows(model, threat, attack, split, range(N), lanes=N)
         assert (row in broken) is (factor > 1)
         assert all(exact[other] <= threat.r for other in broken)
 
@@ -161,10 +162,10 @@ def test_the_same_is_found_among_any_lane_mates(lanes):
     model = classifier(module, 3)
     split = toy(model, N)
     threat = parse(f"l2:{fraction(float(lengths(module, split.x, split.y).median()))}")
-    every = items(model, SHORT, split, range(N))
+    every = items(model, SHORT, split, range(2, 10))
     alone = run(model, threat, SHORT, split, every, lanes=8)
     other = run(model, threat, SHORT, split, every[::-1], lanes=lanes)
-    assert 2 <= sum(x is not None for x in alone.values()) <= N - 2
+    assert 2 <= sum(x is not None for x in alone.values()) <= 6
     for item, x_adv in alone.items():
         assert (x_adv is None) == (other[item] is None)
         if x_adv is not None:
@@ -174,7 +175,7 @@ def test_the_same_is_found_among_any_lane_mates(lanes):
 def test_giving_up_a_round_looks_at_no_other_row_and_leaves_more_rounds():
     model = classifier(Linear(2))
     split = toy(model, N)
-    attack = CarliniWagner(steps=60, learning_rate=0.05, rounds=4)
+    attack = CarliniWagner(steps=60, learning_rate=0.05, rounds=2)
     together = searched(model, attack, split.x, split.y, split.y)[1]
     for row in (0, 7):
         one = slice(row, row + 1)
