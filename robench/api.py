@@ -42,6 +42,7 @@ class Ask:
     examples: str | None = None
     seed: int | None = None
     every_attack: bool = False
+    curve: bool = False
     precision: str = "auto"
 
 
@@ -92,6 +93,7 @@ def evaluate(
     examples: int | str | None = None,
     seed: int | None = None,
     every_attack: bool = False,
+    curve: bool = False,
     run: str | Path | None = None,
     device: str = "cpu",
     precision: str = "auto",
@@ -114,6 +116,7 @@ def evaluate(
         examples=None if examples is None else str(examples),
         seed=seed,
         every_attack=every_attack,
+        curve=curve,
         precision=precision,
     )
     where = pick_device(device)
@@ -213,8 +216,14 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
     precision = checked(ask.precision, classifier.device)
-    every = ask.every_attack
-    return make_plan(classifier, split, protocol, seed=seed, every_attack=every, lanes=lanes, precision=precision)
+    return make_plan(
+        *(classifier, split, protocol),
+        seed=seed,
+        every_attack=ask.every_attack,
+        curve=ask.curve,
+        lanes=lanes,
+        precision=precision,
+    )
 
 
 def default_run(plan: Plan) -> Path:

@@ -11,6 +11,7 @@ from .evidence.referee import Referee, Ruling
 from .evidence.store import RunFile
 from .problem.split import Split
 from .problem.threats import ThreatModel
+from .problem.threats.base import NO_WITNESS
 from .protocols import AttackChoice
 from .results.outcomes import outcomes
 from .search.job import Ended, Job
@@ -19,6 +20,7 @@ from .search.queue import Item, Waiting
 RETRY = 1 << 20  # added to the draw of a search that is tried once more, with fresh noise
 AIMED_AT_ONCE = 1024  # examples
 BLIND = "asked about no image inside the threat set at which the model answers numbers"
+NO_START = "found no start: none of the images it tried fools the model"
 
 Broken = tuple[str, int]
 """A threat, as text, and a row of the split that is known to be broken under it."""
@@ -63,7 +65,8 @@ class Attempt:
             elif end.blind:
                 self._blind.add(self._number(end.item))
             elif (str(self.threat), end.item.row) in broken:
-                self.job.drop(end.item.row)
+                if not self.job.smallest:  # another search may find a smaller one
+                    self.job.drop(end.item.row)
             elif end.x_adv is not None and end.item.draw < RETRY:
                 self.job.waiting.add(end.item._replace(draw=end.item.draw + RETRY))
             else:
@@ -85,7 +88,8 @@ class Attempt:
             run.put_judged(claim, verdict, image.numpy())
         run.put_spent(self.spent[number] for number in self._changed)
         run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
-        failures = [Failure(number, name, self.planned.spec, BLIND) for number in self._blind]
+        why = NO_START if self.job.attack.comes_from_outside else BLIND
+        failures = [Failure(number, name, self.planned.spec, why) for number in self._blind]
         if self.job.error:  # what it had still to do stays open
             numbers = sorted(self.court.split.numbers[row] for row in self.job.unfinished)
             failures += [Failure(number, name, self.planned.spec, self.job.error) for number in numbers]
@@ -105,11 +109,12 @@ class Attempt:
         x, y = self.court.split.x[rows], self.court.split.y[rows]
         exact = torch.stack([image for _, image in finds])
         rounded = (exact * 255).round() / 255  # what an image file can hold; kept where it serves as well
+        witness = torch.tensor([end.witness or NO_WITNESS for end, _ in finds])
         logits = torch.split(self.court.referee.logits(torch.cat([exact, rounded])), len(rows))
         broken = set()
         for threat in self.court.threats:
-            as_found = self.court.referee.rule(threat, x, y, exact, logits[0])
-            in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1])
+            as_found = self.court.referee.rule(threat, x, y, exact, logits[0], witness)
+            in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1], witness)
             for i, (end, _) in enumerate(finds):
                 # What was found is judged; only where it holds may its rounding stand in for it.
                 both = as_found[i].accepted and in_8_bits[i].accepted
@@ -132,6 +137,7 @@ class Attempt:
             target=end.item.target,
             forwards=end.forwards if own else 0,
             backwards=end.backwards if own else 0,
+            witness=end.witness if any(end.witness) else (),
         )
         verdict = Verdict(claim.id, ruling.accepted, ruling.rejection, ruling.reason, ruling.size, ruling.margin)
         self._found.append((claim, verdict, image))
@@ -164,10 +170,12 @@ def prepare(
     own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
     mine = {c.example for c, v in own if v.accepted}
     turned_down = {(c.example, c.draw, c.target) for c, v in own if not v.accepted}
+    smallest = plan.curve and choice.attack.minimises
+    every_attack = plan.every_attack or smallest
     todo = [
         row
         for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
-        if letter in "SO" or (plan.every_attack and letter == "B" and number not in mine)
+        if letter in "SO" or (every_attack and letter == "B" and number not in mine)
     ]
     aims = _aims(court, todo, choice.attack.targets)
     done = {row: spent[split.numbers[row]].done for row in todo if split.numbers[row] in spent}
@@ -183,8 +191,8 @@ def prepare(
         threat=threat,
         planned=planned,
         court=court,
-        job=Job(threat, choice.attack, waiting),
-        every_attack=plan.every_attack,
+        job=Job(threat, choice.attack, waiting, smallest=smallest),
+        every_attack=every_attack,
         spent=spent,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),

@@ -248,6 +248,7 @@ def make_plan(
     seed: int,
     every_attack: bool,
     lanes: int,
+    curve: bool = False,
     precision: str = "auto",
 ) -> Plan:
     """The question, with the conditions under which its verdicts repeat exactly."""
@@ -268,6 +269,7 @@ def make_plan(
         threads=torch.get_num_threads(),
         precision=precision,
         lanes=lanes,
+        curve=curve,
     )
 
 

@@ -21,7 +21,7 @@ from robench.evidence.store import RunFile
 from robench.problem.classifier import Classifier
 from robench.problem.losses import UNTARGETED
 from robench.problem.split import Split
-from robench.problem.threats import parse
+from robench.problem.threats import Ball, parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice
 from robench.search.attack import GradientAttack, State
 from robench.search.attacks.pgd import PGD
@@ -413,7 +413,7 @@ def test_an_image_of_an_older_question_counts_for_a_new_one(path, searched):
 
 
 @dataclass(frozen=True)
-class Moody(GradientAttack[State]):
+class Moody(GradientAttack[Ball, State]):
     """Raises on some days, from its second step on."""
 
     name: ClassVar[str] = "moody"

@@ -45,6 +45,7 @@ def command(
     attacks: tuple[str, ...],
     examples: str | None,
     every_attack: bool,
+    curve: bool,
     seed: int | None,
     arch: str | None,
     normalise: str | None,
@@ -70,7 +71,7 @@ def command(
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, precision)
+    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision)
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     if json_path is not None and str(json_path) != "-":
         _refuse_unwritable(json_path, run_path, [checkpoint, data, arch, protocol])

@@ -25,6 +25,9 @@ def question_options(command: F) -> F:
     """What is asked about a model."""
     for option in (
         click.option("--seed", type=int, help="Of all random numbers.  [default: the protocol's]"),
+        click.option(
+            "--curve", is_flag=True, help="Let minimum-norm attacks finish: accuracy against radius. Takes longer."
+        ),
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
         click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
         click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Replace the attacks; repeatable."),

@@ -14,6 +14,7 @@ from ..evidence.referee import Referee, fooled
 from ..evidence.store import RunFile
 from ..problem import datasets, threats
 from ..problem.split import Split
+from ..problem.threats.base import NO_WITNESS
 from ..results.summary import summarise
 from ..results.tables import render
 from .options import machine_options, model_options
@@ -96,22 +97,22 @@ def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Refer
     """What is wrong with the images that are kept, or with broken examples that have none; and how many were judged."""
     rows = {number: row for row, number in enumerate(split.numbers)}
     claims = {c.id: c for c in evidence.claims}
-    kept: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    kept: dict[str, list[tuple[int, torch.Tensor, tuple[float, ...]]]] = {}
     for claim, image in run.images(split.shape):
         if claims[claim].example in rows:
-            kept.setdefault(claims[claim].threat, []).append((rows[claims[claim].example], torch.from_numpy(image)))
+            c = claims[claim]
+            kept.setdefault(c.threat, []).append((rows[c.example], torch.from_numpy(image), c.witness or NO_WITNESS))
     faults = []
     for text, images in kept.items():
-        index = [row for row, _ in images]
-        rulings = referee.judge(
-            threats.parse(text), split.x[index], split.y[index], torch.stack([i for _, i in images])
-        )
+        index = [row for row, _, _ in images]
+        x_adv, witness = torch.stack([image for _, image, _ in images]), torch.tensor([w for _, _, w in images])
+        rulings = referee.judge(threats.parse(text), split.x[index], split.y[index], x_adv, witness)
         faults += [
             f"example {split.numbers[row]} under {text}: its image {ruling.reason}"
             for row, ruling in zip(index, rulings, strict=True)
             if not ruling.accepted
         ]
-    shown = {(split.numbers[row], text) for text, images in kept.items() for row, _ in images}
+    shown = {(split.numbers[row], text) for text, images in kept.items() for row, _, _ in images}
     broken = {(c.example, c.threat) for c, v in evidence.judged() if v.accepted and c.example in rows}
     faults += [f"example {e} under {text}: broken by an image that is not kept" for e, text in sorted(broken - shown)]
     return faults, sum(map(len, kept.values()))

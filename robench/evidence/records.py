@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
     threads: int
     precision: str
     lanes: int
+    curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
 
 
 class Clean(msgspec.Struct, frozen=True):
@@ -72,6 +73,7 @@ class Claim(msgspec.Struct, frozen=True):
     target: int  # the class it aimed at, -1 when untargeted
     forwards: int  # spent on this item up to the find
     backwards: int
+    witness: tuple[float, ...] = ()  # how the image was made, in threat models that need to know: tx, ty, angle
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
 from ..problem.shapes import Inputs, Labels, Logits
 from ..problem.threats import ThreatModel, in_box
+from ..problem.threats.base import Witness
 from .records import Rejection
 
 BATCH = 16  # of the referee's own: every batch is filled up to it, so an image meets the same arithmetic always
@@ -40,17 +41,27 @@ class Referee:
                 answers.append(self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu())
         return torch.cat(answers) if answers else x.new_zeros(0, self.classifier.classes)
 
-    def judge(self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs) -> list[Ruling]:
+    def judge(
+        self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, witness: Witness | None = None
+    ) -> list[Ruling]:
         """One ruling per row: is x_adv finite, in the box, in the threat set of x, and misclassified?"""
-        return self.rule(threat, x, y, x_adv, self.logits(x_adv))
+        return self.rule(threat, x, y, x_adv, self.logits(x_adv), witness)
 
-    def rule(self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, logits: Logits) -> list[Ruling]:
+    def rule(
+        self,
+        threat: ThreatModel,
+        x: Inputs,
+        y: Labels,
+        x_adv: Inputs,
+        logits: Logits,
+        witness: Witness | None = None,
+    ) -> list[Ruling]:
         """The same, when the logits of x_adv are known already: they do not depend on the threat."""
         answers = zip(
             x_adv.isfinite().flatten(1).all(dim=1).tolist(),
             in_box(x_adv).tolist(),
-            threat.contains(x_adv, x).tolist(),
-            threat.measure(x_adv, x).tolist(),
+            threat.contains(x_adv, x, witness).tolist(),
+            threat.measure(x_adv, x, witness).tolist(),
             margin(logits, y).tolist(),
             fooled(logits, y).tolist(),
             strict=True,
@@ -72,7 +83,8 @@ def _ruling(
     elif not boxed:
         rejection, reason = "outside the box", "leaves the pixel range [0, 1]"
     elif not inside:
-        rejection, reason = "outside", f"lies at {size:.6g}, outside {threat}"
+        rejection = "outside"
+        reason = f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
     elif gap != gap:
         rejection, reason = "not finite", "makes the model answer NaN, which is no answer"
     elif not fools:

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT NOT NUL
 """
 
 _CLEAN = "SELECT example, digest, correct, margin, tied FROM clean ORDER BY example"
-_CLAIMS = "SELECT id, example, threat, attack, draw, target, forwards, backwards FROM claim ORDER BY id"
+_CLAIMS = "SELECT id, example, threat, attack, draw, target, forwards, backwards, witness FROM claim ORDER BY id"
 _VERDICTS = "SELECT claim, accepted, rejection, reason, size, margin, passes FROM verdict ORDER BY claim"
 
 Image = NDArray[np.float32]  # (C, H, W) in [0, 1]
@@ -201,8 +201,11 @@ class RunFile:
             pixels = encoding = None
         c, v = claim, verdict
         self._db.execute(
-            "INSERT OR IGNORE INTO claim VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
-            [c.id, c.example, c.threat, c.attack, c.draw, c.target, pixels, encoding, sha256, c.forwards, c.backwards],
+            "INSERT OR IGNORE INTO claim VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *(c.id, c.example, c.threat, c.attack, c.draw, c.target),
+                *(np.array(c.witness, "<f8").tobytes() or None, pixels, encoding, sha256, c.forwards, c.backwards),
+            ],
         )
         self._db.execute(
             "INSERT OR IGNORE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -262,7 +265,7 @@ class RunFile:
             rows = self._db.execute
             return Evidence(
                 clean=tuple(Clean(e, d, bool(c), _float(m), bool(t)) for e, d, c, m, t in rows(_CLEAN)),
-                claims=tuple(Claim(*row) for row in rows(_CLAIMS)),
+                claims=tuple(Claim(*(*row, _numbers(witness))) for *row, witness in rows(_CLAIMS)),
                 verdicts=tuple(
                     Verdict(c, bool(a), rejection, reason, _float(s), _float(m), p)
                     for c, a, rejection, reason, s, m, p in rows(_VERDICTS)
@@ -385,6 +388,10 @@ def _unpacked(pixels: bytes, encoding: str, shape: tuple[int, ...]) -> Image:
 
 def _sha256(image: Image) -> str:
     return hashlib.sha256(image.astype("<f4").tobytes()).hexdigest()
+
+
+def _numbers(witness: bytes | None) -> tuple[float, ...]:
+    return tuple(np.frombuffer(witness or b"", "<f8").tolist())
 
 
 def _bits(done: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 
 from ..errors import UserError
-from ..problem.threats import ThreatModel
+from ..problem.threats import Ball, ThreatModel
 from ..search.attack import GradientAttack, State, unroll
 from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
@@ -40,7 +40,7 @@ class PGDAdversarialTraining(Recipe):
     warmup: float = 0.1  # the share of the training that is done at a third of the radius
     augment: bool = False
 
-    def adversary(self, threat: ThreatModel) -> GradientAttack[State]:
+    def adversary(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
         """PGD; under l_1 SLIDE, as in Tramèr and Boneh: one coordinate at a time is too weak a teacher."""
         kind = SLIDE if threat.name == "l1" else PGD
         return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
@@ -48,11 +48,12 @@ class PGDAdversarialTraining(Recipe):
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         if len(threats) != 1:
             raise UserError("pgd_at trains against one threat; give it one, like --threat linf:0.3")
-        if threats[0].name not in PGD.threats:
+        if not isinstance(threats[0], Ball) or threats[0].name not in PGD.threats:
             raise UserError(f"pgd_at cannot train against {threats[0]}: PGD attacks {', '.join(PGD.threats)}")
 
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
         (threat,) = threats
+        assert isinstance(threat, Ball), "check() has seen it"
         adversary = self.adversary(threat)
         gentle = replace(threat, radius=threat.radius / 3)
         for step in training.steps(self.steps):

@@ -1,13 +1,14 @@
 """Who did what under one threat: every attack's row, and what was turned down or went wrong."""
 
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import cached_property
 
 import msgspec
 
 from ..evidence.records import Claim, Evidence, Failure, Plan, PlannedAttack, Rejection, Spent, Verdict
 from .merging import consolidated
-from .outcomes import answers, breaks, done_items, is_spent, planned_threat
+from .outcomes import answers, ball, breaks, done_items, is_spent, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
@@ -94,6 +95,18 @@ class ThreatLedger:
             if left:
                 entries.append(FailureEntry(attack.label, len({example for example, _ in left}), left[0][1]))
         return tuple(entries)
+
+    @property
+    def radius(self) -> Fraction | None:
+        """Of the threat, where it is a ball."""
+        return ball(self.threat)[1]
+
+    def smallest(self) -> list[float]:
+        """The size of the smallest find on each broken example."""
+        sizes: dict[int, float] = {}
+        for claim, verdict in self.finds:
+            sizes[claim.example] = min(verdict.size, sizes.get(claim.example, verdict.size))
+        return list(sizes.values())
 
     def elsewhere(self) -> int:
         """How many examples are broken only by evidence from outside the plan, or first by it."""

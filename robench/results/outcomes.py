@@ -105,7 +105,7 @@ def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
     """The referee put the image in `claim.threat` and measured its size; is it in `threat` too?"""
     if claim.threat == threat:
         return True
-    (name, radius), (other, reach) = _ball(threat), _ball(claim.threat)
+    (name, radius), (other, reach) = ball(threat), ball(claim.threat)
     if name != other or radius is None or reach is None:
         return False
     # A smaller ball lies in a larger one as a whole: its members need no second look at their rounding.
@@ -113,7 +113,7 @@ def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _ball(threat: str) -> tuple[str, Fraction | None]:
+def ball(threat: str) -> tuple[str, Fraction | None]:
     """`linf:8/255` as a name and a radius; no radius where the text holds something else."""
     name, _, radius = threat.partition(":")
     try:

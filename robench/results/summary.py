@@ -13,6 +13,7 @@ from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
+POINTS = 20  # of a curve, beside radius 0
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
@@ -225,7 +226,7 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> 
         outcomes=letters,
         rejected=ledger.rejected(),
         attacks=ledger.attacks(),
-        curve=CurveEntry(),
+        curve=_curve(ledger, len(letters)) if plan.curve else CurveEntry(),
         masking=ThreatMaskingEntry(),
         nan=len({p.example for p in evidence.probes if (p.threat, p.name) == (threat, "nan")} & set(plan.examples)),
         rejections=ledger.rejections(),
@@ -233,6 +234,17 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> 
         elsewhere=ledger.elsewhere(),
         ties=ledger.ties(),
     )
+
+
+def _curve(ledger: ThreatLedger, n: int) -> CurveEntry:
+    """The share of examples without a find up to each radius: an upper bound, like accuracy itself."""
+    reach = ledger.radius
+    if reach is None:
+        return CurveEntry()
+    sizes = np.sort(np.array(ledger.smallest()))
+    radii = [float(reach * i / POINTS) for i in range(POINTS + 1)]
+    standing = [(len(ledger.correct) - int(np.searchsorted(sizes, radius, side="right"))) / n for radius in radii]
+    return CurveEntry(tuple(radii), tuple(standing))
 
 
 def _union_entry(letters: str) -> UnionEntry:

@@ -1,6 +1,6 @@
 """What an attack is: a question to the model, and what it makes of the answer.
 
-An attack never holds the model. It names the points it wants to ask about (`query`) and is told what it
+An attack never holds the model. It names the images it wants to ask about (`query`) and is told what it
 declared to read (`step`): labels, logits, or gradients. The engine makes the call, counts it, watches it, and
 chooses its precision. So a step is a pure function of tensors, and no attack can read more than it says.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
+from ..problem.threats.base import WITNESS
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Batch:
 class State:
     """What an attack remembers between steps. Every field has one row per lane."""
 
-    delta: Inputs  # a gradient attack asks about it next
+    delta: Inputs  # a gradient attack asks about x + delta next
 
 
 Candidates = Float[Tensor, "L W *D"]
-"""The perturbations that each of L lanes asks about at once, W of them."""
+"""The images that each of L lanes asks about at once, W of them."""
+
+Witnesses = Float[Tensor, "L W 3"]
+"""How each of those images was made, where the threat model needs to know; else 0."""
 
 Reads = Literal["labels", "logits", "gradients"]
 """What an attack is told of the model's answers."""
@@ -55,12 +59,13 @@ class Seen:
 Model = Callable[[Tensor], Tensor]
 """Images to logits: a classifier, or a module in training."""
 
+T = TypeVar("T", bound=ThreatModel)
 S = TypeVar("S", bound=State)
 Rows = TypeVar("Rows", bound=Batch | State | Seen)
 
 
 @dataclass(frozen=True)
-class Attack(ABC, Generic[S]):
+class Attack(ABC, Generic[T, S]):
     """A search for an adversarial example that can be paused after any step.
 
     Subclasses are frozen dataclasses of numbers. Lanes are independent: no reduction over the batch, no
@@ -72,6 +77,8 @@ class Attack(ABC, Generic[S]):
     threats: ClassVar[tuple[str, ...]]  # names of the threat models it can attack
     reads: ClassVar[Reads]
     precise: ClassVar[bool] = False  # low precision would mislead it: it is always told float32
+    minimises: ClassVar[bool] = False  # it goes on from a find to a nearer one
+    comes_from_outside: ClassVar[bool] = False  # it starts at any image that fools the model, and fails without one
 
     steps: int  # moves of each lane before it is spent
     targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
@@ -83,21 +90,25 @@ class Attack(ABC, Generic[S]):
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in settings)})"
 
     @abstractmethod
-    def start(self, threat: ThreatModel, batch: Batch) -> S:
+    def start(self, threat: T, batch: Batch) -> S:
         """The state of fresh lanes. Asks the model nothing."""
 
-    def visits(self, threat: ThreatModel) -> int:
+    def visits(self, threat: T) -> int:
         """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
         return self.steps + 1
 
     @property
     def width(self) -> int:
-        """How many points each lane asks about at once."""
+        """How many images each lane asks about at once."""
         return 1
+
+    def witness(self, threat: T, batch: Batch, state: S) -> Witnesses:
+        """How the images of `query` were made."""
+        return batch.x.new_zeros(len(batch.y), self.width, WITNESS)
 
 
 @dataclass(frozen=True)
-class GradientAttack(Attack[S]):
+class GradientAttack(Attack[T, S]):
     """An attack that climbs a loss and reads logits, loss and gradient."""
 
     reads: ClassVar[Reads] = "gradients"
@@ -107,47 +118,47 @@ class GradientAttack(Attack[S]):
     def objective(self) -> Loss:
         """The loss it climbs."""
 
-    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Inputs:
-        """The perturbation to ask about next, one per lane."""
-        return state.delta
+    def query(self, threat: T, batch: Batch, state: S) -> Inputs:
+        """The image to ask about next, one per lane."""
+        return batch.x + state.delta
 
     @abstractmethod
-    def step(self, threat: ThreatModel, batch: Batch, state: S, seen: Seen) -> S:
+    def step(self, threat: T, batch: Batch, state: S, seen: Seen) -> S:
         """One step on, from what the model said about `query`."""
 
 
 @dataclass(frozen=True)
-class ScoreAttack(Attack[S]):
+class ScoreAttack(Attack[T, S]):
     """An attack that reads logits and no gradient."""
 
     reads: ClassVar[Reads] = "logits"
 
     @abstractmethod
-    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Candidates:
-        """The perturbations to ask about next, `width` per lane."""
+    def query(self, threat: T, batch: Batch, state: S) -> Candidates:
+        """The images to ask about next, `width` per lane."""
 
     @abstractmethod
-    def step(self, threat: ThreatModel, batch: Batch, state: S, logits: Float[Tensor, "L W K"]) -> S:
+    def step(self, threat: T, batch: Batch, state: S, logits: Float[Tensor, "L W K"]) -> S:
         """One step on, from the logits of `query`."""
 
 
 @dataclass(frozen=True)
-class LabelAttack(Attack[S]):
+class LabelAttack(Attack[T, S]):
     """An attack that reads nothing but the predicted class."""
 
     reads: ClassVar[Reads] = "labels"
     precise: ClassVar[bool] = True  # it walks along the very boundary
 
     @abstractmethod
-    def query(self, threat: ThreatModel, batch: Batch, state: S) -> Candidates:
-        """The perturbations to ask about next, `width` per lane."""
+    def query(self, threat: T, batch: Batch, state: S) -> Candidates:
+        """The images to ask about next, `width` per lane."""
 
     @abstractmethod
-    def step(self, threat: ThreatModel, batch: Batch, state: S, labels: Int[Tensor, "L W"]) -> S:
+    def step(self, threat: T, batch: Batch, state: S, labels: Int[Tensor, "L W"]) -> S:
         """One step on, from the classes predicted for `query`; where the model answered NaN, the right class."""
 
 
-AnyAttack = GradientAttack[Any] | ScoreAttack[Any] | LabelAttack[Any]
+AnyAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
 
 
 def take_rows(rows: Rows, lanes: Int[Tensor, "L"]) -> Rows:
@@ -181,11 +192,11 @@ def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, targe
     return Seen(logits.detach(), loss.detach(), grad)
 
 
-def unroll(model: Model, threat: ThreatModel, attack: GradientAttack[S], batch: Batch) -> S:
+def unroll(model: Model, threat: T, attack: GradientAttack[T, S], batch: Batch) -> S:
     """Every step on one batch, without stopping at a find, watching or counting. Training uses this."""
     state = attack.start(threat, batch)
     for _ in range(attack.steps):
-        x_adv = batch.x + attack.query(threat, batch, state)
+        x_adv = attack.query(threat, batch, state)
         seen = differentiate(model, attack.objective, x_adv, batch.y, batch.target)
         state = attack.step(threat, batch, state, seen)
     return state

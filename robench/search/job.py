@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..problem.shapes import Inputs, Labels, Logits
 from ..problem.threats import ThreatModel
-from .attack import AnyAttack, Batch, GradientAttack, Rows, Seen, put_rows, take_rows
+from ..problem.threats.base import Witness
+from .attack import AnyAttack, Batch, GradientAttack, Rows, Seen, Witnesses, put_rows, take_rows
 from .capture import Recorded
 from .queue import Item, Waiting
 
@@ -21,6 +22,7 @@ class Job:
     threat: ThreatModel
     attack: AnyAttack
     waiting: Waiting
+    smallest: bool = False  # searches go on from a find, for the smallest, to the end of their budget
     in_flight: int = 0  # searches on lanes
     steps: int = 0  # made by all its searches together
     dropped: set[int] = field(default_factory=set)
@@ -62,8 +64,9 @@ class Ended:
     x_adv: Tensor | None  # (C, H, W)
     forwards: int
     backwards: int
+    witness: tuple[float, ...] = ()  # how that image was made
     nan: bool = False  # the model answered NaN at some point of this search
-    blind: bool = False  # it never asked about a member of the threat set, so its failure says nothing
+    blind: bool = False  # it never asked about a member of the threat set (or found no start): its failure says nothing
     dropped: bool = False  # others broke the example before it was done
 
 
@@ -89,21 +92,32 @@ class Crew:
         self.state = put_rows(self.state, lanes, state)
 
     def query(self, batch: Batch) -> Tensor:
-        """The perturbations its lanes ask about."""
+        """The images its lanes ask about."""
         return self.job.attack.query(self.job.threat, self._rows(batch), self._rows(self.state))
+
+    def witness(self, batch: Batch) -> Witnesses:
+        """How those images were made."""
+        return self.job.attack.witness(self.job.threat, self._rows(batch), self._rows(self.state))
 
     def loss(self, logits: Logits, y: Labels, target: Labels) -> Float[Tensor, "L"]:
         """What its lanes climb."""
         assert isinstance(self.job.attack, GradientAttack), f"{self.job.attack.name} reads no gradient"
         return self.job.attack.objective(self._of(logits), self._of(y), self._of(target))
 
-    def inside(self, x_adv: Tensor, x: Inputs) -> Tensor:
-        """Which of the points its lanes ask about are members."""
-        x_adv, x = self._of(x_adv), self._of(x)
-        if x_adv.ndim == x.ndim:
-            return self.job.threat.contains(x_adv, x)
-        among = x.repeat_interleave(x_adv.shape[1], dim=0)
-        return self.job.threat.contains(x_adv.flatten(0, 1), among).view(x_adv.shape[:2])
+    def inside(self, x_adv: Tensor, x: Tensor, witness: Tensor) -> Bool[Tensor, "L W"]:
+        """Which of the images its lanes ask about are members."""
+        return self.job.threat.contains(*self._each(x_adv, x, witness)).view(-1, witness.shape[1])
+
+    def measure(self, x_adv: Tensor, x: Tensor, witness: Tensor) -> Float[Tensor, "L W"]:
+        """How far they are from the image."""
+        return self.job.threat.measure(*self._each(x_adv, x, witness)).view(-1, witness.shape[1])
+
+    def _each(self, x_adv: Tensor, x: Tensor, witness: Tensor) -> tuple[Inputs, Inputs, Witness]:
+        """One row for every image of its lanes."""
+        x_adv, x, witness = self._of(x_adv), self._of(x), self._of(witness)
+        if x_adv.ndim > x.ndim:
+            x_adv, x = x_adv.flatten(0, 1), x.repeat_interleave(x_adv.shape[1], dim=0)
+        return x_adv, x, witness.flatten(0, 1)
 
     def tell(self, batch: Batch, answers: Seen | Tensor) -> None:
         """Show its lanes the model's answers."""

@@ -128,9 +128,9 @@ class Engine:
                 return self._crews[-1], item
         return None
 
-    def _kind(self, job: Job) -> tuple[str, int, bool]:
+    def _kind(self, job: Job) -> tuple[str, int, bool, bool]:
         """What jobs must agree in to share a forward pass."""
-        return job.attack.reads, job.attack.width, self._exactly(job)
+        return job.attack.reads, job.attack.width, self._exactly(job), job.smallest
 
     def _exactly(self, job: Job) -> bool:
         """Whether the model answers it in float32."""
@@ -185,17 +185,17 @@ class Engine:
         Returns whether it was made: not where an attack failed before it could ask, or nobody is on the lanes.
         """
         batch = self._batch
-        deltas = []
+        images, witnesses = [], []
         for crew in self._crews:
             with self._blaming(crew):
-                deltas.append(crew.query(batch))
+                images.append(crew.query(batch))
+                witnesses.append(crew.witness(batch))
         if self._rid_of_failed() or not self._crews:
             return False
         with self._blaming(*self._crews):
-            delta = self._joined(deltas)
-            x_adv = (batch.x if delta.ndim == batch.x.ndim else batch.x.unsqueeze(1)) + delta
+            x_adv, witness = self._joined(images), self._joined(witnesses)
             logits, answers = self._ask(x_adv)
-            self._watch(delta, x_adv, logits)
+            self._watch(x_adv, witness, logits)
         for crew in self._crews:
             if not crew.job.error:
                 with self._blaming(crew):
@@ -247,11 +247,15 @@ class Engine:
         self._watcher = Watcher(*values[kept:-1])
         self._remaining = values[-1]
 
-    def _watch(self, delta: Tensor, x_adv: Tensor, logits: Tensor) -> None:
-        inside = self._joined([crew.inside(x_adv, self._batch.x) for crew in self._crews])
-        if delta.ndim > self._batch.x.ndim:
-            delta, inside, logits = delta.flatten(0, 1), inside.flatten(), logits.flatten(0, 1)
-        self._watcher.see(delta, inside, logits, self._batch.y, active=self._remaining > 0)
+    def _watch(self, x_adv: Tensor, witness: Tensor, logits: Tensor) -> None:
+        x, size = self._batch.x, None
+        inside = self._joined([crew.inside(x_adv, x, witness) for crew in self._crews])
+        if self._crews[0].job.smallest:
+            size = self._joined([crew.measure(x_adv, x, witness) for crew in self._crews]).flatten()
+        if x_adv.ndim > x.ndim:
+            x_adv, logits = x_adv.flatten(0, 1), logits.flatten(0, 1)
+        active = self._remaining > 0
+        self._watcher.see(x_adv, witness.flatten(0, 1), inside.flatten(), logits, self._batch.y, active, size)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return joined(self._crews, parts, len(self._seats))
@@ -283,18 +287,25 @@ class Engine:
         watcher, busy = self._watcher, self._seats.busy()
         if not busy:
             return []
-        found, nan, blind = torch.stack([watcher.found, watcher.nan, watcher.margin == -torch.inf]).tolist()
-        ending = [(lane, seat) for lane, seat in busy if found[lane] or seat.taken == seat.job.visits]
+        members = watcher.rank > -torch.inf
+        found, fooled, nan, saw = torch.stack([watcher.found, watcher.fooled, watcher.nan, members]).tolist()
+        ending = [
+            (lane, seat)
+            for lane, seat in busy
+            if (found[lane] and not seat.job.smallest) or seat.taken == seat.job.visits
+        ]
         fools = {lane for lane, _ in ending if found[lane]}
         if ending and not self._exactly(ending[0][1].job):
-            fools = self._asked_again([lane for lane, _ in ending if not blind[lane]])
+            fools = self._asked_again([lane for lane, _ in ending if saw[lane]])
             watcher.turn_down(self._lanes(lane for lane, _ in ending if lane not in fools))
-        images = (self._batch.x + watcher.delta).cpu() if fools else self._batch.x
+        images, witnesses = (watcher.x_adv.cpu(), watcher.witness.tolist()) if fools else (self._batch.x, [])
         ended = []
         for lane, seat in ending:
-            if lane in fools or seat.taken == seat.job.visits:
-                x_adv = images[lane].clone() if lane in fools else None
-                ended.append(_ended(self._release(lane), x_adv, nan=nan[lane], blind=blind[lane]))
+            if lane not in fools and seat.taken < seat.job.visits:
+                continue
+            blind = not (fooled[lane] if seat.job.attack.comes_from_outside else saw[lane])
+            find = (images[lane].clone(), tuple(witnesses[lane])) if lane in fools else (None, ())
+            ended.append(_ended(self._release(lane), *find, nan=nan[lane], blind=blind))
         return ended
 
     def _asked_again(self, lanes: Sequence[int]) -> set[int]:
@@ -304,7 +315,7 @@ class Engine:
             some = list(lanes[begin : begin + ASKED_AGAIN])
             at = self._lanes(some + some[:1] * (ASKED_AGAIN - len(some)))
             with torch.no_grad(), arithmetic(at.device):
-                logits = self.classifier(self._batch.x[at] + self._watcher.delta[at])
+                logits = self.classifier(self._watcher.x_adv[at])
             fooled = (logits.argmax(dim=1) != self._batch.y[at]) & ~logits.isnan().any(dim=1)
             fools.update(lane for lane, fool in zip(some, fooled.tolist(), strict=False) if fool)
         return fools
@@ -356,10 +367,10 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def _ended(seat: Seat[Job], x_adv: Tensor | None = None, **seen: bool) -> Ended:
+def _ended(seat: Seat[Job], x_adv: Tensor | None = None, witness: tuple[float, ...] = (), **seen: bool) -> Ended:
     attack = seat.job.attack
     backwards = seat.taken if attack.reads == "gradients" else 0
-    return Ended(seat.job, seat.item, x_adv, attack.width * seat.taken, backwards, **seen)
+    return Ended(seat.job, seat.item, x_adv, attack.width * seat.taken, backwards, witness=witness, **seen)
 
 
 def _out_of_memory(error: Exception) -> bool:

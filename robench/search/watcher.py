@@ -1,4 +1,4 @@
-"""Keeps the best point that any attack ever asked about. Attacks report nothing, so they can hide nothing."""
+"""Keeps the best image that any attack ever asked about. Attacks report nothing, so they can hide nothing."""
 
 from dataclasses import dataclass
 
@@ -8,72 +8,83 @@ from torch import Tensor
 
 from ..problem.losses import margin
 from ..problem.shapes import Inputs, Labels, Mask, PerExample, per_example
+from ..problem.threats.base import WITNESS, Witness
 
 
 @dataclass
 class Watcher:
-    """Per lane, the member of the threat set with the highest margin since the lane was seated.
+    """Per lane, the best member of the threat set since the lane was seated: the one with the highest margin, or,
+    where sizes are told, of those that fool the smallest.
 
-    Buffers of fixed shape, updated without reading the device. NaN logits are never a find; `nan`
-    remembers that they occurred.
+    Buffers of fixed shape, updated without reading the device. NaN logits are never a find; `nan` remembers that
+    they occurred.
     """
 
     found: Mask  # some member fooled the model
-    margin: PerExample  # of the best member; -inf until one was seen
+    fooled: Mask  # some image did, member or not
+    rank: PerExample  # of the best member: its margin, or a find's size below 0; -inf until a member was seen
     bar: PerExample  # the margin a find must exceed: -inf until one was turned down
-    delta: Inputs  # the best member
+    x_adv: Inputs  # the best member
+    witness: Witness  # how it was made
     nan: Mask
 
     @classmethod
     def over(cls, x: Inputs) -> "Watcher":
         """A watcher of as many lanes as x has rows, having seen nothing."""
         zeros = torch.zeros_like(x.flatten(1)[:, 0])
-        nothing = zeros - torch.inf
-        return cls(zeros.bool(), nothing, nothing.clone(), torch.zeros_like(x), zeros.bool())
+        no, nothing, witness = zeros.bool(), zeros - torch.inf, x.new_zeros(len(x), WITNESS)
+        return cls(no, no.clone(), nothing, nothing.clone(), torch.zeros_like(x), witness, no.clone())
 
     def forget(self, lanes: Int[Tensor, "L"]) -> None:
         """Start afresh on these lanes."""
-        self.found.index_fill_(0, lanes, False)
-        self.margin.index_fill_(0, lanes, -torch.inf)
+        for mask in (self.found, self.fooled, self.nan):
+            mask.index_fill_(0, lanes, False)
+        self.rank.index_fill_(0, lanes, -torch.inf)
         self.bar.index_fill_(0, lanes, -torch.inf)
-        self.nan.index_fill_(0, lanes, False)
 
     def turn_down(self, lanes: Int[Tensor, "L"]) -> None:
         """What was found on these lanes does not fool in full precision: only a higher margin is a find again."""
         self.found.index_fill_(0, lanes, False)
-        self.bar.index_copy_(0, lanes, self.margin[lanes])
+        self.bar.index_copy_(0, lanes, self.rank[lanes])
 
     def see(
         self,
-        delta: Float[Tensor, "Q *D"],
+        x_adv: Float[Tensor, "Q *D"],
+        witness: Float[Tensor, "Q 3"],
         inside: Bool[Tensor, "Q"],
         logits: Float[Tensor, "Q K"],
         y: Labels,
         active: Mask,
+        size: Float[Tensor, "Q"] | None = None,
     ) -> None:
-        """Look at the points asked about, Q / L per lane and those of a lane together, given which are members.
+        """Look at the images asked about, Q / L per lane and those of a lane together, given which are members.
 
-        Lanes that are not active have no budget left: what they ask is not theirs.
+        With sizes, a smaller find is better. Lanes that are not active have no budget left: what they ask is not
+        theirs.
         """
-        width = len(delta) // len(y)
+        width = len(x_adv) // len(y)
         y, active, bar = (t.repeat_interleave(width) if width > 1 else t for t in (y, active, self.bar))
         value = margin(logits, y)
         nan = active & value.isnan()
+        fooled = active & ~nan & (logits.argmax(dim=1) != y)
         inside = active & inside & ~nan
-        fooled = inside & (logits.argmax(dim=1) != y) & (value > bar)
+        find = inside & fooled & (value > bar)
+        rank = value if size is None else torch.where(find, -size.to(value.dtype), value)
         if width > 1:
-            first = _foremost(torch.where(inside, value, -torch.inf).view(-1, width), fooled.view(-1, width))
-            value, inside, fooled, delta = value[first], inside[first], fooled[first], delta[first]
-            nan = nan.view(-1, width).any(dim=1)
-        better = (inside & (value > self.margin)) | (fooled & ~self.found)
-        self.margin = torch.where(better, value, self.margin)
-        self.delta = torch.where(per_example(better, delta), delta, self.delta)
-        self.found = self.found | fooled
+            first = _foremost(torch.where(inside, rank, -torch.inf).view(-1, width), find.view(-1, width))
+            rank, inside, find, x_adv, witness = rank[first], inside[first], find[first], x_adv[first], witness[first]
+            nan, fooled = nan.view(-1, width).any(dim=1), fooled.view(-1, width).any(dim=1)
+        better = (find & ~self.found) | (torch.where(self.found, find, inside) & (rank > self.rank))
+        self.rank = torch.where(better, rank, self.rank)
+        self.x_adv = torch.where(per_example(better, x_adv), x_adv, self.x_adv)
+        self.witness = torch.where(better[:, None], witness, self.witness)
+        self.found = self.found | find
+        self.fooled = self.fooled | fooled
         self.nan = self.nan | nan
 
 
-def _foremost(value: Float[Tensor, "L W"], fooled: Bool[Tensor, "L W"]) -> Int[Tensor, "L"]:
-    """Of each lane's points the one with the highest margin, a find before any other; as a row among all points."""
-    value = torch.where(fooled.any(dim=1, keepdim=True) & ~fooled, -torch.inf, value)
-    lanes, width = value.shape
-    return value.argmax(dim=1) + width * torch.arange(lanes, device=value.device)
+def _foremost(rank: Float[Tensor, "L W"], find: Bool[Tensor, "L W"]) -> Int[Tensor, "L"]:
+    """Of each lane's images the one of the highest rank, a find before any other; as a row among all images."""
+    rank = torch.where(find.any(dim=1, keepdim=True) & ~find, -torch.inf, rank)
+    lanes, width = rank.shape
+    return rank.argmax(dim=1) + width * torch.arange(lanes, device=rank.device)

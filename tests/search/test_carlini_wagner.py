@@ -23,7 +23,7 @@ def searched(model, attack, x, y, target):
     batch = Batch(x, y, target, keys=torch.arange(len(x)))
     state, asked = attack.start(THREAT, batch), []
     for _ in range(attack.visits(THREAT)):
-        asked.append(attack.query(THREAT, batch, state))
+        asked.append(state.delta)
         seen = differentiate(model, attack.objective, x + asked[-1], y, target)
         state = attack.step(THREAT, batch, state, seen)
     return state, torch.stack(asked)

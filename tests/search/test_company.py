@@ -11,7 +11,7 @@ from torch import nn
 
 from robench.errors import UserError
 from robench.problem.noise import normal
-from robench.problem.threats import L1, L2, Linf
+from robench.problem.threats import L1, L2, Ball, Linf
 from robench.search.attack import LabelAttack, ScoreAttack, State
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_hold_one_image_is_refused(split):
 
 
 @dataclass(frozen=True)
-class Tries(LabelAttack[State]):
+class Tries(LabelAttack[Ball, State]):
     """Random members, several at a time."""
 
     name: ClassVar[str] = "tries"
@@ -203,7 +203,7 @@ class Tries(LabelAttack[State]):
         return self.steps
 
     def query(self, threat, batch, state):
-        tries = [threat.sample(batch.x, normal(batch.keys, draw=k, like=batch.x)) for k in range(self.wide)]
+        tries = [batch.x + threat.sample(batch.x, normal(batch.keys, draw=k, like=batch.x)) for k in range(self.wide)]
         return torch.stack(tries, dim=1)
 
     def step(self, threat, batch, state, labels):
@@ -213,7 +213,7 @@ class Tries(LabelAttack[State]):
 
 
 @dataclass(frozen=True)
-class Scores(ScoreAttack[State]):
+class Scores(ScoreAttack[Ball, State]):
     """The same, by logits."""
 
     name: ClassVar[str] = "scores"
@@ -249,7 +249,7 @@ def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(mod
     ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), lanes=rows)
     batch = batch_of(model, job(threat, attack, []), split, [end.item for end in ended], seed=0)
     tries = attack.query(threat, batch, None)
-    fooled = (model((batch.x[:, None] + tries).flatten(0, 1)).argmax(dim=1).view(-1, 5) != batch.y[:, None]).any(dim=1)
+    fooled = (model(tries.flatten(0, 1)).argmax(dim=1).view(-1, 5) != batch.y[:, None]).any(dim=1)
     assert [end.x_adv is not None for end in ended] == fooled.tolist()
     assert 1 < fooled.sum() < N - 1, "both outcomes must occur"
     for end in ended:

@@ -25,7 +25,7 @@ def searched(model, attack, x, y, target):
     batch = Batch(x, y, target, keys=torch.arange(len(x)))
     state, asked, fooled = attack.start(THREAT, batch), [], []
     for _ in range(attack.visits(THREAT)):
-        asked.append(attack.query(THREAT, batch, state))
+        asked.append(state.delta)
         seen = differentiate(model, attack.objective, x + asked[-1], y, target)
         fooled.append(seen.logits.argmax(dim=1) != y)
         state = attack.step(THREAT, batch, state, seen)

@@ -96,7 +96,7 @@ def test_every_point_it_asks_about_lies_in_the_box_and_it_comes_ever_closer(norm
     assert (threat.size(state.delta) <= 0.2 + 1e-6).all(), "it starts within half the radius"
     sizes = []
     for _ in range(30):
-        x_adv = split.x + attack.query(threat, batch, state)
+        x_adv = attack.query(threat, batch, state)
         assert ((x_adv >= 0) & (x_adv <= 1)).all()
         seen = differentiate(model, attack.objective, x_adv, batch.y, batch.target)
         fooled = seen.logits.argmax(dim=1) != split.y

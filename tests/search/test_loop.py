@@ -11,7 +11,7 @@ from torch import nn
 
 from robench.evidence.referee import Referee
 from robench.problem.losses import UNTARGETED
-from robench.problem.threats import L2, Linf, parse
+from robench.problem.threats import L2, Ball, Linf, parse
 from robench.search.attack import GradientAttack, State, unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.loop import Engine, batch_of
@@ -111,7 +111,7 @@ def test_costs_count_what_was_asked_and_no_padding(model, split):
 
 
 @dataclass(frozen=True)
-class Planted(GradientAttack[State]):
+class Planted(GradientAttack[Ball, State]):
     """PGD's start, and a step to be spoilt."""
 
     name: ClassVar[str] = "planted"

@@ -27,8 +27,9 @@ def search(threat, shape, steps, classes=3, rows=N):
     attack = Square(steps=steps)
     state = attack.start(threat, batch)
     for _ in range(attack.visits(threat)):
-        (delta,) = attack.query(threat, batch, state).unbind(1)
-        logits = model(split.x + delta).detach()
+        (x_adv,) = attack.query(threat, batch, state).unbind(1)
+        delta = state.delta
+        logits = model(x_adv).detach()
         yield batch, state, delta, margin(logits, split.y)
         state = attack.step(threat, batch, state, logits[:, None])
 

@@ -3,12 +3,12 @@
 from fractions import Fraction
 
 from ...errors import UserError, unknown
-from .base import ThreatModel, in_box, inward, room
+from .base import Ball, ThreatModel, in_box, inward, room
 from .lp import L0, L1, L2, Linf
 
-__all__ = ["L0", "L1", "L2", "THREATS", "Linf", "ThreatModel", "in_box", "inward", "parse", "room"]
+__all__ = ["L0", "L1", "L2", "THREATS", "Ball", "Linf", "ThreatModel", "in_box", "inward", "parse", "room"]
 
-THREATS: dict[str, type[ThreatModel]] = {t.name: t for t in (Linf, L2, L1, L0)}
+THREATS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
 
 
 def parse(text: str) -> ThreatModel:

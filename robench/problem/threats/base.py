@@ -6,6 +6,8 @@ from fractions import Fraction
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample, per_example
@@ -16,16 +18,44 @@ PIXEL_ROUNDING = 2.0**-23
 SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
 
 
+WITNESS = 3
+"""Numbers that say how an image was made, in threat models that are no balls: tx, ty in pixels, the angle in degrees.
+All 0 where nothing was moved, and everywhere else."""
+
+NO_WITNESS = (0.0,) * WITNESS
+
+Witness = Float[Tensor, "B 3"]
+
+
 @dataclass(frozen=True)
 class ThreatModel(ABC):
-    """The images an attacker may show in place of x, and how to move among them.
+    """The images an attacker may show in place of x. Every answer is given per row; no row looks at another.
 
-    `delta` is always x_adv - x, and images live in [0, 1]: the set is a ball around x cut by that box.
-    Every answer is given per row; no row looks at another.
+    Images live in [0, 1]. Membership may need a witness, from which the image can be made again.
     """
 
     name: ClassVar[str]
     meaning: ClassVar[str]  # one line for `robench list threats`
+
+    @abstractmethod
+    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
+        """Whether each image is a member: the box exactly, the rest up to the rounding of pixels."""
+
+    @abstractmethod
+    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+        """How far each image lies from x, in float64 and the unit of the threat model; infinite for what it
+        cannot measure.
+        """
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+
+
+@dataclass(frozen=True)
+class Ball(ThreatModel):
+    """Images up to a distance from x, cut by the box, and how to move among them. `delta` is always x_adv - x."""
+
     radius: Fraction
 
     def __post_init__(self) -> None:
@@ -58,11 +88,11 @@ class ThreatModel(ABC):
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         """A random member to start from, made from standard normal noise, so that the caller owns the seed."""
 
-    def contains(self, x_adv: Inputs, x: Inputs) -> Mask:
+    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
         """Whether each image is a member: the box exactly, the ball in float64 up to the rounding of pixels."""
         return in_box(x_adv) & (self.measure(x_adv, x) <= self.r + self.slack(x_adv, x))
 
-    def measure(self, x_adv: Inputs, x: Inputs) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
         """The size of x_adv - x in float64."""
         return self.size(x_adv.double() - x.double())
 

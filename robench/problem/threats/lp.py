@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..shapes import Inputs, PerExample, per_example
-from .base import PIXEL_ROUNDING, ThreatModel, room, shrink_to
+from .base import PIXEL_ROUNDING, Ball, room, shrink_to
 
 TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
@@ -24,7 +24,7 @@ Rows = Float[Tensor, "B N"]
 
 
 @dataclass(frozen=True)
-class Linf(ThreatModel):
+class Linf(Ball):
     """Every pixel moves by at most `radius`."""
 
     name: ClassVar[str] = "linf"
@@ -48,7 +48,7 @@ class Linf(ThreatModel):
 
 
 @dataclass(frozen=True)
-class L2(ThreatModel):
+class L2(Ball):
     """Perturbations of Euclidean length at most `radius`."""
 
     name: ClassVar[str] = "l2"
@@ -93,7 +93,7 @@ class L2(ThreatModel):
 
 
 @dataclass(frozen=True)
-class L1(ThreatModel):
+class L1(Ball):
     """The absolute changes of all pixels add up to at most `radius`."""
 
     name: ClassVar[str] = "l1"
@@ -163,7 +163,7 @@ class L1(ThreatModel):
 
 
 @dataclass(frozen=True)
-class L0(ThreatModel):
+class L0(Ball):
     """At most `radius` pixels change; a pixel of several channels counts once."""
 
     name: ClassVar[str] = "l0"

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...problem.losses import TARGETED, UNTARGETED, Loss
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
-from ...problem.threats import L1, Linf, ThreatModel
+from ...problem.threats import L1, Ball, Linf
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 
 MOMENTUM = 0.75  # alpha of algorithm 1
@@ -45,7 +45,7 @@ class APGDState(State):
 
 
 @dataclass(frozen=True)
-class APGD(GradientAttack[APGDState]):
+class APGD(GradientAttack[Ball, APGDState]):
     """Auto-PGD: ascent with momentum that halves its stride and returns to its best point when it stalls.
 
     Croce and Hein 2020, algorithm 1, https://arxiv.org/abs/2003.01690; under l_1 with the sparse step, the exact
@@ -66,17 +66,17 @@ class APGD(GradientAttack[APGDState]):
     def objective(self) -> Loss:
         return (TARGETED if self.targets else UNTARGETED)[self.loss]
 
-    def visits(self, threat: ThreatModel) -> int:
+    def visits(self, threat: Ball) -> int:
         return self.steps + len(self.stages(threat))  # every stage first looks at where it begins
 
-    def stages(self, threat: ThreatModel) -> tuple[tuple[int, float], ...]:
+    def stages(self, threat: Ball) -> tuple[tuple[int, float], ...]:
         """Moves and radius (in radii of the threat) of every stage."""
         if not (self.staged and isinstance(threat, L1)) or self.steps < len(STAGES) / STAGES[0][0]:
             return ((self.steps, 1.0),)
         early = [(int(share * self.steps), radius) for share, radius in STAGES[:-1]]
         return (*early, (self.steps - sum(moves for moves, _ in early), STAGES[-1][1]))
 
-    def start(self, threat: ThreatModel, batch: Batch) -> APGDState:
+    def start(self, threat: Ball, batch: Batch) -> APGDState:
         noise = normal(batch.keys, draw=0, like=batch.x)
         stage = torch.zeros_like(batch.keys)
         if isinstance(threat, L1):
@@ -86,13 +86,13 @@ class APGD(GradientAttack[APGDState]):
         outward = outward / per_example(threat.size(outward), outward)  # on the sphere, as in the authors' code
         return self._begin(threat, stage, threat.project(threat.r * outward, batch.x))
 
-    def step(self, threat: ThreatModel, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
+    def step(self, threat: Ball, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
         state = _noted(state, seen)
         if isinstance(threat, L1):
             return self._sparse_move(threat, batch, state, seen)
         return self._move(threat, batch, state, seen)
 
-    def _move(self, threat: ThreatModel, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
+    def _move(self, threat: Ball, batch: Batch, state: APGDState, seen: Seen) -> APGDState:
         window = _on_device(self._windows, torch.long, state.seen.device)[(state.seen - 1).clamp(max=self.steps)]
         at_checkpoint = window > 0
         stalled = (state.rises <= RISING * window) | (~state.halved & (state.checked_loss >= state.top_loss))
@@ -140,7 +140,7 @@ class APGD(GradientAttack[APGDState]):
         )
         return where_rows(over, self._begin(threat, stage, delta), moved)
 
-    def _begin(self, threat: ThreatModel, stage: Int[Tensor, "B"], delta: Inputs) -> APGDState:
+    def _begin(self, threat: Ball, stage: Int[Tensor, "B"], delta: Inputs) -> APGDState:
         """Fresh lanes, or lanes that enter a stage, at this point."""
         zero = torch.zeros_like(delta.flatten(1)[:, 0])
         support = _support(delta)
@@ -162,10 +162,10 @@ class APGD(GradientAttack[APGDState]):
             support=support if staged else zero + delta[0].numel(),
         )
 
-    def _radius(self, threat: ThreatModel, stage: Int[Tensor, "B"]) -> PerExample:
+    def _radius(self, threat: Ball, stage: Int[Tensor, "B"]) -> PerExample:
         return _on_device(tuple(radius for _, radius in self.stages(threat)), torch.float32, stage.device)[stage]
 
-    def _moves(self, threat: ThreatModel, state: APGDState) -> Int[Tensor, "B"]:
+    def _moves(self, threat: Ball, state: APGDState) -> Int[Tensor, "B"]:
         moves = tuple(moves for moves, _ in self.stages(threat))
         return _on_device(moves, torch.long, state.stage.device)[state.stage]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...problem.losses import Loss, margin, margin_targeted
 from ...problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_example
-from ...problem.threats import ThreatModel
+from ...problem.threats import Ball
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 
 # Of [-1, 1], before arctanh. With the 0.999999 of the authors' code the gradient of a pixel at 0 or 1 is a millionth
@@ -50,7 +50,7 @@ R = TypeVar("R", bound=RoundState)
 
 
 @dataclass(frozen=True)
-class CarliniWagner(GradientAttack[CarliniWagnerState]):
+class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     """Adam on squared distance and c times a hinge on the margin, for the smallest c that fools.
 
     Carlini and Wagner 2017, section VI.A, https://arxiv.org/abs/1608.04644, with confidence 0. Every example has a c
@@ -62,6 +62,7 @@ class CarliniWagner(GradientAttack[CarliniWagnerState]):
     source: ClassVar[str] = "Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644"
     threats: ClassVar[tuple[str, ...]] = ("l2",)
     precise: ClassVar[bool] = True
+    minimises: ClassVar[bool] = True
 
     steps: int = 1000  # moves per round
     targets: int = 0
@@ -77,10 +78,10 @@ class CarliniWagner(GradientAttack[CarliniWagnerState]):
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
-    def visits(self, threat: ThreatModel) -> int:
+    def visits(self, threat: Ball) -> int:
         return self.rounds * (self.steps + 1)  # every round first looks at the image
 
-    def start(self, threat: ThreatModel, batch: Batch) -> CarliniWagnerState:
+    def start(self, threat: Ball, batch: Batch) -> CarliniWagnerState:
         still = torch.zeros_like(batch.x)
         return CarliniWagnerState(
             **first_round(batch, self.c),
@@ -90,7 +91,7 @@ class CarliniWagner(GradientAttack[CarliniWagnerState]):
             checked=torch.full_like(still.flatten(1)[:, 0], torch.inf),
         )
 
-    def step(self, threat: ThreatModel, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
+    def step(self, threat: Ball, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
         state = noted(threat, batch, state, seen)
         loss = threat.size(state.delta).square() - state.c * seen.loss
         look = state.moves % max(self.steps // LOOKS, 1) == 0
@@ -147,7 +148,7 @@ def first_round(batch: Batch, c: float) -> dict[str, Any]:
     }
 
 
-def noted(threat: ThreatModel, batch: Batch, state: R, seen: Seen) -> R:
+def noted(threat: Ball, batch: Batch, state: R, seen: Seen) -> R:
     """The state after a look at the point it asked about. NaN fools nobody."""
     size = threat.size(state.delta)
     fools = (seen.logits.argmax(dim=1) != batch.y) & ~seen.logits.isnan().any(dim=1)

@@ -5,7 +5,7 @@ import torch
 
 from ...problem.losses import Loss
 from ...problem.shapes import Inputs, per_example
-from ...problem.threats import ThreatModel
+from ...problem.threats import Ball
 from ..attack import Batch, GradientAttack, Seen, where_rows
 from .carlini_wagner import RoundState, check_search, first_round, hinge, hinge_targeted, next_round, noted
 
@@ -18,7 +18,7 @@ class EADState(RoundState):
 
 
 @dataclass(frozen=True)
-class EAD(GradientAttack[EADState]):
+class EAD(GradientAttack[Ball, EADState]):
     """Elastic-net attack: FISTA on the loss of Carlini and Wagner plus beta times the l_1 norm.
 
     Chen et al. 2018, algorithm 1, https://arxiv.org/abs/1709.04114, with decision rule l_1 and confidence 0. Numbers
@@ -31,6 +31,7 @@ class EAD(GradientAttack[EADState]):
     source: ClassVar[str] = "Elastic-net attack, Chen et al. 2018, https://arxiv.org/abs/1709.04114"
     threats: ClassVar[tuple[str, ...]] = ("l1",)
     precise: ClassVar[bool] = True
+    minimises: ClassVar[bool] = True
 
     steps: int = 1000  # moves per round
     targets: int = 0
@@ -46,13 +47,13 @@ class EAD(GradientAttack[EADState]):
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
-    def visits(self, threat: ThreatModel) -> int:
+    def visits(self, threat: Ball) -> int:
         return self.rounds * (self.steps + 1)  # every round first looks at the image
 
-    def start(self, threat: ThreatModel, batch: Batch) -> EADState:
+    def start(self, threat: Ball, batch: Batch) -> EADState:
         return EADState(**first_round(batch, self.c), shrunk=torch.zeros_like(batch.x))
 
-    def step(self, threat: ThreatModel, batch: Batch, state: EADState, seen: Seen) -> EADState:
+    def step(self, threat: Ball, batch: Batch, state: EADState, seen: Seen) -> EADState:
         state = noted(threat, batch, state, seen)
         over = state.moves == self.steps
         return where_rows(over, next_round(state, self.start(threat, batch)), self._moved(batch, state, seen))

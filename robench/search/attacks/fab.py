@@ -7,7 +7,7 @@ from ...errors import UserError
 from ...problem.losses import TARGETED, Loss
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
-from ...problem.threats import ThreatModel
+from ...problem.threats import Ball
 from ..attack import Batch, GradientAttack, Seen, State
 from .hyperplane import to_hyperplane
 
@@ -15,7 +15,7 @@ TINY = 1e-8  # keeps 0 / 0 away where neither point has a way to go
 
 
 @dataclass(frozen=True)
-class FAB(GradientAttack[State]):
+class FAB(GradientAttack[Ball, State]):
     """Fast adaptive boundary: steps onto the linearised boundary with one class, drawn towards the image.
 
     The targeted form, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, as in AutoAttack. It looks for the
@@ -29,6 +29,7 @@ class FAB(GradientAttack[State]):
     source: ClassVar[str] = "Fast adaptive boundary, Croce and Hein 2020, https://arxiv.org/abs/1907.02044"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     precise: ClassVar[bool] = True  # it walks along the boundary
+    minimises: ClassVar[bool] = True
 
     steps: int = 100
     targets: int = 9
@@ -48,12 +49,12 @@ class FAB(GradientAttack[State]):
     def objective(self) -> Loss:
         return TARGETED["margin"]
 
-    def start(self, threat: ThreatModel, batch: Batch) -> State:
+    def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
         return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)) / 2)  # half way, as the authors
 
-    def step(self, threat: ThreatModel, batch: Batch, state: State, seen: Seen) -> State:
+    def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
         fooled = seen.logits.argmax(dim=1) != batch.y
         here = torch.where(per_example(fooled, state.delta), self.beta * state.delta, state.delta)
 

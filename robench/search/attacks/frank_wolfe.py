@@ -9,7 +9,7 @@ from ...errors import UserError
 from ...problem.losses import UNTARGETED, Loss
 from ...problem.noise import normal
 from ...problem.shapes import per_example
-from ...problem.threats import ThreatModel, room
+from ...problem.threats import Ball, room
 from ..attack import Batch, GradientAttack, Seen, State
 from .apgd import level
 
@@ -24,7 +24,7 @@ class FrankWolfeState(State):
 
 
 @dataclass(frozen=True)
-class FrankWolfe(GradientAttack[FrankWolfeState]):
+class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
     """Conditional gradients: each move goes 2 / (t + 2) of the way to the member best for a linear loss.
 
     Frank and Wolfe 1956; for l_1 attacks Kang et al. 2019, https://arxiv.org/abs/1908.08016. In ball and box
@@ -48,13 +48,13 @@ class FrankWolfe(GradientAttack[FrankWolfeState]):
     def objective(self) -> Loss:
         return UNTARGETED[self.loss]
 
-    def start(self, threat: ThreatModel, batch: Batch) -> FrankWolfeState:
+    def start(self, threat: Ball, batch: Batch) -> FrankWolfeState:
         delta = torch.zeros_like(batch.x)
         if self.random_start:
             delta = threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x))
         return FrankWolfeState(delta, taken=torch.zeros_like(batch.keys))
 
-    def step(self, threat: ThreatModel, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
+    def step(self, threat: Ball, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
         flat = seen.grad.flatten(1)
         size, wall = flat.abs(), room(flat, batch.x.flatten(1))
         last = level(size, threat.r, wall)  # the gradient at which the radius is used up; those that tie share

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...problem.shapes import Inputs, PerExample
-from ...problem.threats import L1, Linf, ThreatModel, room
+from ...problem.threats import L1, Ball, Linf, room
 from .apgd import level
 
 Rows = Float[Tensor, "B N"]
@@ -17,7 +17,7 @@ NEWTON = 12
 TINY = 1e-30  # keeps 0 / 0 away
 
 
-def to_hyperplane(threat: ThreatModel, x: Inputs, slope: Inputs, value: PerExample) -> Inputs:
+def to_hyperplane(threat: Ball, x: Inputs, slope: Inputs, value: PerExample) -> Inputs:
     """The move of least size (l_inf, l_2, l_1) from images x to where `value + slope . move` is 0, inside the box.
 
     Croce and Hein 2020, section 3.1, https://arxiv.org/abs/1907.02044. Where the box ends before the hyperplane it

@@ -5,12 +5,12 @@ import torch
 
 from ...problem.losses import TARGETED, UNTARGETED, Loss
 from ...problem.noise import normal
-from ...problem.threats import ThreatModel, inward
+from ...problem.threats import Ball, inward
 from ..attack import Batch, GradientAttack, Seen, State
 
 
 @dataclass(frozen=True)
-class PGD(GradientAttack[State]):
+class PGD(GradientAttack[Ball, State]):
     """Projected gradient ascent, Madry et al. 2018. https://arxiv.org/abs/1706.06083
 
     Along the steepest direction of the threat model: signs for l_inf, the unit gradient for l_2, the one
@@ -36,11 +36,11 @@ class PGD(GradientAttack[State]):
         """The length of a step, in radii."""
         return 2.5 / self.steps if self.step_size is None else self.step_size
 
-    def start(self, threat: ThreatModel, batch: Batch) -> State:
+    def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
         return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)))
 
-    def step(self, threat: ThreatModel, batch: Batch, state: State, seen: Seen) -> State:
+    def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
         uphill = threat.steepest(inward(seen.grad, state.delta, batch.x))
         return State(threat.project(state.delta + self.stride * threat.r * uphill, batch.x))

@@ -8,12 +8,12 @@ from ...errors import UserError
 from ...problem.losses import UNTARGETED, Loss
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, per_example
-from ...problem.threats import ThreatModel, inward
+from ...problem.threats import Ball, inward
 from ..attack import Batch, GradientAttack, Seen, State
 
 
 @dataclass(frozen=True)
-class SLIDE(GradientAttack[State]):
+class SLIDE(GradientAttack[Ball, State]):
     """Sparse l_1 descent, Tramèr and Boneh 2019, algorithm 1. https://arxiv.org/abs/1904.13000
 
     Each step is shared equally by the coordinates of the largest gradients, so that more of the image moves
@@ -41,12 +41,12 @@ class SLIDE(GradientAttack[State]):
     def objective(self) -> Loss:
         return UNTARGETED[self.loss]
 
-    def start(self, threat: ThreatModel, batch: Batch) -> State:
+    def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
         return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)))
 
-    def step(self, threat: ThreatModel, batch: Batch, state: State, seen: Seen) -> State:
+    def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
         uphill = sparse(inward(seen.grad, state.delta, batch.x), self.percentile)
         return State(threat.project(state.delta + self.step_size * threat.r * uphill, batch.x))
 

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...problem.losses import margin
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_example
-from ...problem.threats import L1, Linf, ThreatModel
+from ...problem.threats import L1, Ball, Linf
 from ..attack import Batch, Candidates, ScoreAttack, State
 
 CHANGES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 steps: past each, the squares' area is halved
@@ -33,7 +33,7 @@ class SquareState(State):
 
 
 @dataclass(frozen=True)
-class Square(ScoreAttack[SquareState]):
+class Square(ScoreAttack[Ball, SquareState]):
     """Random search over squares that shrink: a change stays where it raises the margin.
 
     Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049; l_1 from Croce and Hein 2021,
@@ -56,17 +56,15 @@ class Square(ScoreAttack[SquareState]):
         if not 0 < self.p_init <= 1:
             raise UserError(f"square cannot take p_init={self.p_init}: it is a share of the image, above 0 and up to 1")
 
-    def start(self, threat: ThreatModel, batch: Batch) -> SquareState:
+    def start(self, threat: Ball, batch: Batch) -> SquareState:
         delta = _stripes(threat, batch) if isinstance(threat, Linf) else _tiles(threat, batch)
         unseen = torch.full_like(delta.flatten(1)[:, 0], -torch.inf)
         return SquareState(delta, best=delta, margin=unseen, taken=torch.zeros_like(batch.keys))
 
-    def query(self, threat: ThreatModel, batch: Batch, state: SquareState) -> Candidates:
-        return state.delta.unsqueeze(1)
+    def query(self, threat: Ball, batch: Batch, state: SquareState) -> Candidates:
+        return (batch.x + state.delta).unsqueeze(1)
 
-    def step(
-        self, threat: ThreatModel, batch: Batch, state: SquareState, logits: Float[Tensor, "L W K"]
-    ) -> SquareState:
+    def step(self, threat: Ball, batch: Batch, state: SquareState, logits: Float[Tensor, "L W K"]) -> SquareState:
         value = margin(logits.squeeze(1), batch.y)
         better = value > state.margin  # NaN is no better
         best = torch.where(per_example(better, state.delta), state.delta, state.best)
@@ -90,7 +88,7 @@ class Square(ScoreAttack[SquareState]):
             sides.append(min(side + (least > 1 and side % 2 == 0), h, w))
         return tuple(sides)
 
-    def _repaint(self, threat: ThreatModel, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
+    def _repaint(self, threat: Ball, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
         """l_inf: a square of every channel goes all the way up or down."""
         _, c, h, w = best.shape
         noise = uniform(batch.keys, taken + 1, 2 + c)
@@ -101,7 +99,7 @@ class Square(ScoreAttack[SquareState]):
         same = (new - best).flatten(1).abs().amax(dim=1) <= SAME * threat.r
         return torch.where(per_example(same, new), threat.project(torch.where(square, -paint, best), batch.x), new)
 
-    def _move_mass(self, threat: ThreatModel, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
+    def _move_mass(self, threat: Ball, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
         """l_2 and l_1: what a second square held, and what was unused, goes into the first, in a new pattern."""
         p = 1 if isinstance(threat, L1) else 2
         _, c, h, w = best.shape
@@ -121,14 +119,14 @@ class Square(ScoreAttack[SquareState]):
         return _fitted(threat, new, batch.x)
 
 
-def _stripes(threat: ThreatModel, batch: Batch) -> Images:
+def _stripes(threat: Ball, batch: Batch) -> Images:
     """Every column of every channel all the way up or down."""
     _, c, _, w = batch.x.shape
     signs = _signs(uniform(batch.keys, 0, c * w)).view(-1, c, 1, w)
     return threat.project((threat.r * signs).expand_as(batch.x), batch.x)
 
 
-def _tiles(threat: ThreatModel, batch: Batch) -> Images:
+def _tiles(threat: Ball, batch: Batch) -> Images:
     """The image tiled with patterns of random sign and orientation."""
     _, c, h, w = batch.x.shape
     side = max(min(h, w) // TILES, 1)
@@ -142,7 +140,7 @@ def _tiles(threat: ThreatModel, batch: Batch) -> Images:
     return _fitted(threat, tiled, batch.x)
 
 
-def _fitted(threat: ThreatModel, delta: Images, x: Images) -> Images:
+def _fitted(threat: Ball, delta: Images, x: Images) -> Images:
     """Into ball and box; under l_2 the whole radius is used before the box cuts."""
     if isinstance(threat, L1):
         return threat.nearest(delta, x)
