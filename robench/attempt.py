@@ -53,6 +53,7 @@ class Attempt:
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
     _blind: set[int] = field(default_factory=set)
+    _raised: dict[int, str] = field(default_factory=dict)
 
     def take(self, ended: Sequence[Ended]) -> set[Broken]:
         """Judge what was found, and note what was not. Returns what is now known to be broken."""
@@ -62,6 +63,8 @@ class Attempt:
                 self._nan.add(self._number(end.item))
             if end.dropped:
                 self._note_spent(end, done=False)
+            elif end.error:
+                self._raised[self._number(end.item)] = end.error
             elif end.blind:
                 self._blind.add(self._number(end.item))
             elif (str(self.threat), end.item.row) in broken:
@@ -90,6 +93,7 @@ class Attempt:
         run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
         why = NO_START if self.job.attack.comes_from_outside else BLIND
         failures = [Failure(number, name, self.planned.spec, why) for number in self._blind]
+        failures += [Failure(number, name, self.planned.spec, error) for number, error in self._raised.items()]
         if self.job.error:  # what it had still to do stays open
             numbers = sorted(self.court.split.numbers[row] for row in self.job.unfinished)
             failures += [Failure(number, name, self.planned.spec, self.job.error) for number in numbers]
@@ -98,7 +102,7 @@ class Attempt:
 
     def written(self) -> None:
         """The transaction has succeeded: what it wrote need not be kept."""
-        for written in (self._found, self._changed, self._nan, self._blind):
+        for written in (self._found, self._changed, self._nan, self._blind, self._raised):
             written.clear()
 
     def _judge(self, finds: Sequence[tuple[Ended, Tensor]]) -> set[Broken]:
@@ -222,8 +226,3 @@ def _aims(court: Court, rows: Sequence[int], targets: int) -> Callable[[int], Se
         best = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
         likeliest |= dict(zip(some, best, strict=True))
     return lambda row: likeliest[row]
-
-
-def planned_items(choice: AttackChoice, classes: int) -> int:
-    """How many searches an attack makes on each example it cannot break."""
-    return choice.restarts * max(1, min(choice.attack.targets, classes - 1))

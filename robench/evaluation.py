@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from . import __version__
-from .attempt import Attempt, Broken, Court, planned_items, prepare
+from .attempt import Attempt, Broken, Court, prepare
 from .errors import UserError
 from .evidence.records import Clean, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from .evidence.referee import Referee, fooled
@@ -23,6 +23,7 @@ from .problem.classifier import Classifier, Identity
 from .problem.losses import margin
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
+from .protocols.cost import planned_items
 from .results.summary import Summary, summarise
 from .search.job import Ended, Job
 from .search.loop import Engine
@@ -192,7 +193,7 @@ class Evaluation:
         pilots = [
             (choice.threat, attack)
             for choice in self.protocol.threats
-            if (attack := next((a.attack for a in choice.attacks if not a.attack.targets), None)) is not None
+            for attack in [a.attack for a in choice.attacks if not a.attack.targets and not a.attack.precise][:1]
         ]
         correct = {c.example for c in self.run.evidence().clean if c.correct}
         rows = [row for row, number in enumerate(self.split.numbers) if number in correct][:PILOT]

@@ -4,25 +4,36 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from .. import protocols
-from ..errors import unknown
+from .. import api, protocols
+from ..api import Subject
+from ..errors import UserError, unknown
+from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
+from ..problem.checkpoints import locate
 from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
+from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
 from ..problem.threats import THREATS
+from ..protocols import Protocol, cost
+from ..protocols.suites import ABOUT, SUITES, attacked
 from ..recipes import RECIPES
 from ..search.attacks import ATTACKS
 from .options import debug_option
+
+CLASSES = 10  # where no model says how many
 
 Lines = Iterator[tuple[str, str]]
 
 
 def _attacks() -> Lines:
-    return ((a.name, f"{a.source} [{', '.join(a.threats)}]") for a in ATTACKS.values())
+    for a in ATTACKS.values():
+        yield a.name, f"{a.source} [{', '.join(a.threats)}]"
+    for name in SUITES:
+        yield name, f"{ABOUT[name]} [{', '.join(attacked(name))}]"
 
 
 def _threats() -> Lines:
-    return ((f"{t.name}:RADIUS", t.meaning) for t in THREATS.values())
+    return ((t.form, t.meaning) for t in THREATS.values())
 
 
 def _protocols() -> Lines:
@@ -62,20 +73,53 @@ KINDS: dict[str, Callable[[], Lines]] = {
 @click.argument("kind", metavar="|".join(KINDS))
 @debug_option
 @click.option("-v", "--verbose", is_flag=True, help="With protocols and models: all their numbers.")
-def command(kind: str, verbose: bool) -> None:
+@click.option("--model", metavar="NAME|FILE", help="With protocols -v: estimate what they would cost for this model.")
+def command(kind: str, verbose: bool, model: str | None) -> None:
     """What is there, one line each, with its source.
 
     \b
     robench list attacks
     robench list protocols -v
+    robench list protocols -v --model mnist-adv-linf
     """
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
+    if model is not None and (kind != "protocols" or not verbose):
+        raise UserError("--model estimates the cost of protocols; write robench list protocols -v --model NAME")
+    classifier = _classifier(model) if model is not None else None
+    rate = cost.measured_rate(classifier) if classifier is not None else None
     rows = list(KINDS[kind]())
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         click.echo(f"{name:<{width}}  {text}")
         if verbose and kind == "protocols":
-            click.echo("\n" + (protocols.HERE / f"{name}.toml").read_text())
+            path = protocols.HERE / f"{name}.toml"
+            click.echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), classifier, rate)}\n")
         if verbose and kind == "models":
             click.echo("\n" + zoo_card(name).read_text())
+
+
+def _classifier(model: str) -> Classifier:
+    card = locate(model)[1]
+    if card is None or not card.data:
+        raise UserError(f"{model} has no card that says what it takes; name a bundled model, such as mnist-adv-linf")
+    return Subject(model, device=api.pick_device("auto")).load(datasets.load(card.data)).classifier
+
+
+def _costs(protocol: Protocol, classifier: Classifier | None, rate: cost.Rate | None) -> str:
+    """What an example that stands to the end costs, and how long the whole may take."""
+    classes = classifier.classes if classifier is not None else CLASSES
+    each = cost.of_protocol(protocol, classes)
+    lines = [f"An example of {classes} classes that stands to the end costs {each}."]
+    if classifier is not None and rate is not None and protocol.examples and protocol.examples.isdigit():
+        n = int(protocol.examples)
+        lines.append(
+            f"At the rate of {classifier.name} here ({rate.gradients:,.0f} gradients or {rate.forwards:,.0f} forward"
+            f" passes a second) {n:,} of them take up to {_duration(n * rate.seconds(each))}; what falls costs less."
+        )
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(minutes, 1)} min"

@@ -12,6 +12,8 @@ from ..problem.threats import ThreatModel
 from ..search.attack import AnyAttack
 from ..search.attacks import ATTACKS, build
 from ..search.attacks import parse as parse_attack
+from . import suites
+from .suites import SUITES, Entry
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,6 +21,9 @@ else:
     import tomli as tomllib
 
 HERE = Path(__file__).parent
+
+# Of threats that a protocol does not speak of.
+USUAL = {"rt": ["grid"], "affine-lp": ["affine-lp(splits=11)"], "affine-rt": ["affine-rt(splits=11)"]}
 
 
 @dataclass(frozen=True)
@@ -59,22 +64,26 @@ class Protocol:
         return replace(self, name=f"{self.name}, own threats", threats=tuple(map(self._choice, texts)))
 
     def with_attacks(self, texts: Sequence[str]) -> "Protocol":
-        """Other attacks, the same on every threat."""
-        choices = _labelled([_attack_choice(*parse_attack(text)) for text in texts])
-        for threat in self.threats:
-            for choice in choices:
-                _check(choice.attack, threat.threat)
-        return replace(
-            self,
-            name=f"{self.name}, own attacks",
-            threats=tuple(ThreatChoice(t.threat, choices) for t in self.threats),
-        )
+        """Other attacks, each on every threat it can attack."""
+        entries = [_entry(text) for text in texts]
+        for entry in entries:
+            if not any(_fits(entry, t.threat) for t in self.threats):
+                raise _unfit(entry, self.threats[0].threat)
+        threats = []
+        for t in self.threats:
+            fit = [entry for entry in entries if _fits(entry, t.threat)]
+            if entries and not fit:
+                raise _unfit(entries[0], t.threat)
+            threats.append(ThreatChoice(t.threat, _choices(fit, t.threat)))
+        return replace(self, name=f"{self.name}, own attacks", threats=tuple(threats))
 
     def _choice(self, text: str) -> ThreatChoice:
         threat = threats.parse(text)
         for choice in self.threats:
             if choice.threat.name == threat.name:
                 return ThreatChoice(threat, choice.attacks)
+        if threat.name in USUAL:
+            return ThreatChoice(threat, _choices(map(_entry, USUAL[threat.name]), threat))
         raise UserError(
             f"the protocol {self.name} has no attacks for {threat.name}; name some with --attack ({', '.join(ATTACKS)})"
         )
@@ -135,18 +144,45 @@ def read(path: Path) -> Protocol:
 def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
     _refuse_unknown("entry of [[threat]]", entry, ("threat", "attacks"))
     threat = threats.parse(str(entry["threat"]))
-    attacks = _labelled([_attack_choice(str(a.pop("attack")), a) for a in map(dict, entry["attacks"])])
-    for choice in attacks:
-        _check(choice.attack, threat)
-    return ThreatChoice(threat, attacks)
+    for entry_of_attack in entry["attacks"]:
+        if not _fits(entry_of_attack, threat):
+            raise _unfit(entry_of_attack, threat)
+    return ThreatChoice(threat, _choices(entry["attacks"], threat))
 
 
-def _attack_choice(name: str, settings: dict[str, Any]) -> AttackChoice:
-    restarts = settings.pop("restarts", 1)
-    label = str(settings.pop("label", name))
+def _entry(text: str) -> Entry:
+    """An attack of the command line as a protocol writes it."""
+    name, settings = parse_attack(text)
+    return {"attack": name, **settings}
+
+
+def _fits(entry: Entry, threat: ThreatModel) -> bool:
+    """Whether the attack, or the suite, attacks the threat."""
+    name = str(entry["attack"])
+    return threat.name in (suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats)
+
+
+def _unfit(entry: Entry, threat: ThreatModel) -> UserError:
+    name = str(entry["attack"])
+    attacked = suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats
+    return UserError(f"{name} does not attack {threat.name}; it attacks {', '.join(attacked)}")
+
+
+def _choices(entries: Iterable[Entry], threat: ThreatModel) -> tuple[AttackChoice, ...]:
+    return _labelled([_attack_choice(e) for entry in entries for e in suites.expanded(entry, threat.name)])
+
+
+def _name_and_settings(entry: Entry) -> tuple[str, dict[str, Any]]:
+    settings = {key: value for key, value in entry.items() if key not in ("attack", "label", "restarts")}
+    return str(entry["attack"]), settings
+
+
+def _attack_choice(entry: Entry) -> AttackChoice:
+    name, settings = _name_and_settings(entry)
+    restarts = entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
-    return AttackChoice(label, build(name, settings), restarts)
+    return AttackChoice(str(entry.get("label", name)), build(name, settings), restarts)
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
@@ -168,8 +204,3 @@ def _refuse_unknown(kind: str, table: dict[str, Any], known: Sequence[str]) -> N
     for key in table:
         if key not in known:
             raise unknown(kind, key, known)
-
-
-def _check(attack: AnyAttack, threat: ThreatModel) -> None:
-    if threat.name not in attack.threats:
-        raise UserError(f"{attack.name} does not attack {threat.name}; it attacks {', '.join(attack.threats)}")

@@ -35,6 +35,7 @@ class ThreatModel(ABC):
     """
 
     name: ClassVar[str]
+    form: ClassVar[str]  # how it is written, by an example
     meaning: ClassVar[str]  # one line for `robench list threats`
 
     @abstractmethod

@@ -28,6 +28,7 @@ class Linf(Ball):
     """Every pixel moves by at most `radius`."""
 
     name: ClassVar[str] = "linf"
+    form: ClassVar[str] = "linf:8/255"
     meaning: ClassVar[str] = "every pixel moves by at most the radius"
 
     def size(self, delta: Inputs) -> PerExample:
@@ -52,6 +53,7 @@ class L2(Ball):
     """Perturbations of Euclidean length at most `radius`."""
 
     name: ClassVar[str] = "l2"
+    form: ClassVar[str] = "l2:0.5"
     meaning: ClassVar[str] = "Euclidean length of the change at most the radius"
 
     def size(self, delta: Inputs) -> PerExample:
@@ -97,6 +99,7 @@ class L1(Ball):
     """The absolute changes of all pixels add up to at most `radius`."""
 
     name: ClassVar[str] = "l1"
+    form: ClassVar[str] = "l1:12"
     meaning: ClassVar[str] = "absolute changes of all pixels add up to at most the radius"
 
     def size(self, delta: Inputs) -> PerExample:
@@ -167,6 +170,7 @@ class L0(Ball):
     """At most `radius` pixels change; a pixel of several channels counts once."""
 
     name: ClassVar[str] = "l0"
+    form: ClassVar[str] = "l0:10"
     meaning: ClassVar[str] = "at most so many pixels change (all channels of a pixel together)"
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import UserError, unknown
 from ...problem.losses import UNTARGETED
 from ..attack import AnyAttack
+from .affine import AffineLp, AffineRTAttack
 from .apgd import APGD
 from .carlini_wagner import CarliniWagner
 from .ead import EAD
@@ -15,10 +16,16 @@ from .fab import FAB
 from .frank_wolfe import FrankWolfe
 from .pgd import PGD
 from .slide import SLIDE
+from .spatial import Grid, RandomPoses
 from .square import Square
 
 ATTACKS: dict[str, type[AnyAttack]] = {
-    a.name: a for a in (PGD, APGD, SLIDE, FrankWolfe, Square, FAB, CarliniWagner, EAD)
+    a.name: a
+    for a in (
+        *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
+        *(CarliniWagner, EAD),
+        *(Grid, RandomPoses, AffineLp, AffineRTAttack),
+    )
 }
 
 

@@ -1,0 +1,123 @@
+"""Rotations and translations of the whole image."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import UserError
+from ..shapes import Inputs, Mask, PerExample
+from .base import WITNESS, ThreatModel, Witness, fraction_text, in_box
+
+SAME = (
+    2.0**-16
+)  # two resamplings, on other devices or in other batches, differ by less; a grey level is 250 times as much
+EDGE = 1e-6  # of the limits: float32 rounding of a witness
+
+Images = Float[Tensor, "B C H W"]
+
+
+@dataclass(frozen=True)
+class RT(ThreatModel):
+    """The image rotated about its middle, then shifted: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
+
+    Both resample bilinearly, one after the other; what comes from outside the frame is black. A positive tx moves the
+    content to the right, a positive ty down; a positive angle turns it anticlockwise. Without padding, what a rotation
+    pushes out of the frame is lost before the shift; with it, the image lies on a black canvas that is so many pixels
+    wider on each side, as in the authors' CIFAR-10 code.
+    """
+
+    name: ClassVar[str] = "rt"
+    form: ClassVar[str] = "rt:3px,30deg"
+    meaning: ClassVar[str] = "rotated, then shifted along both axes, by at most so much; rt:3px,30deg,pad16 on a canvas"
+
+    pixels: Fraction
+    degrees: Fraction
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pixels < 0 or self.degrees < 0 or not self.pixels + self.degrees:
+            raise UserError("rt needs limits of 0 or more, one of them above 0; write it like rt:3px,30deg")
+        if self.degrees > 180:
+            raise UserError(f"rt cannot turn by more than 180 degrees, not {self.degrees}; write it like rt:3px,30deg")
+
+    @classmethod
+    def parse(cls, limits: str) -> "RT":
+        """`3px,30deg` or `3px,30deg,pad16`. Raises ValueError for anything else."""
+        match = re.fullmatch(r"([\d./]+)px,([\d./]+)deg(?:,pad(\d+))?", limits.replace(" ", ""))
+        if not match:
+            raise ValueError(limits)
+        return cls(Fraction(match[1]), Fraction(match[2]), int(match[3] or 0))
+
+    def __str__(self) -> str:
+        canvas = f",pad{self.padding}" if self.padding else ""
+        return f"rt:{fraction_text(self.pixels)}px,{fraction_text(self.degrees)}deg{canvas}"
+
+    def limits(self, like: Tensor) -> Float[Tensor, "3"]:
+        """The most of tx and ty in pixels, and of the angle in degrees."""
+        return like.new_tensor([float(self.pixels), float(self.pixels), float(self.degrees)])
+
+    def apply(self, x: Inputs, witness: Witness) -> Inputs:
+        """The images moved as the witness says."""
+        canvas = F.pad(x, [self.padding] * 4)
+        moved = _shifted(_rotated(canvas, witness[:, 2]), witness[:, 0], witness[:, 1])
+        height, width = x.shape[-2:]
+        cut = moved[..., self.padding : self.padding + height, self.padding : self.padding + width]
+        still = (witness == 0).all(dim=1)[:, None, None, None]
+        return torch.where(still, x, cut.clamp(0, 1))
+
+    def share(self, witness: Witness) -> PerExample:
+        """How much of its limits each move uses: the largest of the three shares."""
+        most = self.limits(witness.double())
+        used = witness.double().abs()
+        return torch.where(most > 0, used / most.clamp(min=1e-30), torch.where(used > 0, torch.inf, 0.0)).amax(dim=1)
+
+    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
+        return in_box(x_adv) & (self.measure(x_adv, x, witness) <= 1 + EDGE)
+
+    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+        """The share of the limits that is used; infinite where the witness does not lead to the image."""
+        if witness is None:
+            witness = x.new_zeros(len(x), WITNESS)
+        apart = (x_adv - self.apply(x, witness)).flatten(1).abs().amax(dim=1)
+        return torch.where(apart <= SAME, self.share(witness), torch.inf)
+
+
+def _rotated(x: Images, degrees: PerExample) -> Images:
+    """Turned about the middle, anticlockwise."""
+    i, j = _pixels(x)
+    angle = torch.deg2rad(degrees)[:, None, None]
+    down, right = i - (x.shape[-2] - 1) / 2, j - (x.shape[-1] - 1) / 2
+    rows = down * angle.cos() + right * angle.sin() + (x.shape[-2] - 1) / 2
+    columns = right * angle.cos() - down * angle.sin() + (x.shape[-1] - 1) / 2
+    return _at(x, rows, columns)
+
+
+def _shifted(x: Images, tx: PerExample, ty: PerExample) -> Images:
+    """The content moved tx to the right and ty down."""
+    i, j = _pixels(x)
+    blank = x.new_zeros(len(x), *x.shape[-2:])
+    return _at(x, blank + i - ty[:, None, None], blank + j - tx[:, None, None])
+
+
+def _pixels(x: Images) -> tuple[Float[Tensor, "H 1"], Float[Tensor, "W"]]:
+    height, width = x.shape[-2:]
+    rows = torch.arange(height, device=x.device, dtype=x.dtype)
+    return rows[:, None], torch.arange(width, device=x.device, dtype=x.dtype)
+
+
+def _at(x: Images, rows: Float[Tensor, "B H W"], columns: Float[Tensor, "B H W"]) -> Images:
+    """The image between its pixels, bilinearly; black outside."""
+    height, width = x.shape[-2:]
+    grid = torch.stack([_from_middle(columns, width), _from_middle(rows, height)], dim=3)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _from_middle(place: Tensor, length: int) -> Tensor:
+    """Pixel numbers as shares of half the image, from its middle: its edges lie at -1 and 1."""
+    return (2 * place + 1) / length - 1
