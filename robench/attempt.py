@@ -121,7 +121,8 @@ class Attempt:
             in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1], witness)
             for i, (end, _) in enumerate(finds):
                 # What was found is judged; only where it holds may its rounding stand in for it.
-                both = as_found[i].accepted and in_8_bits[i].accepted
+                # Not where the smallest is asked for: rounding makes it larger.
+                both = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
                 ruling, image = (in_8_bits[i], rounded[i]) if both else (as_found[i], exact[i])
                 if threat == self.threat or ruling.accepted:
                     self._note_claim(threat, end, ruling, image)

@@ -23,13 +23,14 @@ from robench.problem.losses import UNTARGETED
 from robench.problem.split import Split
 from robench.problem.threats import Ball, parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice
-from robench.search.attack import GradientAttack, State
+from robench.search.attack import GradientAttack, LabelAttack, State
+from robench.search.attacks.fab import FAB
 from robench.search.attacks.pgd import PGD
 from robench.search.job import Ended
 from robench.search.loop import Engine
 from robench.search.pilot import Choice
 
-from .oracles import SHAPE, toy
+from .oracles import SHAPE, Linear, distance, fraction, toy
 
 CLASSES = 4
 QUICK = AttackChoice("quick", PGD(steps=3, step_size=0.25, random_start=False))
@@ -454,6 +455,80 @@ def test_an_attack_that_raises_leaves_its_examples_open_and_is_tried_again(path,
     (threat,) = answered(path, split, ask).threats
     assert {n for _, _, n, _ in searched} == {n for n, letter in enumerate(quick) if letter == "S"}
     assert (threat.open, threat.failures) == (0, ())
+
+
+@dataclass(frozen=True)
+class Stranger(LabelAttack[Ball, State]):
+    """Comes from outside: asks about one image far from the example, black or bright by the label."""
+
+    name: ClassVar[str] = "stranger"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+    comes_from_outside: ClassVar[bool] = True
+
+    steps: int = 1
+    targets: int = 0
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def query(self, threat, batch, state):
+        return torch.zeros_like(batch.x).unsqueeze(1)
+
+    def step(self, threat, batch, state, labels):
+        return state
+
+
+def test_an_attack_without_a_start_leaves_the_example_open_and_with_one_it_has_spent_its_search(path):
+    split = images()
+    black = as_classifier(net())(torch.zeros(1, *SHAPE)).argmax().item()  # these have no start
+    (threat,) = answered(path, split, asking("linf:0.06", attacks=(AttackChoice("stranger", Stranger()),))).threats
+    expected = [
+        "W" if n < 3 else "O" if y == black else "S" for n, y in zip(split.numbers, split.y.tolist(), strict=True)
+    ]
+    assert "O" in expected
+    assert "S" in expected
+    assert threat.outcomes == "".join(expected)
+    (failure,) = threat.failures
+    assert failure.error == "found no start: none of the images it tried fools the model"
+
+
+# The curve
+
+
+def linear_subject(n=20):
+    module = Linear(2)
+    model = Classifier(module, name="linear", architecture="oracle", shape=SHAPE, classes=2)
+    split = toy(model, n, spread=0.3, edges=False)
+    return module, model, split, [distance(module, split.x[row], int(split.y[row]), "l2") for row in range(n)]
+
+
+@pytest.mark.parametrize("every_attack", [False, True])
+def test_the_curve_of_a_minimum_norm_attack_is_accuracy_against_radius(every_attack):
+    _, model, split, distances = linear_subject()
+    radius = 2 * sorted(distances)[10]
+    choices = (QUICK, AttackChoice("fab", FAB(steps=20, eta=1.01)))
+    ask = Protocol("tiny", "", "toy", None, 0, (ThreatChoice(parse(f"l2:{fraction(radius)}"), choices),))
+    plan = make_plan(model, split, ask, seed=0, every_attack=every_attack, curve=True, lanes=8)
+    with RunFile.in_memory() as run:
+        summary = Evaluation(plan, ask, model, Referee(model), split, run).answer()
+        sizes = {c.example: v.size for c, v in run.evidence().judged() if c.attack.startswith("fab")}
+    within = [n for n, d in enumerate(distances) if d < radius / 1.02]
+    assert set(within) <= set(sizes), "also those that another attack had broken"
+    assert all(distances[n] * (1 - 1e-5) <= sizes[n] <= 1.02 * distances[n] for n in within)
+    curve = summary.threats[0].curve
+    assert curve.radius[0] == 0
+    assert curve.radius[-1] == pytest.approx(radius)
+    assert curve.accuracy[0] == summary.clean.accuracy == 1
+    assert curve.accuracy[-1] == summary.threats[0].accuracy
+    for r, accuracy in zip(curve.radius, curve.accuracy, strict=True):
+        stand = [sum(d > r * slack for d in distances) / len(distances) for slack in (1, 1 / 1.02)]
+        assert min(stand) <= accuracy <= max(stand)
+
+
+def test_without_asking_for_it_there_is_no_curve_and_searches_end_at_their_first_find():
+    (threat,) = alone(images()).threats[:1]
+    assert (threat.curve.radius, threat.curve.accuracy) == ((), ())
 
 
 def test_an_attack_that_raises_does_not_stop_the_next(path):
