@@ -1,0 +1,71 @@
+"""robench's AutoAttack suite and its authors' own code: same model, images, budgets and referee, in one run.
+
+    python benchmarks/autoattack.py [--model NAME] [--threat THREAT] [--examples N] [--seeds N] [--threads N]
+
+Both are evaluations of robench: `--attack autoattack` is our APGD-CE, APGD-T, FAB-T and Square with the official
+budgets, `--attack autoattack-reference` drives the attack classes of the authors. What an attack breaks is what the
+referee accepts. Seconds are those of the attacks.
+"""
+
+import argparse
+from statistics import median
+
+import torch
+from measuring import keep
+
+import robench
+from robench.api import pick_device
+
+OURS, THEIRS = "autoattack", "autoattack-reference"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", default="mnist-adv-linf")
+    parser.add_argument("--threat", action="append", required=True)
+    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    for threat in asked.threat:
+        rows = []
+        for name in (OURS, THEIRS):
+            runs = [evaluated(asked, threat, name, seed) for seed in range(asked.seeds)]
+            taken = [run.cost.seconds for run in runs]
+            rows.append(
+                {
+                    "attack": name,
+                    "standing, summed": sum(run.threats[0].standing for run in runs),
+                    "by seed": " ".join(str(run.threats[0].standing) for run in runs),
+                    "seconds, median": round(median(taken), 1),
+                    "gradients": sum(run.cost.backwards for run in runs),
+                    "forward passes": sum(run.cost.forwards for run in runs),
+                    "open or rejected": sum(r.threats[0].open + sum(r.threats[0].rejected.values()) for r in runs),
+                }
+            )
+        ratio = rows[1]["seconds, median"] / rows[0]["seconds, median"]
+        notes = [
+            f"{asked.examples} images, {asked.seeds} seeds, {asked.threads} threads, float32.",
+            f"The reference takes {ratio:.2g} times as long.",
+        ]
+        name = f"autoattack-suite-{asked.model}-{threat.partition(':')[0]}-{pick_device(asked.device).type}"
+        keep(name, f"AutoAttack and its authors' code: {asked.model}, {threat}", rows, notes, pick_device(asked.device))
+
+
+def evaluated(asked: argparse.Namespace, threat: str, attack: str, seed: int) -> robench.Summary:
+    """One of them, from nothing."""
+    return robench.evaluate(
+        asked.model,
+        threats=[threat],
+        attacks=[attack],
+        examples=asked.examples,
+        seed=seed,
+        device=asked.device,
+        precision="float32",
+    )
+
+
+if __name__ == "__main__":
+    main()
