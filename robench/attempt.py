@@ -1,5 +1,6 @@
 """One attack under one threat: what it still has to do, and what it has found out so far."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from .problem.threats import ThreatModel
 from .problem.threats.base import NO_WITNESS
 from .protocols import AttackChoice
 from .results.outcomes import outcomes
+from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.queue import Item, Waiting
 
@@ -34,6 +36,16 @@ class Court:
     split: Split
     threats: tuple[ThreatModel, ...]
     claim_ids: Iterator[int]
+    claims: Counter[int] = field(default_factory=Counter)  # so far, by example number
+
+    def numbered(self, examples: Iterable[int]) -> list[int]:
+        """For each new claim, by its example: a number that no other claim about this example has had."""
+        counts = Counter(self.claims)
+        numbers = []
+        for example in examples:
+            counts[example] += 1
+            numbers.append(counts[example])
+        return numbers
 
 
 @dataclass
@@ -114,16 +126,23 @@ class Attempt:
         exact = torch.stack([image for _, image in finds])
         rounded = (exact * 255).round() / 255  # what an image file can hold; kept where it serves as well
         witness = torch.tensor([end.witness or NO_WITNESS for end, _ in finds])
-        logits = torch.split(self.court.referee.logits(torch.cat([exact, rounded])), len(rows))
+        referee, n = self.court.referee, len(finds)
+        if referee.passes == 1:
+            both = referee.hear(torch.cat([exact, rounded]), y.repeat(2))
+            heard, heard_rounded = both.part(0, n), both.part(n, 2 * n)
+        else:  # its rounding would be a second chance
+            rounded, heard = exact, referee.hear(exact, y)
+            heard_rounded = heard
+        nth = self.court.numbered(self._number(end.item) for end, _ in finds)
         broken = set()
         for threat in self.court.threats:
-            as_found = self.court.referee.rule(threat, x, y, exact, logits[0], witness)
-            in_8_bits = self.court.referee.rule(threat, x, y, rounded, logits[1], witness)
+            as_found = referee.rule(threat, x, exact, heard, witness, nth)
+            in_8_bits = referee.rule(threat, x, rounded, heard_rounded, witness, nth)
             for i, (end, _) in enumerate(finds):
                 # What was found is judged; only where it holds may its rounding stand in for it.
                 # Not where the smallest is asked for: rounding makes it larger.
-                both = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
-                ruling, image = (in_8_bits[i], rounded[i]) if both else (as_found[i], exact[i])
+                stands_in = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
+                ruling, image = (in_8_bits[i], rounded[i]) if stands_in else (as_found[i], exact[i])
                 if threat == self.threat or ruling.accepted:
                     self._note_claim(threat, end, ruling, image)
                 if ruling.accepted:
@@ -144,8 +163,10 @@ class Attempt:
             backwards=end.backwards if own else 0,
             witness=end.witness if any(end.witness) else (),
         )
-        verdict = Verdict(claim.id, ruling.accepted, ruling.rejection, ruling.reason, ruling.size, ruling.margin)
+        r = ruling
+        verdict = Verdict(claim.id, r.accepted, r.rejection, r.reason, r.size, r.margin, r.passes)
         self._found.append((claim, verdict, image))
+        self.court.claims[claim.example] += 1
 
     def _note_spent(self, end: Ended, *, done: bool) -> None:
         """A search in vain, and what it cost. One that was dropped is not done, but has cost something."""
@@ -196,13 +217,18 @@ def prepare(
         threat=threat,
         planned=planned,
         court=court,
-        job=Job(threat, choice.attack, waiting, smallest=smallest),
+        job=Job(threat, choice.attack, waiting, smallest, eot=_eot(plan, choice)),
         every_attack=every_attack,
         spent=spent,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
     )
+
+
+def _eot(plan: Plan, choice: AttackChoice) -> int:
+    """A library asks as often as it likes: its loop is its own."""
+    return 1 if isinstance(choice.attack, ForeignAttack) else plan.eot
 
 
 def _items(
@@ -223,7 +249,7 @@ def _aims(court: Court, rows: Sequence[int], targets: int) -> Callable[[int], Se
     likeliest: dict[int, list[int]] = {}
     for some in (rows[begin : begin + AIMED_AT_ONCE] for begin in range(0, len(rows), AIMED_AT_ONCE)):
         y = court.split.y[list(some)]
-        logits = court.referee.logits(court.split.x[list(some)]).scatter(1, y[:, None], -torch.inf)
+        logits = court.referee.hear(court.split.x[list(some)], y).logits.scatter(1, y[:, None], -torch.inf)
         best = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
         likeliest |= dict(zip(some, best, strict=True))
     return lambda row: likeliest[row]

@@ -4,7 +4,9 @@ Search proposes, evidence decides, results only read.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Protocol as Interface
@@ -17,18 +19,21 @@ from . import __version__
 from .attempt import Attempt, Broken, Court, prepare
 from .errors import UserError
 from .evidence.records import Clean, ModelRecord, Plan, PlannedAttack, PlannedThreat
-from .evidence.referee import Referee, fooled
+from .evidence.referee import PASSES, Referee
 from .evidence.store import RunFile
 from .problem.classifier import Classifier, Identity
-from .problem.losses import margin
+from .problem.randomness import seeded
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .protocols.cost import planned_items
 from .results.summary import Summary, summarise
+from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
 from .search.pilot import PILOT, choose
 
+LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
+EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
 
 
@@ -105,7 +110,8 @@ class Evaluation:
         Each is prepared when lanes fall free for it, by what is known then.
         """
         threats = tuple(choice.threat for choice in self.protocol.threats)
-        court = Court(self.referee, self.split, threats, count(self.run.next_claim()))
+        claims = Counter(claim.example for claim in self.run.evidence().claims)
+        court = Court(self.referee, self.split, threats, count(self.run.next_claim()), claims)
         for place, (choice, planned, attack_choice) in enumerate(self._steps()):
             self._commit()
             attempt = prepare(self.plan, self.run, court, choice.threat, planned, attack_choice)
@@ -128,20 +134,23 @@ class Evaluation:
 
     def _attend(self, engine: Engine, jobs: Iterable[Job]) -> None:
         """Take what the engine finds, and write it down now and then; all of it, whatever happens."""
+        at_random = self.plan.passes > 1
+        noise = seeded(self.plan.seed, self.classifier.device) if at_random else nullcontext()
         clock = committed = time.monotonic()
         try:
-            for ended in engine.work(jobs):
-                now = time.monotonic()
-                self._take(ended, now - clock)
-                clock = now
-                if engine.rows != self.plan.lanes:
-                    self._shrink(engine.rows)
-                if now - committed > COMMIT_EVERY:
-                    self._commit()
-                    self._let_go()
-                    committed = now
-                if now > self.deadline:
-                    break
+            with noise:
+                for ended in engine.work(jobs):
+                    now = time.monotonic()
+                    self._take(ended, now - clock)
+                    clock = now
+                    if engine.rows != self.plan.lanes:
+                        self._shrink(engine.rows)
+                    if now - committed > COMMIT_EVERY:
+                        self._commit()
+                        self._let_go()
+                        committed = now
+                    if now > self.deadline:
+                        break
         finally:
             self._commit()
 
@@ -164,7 +173,7 @@ class Evaluation:
     def _queries_of_each(self, steps: Iterable[tuple[ThreatChoice, PlannedAttack, AttackChoice]]) -> int:
         """What these attacks will ask about an example that stands under every threat."""
         return sum(
-            planned.items * choice.attack.visits(threat.threat) * choice.attack.width
+            planned.items * choice.attack.visits(threat.threat) * choice.attack.width * self.plan.eot
             for threat, planned, choice in steps
         )
 
@@ -188,6 +197,10 @@ class Evaluation:
 
     def _settle(self) -> None:
         """Decide on a precision, where nobody has."""
+        if self.plan.passes > 1:
+            if self.plan.precision not in ("auto", "float32"):
+                self.progress.noted(f"searching in float32, not in {self.plan.precision}: the model answers at random")
+            self._change_plan(msgspec.structs.replace(self.plan, precision="float32"))
         if self.plan.precision != "auto":
             return
         pilots = [
@@ -208,12 +221,24 @@ class Evaluation:
         with self.run.writing():
             self.run.put_plan(plan, self.environment)
 
+    def _judge_at_random(self, passes: int) -> None:
+        """From here on: the model answers at random, so every image is judged over many passes."""
+        eot = EOT if self.protocol.eot is None else self.protocol.eot
+        told = f"the model answers at random: judged over {passes} passes, gradients averaged over {eot}"
+        threats = tuple(_planned(choice, self.classifier.classes, eot) for choice in self.protocol.threats)
+        self.plan = msgspec.structs.replace(self.plan, threats=threats, passes=passes, eot=eot)
+        self.referee = Referee(self.referee.classifier, passes)
+        self.environment["randomness"] = told
+        self.progress.noted(told)
+
     def _begin(self) -> None:
         """The question and the answers before any attack. What is refused has written nothing."""
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
             self.plan = _as_before(self.plan, before)
+            if before.passes > 1:
+                self._judge_at_random(before.passes)
         clean = self._clean_answers()
         with self.run.writing():
             self.run.put_plan(self.plan, self.environment)
@@ -232,12 +257,11 @@ class Evaluation:
         missing = self.split.take(rows) if known else self.split
         if not len(missing):
             return []
-        logits = self.referee.logits(missing.x)
-        _refuse_not_finite(missing, logits)
-        _refuse_random(missing, self.referee)
-        gaps = margin(logits, missing.y).tolist()
-        correct = (~fooled(logits, missing.y)).tolist()
-        answers = zip(missing.numbers, missing.digests, correct, gaps, strict=True)
+        if self.plan.passes == 1 and self.referee.answers_at_random(missing.x[:LOOKED_AT]):
+            self._judge_at_random(PASSES)
+        heard = self.referee.hear(missing.x, missing.y)
+        _refuse_not_finite(missing, heard.logits)
+        answers = zip(missing.numbers, missing.digests, heard.right.tolist(), heard.margin.tolist(), strict=True)
         return [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers]
 
 
@@ -279,12 +303,29 @@ def identity_of(model: ModelRecord) -> Identity:
     return Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
 
 
-def _planned(choice: ThreatChoice, classes: int) -> PlannedThreat:
-    attacks = (PlannedAttack(a.label, a.attack.spec, planned_items(a, classes)) for a in choice.attacks)
+def _planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
+    attacks = (PlannedAttack(a.label, _spec(a, eot), planned_items(a, classes)) for a in choice.attacks)
     return PlannedThreat(str(choice.threat), tuple(attacks))
 
 
+def _spec(choice: AttackChoice, eot: int) -> str:
+    """The attack with every number, that of the passes averaged included."""
+    alone = eot == 1 or isinstance(choice.attack, ForeignAttack)
+    return choice.attack.spec if alone else f"{choice.attack.spec} over {eot} passes"
+
+
+def refuse_other_noise(before: Plan, device: str, path: str) -> None:
+    """Raises UserError where the noise of a model that answers at random cannot be that of the run."""
+    kind, there = device.partition(":")[0], before.device.partition(":")[0]
+    if before.passes > 1 and kind != there:
+        raise UserError(
+            f"{path} is about a model that answers at random, on {there}, and its noise is another on {kind};"
+            f" go on with --device {there}"
+        )
+
+
 def _refuse_another_run(before: Plan, now: Plan, path: str) -> None:
+    refuse_other_noise(before, now.device, path)
     if not identity_of(before.model).same_as(identity_of(now.model)):
         raise UserError(
             f"{path} holds a run of another model ({before.model.name}, weights {before.model.weights_sha256[:8]});"
@@ -311,14 +352,4 @@ def _refuse_not_finite(split: Split, logits: torch.Tensor) -> None:
         raise UserError(
             f"the model answers NaN or infinite logits on {len(bad)} of {len(split)} clean images (first: example"
             f" {split.numbers[bad[0]]} of {split.name}); look for an overflow or a division by 0 in its forward pass"
-        )
-
-
-def _refuse_random(split: Split, referee: Referee) -> None:
-    first = split.x[:8]
-    apart = (referee.logits(first) - referee.logits(first)).abs().amax().item()
-    if apart > 0:
-        raise UserError(
-            f"the model gives different logits for the same images (up to {apart:.3g} apart), and random models"
-            " cannot be judged yet; switch its randomness off, for example dropout that stays on in eval mode"
         )

@@ -26,17 +26,19 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": {"search", "problem", "errors"},
     "protocols": {"search", "problem", "errors"},
     "environment": {"__version__"},
+    "doctor": {"search", "evidence", "problem", "errors", "__version__"},
     "attempt": {"protocols", "search", "evidence", "results", "problem", "errors"},
     "evaluation": {"attempt", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
     "api": {"evaluation", "environment", "protocols", "search", "evidence", "results", "problem", "errors"},
-    "cli": {"api", "evaluation", "protocols", "recipes", "search", "evidence", "results", "problem", "errors"}
+    "cli": {"api", "doctor", "evaluation", "protocols", "recipes", "search", "evidence", "results", "problem", "errors"}
     | {"__version__"},
     "__init__": {"api", "results", "errors"},
     "__main__": {"cli"},
 }
 
 # Other people's attack libraries, and what drags torch vision along: each in its own file under search/foreign/.
-FOREIGN = {"foolbox", "eagerpy", "autoattack", "pyautoattack", "torchvision", "timm", "robustbench"}
+FOREIGN = {"foolbox", "eagerpy", "autoattack", "pyautoattack", "torchattacks", "art", "adv_lib"}
+FOREIGN |= {"torchvision", "timm", "robustbench"}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def test_imports_point_one_way(module):
         ("attempt", "from . import cli"),
         ("api", "from robench.cli.main import main"),
         ("environment", "from .api import evaluate"),
+        ("doctor.cases", "from ..evaluation import Evaluation"),
+        ("doctor.patients", "import torchattacks"),
         ("errors", "from . import evaluate"),
         ("search.attacks.pgd", "import foolbox"),
         ("cli.train", "from torchvision import models"),

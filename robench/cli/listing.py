@@ -18,6 +18,7 @@ from ..protocols import Protocol, cost
 from ..protocols.suites import ABOUT, SUITES, attacked
 from ..recipes import RECIPES
 from ..search.attacks import ATTACKS
+from ..search.foreign import foolbox
 from .options import debug_option
 
 CLASSES = 10  # where no model says how many
@@ -30,6 +31,7 @@ def _attacks() -> Lines:
         yield a.name, f"{a.source} [{', '.join(a.threats)}]"
     for name in SUITES:
         yield name, f"{ABOUT[name]} [{', '.join(attacked(name))}]"
+    yield f"{foolbox.PREFIX}NAME", f"{foolbox.FoolboxAttack.source} [{', '.join(foolbox.NORMS.values())}]"
 
 
 def _threats() -> Lines:

@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "Print tables of run files.",
     "verify": "Judge the evidence of a run file again.",
     "merge": "Put several run files of one model together.",
+    "doctor": "Which attack libraries are here, and whether attacks find what is known to be there.",
     "list": "What is there: attacks, threats, protocols, recipes, data, models, architectures.",
 }
 

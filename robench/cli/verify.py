@@ -8,9 +8,9 @@ import torch
 from .. import __version__, api
 from ..api import Subject
 from ..errors import UserError
-from ..evaluation import identity_of
+from ..evaluation import identity_of, refuse_other_noise
 from ..evidence.records import Evidence, Plan
-from ..evidence.referee import Referee, fooled
+from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import datasets, threats
 from ..problem.split import Split
@@ -58,7 +58,8 @@ def command(
             api.pick_device(device),
         )
         split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
-        referee = Referee(subject.load(split).classifier)
+        refuse_other_noise(plan, str(subject.device), str(run_path))
+        referee = Referee(subject.load(split).classifier, plan.passes)
         if not identity_of(plan.model).same_as(referee.classifier.identity()):
             raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
         image_faults, images = _image_faults(run, evidence, split, referee)
@@ -85,7 +86,7 @@ def _examples(plan: Plan, whole: Split, path: Path) -> Split:
 
 def _clean_faults(evidence: Evidence, split: Split, referee: Referee) -> list[str]:
     said = {c.example: c.correct for c in evidence.clean}
-    right = (~fooled(referee.logits(split.x), split.y)).tolist()
+    right = referee.hear(split.x, split.y).right.tolist()
     return [
         f"example {number}: recorded as {'right' if said[number] else 'wrong'} before any attack, and it is not"
         for number, correct in zip(split.numbers, right, strict=True)

@@ -50,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True):
     precision: str
     lanes: int
     curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
+    passes: int = 1  # over which every image is judged: more than one where the model answers at random
+    eot: int = 1  # over which every answer is averaged in the search
 
 
 class Clean(msgspec.Struct, frozen=True):
@@ -85,7 +87,7 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str  # a sentence; empty when accepted
     size: float  # in the unit of the threat's radius
     margin: float  # best wrong logit minus the right one
-    passes: int = 1
+    passes: int = 1  # over which it was judged; the margin is the mean of theirs
 
 
 class Spent(msgspec.Struct, frozen=True):

@@ -1,18 +1,47 @@
 """Checks claims. Imports nothing from search/, so a bug there cannot vouch for itself."""
 
+import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import UserError
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
-from ..problem.shapes import Inputs, Labels, Logits
+from ..problem.randomness import reseed, seeded
+from ..problem.shapes import Inputs, Labels, Logits, Mask, PerExample
 from ..problem.threats import ThreatModel, in_box
 from ..problem.threats.base import Witness
 from .records import Rejection
 
 BATCH = 16  # of the referee's own: every batch is filled up to it, so an image meets the same arithmetic always
+PASSES = 100  # over which a model that answers at random is judged
+LEVEL = 0.05  # how probably an example may be called broken although no image claimed for it fails most of the time
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the model says of some images, one row each: once, or in several passes where it answers at random."""
+
+    logits: Logits  # the mean over the passes
+    margin: PerExample  # the mean of their margins; NaN logits have none
+    failures: Int[Tensor, "B"]  # passes whose argmax is not the label. NaN logits are no answer, so they fail nobody
+    passes: int
+
+    @property
+    def right(self) -> Mask:
+        """Where more than half of the passes are right."""
+        return 2 * self.failures < self.passes
+
+    def part(self, begin: int, end: int) -> "Heard":
+        """The answers about some of the images."""
+        rows = slice(begin, end)
+        return Heard(self.logits[rows], self.margin[rows], self.failures[rows], self.passes)
 
 
 @dataclass(frozen=True)
@@ -24,13 +53,18 @@ class Ruling:
     reason: str
     size: float
     margin: float
+    passes: int = 1
 
 
 class Referee:
-    """Looks at images itself, with weights of its own in full float32, and never repairs what it is shown."""
+    """Looks at images itself, with weights of its own in full float32, and never repairs what it is shown.
 
-    def __init__(self, classifier: Classifier):
+    With more than one pass, for models that answer at random, it looks at every image so often.
+    """
+
+    def __init__(self, classifier: Classifier, passes: int = 1):
         self.classifier = classifier
+        self.passes = passes
 
     def logits(self, x: Inputs) -> Logits:
         """The model's answer in full precision, in batches of one size."""
@@ -41,32 +75,104 @@ class Referee:
                 answers.append(self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu())
         return torch.cat(answers) if answers else x.new_zeros(0, self.classifier.classes)
 
+    def hear(self, x: Inputs, y: Labels) -> Heard:
+        """The model's answers about images with these labels.
+
+        Passes at random are independent, so each is a call of its own about one image: a model may draw once for all
+        rows of a batch. Their noise is seeded by the image and the pass, and comes again whenever the image does.
+        """
+        if self.passes == 1:
+            logits = self.logits(x)
+            return Heard(logits, margin(logits, y), fooled(logits, y).long(), 1)
+        means, gaps, failures = [], [], []
+        with torch.no_grad(), arithmetic(self.classifier.device), seeded(0, self.classifier.device):
+            for row in range(len(x)):
+                logits = self._at_random(x[row : row + 1])
+                right = y[row].expand(self.passes)
+                means.append(logits.mean(dim=0))
+                gaps.append(margin(logits, right).nanmean())
+                failures.append(fooled(logits, right).sum())
+        return Heard(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes)
+
+    def _at_random(self, image: Float[Tensor, "1 *D"]) -> Logits:
+        """Every pass about one image."""
+        known, there = hashlib.sha256(image.numpy().tobytes()), image.to(self.classifier.device)
+        answers = []
+        for number in range(self.passes):
+            seed = known.copy()
+            seed.update(number.to_bytes(4, "little"))
+            reseed(int.from_bytes(seed.digest()[:4], "little"), there.device)
+            answers.append(self.classifier(there).float())
+        return torch.cat(answers).cpu()
+
+    def answers_at_random(self, x: Inputs) -> bool:
+        """Whether the model answers the same images differently.
+
+        Raises UserError where that cannot be repeated: its noise comes from elsewhere than the global random numbers.
+        """
+        first, second = self._from_seed(0, x), self._from_seed(1, x)
+        apart = (first - second).abs().amax().item()
+        if not apart > 0:
+            return False
+        if not torch.equal(first, self._from_seed(0, x)):
+            raise UserError(
+                f"the model gives different logits for the same images (up to {apart:.3g} apart), and seeding torch,"
+                " numpy and random does not make it repeat them; draw its noise from torch's global generator, as"
+                " torch.randn_like does"
+            )
+        return True
+
+    def _from_seed(self, seed: int, x: Inputs) -> Logits:
+        with seeded(seed, self.classifier.device):
+            return self.logits(x)
+
     def judge(
         self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, witness: Witness | None = None
     ) -> list[Ruling]:
         """One ruling per row: is x_adv finite, in the box, in the threat set of x, and misclassified?"""
-        return self.rule(threat, x, y, x_adv, self.logits(x_adv), witness)
+        return self.rule(threat, x, x_adv, self.hear(x_adv, y), witness)
 
     def rule(
         self,
         threat: ThreatModel,
         x: Inputs,
-        y: Labels,
         x_adv: Inputs,
-        logits: Logits,
+        heard: Heard,
         witness: Witness | None = None,
+        nth: Sequence[int] = (),
     ) -> list[Ruling]:
-        """The same, when the logits of x_adv are known already: they do not depend on the threat."""
+        """The same, when the answers about x_adv are known already: they do not depend on the threat.
+
+        `nth` numbers the claims about each example from 1 on, where the model answers at random: the more, the more
+        of its passes must fail. Without, each is the first.
+        """
         answers = zip(
             x_adv.isfinite().flatten(1).all(dim=1).tolist(),
             in_box(x_adv).tolist(),
             threat.contains(x_adv, x, witness).tolist(),
             threat.measure(x_adv, x, witness).tolist(),
-            margin(logits, y).tolist(),
-            fooled(logits, y).tolist(),
+            heard.margin.tolist(),
+            heard.failures.tolist(),
+            (failures_needed(heard.passes, n) for n in nth or [1] * len(x)),
             strict=True,
         )
-        return [_ruling(threat, *answer) for answer in answers]
+        return [_ruling(threat, heard.passes, *answer) for answer in answers]
+
+
+@lru_cache(maxsize=4096)
+def failures_needed(passes: int, nth: int = 1) -> int:
+    """How many of so many passes must fail before an image is believed to fail most of the time.
+
+    The exact binomial test of a failure probability of at most 1/2, for the n-th claim about an example at the level
+    LEVEL / (n (n + 1)). The levels of all claims, however many, add up to LEVEL. A model that answers the same each
+    time is asked once.
+    """
+    if passes == 1:
+        return 1
+    tail, failures = 0, passes + 1  # more than there are: nothing would be enough
+    while (tail := tail + math.comb(passes, failures - 1)) <= LEVEL / (nth * (nth + 1)) * 2**passes:
+        failures -= 1
+    return failures
 
 
 def fooled(logits: Logits, y: Labels) -> Tensor:
@@ -75,7 +181,15 @@ def fooled(logits: Logits, y: Labels) -> Tensor:
 
 
 def _ruling(
-    threat: ThreatModel, finite: bool, boxed: bool, inside: bool, size: float, gap: float, fools: bool
+    threat: ThreatModel,
+    passes: int,
+    finite: bool,
+    boxed: bool,
+    inside: bool,
+    size: float,
+    gap: float,
+    failures: int,
+    needed: int,
 ) -> Ruling:
     rejection: Rejection
     if not finite:
@@ -87,8 +201,10 @@ def _ruling(
         reason = f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
     elif gap != gap:
         rejection, reason = "not finite", "makes the model answer NaN, which is no answer"
-    elif not fools:
+    elif failures < needed:
         rejection, reason = "does not fool", f"does not fool the model: margin {gap:.3g}"
+        if passes > 1:
+            reason += f", {failures} of {passes} passes fail and {needed} are needed to tell that most do"
     else:
         rejection, reason = "", ""
-    return Ruling(not rejection, rejection, reason, size, gap)
+    return Ruling(not rejection, rejection, reason, size, gap, passes)

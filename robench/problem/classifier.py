@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .noise import keyed, uniform
+from .randomness import seeded
 from .shapes import Inputs, Logits
 
 FINGERPRINT_IMAGES = 8
@@ -80,11 +81,14 @@ class Classifier:
         return self
 
     def identity(self) -> Identity:
-        """Costs a hash of the weights and one forward pass of eight images, in float32."""
+        """Costs a hash of the weights and one forward pass of eight images, in float32.
+
+        A model that answers at random does so from one seed, and so the same each time on the same kind of device.
+        """
         keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), draw=0)
         size = int(torch.tensor(self.shape).prod())
         images = uniform(keys, 0, size).view(-1, *self.shape)
-        with torch.no_grad(), arithmetic(self.device):
+        with torch.no_grad(), arithmetic(self.device), seeded(0, self.device):
             logits = self(images.to(self.device)).float().cpu()
         return Identity(
             weights_sha256=weights_sha256(self.module),

@@ -53,8 +53,11 @@ class Protocol:
     examples: str | None  # a count or slice, as --examples takes it; None: all
     seed: int
     threats: tuple[ThreatChoice, ...]
+    eot: int | None = None  # passes over which a search averages, of models that answer at random; None: the usual
 
     def __post_init__(self) -> None:
+        if self.eot is not None and self.eot < 1:
+            raise UserError(f"eot = {self.eot} is no number of passes; it needs a whole number, at least 1")
         texts = [str(choice.threat) for choice in self.threats]
         if twice := next((t for t in texts if texts.count(t) > 1), None):
             raise UserError(f"the threat {twice} is named twice; name it once, with all its attacks")
@@ -118,7 +121,7 @@ def read(path: Path) -> Protocol:
     try:
         with open(path, "rb") as f:
             table = tomllib.load(f)
-        _refuse_unknown("entry", table, ("name", "description", "data", "examples", "seed", "threat"))
+        _refuse_unknown("entry", table, ("name", "description", "data", "examples", "seed", "eot", "threat"))
         choices = [_threat_choice(entry) for entry in table["threat"]]
         examples = table.get("examples")
         return Protocol(
@@ -128,6 +131,7 @@ def read(path: Path) -> Protocol:
             examples=None if examples is None else str(examples),
             seed=int(table.get("seed", 0)),
             threats=tuple(choices),
+            eot=int(table["eot"]) if "eot" in table else None,
         )
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None

@@ -200,6 +200,9 @@ def _about(summaries: Sequence[Summary], intervals: bool) -> list[str]:
 
 def _remarks(summary: Summary) -> Iterable[str]:
     """What a reader should know about one row, a sentence each."""
+    if at_random := summary.environment.get("randomness"):
+        sentence = _line(at_random)
+        yield f"{sentence[:1].upper()}{sentence[1:]}."
     for t in summary.threats:
         for r in t.rejections:
             sentence = r.reason or r.rejection

@@ -1,12 +1,12 @@
 """What an attack is: a question to the model, and what it makes of the answer.
 
-An attack never holds the model. It names the images it wants to ask about (`query`) and is told what it
+An attack of ours never holds the model. It names the images it wants to ask about (`query`) and is told what it
 declared to read (`step`): labels, logits, or gradients. The engine makes the call, counts it, watches it, and
 chooses its precision. So a step is a pure function of tensors, and no attack can read more than it says.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -43,8 +43,8 @@ Candidates = Float[Tensor, "L W *D"]
 Witnesses = Float[Tensor, "L W 3"]
 """How each of those images was made, where the threat model needs to know; else 0."""
 
-Reads = Literal["labels", "logits", "gradients"]
-"""What an attack is told of the model's answers."""
+Reads = Literal["labels", "logits", "gradients", "anything"]
+"""What an attack is told of the model's answers. One that holds the model may ask anything."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,8 @@ Rows = TypeVar("Rows", bound=Batch | State | Seen)
 
 
 @dataclass(frozen=True)
-class Attack(ABC, Generic[T, S]):
-    """A search for an adversarial example that can be paused after any step.
-
-    Subclasses are frozen dataclasses of numbers. Lanes are independent: no reduction over the batch, no
-    counter they share, no global random state. The engine relies on this to swap finished lanes.
-    """
+class Attack(ABC):
+    """A search for an adversarial example. Subclasses are frozen dataclasses of numbers."""
 
     name: ClassVar[str]
     source: ClassVar[str]  # method, paper, link: the line of `robench list attacks`
@@ -80,14 +76,31 @@ class Attack(ABC, Generic[T, S]):
     minimises: ClassVar[bool] = False  # it goes on from a find to a nearer one
     comes_from_outside: ClassVar[bool] = False  # it starts at any image that fools the model, and fails without one
 
-    steps: int  # moves of each lane before it is spent
-    targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
-
     @property
     def spec(self) -> str:
         """The attack as text, with every number: the key of its evidence. `attacks.parse` reads it back."""
-        settings = sorted((f.name, getattr(self, f.name)) for f in fields(self))
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in settings)})"
+        return spec(self.name, {f.name: getattr(self, f.name) for f in fields(self)})
+
+    @abstractmethod
+    def visits(self, threat: Any) -> int:
+        """How often it asks the model about an example it finds nothing for."""
+
+    @property
+    def width(self) -> int:
+        """How many images it asks about at once for each example."""
+        return 1
+
+
+@dataclass(frozen=True)
+class LaneAttack(Attack, Generic[T, S]):
+    """A search that can be paused after any step.
+
+    Lanes are independent: no reduction over the batch, no counter they share, no global random state. The engine
+    relies on this to swap finished lanes.
+    """
+
+    steps: int  # moves of each lane before it is spent
+    targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:
@@ -97,18 +110,13 @@ class Attack(ABC, Generic[T, S]):
         """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
         return self.steps + 1
 
-    @property
-    def width(self) -> int:
-        """How many images each lane asks about at once."""
-        return 1
-
     def witness(self, threat: T, batch: Batch, state: S) -> Witnesses:
         """How the images of `query` were made."""
         return batch.x.new_zeros(len(batch.y), self.width, WITNESS)
 
 
 @dataclass(frozen=True)
-class GradientAttack(Attack[T, S]):
+class GradientAttack(LaneAttack[T, S]):
     """An attack that climbs a loss and reads logits, loss and gradient."""
 
     reads: ClassVar[Reads] = "gradients"
@@ -128,7 +136,7 @@ class GradientAttack(Attack[T, S]):
 
 
 @dataclass(frozen=True)
-class ScoreAttack(Attack[T, S]):
+class ScoreAttack(LaneAttack[T, S]):
     """An attack that reads logits and no gradient."""
 
     reads: ClassVar[Reads] = "logits"
@@ -143,7 +151,7 @@ class ScoreAttack(Attack[T, S]):
 
 
 @dataclass(frozen=True)
-class LabelAttack(Attack[T, S]):
+class LabelAttack(LaneAttack[T, S]):
     """An attack that reads nothing but the predicted class."""
 
     reads: ClassVar[Reads] = "labels"
@@ -158,7 +166,39 @@ class LabelAttack(Attack[T, S]):
         """One step on, from the classes predicted for `query`; where the model answered NaN, the right class."""
 
 
-AnyAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
+@dataclass(frozen=True)
+class ForeignAttack(Attack):
+    """An attack of somebody else's library, which owns its loop and works on a whole batch.
+
+    It is handed a model, which it may differentiate; the engine counts and watches what the model is asked. Its
+    examples may share noise and counters, so what it finds can depend on who else is in the batch.
+    """
+
+    reads: ClassVar[Reads] = "anything"
+    precise: ClassVar[bool] = True  # it does as it likes with what it is told
+    targets: ClassVar[int] = 0
+
+    @abstractmethod
+    def run(self, model: Model, threat: Any, batch: Batch) -> None:
+        """Search from images that the model gets right. What the library returns is looked at if, and only if, the
+        model is asked about it.
+
+        Global random numbers (torch, numpy, random) are seeded for the batch, and put back afterwards.
+        """
+
+
+AnyLaneAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
+AnyAttack = AnyLaneAttack | ForeignAttack
+
+
+def spec(name: str, settings: Mapping[str, object]) -> str:
+    """An attack as text, its settings in alphabetical order."""
+    return f"{name}({', '.join(f'{setting}={value!r}' for setting, value in sorted(settings.items()))})"
+
+
+def batch_seed(batch: Batch) -> int:
+    """A seed for a library that draws for the whole batch at once, from 0 to 2**32 - 1."""
+    return int(batch.keys.sum()) % 2**32
 
 
 def take_rows(rows: Rows, lanes: Int[Tensor, "L"]) -> Rows:

@@ -10,7 +10,18 @@ from torch import Tensor
 from ..problem.shapes import Inputs, Labels, Logits
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import Witness
-from .attack import AnyAttack, Batch, GradientAttack, Rows, Seen, Witnesses, put_rows, take_rows
+from .attack import (
+    AnyAttack,
+    AnyLaneAttack,
+    Batch,
+    ForeignAttack,
+    GradientAttack,
+    Rows,
+    Seen,
+    Witnesses,
+    put_rows,
+    take_rows,
+)
 from .capture import Recorded
 from .queue import Item, Waiting
 
@@ -23,6 +34,7 @@ class Job:
     attack: AnyAttack
     waiting: Waiting
     smallest: bool = False  # searches go on from a find, for the smallest, to the end of their budget
+    eot: int = 1  # passes over which every answer of the model is averaged: more than one where it answers at random
     in_flight: int = 0  # searches on lanes
     steps: int = 0  # made by all its searches together
     dropped: set[int] = field(default_factory=set)
@@ -42,12 +54,12 @@ class Job:
     @property
     def asked(self) -> int:
         """Queries of the model so far."""
-        return self.steps * self.attack.width
+        return self.steps * self.attack.width * self.eot
 
     @property
     def left(self) -> int:
         """Queries still to be made, at most."""
-        return (len(self.waiting) + self.in_flight) * self.visits * self.attack.width
+        return (len(self.waiting) + self.in_flight) * self.visits * self.attack.width * self.eot
 
     @property
     def over(self) -> bool:
@@ -68,6 +80,7 @@ class Ended:
     nan: bool = False  # the model answered NaN at some point of this search
     blind: bool = False  # it never asked about a member of the threat set (or found no start): its failure says nothing
     dropped: bool = False  # others broke the example before it was done
+    error: str = ""  # what the attack raised on this example alone; it is not done with it then
 
 
 class Crew:
@@ -79,30 +92,32 @@ class Crew:
     """
 
     def __init__(self, job: Job):
+        assert not isinstance(job.attack, ForeignAttack), f"{job.attack.name} has a loop of its own"
         self.job = job
+        self.attack: AnyLaneAttack = job.attack
         self.lanes: Int[Tensor, "L"] | None = None
         self.state: Any = None
         self.recorded: Recorded | Literal[False] | None = None  # its step; False where it cannot be
 
     def sit(self, lanes: Int[Tensor, "L"], fresh: Batch, all_lanes: int) -> None:
         """Begin new searches on these lanes."""
-        state = self.job.attack.start(self.job.threat, fresh)
+        state = self.attack.start(self.job.threat, fresh)
         if self.state is None:
             self.state = take_rows(state, lanes.new_zeros(all_lanes))
         self.state = put_rows(self.state, lanes, state)
 
     def query(self, batch: Batch) -> Tensor:
         """The images its lanes ask about."""
-        return self.job.attack.query(self.job.threat, self._rows(batch), self._rows(self.state))
+        return self.attack.query(self.job.threat, self._rows(batch), self._rows(self.state))
 
     def witness(self, batch: Batch) -> Witnesses:
         """How those images were made."""
-        return self.job.attack.witness(self.job.threat, self._rows(batch), self._rows(self.state))
+        return self.attack.witness(self.job.threat, self._rows(batch), self._rows(self.state))
 
     def loss(self, logits: Logits, y: Labels, target: Labels) -> Float[Tensor, "L"]:
         """What its lanes climb."""
-        assert isinstance(self.job.attack, GradientAttack), f"{self.job.attack.name} reads no gradient"
-        return self.job.attack.objective(self._of(logits), self._of(y), self._of(target))
+        assert isinstance(self.attack, GradientAttack), f"{self.attack.name} reads no gradient"
+        return self.attack.objective(self._of(logits), self._of(y), self._of(target))
 
     def inside(self, x_adv: Tensor, x: Tensor, witness: Tensor) -> Bool[Tensor, "L W"]:
         """Which of the images its lanes ask about are members."""
@@ -121,7 +136,7 @@ class Crew:
 
     def tell(self, batch: Batch, answers: Seen | Tensor) -> None:
         """Show its lanes the model's answers."""
-        attack: Any = self.job.attack
+        attack: Any = self.attack
         mine = self._of(answers) if isinstance(answers, Tensor) else self._rows(answers)
         state = attack.step(self.job.threat, self._rows(batch), self._rows(self.state), mine)
         self.state = state if self.lanes is None else put_rows(self.state, self.lanes, state)

@@ -13,9 +13,12 @@ from ..problem.classifier import Classifier, arithmetic
 from ..problem.noise import keyed, text_key
 from ..problem.shapes import Labels, Logits, PerExample
 from ..problem.split import Split
-from .attack import Batch, Seen, differentiate, put_rows
+from .attack import Batch, ForeignAttack, Seen, differentiate, put_rows
 from .capture import Recorded, Values, cuda_graph
+from .chance import Average, averaged
+from .host import host
 from .job import Crew, Ended, Job, joined
+from .memory import out_of_memory
 from .precision import rounded
 from .queue import Item, Seat, Seats
 from .watcher import Watcher
@@ -52,6 +55,7 @@ class Engine:
         self._batch: Batch
         self._watcher: Watcher
         self._remaining: Tensor  # steps left to the search on each lane
+        self._sure: Tensor  # lanes whose find needs no more search, where the model answers at random
 
     def work(self, jobs: Iterable[Job]) -> Iterator[list[Ended]]:
         """Every search of every job, as they end. Each round yields, whether any ended or not.
@@ -62,16 +66,20 @@ class Engine:
         """
         self._upcoming = iter(jobs)
         while True:
-            ended = self._clear()
+            ended, going = self._clear(), True
             shortage = ""
             try:
-                going = self._fill()
-                self._steps(self._read_every)
-                ended += self._read()
+                if (guest := self._guest()) is not None:
+                    ended += self._host(guest)
+                elif self._fill():
+                    self._steps(self._read_every)
+                    ended += self._read()
+                else:
+                    going = self._guest() is not None
             except Exception as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                going, shortage = True, str(error) or type(error).__name__
+                shortage = str(error) or type(error).__name__
             if shortage:  # here the error is gone, and with it the tensors of the step that failed
                 self._halve(shortage)
             yield ended
@@ -103,7 +111,7 @@ class Engine:
     def _open(self) -> bool:
         """Lanes for the next job's kind, when nobody is on them. Returns whether there is a job."""
         job = self._peek()
-        if job is None:
+        if job is None or isinstance(job.attack, ForeignAttack):
             return False
         lanes = max(1, self.rows // job.attack.width)
         none = torch.zeros(lanes, dtype=torch.long, device=self.classifier.device)
@@ -112,6 +120,7 @@ class Engine:
         self._batch = Batch(black, none, none, none)  # padding, until somebody sits down
         self._watcher = Watcher.over(black)
         self._remaining = none.clone()
+        self._sure = none.bool()
         self._crews = [Crew(job)]
         self._next = None
         return True
@@ -128,9 +137,9 @@ class Engine:
                 return self._crews[-1], item
         return None
 
-    def _kind(self, job: Job) -> tuple[str, int, bool, bool]:
+    def _kind(self, job: Job) -> tuple[str, int, bool, bool, int]:
         """What jobs must agree in to share a forward pass."""
-        return job.attack.reads, job.attack.width, self._exactly(job), job.smallest
+        return job.attack.reads, job.attack.width, self._exactly(job), job.smallest, job.eot
 
     def _exactly(self, job: Job) -> bool:
         """Whether the model answers it in float32."""
@@ -148,7 +157,8 @@ class Engine:
         self._batch = put_rows(self._batch, at, fresh)
         self._watcher.forget(at)
         self._remaining.index_fill_(0, at, crew.job.visits)
-        with self._blaming(crew):
+        self._sure.index_fill_(0, at, False)
+        with self._blaming(crew.job):
             crew.sit(at, fresh, len(self._seats))
 
     def _muster(self) -> None:
@@ -167,6 +177,50 @@ class Engine:
         seat = self._seats.release(lane)
         seat.job.in_flight -= 1
         return seat
+
+    # Attacks with a loop of their own
+
+    def _guest(self) -> Job | None:
+        """The next job, when its attack drives itself and nobody is on the lanes."""
+        job = None if self._crews else self._peek()
+        return job if job is not None and isinstance(job.attack, ForeignAttack) else None
+
+    def _host(self, job: Job) -> list[Ended]:
+        """One batch of its searches, from as many images as there are rows."""
+        items = self._party(job)
+        if not items:
+            self._next = None
+            return []
+        job.in_flight = len(items)
+        ended: list[Ended] = []
+        try:
+            with self._blaming(job):
+                batch = batch_of(self.classifier, job, self.split, items, self.seed)
+                ended = host(self.classifier, job, items, batch)
+        except Exception:
+            for item in reversed(items):
+                job.waiting.put_back(item)
+            raise
+        finally:
+            job.in_flight = 0
+        self.rounds += 1
+        job.steps += sum(end.forwards for end in ended)
+        if job.error:
+            _give_up(job, items)
+            self._next = None
+        return ended
+
+    def _party(self, job: Job) -> list[Item]:
+        """The next searches, from different images: rows of a library's batch are told apart by these."""
+        items: list[Item] = []
+        rows: set[int] = set()
+        while len(items) < self.rows and (item := job.waiting.take()) is not None:
+            if item.row in rows:
+                job.waiting.put_back(item)
+                break
+            items.append(item)
+            rows.add(item.row)
+        return items
 
     # A step
 
@@ -187,18 +241,18 @@ class Engine:
         batch = self._batch
         images, witnesses = [], []
         for crew in self._crews:
-            with self._blaming(crew):
+            with self._blaming(crew.job):
                 images.append(crew.query(batch))
                 witnesses.append(crew.witness(batch))
         if self._rid_of_failed() or not self._crews:
             return False
-        with self._blaming(*self._crews):
+        with self._blaming(*(crew.job for crew in self._crews)):
             x_adv, witness = self._joined(images), self._joined(witnesses)
-            logits, answers = self._ask(x_adv)
-            self._watch(x_adv, witness, logits)
+            told, answers = self._ask(x_adv)
+            self._watch(x_adv, witness, told)
         for crew in self._crews:
             if not crew.job.error:
-                with self._blaming(crew):
+                with self._blaming(crew.job):
                     crew.tell(batch, answers)
         self._remaining = self._remaining - 1
         self._rid_of_failed()
@@ -209,7 +263,7 @@ class Engine:
         if not self._crews or self._crews[0].lanes is not None or self._crews[0].job.attack.reads != "gradients":
             return False
         (crew,) = self._crews
-        if self._record is None or crew.recorded is False:
+        if self._record is None or crew.recorded is False or crew.job.eot > 1:
             return False
 
         def step(constants: Values, values: Values) -> Values:
@@ -223,7 +277,7 @@ class Engine:
             try:
                 crew.recorded = Recorded(step, constants, values, self._record)
             except Exception as error:
-                if _out_of_memory(error):
+                if out_of_memory(error):
                     raise
                 crew.recorded = False  # some step cannot be recorded; it can still be made
             finally:
@@ -247,20 +301,35 @@ class Engine:
         self._watcher = Watcher(*values[kept:-1])
         self._remaining = values[-1]
 
-    def _watch(self, x_adv: Tensor, witness: Tensor, logits: Tensor) -> None:
+    def _watch(self, x_adv: Tensor, witness: Tensor, told: Tensor | Average) -> None:
         x, size = self._batch.x, None
         inside = self._joined([crew.inside(x_adv, x, witness) for crew in self._crews])
         if self._crews[0].job.smallest:
             size = self._joined([crew.measure(x_adv, x, witness) for crew in self._crews]).flatten()
         if x_adv.ndim > x.ndim:
-            x_adv, logits = x_adv.flatten(0, 1), logits.flatten(0, 1)
+            x_adv = x_adv.flatten(0, 1)
         active = self._remaining > 0
-        self._watcher.see(x_adv, witness.flatten(0, 1), inside.flatten(), logits, self._batch.y, active, size)
+        seen = x_adv, witness.flatten(0, 1), inside.flatten()
+        if isinstance(told, Tensor):
+            self._watcher.see(*seen, told.flatten(0, -2), self._batch.y, active, size)
+            return
+        # Where the smallest is kept, the luckiest of those that fail now and then would be.
+        find = told.most(all_of_them=self._crews[0].job.smallest)
+        self._watcher.look(*seen, told.margin, find, active, size)
+        self._sure |= (inside & told.surely().view_as(inside)).any(dim=1) & active
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return joined(self._crews, parts, len(self._seats))
 
-    def _ask(self, x_adv: Tensor) -> tuple[Tensor, Seen | Tensor]:
+    def _ask(self, x_adv: Tensor) -> tuple[Tensor | Average, Seen | Tensor]:
+        """What the watcher is told of the model's answers, and what the attacks are."""
+        passes = self._crews[0].job.eot
+        if passes == 1:
+            return self._ask_once(x_adv)
+        average = averaged(lambda: self._ask_once(x_adv), passes, self._batch.y)
+        return average, average.answers
+
+    def _ask_once(self, x_adv: Tensor) -> tuple[Tensor, Seen | Tensor]:
         """The model's logits, and what of them the attacks are told."""
         job = self._crews[0].job
         reads, exactly = job.attack.reads, self._exactly(job)
@@ -289,10 +358,11 @@ class Engine:
             return []
         members = watcher.rank > -torch.inf
         found, fooled, nan, saw = torch.stack([watcher.found, watcher.fooled, watcher.nan, members]).tolist()
+        enough = found if busy[0][1].job.eot == 1 else self._sure.tolist()
         ending = [
             (lane, seat)
             for lane, seat in busy
-            if (found[lane] and not seat.job.smallest) or seat.taken == seat.job.visits
+            if (enough[lane] and not seat.job.smallest) or seat.taken == seat.job.visits
         ]
         fools = {lane for lane, _ in ending if found[lane]}
         if ending and not self._exactly(ending[0][1].job):
@@ -326,28 +396,23 @@ class Engine:
     # What goes wrong
 
     @contextmanager
-    def _blaming(self, *crews: Crew) -> Iterator[None]:
+    def _blaming(self, *jobs: Job) -> Iterator[None]:
         """What an attack or the model raises ends the jobs it concerns, and nothing else."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            if _out_of_memory(error) or self._recording:
+            if out_of_memory(error) or self._recording:
                 raise
-            for crew in crews:
-                crew.job.error = f"{type(error).__name__}: {error}"
+            for job in jobs:
+                job.error = f"{type(error).__name__}: {error}"
 
     def _rid_of_failed(self) -> bool:
         """Jobs with an error leave the lanes. Returns whether there were any."""
         failed = [crew.job for crew in self._crews if crew.job.error]
         for job in failed:
-            job.unfinished = job.waiting.rows()
-            for lane, seat in self._seats.of(job):
-                job.unfinished.add(seat.item.row)
-                self._release(lane)
-            job.unfinished -= job.dropped
-            job.waiting.close()
+            _give_up(job, [self._release(lane).item for lane, _ in self._seats.of(job)])
         if failed:
             self._muster()
         return bool(failed)
@@ -367,15 +432,24 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def _ended(seat: Seat[Job], x_adv: Tensor | None = None, witness: tuple[float, ...] = (), **seen: bool) -> Ended:
-    attack = seat.job.attack
-    backwards = seat.taken if attack.reads == "gradients" else 0
-    return Ended(seat.job, seat.item, x_adv, attack.width * seat.taken, backwards, witness=witness, **seen)
+def _give_up(job: Job, begun: Iterable[Item]) -> None:
+    """Note which examples a job leaves unfinished."""
+    job.unfinished = (job.waiting.rows() | {item.row for item in begun}) - job.dropped
+    job.waiting.close()
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception for it; the CPU allocator a sentence."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def _ended(
+    seat: Seat[Job],
+    x_adv: Tensor | None = None,
+    witness: tuple[float, ...] = (),
+    *,
+    nan: bool = False,
+    blind: bool = False,
+    dropped: bool = False,
+) -> Ended:
+    attack, passes = seat.job.attack, seat.taken * seat.job.eot
+    cost = attack.width * passes, passes if attack.reads == "gradients" else 0
+    return Ended(seat.job, seat.item, x_adv, *cost, witness=witness, nan=nan, blind=blind, dropped=dropped)
 
 
 def batch_of(classifier: Classifier, job: Job, split: Split, items: Sequence[Item], seed: int) -> Batch:

@@ -63,10 +63,24 @@ class Watcher:
         theirs.
         """
         width = len(x_adv) // len(y)
-        y, active, bar = (t.repeat_interleave(width) if width > 1 else t for t in (y, active, self.bar))
-        value = margin(logits, y)
+        y = y.repeat_interleave(width) if width > 1 else y
+        self.look(x_adv, witness, inside, margin(logits, y), logits.argmax(dim=1) != y, active, size)
+
+    def look(
+        self,
+        x_adv: Float[Tensor, "Q *D"],
+        witness: Float[Tensor, "Q 3"],
+        inside: Bool[Tensor, "Q"],
+        value: Float[Tensor, "Q"],
+        fooled: Bool[Tensor, "Q"],
+        active: Mask,
+        size: Float[Tensor, "Q"] | None = None,
+    ) -> None:
+        """The same, when their margins and whether they fool the model are known already."""
+        width = len(x_adv) // len(active)
+        active, bar = (t.repeat_interleave(width) if width > 1 else t for t in (active, self.bar))
         nan = active & value.isnan()
-        fooled = active & ~nan & (logits.argmax(dim=1) != y)
+        fooled = active & ~nan & fooled
         inside = active & inside & ~nan
         find = inside & fooled & (value > bar)
         rank = value if size is None else torch.where(find, -size.to(value.dtype), value)

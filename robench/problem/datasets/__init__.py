@@ -11,6 +11,10 @@ from . import cifar10, digits, mnist, npz
 PARTS = ("train", "test")
 
 
+def _always(part: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A published data set. Reading it may download it; everything else is known beforehand.
@@ -27,6 +31,7 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     read: Callable[[str], Split]  # takes "train" or "test"
+    here: Callable[[str], bool] = _always  # whether that part can be read without a download
 
 
 DATASETS: dict[str, DataSet] = {
@@ -52,6 +57,7 @@ DATASETS: dict[str, DataSet] = {
             mean=(0.1307,),
             std=(0.3081,),
             read=mnist.MNIST.read,
+            here=mnist.MNIST.here,
         ),
         DataSet(
             name="fashion-mnist",
@@ -62,6 +68,7 @@ DATASETS: dict[str, DataSet] = {
             mean=(0.2860,),
             std=(0.3530,),
             read=mnist.FASHION_MNIST.read,
+            here=mnist.FASHION_MNIST.here,
         ),
         DataSet(
             name="cifar10",
@@ -73,6 +80,7 @@ DATASETS: dict[str, DataSet] = {
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
             read=cifar10.CIFAR10.read,
+            here=cifar10.CIFAR10.here,
         ),
     )
 }

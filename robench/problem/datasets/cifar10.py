@@ -54,14 +54,20 @@ class Version:
     parts: Mapping[str, Mapping[str, str]]
     parse: Callable[[bytes, str], Records]
 
+    def batches(self, root: Path, part: str) -> list[Path] | None:
+        """The unpacked files of a part."""
+        folders = [*FOLDERS, self.folder, *(f"{folder}/{self.folder}" for folder in FOLDERS if folder)]
+        return find(root, folders, list(self.parts[part]))
+
+    def archives(self, root: Path) -> list[Path] | None:
+        """The archive that holds every part."""
+        return find(root, FOLDERS, [self.archive])
+
     def read(self, root: Path, part: str) -> list[Records] | None:
         """The batches of a part, unpacked or in the archive; None when neither lies below `root`."""
-        folders = [*FOLDERS, self.folder, *(f"{folder}/{self.folder}" for folder in FOLDERS if folder)]
-        paths = find(root, folders, list(self.parts[part]))
-        if paths:
+        if paths := self.batches(root, part):
             return [self._checked(content(path), path.name, str(path), part) for path in paths]
-        archives = find(root, FOLDERS, [self.archive])
-        if archives:
+        if archives := self.archives(root):
             held = dict(_members(archives[0], set(self.parts[part])))
             return [self._checked(held[name], name, f"{archives[0]}: {name}", part) for name in self.parts[part]]
         return None
@@ -117,6 +123,15 @@ class Cifar10:
         assert batches is not None, "CIFAR-10 was downloaded into a folder that is not searched"
         return self._split(part, batches)
 
+    def here(self, part: str, places: Places | None = None) -> bool:
+        """Whether files of this part lie where they are looked for. What is in them is not asked."""
+        return any(
+            version.batches(root, part) or version.archives(root) or self._npz_files(root, part, known)
+            for root in (places or Places.of_this_user()).roots
+            for version in self.versions
+            for known in (self.npz_parts, self.npz_beginnings)
+        )
+
     def _below(self, root: Path, part: str) -> list[Records] | None:
         for version in self.versions:
             if batches := version.read(root, part):
@@ -129,10 +144,14 @@ class Cifar10:
             return batches
         return None
 
+    def _npz_files(self, root: Path, part: str, known: Mapping[str, Mapping[str, str]]) -> list[Path]:
+        names = list(known.get(part, {}))
+        return find(root, (*FOLDERS, "big"), names) or []
+
     def _npz(self, root: Path, part: str, known: Mapping[str, Mapping[str, str]]) -> list[Records] | None:
         checksums = known.get(part, {})
         batches = []
-        for path in find(root, (*FOLDERS, "big"), list(checksums)) or []:
+        for path in self._npz_files(root, part, known):
             x, y = npz.arrays(path, f"x_{part}", f"y_{part}")
             records = from_images(x, y, str(path))
             verified(records.tobytes(), checksums[path.name], str(path))

@@ -61,19 +61,31 @@ class IdxSet:
         assert found is not None, f"{self.name} was downloaded into a folder that is not searched"
         return self._split(part, *found)
 
+    def here(self, part: str, places: Places | None = None) -> bool:
+        """Whether the files of this part lie where they are looked for. What is in them is not asked."""
+        roots = (places or Places.of_this_user()).roots
+        return any(self._original_files(root, part) or self._npz_file(root, part) for root in roots)
+
+    def _original_files(self, root: Path, part: str) -> list[Path] | None:
+        """The IDX files below `root`, packed or not."""
+        names = [file.name for file in (self.parts[part].images, self.parts[part].labels)]
+        return find(root, self.folders, names) or find(root, self.folders, [f"{name}.gz" for name in names])
+
+    def _npz_file(self, root: Path, part: str) -> list[Path] | None:
+        return find(root, ("", *self.folders), [f"{self.name.replace('-', '_')}_{part}.npz"])
+
     def _originals(self, root: Path, part: str) -> tuple[bytes, bytes] | None:
-        """The contents of the IDX files below `root`, packed or not."""
+        """The contents of the IDX files below `root`."""
         files = self.parts[part].images, self.parts[part].labels
-        for ending in ("", ".gz"):
-            paths = find(root, self.folders, [file.name + ending for file in files])
-            if paths:
-                images, labels = (_unpacked(path, file) for path, file in zip(paths, files, strict=True))
-                return images, labels
-        return None
+        paths = self._original_files(root, part)
+        if not paths:
+            return None
+        images, labels = (_unpacked(path, file) for path, file in zip(paths, files, strict=True))
+        return images, labels
 
     def _npz(self, root: Path, part: str) -> tuple[bytes, bytes] | None:
         """The same contents, rebuilt from `mnist_test.npz` with `x_test` and `y_test`."""
-        paths = find(root, ("", *self.folders), [f"{self.name.replace('-', '_')}_{part}.npz"])
+        paths = self._npz_file(root, part)
         if not paths:
             return None
         files = self.parts[part].images, self.parts[part].labels

@@ -8,13 +8,22 @@ from typing import Any
 from ...errors import UserError, unknown
 from ...problem.losses import UNTARGETED
 from ..attack import AnyAttack
+from ..foreign import foolbox
+from ..foreign.autoattack import AutoAttackReference
 from .affine import AffineLp, AffineRTAttack
 from .apgd import APGD
+from .boundary import Boundary
+from .brendel_bethge import BrendelBethge
 from .carlini_wagner import CarliniWagner
+from .ddn import DDN
 from .ead import EAD
 from .fab import FAB
+from .fmn import FMN
 from .frank_wolfe import FrankWolfe
+from .hop_skip_jump import HopSkipJump
 from .pgd import PGD
+from .pointwise import Pointwise
+from .salt_and_pepper import SaltAndPepper
 from .slide import SLIDE
 from .spatial import Grid, RandomPoses
 from .square import Square
@@ -24,13 +33,19 @@ ATTACKS: dict[str, type[AnyAttack]] = {
     for a in (
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD),
+        *(DDN, FMN, BrendelBethge),
+        *(Boundary, HopSkipJump,),
+        *(Pointwise, SaltAndPepper),
         *(Grid, RandomPoses, AffineLp, AffineRTAttack),
+        *(AutoAttackReference,),
     )
 }
 
 
 def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     """An attack from its name and settings. Raises UserError for names and values it does not know."""
+    if name.startswith(foolbox.PREFIX):
+        return foolbox.build(name, settings)
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
     kind = ATTACKS[name]

@@ -1,0 +1,40 @@
+"""`robench doctor`: what is installed, and whether its attacks are what they claim to be."""
+
+import click
+import torch
+
+from ..doctor import installed
+from ..doctor.cases import cases
+from ..doctor.examination import examine
+from ..doctor.patients import patients
+from ..doctor.report import Examined, markdown
+from .options import debug_option
+
+
+@click.command("doctor")
+@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Only this attack or library; repeatable.")
+@click.option("--quiet", is_flag=True, help="Print the result alone.")
+@debug_option
+def command(attacks: tuple[str, ...], quiet: bool) -> int:
+    """Which libraries and data sets are here, and whether attacks find what is known to be there.
+
+    Every attack of robench and of the libraries that are installed meets models on which the right answer is known.
+    Prints Markdown; takes some minutes. Exit 1 when an attack of robench's own fails.
+
+    \b
+    robench doctor > conformance.md
+    robench doctor --attack pgd --attack 'foolbox:DDNAttack(steps=20)'
+    """
+    torch.set_num_threads(1)  # the models are tiny
+    libraries = installed.libraries()
+    examined = []
+    every = patients(attacks, [library.name for library in libraries if library])
+    for number, patient in enumerate(every, start=1):
+        found = Examined(patient, tuple(examine(patient, cases())))
+        examined.append(found)
+        if not quiet:
+            fails = ", ".join(finding.case for finding in found.failed)
+            verdict = f"fails in {fails}" if fails else "ok"
+            click.echo(f"[{number}/{len(every)}] {patient.name}, {patient.threat}: {verdict}", err=True)
+    click.echo(markdown(examined, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
+    return 1 if any(one.failed and one.patient.ours for one in examined) else 0

@@ -1,0 +1,252 @@
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ...errors import UserError
+from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.noise import uniform
+from ...problem.shapes import Inputs, Mask, PerExample, per_example
+from ...problem.threats import L1, L2, Ball, Linf
+from ..attack import Batch, GradientAttack, Seen, State, where_rows
+from .hyperplane import to_hyperplane
+from .starts import faded
+
+START, SEARCH, WALK = 0, 1, 2  # the phases of a lane
+BEYOND = 1.5  # times the way to the linearised boundary: so far goes a step of the start by gradients
+PUSH = 0.01  # of the gain that is in reach: the least that is asked of a step that has to get across
+
+# Of the search for the boldest step. The trust region is a choice and no fact, so a few per cent of it will do, but
+# the plane is met exactly: what a step gives away there is gained in size, and it would always give it away.
+TIMID = -20.0  # the least boldness, as a power of 2
+HALVINGS = 8  # of that power: down to 6 % of the boldness
+NEWTON = 8
+MISSED = 0.02  # of the way to the plane; the overshoot is larger
+ROUNDING = 1e-6  # of the gain that is in reach
+TINY = 1e-30  # keeps 0 / 0 away
+
+STRAIGHT = L2(Fraction(1))  # the norm in which the trust region is round
+
+Rows = Float[Tensor, "B N"]
+Column = Float[Tensor, "B 1"]
+
+
+@dataclass(frozen=True)
+class BrendelBethgeState(State):
+    """Where each lane is on its way: to a start, to the boundary, along it."""
+
+    phase: Int[Tensor, "B"]
+    moves: Int[Tensor, "B"]  # in this phase
+    far: Inputs  # the start, a delta that fools; 0 before there is one
+    low: PerExample  # the largest share of its size that does not
+    high: PerExample  # the smallest that does
+    slope: Inputs  # of the margin, averaged over the walk
+
+
+@dataclass(frozen=True)
+class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
+    """From an image that fools to the boundary, then along it as near to the image as the linearised model allows.
+
+    Brendel et al. 2019, section 3, https://arxiv.org/abs/1907.01003, with a trust region that shrinks by a plan, as
+    in Foolbox. Every step is the solution, up to a few per cent of its length, of
+
+        least size of x + delta + move,  such that  slope . move = aim,  x + delta + move an image,  |move|_2 <= reach
+
+    The start is the first that fools of the image faded into uniform noise, ever more of it; where noise is no start,
+    steps onto the linearised boundary from the image. To begin far away pays: what hides the gradient at an image
+    seldom hides it along the whole boundary. The reach is a share of the present length of delta, so it depends
+    neither on the number of pixels nor on who else is in the batch. Where the plane is out of reach the step goes
+    towards it along the shortest way.
+    """
+
+    name: ClassVar[str] = "brendel_bethge"
+    source: ClassVar[str] = "Brendel and Bethge's boundary walk, Brendel et al. 2019, https://arxiv.org/abs/1907.01003"
+    threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    precise: ClassVar[bool] = True  # it walks along the boundary
+    minimises: ClassVar[bool] = True
+    comes_from_outside: ClassVar[bool] = True
+
+    steps: int = 200  # along the boundary
+    targets: int = 0
+    starts: int = 20  # images asked about in search of a start: half noise, half steps onto the boundary
+    searches: int = 10  # halvings of the way from the image to the start
+    reach: float = 1.0  # of the first step, in lengths of delta (l_2 under every threat); falls geometrically
+    last_reach: float = 0.001  # of the last
+    overshoot: float = 1.1  # of the way to the boundary for a point that does not fool; 2 less this for one that does
+    momentum: float = 0.8  # share of the old slope in the new one
+
+    def __post_init__(self) -> None:
+        if self.starts < 2 or self.searches < 1:
+            raise UserError(f"{self.name} needs starts of 2 or more and searches of 1 or more")
+        if not 0 < self.last_reach <= self.reach:
+            raise UserError(f"{self.name} needs a last_reach above 0 and not beyond reach={self.reach}")
+        if not 1 <= self.overshoot < 2:
+            raise UserError(f"{self.name} cannot take overshoot={self.overshoot}: it is at least 1, and below 2")
+        if not self.momentum < 1:
+            raise UserError(f"{self.name} cannot take momentum={self.momentum}: it is a share, below 1")
+
+    def visits(self, threat: Ball) -> int:
+        return self.starts + self.searches + self.steps + 1
+
+    @property
+    def objective(self) -> Loss:
+        return (TARGETED if self.targets else UNTARGETED)["margin"]
+
+    def start(self, threat: Ball, batch: Batch) -> BrendelBethgeState:
+        still, none = torch.zeros_like(batch.x), torch.zeros_like(batch.keys)
+        zero = still.flatten(1)[:, 0]
+        delta = self._noise(batch, none)
+        return BrendelBethgeState(delta, phase=none, moves=none, far=still, low=zero, high=zero + 1, slope=still)
+
+    def step(self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen) -> BrendelBethgeState:
+        fooled = seen.loss > 0  # NaN is not
+        state = replace(state, moves=state.moves + 1)
+        started = self._started(threat, batch, state, seen, fooled)
+        searched = self._searched(threat, batch, state, fooled)
+        walked = self._walked(threat, batch, state, seen, fooled)
+        return where_rows(state.phase == WALK, walked, where_rows(state.phase == SEARCH, searched, started))
+
+    # To a start
+
+    def _noise(self, batch: Batch, asked: Int[Tensor, "B"]) -> Inputs:
+        """The way from the image to noise, as much of it as there is after so many questions."""
+        noise = uniform(batch.keys, 0, batch.x[0].numel()).to(batch.x.dtype).view_as(batch.x)
+        share = ((asked + 1) / (self.starts // 2)).clamp(max=1)
+        return per_example(share, noise) * (noise - batch.x)
+
+    def _started(
+        self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen, fooled: Mask
+    ) -> BrendelBethgeState:
+        ahead = BEYOND * to_hyperplane(threat, batch.x + state.delta, seen.grad, seen.loss)
+        turn = state.moves - self.starts // 2  # noise before 0, the image at 0, then on from there
+        climbed = torch.where(per_example(turn > 0, ahead), _boxed(state.delta + ahead, batch.x), 0.0)
+        onward = torch.where(per_example(turn < 0, ahead), self._noise(batch, state.moves), climbed)
+        begun = replace(state, phase=torch.full_like(state.phase, SEARCH), moves=0 * state.moves, far=state.delta)
+        begun = replace(begun, delta=self._share_of_start(threat, batch, begun, state.high / 2))
+        return where_rows(fooled, begun, replace(state, delta=onward))
+
+    # To the boundary
+
+    def _searched(self, threat: Ball, batch: Batch, state: BrendelBethgeState, fooled: Mask) -> BrendelBethgeState:
+        middle = (state.low + state.high) / 2
+        state = replace(state, low=torch.where(fooled, state.low, middle), high=torch.where(fooled, middle, state.high))
+        over = state.moves == self.searches
+        share = torch.where(over, state.high, (state.low + state.high) / 2)
+        delta = self._share_of_start(threat, batch, state, share)
+        return replace(state, delta=delta, phase=state.phase + over.long(), moves=state.moves.masked_fill(over, 0))
+
+    def _share_of_start(self, threat: Ball, batch: Batch, state: BrendelBethgeState, share: PerExample) -> Inputs:
+        size = share * threat.size(state.far)
+        return faded(threat, batch.x, state.far[:, None], size[:, None]).squeeze(1) - batch.x
+
+    # Along it
+
+    def _walked(
+        self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen, fooled: Mask
+    ) -> BrendelBethgeState:
+        first = per_example(state.moves == 1, state.slope)
+        averaged = self.momentum * state.slope + (1 - self.momentum) * seen.grad
+        slope = torch.where(first, seen.grad, averaged)
+        part = (state.moves / self.steps).clamp(max=1)
+        reach = self.reach * (self.last_reach / self.reach) ** part * STRAIGHT.size(state.delta)
+        # A point on the very boundary has no way to go across, and rounding of the logits may keep it there.
+        across = torch.maximum(-self.overshoot * seen.loss, PUSH * reach * STRAIGHT.size(slope))
+        aim = torch.where(fooled, (self.overshoot - 2) * seen.loss, across)
+        move = boldest(threat, batch.x, state.delta, slope, aim, reach)
+        return replace(state, delta=_boxed(state.delta + move, batch.x), slope=slope)
+
+
+def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExample, reach: PerExample) -> Inputs:
+    """The move that makes delta + move smallest (l_inf, l_2, l_1) among those that `slope . move = aim` and stay in
+    the box and within `reach`; where there is none, the shortest way to that plane, as far as it is in reach.
+
+    The solutions for all reaches form a family that goes from the shortest move ever farther, one for every boldness
+    (`_family`), so the boldness is searched for. The least that does something is a millionth: on a scale of powers.
+    """
+    here, image, most = delta.flatten(1), x.flatten(1), reach[:, None]
+    peak = slope.flatten(1).abs().amax(dim=1, keepdim=True).clamp(min=TINY)  # first, so that squares do not underflow
+    g, need = slope.flatten(1) / peak, aim[:, None] / peak
+    steepness = g.norm(dim=1, keepdim=True).clamp(min=TINY)
+    exact = MISSED * need.abs() + ROUNDING * most * steepness
+
+    shortest = to_hyperplane(STRAIGHT, x + delta, slope, -aim).flatten(1)
+    length = shortest.norm(dim=1, keepdim=True)
+    possible = ((need - _dot(g, shortest)).abs() <= exact) & (length <= most)
+    best = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
+
+    width = (here + shortest).abs().amax(dim=1, keepdim=True)
+    timid, bold = torch.full_like(need, TIMID), torch.zeros_like(need)
+    ahead = need / steepness.square()
+    for _ in range(HALVINGS):
+        power = (timid + bold) / 2
+        move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, most / steepness)
+        meets = (need - _dot(g, move)).abs() <= exact
+        fits = possible & meets & (move.norm(dim=1, keepdim=True) <= most)
+        best, ahead = torch.where(fits, move, best), torch.where(meets, tried, ahead)
+        timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
+    return best.view_as(x)
+
+
+def _meeting(
+    threat: Ball,
+    here: Rows,
+    image: Rows,
+    g: Rows,
+    need: Column,
+    boldness: Column,
+    width: Column,
+    ahead: Column,
+    leap: Column,
+) -> tuple[Rows, Column]:
+    """The member of the family of this boldness that meets the plane, and its multiplier of g.
+
+    Its gain g . move rises with the multiplier along a broken line: Newton's method from `ahead`, kept between the
+    multipliers that were too small and too large; where it has no slope or leaves them, half way, or a leap on.
+    """
+    low, high = -image - here, 1 - image - here  # what the box leaves to the move
+    if isinstance(threat, Linf):
+        ball = (1 - boldness) * width
+        low, high = torch.maximum(low, -ball - here), torch.minimum(high, ball - here)
+    least, last, squares = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf), g.square()
+    for _ in range(NEWTON):
+        free, moving = _family(threat, here, g, boldness, width, ahead)
+        move = torch.clamp(free, low, high)
+        missing = need - _dot(g, move)
+        rate = _dot(squares, ((move == free) & moving).to(g.dtype))
+        least, last = torch.where(missing > 0, ahead, least), torch.where(missing > 0, last, ahead)
+        middle = (least + last) / 2
+        farther = ahead + missing.sign() * torch.maximum(2 * ahead.abs(), leap)
+        newton = ahead + missing / rate.clamp(min=TINY)
+        sound = (newton > least) & (newton < last) & (rate > 0)
+        ahead = torch.where(sound, newton, torch.where(middle.isfinite(), middle, farther))
+    free, _ = _family(threat, here, g, boldness, width, ahead)
+    return torch.clamp(free, low, high), ahead
+
+
+def _family(
+    threat: Ball, here: Rows, g: Rows, boldness: Column, width: Column, ahead: Column
+) -> tuple[Rows, Bool[Tensor, "B #N"]]:
+    """The moves before the box cuts them, and which of their pixels follow g.
+
+    By Lagrange's rule they are multiples of g, and besides a share of delta taken back (l_2), or all pixels of
+    delta + move brought nearer to 0 and not past it (l_1). Under l_inf nothing: there the ball cuts as the box does.
+    """
+    straight = ahead * g
+    if isinstance(threat, L1):
+        goal, taken = here + straight, boldness * width
+        kept = goal - torch.clamp(goal, -taken, taken)
+        return kept - here, kept != 0
+    if isinstance(threat, L2):
+        straight = straight - boldness * here
+    return straight, torch.ones_like(boldness, dtype=torch.bool)
+
+
+def _boxed(delta: Inputs, x: Inputs) -> Inputs:
+    return (x + delta).clamp(0, 1) - x
+
+
+def _dot(a: Rows, b: Rows) -> Column:
+    return torch.einsum("bn,bn->b", a, b)[:, None]

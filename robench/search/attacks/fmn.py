@@ -1,0 +1,91 @@
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.threats import L1, L2, Ball, inward
+from ..attack import Batch, GradientAttack, Seen, State
+from .ddn import check_strides, fading
+
+LAST_STRIDE = 0.01  # of the first
+LAST_GAMMA = 0.001
+TINY = 1e-30  # keeps 0 / 0 away
+
+
+@dataclass(frozen=True)
+class FMNState(State):
+    """Where each lane is."""
+
+    radius: PerExample  # of the ball that delta was projected onto; infinite at the image
+    least: PerExample  # size of the smallest delta that fooled; infinite before there is one
+    moves: Int[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class FMN(GradientAttack[Ball, FMNState]):
+    """Steps up the margin, projected onto a ball that shrinks where the model is fooled, else grows.
+
+    Fast minimum norm: Pintor et al. 2021, algorithm 1, https://arxiv.org/abs/2102.12827. It begins at the image and
+    draws no noise. Before the first find the radius is where the linearised boundary would be. It heeds no radius of
+    the threat: what it meets inside the ball counts. Departures: strides are in radii of the present ball, not in
+    pixel values; under l_inf they follow the signs of the gradient; the projection is onto ball and box together; the
+    linearised boundary is that of the pixels that can still move, and is overstepped by gamma, or else a walk along
+    the box's edge comes ever nearer and never across. On `mnist-adv-linf` each of the first two makes what is found
+    a tenth to a quarter smaller.
+    """
+
+    name: ClassVar[str] = "fmn"
+    source: ClassVar[str] = "Fast minimum norm, Pintor et al. 2021, https://arxiv.org/abs/2102.12827"
+    threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    precise: ClassVar[bool] = True  # it walks along the boundary
+    minimises: ClassVar[bool] = True
+
+    steps: int = 200
+    targets: int = 0
+    step_size: float = 2.0  # of the first step, in radii; falls along a cosine to a hundredth
+    gamma: float = 0.1  # share by which the radius first changes in a step; falls along a cosine to 0.001
+
+    def __post_init__(self) -> None:
+        check_strides(self.name, self.step_size, self.gamma)
+
+    @property
+    def objective(self) -> Loss:
+        return (TARGETED if self.targets else UNTARGETED)["margin"]
+
+    def start(self, threat: Ball, batch: Batch) -> FMNState:
+        still = torch.zeros_like(batch.x)
+        never = torch.full_like(still.flatten(1)[:, 0], torch.inf)
+        return FMNState(still, radius=never, least=never, moves=torch.zeros_like(batch.keys))
+
+    def step(self, threat: Ball, batch: Batch, state: FMNState, seen: Seen) -> FMNState:
+        part = state.moves / self.steps
+        fooled = seen.loss > 0  # NaN is not
+        size = threat.size(state.delta)
+        least = torch.where(fooled, torch.minimum(size, state.least), state.least)
+        radius = self._radius(threat, batch, state, seen, least)
+        radius = radius.clamp(max=batch.x[0].numel())  # as far as any box reaches
+        stride = radius * fading(part, self.step_size, LAST_STRIDE * self.step_size)
+        ahead = state.delta + per_example(stride, seen.grad) * _direction(threat, seen.grad)
+        return FMNState(threat.nearest(ahead, batch.x, radius / threat.r), radius, least, state.moves + 1)
+
+    def _radius(self, threat: Ball, batch: Batch, state: FMNState, seen: Seen, least: PerExample) -> PerExample:
+        """Of the next ball."""
+        gamma = fading(state.moves / self.steps, self.gamma, LAST_GAMMA)
+        uphill = inward(seen.grad, state.delta, batch.x)
+        steepness = (uphill * threat.steepest(uphill)).flatten(1).sum(dim=1)  # what a move of size 1 gains at most
+        boundary = threat.size(state.delta) + seen.loss.abs() / steepness.clamp(min=TINY)
+        grown = (1 + gamma) * torch.where(least.isinf(), boundary, state.radius)
+        return torch.where(seen.loss > 0, torch.minimum((1 - gamma) * state.radius, least), grown)
+
+
+def _direction(threat: Ball, grad: Inputs) -> Inputs:
+    """Of length 1 in the norm of the ball; under l_1 in l_2, for a step along one pixel at a time goes nowhere."""
+    return _STRAIGHT.steepest(grad) if isinstance(threat, L1) else threat.steepest(grad)
+
+
+_STRAIGHT = L2(Fraction(1))

@@ -1,0 +1,86 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...errors import UserError
+from ...problem.noise import uniform
+from ...problem.shapes import PerExample, per_example
+from ...problem.threats import Ball
+from ..attack import Batch, Candidates, LabelAttack, State
+from .starts import nearest, pick, sizes
+
+BEYOND = 1.2  # times the density of the nearest find: size and density of noise are only loosely tied
+
+
+@dataclass(frozen=True)
+class SaltAndPepperState(State):
+    """delta is the nearest point that fooled, 0 before there is one."""
+
+    size: PerExample  # of delta; infinite before something fooled
+    density: PerExample  # the highest to ask about: share of the pixels
+    taken: Int[Tensor, "B"]  # answers so far
+
+
+@dataclass(frozen=True)
+class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
+    """Random pixels turned white or black, fewer and fewer of them.
+
+    As in Foolbox, all channels of a pixel turn together, and the nearest find bounds the densities that are asked
+    about next. Distances are those of the threat model, not l_2.
+    """
+
+    name: ClassVar[str] = "salt_and_pepper"
+    source: ClassVar[str] = "Salt and pepper noise, Rauber et al. 2017 (Foolbox), https://arxiv.org/abs/1707.04131"
+    threats: ClassVar[tuple[str, ...]] = ("l1", "l0")
+    minimises: ClassVar[bool] = True
+    comes_from_outside: ClassVar[bool] = True
+
+    steps: int = 125  # noises, each asked about at `wide` densities
+    targets: int = 0
+    wide: int = 8  # images each example asks about at once
+
+    def __post_init__(self) -> None:
+        if self.targets:
+            raise UserError("salt_and_pepper aims at no class; leave targets at 0")
+        if self.wide < 1:
+            raise UserError(f"salt_and_pepper cannot take wide={self.wide}: it asks about at least one image at once")
+
+    @property
+    def width(self) -> int:
+        return self.wide
+
+    def visits(self, threat: Ball) -> int:
+        return self.steps
+
+    def start(self, threat: Ball, batch: Batch) -> SaltAndPepperState:
+        zero = torch.zeros_like(batch.x.flatten(1)[:, 0])
+        none = torch.zeros_like(batch.keys)
+        return SaltAndPepperState(torch.zeros_like(batch.x), size=zero + torch.inf, density=zero + 1, taken=none)
+
+    def query(self, threat: Ball, batch: Batch, state: SaltAndPepperState) -> Candidates:
+        h, w = batch.x.shape[2:]
+        order, colour = uniform(batch.keys, state.taken, 2 * h * w).view(-1, 2, 1, 1, h, w).unbind(1)
+        turned = order < self._densities(state)[..., None, None, None]
+        return torch.where(turned, (colour > 0.5).to(batch.x.dtype), batch.x[:, None])
+
+    def step(
+        self, threat: Ball, batch: Batch, state: SaltAndPepperState, labels: Int[Tensor, "L W"]
+    ) -> SaltAndPepperState:
+        delta = self.query(threat, batch, state) - batch.x[:, None]
+        size, which = nearest(labels != batch.y[:, None], sizes(threat, delta))
+        nearer = size < state.size
+        density = self._densities(state).gather(1, which[:, None]).squeeze(1)
+        return SaltAndPepperState(
+            delta=torch.where(per_example(nearer, delta[:, 0]), pick(delta, which), state.delta),
+            size=torch.where(nearer, size, state.size),
+            density=torch.where(nearer, (BEYOND * density).clamp(max=1), state.density),
+            taken=state.taken + 1,
+        )
+
+    def _densities(self, state: SaltAndPepperState) -> Float[Tensor, "L W"]:
+        """Shares of the pixels, even steps up to the highest."""
+        steps = torch.arange(1, self.wide + 1, device=state.density.device) / self.wide
+        return state.density[:, None] * steps

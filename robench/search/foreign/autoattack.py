@@ -1,0 +1,81 @@
+"""The authors' own code of AutoAttack, to hold ours against: https://github.com/fra31/auto-attack.
+
+Its attack classes are driven, not its runner, whose resume is broken, which knows no more than nine wrong classes and
+no fewer, and which reuses one seed. The package `pyautoattack` has the same classes as the authors' repository.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ...problem.threats import Ball
+from ..attack import Batch, ForeignAttack, Model, batch_seed, take_rows
+from .library import library
+
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+TARGETS = 9  # classes aimed at by FAB, and by APGD but in l_1
+
+
+@dataclass(frozen=True)
+class AutoAttackReference(ForeignAttack):
+    """APGD on cross-entropy, targeted APGD, targeted FAB, Square, each on what the ones before have left standing.
+
+    The standard version of Croce and Hein 2020, https://arxiv.org/abs/2003.01690, with its budgets; in l_1 that of
+    Croce and Hein 2021, https://arxiv.org/abs/2103.01208. Their targeted loss needs four classes: with three, APGD
+    climbs their untargeted one in its place, which needs three; with two, cross-entropy has said it all. Where there
+    are fewer wrong classes than targets, each is aimed at once.
+    """
+
+    name: ClassVar[str] = "autoattack-reference"
+    source: ClassVar[str] = "AutoAttack in its authors' code, Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
+    threats: ClassVar[tuple[str, ...]] = tuple(NORMS)
+
+    steps: int = 100  # of APGD and FAB, for each start and target
+    queries: int = 5000  # of Square
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise UserError(f"{self.name} cannot take queries={self.queries}: it needs at least one")
+        _part("autopgd_base")  # now, not after an hour
+
+    def visits(self, threat: Ball) -> int:
+        starts, targets = _budget(threat)
+        return self.steps * (starts + targets + 3 * TARGETS) + self.queries
+
+    def run(self, model: Model, threat: Ball, batch: Batch) -> None:
+        classes = model(batch.x[:1]).shape[1]
+        for attack in self._attacks(model, threat, classes, batch):
+            x, y = batch.x.contiguous(), batch.y
+            x_adv = attack.perturb(x, y).detach()
+            fell = (model(x_adv).argmax(dim=1) != y) & threat.contains(x_adv, x)
+            batch = take_rows(batch, (~fell).nonzero().flatten())
+            if not len(batch.y):
+                return
+
+    def _attacks(self, model: Model, threat: Ball, classes: int, batch: Batch) -> Iterator[Any]:
+        """The four of them, each made when its turn comes, with what is its own of the seed."""
+        starts, targets = _budget(threat)
+        common = {"norm": NORMS[threat.name], "eps": threat.r, "device": batch.x.device, "seed": batch_seed(batch)}
+        apgd = {"n_iter": self.steps, "use_largereps": threat.name == "l1", **common}
+        yield _part("autopgd_base").APGDAttack(model, n_restarts=starts, loss="ce", **apgd)
+        if classes > 3:
+            n = min(targets, classes - 1)
+            yield _part("autopgd_base").APGDAttack_targeted(model, n_restarts=1, n_target_classes=n, **apgd)
+        elif classes == 3:
+            yield _part("autopgd_base").APGDAttack(model, n_restarts=1, loss="dlr", **apgd)
+        n = min(TARGETS, classes - 1)
+        fab = {"n_iter": self.steps, "n_restarts": 1, "targeted": True, "n_target_classes": n}
+        yield _part("fab_pt").FABAttack_PT(model, **fab, **common)
+        square = {"n_queries": self.queries, "p_init": 0.8, "n_restarts": 1, "resc_schedule": False}
+        yield _part("square").SquareAttack(model, **square, **common)
+
+
+def _budget(threat: Ball) -> tuple[int, int]:
+    """Random starts of APGD on cross-entropy, and targets of targeted APGD."""
+    return (5, 5) if threat.name == "l1" else (1, TARGETS)
+
+
+def _part(module: str) -> Any:
+    """A module of the authors' package, or of the one on the package index."""
+    return library(f"autoattack.{module}", f"pyautoattack.{module}", install="pyautoattack>=0.2,<0.3")

@@ -1,0 +1,103 @@
+"""How near a minimum-norm attack comes on linear models: what its tests share."""
+
+import pytest
+import torch
+
+from robench.problem.split import Split
+from robench.problem.threats import parse
+from robench.search.attack import Batch, differentiate
+from robench.search.job import Job
+from robench.search.queue import Waiting
+
+from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
+from .running import ends, items
+
+N = 12
+
+
+def scaled(module: Linear, by: float, shift: float) -> Linear:
+    """The same boundaries from logits `by` times as large, all of them shifted."""
+    with torch.no_grad():
+        module.weight *= by
+        module.bias *= by
+        module.bias += shift
+    return module
+
+
+linear_models = pytest.mark.parametrize(
+    ("module", "classes", "shape"),
+    [
+        (Linear(2), 2, SHAPE),
+        (Linear(3, (3, 6, 2)), 3, (3, 6, 2)),
+        (scaled(Linear(2), 1e3, -1e5), 2, SHAPE),
+        (scaled(Linear(2), 1e-3, 7.0), 2, SHAPE),
+    ],
+    ids=["2 classes", "3 classes, not square", "logits times 1000, all negative", "logits over 1000, shifted"],
+)
+
+
+def edgy(model):
+    """Images with a third of their pixels at exactly 0 or 1, then as many with all of them, and their classes."""
+    x = toy(model, N).x
+    x = torch.cat([x, x.round()])
+    with torch.no_grad():
+        return x, model(x).argmax(dim=1)
+
+
+def asked_about(model, attack, threat, x, y, target):
+    """Every delta asked about, (questions, rows, ...)."""
+    batch = Batch(x, y, target, keys=torch.arange(len(x)))
+    state, asked = attack.start(threat, batch), []
+    for _ in range(attack.visits(threat)):
+        x_adv = attack.query(threat, batch, state)
+        asked.append(x_adv - x)
+        state = attack.step(threat, batch, state, differentiate(model, attack.objective, x_adv, y, target))
+    return torch.stack(asked)
+
+
+def smallest(model, attack, norm, x, y):
+    """The size of the smallest find of every row, through the engine; infinite where there is none."""
+    threat, size = parse(f"{norm}:{x[0].numel()}"), torch.full((len(x),), torch.inf, dtype=torch.float64)
+    split = Split.whole("toy:test", x, y, model.classes)
+    waiting = items(model, attack, split, range(len(x)))
+    for end in ends(model, split, Job(threat, attack, Waiting.of(waiting), smallest=True), lanes=len(waiting)):
+        if end.x_adv is not None:
+            row = end.item.row
+            size[row] = min(size[row], threat.measure(end.x_adv[None], x[[row]])[0])
+    return size
+
+
+def check_distances(attack, norm, module, classes, shape, within):
+    """Finds are never nearer than the exact distance, and at most `within` times as far, wherever it can be reached."""
+    model = classifier(module, classes, shape)
+    x, y = edgy(model)
+    exact = torch.tensor([distance(module, x[row], int(y[row]), norm) for row in range(len(x))], dtype=torch.float64)
+    found = smallest(model, attack, norm, x, y)
+    assert found[exact.isinf()].isinf().all(), "nothing is found where nothing is"
+    reachable = ~exact.isinf() & (exact > 0.01)
+    assert reachable.sum() >= N
+    ratio = (found / exact)[reachable]
+    assert ratio.min() > 1 - 1e-4
+    assert ratio.max() < within
+
+
+def check_lane_mates(attack, norm):
+    """The finds are the same in any order and among any lane mates."""
+    module = Linear(3)
+    model = classifier(module, 3)
+    split = toy(model, N)
+    exact = sorted(distance(module, split.x[row], int(split.y[row]), norm) for row in range(N))
+    threat, waiting = parse(f"{norm}:{fraction(1.01 * exact[N // 2])}"), items(model, attack, split, range(N))
+
+    def found(order, lanes):
+        ended = ends(model, split, Job(threat, attack, Waiting.of(order)), lanes=lanes)
+        return {end.item: end.x_adv for end in ended}
+
+    together = found(waiting, 8)
+    assert any(x is None for x in together.values())
+    assert any(x is not None for x in together.values())
+    for order, lanes in [(waiting[::-1], 5), (waiting[1::6], 1), (waiting, 40)]:
+        for item, x_adv in found(order, lanes).items():
+            assert (x_adv is None) == (together[item] is None), item
+            if x_adv is not None:
+                torch.testing.assert_close(x_adv, together[item], atol=2e-5, rtol=0)
