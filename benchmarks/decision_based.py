@@ -36,7 +36,7 @@ Row = dict[str, object]
 Distances = dict[int, float]  # by row, of those for which something was found
 
 EVERYTHING = {"linf": "linf:1", "l2": "l2:1000"}  # holds every image
-PARTS = {"hsj-linf": ("hop_skip_jump", "linf"), "hsj-l2": ("hop_skip_jump", "l2"), "boundary": ("boundary", "l2")}
+PARTS = {"hsj-linf": ("hop-skip-jump", "linf"), "hsj-l2": ("hop-skip-jump", "l2"), "boundary": ("boundary", "l2")}
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ class Theirs:
         model = foolbox.PyTorchModel(self.counted.eval(), bounds=(0, 1), device=self.device)
         start = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
         attack = {
-            "hop_skip_jump": lambda: foolbox.attacks.HopSkipJumpAttack(
+            "hop-skip-jump": lambda: foolbox.attacks.HopSkipJumpAttack(
                 init_attack=start, steps=40, constraint=self.norm
             ),
             "boundary": lambda: foolbox.attacks.BoundaryAttack(init_attack=start),

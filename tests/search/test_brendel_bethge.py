@@ -17,13 +17,13 @@ from .running import ends, job
 
 NORMS = ["linf", "l2", "l1"]
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
-FAST = BrendelBethge(steps=60)
+FAST = BrendelBethge(steps=40)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @linear_models
 def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, shape):
-    attack = BrendelBethge(steps=60, targets=classes - 1 if classes > 2 else 0)
+    attack = BrendelBethge(steps=40, targets=classes - 1 if classes > 2 else 0)
     check_distances(attack, norm, module, classes, shape, 1.1 if norm == "l1" else 1.05)
 
 
@@ -146,5 +146,5 @@ def test_a_search_without_a_start_is_blind():
     [{"starts": 1}, {"searches": 0}, {"reach": 0.0}, {"last_reach": 2.0}, {"overshoot": 2.0}, {"momentum": 1.0}],
 )
 def test_numbers_that_make_no_search_are_refused(settings):
-    with pytest.raises(UserError, match="brendel_bethge"):
+    with pytest.raises(UserError, match="brendel-bethge"):
         BrendelBethge(**settings)

@@ -16,7 +16,7 @@ NORMS = ["linf", "l2", "l1"]
 @pytest.mark.parametrize("norm", NORMS)
 @linear_models
 def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, shape):
-    attack = FMN(steps=150, targets=classes - 1 if classes > 2 else 0)
+    attack = FMN(steps=100, targets=classes - 1 if classes > 2 else 0)
     check_distances(attack, norm, module, classes, shape, 1.1 if norm == "l1" else 1.05)
 
 

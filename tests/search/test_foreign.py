@@ -333,6 +333,16 @@ def test_a_find_goes_to_the_example_it_was_made_from(model, split, all_of_them):
     assert torch.equal(seen[9], found[9])
 
 
+def test_of_several_finds_at_once_the_smallest_is_kept_where_that_is_asked_for(model, split):
+    attack = PGD(steps=20)
+    (end,) = ends(model, split, job(WIDE, attack, items(model, attack, split, [2])))
+    far = (split.x[2] + 1.5 * (end.x_adv - split.x[2])).clamp(0, 1)
+    watched = Watched(model, Linf(Fraction(1)), split.x, split.y, smallest=True)
+    with torch.no_grad():
+        watched(torch.stack([far, end.x_adv, far]))
+    assert torch.equal(next(image for image, *_ in watched.seen() if image is not None), end.x_adv)
+
+
 def test_what_belongs_to_nobody_is_shared_out_evenly(model, split):
     watched = Watched(model, NARROW, split.x, split.y)
     x = (1 - split.x[:5]).requires_grad_()

@@ -154,7 +154,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         return 1 if isinstance(threat, L0) else 2
 
     def _yields(self, threat: Ball, staying: Inputs) -> PerExample:
-        """How much nearer values may still come that do not return: a whole one, or so it is where all weigh alike."""
+        """By how much the changes that stay can still shrink: as a rule one value comes closer, and the others hold."""
         most = staying.flatten(1).abs().amax(dim=1)
         return torch.zeros_like(most) if isinstance(threat, L0) else most
 
@@ -232,7 +232,7 @@ def _line(threat: Ball, batch: Batch, delta: Inputs, draw: Counts) -> tuple[Plac
     order = _order(batch, draw)
     if isinstance(threat, L0):
         order, changed = order[:, :1], changed.any(dim=1, keepdim=True)
-    line = torch.where(changed, order, torch.inf).flatten(1).argsort(dim=1)
+    line = torch.where(changed, order, torch.inf).flatten(1).argsort(dim=1, stable=True)
     place = torch.empty_like(line).scatter_(1, line, torch.arange(line.shape[1], device=line.device).expand_as(line))
     units = changed.flatten(1).sum(dim=1)
     return torch.where(changed, place.view_as(order), delta[0].numel()).expand_as(delta), units

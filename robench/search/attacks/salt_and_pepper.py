@@ -32,7 +32,7 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
     about next. Distances are those of the threat model, not l_2.
     """
 
-    name: ClassVar[str] = "salt_and_pepper"
+    name: ClassVar[str] = "salt-and-pepper"
     source: ClassVar[str] = "Salt and pepper noise, Rauber et al. 2017 (Foolbox), https://arxiv.org/abs/1707.04131"
     threats: ClassVar[tuple[str, ...]] = ("l1", "l0")
     minimises: ClassVar[bool] = True
@@ -44,9 +44,9 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
 
     def __post_init__(self) -> None:
         if self.targets:
-            raise UserError("salt_and_pepper aims at no class; leave targets at 0")
+            raise UserError("salt-and-pepper aims at no class; leave targets at 0")
         if self.wide < 1:
-            raise UserError(f"salt_and_pepper cannot take wide={self.wide}: it asks about at least one image at once")
+            raise UserError(f"salt-and-pepper cannot take wide={self.wide}: it asks about at least one image at once")
 
     @property
     def width(self) -> int:

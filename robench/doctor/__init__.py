@@ -1,0 +1,1 @@
+"""Whether attacks are what they claim to be: asked of models on which the answer is known."""

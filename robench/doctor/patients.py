@@ -1,0 +1,145 @@
+"""Which attacks are examined, with how much budget, and what is expected of them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from ..errors import UserError, unknown
+from ..search.attack import AnyAttack, ForeignAttack
+from ..search.attacks import ATTACKS, build, parse
+from ..search.foreign import adv_lib, art, torchattacks
+from ..search.foreign.foolbox import PREFIX
+
+OURS, FOOLBOX, AUTOATTACK = "robench", "Foolbox", "AutoAttack"
+REACH = 1.25  # times the exact distance: there an attack is expected to have found something
+NOTHING = math.inf  # is expected
+
+# Smaller budgets than an evaluation's. On linear models of some twenty pixels more would add nothing.
+BUDGETS = {
+    "pgd": ["pgd(steps=40)"],
+    "apgd": ["apgd(steps=40)", "apgd(steps=100, loss='dlr', targets=9)"],
+    "fab": ["fab(steps=30)"],
+    "square": ["square(steps=300)"],
+    "cw": ["cw(steps=100, rounds=6, c=1, learning_rate=0.02)"],
+    "ead": ["ead(steps=100)"],
+    "hop-skip-jump": ["hop-skip-jump(steps=10)"],
+    "autoattack-reference": ["autoattack-reference(steps=20, queries=100)"],
+}
+
+REACHES = {
+    # They need more queries than are spent here.
+    f"{PREFIX}BoundaryAttack": NOTHING,
+    f"{PREFIX}HopSkipJumpAttack": NOTHING,
+}
+
+OF_FOOLBOX = (
+    "LinfFastGradientAttack",
+    "LinfProjectedGradientDescentAttack(rel_stepsize=0.1)",
+    "L2ProjectedGradientDescentAttack(rel_stepsize=0.1, steps=40)",
+    "L1ProjectedGradientDescentAttack(rel_stepsize=0.1, steps=40)",
+    "SparseL1DescentAttack(steps=40)",
+    "L2CarliniWagnerAttack(steps=60, binary_search_steps=7, initial_const=1)",
+    "EADAttack(steps=60, binary_search_steps=7, initial_const=1, decision_rule=L1)",
+    "DDNAttack(steps=60)",
+    "LInfFMNAttack",
+    "L2FMNAttack",
+    "L1FMNAttack",
+    "L0FMNAttack",
+    "LinfDeepFoolAttack",
+    "L2DeepFoolAttack",
+    "NewtonFoolAttack",
+    "BoundaryAttack(steps=200)",
+    "HopSkipJumpAttack(steps=5, initial_gradient_eval_steps=30)",
+)
+WITH_NUMBA = (  # which Foolbox does not ask for
+    "LinfinityBrendelBethgeAttack(steps=100)",
+    "L2BrendelBethgeAttack(steps=100)",
+    "L1BrendelBethgeAttack(steps=100)",
+)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """An attack under one threat."""
+
+    library: str
+    name: str  # the attack, with what differs from its defaults
+    attack: AnyAttack
+    threat: str  # the name of a threat model
+    reach: float = REACH  # times the exact distance; infinite where nothing is promised
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is robench's own code."""
+        return self.library == OURS
+
+
+def patients(only: Sequence[str], installed: Sequence[str]) -> list[Patient]:
+    """Every attack of these libraries under every threat it is made for, or those that are named.
+
+    Raises UserError for a name that none of them has.
+    """
+    if only:
+        return [patient for text in only for patient in _named(text, installed)]
+    return [patient for library in (OURS, *installed) for patient in LIBRARIES[library]()]
+
+
+def _named(text: str, installed: Sequence[str]) -> Iterator[Patient]:
+    """By name as in the table, with the doctor's budget, or with settings of the user's own."""
+    if text in LIBRARIES and text not in (OURS, *installed):
+        raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` looks at robench's own attacks")
+    known = [patient for library in (OURS, *installed) for patient in LIBRARIES[library]()]
+    found = [p for p in known if text in (p.name, p.attack.name, p.library)]
+    if found:
+        return iter(found)
+    try:
+        return _under_every_threat(_library(text), [text])
+    except UserError:
+        if text.startswith(PREFIX) or "(" in text:
+            raise
+        names = {p.attack.name for p in known} | {p.library for p in known}
+        raise unknown("attack", text, names) from None
+
+
+def _library(text: str) -> str:
+    return FOOLBOX if text.startswith(PREFIX) else AUTOATTACK if text.startswith("autoattack-") else OURS
+
+
+def _under_every_threat(library: str, texts: Sequence[str]) -> Iterator[Patient]:
+    for text in texts:
+        attack = build(*parse(text))
+        reach = REACHES.get(attack.name, REACH)
+        yield from (Patient(library, text, attack, threat, reach) for threat in attack.threats)
+
+
+def _ours() -> Iterator[Patient]:
+    names = [name for name, kind in ATTACKS.items() if not issubclass(kind, ForeignAttack)]
+    yield from _under_every_threat(OURS, [text for name in names for text in BUDGETS.get(name, [name])])
+
+
+def _of_foolbox() -> Iterator[Patient]:
+    texts = OF_FOOLBOX + (WITH_NUMBA if find_spec("numba") else ())
+    yield from _under_every_threat(FOOLBOX, [PREFIX + text for text in texts])
+
+
+def _of_autoattack() -> Iterator[Patient]:
+    yield from _under_every_threat(AUTOATTACK, BUDGETS["autoattack-reference"])
+
+
+def _of_others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Callable[[], Iterator[Patient]]:
+    def every() -> Iterator[Patient]:
+        for attack in attacks():
+            yield from (Patient(library, attack.spec.removesuffix("()"), attack, threat) for threat in attack.threats)
+
+    return every
+
+
+LIBRARIES: dict[str, Callable[[], Iterator[Patient]]] = {
+    OURS: _ours,
+    FOOLBOX: _of_foolbox,
+    AUTOATTACK: _of_autoattack,
+    "torchattacks": _of_others("torchattacks", torchattacks.attacks),
+    "ART": _of_others("ART", art.attacks),
+    "adv-lib": _of_others("adv-lib", adv_lib.attacks),
+}

@@ -1,0 +1,102 @@
+"""HopSkipJump and Boundary, which read labels alone, on models whose distances are known."""
+
+from statistics import median
+
+import pytest
+import torch
+
+from robench.errors import UserError
+from robench.problem.threats import parse
+from robench.search.attacks import build
+from robench.search.attacks.boundary import Boundary
+from robench.search.attacks.hop_skip_jump import HopSkipJump
+from robench.search.job import Job
+from robench.search.queue import Waiting
+
+from ..oracles import Linear, classifier, distance, toy
+from .running import ends, items
+from .test_company import OneHot
+
+FIFTY = (1, 5, 10)
+N = 8
+ATTACKS = {
+    "hop-skip-jump linf": (HopSkipJump(steps=12), "linf"),
+    "hop-skip-jump l2": (HopSkipJump(steps=8), "l2"),
+    "boundary l2": (Boundary(steps=250), "l2"),
+}
+every = pytest.mark.parametrize(("attack", "norm"), ATTACKS.values(), ids=ATTACKS)
+WIDE = {"linf": "linf:1", "l2": "l2:100"}
+
+
+def nearest(model, attack, threat, split, lanes=N, rows=None):
+    """The image nearest to each example that the engine has kept; None where there is none."""
+    waiting = items(model, attack, split, range(len(split)) if rows is None else rows)
+    one = Job(threat, attack, Waiting.of(waiting), smallest=True)
+    return {end.item.row: end for end in ends(model, split, one, lanes=lanes * attack.width)}
+
+
+@every
+@pytest.mark.parametrize("edges", [False, True], ids=["inside", "at the edges"])
+def test_in_fifty_dimensions_it_comes_within_a_quarter_of_the_distance_and_never_below(attack, norm, edges):
+    module = Linear(3, FIFTY)
+    model = classifier(module, 3, FIFTY)
+    split, threat = toy(model, N, edges=edges), parse(WIDE[norm])
+    ratios = []
+    for row, end in nearest(model, attack, threat, split).items():
+        size = threat.measure(end.x_adv[None], split.x[[row]]).item()
+        ratios.append(size / distance(module, split.x[row], int(split.y[row]), norm))
+    assert len(ratios) == N
+    assert min(ratios) > 1 - 1e-5
+    assert median(ratios) < 1.25
+
+
+@every
+def test_what_it_finds_depends_on_neither_lane_mates_nor_order_nor_on_more_than_the_label(attack, norm):
+    model = classifier(Linear(4, FIFTY), 4, FIFTY)
+    attack = build(attack.name, {"steps": 30 if attack.name == "boundary" else 2})
+    split, threat = toy(model, 5), parse(WIDE[norm])
+    found = {row: end.x_adv for row, end in nearest(model, attack, threat, split).items()}
+    assert all(x_adv is not None for x_adv in found.values())
+    labels_alone = classifier(OneHot(model.module), 4, FIFTY)
+    for other, rows, lanes in [(model, [4, 2, 0, 1, 3], 1), (labels_alone, range(5), 2)]:
+        for row, end in nearest(other, attack, threat, split, lanes, rows).items():
+            torch.testing.assert_close(end.x_adv, found[row], atol=1e-5, rtol=0)
+
+
+class Always(Linear):
+    """Says the first class, but for images that are bright on the left: those of the second are told by their side."""
+
+    def forward(self, x):
+        left = x.flatten(1)[:, :1]
+        return torch.cat([torch.ones_like(left), torch.where(left > 2, 2.0, 0.0)], dim=1)
+
+
+@every
+def test_an_example_without_a_start_is_its_own_outcome(attack, norm):
+    """No image in the box is of the second class, so nothing fools an example of the first."""
+    model = classifier(Always(2, FIFTY), 2, FIFTY)
+    split = toy(model, 3)
+    attack = build(attack.name, {"steps": 3})
+    for end in nearest(model, attack, parse(WIDE[norm]), split).values():
+        assert end.x_adv is None
+        assert end.blind, "the engine must know that it found no start"
+    split.y[1] = 1  # now everything fools this one
+    outcome = nearest(model, attack, parse(WIDE[norm]), split)
+    assert [outcome[row].blind for row in range(3)] == [True, False, True]
+    assert outcome[1].x_adv is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hop-skip-jump", {"targets": 1}),
+        ("hop-skip-jump", {"wide": 1}),
+        ("hop-skip-jump", {"reach": 0.0}),
+        ("hop-skip-jump", {"directions": 0}),
+        ("boundary", {"targets": 1}),
+        ("boundary", {"wide": 1}),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(name, settings):
+    with pytest.raises(UserError):
+        build(name, settings)
