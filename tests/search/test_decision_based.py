@@ -18,11 +18,11 @@ from .running import ends, items
 from .test_company import OneHot
 
 FIFTY = (1, 5, 10)
-N = 8
+N = 5
 ATTACKS = {
-    "hop-skip-jump linf": (HopSkipJump(steps=12), "linf"),
+    "hop-skip-jump linf": (HopSkipJump(steps=8), "linf"),
     "hop-skip-jump l2": (HopSkipJump(steps=8), "l2"),
-    "boundary l2": (Boundary(steps=250), "l2"),
+    "boundary l2": (Boundary(steps=150), "l2"),
 }
 every = pytest.mark.parametrize(("attack", "norm"), ATTACKS.values(), ids=ATTACKS)
 WIDE = {"linf": "linf:1", "l2": "l2:100"}
@@ -53,12 +53,12 @@ def test_in_fifty_dimensions_it_comes_within_a_quarter_of_the_distance_and_never
 @every
 def test_what_it_finds_depends_on_neither_lane_mates_nor_order_nor_on_more_than_the_label(attack, norm):
     model = classifier(Linear(4, FIFTY), 4, FIFTY)
-    attack = build(attack.name, {"steps": 30 if attack.name == "boundary" else 2})
-    split, threat = toy(model, 5), parse(WIDE[norm])
+    attack = build(attack.name, {"steps": 10 if attack.name == "boundary" else 1})
+    split, threat = toy(model, 4), parse(WIDE[norm])
     found = {row: end.x_adv for row, end in nearest(model, attack, threat, split).items()}
     assert all(x_adv is not None for x_adv in found.values())
     labels_alone = classifier(OneHot(model.module), 4, FIFTY)
-    for other, rows, lanes in [(model, [4, 2, 0, 1, 3], 1), (labels_alone, range(5), 2)]:
+    for other, rows, lanes in [(model, [2, 0, 1, 3], 1), (labels_alone, range(4), 2)]:
         for row, end in nearest(other, attack, threat, split, lanes, rows).items():
             torch.testing.assert_close(end.x_adv, found[row], atol=1e-5, rtol=0)
 

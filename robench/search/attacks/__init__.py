@@ -34,7 +34,10 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD),
         *(DDN, FMN, BrendelBethge),
-        *(Boundary, HopSkipJump,),
+        *(
+            Boundary,
+            HopSkipJump,
+        ),
         *(Pointwise, SaltAndPepper),
         *(Grid, RandomPoses, AffineLp, AffineRTAttack),
         *(AutoAttackReference,),

@@ -11,7 +11,6 @@ from ...problem.threats import Ball
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
-    STARTS,
     Answers,
     Noise,
     WalkState,
@@ -27,41 +26,65 @@ from .starts import (
     starts,
 )
 
+Ladder = Float[Tensor, "W"]
+
+TINY = 1e-30  # keeps 0 / 0 away
 WALK = 2  # the phase after START and LINE
 GAP = 1e-2  # of the distance: how near the boundary the walk begins
 TRIALS = 4  # one candidate in so many stays at its distance, to see how flat the boundary is
-RECENT = 0.8  # weight of what was seen before in a rate
-FLAT, BENT = 0.5, 0.2  # shares of candidates at the same distance that fool: above, steps grow; below, they shrink
-TOO_SHY, TOO_BOLD = 0.25, 0.05  # the same of those that also step towards the image
+RECENT = 0.8  # weight of what was seen before in the rate of success
+FLAT, BENT = 0.5, 0.2  # shares of trials that fool: above, steps grow; below, they shrink
 FACTOR = 1.5
-SMALLEST = 1e-4  # steps
+SMALLEST, LARGEST = 1e-4, (1.0, 0.5)  # steps around and towards
+MOST = 0.6  # of the distance, gained in one step
 
 
 @dataclass(frozen=True)
 class BoundaryState(WalkState):
+    """How far the next candidates go, and which way has fooled of late."""
+
     around: PerExample  # orthogonal step, in distances
     towards: PerExample  # step towards the image, in distances
-    flatness: PerExample  # share of late candidates at the same distance that fooled
-    success: PerExample  # the same of those that also stepped towards the image
+    flatness: PerExample  # share of late trials that fooled
     memory: Inputs  # mean of unit steps around, those that fooled minus those that did not; late ones count more
 
 
 @dataclass(frozen=True)
 class Boundary(LabelAttack[Ball, BoundaryState]):
+    """A walk along the boundary: a random step around the image, then one towards it, kept where it still fools.
+
+    Brendel, Rauber and Bethge 2018, https://arxiv.org/abs/1712.04248. As there, the step around follows the share of
+    steps at the same distance that fool, and the step towards the image its own success. Other than there,
+
+    * `wide` images are asked about at once, with several lengths of both steps, and the nearest that fools is next;
+    * half of a step around is the mean of those that fooled before, as in the biased boundary attack of Brunner et
+      al. 2019, https://arxiv.org/abs/1812.09803, which they call a prior;
+    * the start is any of several kinds of images, and the line from it to the image is searched first; see `starts`.
+
+    1000 passes of 32 ask about as many images as the paper's 5000 iterations do where a few are tried in each.
+    """
+
     name: ClassVar[str] = "boundary"
     source: ClassVar[str] = "Boundary attack, Brendel et al. 2018, https://arxiv.org/abs/1712.04248"
     threats: ClassVar[tuple[str, ...]] = ("l2",)
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 1000
+    steps: int = 1000  # passes
     targets: int = 0
-    around: float = 0.03
-    towards: float = 0.01
-    memory: float = 0.9
-    bias: float = 1.0
-    mode: int = 0
+    around: float = 0.03  # the first orthogonal step, in distances
+    towards: float = 0.01  # the first step towards the image, in distances
+    memory: float = 0.9  # weight of what was learnt before about the way around
+    bias: float = 1.0  # weight of that way beside a random one
     wide: int = 32  # images that each example asks about at once
+
+    def __post_init__(self) -> None:
+        if self.targets:
+            raise UserError("boundary aims at no class; leave targets at 0")
+        if self.wide < TRIALS:
+            raise UserError(f"boundary cannot take wide={self.wide}: it needs at least {TRIALS} images at once")
+        if not self.memory < 1:
+            raise UserError(f"boundary cannot take memory={self.memory}: it is a share, below 1")
 
     @property
     def width(self) -> int:
@@ -77,7 +100,6 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
             around=zero + self.around,
             towards=zero + self.towards,
             flatness=zero + (FLAT + BENT) / 2,
-            success=zero + (TOO_SHY + TOO_BOLD) / 2,
             memory=torch.zeros_like(batch.x),
         )
         return self._asking(threat, batch, state)
@@ -90,50 +112,30 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         state = replace(state, passes=state.passes + 1, taken=state.taken + 1)
         after = started(batch, state, answers)
         after = where_rows(state.phase == LINE, lined(batch, state, answers, GAP, WALK), after)
-        after = where_rows(state.phase == WALK, self._walked(threat, batch, state, answers), after)
+        after = where_rows(state.phase == WALK, self._walked(batch, state, answers), after)
         return self._asking(threat, batch, after)
 
-    def _ladders(self, state):
-        n = torch.arange(self.wide, device=state.size.device)
-        trial = n % TRIALS == 0
-        k = n - n // TRIALS - 1
-        turn = torch.where(trial, 1.0, 2.0 ** (k % 3 - 1))
-        step = torch.where(trial, 0.0, 2.0 ** (k // 3 % 4 - 2 + 0.5 * (self.mode % 2)))
-        bias = torch.where(trial, 0.0, self.bias * 2.0 ** (k % 4 - 1)) if self.mode < 4 else torch.full_like(turn, self.bias)
-        return trial, turn, step, bias
-
-    def _walked(self, threat: Ball, batch: Batch, state: BoundaryState, answers: Answers) -> BoundaryState:
-        trial, turn, step, bias = self._ladders(state)
+    def _walked(self, batch: Batch, state: BoundaryState, answers: Answers) -> BoundaryState:
         fools = answers.fools.to(state.size.dtype)
-        flatness = RECENT * state.flatness + (1 - RECENT) * fools[:, trial].mean(dim=1)
-        both = torch.where(flatness > FLAT, FACTOR, torch.where(flatness < BENT, 1 / FACTOR, 1.0))
-        which = nearest(answers.fools & (answers.size < state.size[:, None]), answers.size)
-        won = which[0].isfinite()
-        one = torch.where(won, 1.2 * step[which[1]].clamp(min=0.25) ** 0.5, 1 / FACTOR)
-        bent = torch.where(won, turn[which[1]] ** 0.5, 1 / 1.1)
-        unit = state.asked - batch.x[:, None]
+        flatness = RECENT * state.flatness + (1 - RECENT) * fools[:, ::TRIALS].mean(dim=1)
+        bolder = torch.where(flatness > FLAT, FACTOR, torch.where(flatness < BENT, 1 / FACTOR, 1.0))
+        size, which = nearest(answers.fools & (answers.size < state.size[:, None]), answers.size)
+        won = 1.2 * self._lengths(state)[2][which].clamp(min=0.25).sqrt()  # towards the length that won
+        nearer = torch.where(size.isfinite(), won, 1 / FACTOR)
+
         out = _unit(state.delta[:, None])
-        unit = unit - (unit * out).flatten(2).sum(2).view(*unit.shape[:2], 1, 1, 1) * out
-        unit = _unit(unit)
-        vote = (fools - fools.mean(dim=1, keepdim=True)).view(*fools.shape, 1, 1, 1)
-        if self.mode & 8:
-            tm = fools[:, trial].mean(dim=1, keepdim=True)
-            om = fools[:, ~trial].mean(dim=1, keepdim=True)
-            vote = (fools - torch.where(trial, tm, om)).view(*fools.shape, 1, 1, 1)
-        memory = self.memory * state.memory + (1 - self.memory) * (unit * vote).mean(dim=1)
-        if self.mode & 2:
-            around, towards = state.around * bent, state.towards * one
-        else:
-            around, towards = state.around * both, state.towards * one
+        aside = _unit(_orthogonal(state.asked - batch.x[:, None], out))
+        vote = _per_candidate(fools - fools.mean(dim=1, keepdim=True), aside)
         return replace(
             moved(batch, state, answers),
-            around=around.clamp(SMALLEST, 1),
-            towards=towards.clamp(SMALLEST, 0.5),
-            flatness=torch.where(both != 1, (FLAT + BENT) / 2, flatness),
-            memory=memory,
+            around=(state.around * bolder).clamp(SMALLEST, LARGEST[0]),
+            towards=(state.towards * nearer).clamp(SMALLEST, LARGEST[1]),
+            flatness=torch.where(bolder != 1, (FLAT + BENT) / 2, flatness),
+            memory=self.memory * state.memory + (1 - self.memory) * (aside * vote).mean(dim=1),
         )
 
     def _asking(self, threat: Ball, batch: Batch, state: BoundaryState) -> BoundaryState:
+        """With the candidates of the phase."""
         noise = noise_of(batch.keys, state.taken, self.wide, batch.x)
         asked = starts(threat, batch.x, noise, state.size)
         for phase, images in (
@@ -144,17 +146,38 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         return replace(state, asked=asked)
 
     def _candidates(self, threat: Ball, batch: Batch, state: BoundaryState, noise: Noise) -> Candidates:
-        trial, turn, step, bias = self._ladders(state)
-        noise = torch.erfinv(2 * noise[..., : batch.x[0].numel()] - 1).view_as(state.asked)
+        """A step around from the nearest point, back to its distance, then a step towards the image."""
+        bias, around, towards = self._lengths(state)
+        random = torch.erfinv(2 * noise[..., : batch.x[0].numel()] - 1).view_as(state.asked)
         out = _unit(state.delta[:, None])
-        aside = _unit(noise) + bias.view(1, -1, 1, 1, 1) * _unit(state.memory[:, None])
-        aside = aside - (aside * out).flatten(2).sum(dim=2).view(*noise.shape[:2], 1, 1, 1) * out
+        aside = _unit(random) + _per_candidate(bias[None], random) * _unit(state.memory[:, None])
+        aside = _unit(_orthogonal(aside, out))
         size = torch.where(state.size.isfinite(), state.size, 0)
-        turned = out + (state.around[:, None] * turn).view(*noise.shape[:2], 1, 1, 1) * _unit(aside)
-        far = size[:, None] * (1 - (state.towards[:, None] * step).clamp(max=0.6))
-        there = (batch.x[:, None] + _unit(turned) * per_example(size, noise)).clamp(0, 1) - batch.x[:, None]
+        turned = _unit(out + _per_candidate(state.around[:, None] * around, aside) * aside)
+        there = (batch.x[:, None] + turned * per_example(size, turned)).clamp(0, 1) - batch.x[:, None]
+        far = size[:, None] * (1 - (state.towards[:, None] * towards).clamp(max=MOST))
         return faded(threat, batch.x, there, far)
+
+    def _lengths(self, state: BoundaryState) -> tuple[Ladder, Ladder, Ladder]:
+        """Of every candidate the bias, and how much longer than the lane's its steps around and towards are."""
+        number = torch.arange(self.wide, device=state.size.device)
+        trial, rung = number % TRIALS == 0, number - number // TRIALS - 1
+        bias = torch.where(trial, 0.0, self.bias * 2.0 ** (rung % 4 - 1))
+        return bias, torch.where(trial, 1.0, 2.0 ** (rung % 3 - 1)), torch.where(trial, 0.0, 2.0 ** (rung // 3 % 4 - 2))
+
+
+def _orthogonal(v: Tensor, unit: Tensor) -> Tensor:
+    """What of each candidate is at right angles to a unit vector."""
+    along: Tensor = _per_candidate((v * unit).flatten(2).sum(dim=2), v)
+    return v - along * unit
 
 
 def _unit(v: Tensor) -> Tensor:
-    return v / v.flatten(2).norm(dim=2).clamp(min=1e-30).view(*v.shape[:2], 1, 1, 1)
+    """Candidates scaled to length 1; 0 stays."""
+    length: Tensor = v.flatten(2).norm(dim=2).clamp(min=TINY)
+    return v / _per_candidate(length, v)
+
+
+def _per_candidate(v: Tensor, like: Tensor) -> Tensor:
+    """(L, W) as (L, W, 1, ..., 1), to broadcast against candidates."""
+    return v.view(*v.shape, *[1] * (like.ndim - 2))

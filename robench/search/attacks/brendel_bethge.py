@@ -187,7 +187,8 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
         fits = possible & meets & (move.norm(dim=1, keepdim=True) <= most)
         best, ahead = torch.where(fits, move, best), torch.where(meets, tried, ahead)
         timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
-    return best.view_as(x)
+    way: Tensor = best.view_as(x)
+    return way
 
 
 def _meeting(

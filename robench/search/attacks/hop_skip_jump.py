@@ -2,7 +2,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import UserError
@@ -55,8 +55,8 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     """From the boundary, a stride along an estimate of its normal, then down a line towards the image, to the boundary.
 
     Chen, Jordan and Wainwright 2019, https://arxiv.org/abs/1904.02144, algorithm 2; in its first version Boundary++.
-    The normal is estimated as in the paper, from the answers in 100 sqrt(t) directions; under l_inf the stride goes along
-    its sign. Other than there,
+    The normal is estimated as in the paper, from the answers in 100 sqrt(t) directions; under l_inf the stride goes
+    along its sign. Other than there,
 
     * `wide` images are asked about at once, so a line is cut into that many parts, not halved;
     * one pass asks about strides and gains together, and the nearest image that fools is where the next line is
@@ -78,7 +78,6 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     targets: int = 0
     directions: int = 100  # of the first estimate; iteration t has sqrt(t) times as many
     reach: float = 0.01  # of the directions, in lengths of the change
-    keep: float = 0.0
     wide: int = 32  # images that each example asks about at once
 
     def __post_init__(self) -> None:
@@ -151,10 +150,10 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
             after,
             end=pick(self._ends(threat, batch, state), which.squeeze(1)),
             low=torch.where((gain < state.gain) & (next_nearer < after.size), next_nearer, zero),
-            push=self.keep * state.push,
-            drift=self.keep * state.drift,
-            votes=self.keep * state.votes,
-            asks=self.keep * state.asks,
+            push=still,
+            drift=still,
+            votes=zero,
+            asks=zero,
             stride=(RAISE * stride).clamp(max=1),
             gain=(RAISE * gain).clamp(max=0.5),
             phase=torch.full_like(state.phase, LINE),
@@ -185,7 +184,8 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         noise = noise if isinstance(threat, Linf) else torch.erfinv(noise)
         unit = (noise / noise.norm(dim=2, keepdim=True)).view_as(state.asked)
         reach = self.reach * state.delta.flatten(1).norm(dim=1)
-        return ((batch.x + state.delta)[:, None] + per_example(reach, unit) * unit).clamp(0, 1)
+        asked: Tensor = (batch.x + state.delta)[:, None] + per_example(reach, unit) * unit
+        return asked.clamp(0, 1)
 
     def _strides(self, threat: Ball, batch: Batch, state: HopSkipJumpState) -> Candidates:
         gains = self._ladders(state)[1]
@@ -214,6 +214,6 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         return (directions / self.wide).ceil().long()
 
 
-def _per_candidate(v: PerCandidate, like: Candidates) -> Float[Tensor, "L W ..."]:
-    """So that it broadcasts against candidates."""
+def _per_candidate(v: PerCandidate, like: Tensor) -> Tensor:
+    """(L, W) as (L, W, 1, ..., 1), to broadcast against candidates."""
     return v.view(*v.shape, *[1] * (like.ndim - 2))
