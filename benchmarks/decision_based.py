@@ -3,15 +3,14 @@
     python benchmarks/decision_based.py [--part NAME] [--model NAME] [--examples N] [--threads N]
 
 How near to each image the nearest adversarial one is that the attack finds: HopSkipJump with 40 iterations for both,
-Boundary with each library's own default. Foolbox attacks all images as one batch, from starts of its own (blended noise). An
-image for which it finds none makes it raise, so it is told only those for which it does: `foolbox starts`. Distances
-are of images that robench's referee accepts, for both; medians are over the images that both could start from.
+Boundary with each library's own default. Foolbox attacks all images as one batch, from starts of its own (blended
+noise). An image for which it finds none makes it raise, so it is told only those for which it does: `foolbox starts`.
+Distances are of images that robench's referee accepts, for both; medians are over the images both could start from.
 """
 
 import argparse
 import copy
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -161,9 +160,11 @@ class Theirs:
         rows = (model(begun).argmax(dim=1) != y).nonzero().flatten().tolist()
         self.counted.queries = 0
         found: list[Tensor] = []
-        work: Callable[[], None] = lambda: found.append(
-            attack.run(model, x[rows], foolbox.criteria.Misclassification(y[rows]), starting_points=begun[rows])
-        )
+
+        def work() -> None:
+            criterion = foolbox.criteria.Misclassification(y[rows])
+            found.append(attack.run(model, x[rows], criterion, starting_points=begun[rows]))
+
         b = seconds(work, self.device) if rows else 0.0
         return (accepted(referee, split, threat, rows, found[0].cpu()) if rows else {}), b
 

@@ -94,7 +94,7 @@ def _named(text: str, installed: Sequence[str]) -> Iterator[Patient]:
     if found:
         return iter(found)
     try:
-        return _under_every_threat(_library(text), [text])
+        return iter(list(_under_every_threat(_library(text), [text])))
     except UserError:
         if text.startswith(PREFIX) or "(" in text:
             raise

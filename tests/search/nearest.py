@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
 from robench.search.job import Job
@@ -56,15 +55,17 @@ def asked_about(model, attack, threat, x, y, target):
 
 
 def smallest(model, attack, norm, x, y):
-    """The size of the smallest find of every row, through the engine; infinite where there is none."""
-    threat, size = parse(f"{norm}:{x[0].numel()}"), torch.full((len(x),), torch.inf, dtype=torch.float64)
-    split = Split.whole("toy:test", x, y, model.classes)
-    waiting = items(model, attack, split, range(len(x)))
-    for end in ends(model, split, Job(threat, attack, Waiting.of(waiting), smallest=True), lanes=len(waiting)):
-        if end.x_adv is not None:
-            row = end.item.row
-            size[row] = min(size[row], threat.measure(end.x_adv[None], x[[row]])[0])
-    return size
+    """The size of the smallest find of every row, over all classes if it aims at them; infinite where there is none."""
+    shifts = range(1, model.classes) if attack.targets else [0]
+    aims = torch.cat([(y + shift) % model.classes for shift in shifts])
+    every, right = x.repeat(len(shifts), 1, 1, 1), y.repeat(len(shifts))
+    threat = parse(f"{norm}:{x[0].numel()}")
+    asked = asked_about(model, attack, threat, every, right, aims)
+    with torch.no_grad():
+        fools = (model((every + asked).flatten(0, 1)).argmax(dim=1) != right.repeat(len(asked))).view(len(asked), -1)
+    inside = ((every + asked >= 0) & (every + asked <= 1)).flatten(2).all(dim=2)
+    size = threat.size(asked.double().flatten(0, 1)).view(len(asked), -1)
+    return size.masked_fill(~fools | ~inside, torch.inf).amin(dim=0).view(len(shifts), -1).amin(dim=0)
 
 
 def check_distances(attack, norm, module, classes, shape, within):

@@ -8,7 +8,7 @@ from robench.errors import UserError
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.search.attack import Batch
-from robench.search.attacks.pointwise import RESOLUTION, Pointwise
+from robench.search.attacks.pointwise import AGAIN, RESOLUTION, SEEK, Pointwise
 from robench.search.job import Job
 from robench.search.queue import Waiting
 
@@ -34,7 +34,18 @@ class Wavy(nn.Module):
         return torch.sin(4 * self.inner(x))
 
 
+class Uneven(Linear):
+    """Some values weigh a hundred times as much as others, so a little that is left over moves those far."""
+
+    def __init__(self):
+        super().__init__(3)
+        with torch.no_grad():
+            self.weight *= 10 ** (-2 * torch.rand(self.weight.shape[1], generator=torch.Generator().manual_seed(1)))
+            self.bias.copy_(-0.5 * self.weight.sum(dim=1))
+
+
 MODELS = {
+    "uneven": classifier(Uneven(), 3),
     "linear": classifier(Linear(3), 3),
     "colour": classifier(Linear(3, COLOUR), 3, COLOUR),
     "relu": classifier(net(), 4),
@@ -86,6 +97,21 @@ def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move
                 moved.append(closer)
         assert moved
         assert not fools(torch.stack(moved)).any()
+
+
+def test_further_searches_begin_with_noise_on_a_small_part_of_the_nearest_point():
+    model = MODELS["relu"]
+    split = toy(model, N)
+    kept = []
+    before = None
+    for state, asked in search(model, Pointwise(steps=STEPS), parse("l1:1"), split.x, split.y):
+        if before is not None:
+            again = (before.phase == SEEK) & before.size.isfinite()
+            kept.append((asked == (split.x + before.best).clamp(0, 1)[:, None])[again].flatten(2).float().mean(dim=2))
+        before = state
+    share = torch.cat(kept).mean(dim=0)
+    assert len(torch.cat(kept)) > N
+    torch.testing.assert_close(share, 1 - AGAIN * torch.tensor([0.25, 0.5, 0.75, 1]), atol=0.07, rtol=0)
 
 
 @pytest.mark.parametrize("text", THREATS)

@@ -3,7 +3,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import UserError
@@ -163,8 +163,8 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     """The move that makes delta + move smallest (l_inf, l_2, l_1) among those that `slope . move = aim` and stay in
     the box and within `reach`; where there is none, the shortest way to that plane, as far as it is in reach.
 
-    The solutions for all reaches form a family that goes from the shortest move ever farther, one for every boldness
-    (`_family`), so the boldness is searched for. The least that does something is a millionth: on a scale of powers.
+    The solutions for all reaches form a family, from the shortest move to ever bolder ones (`_meeting`), whose length
+    rises with the boldness: so that is searched for. The least that does something may be a millionth, hence powers.
     """
     here, image, most = delta.flatten(1), x.flatten(1), reach[:, None]
     peak = slope.flatten(1).abs().amax(dim=1, keepdim=True).clamp(min=TINY)  # first, so that squares do not underflow
@@ -174,21 +174,20 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
 
     shortest = to_hyperplane(STRAIGHT, x + delta, slope, -aim).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
-    possible = ((need - _dot(g, shortest)).abs() <= exact) & (length <= most)
+    possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= most)
     best = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
     timid, bold = torch.full_like(need, TIMID), torch.zeros_like(need)
-    ahead = need / steepness.square()
+    ahead, leap = need / steepness.square(), most / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
-        move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, most / steepness)
-        meets = (need - _dot(g, move)).abs() <= exact
+        move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, leap)
+        meets = (need - (g * move).sum(dim=1, keepdim=True)).abs() <= exact
         fits = possible & meets & (move.norm(dim=1, keepdim=True) <= most)
         best, ahead = torch.where(fits, move, best), torch.where(meets, tried, ahead)
         timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
-    way: Tensor = best.view_as(x)
-    return way
+    return best.view_as(x)
 
 
 def _meeting(
@@ -202,52 +201,39 @@ def _meeting(
     ahead: Column,
     leap: Column,
 ) -> tuple[Rows, Column]:
-    """The member of the family of this boldness that meets the plane, and its multiplier of g.
+    """The move of this boldness that meets the plane, and its multiplier of g.
 
-    Its gain g . move rises with the multiplier along a broken line: Newton's method from `ahead`, kept between the
-    multipliers that were too small and too large; where it has no slope or leaves them, half way, or a leap on.
+    By Lagrange's rule it is that multiple of g, besides a share of delta taken back (l_2), or all pixels of
+    delta + move brought nearer to 0 and not past it (l_1), or kept in a smaller ball (l_inf); then the box cuts. What
+    it gains, g . move, rises with the multiplier along a broken line: Newton's method from `ahead`, kept between what
+    was too little and too much; where it has no slope or leaves them, half way, or a leap on.
     """
     low, high = -image - here, 1 - image - here  # what the box leaves to the move
+    taken = boldness * width
     if isinstance(threat, Linf):
-        ball = (1 - boldness) * width
-        low, high = torch.maximum(low, -ball - here), torch.minimum(high, ball - here)
-    least, last, squares = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf), g.square()
-    for _ in range(NEWTON):
-        free, moving = _family(threat, here, g, boldness, width, ahead)
+        low, high = torch.maximum(low, taken - width - here), torch.minimum(high, width - taken - here)
+    back, squares = boldness * here if isinstance(threat, L2) else 0, g.square()
+    least, last = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf)
+    for step in range(NEWTON + 1):
+        free = ahead * g - back
+        if isinstance(threat, L1):
+            free = free - torch.clamp(here + free, -taken, taken)
         move = torch.clamp(free, low, high)
-        missing = need - _dot(g, move)
-        rate = _dot(squares, ((move == free) & moving).to(g.dtype))
+        if step == NEWTON:
+            break
+        moving = move == free
+        if isinstance(threat, L1):
+            moving = moving & (here + free != 0)
+        missing = need - (g * move).sum(dim=1, keepdim=True)
+        rate = (squares * moving).sum(dim=1, keepdim=True)
         least, last = torch.where(missing > 0, ahead, least), torch.where(missing > 0, last, ahead)
         middle = (least + last) / 2
         farther = ahead + missing.sign() * torch.maximum(2 * ahead.abs(), leap)
         newton = ahead + missing / rate.clamp(min=TINY)
         sound = (newton > least) & (newton < last) & (rate > 0)
         ahead = torch.where(sound, newton, torch.where(middle.isfinite(), middle, farther))
-    free, _ = _family(threat, here, g, boldness, width, ahead)
-    return torch.clamp(free, low, high), ahead
-
-
-def _family(
-    threat: Ball, here: Rows, g: Rows, boldness: Column, width: Column, ahead: Column
-) -> tuple[Rows, Bool[Tensor, "B #N"]]:
-    """The moves before the box cuts them, and which of their pixels follow g.
-
-    By Lagrange's rule they are multiples of g, and besides a share of delta taken back (l_2), or all pixels of
-    delta + move brought nearer to 0 and not past it (l_1). Under l_inf nothing: there the ball cuts as the box does.
-    """
-    straight = ahead * g
-    if isinstance(threat, L1):
-        goal, taken = here + straight, boldness * width
-        kept = goal - torch.clamp(goal, -taken, taken)
-        return kept - here, kept != 0
-    if isinstance(threat, L2):
-        straight = straight - boldness * here
-    return straight, torch.ones_like(boldness, dtype=torch.bool)
+    return move, ahead
 
 
 def _boxed(delta: Inputs, x: Inputs) -> Inputs:
     return (x + delta).clamp(0, 1) - x
-
-
-def _dot(a: Rows, b: Rows) -> Column:
-    return torch.einsum("bn,bn->b", a, b)[:, None]
