@@ -98,5 +98,5 @@ def test_an_example_without_a_start_is_its_own_outcome(attack, norm):
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name, settings):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=next(iter(settings))):
         build(name, settings)

@@ -35,12 +35,12 @@ class Wavy(nn.Module):
 
 
 class Uneven(Linear):
-    """Some values weigh a hundred times as much as others, so a little that is left over moves those far."""
+    """Some values weigh a thousand times as much as others, so a little that is left over moves those far."""
 
     def __init__(self):
         super().__init__(3)
         with torch.no_grad():
-            self.weight *= 10 ** (-2 * torch.rand(self.weight.shape[1], generator=torch.Generator().manual_seed(1)))
+            self.weight *= 10 ** (-4 * torch.rand(self.weight.shape[1], generator=torch.Generator().manual_seed(1)))
             self.bias.copy_(-0.5 * self.weight.sum(dim=1))
 
 

@@ -179,7 +179,8 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
     timid, bold = torch.full_like(need, TIMID), torch.zeros_like(need)
-    ahead, leap = need / steepness.square(), most / steepness
+    ahead = need.sign() * (shortest.abs() / g.abs().clamp(min=TINY)).amax(dim=1, keepdim=True)
+    leap = most / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
         move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, leap)

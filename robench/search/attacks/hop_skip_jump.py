@@ -68,7 +68,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     40 iterations ask about 21,800 images; those of an iteration that takes fewer go to further ones.
     """
 
-    name: ClassVar[str] = "hop_skip_jump"
+    name: ClassVar[str] = "hop-skip-jump"
     source: ClassVar[str] = "HopSkipJump (Boundary++), Chen et al. 2019, https://arxiv.org/abs/1904.02144"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2")
     minimises: ClassVar[bool] = True
@@ -82,13 +82,13 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
 
     def __post_init__(self) -> None:
         if self.targets:
-            raise UserError("hop_skip_jump aims at no class; leave targets at 0")
+            raise UserError("hop-skip-jump aims at no class; leave targets at 0")
         if self.wide < 4:
-            raise UserError(f"hop_skip_jump cannot take wide={self.wide}: it needs at least 4 images at once")
+            raise UserError(f"hop-skip-jump cannot take wide={self.wide}: it needs at least 4 images at once")
         if self.directions < 1:
-            raise UserError(f"hop_skip_jump cannot take directions={self.directions}: it needs at least one")
+            raise UserError(f"hop-skip-jump cannot take directions={self.directions}: it needs at least one")
         if not 0 < self.reach <= 1:
-            raise UserError(f"hop_skip_jump cannot take reach={self.reach}: it must be above 0, and not beyond 1")
+            raise UserError(f"hop-skip-jump cannot take reach={self.reach}: it must be above 0, and not beyond 1")
 
     @property
     def width(self) -> int:
