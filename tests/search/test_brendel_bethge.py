@@ -45,7 +45,8 @@ def solved(norm, x, delta, slope, aim, reach):
         rules.append({"type": "ineq", "fun": lambda z: np.concatenate([s * (delta + z[:n]) + z[n:] for s in (1, -1)])})
         start, cost = np.concatenate([np.zeros(n), np.full(more, abs(delta).max())]), lambda z: z[n:].sum()
         box = box + [(0, 2)] * more
-    answer = minimize(cost, start, bounds=box, constraints=rules, method="SLSQP", options={"maxiter": 500, "ftol": 1e-9})
+    precise = {"maxiter": 500, "ftol": 1e-9}
+    answer = minimize(cost, start, bounds=box, constraints=rules, method="SLSQP", options=precise)
     assert answer.success
     return answer.x[:n]
 

@@ -99,6 +99,29 @@ def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move
         assert not fools(torch.stack(moved)).any()
 
 
+def test_it_is_through_only_when_it_has_asked_about_every_value_since_the_last_that_moved():
+    model, ends_seen = MODELS["uneven"], 0
+    split = toy(model, 4)
+    before, asked_since = None, [[] for _ in split.x]
+    for state, asked in search(model, Pointwise(steps=STEPS), parse("l1:1"), split.x, split.y):
+        for row, x in enumerate(split.x):
+            if before is not None and not torch.equal(before.delta[row], state.delta[row]):
+                asked_since[row] = []
+                continue
+            asked_since[row] += [image.tolist() for image in asked[row]]
+            if before is None or state.size[row] == before.size[row]:
+                continue
+            ends_seen += 1
+            for unit in state.best[row].flatten().nonzero().flatten():
+                for rest in (0, 1 - RESOLUTION / state.best[row].flatten()[unit].abs().clamp(min=RESOLUTION)):
+                    delta = state.best[row].clone()
+                    delta.view(-1)[unit] *= rest
+                    near = (torch.tensor(asked_since[row]) - (x + delta)).abs().flatten(1).amax(dim=1) < 1e-6
+                    assert near.any()
+        before = state
+    assert ends_seen > 3
+
+
 def test_further_searches_begin_with_noise_on_a_small_part_of_the_nearest_point():
     model = MODELS["relu"]
     split = toy(model, N)

@@ -23,7 +23,7 @@ PUSH = 0.01  # of the gain that is in reach: the least that is asked of a step t
 # the plane is met exactly: what a step gives away there is gained in size, and it would always give it away.
 TIMID = -20.0  # the least boldness, as a power of 2
 HALVINGS = 8  # of that power: down to 6 % of the boldness
-NEWTON = 8
+NEWTON = 12
 MISSED = 0.02  # of the way to the plane; the overshoot is larger
 ROUNDING = 1e-6  # of the gain that is in reach
 TINY = 1e-30  # keeps 0 / 0 away
@@ -175,12 +175,11 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     shortest = to_hyperplane(STRAIGHT, x + delta, slope, -aim).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
     possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= most)
-    best = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
+    best: Rows = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
     timid, bold = torch.full_like(need, TIMID), torch.zeros_like(need)
-    ahead = need.sign() * (shortest.abs() / g.abs().clamp(min=TINY)).amax(dim=1, keepdim=True)
-    leap = most / steepness
+    ahead, leap = need / steepness.square(), most / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
         move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, leap)
@@ -231,7 +230,7 @@ def _meeting(
         middle = (least + last) / 2
         farther = ahead + missing.sign() * torch.maximum(2 * ahead.abs(), leap)
         newton = ahead + missing / rate.clamp(min=TINY)
-        sound = (newton > least) & (newton < last) & (rate > 0)
+        sound = (newton >= least) & (newton <= last) & (rate > 0)  # with equality: it must stay where it arrives
         ahead = torch.where(sound, newton, torch.where(middle.isfinite(), middle, farther))
     return move, ahead
 
