@@ -17,6 +17,7 @@ from robench.cli.main import COMMANDS, robench
 from robench.problem import threats
 from robench.problem.datasets import DATASETS
 from robench.problem.threats import Linf
+from robench.protocols.suites import expanded
 from robench.recipes import RECIPES
 from robench.recipes.training import Training, TrainingData
 from robench.search.attacks import build
@@ -64,9 +65,10 @@ def commands() -> list[str]:
 
 def parsed(words: list[str]) -> dict[str, Any]:
     """What a command understands of its words; it is not run."""
-    command = robench.get_command(click.Context(robench), words[0])
+    above = click.Context(robench, **robench.context_settings)
+    command = robench.get_command(above, words[0])
     assert command is not None, words
-    return command.make_context(words[0], words[1:]).params
+    return command.make_context(words[0], words[1:], parent=above).params
 
 
 @pytest.mark.parametrize(("page", "link"), links(), ids=str)
@@ -91,7 +93,8 @@ def test_a_command_on_a_page_parses(text):
         assert str(threats.parse(threat)) == threat
     for attack in params.get("attacks", ()):
         name, settings = parse_attack(attack)
-        build(name, {key: value for key, value in settings.items() if key != "restarts"})
+        for entry in expanded({"attack": name, **settings}, "linf"):
+            build(entry["attack"], {k: v for k, v in entry.items() if k not in ("attack", "label", "restarts")})
     assert params.get("recipe", "nat") in RECIPES
     assert (params.get("data") or "my.npz").partition(":")[0] in {*DATASETS, "my.npz"}
 

@@ -25,6 +25,7 @@ from robench.problem.checkpoints.cards import zoo_names
 from robench.problem.datasets import DATASETS, load
 from robench.problem.threats import THREATS
 from robench.protocols import names
+from robench.protocols.suites import SUITES
 from robench.recipes import RECIPES
 from robench.search.attacks import ATTACKS
 
@@ -240,7 +241,7 @@ def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refuse
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("attacks", ATTACKS),
+        ("attacks", [*ATTACKS, *SUITES, "foolbox:NAME"]),
         ("threats", THREATS),
         ("protocols", names()),
         ("recipes", RECIPES),

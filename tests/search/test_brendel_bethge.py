@@ -29,7 +29,7 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_same_is_found_among_any_lane_mates(norm):
-    check_lane_mates(BrendelBethge(steps=30), norm)
+    check_lane_mates(BrendelBethge(steps=20), norm)
 
 
 def solved(norm, x, delta, slope, aim, reach):

@@ -22,7 +22,8 @@ PUSH = 0.01  # of the gain that is in reach: the least that is asked of a step t
 # Of the search for the boldest step. The trust region is a choice and no fact, so a few per cent of it will do, but
 # the plane is met exactly: what a step gives away there is gained in size, and it would always give it away.
 TIMID = -20.0  # the least boldness, as a power of 2
-HALVINGS = 8  # of that power: down to 6 % of the boldness
+BOLD = 3.0  # the most under l_1, where ever bolder moves tend to the linear programme's own solution; else 0
+HALVINGS = 8  # of that power: down to some 6 % of the boldness
 NEWTON = 12
 MISSED = 0.02  # of the way to the plane; the overshoot is larger
 ROUNDING = 1e-6  # of the gain that is in reach
@@ -172,13 +173,14 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     steepness = g.norm(dim=1, keepdim=True).clamp(min=TINY)
     exact = MISSED * need.abs() + ROUNDING * most * steepness
 
-    shortest = to_hyperplane(STRAIGHT, x + delta, slope, -aim).flatten(1)
+    within = aim.clamp(-reach * STRAIGHT.size(slope), reach * STRAIGHT.size(slope))
+    shortest = to_hyperplane(STRAIGHT, x + delta, slope, -within).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
     possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= most)
     best: Rows = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
-    timid, bold = torch.full_like(need, TIMID), torch.zeros_like(need)
+    timid, bold = torch.full_like(need, TIMID), torch.full_like(need, BOLD if isinstance(threat, L1) else 0.0)
     ahead, leap = need / steepness.square(), most / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
