@@ -1,17 +1,23 @@
-"""Attacks that read labels alone: robench and Foolbox on the same images, in one run.
+"""Attacks that look for the nearest adversarial image: robench and Foolbox on the same images, in one run.
 
-    python benchmarks/decision_based.py [--part NAME] [--model NAME] [--examples N] [--threads N]
+    python benchmarks/nearest.py --part labels [--model NAME] [--examples N] [--threads N]
+    python benchmarks/nearest.py --part gradients
 
-How near to each image the nearest adversarial one is that the attack finds: HopSkipJump with 40 iterations for both,
-Boundary with each library's own default. Foolbox attacks all images as one batch, from starts of its own (blended
-noise). An image for which it finds none makes it raise, so it is told only those for which it does: `foolbox starts`.
-Distances are of images that robench's referee accepts, for both; medians are over the images both could start from.
+How near to each image the nearest adversarial one is that the attack finds. By labels: HopSkipJump with 40 iterations
+for both, Boundary with each library's own default. By gradients: the same number of steps for both. Foolbox attacks
+all images as one batch; attacks from outside begin at starts of its own (blended noise), and as an image for which it
+finds none makes it raise, it is told only those for which it does. Distances are of images that
+robench's referee accepts, for both; medians are over the images both found something for. Queries are forward passes
+of one image. Foolbox's Brendel-Bethge needs a compiler for Python and is left out.
 """
 
 import argparse
 import copy
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
 import torch
 from measuring import keep, seconds
@@ -34,8 +40,42 @@ from robench.search.queue import Item, Waiting
 Row = dict[str, object]
 Distances = dict[int, float]  # by row, of those for which something was found
 
-EVERYTHING = {"linf": "linf:1", "l2": "l2:1000"}  # holds every image
-PARTS = {"hsj-linf": ("hop-skip-jump", "linf"), "hsj-l2": ("hop-skip-jump", "l2"), "boundary": ("boundary", "l2")}
+EVERYTHING = {"linf": "linf:1", "l2": "l2:1000", "l1": "l1:100000"}  # holds every image
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One attack in both libraries."""
+
+    name: str
+    norm: str
+    ours: AnyAttack
+    theirs: Callable[[ModuleType, Any], Any]  # of foolbox.attacks and the search for starts
+    from_outside: bool = False
+
+
+LABELS = (
+    *(
+        Contest(
+            "hop-skip-jump",
+            norm,
+            ATTACKS["hop-skip-jump"](),
+            lambda library, start, norm=norm: library.HopSkipJumpAttack(init_attack=start, steps=40, constraint=norm),
+            from_outside=True,
+        )
+        for norm in ("linf", "l2")
+    ),
+    Contest("boundary", "l2", ATTACKS["boundary"](), lambda a, start: a.BoundaryAttack(init_attack=start), True),
+)
+GRADIENTS = (
+    Contest("cw", "l2", ATTACKS["cw"](), lambda a, _: a.L2CarliniWagnerAttack(binary_search_steps=9, steps=1000)),
+    Contest("ead", "l1", ATTACKS["ead"](), lambda a, _: a.EADAttack(9, steps=1000, decision_rule="L1")),
+    Contest("ddn", "l2", ATTACKS["ddn"](), lambda a, _: a.DDNAttack(steps=200)),
+    Contest("fmn", "linf", ATTACKS["fmn"](), lambda a, _: a.LInfFMNAttack(steps=200)),
+    Contest("fmn", "l2", ATTACKS["fmn"](), lambda a, _: a.L2FMNAttack(steps=200)),
+    Contest("fmn", "l1", ATTACKS["fmn"](), lambda a, _: a.L1FMNAttack(steps=200)),
+)
+PARTS = {"labels": LABELS, "gradients": GRADIENTS}
 
 
 def main() -> None:
@@ -44,7 +84,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist-adv-linf")
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
+    parser.add_argument("--part", required=True, choices=PARTS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)
@@ -56,39 +96,38 @@ def main() -> None:
     split = datasets.load(loaded.card.data).part(str(asked.examples))
     split = split.take((~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
 
-    parts = asked.part or list(PARTS)
-    rows = [compared(*PARTS[part], classifier, plain, referee, split) for part in parts]
+    rows = [compared(contest, classifier, plain, referee, split) for contest in PARTS[asked.part]]
     notes = [
         f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
-        f" Command: python benchmarks/decision_based.py --model {asked.model} --examples {asked.examples}"
-        f" --threads {asked.threads}" + "".join(f" --part {part}" for part in asked.part or []),
+        f" Command: python benchmarks/nearest.py --part {asked.part} --model {asked.model} --examples {asked.examples}"
+        f" --threads {asked.threads}",
     ]
-    name = "-".join(["decision-based", asked.model, *(asked.part or [])])
-    keep(name, "Attacks that read labels alone: robench and Foolbox", rows, notes, device)
+    about = {"labels": "Attacks that read labels alone", "gradients": "Minimum-norm attacks by gradients"}[asked.part]
+    keep(f"nearest-{asked.part}-{asked.model}", f"{about}: robench and Foolbox", rows, notes, device)
 
 
-def compared(name: str, norm: str, classifier: Classifier, plain: nn.Module, referee: Referee, split: Split) -> Row:
+def compared(contest: Contest, classifier: Classifier, plain: nn.Module, referee: Referee, split: Split) -> Row:
     """One row of the table: an attack by both, on the right images of the split."""
-    threat, device = parse(EVERYTHING[norm]), classifier.device
-    ours, theirs = ATTACKS[name](), Theirs(name, norm, plain, device)
+    threat, device = parse(EVERYTHING[contest.norm]), classifier.device
+    theirs = Theirs(contest, plain, device)
     mine: list[tuple[Distances, int]] = []
-    a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, ours)), device)
+    a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, contest.ours)), device)
     (near, queries), (other, b) = mine[0], theirs.distances(referee, split, threat)
     both = sorted(near.keys() & other.keys())
     row: Row = {
-        "attack": name,
-        "norm": norm,
+        "attack": contest.name,
+        "norm": contest.norm,
         "of": len(split),
-        "robench starts": len(near),
-        "foolbox starts": len(other),
+        "robench finds": len(near),
+        "foolbox finds": len(other),
         "robench median": _median(near, both),
         "foolbox median": _median(other, both),
         "robench nearer": sum(near[row] < other[row] for row in both),
         "robench queries": queries // len(split),
-        "foolbox queries": theirs.counted.queries // max(len(other), 1),
+        "foolbox queries": theirs.counted.queries // max(theirs.tried, 1),
         "robench s": a,
         "foolbox s": b,
-        "times faster": (b / max(len(other), 1)) / (a / len(split)),
+        "times faster": (b / max(theirs.tried, 1)) / (a / len(split)),
     }
     print(row, file=sys.stderr, flush=True)
     return row
@@ -133,11 +172,11 @@ class Counted(nn.Module):
 class Theirs:
     """A Foolbox attack."""
 
-    name: str
-    norm: str
+    contest: Contest
     plain: nn.Module
     device: torch.device
     counted: Counted = field(init=False)
+    tried: int = 0  # images
 
     def __post_init__(self) -> None:
         self.counted = Counted(self.plain)
@@ -148,22 +187,19 @@ class Theirs:
 
         model = foolbox.PyTorchModel(self.counted.eval(), bounds=(0, 1), device=self.device)
         start = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
-        attack = {
-            "hop-skip-jump": lambda: foolbox.attacks.HopSkipJumpAttack(
-                init_attack=start, steps=40, constraint=self.norm
-            ),
-            "boundary": lambda: foolbox.attacks.BoundaryAttack(init_attack=start),
-        }[self.name]()
+        attack = self.contest.theirs(foolbox.attacks, start)
         x, y = split.x.to(self.device), split.y.to(self.device)
         torch.manual_seed(0)
-        begun = start.run(model, x, foolbox.criteria.Misclassification(y))
-        rows = (model(begun).argmax(dim=1) != y).nonzero().flatten().tolist()
-        self.counted.queries = 0
+        rows, settings = list(range(len(y))), {}
+        if self.contest.from_outside:
+            begun = start.run(model, x, foolbox.criteria.Misclassification(y))
+            rows = (model(begun).argmax(dim=1) != y).nonzero().flatten().tolist()
+            settings = {"starting_points": begun[rows]}
+        self.counted.queries, self.tried = 0, len(rows)
         found: list[Tensor] = []
 
         def work() -> None:
-            criterion = foolbox.criteria.Misclassification(y[rows])
-            found.append(attack.run(model, x[rows], criterion, starting_points=begun[rows]))
+            found.append(attack.run(model, x[rows], foolbox.criteria.Misclassification(y[rows]), **settings))
 
         b = seconds(work, self.device) if rows else 0.0
         return (accepted(referee, split, threat, rows, found[0].cpu()) if rows else {}), b
