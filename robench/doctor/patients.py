@@ -32,6 +32,8 @@ REACHES = {
     ("square", "linf"): 2.0,  # it searches at random,
     ("square", "l2"): 2.0,
     ("square", "l1"): 4.0,  # and in squares of at least nine pixels, half of which cannot move the useful way
+    # It is noise, put back at random: nothing says how near it ends in l_1.
+    ("salt-and-pepper", "l1"): NOTHING,
     # They need more queries than are spent here.
     (f"{PREFIX}BoundaryAttack", "l2"): NOTHING,
     (f"{PREFIX}HopSkipJumpAttack", "l2"): NOTHING,
