@@ -47,10 +47,12 @@ def main() -> None:
             )
         ratio = rows[1]["seconds, median"] / rows[0]["seconds, median"]
         notes = [
-            f"{asked.examples} images, {asked.seeds} seeds, {asked.threads} threads, float32.",
+            f"{asked.examples} images, {asked.seeds} seeds, {asked.threads} threads, float32. Command: python"
+            f" benchmarks/autoattack.py --model {asked.model} --threat {threat} --examples {asked.examples}"
+            f" --seeds {asked.seeds} --threads {asked.threads}",
             f"The reference takes {ratio:.2g} times as long.",
         ]
-        name = f"autoattack-suite-{asked.model}-{threat.partition(':')[0]}-{pick_device(asked.device).type}"
+        name = f"autoattack-suite-{asked.model}-{threat.partition(':')[0]}"
         keep(name, f"AutoAttack and its authors' code: {asked.model}, {threat}", rows, notes, pick_device(asked.device))
 
 

@@ -4,11 +4,12 @@
     python benchmarks/nearest.py --part gradients
 
 How near to each image the nearest adversarial one is that the attack finds. By labels: HopSkipJump with 40 iterations
-for both, Boundary with each library's own default. By gradients: the same number of steps for both. Foolbox attacks
-all images as one batch; attacks from outside begin at starts of its own (blended noise), and as an image for which it
-finds none makes it raise, it is told only those for which it does. Distances are of images that
-robench's referee accepts, for both; medians are over the images both found something for. Queries are forward passes
-of one image. Foolbox's Brendel-Bethge needs a compiler for Python and is left out.
+for both, Boundary with each library's own default, and ours with half as many, to see how soon it is as near. By
+gradients: the same number of steps for both. Foolbox attacks all images as one batch; attacks from outside begin at
+starts of its own (blended noise), and as an image for which it finds none makes it raise, it is told only those for
+which it does. Distances are of images that robench's referee accepts, for both; medians are over the images both found
+something for. Queries are forward passes of one image. Foolbox's Brendel-Bethge needs a compiler for Python and is
+left out.
 """
 
 import argparse
@@ -57,15 +58,25 @@ class Contest:
 LABELS = (
     *(
         Contest(
-            "hop-skip-jump",
+            f"hop-skip-jump(steps={steps})",
             norm,
-            ATTACKS["hop-skip-jump"](),
+            ATTACKS["hop-skip-jump"](steps=steps),
             lambda library, start, norm=norm: library.HopSkipJumpAttack(init_attack=start, steps=40, constraint=norm),
             from_outside=True,
         )
         for norm in ("linf", "l2")
+        for steps in (40, 20)  # the second: how soon it is as near as Foolbox with all its 40
     ),
-    Contest("boundary", "l2", ATTACKS["boundary"](), lambda a, start: a.BoundaryAttack(init_attack=start), True),
+    *(
+        Contest(
+            f"boundary(steps={steps})",
+            "l2",
+            ATTACKS["boundary"](steps=steps),
+            lambda library, start: library.BoundaryAttack(init_attack=start),
+            from_outside=True,
+        )
+        for steps in (1000, 500)
+    ),
 )
 GRADIENTS = (
     Contest("cw", "l2", ATTACKS["cw"](), lambda a, _: a.L2CarliniWagnerAttack(binary_search_steps=9, steps=1000)),
