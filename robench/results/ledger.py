@@ -31,6 +31,7 @@ class AttackEntry(msgspec.Struct, frozen=True):
     backwards: int
     spec: str = ""
     standing: int = 0  # examples on which it was spent wholly, in vain
+    items: int = 0  # searches planned on each example: restarts times targets; 0 where an older file does not say
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):
@@ -138,6 +139,7 @@ class ThreatLedger:
             backwards=sum(c.backwards for c in costs),
             spec=attack.spec,
             standing=len(spent - felled),
+            items=attack.items,
         )
 
     @cached_property

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.records import Evidence, Plan
+from ..evidence.records import Evidence, ModelRecord, Plan
 from .intervals import Interval, average, wilson
 from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
 POINTS = 20  # of a curve, beside radius 0
+FINGERPRINT = 80  # logits, about: enough to tell a changed network, and one line
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
@@ -22,6 +23,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     name: str
     weights_sha256: str
     architecture: str
+    normalisation: str = ""
+    fingerprint: str = ""  # some of its logits on fixed images, four digits each
 
 
 class DataEntry(msgspec.Struct, frozen=True):
@@ -30,6 +33,7 @@ class DataEntry(msgspec.Struct, frozen=True):
     name: str
     examples: int
     sha256: str
+    numbers: str = ""  # of the examples in the data set, as slices: 0:200, or 0:10 12:14
 
 
 class CleanEntry(msgspec.Struct, frozen=True):
@@ -144,7 +148,7 @@ class Summary(msgspec.Struct, frozen=True):
     def from_json(cls, text: str | bytes) -> "Summary":
         """Reads a summary file, also of a later version: fields it does not know are passed over.
 
-        Raises UserError when the text is something else.
+        Raises UserError when the text is something else, or its outcomes do not fit its counts.
         """
         try:
             summary = msgspec.json.decode(text, type=cls)
@@ -152,6 +156,12 @@ class Summary(msgspec.Struct, frozen=True):
             raise UserError(f"this is not a summary file ({error}); write one with robench evaluate --json") from None
         if summary.schema != SCHEMA:
             raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")
+        for name, entry in (*((t.threat, t) for t in summary.threats), ("union", summary.union)):
+            counts = [entry.wrong, entry.broken, entry.standing, entry.open]
+            if counts != [entry.outcomes.count(outcome) for outcome in Outcome] or sum(counts) != len(entry.outcomes):
+                raise UserError(f"this summary file is damaged: the outcomes of {name} do not fit its counts")
+            if len(entry.outcomes) != summary.data.examples:
+                raise UserError(f"this summary file is damaged: {name} has {len(entry.outcomes)} outcomes")
         return summary
 
     def to_frame(self) -> pd.DataFrame:
@@ -187,8 +197,8 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     return Summary(
         schema=SCHEMA,
         robench=version,
-        model=ModelEntry(plan.model.name, plan.model.weights_sha256, plan.model.architecture),
-        data=DataEntry(plan.data, len(plan.examples), plan.data_sha256),
+        model=_model_entry(plan.model),
+        data=DataEntry(plan.data, len(plan.examples), plan.data_sha256, _slices(plan.examples)),
         protocol=plan.protocol,
         seed=plan.seed,
         clean=_clean_entry(plan, evidence),
@@ -202,6 +212,19 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         ties=len({c.example for c in evidence.clean if c.tied} & planned),
         nan=len({c.example for c in evidence.clean if c.margin != c.margin} & planned),
     )
+
+
+def _model_entry(model: ModelRecord) -> ModelEntry:
+    logits = model.fingerprint[:: max(1, len(model.fingerprint) // FINGERPRINT)]
+    told = " ".join(f"{value:.4g}" for value in logits)
+    return ModelEntry(model.name, model.weights_sha256, model.architecture, model.normalisation, told)
+
+
+def _slices(numbers: Sequence[int]) -> str:
+    """`0 1 2 7 8` as `0:3 7:9`, in their order."""
+    starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1] + 1]
+    ends = [*starts[1:], len(numbers)]
+    return " ".join(f"{numbers[a]}:{numbers[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:

@@ -61,8 +61,9 @@ def test_the_file_by_hand():
     file = json.loads(SUMMARY.to_json())
     assert file["schema"] == "robench.summary/1"
     assert file["robench"] == "0.1.0"
-    assert file["model"] == {"name": "net", "weights_sha256": "5eed" * 16, "architecture": "small"}
-    assert file["data"] == {"name": "mnist:test", "examples": 8, "sha256": "da7a" * 16}
+    known = {"name": "net", "weights_sha256": "5eed" * 16, "architecture": "small"}
+    assert file["model"] == known | {"normalisation": "none", "fingerprint": "0.5"}
+    assert file["data"] == {"name": "mnist:test", "examples": 8, "sha256": "da7a" * 16, "numbers": "20:28"}
     assert file["clean"] == {
         "accuracy": 7 / 8,
         "ci95": [round(wilson(6, 8)[0], 6), round(wilson(7, 8)[1], 6)],
@@ -102,6 +103,7 @@ def test_the_attacks_of_an_early_stopped_run_by_hand():
         "backwards": 2 * 9 + 3 * 40 + 20,
         "spec": PGD.spec,
         "standing": 3,
+        "items": 2,
     }
     assert (apgd["name"], apgd["tried"], apgd["broken"], apgd["standing"]) == ("apgd", 5, 1, 4)
     cost = SUMMARY.cost
