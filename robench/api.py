@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from . import protocols
 from .environment import environment, use_granted_cores
 from .errors import UserError
 from .evaluation import Evaluation, Progress, Silence, make_plan
-from .evidence.records import Plan
+from .evidence.records import Evidence, Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import checkpoints, datasets
@@ -77,6 +77,21 @@ class Subject:
         return {key: value for key, value in said.items() if value}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What an evaluation has come to: the question, what is known, and its summary."""
+
+    plan: Plan
+    evidence: Evidence
+    summary: Summary
+    finished: bool = True  # False: stopped by somebody
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "Answer":
+        """As far as it has come."""
+        return cls(evaluation.plan, evaluation.run.evidence(), evaluation.summary(), finished)
+
+
 def _placed(text: str) -> str:
     """A path in full; the names of bundled models, data sets and modules as they are."""
     path = Path(text).expanduser()
@@ -119,26 +134,48 @@ def evaluate(
         curve=curve,
         precision=precision,
     )
-    where = pick_device(device)
+    given = data if isinstance(data, Split) else None
     if isinstance(model, nn.Module):
         if data is None:
             raise UserError("name the data with data=..., for example data='mnist'")
-        split, chosen = choose(ask, data if isinstance(data, Split) else None, card=None)
-        text = type(model).__qualname__
-        module = copy.deepcopy(model).to(where)
-        outputs, _ = probe(module.eval(), Path(text), split.shape, split.classes)
-        classifier = Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
-        referee = Referee(copy.deepcopy(classifier))
-        told = {}
+        split, chosen = choose(ask, given, card=None)
     else:
-        subject = Subject(str(model), device=where)
-        card = checkpoints.locate(subject.checkpoint)[1]
-        split, chosen = choose(ask, data if isinstance(data, Split) else None, card)
-        classifier = subject.load(split).classifier
-        referee = Referee(subject.load(split).classifier)
-        told = subject.told(ask.data or (card.data if card and data is None else ""))
+        card = checkpoints.locate(str(model))[1]
+        split, chosen = choose(ask, given, card)
+        if card and data is None:
+            ask = replace(ask, data=card.data)
+    return answer(model, ask, split, chosen, run=run, device=device).summary
+
+
+def answer(
+    model: nn.Module | str | Path,
+    ask: Ask,
+    split: Split,
+    protocol: Protocol,
+    *,
+    run: str | Path | None = None,
+    device: str = "cpu",
+    enough: Callable[[Summary], bool] | None = None,
+) -> Answer:
+    """What becomes of these examples under this protocol; with `enough`, no more of it than is asked for."""
+    classifier = classifier_of(model, split, device)
+    referee = Referee(classifier_of(model, split, device))
+    told = {} if isinstance(model, nn.Module) else Subject(str(model)).told(ask.data or "")
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
-        return evaluation(ask, chosen, split, classifier, referee, file, told).answer()
+        asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough)
+        asked.answer()
+        return Answer.of(asked)
+
+
+def classifier_of(model: nn.Module | str | Path, split: Split, device: str = "cpu") -> Classifier:
+    """The classifier in a module, which is copied, or in a checkpoint, for the images of this split."""
+    where = pick_device(device)
+    if not isinstance(model, nn.Module):
+        return Subject(str(model), device=where).load(split).classifier
+    text = type(model).__qualname__
+    module = copy.deepcopy(model).to(where)
+    outputs, _ = probe(module.eval(), Path(text), split.shape, split.classes)
+    return Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
 
 
 def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Protocol]:
@@ -193,6 +230,7 @@ def evaluation(
     *,
     progress: Progress | None = None,
     minutes: float | None = None,
+    enough: Callable[[Summary], bool] | None = None,
 ) -> Evaluation:
     """The evaluation that answers a question into a run file."""
     # First: in another layout of memory a model that answers at random meets other noise, and is known by it.
@@ -208,6 +246,7 @@ def evaluation(
         environment=environment(classifier.device) | told,
         progress=progress or Silence(),
         deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
+        enough=enough,
     )
 
 

@@ -5,7 +5,7 @@ Search proposes, evidence decides, results only read.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -35,6 +35,7 @@ from .search.pilot import PILOT, choose
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
+LOOK_EVERY = 1.0  # seconds between looks at whether the answer will do already, at least
 
 
 @runtime_checkable
@@ -85,14 +86,18 @@ class Evaluation:
     environment: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
+    enough: Callable[[Summary], bool] | None = None  # whether an answer will do although examples are open
     _live: list[Attempt] = field(default_factory=list)
     _after: list[tuple[ThreatChoice, PlannedAttack, AttackChoice]] = field(default_factory=list)  # yet to be prepared
     _asked: int = 0  # queries of the attempts that are over
+    _next_look: float = 0.0  # not before this moment
 
     def answer(self) -> Summary:
         """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
         self._begin()
         self.progress.clean(self.summary())
+        if self._will_do():
+            return self.summary()
         jobs = self._jobs()
         if (first := next(jobs, None)) is not None:
             self._settle()
@@ -149,6 +154,8 @@ class Evaluation:
                         self._commit()
                         self._let_go()
                         committed = now
+                        if self._will_do():
+                            break
                     if now > self.deadline:
                         break
         finally:
@@ -184,6 +191,16 @@ class Evaluation:
                 attempt.write(self.run)
         for attempt in self._live:
             attempt.written()
+
+    def _will_do(self) -> bool:
+        """Whether what is written down is answer enough. To look takes time, at most a twentieth of all."""
+        began = time.monotonic()
+        if self.enough is None or began < self._next_look:
+            return False
+        will_do = self.enough(self.summary())
+        now = time.monotonic()
+        self._next_look = now + max(LOOK_EVERY, 20 * (now - began))
+        return will_do
 
     def _let_go(self) -> None:
         """Of attempts that are done and written down."""

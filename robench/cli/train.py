@@ -19,8 +19,8 @@ from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make
 from ..results.summary import Summary
 from ..results.tables import render
+from .asking import ask_about, interrupt
 from .display import TrainingDisplay
-from .evaluate import ask_about, interrupt
 from .options import machine_options
 
 
@@ -97,13 +97,12 @@ def command(
     if no_evaluation:
         return 0
     ask = Ask(data=None, protocol=protocol)
-    summary, finished = ask_about(
-        Subject(f"{order.out}.safetensors", device=api.pick_device(device)), ask, None, None, quiet
-    )
-    click.echo(render([summary], intervals=True), nl=False)
-    if finished:
-        _write_measured(Path(f"{order.out}.toml"), summary)
-    return 0 if finished else 130
+    subject = Subject(f"{order.out}.safetensors", device=api.pick_device(device))
+    answer = ask_about(subject, ask, None, None, quiet)
+    click.echo(render([answer.summary], intervals=True), nl=False)
+    if answer.finished:
+        _write_measured(Path(f"{order.out}.toml"), answer.summary)
+    return 0 if answer.finished else 130
 
 
 def _setting(text: str) -> tuple[str, Any]:
