@@ -14,6 +14,7 @@ from ..problem.noise import keyed, text_key
 from ..problem.shapes import Labels, Logits, PerExample
 from ..problem.split import Split
 from .attack import Batch, ForeignAttack, Seen, differentiate, put_rows
+from .awake import awake, only, rows_of
 from .capture import Recorded, Values, cuda_graph
 from .chance import Average, averaged
 from .host import host
@@ -32,7 +33,8 @@ class Engine:
 
     A lane whose search has ended is taken by the next one at once; when a job has no more waiting, by the next
     job's. The batch keeps its shape to the end, with idle lanes as padding, so every row is computed the same
-    way whoever its neighbours are. A batch that does not fit the memory is halved: `rows` then says so.
+    way whoever its neighbours are; on a CPU the model is not asked about the idle ones once most are (`awake`).
+    A batch that does not fit the memory is halved: `rows` then says so.
     """
 
     def __init__(self, classifier: Classifier, split: Split, seed: int, rows: int, precision: str = "float32"):
@@ -335,16 +337,27 @@ class Engine:
         reads, exactly = job.attack.reads, self._exactly(job)
         model = self.classifier if exactly else self._rough
         with arithmetic(x_adv.device, tf32=self.precision == "tf32" and not exactly):
+            lanes = self._awake() if exactly else None
             if reads == "gradients":
-                seen = differentiate(model, self._loss, x_adv, self._batch.y, self._batch.target)
+                seen = differentiate(only(model, lanes), self._loss, x_adv, self._batch.y, self._batch.target)
                 return seen.logits, seen
             with torch.no_grad():
-                parts = torch.split(x_adv.flatten(0, 1), self.rows)
-                logits = torch.cat([model(part) for part in parts]).view(*x_adv.shape[:2], -1)
+                logits = only(rows_of(model, self.rows), lanes)(x_adv)
         if reads == "logits":
             return logits, logits
         right = self._batch.y[:, None]
         return logits, torch.where(logits.isnan().any(dim=2), right, logits.argmax(dim=2))  # NaN is no answer
+
+    def _awake(self) -> Tensor | None:
+        """The lanes that the model need be asked about; None for all.
+
+        A recording needs a batch of one shape, and a model that answers at random may draw its noise for a whole one.
+        """
+        job = self._crews[0].job
+        if self.classifier.device.type != "cpu" or job.eot > 1:
+            return None
+        lanes = awake([lane for lane, _ in self._seats.busy()], len(self._seats), job.attack.width)
+        return None if lanes is None else self._lanes(lanes)
 
     def _loss(self, logits: Logits, y: Labels, target: Labels) -> PerExample:
         return self._joined([crew.loss(logits, y, target) for crew in self._crews])
