@@ -10,7 +10,7 @@ from robench.evidence.records import Evidence, PlannedThreat
 from robench.results.summary import Summary, summarise
 from robench.results.tables import breakdown, main_tables, render
 
-from .made import APGD, EVIDENCE, LINF, PGD, PLAN, accepted, claim, clean, plan, spent
+from .made import APGD, EVIDENCE, LINF, ONE_PGD, PGD, PLAN, accepted, claim, clean, plan, spent
 
 SUMMARY = summarise(PLAN, EVIDENCE, "0.1.0")
 
@@ -25,6 +25,32 @@ def finished(every_attack=False, **changes):
         spent=tuple(s for e in range(1, 10) for s in (spent(e, 0b11), spent(e, 1, attack=APGD.spec))),
     )
     return summarise(asked, evidence, "0.1.0")
+
+
+def standing(count, n=100, still_open=0, **changes):
+    """The first so many of n examples stand under one threat, the next are open, and the rest are broken."""
+    letters = "S" * count + "O" * still_open + "B" * (n - count - still_open)
+    return models({changes.pop("name", "net"): (letters,)}, **changes)[0]
+
+
+def models(letters, threats=(), **changes):
+    """Summaries by hand: by model, a letter per example under each threat. No example is open before an attack."""
+    made = []
+    for name, rows in letters.items():
+        titles = threats or (("linf:0.3",) if len(rows) == 1 else tuple(f"t{i}:1" for i in range(len(rows))))
+        examples = tuple(range(len(rows[0])))
+        planned = tuple(PlannedThreat(title, (ONE_PGD,)) for title in titles)
+        cases = [(e, title, row[e]) for title, row in zip(titles, rows, strict=True) for e in examples]
+        broken = [(number, e, title) for number, (e, title, letter) in enumerate(cases, 1) if letter == "B"]
+        evidence = Evidence(
+            clean=tuple(clean(e, correct=all(row[e] != "W" for row in rows)) for e in examples),
+            claims=tuple(claim(number, e, title) for number, e, title in broken),
+            verdicts=tuple(accepted(number) for number, _, _ in broken),
+            spent=tuple(spent(e, 1, threat=title) for e, title, letter in cases if letter == "S"),
+        )
+        made.append(summarise(plan(examples, planned, name=name, **changes), evidence, "0.1.0"))
+        assert [t.outcomes for t in made[-1].threats] == list(rows)
+    return made
 
 
 def test_a_table_with_open_examples_prints_bounds_and_says_why():
@@ -69,7 +95,7 @@ def test_a_table_without_threats_speaks_of_clean_accuracy_only():
 
 def test_a_breakdown_stopped_early_counts_what_was_left_standing():
     assert breakdown(SUMMARY).markdown() == (
-        "Attacks on net\n"
+        "**Attacks on net**\n"
         "\n"
         "| threat   | attack   |   tried |   broken |            left |   seconds |   forwards |   backwards |\n"
         "|:---------|:---------|--------:|---------:|----------------:|----------:|-----------:|------------:|\n"
@@ -160,9 +186,9 @@ def test_json_is_the_summary_file_and_of_several_a_list():
 
 def test_markdown_with_attacks_ends_with_a_breakdown_of_each_model():
     text = render([finished(), finished(name="other")], attacks=True)
-    assert [line for line in text.split("\n") if line.startswith("Attacks on")] == [
-        "Attacks on net",
-        "Attacks on other",
+    assert [line for line in text.split("\n") if line.startswith("**Attacks on")] == [
+        "**Attacks on net**",
+        "**Attacks on other**",
     ]
     assert render([summarise(plan(threats=()), EVIDENCE, "")], attacks=True).endswith("\n\nNo attack ran.\n")
 
