@@ -24,7 +24,7 @@ from ..errors import UserError, unknown
 from ..evidence.records import Evidence, Plan
 from .intervals import clopper_pearson
 from .outcomes import Outcome, breaks, planned_threat
-from .summary import Summary
+from .summary import ModelEntry, Summary
 
 LEVEL = 0.01  # false alarms over all rows together, when no row has dropped by more than its allowance
 OUTSIDE = 1e-5  # the chance that the rate of gains is outside the interval in which it is sought
@@ -121,26 +121,31 @@ class Judgement:
         return Verdict.NONE
 
 
-def pairs_of(before: Summary, now: Summary) -> tuple[Pairs, ...]:
-    """Clean, every threat, and with two threats or more their union. Both must have asked the same question."""
-    assert before.data.sha256 == now.data.sha256, "paired outcomes are of the same examples"
-    assert [t.threat for t in before.threats] == [t.threat for t in now.threats], "and of the same threats"
-    rows = [Pairs("clean", clean_letters(before), clean_letters(now))]
-    rows += [Pairs(a.threat, a.outcomes, b.outcomes) for a, b in zip(before.threats, now.threats, strict=True)]
-    if len(before.threats) > 1:  # the union of one threat is that threat
-        rows.append(Pairs("union", before.union.outcomes, now.union.outcomes))
-    return tuple(rows)
-
-
-def clean_letters(summary: Summary) -> str:
-    """The outcomes before any attack: standing where the model is right."""
+def letters_of(summary: Summary) -> dict[str, str]:
+    """The outcomes by row: clean, every threat, and with two threats or more their union."""
     assert not summary.clean.open, "every clean image has been asked about"
-    return "".join(Outcome.WRONG if letter == Outcome.WRONG else Outcome.STANDING for letter in summary.union.outcomes)
+    wrong = (letter == Outcome.WRONG for letter in summary.union.outcomes)
+    rows = {"clean": "".join(Outcome.WRONG.value if is_wrong else Outcome.STANDING.value for is_wrong in wrong)}
+    rows |= {t.threat: t.outcomes for t in summary.threats}
+    return rows | ({"union": summary.union.outcomes} if len(summary.threats) > 1 else {})
 
 
-def joined(one: Sequence[Pairs], other: Sequence[Pairs]) -> tuple[Pairs, ...]:
-    """The pairs of two sets of examples as those of one."""
-    return tuple(Pairs(a.name, a.before + b.before, a.now + b.now) for a, b in zip(one, other, strict=True))
+def paired(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Pairs, ...]:
+    """Row by row; both are of the same examples, in the same order, under the same threats."""
+    assert list(before) == list(now), "rows are compared with themselves"
+    return tuple(Pairs(name, before[name], now[name]) for name in before)
+
+
+def same_function(one: ModelEntry, other: ModelEntry) -> bool:
+    """Equal weights, architecture and normalisation, and equal logits up to float noise and four digits.
+
+    False where a summary of an older version does not say.
+    """
+    settled = [(m.weights_sha256, m.architecture, m.normalisation) for m in (one, other)]
+    logits = [np.array([float(v) for v in m.fingerprint.split()]) for m in (one, other)]
+    if settled[0] != settled[1] or logits[0].shape != logits[1].shape or not logits[0].size:
+        return False
+    return bool((np.abs(logits[0] - logits[1]) <= 2e-3 * np.abs(logits).max()).all())
 
 
 def judge(pairs: Sequence[Pairs], allowances: Mapping[str, Fraction], level: float = LEVEL) -> Judgement:

@@ -156,7 +156,8 @@ class Summary(msgspec.Struct, frozen=True):
             raise UserError(f"this is not a summary file ({error}); write one with robench evaluate --json") from None
         if summary.schema != SCHEMA:
             raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")
-        for name, entry in (*((t.threat, t) for t in summary.threats), ("union", summary.union)):
+        entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in summary.threats]
+        for name, entry in [*entries, ("union", summary.union)]:
             counts = [entry.wrong, entry.broken, entry.standing, entry.open]
             if counts != [entry.outcomes.count(outcome) for outcome in Outcome] or sum(counts) != len(entry.outcomes):
                 raise UserError(f"this summary file is damaged: the outcomes of {name} do not fit its counts")
@@ -197,7 +198,7 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     return Summary(
         schema=SCHEMA,
         robench=version,
-        model=_model_entry(plan.model),
+        model=model_entry(plan.model),
         data=DataEntry(plan.data, len(plan.examples), plan.data_sha256, _slices(plan.examples)),
         protocol=plan.protocol,
         seed=plan.seed,
@@ -214,7 +215,8 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     )
 
 
-def _model_entry(model: ModelRecord) -> ModelEntry:
+def model_entry(model: ModelRecord) -> ModelEntry:
+    """The classifier as the summary file names it."""
     logits = model.fingerprint[:: max(1, len(model.fingerprint) // FINGERPRINT)]
     told = " ".join(f"{value:.4g}" for value in logits)
     return ModelEntry(model.name, model.weights_sha256, model.architecture, model.normalisation, told)

@@ -1,0 +1,111 @@
+"""For tests of one's own: `assert_robust` fails with a table when a model holds less than it should."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from . import api
+from .api import Ask
+from .errors import UserError, unknown
+from .regression import Baseline, compare, question, read_baseline, unchanged
+from .results.gate import Verdict, letters_of, read_allowances
+from .results.outcomes import Outcome
+from .results.summary import Summary
+from .results.tables import render
+
+__all__ = ["assert_robust"]
+
+
+def assert_robust(
+    model: nn.Module | str | Path,
+    data: str | Path | None = None,
+    *,
+    baseline: str | Path | None = None,
+    max_drop: str | Sequence[str] = (),
+    at_least: Mapping[str, float] | None = None,
+    threats: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    protocol: str | Path | None = None,
+    examples: int | str | None = None,
+    run: str | Path | None = None,
+    device: str = "cpu",
+) -> Summary:
+    """Raises AssertionError, with a table, when a model is not as robust as is asked; else returns its summary.
+
+    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model.
+
+    With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse: it is
+    asked what the baseline was asked, and the drop in every row may be 1pp, or as `max_drop` says: "2pp", or
+    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and says how many more examples it would take.
+
+    With `at_least`, shares between 0 and 1 by row (`clean`, a threat, `union`), so much must stand after every planned
+    attack; examples that are still open do not count as standing. What is asked is told as in `robench.evaluate`.
+
+    With `run`, the evidence is kept there, and what is known is not searched for again. Raises UserError, a ValueError,
+    with one sentence, when something cannot be measured.
+
+        assert_robust(net, "mnist", threats=["linf:0.1"], examples=100, at_least={"linf:0.1": 0.8})
+        assert_robust("model.safetensors", baseline="baseline.json", max_drop="union=1pp")
+    """
+    if baseline is None and not at_least:
+        raise UserError("say what the model must hold: baseline=FILE, or at_least={'union': 0.5}")
+    if baseline is None and max_drop:
+        raise UserError("max_drop needs a baseline; name one with baseline=FILE")
+    if baseline is not None and (threats or attacks or protocol or examples):
+        raise UserError("the baseline says what is asked; leave out threats, attacks, protocol and examples")
+    if baseline is not None:
+        known = read_baseline(Path(baseline))
+        summary = _not_worse(model, known, data, [max_drop] if isinstance(max_drop, str) else max_drop, run, device)
+    else:
+        summary = api.evaluate(
+            model,
+            data,
+            protocol,
+            threats=threats,
+            attacks=attacks,
+            examples=examples,
+            run=run,
+            device=device,
+        )
+    _hold(summary, at_least or {})
+    return summary
+
+
+def _not_worse(
+    model: nn.Module | str | Path,
+    baseline: Baseline,
+    data: str | Path | None,
+    max_drop: Sequence[str],
+    run: str | Path | None,
+    device: str,
+) -> Summary:
+    allowances = read_allowances(max_drop, baseline.rows)
+    asked = question(baseline, None if data is None else str(data))
+    if baseline.is_of(api.classifier_of(model, asked.split, device)):
+        comment = unchanged(baseline, allowances)
+    else:
+        ask = Ask(data=asked.data, seed=baseline.summary.seed)
+        comment, _ = compare(
+            *(baseline, asked, allowances),
+            lambda split, enough: api.answer(model, ask, split, asked.protocol, run=run, device=device, enough=enough),
+        )
+    if comment.judgement.verdict is not Verdict.NONE:
+        raise AssertionError(comment.markdown())
+    return comment.now
+
+
+def _hold(summary: Summary, at_least: Mapping[str, float]) -> None:
+    letters = letters_of(summary)
+    letters.setdefault("union", summary.union.outcomes)
+    short = []
+    for name, wanted in at_least.items():
+        if name not in letters:
+            raise unknown("row of the summary", name, letters)
+        if not 0 <= wanted <= 1:
+            raise UserError(f"at_least={{{name!r}: {wanted}}} is no share; it goes from 0 to 1")
+        share = letters[name].count(Outcome.STANDING) / len(letters[name])
+        if share < wanted:
+            short.append(f"{name}: {100 * share:.1f} % stand, at least {100 * wanted:g} % were asked for")
+    if short:
+        raise AssertionError("\n".join([*short, "", render([summary], intervals=True)]))
