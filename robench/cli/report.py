@@ -1,31 +1,96 @@
 """`robench report`: tables of run files."""
 
+from collections.abc import Iterable, Sequence
+from difflib import unified_diff
 from pathlib import Path
 
 import click
+import msgspec
 
 from .. import __version__
 from ..errors import UserError
 from ..evidence.store import RunFile
+from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
 from ..results.summary import Summary, summarise
-from ..results.tables import FORMS, render
+from ..results.tables import FORMS, Origin, questions, render
 from .options import debug_option
+
+SHOWN = 40  # lines of a difference
 
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", default="markdown", show_default=True, metavar="|".join(FORMS), help="Of the report.")
-@click.option("--breakdown", is_flag=True, help="Add the table of attacks.")
+@click.option("--breakdown", is_flag=True, help="Add the tables of attacks: attack by model, and each model's own.")
+@click.option("--together", is_flag=True, help="Add how many examples are robust to all threats, to some, to none.")
 @click.option("--intervals", is_flag=True, help="Add 95 % intervals.")
+@click.option("--side-by-side", is_flag=True, help="Two questions, such as two sets of threats, left and right.")
+@click.option(
+    "--card",
+    "cards",
+    multiple=True,
+    metavar="FILE.toml",
+    type=click.Path(path_type=Path),
+    help="A model's card, for OPT and hours; bundled ones are known. Repeatable.",
+)
+@click.option(
+    "--check", metavar="FILE", type=click.Path(path_type=Path), help="Exit 1 with a diff where FILE says otherwise."
+)
 @debug_option
-def command(runs: tuple[Path, ...], form: str, breakdown: bool, intervals: bool) -> None:
-    """Print the tables of one or more run files. It only reads: the same files give the same bytes.
+def command(
+    runs: tuple[Path, ...],
+    form: str,
+    breakdown: bool,
+    together: bool,
+    intervals: bool,
+    side_by_side: bool,
+    cards: tuple[Path, ...],
+    check: Path | None,
+) -> int:
+    """Print the tables of one or more runs. It only reads: the same files give the same bytes.
+
+    RUN is a run file, or a summary that was written with --json.
 
     \b
     robench report runs/digits-adv-linf-*.robench --breakdown
-    robench report runs/*.robench --format csv
+    robench report runs/*.robench --format latex --intervals
+    robench report runs/*.robench --check table.md
     """
-    click.echo(render([read_summary(path) for path in runs], form, intervals=intervals, attacks=breakdown), nl=False)
+    summaries = [summary for path in runs for summary in read_summaries(path)]
+    origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
+    text = render(
+        summaries,
+        form,
+        intervals=intervals,
+        attacks=breakdown,
+        together=together,
+        side_by_side=side_by_side,
+        origins=origins,
+    )
+    if check is not None:
+        return _checked(check, text)
+    if (count := len(questions(summaries))) > 1:
+        click.echo(f"note: these runs answer {count} questions, so there is more than one table", err=True)
+    click.echo(text, nl=False)
+    return 0
+
+
+def read_summaries(path: Path) -> list[Summary]:
+    """Of the last question asked into a run file, or those in a summary file."""
+    try:
+        text = path.read_bytes() if path.is_file() and _is_json(path) else None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if text is None:
+        return [read_summary(path)]
+    try:
+        several = text.lstrip().startswith(b"[")
+        return [
+            Summary.from_json(part)
+            for part in (msgspec.json.decode(text, type=list[msgspec.Raw]) if several else [text])
+        ]
+    except (UserError, msgspec.MsgspecError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_summary(path: Path) -> Summary:
@@ -35,3 +100,57 @@ def read_summary(path: Path) -> Summary:
         if plan is None:
             raise UserError(f"{path} holds no plan yet: the run was stopped before it began; start it again")
         return summarise(plan, run.evidence(), __version__)
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip()[:1] in (b"{", b"[")
+
+
+def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tuple[str, Card]]:
+    """Cards by the name of the model: the bundled ones that were evaluated as such, then those that are named."""
+    for summary in summaries:
+        name = summary.model.name
+        if summary.environment.get("checkpoint") == name and name in zoo_names():
+            yield name, read_card(zoo_card(name))
+    for path in named:
+        card = read_card(path)
+        if card.name not in {summary.model.name for summary in summaries}:
+            raise UserError(f"{path} is the card of {card.name}, which none of these runs is about; leave it out")
+        yield card.name, card
+
+
+def _origin(card: Card) -> Origin:
+    """All that decides the weights but the seed is the method."""
+    settings = {key: value for key, value in card.settings.items() if key != "seed"}
+    made = (card.recipe, card.data, card.architecture, card.normalisation, settings)
+    return Origin(
+        threats=tuple(card.settings.get("threats", ())),
+        hours=None if card.minutes is None else card.minutes / 60,
+        method=msgspec.json.encode(made, order="deterministic").decode() if card.recipe else "",
+        seed=card.seed,
+    )
+
+
+def _checked(path: Path, text: str) -> int:
+    """0 where the file holds this text to the byte, else 1, with what differs."""
+    try:
+        held = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be compared: {error.strerror}; write it first, with report ... > FILE"
+        ) from None
+    if held == text.encode():
+        return 0
+    lines = _readable(held), text.splitlines()
+    differences = list(unified_diff(*lines, str(path), "what the runs give", lineterm="", n=1))
+    for line in differences[:SHOWN] or ["they differ in line ends only"]:
+        click.echo(line)
+    if len(differences) > SHOWN:
+        click.echo(f"... and {len(differences) - SHOWN} more lines")
+    click.echo(f"{path} differs from what the runs give; write it again", err=True)
+    return 1
+
+
+def _readable(held: bytes) -> Sequence[str]:
+    return held.decode(errors="replace").splitlines()

@@ -66,7 +66,7 @@ def ranks(column: Sequence[Scores | None], level: float = 0.95) -> list[str]:
     """`best`, `second` or nothing for each row of a column; None is a row that cannot be ranked.
 
     Best are the highest mean and all that are not significantly worse at `level`; second is the highest of the
-    rest. Where fewer than two rows can be ranked, or all are equal, there is nothing to mark.
+    rest, if above 0. Where fewer than two rows can be ranked, or all are equal, there is nothing to mark.
     """
     ranked = {row: scores for row, scores in enumerate(column) if scores is not None}
     means = {row: scores.mean for row, scores in ranked.items()}
@@ -75,5 +75,5 @@ def ranks(column: Sequence[Scores | None], level: float = 0.95) -> list[str]:
     top = [ranked[row] for row, mean in means.items() if mean == max(means.values())]
     best = {row for row, s in ranked.items() if all(difference(t, s) > 1 - level for t in top)}
     best |= {row for row, mean in means.items() if mean == max(means.values())}
-    second = max((mean for row, mean in means.items() if row not in best), default=None)
+    second = max((mean for row, mean in means.items() if row not in best and mean > 0), default=None)
     return ["best" if row in best else "second" if means.get(row, -1.0) == second else "" for row in range(len(column))]

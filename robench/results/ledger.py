@@ -8,7 +8,7 @@ import msgspec
 
 from ..evidence.records import Claim, Evidence, Failure, Plan, PlannedAttack, Rejection, Spent, Verdict
 from .merging import consolidated
-from .outcomes import answers, ball, breaks, done_items, is_spent, planned_threat
+from .outcomes import Outcome, answers, ball, breaks, done_items, is_spent, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
@@ -32,6 +32,7 @@ class AttackEntry(msgspec.Struct, frozen=True):
     spec: str = ""
     standing: int = 0  # examples on which it was spent wholly, in vain
     items: int = 0  # searches planned on each example: restarts times targets; 0 where an older file does not say
+    outcomes: str = ""  # with every attack, a letter per example: were this the only attack
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):
@@ -59,9 +60,9 @@ class ThreatLedger:
         self.threat = threat
         self.planned = planned_threat(plan, threat).attacks
         self.labels = {attack.spec: attack.label for attack in self.planned}
-        right = answers(evidence)
-        self.known = all(example in right for example in plan.examples)
-        self.correct = frozenset(example for example in plan.examples if right.get(example, False))
+        self.answered = answers(evidence)
+        self.known = all(example in self.answered for example in plan.examples)
+        self.correct = frozenset(example for example in plan.examples if self.answered.get(example, False))
         self.evidence = evidence
         self.finds = [(c, v) for c, v in breaks(evidence, threat) if c.example in self.correct]
         self.done = done_items(evidence, threat)
@@ -140,7 +141,17 @@ class ThreatLedger:
             spec=attack.spec,
             standing=len(spent - felled),
             items=attack.items,
+            outcomes="".join(self._letter(e, felled, spent).value for e in self.plan.examples)
+            if self.plan.every_attack
+            else "",
         )
+
+    def _letter(self, example: int, felled: set[int], spent: set[int]) -> Outcome:
+        if example in felled:
+            return Outcome.BROKEN
+        if example in spent:
+            return Outcome.STANDING
+        return Outcome.WRONG if self.answered.get(example) is False else Outcome.OPEN
 
     @cached_property
     def _claims(self) -> list[Claim]:

@@ -1,214 +1,259 @@
 """What a reader sees: a row per model, a column per threat, and below it in words what the numbers mean."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import pandas as pd
-from tabulate import tabulate
 
 from ..errors import UserError, unknown
-from .intervals import Interval
-from .summary import CleanEntry, Summary, ThreatEntry, UnionEntry
+from .breakdown import across, attack_frame, breakdown
+from .cells import Cell, cells, percent
+from .comparison import ranks
+from .contingency import contingency, contingency_frame
+from .latex import latex
+from .seeds import Origin, Origins, Row, names, rows, spread
+from .summary import Summary
+from .table import Mark, Table, line
+from .webpage import page
+
+__all__ = ["FORMS", "Origin", "Table", "attack_frame", "breakdown", "main_table", "main_tables", "render"]
 
 UPPER_BOUND = "Percent of all examples standing after this protocol: upper bounds on robust accuracy."
 INTERVALS = "In brackets 95 % intervals for this protocol; for true robustness only the upper end of an interval holds."
-EARLY_STOP = "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures."
+RANKED = (
+    "Bold: best of a column, and all not significantly worse (95 %, paired on the same examples). Underlined: best of"
+    " the rest."
+)
+FLATTERED = "† or red: gradients are masked, or may be, so a stronger attack may find more."
+HOURS = "hours: of training, as the models' cards tell."
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as they are printed, and the sentences around them."""
-
-    frame: pd.DataFrame
-    caption: str = ""
-    footer: tuple[str, ...] = ()
-
-    def markdown(self) -> str:
-        """Caption, table and footer, a blank line between them, a newline at the end."""
-        cells = [[_cell(value) for value in row] for row in self.frame.itertuples(index=False)]
-        headers = [_cell(column) for column in self.frame.columns]
-        # Text columns first, then numbers; numparse would turn 0.0 into 0.
-        align = ["left" if column in ("model", "threat", "attack") else "right" for column in headers]
-        body = tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align if cells else None)
-        parts = [self.caption, body if cells else "", "\n".join(self.footer)]
-        return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def main_tables(summaries: Sequence[Summary], intervals: bool = False) -> list[Table]:
+def main_tables(
+    summaries: Sequence[Summary], intervals: bool = False, origins: Origins | None = None, side_by_side: bool = False
+) -> list[Table]:
     """One table for each set of summaries that answer the same question, in the order they come.
 
-    Models asked about different examples, or under different threats or attacks, are never in one table.
+    Models asked about different examples, or under different threats or attacks, are never in one table. With
+    `side_by_side` two questions stand left and right; raises UserError when they are more or fewer.
     """
-    groups: dict[tuple[object, ...], list[Summary]] = {}
-    for summary in summaries:
-        groups.setdefault(_question(summary), []).append(summary)
+    groups = questions(summaries)
     captioned = len(groups) > 1
-    return [main_table(group, intervals, _caption(group[0]) if captioned else "") for group in groups.values()]
+    tables = [main_table(group, intervals, _caption(group[0]) if captioned else "", origins) for group in groups]
+    if not side_by_side:
+        return tables
+    if len(tables) != 2:
+        what = "one question" if len(tables) == 1 else f"{len(tables)} questions"
+        raise UserError(f"side by side stand the answers to two questions; these runs answer {what}")
+    return [replace(tables[0], right=tables[1])]
 
 
-def main_table(summaries: Sequence[Summary], intervals: bool = False, caption: str = "") -> Table:
+def main_table(
+    summaries: Sequence[Summary], intervals: bool = False, caption: str = "", origins: Origins | None = None
+) -> Table:
     """A row per model: clean, each threat, and with two threats or more their union and average, in percent.
 
-    With `intervals`, 95 % intervals follow in brackets. All summaries must answer the same question.
+    With `intervals`, 95 % intervals follow in brackets. All summaries must answer the same question; those that
+    differ in their seed only share a row. `origins` tell, by the name of a model, what it was trained on and for
+    how long. From two rows on, the best are marked, hours stand at the end, and, where for each threat there is a
+    model trained on it alone, a last row OPT: what these models reach, each on its own threat; for the union the
+    least of that, for the average the mean (Tramèr and Boneh 2019, section 4).
     """
-    first = summaries[0]
-    assert {_question(s) for s in summaries} == {_question(first)}, "one table holds one question"
-    names = _names(summaries)
-    rows = [{"model": name, **_row(s, intervals)} for name, s in zip(names, summaries, strict=True)]
-    prefixes = [f"{name}, " if len(summaries) > 1 else "" for name in names]
-    remarks = [prefix + remark for prefix, s in zip(prefixes, summaries, strict=True) for remark in _remarks(s)]
-    return Table(pd.DataFrame(rows), caption, (*_about(summaries, intervals), *remarks))
-
-
-def breakdown(summary: Summary) -> Table:
-    """A row per threat and attack: what it was tried on, what it broke, what was left, what it cost.
-
-    What is left is an accuracy in percent where the attack ran on every correct example, else a count.
-    """
-    rows = []
-    for threat in summary.threats:
-        for a in threat.attacks:
-            row = {"threat": threat.threat, "attack": a.name, "tried": str(a.tried), "broken": str(a.broken)}
-            row["left"] = f"{a.standing} of {a.tried} standing" if a.accuracy is None else _percent(a.accuracy)
-            if summary.every_attack:
-                row["alone"] = "" if a.alone is None else str(a.alone)
-            row |= {"seconds": f"{a.seconds:.1f}", "forwards": f"{a.forwards:,}", "backwards": f"{a.backwards:,}"}
-            rows.append(row)
-    footer = [] if summary.every_attack else [EARLY_STOP]
-    footer += [
-        f"{t.threat}: {_count(t.elsewhere, 'more example')} broken by an image found under another threat or by an"
-        " attack not listed."
-        for t in summary.threats
-        if t.elsewhere
+    origins = origins or {}
+    assert len(questions(summaries)) == 1, "one table holds one question"
+    lines = rows(summaries, origins)
+    table = [cells(row) for row in lines]
+    columns = list(table[0])
+    texts = [
+        [row.name, *(row_cells[c].text(intervals) for c in columns)]
+        for row, row_cells in zip(lines, table, strict=True)
     ]
-    return Table(pd.DataFrame(rows), f"Attacks on {summary.model.name}", tuple(footer if rows else ["No attack ran."]))
+    marks = _marks(table, columns)
+    frame = pd.DataFrame(texts, columns=["model", *columns])
+    about = _about(summaries, lines, intervals, table)
+    about += [RANKED] if any(mark & {"best", "second"} for mark in marks.values()) else []
+    optimum = _optimum(lines, table, origins) if len(lines) > 1 else None
+    if optimum is not None:
+        frame.loc[len(frame)] = ["OPT", *(optimum.cells.get(column, "") for column in columns)]
+        about.append(optimum.sentence)
+    hours = [_hours(row, origins) for row in lines] if len(lines) > 1 else []
+    if any(hours):
+        frame["hours"] = [*hours, ""] if optimum is not None else hours
+        about.append(HOURS)
+    footer = (*about, *_masking(summaries), *_all_remarks(summaries))
+    return Table(frame, caption, footer, marks, last=int(optimum is not None))
 
 
 def render(
-    summaries: Sequence[Summary], form: str = "markdown", *, intervals: bool = False, attacks: bool = False
+    summaries: Sequence[Summary],
+    form: str = "markdown",
+    *,
+    intervals: bool = False,
+    attacks: bool = False,
+    together: bool = False,
+    side_by_side: bool = False,
+    origins: Origins | None = None,
 ) -> str:
-    """Summaries as text: markdown, csv or json; `attacks` adds the breakdown.
+    """Summaries as text: markdown, latex, html, csv or json.
 
-    CSV holds fractions, a row per model and threat (with `attacks`: and attack). JSON is the summary file;
-    several summaries make a list. Raises UserError for an unknown form, or when there is nothing to report.
+    `attacks` adds the tables of attacks, `together` the one of outcomes over threats; `side_by_side` puts two
+    questions left and right; `origins` tell what models were trained on. CSV is one table of fractions and counts,
+    a row per model and threat (with `attacks`: and attack; with `together`: per combination of threats). JSON is
+    the summary file; several summaries make a list. Raises UserError for an unknown form, for what a form cannot
+    show, or when there is nothing to report.
     """
     if not summaries:
         raise UserError("there is nothing to report; name at least one run file")
     if form not in FORMS:
         raise unknown("format", form, FORMS)
-    return FORMS[form](summaries, intervals, attacks)
+    if form in PAGES:
+        tables = main_tables(summaries, intervals, origins, side_by_side)
+        for group in questions(summaries):
+            tables += [contingency(group)] if together else []
+            tables += [across(group)] if attacks and len(group) > 1 else []
+        tables += [breakdown(summary) for summary in summaries] if attacks else []
+        return PAGES[form](tables)
+    if side_by_side:
+        raise UserError(f"{form} holds numbers and no layout; leave --side-by-side out, or choose {', '.join(PAGES)}")
+    return _json(summaries) if form == "json" else _csv(summaries, attacks, together)
 
 
-def attack_frame(summary: Summary) -> pd.DataFrame:
-    """The breakdown in numbers: a row per threat and attack, with the fields of the summary file."""
-    about = {"model": summary.model.name, "data": summary.data.name, "examples": summary.data.examples}
-    about |= {"protocol": summary.protocol, "seed": summary.seed}
-    rows = [
-        {**about, "threat": t.threat, **_renamed(msgspec.structs.asdict(a))} for t in summary.threats for a in t.attacks
-    ]
-    frame = pd.DataFrame(rows)
-    return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame
+def questions(summaries: Sequence[Summary]) -> list[list[Summary]]:
+    """Summaries that answer the same question, set by set, in the order they come. A seed is no part of it."""
+    groups: dict[tuple[object, ...], list[Summary]] = {}
+    for summary in summaries:
+        attacks = tuple((t.threat, tuple((a.name, a.spec) for a in t.attacks)) for t in summary.threats)
+        data = summary.data.name, summary.data.examples, summary.data.sha256
+        groups.setdefault((data, summary.protocol, attacks), []).append(summary)
+    return list(groups.values())
 
 
-def _markdown(summaries: Sequence[Summary], intervals: bool, attacks: bool) -> str:
-    tables = main_tables(summaries, intervals)
-    if attacks:
-        tables += [breakdown(summary) for summary in summaries]
+def _markdown(tables: Sequence[Table]) -> str:
     return "\n".join(table.markdown() for table in tables)
 
 
-def _csv(summaries: Sequence[Summary], intervals: bool, attacks: bool) -> str:
-    frames = [attack_frame(s) if attacks else s.to_frame() for s in summaries]
-    filled = [frame for frame in frames if len(frame)]
+def _csv(summaries: Sequence[Summary], attacks: bool, together: bool) -> str:
+    if attacks and together:
+        raise UserError("csv holds one table; leave --breakdown or --together out")
+    read: Callable[[Summary], pd.DataFrame] = Summary.to_frame
+    if attacks or together:
+        read = attack_frame if attacks else contingency_frame
+    filled = [frame for frame in map(read, summaries) if len(frame)]
     return pd.concat(filled).to_csv(index=False, lineterminator="\n") if filled else "\n"
 
 
-def _json(summaries: Sequence[Summary], intervals: bool, attacks: bool) -> str:
+def _json(summaries: Sequence[Summary]) -> str:
     if len(summaries) == 1:
         return summaries[0].to_json()
     return msgspec.json.format(msgspec.json.encode(list(summaries)), indent=2).decode() + "\n"
 
 
-FORMS: dict[str, Callable[[Sequence[Summary], bool, bool], str]] = {"markdown": _markdown, "csv": _csv, "json": _json}
+PAGES: dict[str, Callable[[Sequence[Table]], str]] = {"markdown": _markdown, "latex": latex, "html": page}
+FORMS = (*PAGES, "csv", "json")
 
 
-def _question(summary: Summary) -> tuple[object, ...]:
-    """Summaries with equal questions may stand in one table. A seed is no part of the question."""
-    attacks = tuple((t.threat, tuple((a.name, a.spec) for a in t.attacks)) for t in summary.threats)
-    return summary.data, summary.protocol, attacks
+@dataclass(frozen=True)
+class _Optimum:
+    """The row OPT, and the sentence that explains it."""
+
+    cells: dict[str, str]
+    sentence: str
+
+
+def _optimum(lines: Sequence[Row], table: Sequence[Mapping[str, Cell]], origins: Origins) -> _Optimum | None:
+    """None unless there are two threats or more, and each has a model that was trained on it alone."""
+    threats = [t.threat for t in lines[0].runs[0].threats]
+    own: dict[str, tuple[str, Cell]] = {}
+    for row, row_cells in zip(lines, table, strict=True):
+        trained = {origins.get(run.model.name, Origin()).threats for run in row.runs}
+        for threat in threats:
+            if trained == {(threat,)} and (threat not in own or row_cells[threat].mean > own[threat][1].mean):
+                own[threat] = row.name, row_cells[threat]
+    if len(threats) < 2 or len(own) < len(threats):
+        return None
+    shares = [own[threat][1].mean for threat in threats]
+    texts = {threat: _bounded(cell.mean, cell.bound) for threat, (_, cell) in own.items()}
+    bound = any(cell.bound for _, cell in own.values())
+    texts |= {"union": _bounded(min(shares), bound), "average": _bounded(sum(shares) / len(shares), bound)}
+    models = ", ".join(f"{own[threat][0]} on {threat}" for threat in threats)
+    sentence = f"OPT, were there no trade-off: {models}; of these the least for the union, the mean for the average."
+    return _Optimum(texts, sentence)
+
+
+def _bounded(share: float, bound: bool) -> str:
+    return f"≤ {percent(share)}" if bound else percent(share)
+
+
+def _marks(table: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> dict[tuple[int, int], frozenset[Mark]]:
+    marks: dict[tuple[int, int], frozenset[Mark]] = {}
+    for j, column in enumerate(columns, start=1):  # after the names
+        ranked = ranks([row[column].scores for row in table])
+        for i, (row, rank) in enumerate(zip(table, ranked, strict=True)):
+            found: set[Mark] = {"masked"} if row[column].masked else set()
+            found |= {"best"} if rank == "best" else {"second"} if rank == "second" else set()
+            if found:
+                marks[i, j] = frozenset(found)
+    return marks
+
+
+def _hours(row: Row, origins: Origins) -> str:
+    told = [hours for run in row.runs if (hours := origins.get(run.model.name, Origin()).hours) is not None]
+    if len(told) < len(row.runs):
+        return ""
+    mean, deviation = spread(told)
+    return f"{mean:.2f} ± {deviation:.2f}" if row.of == "training" else f"{mean:.2f}"
 
 
 def _caption(summary: Summary) -> str:
     attacks = "; ".join(f"{t.threat} by {', '.join(a.name for a in t.attacks)}" for t in summary.threats)
     data = f"{_count(summary.data.examples, 'example')} of {summary.data.name} ({summary.data.sha256[:8]})"
-    return f"**{data}, protocol {summary.protocol}: {attacks or 'no attack'}**"
+    return f"{data}, protocol {summary.protocol}: {attacks or 'no attack'}"
 
 
-def _names(summaries: Sequence[Summary]) -> list[str]:
-    """Model names, told apart by their weights where two are the same."""
-    often = Counter(s.model.name for s in summaries)
-    return [
-        f"{s.model.name} ({s.model.weights_sha256[:8]})" if often[s.model.name] > 1 else s.model.name for s in summaries
-    ]
-
-
-def _row(summary: Summary, intervals: bool) -> dict[str, str]:
-    cells = {"clean": _bounded(summary.clean, intervals)}
-    cells |= {t.threat: _bounded(t, intervals) for t in summary.threats}
-    if len(summary.threats) > 1:  # the union and the average of one threat are that threat
-        mean = summary.average
-        assert mean.accuracy is not None, "threats have an average"
-        assert mean.ci95 is not None, "threats have an average"
-        bound = "≤ " if any(t.open for t in summary.threats) else ""
-        cells["union"] = _bounded(summary.union, intervals)
-        cells["average"] = bound + _share(mean.accuracy, mean.ci95, intervals)
-    return cells
-
-
-def _bounded(entry: CleanEntry | ThreatEntry | UnionEntry, intervals: bool) -> str:
-    text = _share(entry.accuracy, entry.ci95, intervals)
-    return f"≤ {text} ({entry.open} open)" if entry.open else text
-
-
-def _share(accuracy: float, ci95: Interval, intervals: bool) -> str:
-    low, high = ci95
-    return f"{_percent(accuracy)} [{_percent(low)}, {_percent(high)}]" if intervals else _percent(accuracy)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _about(summaries: Sequence[Summary], intervals: bool) -> list[str]:
+def _about(
+    summaries: Sequence[Summary], lines: Sequence[Row], intervals: bool, table: Sequence[Mapping[str, Cell]]
+) -> list[str]:
     """What was asked, and how to read the answer."""
     first = summaries[0]
     seeds = sorted({s.seed for s in summaries})
     examples = _count(first.data.examples, "example")
-    lines = [f"{examples} of {first.data.name}; protocol {first.protocol}; {_listed('seed', seeds)}."]
-    lines.append(UPPER_BOUND if first.threats else "No threat was planned: accuracy before any attack.")
-    if intervals:
-        lines.append(INTERVALS)
-    if any(s.clean.open or s.union.open for s in summaries) and first.threats:
-        lines.append("≤: searches are still to do; examples counted as open may yet break.")
+    sentences = [f"{examples} of {first.data.name}; protocol {first.protocol}; {_listed('seed', seeds)}."]
+    sentences.append(UPPER_BOUND if first.threats else "No threat was planned: accuracy before any attack.")
+    if intervals and any(len(row.runs) == 1 for row in lines):
+        sentences.append(INTERVALS)
+    if first.threats and any(cell.bound for row in table for cell in row.values()):
+        ranked = " Such bounds are not ranked." if len(lines) > 1 else ""
+        sentences.append(f"≤: searches are still to do; examples counted as open may yet break.{ranked}")
+    for of in sorted({row.of for row in lines if row.of}):
+        sentences.append(f"±: standard deviation over seeds of the {of}, behind their mean.")
+    return sentences
+
+
+def _masking(summaries: Sequence[Summary]) -> Iterable[str]:
     verdicts = sorted({t.masking.verdict for s in summaries for t in s.threats})
     if verdicts:
-        lines.append(f"Gradient masking: {', '.join(verdicts)}.")
-    return lines
+        yield f"Gradient masking: {', '.join(verdicts)}."
+    if {"masked", "suspect"} & {*verdicts, *(s.masking.verdict for s in summaries)}:
+        yield FLATTERED
+
+
+def _all_remarks(summaries: Sequence[Summary]) -> Iterable[str]:
+    for name, summary in zip(names(summaries), summaries, strict=True):
+        prefix = f"{name}, " if len(summaries) > 1 else ""
+        yield from (prefix + remark for remark in _remarks(summary))
 
 
 def _remarks(summary: Summary) -> Iterable[str]:
     """What a reader should know about one row, a sentence each."""
     if at_random := summary.environment.get("randomness"):
-        sentence = _line(at_random)
+        sentence = line(at_random)
         yield f"{sentence[:1].upper()}{sentence[1:]}."
     for t in summary.threats:
         for r in t.rejections:
             sentence = r.reason or r.rejection
-            yield f"{r.attack} on {t.threat}: {_count(r.claims, 'claim')} rejected ({_line(sentence)})."
+            yield f"{r.attack} on {t.threat}: {_count(r.claims, 'claim')} rejected ({line(sentence)})."
         for f in t.failures:
-            yield f"{f.attack} on {t.threat}: failed on {_count(f.examples, 'example')} ({_line(f.error)})."
+            yield f"{f.attack} on {t.threat}: failed on {_count(f.examples, 'example')} ({line(f.error)})."
         if t.nan:
             yield f"{t.threat}: the model answered NaN in searches on {_count(t.nan, 'example')}; NaN breaks nobody."
         if t.ties:
@@ -226,16 +271,3 @@ def _count(n: int, noun: str) -> str:
 def _listed(noun: str, numbers: Sequence[int]) -> str:
     plural = noun if len(numbers) == 1 else noun + "s"
     return f"{plural} {', '.join(map(str, numbers))}"
-
-
-def _renamed(fields: dict[str, object]) -> dict[str, object]:
-    return {"attack" if key == "name" else key: value for key, value in fields.items()}
-
-
-def _cell(value: object) -> str:
-    """A bar or a line break inside a name would break the table."""
-    return _line(str(value)).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

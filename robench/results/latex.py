@@ -1,0 +1,90 @@
+"""Tables for papers: `booktabs`, and `xcolor` where an accuracy may be flattered by masking."""
+
+import re
+from collections.abc import Sequence
+
+from .table import TEXT, Mark, Table
+
+NEEDS = "% In the preamble: \\usepackage{booktabs} \\usepackage{xcolor}\n"
+
+# What TeX takes for a command, and what its usual fonts do not hold.
+_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "≤": r"$\leq$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "†": r"$\dagger$",
+    "ε": r"$\epsilon$",
+}
+_NORM = re.compile(r"l(inf|\d):(.*)")
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """A `table` environment for each, to be pasted or `\\input` as it is.
+
+    Best is bold, second best underlined, masking red.
+    """
+    return NEEDS + "\n".join(_environment(table) for table in tables)
+
+
+def escaped(text: str) -> str:
+    """As TeX prints it."""
+    return "".join(_SIGNS.get(sign, sign) for sign in text)
+
+
+def _environment(table: Table) -> str:
+    sides = [table] if table.right is None else [table, table.right]
+    caption = "; ".join(side.caption for side in sides if side.caption)
+    notes = dict.fromkeys(sentence for side in sides for sentence in side.footer)
+    parts = [r"\begin{table}", r"\centering"]
+    parts += [rf"\caption{{{escaped(caption)}}}"] if caption else []
+    parts.append("\n\\hfill\n".join(_tabular(side) for side in sides if len(side.frame)))
+    parts += [r"\par\medskip", r"\footnotesize\raggedright", *(f"{escaped(note)}\\par" for note in notes)]
+    return "\n".join([*(part for part in parts if part), r"\end{table}"]) + "\n"
+
+
+def _tabular(table: Table) -> str:
+    layout = "".join("l" if column in TEXT else "r" for column in table.columns)
+    rows = [" & ".join(row) + r" \\" for row in table.cells(_marked)]
+    apart = len(rows) - table.last
+    body = [*rows[:apart], r"\midrule", *rows[apart:]] if table.last else rows
+    heads = " & ".join(_head(column) for column in table.columns) + r" \\"
+    lines = [
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        heads,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
+def _marked(text: str, marks: frozenset[Mark]) -> str:
+    text = _head(text)
+    if "best" in marks:
+        text = rf"\textbf{{{text}}}"
+    elif "second" in marks:
+        text = rf"\underline{{{text}}}"
+    return rf"\textcolor{{red}}{{{text}}}" if "masked" in marks else text
+
+
+def _head(text: str) -> str:
+    r"""A norm by its sign: `linf:0.3` as $\ell_\infty$ 0.3."""
+    norm = _NORM.fullmatch(text)
+    if norm is None:
+        return escaped(text)
+    return rf"$\ell_{{{chr(92) + 'infty' if norm[1] == 'inf' else norm[1]}}}$ {escaped(norm[2])}"

@@ -1,0 +1,61 @@
+"""Tables as one static page that needs nothing beside it."""
+
+from collections.abc import Sequence
+from html import escape
+
+from tabulate import tabulate
+
+from .table import TEXT, Mark, Table
+
+_HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>robench report</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+h2 { font-size: 1rem; margin: 2rem 0 0.5rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.75rem; white-space: nowrap; }
+thead th { border-top: 2px solid; border-bottom: 1px solid; }
+tbody tr:last-child td { border-bottom: 2px solid; }
+.sides { display: flex; flex-wrap: wrap; gap: 1rem 3rem; align-items: flex-start; overflow-x: auto; }
+.notes { font-size: 0.85rem; color: #555; }
+.masked { color: #c00000; }
+</style>
+</head>
+<body>
+"""
+
+
+def page(tables: Sequence[Table]) -> str:
+    """Best is bold, second best underlined, masking red. All text is escaped."""
+    return _HEAD + "\n".join(_section(table) for table in tables) + "</body>\n</html>\n"
+
+
+def _section(table: Table) -> str:
+    sides = [table] if table.right is None else [table, table.right]
+    notes = dict.fromkeys(sentence for side in sides for sentence in side.footer)
+    grids = "\n".join(f"<div>\n{_captioned(side)}</div>" for side in sides)
+    told = "<br>\n".join(escape(note) for note in notes)
+    return f'<section>\n<div class="sides">\n{grids}\n</div>\n<p class="notes">\n{told}\n</p>\n</section>\n'
+
+
+def _captioned(table: Table) -> str:
+    caption = f"<h2>{escape(table.caption)}</h2>\n" if table.caption else ""
+    if not len(table.frame):
+        return caption
+    align = ["left" if column in TEXT else "right" for column in table.columns]
+    heads = [escape(column) for column in table.columns]
+    rows = table.cells(_marked)
+    return caption + tabulate(rows, heads, tablefmt="unsafehtml", disable_numparse=True, colalign=align) + "\n"
+
+
+def _marked(text: str, marks: frozenset[Mark]) -> str:
+    text = escape(text)
+    if "best" in marks:
+        text = f"<strong>{text}</strong>"
+    elif "second" in marks:
+        text = f"<u>{text}</u>"
+    return f'<span class="masked" title="gradients may be masked">{text}</span>' if "masked" in marks else text
