@@ -5,19 +5,18 @@ from pathlib import Path
 import click
 import torch
 
-from .. import __version__, api
-from ..api import Subject
+from .. import __version__
 from ..errors import UserError
-from ..evaluation import identity_of, refuse_other_noise
-from ..evidence.records import Evidence, Plan
+from ..evidence.records import Evidence
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
-from ..problem import datasets, threats
+from ..problem import threats
 from ..problem.split import Split
 from ..problem.threats.base import NO_WITNESS
 from ..results.summary import summarise
 from ..results.tables import render
 from .options import machine_options, model_options
+from .reloading import reloaded
 
 
 @click.command("verify")
@@ -49,19 +48,17 @@ def command(
         if plan is None:
             raise UserError(f"{run_path} holds no plan yet: there is nothing to verify")
         evidence = run.evidence()
-        told = evidence.environment
-        subject = Subject(
-            checkpoint or told.get("checkpoint") or plan.model.name,
-            arch or told.get("arch"),
-            normalise or told.get("normalise"),
-            trust_pickle,
-            api.pick_device(device),
+        split, referee = reloaded(
+            run_path,
+            plan,
+            evidence.environment,
+            checkpoint=checkpoint,
+            data=data,
+            arch=arch,
+            normalise=normalise,
+            trust_pickle=trust_pickle,
+            device=device,
         )
-        split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
-        refuse_other_noise(plan, str(subject.device), str(run_path))
-        referee = Referee(subject.load(split).classifier, plan.passes)
-        if not identity_of(plan.model).same_as(referee.classifier.identity()):
-            raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
         image_faults, images = _image_faults(run, evidence, split, referee)
         faults = [*_clean_faults(evidence, split, referee), *image_faults]
     for fault in faults:
@@ -70,18 +67,6 @@ def command(
     judged = f"{len(split)} clean answers and {images} adversarial images judged again"
     click.echo(f"{judged}: {f'{len(faults)} do not hold' if faults else 'all hold'}")
     return 1 if faults else 0
-
-
-def _examples(plan: Plan, whole: Split, path: Path) -> Split:
-    """The planned examples. Raises UserError when they are not there, or are other images."""
-    rows = {number: row for row, number in enumerate(whole.numbers)}
-    missing = [number for number in plan.examples if number not in rows]
-    if missing:
-        raise UserError(f"{whole.name} has no example {missing[0]}, which {path} is about; name its data with --data")
-    split = whole.take([rows[number] for number in plan.examples])
-    if split.sha256 != plan.data_sha256:
-        raise UserError(f"{whole.name} holds other images than {path} is about; name its data with --data")
-    return split
 
 
 def _clean_faults(evidence: Evidence, split: Split, referee: Referee) -> list[str]:

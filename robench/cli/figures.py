@@ -1,0 +1,240 @@
+"""`robench figures`: pictures of run files."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from .. import __version__
+from ..errors import UserError, unknown
+from ..evidence.referee import Referee
+from ..evidence.store import RunFile
+from ..problem import durable, threats
+from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
+from ..problem.split import Split
+from ..results import figures
+from ..results.figures import FORMS, KINDS, Album, Material, Picture, Shown, Surface
+from ..results.summary import summarise
+from ..search.landscape import landscape
+from .options import machine_options, model_options
+from .reloading import reloaded
+
+
+@click.command("figures")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go.")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"{', '.join(KINDS)}; repeatable.  [default: all]")
+@click.option("--format", "forms", multiple=True, metavar="svg|png", help="Of the files; repeatable.  [default: svg]")
+@click.option("--each", type=click.IntRange(1, 12), default=3, show_default=True, help="Images in landscape, gallery.")
+@click.option(
+    "--card",
+    "cards",
+    multiple=True,
+    metavar="FILE.toml",
+    type=click.Path(path_type=Path),
+    help="A model's card, for the marks of trade-off; bundled ones are known. Repeatable.",
+)
+@click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
+@click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
+@model_options
+@machine_options
+def command(
+    runs: tuple[Path, ...],
+    out: Path,
+    kinds: tuple[str, ...],
+    forms: tuple[str, ...],
+    each: int,
+    cards: tuple[Path, ...],
+    checkpoint: str | None,
+    data: str | None,
+    quiet: bool,
+    **reading: Any,
+) -> None:
+    """Draw what run files hold, and print each file with its caption. The same runs give the same bytes.
+
+    \b
+    curve      accuracy against radius, of runs made with --curve
+    trade-off  accuracy of two or more models under two or more threats, and under their union
+    queries    accuracy against forward passes, per attack
+    landscape  the loss around the first images the model gets right; loads model and data
+    gallery    the adversarial images nearest to their clean ones; loads model and data
+
+    \b
+    robench figures runs/*.robench --out pictures
+    robench figures runs/mine.robench --out pictures --kind gallery --format png
+    """
+    _known("kind of figure", kinds, KINDS)
+    _known("format", forms, FORMS)
+    if checkpoint and len(runs) > 1:
+        raise UserError("--model says where the model of one run is; give one run, or leave --model out")
+    with ExitStack() as stack:
+        read = [_Read.of(stack.enter_context(RunFile.read(path)), reading, checkpoint, data) for path in runs]
+        pictures = _pictures(read, tuple(dict.fromkeys(kinds)), each, _trained_on(read, cards), quiet)
+        # All is drawn before anything is written: an error leaves the folder as it was.
+        files = {
+            f"{picture.name}.{form}": (figures.image_bytes(picture, form), picture.caption)
+            for picture in _told_apart(pictures)
+            for form in dict.fromkeys(forms or ("svg",))
+        }
+    _make(out)
+    for name, (content, caption) in files.items():
+        durable.replace(out / name, content)
+        click.echo(f"{out / name}: {caption}" if not quiet else out / name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An open run file; its model and images are loaded when first asked for."""
+
+    file: RunFile
+    material: Material
+    where: dict[str, Any]
+
+    @classmethod
+    def of(cls, file: RunFile, reading: dict[str, Any], checkpoint: str | None, data: str | None) -> "_Read":
+        plan = file.plan()
+        if plan is None:
+            raise UserError(f"{file.path} holds no plan yet: the run was stopped before it began; leave it out")
+        evidence = file.evidence()
+        material = Material(str(file.path), plan, evidence, summarise(plan, evidence, __version__))
+        return cls(file, material, reading | {"checkpoint": checkpoint, "data": data})
+
+    @cached_property
+    def loaded(self) -> tuple[Split, Referee]:
+        return reloaded(self.file.path, self.material.plan, self.material.evidence.environment, **self.where)
+
+
+def _pictures(
+    read: list[_Read], kinds: tuple[str, ...], each: int, trained_on: dict[str, tuple[str, ...]], quiet: bool
+) -> list[Picture]:
+    """The pictures of the kinds that were named, else of all there is material for. Raises UserError where one of the
+    named, or none at all, can be drawn.
+    """
+    materials = [r.material for r in read]
+    makers: dict[str, Callable[[], Album]] = {
+        "curve": lambda: figures.curves(materials),
+        "trade-off": lambda: figures.trade_offs(materials, trained_on),
+        "queries": lambda: figures.queries(materials),
+        "landscape": lambda: _one_by_one(read, lambda r: _landscape(r, each)),
+        "gallery": lambda: _one_by_one(read, lambda r: _gallery(r, each)),
+    }
+    pictures = []
+    for kind in kinds or KINDS:
+        album = makers[kind]()
+        if kinds and album.left_out:
+            raise UserError(album.left_out[0])
+        for reason in album.left_out if not quiet else []:
+            click.echo(f"note: no {kind}: {reason}", err=True)
+        pictures += album.pictures
+    if not pictures:
+        raise UserError("these runs hold nothing to draw; make one with robench evaluate")
+    return pictures
+
+
+def _one_by_one(read: list[_Read], draw: Callable[[_Read], Picture]) -> Album:
+    album = Album()
+    for run in read:
+        try:
+            album.pictures.append(draw(run))
+        except UserError as error:
+            album.left_out.append(str(error))
+    return album
+
+
+def _landscape(run: _Read, each: int) -> Picture:
+    """Around the first examples that the model gets right, under every threat that is a ball."""
+    plan = run.material.plan
+    balls = [ball for t in plan.threats if isinstance(ball := threats.parse(t.threat), threats.Ball)]
+    if not balls:
+        raise UserError(f"{run.file.path} has no threat with a radius, so no landscape; name one, as --threat linf:0.1")
+    split, referee = run.loaded
+    correct = {c.example for c in run.material.evidence.clean if c.correct}
+    rows = [row for row, number in enumerate(split.numbers) if number in correct][:each]
+    if not rows:
+        raise UserError(f"{run.file.path} is about a model that gets no image right, so it has no landscape")
+    surfaces = []
+    for row in rows:
+        x, y, number = split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
+        for ball in balls:
+            found = landscape(referee.classifier, ball, x, y, number=number, seed=plan.seed)
+            surfaces.append(Surface(str(ball), number, int(y), 1.0, found.loss.numpy(), found.margin.numpy()))
+    return figures.landscapes(run.material.summary, surfaces)
+
+
+def _gallery(run: _Read, each: int) -> Picture:
+    """The finds nearest to their clean images, under every threat."""
+    material = run.material
+    if not any(v.accepted for v in material.evidence.verdicts):
+        raise UserError(f"{run.file.path} holds no find, so there is nothing to show; search harder, or leave it out")
+    split, referee = run.loaded
+    images = dict(run.file.images(split.shape))
+    if not images:
+        raise UserError(
+            f"{run.file.path} holds no images, as runs merged with --slim do; make it again with robench evaluate"
+        )
+    rows = {number: row for row, number in enumerate(split.numbers)}
+    shown = []
+    for planned in material.plan.threats:
+        for claim, verdict in figures.nearest(material.plan, material.evidence, planned.threat, images, each):
+            row, x_adv = rows[claim.example], images[claim.id]
+            heard = referee.hear(torch.from_numpy(x_adv)[None], split.y[row : row + 1])
+            answer = int(heard.logits.argmax())
+            shown.append(
+                Shown(
+                    planned.threat,
+                    claim.example,
+                    int(split.y[row]),
+                    answer,
+                    verdict.size,
+                    split.x[row].numpy(),
+                    x_adv,
+                )
+            )
+    return figures.galleries(material.summary, shown)
+
+
+def _trained_on(read: list[_Read], named: tuple[Path, ...]) -> dict[str, tuple[str, ...]]:
+    """The threats that models were trained on, by the names of the models, where a card tells."""
+    known = [
+        zoo_card(name)
+        for r in read
+        if (name := r.material.plan.model.name) in zoo_names()
+        and r.material.evidence.environment.get("checkpoint") == name
+    ]
+    found = {card.name: tuple(card.settings.get("threats", ())) for card in map(read_card, [*known, *named])}
+    strangers = found.keys() - {r.material.plan.model.name for r in read}
+    if strangers:
+        raise UserError(f"none of these runs is about {min(strangers)}, whose card was named; leave it out")
+    return found
+
+
+def _told_apart(pictures: list[Picture]) -> list[Picture]:
+    """Under names that differ: the second curve-mnist-test is curve-mnist-test-2."""
+    taken: set[str] = set()
+    apart = []
+    for picture in pictures:
+        name, count = picture.name, 1
+        while name in taken:
+            count += 1
+            name = f"{picture.name}-{count}"
+        taken.add(name)
+        apart.append(Picture(name, picture.caption, picture.figure))
+    return apart
+
+
+def _known(kind: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a folder: {error.strerror}; name another with --out") from None

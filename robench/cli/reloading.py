@@ -1,0 +1,55 @@
+"""The model and the images a run file is about, from where they were or where the user says they are now."""
+
+from pathlib import Path
+
+from .. import api
+from ..api import Subject
+from ..errors import UserError
+from ..evaluation import identity_of, refuse_other_noise
+from ..evidence.records import Plan
+from ..evidence.referee import Referee
+from ..problem import datasets
+from ..problem.split import Split
+
+
+def reloaded(
+    run_path: Path,
+    plan: Plan,
+    told: dict[str, str],
+    *,
+    checkpoint: str | None,
+    data: str | None,
+    arch: str | None,
+    normalise: str | None,
+    trust_pickle: bool,
+    device: str,
+) -> tuple[Split, Referee]:
+    """The planned examples, and a referee with the model of the plan; `told` is the environment of the run.
+
+    Raises UserError when either is not there, or is another.
+    """
+    subject = Subject(
+        checkpoint or told.get("checkpoint") or plan.model.name,
+        arch or told.get("arch"),
+        normalise or told.get("normalise"),
+        trust_pickle,
+        api.pick_device(device),
+    )
+    split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
+    refuse_other_noise(plan, str(subject.device), str(run_path))
+    referee = Referee(subject.load(split).classifier, plan.passes)
+    if not identity_of(plan.model).same_as(referee.classifier.identity()):
+        raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
+    return split, referee
+
+
+def _examples(plan: Plan, whole: Split, path: Path) -> Split:
+    """The planned examples. Raises UserError when they are not there, or are other images."""
+    rows = {number: row for row, number in enumerate(whole.numbers)}
+    missing = [number for number in plan.examples if number not in rows]
+    if missing:
+        raise UserError(f"{whole.name} has no example {missing[0]}, which {path} is about; name its data with --data")
+    split = whole.take([rows[number] for number in plan.examples])
+    if split.sha256 != plan.data_sha256:
+        raise UserError(f"{whole.name} holds other images than {path} is about; name its data with --data")
+    return split

@@ -1,0 +1,29 @@
+"""Pictures of runs. Functions of records and arrays that give matplotlib figures; nothing here opens a window,
+reads a file or asks a model.
+"""
+
+from .curve import curves
+from .gallery import Shown, galleries, nearest
+from .landscape import Surface, landscapes
+from .picture import FORMS, Album, Material, Picture, image_bytes
+from .queries import queries
+from .trade_off import trade_offs
+
+KINDS = ("curve", "trade-off", "queries", "landscape", "gallery")
+
+__all__ = [
+    "FORMS",
+    "KINDS",
+    "Album",
+    "Material",
+    "Picture",
+    "Shown",
+    "Surface",
+    "curves",
+    "galleries",
+    "image_bytes",
+    "landscapes",
+    "nearest",
+    "queries",
+    "trade_offs",
+]

@@ -1,0 +1,126 @@
+"""Accuracy against queries: how soon each attack finds what it finds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...evidence.records import Claim, Plan, Spent
+from ..merging import consolidated
+from ..outcomes import answers
+from .picture import (
+    COLUMN,
+    PAGE,
+    Album,
+    Material,
+    Picture,
+    asked,
+    file_name,
+    look,
+    percent_axis,
+    sheet,
+    styled,
+    write_below,
+)
+
+HOW = "Accuracy against queries: forward passes an attack has spent on an example, all its searches together."
+EVERY = " Every attack ran on its own; examples it did not come to count as standing."
+EARLY = " Each attack met only what the earlier ones left, and its line starts there."
+FURTHER = " Minimum-norm attacks went on after their first find, to the end of their search."
+
+
+@dataclass(frozen=True)
+class Fall:
+    """One attack under one threat: the share of all examples that stands after so many queries on each.
+
+    Both grow step by step: `standing[i]` holds from `queries[i]` on. The last step is where the dearest search ended.
+    """
+
+    attack: str
+    queries: tuple[int, ...]
+    standing: tuple[float, ...]
+
+
+def falls(material: Material, threat: str) -> list[Fall]:
+    """A line per planned attack that was tried, in plan order."""
+    plan, evidence = material.plan, material.evidence
+    planned = next(t for t in plan.threats if t.threat == threat)
+    right = answers(evidence)
+    correct = {example for example in plan.examples if right.get(example, False)}
+    accepted = {v.claim for v in evidence.verdicts if v.accepted}
+    claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
+    spent = consolidated(s for s in evidence.spent if s.threat == threat and s.example in correct)
+    found = []
+    for attack in planned.attacks:
+        costs: dict[int, int] = {}
+        searches: list[Claim | Spent] = [*claims.values(), *spent]
+        for record in searches:
+            if record.attack == attack.spec:
+                costs[record.example] = costs.get(record.example, 0) + record.forwards
+        felled = {c.example for c in claims.values() if c.attack == attack.spec and c.id in accepted}
+        if costs:
+            met = len(correct) if plan.every_attack else len(costs)
+            found.append(_fall(attack.label, met, costs, felled, len(plan.examples)))
+    return found
+
+
+def _fall(attack: str, met: int, costs: dict[int, int], felled: set[int], n: int) -> Fall:
+    steps, standing = [1], [met]  # a log axis has no 0; nothing is found before the first query
+    for cost in sorted(costs[example] for example in felled):
+        if max(cost, 1) > steps[-1]:
+            steps.append(cost)
+            standing.append(standing[-1])
+        standing[-1] -= 1
+    if max(costs.values()) > steps[-1]:
+        steps.append(max(costs.values()))
+        standing.append(standing[-1])
+    return Fall(attack, tuple(steps), tuple(left / n for left in standing))
+
+
+def queries(materials: Sequence[Material]) -> Album:
+    """A picture per run, a panel per threat."""
+    album = Album()
+    for material in materials:
+        if not any(falls(material, threat.threat) for threat in material.plan.threats):
+            album.left_out.append(f"{material.path} holds no search; start it again with robench evaluate")
+            continue
+        caption = _caption(material.plan, material)
+        name = file_name("queries", material.summary.model.name)
+        album.pictures.append(Picture(name, caption, draw(material, caption)))
+    return album
+
+
+@styled()
+def draw(material: Material, caption: str) -> Figure:
+    """The falling lines of a run."""
+    panels_of = {t.threat: falls(material, t.threat) for t in material.plan.threats}
+    panels_of = {threat: found for threat, found in panels_of.items() if found}
+    attacks = list(dict.fromkeys(fall.attack for found in panels_of.values() for fall in found))
+    columns = min(3, len(panels_of))
+    rows = -(-len(panels_of) // columns)
+    figure = sheet(PAGE if columns > 1 else COLUMN, 0.6 + 2.2 * rows + 0.16 * (len(attacks) // 4))
+    panels: list[Axes] = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flatten())
+    for axes, (threat, found) in zip(panels, panels_of.items(), strict=False):
+        for fall in found:
+            heights = [100 * share for share in fall.standing]
+            axes.step(fall.queries, heights, where="post", label=fall.attack, **look(attacks.index(fall.attack)))
+            axes.plot(fall.queries[-1:], heights[-1:], marker="o", markersize=2.5, **look(attacks.index(fall.attack)))
+        axes.set_xscale("log")
+        axes.set_xlabel("forward passes per example")
+        axes.set_title(threat)
+        percent_axis(axes)
+    for axes in panels[len(panels_of) :]:
+        axes.remove()
+    panels[0].set_ylabel("accuracy (%)")
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+    handles = [lines[attack] for attack in attacks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4 if columns > 1 else 2)
+    write_below(figure, caption)
+    return figure
+
+
+def _caption(plan: Plan, material: Material) -> str:
+    order = EVERY if plan.every_attack else EARLY
+    further = FURTHER if plan.curve else ""
+    return f"{HOW}{order}{further} Model {material.summary.model.name}. {asked(material.summary)}"

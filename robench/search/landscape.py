@@ -1,0 +1,74 @@
+"""The loss on a square of images around one: how the ground lies that gradient attacks climb."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..problem.classifier import Classifier, arithmetic
+from ..problem.losses import cross_entropy, margin
+from ..problem.noise import keyed, normal
+from ..problem.randomness import seeded
+from ..problem.threats import Ball
+
+AT_ONCE = 256  # images in one forward pass
+PULL = 100.0  # how far beyond the box a direction points before the nearest member is taken
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Rows go along the random direction, columns along the gradient, both from -reach to reach."""
+
+    loss: Float[Tensor, "points points"]  # cross-entropy, in nats
+    margin: Float[Tensor, "points points"]  # best wrong logit minus the right one: positive where it is misclassified
+
+
+def landscape(
+    classifier: Classifier,
+    threat: Ball,
+    x: Float[Tensor, "1 C H W"],
+    y: Int[Tensor, "1"],
+    *,
+    number: int,
+    seed: int,
+    points: int = 41,
+    reach: float = 1.0,
+) -> Landscape:
+    """Around one image, in full float32; `reach` is in radii of the threat, `points` an odd count per side.
+
+    One axis leads to the member of the set that lies furthest along the gradient of the cross-entropy, the other to
+    that for Gaussian noise in place of the gradient, fixed by the seed and the number of the example. Images are
+    cut to [0, 1]: the model is asked about nothing else. After Figure 3 of Madaan et al. 2021,
+    https://arxiv.org/abs/2006.12135.
+    """
+    device = classifier.device
+    x, y = x.to(device), y.to(device)
+    with arithmetic(device), seeded(seed, device):
+        gradient = _gradient(classifier, x, y)
+        noise = normal(keyed(seed, torch.tensor([number]), draw=0), 0, x.cpu()).to(device)
+        uphill, aside = _furthest(threat, gradient, x), _furthest(threat, noise, x)
+        along = torch.linspace(-reach, reach, points, device=device)
+        images = (
+            x + (along[:, None].expand(points, points).reshape(-1, 1, 1, 1) * aside)
+            + (along[None, :].expand(points, points).reshape(-1, 1, 1, 1) * uphill)
+        ).clamp(0, 1)  # fmt: skip
+        with torch.no_grad():
+            logits = torch.cat([classifier(some).float() for some in torch.split(images, AT_ONCE)])
+    right = y.expand(len(logits))
+    return Landscape(
+        loss=cross_entropy(logits, right, right).view(points, points).cpu(),
+        margin=margin(logits, right).view(points, points).cpu(),
+    )
+
+
+def _furthest(threat: Ball, direction: Tensor, x: Tensor) -> Tensor:
+    """The step to the member furthest along a direction; no step where the direction is 0."""
+    longest = direction.abs().amax()
+    return threat.nearest(direction * (PULL / longest), x) if longest > 0 else torch.zeros_like(x)
+
+
+def _gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(cross_entropy(classifier(x), y, y).sum(), x)
+    return gradient
