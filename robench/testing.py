@@ -56,7 +56,8 @@ def assert_robust(
         raise UserError("the baseline says what is asked; leave out threats, attacks, protocol and examples")
     if baseline is not None:
         known = read_baseline(Path(baseline))
-        summary = _not_worse(model, known, data, [max_drop] if isinstance(max_drop, str) else max_drop, run, device)
+        drops = [max_drop] if isinstance(max_drop, str) else max_drop
+        summary = _not_worse(model, known, data, drops, run, device, whole=bool(at_least))
     else:
         summary = api.evaluate(
             model,
@@ -79,7 +80,10 @@ def _not_worse(
     max_drop: Sequence[str],
     run: str | Path | None,
     device: str,
+    *,
+    whole: bool,
 ) -> Summary:
+    """The summary of a model that is no worse; with `whole`, the search is not cut short when that is certain."""
     allowances = read_allowances(max_drop, baseline.rows)
     asked = question(baseline, None if data is None else str(data))
     if baseline.is_of(api.classifier_of(model, asked.split, device)):
@@ -88,7 +92,9 @@ def _not_worse(
         ask = Ask(data=asked.data, seed=baseline.summary.seed)
         comment, _ = compare(
             *(baseline, asked, allowances),
-            lambda split, enough: api.answer(model, ask, split, asked.protocol, run=run, device=device, enough=enough),
+            lambda split, enough: api.answer(
+                model, ask, split, asked.protocol, run=run, device=device, enough=None if whole else enough
+            ),
         )
     if comment.judgement.verdict is not Verdict.NONE:
         raise AssertionError(comment.markdown())
