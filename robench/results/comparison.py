@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scores:
 
 def mcnemar(gained: int, lost: int) -> float:
     """The chance of so uneven a split of the examples on which two models differ, McNemar 1947, exact and two-sided."""
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def permutation(differences: Int[np.ndarray, "examples"]) -> float:

@@ -104,6 +104,7 @@ def test_the_attacks_of_an_early_stopped_run_by_hand():
         "spec": PGD.spec,
         "standing": 3,
         "items": 2,
+        "outcomes": "",
     }
     assert (apgd["name"], apgd["tried"], apgd["broken"], apgd["standing"]) == ("apgd", 5, 1, 4)
     cost = SUMMARY.cost
@@ -284,3 +285,23 @@ def test_the_frame_has_a_row_per_threat_then_union_and_average():
 def test_a_repeated_claim_id_is_one_rejected_claim():
     twice = Evidence(clean=(clean(20),), claims=(claim(1, 20), claim(1, 20)), verdicts=(outside(1), outside(1)))
     assert summarise(PLAN, twice, "").threats[0].rejected["outside"] == 1
+
+
+def damaged(change):
+    """The summary file after a change behind our back."""
+    file = json.loads(SUMMARY.to_json())
+    change(file)
+    return json.dumps(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file["threats"][1].update(broken=7), "the outcomes of l2:2 do not fit its counts"),
+        (lambda file: file["union"].update(outcomes="WBBBOSOX"), "the outcomes of union do not fit its counts"),
+        (lambda file: file["data"].update(examples=9), "linf:0.3 has 8 outcomes"),
+    ],
+)
+def test_a_summary_file_whose_outcomes_do_not_fit_its_counts_is_refused(change, told):
+    with pytest.raises(UserError, match=f"this summary file is damaged: {told}"):
+        Summary.from_json(damaged(change))
