@@ -188,7 +188,7 @@ def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Pro
     protocol = protocols.load(text, name)
     if ask.threats:
         standard = protocol if ask.protocol else protocols.load(protocols.default_name(name), name)
-        protocol = standard.with_threats(ask.threats)
+        protocol = standard.with_threats(ask.threats, bare=bool(ask.attacks))
     if ask.attacks:
         protocol = protocol.with_attacks(ask.attacks)
     whole = _checked(split) if split is not None else datasets.load(data)

@@ -37,21 +37,91 @@ def test_the_radii_are_those_of_their_sources():
     assert radii["standard-cifar10"] == ["linf:8/255", "l2:0.5", "l1:12"]
 
 
+# Steps, the length of a step in the unit of the norm, and restarts, as the sources give them.
+SOURCES = {
+    "tramer2019-mnist-lp": {
+        "linf:0.3": {"pgd": (100, 0.0075, 40), "boundary++": (40, None, 1)},
+        "l2:2": {"pgd": (100, 0.05, 40), "cw": (1000, None, 1), "boundary": (1000, None, 1)},
+        "l1:10": {"slide": (100, 0.5, 40), "ead": (1000, None, 1), "pointwise": (None, None, 1)},
+    },
+    "tramer2019-mnist-rt": {
+        "linf:0.3": {"pgd": (100, 0.0075, 40), "pgd-1000": (1000, 0.00075, 1)},
+        "rt:3px,30deg": {"grid": (None, None, 1), "random-poses": (None, None, 1)},
+    },
+    "tramer2019-cifar10-lp": {
+        "linf:4/255": {"pgd": (100, 0.1 / 255, 20), "pgd-1000": (1000, 0.01 / 255, 1)},
+        "l1:2000/255": {
+            "slide": (100, 2.0, 20),
+            "slide-1000": (1000, 2.0, 1),
+            "ead": (1000, None, 1),
+            "pointwise": (None, None, 1),
+        },
+    },
+    "madaan2021-cifar10": {
+        "linf:8/255": {"pgd-50": (50, 1 / 255, 1), "pgd-foolbox": (40, 8 / 255 / 30, 1)},
+        "l2:128/255": {"pgd-50": (50, 25 / 255, 1), "pgd-foolbox": (50, 128 / 255 / 40, 1), "cw": (200, None, 1)},
+        "l1:2000/255": {"slide": (100, 1.0, 1), "slide-foolbox": (10, 0.2 * 2000 / 255, 1), "ead": (1000, None, 1)},
+    },
+    "madaan2021-svhn": {
+        "linf:8/255": {"pgd-50": (50, 1 / 255, 1)},
+        "l2:128/255": {"pgd-50": (50, 25 / 255, 1)},
+        "l1:2000/255": {"slide": (100, 1.0, 1)},
+    },
+    "madaan2021-tiny-imagenet": {
+        "linf:4/255": {"pgd-50": (50, 1 / 255, 1)},
+        "l2:80/255": {"pgd-50": (50, 25 / 255, 1), "cw": (200, None, 1)},
+        "l1:2000/255": {"slide": (100, 1.0, 1)},
+    },
+    "madaan2021-mnist": {"linf:0.3": {}, "l2:2": {}, "l1:10": {}},
+    "maini2020-cifar10": {
+        "linf:0.03": {"pgd": (50, 0.003, 10)},
+        "l2:0.5": {"pgd": (500, 0.01, 10), "cw": (200, None, 1)},
+        "l1:12": {"slide": (50, 1.0, 10)},
+    },
+    "croce2022-cifar10": {"linf:8/255": {}, "l2:0.5": {}, "l1:12": {}},
+    "robustbench-linf": {"linf:8/255": {}},
+    "robustbench-l2": {"l2:0.5": {}},
+}
+
+
+@pytest.mark.parametrize(("name", "threat"), [(name, threat) for name, rows in SOURCES.items() for threat in rows])
+def test_the_numbers_are_those_of_their_sources(name, threat):
+    protocol = protocols.load(name, "")
+    assert [str(choice.threat) for choice in protocol.threats] == list(SOURCES[name])
+    (choice,) = [choice for choice in protocol.threats if str(choice.threat) == threat]
+    attacks = {attack.label: attack for attack in choice.attacks}
+    for label, (steps, step, restarts) in SOURCES[name][threat].items():
+        attack = attacks[label].attack
+        assert attacks[label].restarts == restarts
+        assert steps is None or attack.steps == steps
+        if step is not None:
+            # In radii; where PGD is told none, it takes 2.5 radii in all.
+            share = attack.step_size or 2.5 / attack.steps
+            assert share * choice.threat.r == pytest.approx(step, rel=5e-3)
+
+
 def test_other_threats_get_the_attacks_of_their_norm():
     protocol = protocols.load("standard", "mnist").with_threats(["l1:3", "linf:1/255"])
     assert [str(t.threat) for t in protocol.threats] == ["l1:3", "linf:1/255"]
     by_norm = {t.threat.name: t.attacks for t in protocols.load("standard", "mnist").threats}
     assert [t.attacks for t in protocol.threats] == [by_norm["l1"], by_norm["linf"]]
-    with pytest.raises(UserError, match="has no attacks for l0"):
-        protocol.with_threats(["l0:3"])
+    only_linf = protocols.load("robustbench-linf", "cifar10")
+    with pytest.raises(UserError, match=r"has no attacks for l2; name some with --attack .*ddn"):
+        only_linf.with_threats(["l2:3"])
+    (bare,) = only_linf.with_threats(["l2:3"], bare=True).with_attacks(["ddn"]).threats
+    assert (str(bare.threat), [a.label for a in bare.attacks]) == ("l2:3", ["ddn"])
 
 
 def test_other_attacks_run_on_every_threat_and_keep_labels_apart():
     protocol = protocols.load("quick", "digits").with_attacks(["pgd", "pgd(steps=7, restarts=3)"])
     for threat in protocol.threats:
         assert [(a.label, a.attack.steps, a.restarts) for a in threat.attacks] == [("pgd", 100, 1), ("pgd-2", 7, 3)]
-    with pytest.raises(UserError, match="slide does not attack linf"):
+    with pytest.raises(UserError, match=r"no attack is named for linf:0\.2 beside slide; name some with --attack"):
         protocol.with_attacks(["slide"])
+    with pytest.raises(UserError, match="grid does not attack linf"):
+        protocol.with_attacks(["grid"])
+    with pytest.raises(UserError, match="pgd has no setting called attack"):
+        protocol.with_attacks(["pgd(attack=apgd)"])
 
 
 @pytest.mark.parametrize("attack", [PGD(), PGD(steps=7, step_size=0.3, loss="dlr"), APGD(targets=9, loss="dlr")])

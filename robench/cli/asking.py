@@ -51,6 +51,8 @@ def ask_about(
     with RunFile.open(path) as run, display.shown():
         for note in loaded.notes:
             display.say(f"note: {note}")
+        if protocol.data not in ("", split.name.partition(":")[0]):
+            display.say(f"note: the protocol {protocol.name} was made for {protocol.data}; these are {split.name}")
         evaluation = api.evaluation(
             *(ask, protocol, split, loaded.classifier, referee, run, told),
             progress=display,

@@ -1,6 +1,7 @@
 """`robench list`: what is there, one line each, with its source."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -13,6 +14,7 @@ from ..problem.checkpoints import locate
 from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
 from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
+from ..problem.split import Split
 from ..problem.threats import THREATS
 from ..protocols import Protocol, cost
 from ..protocols.suites import ABOUT, SUITES, attacked
@@ -73,51 +75,74 @@ KINDS: dict[str, Callable[[], Lines]] = {
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
+@click.argument("only", metavar="[NAME]", required=False)
 @debug_option
 @click.option("-v", "--verbose", is_flag=True, help="With protocols and models: all their numbers.")
 @click.option("--model", metavar="NAME|FILE", help="With protocols -v: estimate what they would cost for this model.")
-def command(kind: str, verbose: bool, model: str | None) -> None:
+def command(kind: str, only: str | None, verbose: bool, model: str | None) -> None:
     """What is there, one line each, with its source.
 
     \b
     robench list attacks
     robench list protocols -v
-    robench list protocols -v --model mnist-adv-linf
+    robench list protocols tramer2019-mnist-lp -v --model mnist-adv-linf
     """
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
     if model is not None and (kind != "protocols" or not verbose):
         raise UserError("--model estimates the cost of protocols; write robench list protocols -v --model NAME")
-    classifier = _classifier(model) if model is not None else None
-    rate = cost.measured_rate(classifier) if classifier is not None else None
+    payer = Payer.named(model) if model is not None else None
     rows = list(KINDS[kind]())
+    if only is not None:
+        names = [name for name, _ in rows]
+        if only not in names:
+            raise unknown(kind.removesuffix("s"), only, names)
+        rows = [row for row in rows if row[0] == only]
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         click.echo(f"{name:<{width}}  {text}")
         if verbose and kind == "protocols":
             path = protocols.HERE / f"{name}.toml"
-            click.echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), classifier, rate)}\n")
+            click.echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), payer)}\n")
         if verbose and kind == "models":
             click.echo("\n" + zoo_card(name).read_text())
 
 
-def _classifier(model: str) -> Classifier:
-    card = locate(model)[1]
-    if card is None or not card.data:
-        raise UserError(f"{model} has no card that says what it takes; name a bundled model, such as mnist-adv-linf")
-    return Subject(model, device=api.pick_device("auto")).load(datasets.load(card.data)).classifier
+@dataclass(frozen=True)
+class Payer:
+    """A model whose time an evaluation would take, and its images."""
+
+    classifier: Classifier
+    split: Split
+    data: str
+    rate: cost.Rate
+
+    @classmethod
+    def named(cls, model: str) -> "Payer":
+        """From its card. Raises UserError where there is none."""
+        card = locate(model)[1]
+        if card is None or not card.data:
+            raise UserError(
+                f"{model} has no card that says what it takes; name a bundled model, such as mnist-adv-linf"
+            )
+        split = datasets.load(card.data)
+        classifier = Subject(model, device=api.pick_device("auto")).load(split).classifier
+        return cls(classifier, split, card.data.partition(":")[0], cost.measured_rate(classifier))
 
 
-def _costs(protocol: Protocol, classifier: Classifier | None, rate: cost.Rate | None) -> str:
-    """What an example that stands to the end costs, and how long the whole may take."""
-    classes = classifier.classes if classifier is not None else CLASSES
+def _costs(protocol: Protocol, payer: Payer | None) -> str:
+    """What an example that stands to the end costs, and how long the whole may take a model of its data."""
+    suits = payer if payer is not None and protocol.data in ("", payer.data) else None
+    known = DATASETS.get(protocol.data)
+    classes = suits.classifier.classes if suits else known.classes if known else CLASSES
     each = cost.of_protocol(protocol, classes)
     lines = [f"An example of {classes} classes that stands to the end costs {each}."]
-    if classifier is not None and rate is not None and protocol.examples and protocol.examples.isdigit():
-        n = int(protocol.examples)
+    if suits and (protocol.examples is None or protocol.examples.isdigit()):
+        n = min(len(suits.split), int(protocol.examples or len(suits.split)))
         lines.append(
-            f"At the rate of {classifier.name} here ({rate.gradients:,.0f} gradients or {rate.forwards:,.0f} forward"
-            f" passes a second) {n:,} of them take up to {_duration(n * rate.seconds(each))}; what falls costs less."
+            f"At the rate of {suits.classifier.name} here ({suits.rate.gradients:,.0f} gradients or"
+            f" {suits.rate.forwards:,.0f} forward passes a second) {n:,} of them take up to"
+            f" {_duration(n * suits.rate.seconds(each))}; what falls costs less."
         )
     return "\n".join(lines)
 

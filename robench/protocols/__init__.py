@@ -23,7 +23,12 @@ else:
 HERE = Path(__file__).parent
 
 # Of threats that a protocol does not speak of.
-USUAL = {"rt": ["grid"], "affine-lp": ["affine-lp(splits=11)"], "affine-rt": ["affine-rt(splits=11)"]}
+USUAL = {
+    "l0": ["pointwise"],
+    "rt": ["grid"],
+    "affine-lp": ["affine-lp(splits=11)"],
+    "affine-rt": ["affine-rt(splits=11)"],
+}
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,25 @@ class Protocol:
         if twice := next((t for t in texts if texts.count(t) > 1), None):
             raise UserError(f"the threat {twice} is named twice; name it once, with all its attacks")
 
-    def with_threats(self, texts: Sequence[str]) -> "Protocol":
-        """Other threats, each with the attacks this protocol uses under the same norm."""
-        return replace(self, name=f"{self.name}, own threats", threats=tuple(map(self._choice, texts)))
+    def with_threats(self, texts: Sequence[str], *, bare: bool = False) -> "Protocol":
+        """Other threats, each with the attacks this protocol uses under the same norm; with none where `bare`."""
+        chosen = [ThreatChoice(threats.parse(text), ()) if bare else self._choice(text) for text in texts]
+        return replace(self, name=f"{self.name}, own threats", threats=tuple(chosen))
 
     def with_attacks(self, texts: Sequence[str]) -> "Protocol":
-        """Other attacks, each on every threat it can attack."""
+        """Other attacks, each on every threat it can attack. Raises UserError for a threat that none attacks."""
         entries = [_entry(text) for text in texts]
         for entry in entries:
             if not any(_fits(entry, t.threat) for t in self.threats):
                 raise _unfit(entry, self.threats[0].threat)
-        threats = []
+        chosen = []
         for t in self.threats:
             fit = [entry for entry in entries if _fits(entry, t.threat)]
-            if entries and not fit:
-                raise _unfit(entries[0], t.threat)
-            threats.append(ThreatChoice(t.threat, _choices(fit, t.threat)))
-        return replace(self, name=f"{self.name}, own attacks", threats=tuple(threats))
+            if not fit:
+                named = " and ".join(str(entry["attack"]) for entry in entries)
+                raise UserError(f"no attack is named for {t.threat} beside {named}; {_those_for(t.threat)}")
+            chosen.append(ThreatChoice(t.threat, _choices(fit, t.threat)))
+        return replace(self, name=f"{self.name}, own attacks", threats=tuple(chosen))
 
     def _choice(self, text: str) -> ThreatChoice:
         threat = threats.parse(text)
@@ -87,9 +94,7 @@ class Protocol:
                 return ThreatChoice(threat, choice.attacks)
         if threat.name in USUAL:
             return ThreatChoice(threat, _choices(map(_entry, USUAL[threat.name]), threat))
-        raise UserError(
-            f"the protocol {self.name} has no attacks for {threat.name}; name some with --attack ({', '.join(ATTACKS)})"
-        )
+        raise UserError(f"the protocol {self.name} has no attacks for {threat.name}; {_those_for(threat)}")
 
 
 def names() -> list[str]:
@@ -154,9 +159,17 @@ def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
     return ThreatChoice(threat, _choices(entry["attacks"], threat))
 
 
+def _those_for(threat: ThreatModel) -> str:
+    """What to type to attack it."""
+    names = [name for name, attack in ATTACKS.items() if threat.name in attack.threats]
+    return f"name some with --attack ({', '.join(names)})"
+
+
 def _entry(text: str) -> Entry:
     """An attack of the command line as a protocol writes it."""
     name, settings = parse_attack(text)
+    if "attack" in settings:
+        raise UserError(f"{name} has no setting called attack; name every attack with an --attack of its own")
     return {"attack": name, **settings}
 
 

@@ -47,6 +47,6 @@ def expanded(entry: Entry, threat: str) -> list[Entry]:
     if settings:
         raise UserError(
             f"{entry['attack']} is a suite and takes no settings, not {settings[0]}; name its attacks"
-            f" ({', '.join(e['attack'] for e in next(iter(suite.values())))}) to set theirs"
+            f" ({', '.join(dict.fromkeys(e['attack'] for e in next(iter(suite.values()))))}) to set theirs"
         )
     return suite.get(threat, [])

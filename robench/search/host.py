@@ -29,6 +29,8 @@ from .watcher import Watcher
 
 NEAREST = 4  # examples that a row is compared with, by Euclidean distance, where rows are not in the order of the batch
 
+IDLE = "it asked about no image near this one but the image itself, so it has not searched"
+
 Owners = Int[Tensor, "Q W"]
 """The examples that each of Q rows may belong to, the nearest first."""
 
@@ -49,9 +51,11 @@ def host(classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch) 
             *(job, item, image, forwards, backwards),
             nan=nan,
             blind=blind,
-            error="" if image is not None else errors.get(row, ""),
+            error="" if image is not None else errors.get(row, IDLE if idle else ""),
         )
-        for row, (item, (image, forwards, backwards, nan, blind)) in enumerate(zip(items, model.seen(), strict=True))
+        for row, (item, (image, forwards, backwards, nan, blind, idle)) in enumerate(
+            zip(items, model.seen(), strict=True)
+        )
     ]
 
 
@@ -95,6 +99,7 @@ class Watched:
         self._smallest = smallest
         self._watcher = Watcher.over(self._x)
         self._nan = torch.zeros_like(y, dtype=torch.bool)
+        self._idle = torch.ones_like(y, dtype=torch.bool)
         self._forwards, self._backwards = torch.zeros_like(y), torch.zeros_like(y)  # of rows with an owner
         self.forwards = self.backwards = 0  # of all rows
 
@@ -113,6 +118,8 @@ class Watched:
         logits = self._classifier(entered)
         told = logits.detach().float()
         inside = None if in_place and self._nothing_new(told) else self._inside(asked, owners)
+        if bool(self._idle.any()):
+            self._note_idle(asked, owners[:, 0])
         owned = torch.ones_like(self._y) if in_place or inside is None else self._owned(owners, inside)
         self.forwards += len(asked)
         self._forwards += owned
@@ -120,16 +127,22 @@ class Watched:
             self._watch(asked, owners, inside, inside | in_place, told)
         return logits
 
-    def seen(self) -> Iterator[tuple[Tensor | None, int, int, bool, bool]]:
+    def _note_idle(self, x_adv: Inputs, owner: Int[Tensor, "Q"]) -> None:
+        """Who has been asked about at most their own image; rows that hold no numbers are no question."""
+        other = (x_adv != self._x[owner]).flatten(1).any(dim=1) & x_adv.flatten(1).isfinite().all(dim=1)
+        self._idle &= torch.zeros_like(self._y).index_add(0, owner, other.to(self._y.dtype)) == 0
+
+    def seen(self) -> Iterator[tuple[Tensor | None, int, int, bool, bool, bool]]:
         """For each example: the best member that fools the model, if any; its rows forward and backward; whether the
-        model answered NaN; whether it was never asked about a member of the threat set that it has numbers for.
+        model answered NaN; whether it was never asked about a member of the threat set that it has numbers for; whether
+        it was never asked about anything but the example itself.
         """
-        masks = (self._watcher.found, self._nan, self._watcher.rank == -torch.inf)
+        masks = (self._watcher.found, self._nan, self._watcher.rank == -torch.inf, self._idle)
         counts = (_shared_out(self._forwards, self.forwards), _shared_out(self._backwards, self.backwards))
         images = self._watcher.x_adv.cpu()
         rows = zip(images, *counts, *(mask.tolist() for mask in masks), strict=True)
-        for image, forwards, backwards, found, nan, blind in rows:
-            yield image.clone() if found else None, forwards, backwards, nan, blind
+        for image, forwards, backwards, found, nan, blind, idle in rows:
+            yield image.clone() if found else None, forwards, backwards, nan, blind, idle
 
     def _owners(self, x_adv: Inputs) -> tuple[Owners, bool]:
         """Whom each row may belong to, and whether that is known by its place."""

@@ -19,7 +19,7 @@ from robench.search.attack import ForeignAttack
 from robench.search.attacks import build, parse
 from robench.search.attacks.pgd import PGD
 from robench.search.foreign.library import library
-from robench.search.host import Watched
+from robench.search.host import IDLE, Watched
 from robench.search.loop import Engine
 from robench.search.queue import Item
 
@@ -228,13 +228,25 @@ class Raises(Made):
         raise ZeroDivisionError("not my day")
 
 
-RUBBISH = [ShowsNaN, LeavesTheBox, LeavesTheBall, ShowsAnotherExample, ShowsBlack, SpoilsWhatItIsGiven]
+class DoesNothing(Made):
+    def run(self, model, threat, batch):
+        model(batch.x)
+
+
+RUBBISH = [LeavesTheBox, LeavesTheBall, ShowsAnotherExample, ShowsBlack, SpoilsWhatItIsGiven]
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_breaks_nothing(model, split, kind):
     ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), lanes=5)
-    assert [(end.x_adv, end.nan, end.blind, end.error) for end in ended] == [(None, False, False, "")] * N
+    assert [(end.x_adv, end.nan, end.blind) for end in ended] == [(None, False, False)] * N
+    assert {end.error for end in ended} <= {"", IDLE}
+
+
+@pytest.mark.parametrize("kind", [DoesNothing, ShowsNaN])
+def test_a_library_that_asks_about_nothing_but_the_images_has_not_searched(model, split, kind):
+    ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), lanes=5)
+    assert [(end.x_adv, end.nan, end.error) for end in ended] == [(None, False, IDLE)] * N
 
 
 def test_a_library_that_raises_leaves_its_examples_unfinished(model, split):
@@ -349,7 +361,7 @@ def test_what_belongs_to_nobody_is_shared_out_evenly(model, split):
     watched(x).sum().backward()
     seen = list(watched.seen())
     assert [(forwards, backwards) for _, forwards, backwards, *_ in seen] == [(1, 1)] * 5 + [(0, 0)] * 7
-    assert all(blind for *_, blind in seen)
+    assert all(blind for *_, blind, _ in seen)
 
 
 def test_gradients_are_laid_out_in_the_usual_way(split):
@@ -378,8 +390,8 @@ def test_a_model_that_answers_nan_is_noticed(split):
     watched = Watched(classifier(Torn(), 3), NARROW, split.x, split.y)
     with torch.no_grad():
         watched(split.x)
-    assert [row for row, (*_, nan, _) in enumerate(watched.seen()) if nan] == [4]
-    assert [row for row, (*_, blind) in enumerate(watched.seen()) if blind] == [4]
+    assert [row for row, (*_, nan, _, _) in enumerate(watched.seen()) if nan] == [4]
+    assert [row for row, (*_, blind, _) in enumerate(watched.seen()) if blind] == [4]
 
 
 # What is counted
@@ -588,6 +600,7 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("foolbox:LinfPGD(stepz=3)", "did you mean steps"),
         ("foolbox:LinfPGD(steps='many')", "cannot take steps='many'; its default is 40"),
         ("foolbox:LinfPGD(steps=True)", "cannot take steps=True"),
+        ("foolbox:LinfPGD(steps=0)", "cannot take steps=0: it is a number of times"),
         ("foolbox:LinfPGD(random_start=1)", "cannot take random_start=1"),
         ("foolbox:EADAttack(decision_rule=L3)", "cannot take decision_rule='L3'"),
         ("foolbox:DDNAttack(distance=3)", "no setting of foolbox:DDNAttack is called 'distance'"),

@@ -21,6 +21,8 @@ EDGE = 1e-6  # of the limits: float32 rounding of a witness
 
 Images = Float[Tensor, "B C H W"]
 
+MOST_PADDING = 1024  # pixels on each side
+
 
 @dataclass(frozen=True)
 class RT(ThreatModel):
@@ -43,6 +45,8 @@ class RT(ThreatModel):
     def __post_init__(self) -> None:
         if self.pixels < 0 or self.degrees < 0 or not self.pixels + self.degrees:
             raise UserError("rt needs limits of 0 or more, one of them above 0; write it like rt:3px,30deg")
+        if self.padding > MOST_PADDING:
+            raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MOST_PADDING} is the most")
         if self.degrees > 180:
             raise UserError(f"rt cannot turn by more than 180 degrees, not {self.degrees}; write it like rt:3px,30deg")
 

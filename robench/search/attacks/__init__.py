@@ -28,19 +28,16 @@ from .slide import SLIDE
 from .spatial import Grid, RandomPoses
 from .square import Square
 
+MOST = 10**9  # of any whole number; beyond, counters and seconds mean nothing
+
 ATTACKS: dict[str, type[AnyAttack]] = {
     a.name: a
     for a in (
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
-        *(CarliniWagner, EAD),
-        *(DDN, FMN, BrendelBethge),
-        *(
-            Boundary,
-            HopSkipJump,
-        ),
-        *(Pointwise, SaltAndPepper),
+        *(CarliniWagner, EAD, DDN, FMN, BrendelBethge),
+        *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
         *(Grid, RandomPoses, AffineLp, AffineRTAttack),
-        *(AutoAttackReference,),
+        AutoAttackReference,
     )
 }
 
@@ -61,6 +58,8 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
             raise unknown(f"setting of {name}", setting, known)
         if isinstance(value, bool) != (known[setting].type is bool) or not isinstance(value, known[setting].type):
             raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
+        if isinstance(value, int) and abs(value) > MOST:
+            raise UserError(f"{name} cannot take {setting}={value}: no more than {MOST:,}")
     if "loss" in settings and settings["loss"] not in UNTARGETED:
         raise unknown("loss", settings["loss"], UNTARGETED)
     for setting, value in settings.items():

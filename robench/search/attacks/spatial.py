@@ -16,6 +16,7 @@ from ...problem.threats.base import WITNESS
 from ..attack import Batch, Candidates, LabelAttack, State, Witnesses
 
 Poses = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
+MOST_POSES = 1_000_000  # kept as one table
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Grid(LabelAttack[RT, PoseState]):
         for name, value in (("translations", self.translations), ("rotations", self.rotations)):
             if value < 1:
                 raise UserError(f"grid cannot take {name}={value}: it needs at least one")
+        if (poses := self.translations**2 * self.rotations) > MOST_POSES:
+            raise UserError(f"a grid of {poses:,} poses is too fine; leave it at {MOST_POSES:,} or fewer")
 
     def visits(self, threat: RT) -> int:
         return -(-(self.translations**2) * self.rotations // self.width)

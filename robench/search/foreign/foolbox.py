@@ -13,7 +13,7 @@ from ...errors import UserError, unknown
 from ...problem.shapes import Inputs
 from ...problem.threats import Ball
 from ..attack import Batch
-from .library import LibraryAttack, Network, Setting, library
+from .library import LOOPS, LibraryAttack, Network, Setting, library
 
 PREFIX = "foolbox:"
 NORMS = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}  # by the p of Foolbox's distance
@@ -73,6 +73,10 @@ def _class(name: str) -> type[Any]:
     if name not in known:
         alike = [key for key in known if key.lower() == name.lower()]
         raise unknown("attack of Foolbox", name, alike or known)
+    if hasattr(known[name], "feed"):
+        raise UserError(
+            f"{PREFIX}{name} wants images to choose from, which robench cannot feed it; take another attack"
+        )
     if not issubclass(known[name], attacks.base.AttackWithDistance):
         raise UserError(
             f"{PREFIX}{name} measures no distance, so its images cannot be judged; take an attack of robench's own"
@@ -93,6 +97,8 @@ def _chosen(name: str, parameter: inspect.Parameter, settings: Mapping[str, Any]
     if setting not in settings and default is inspect.Parameter.empty:
         raise UserError(f"{name} needs {setting}: write it like '{name}({setting}=10)'")
     value = settings.get(setting, default)
+    if setting in LOOPS and isinstance(value, int) and value < 1:
+        raise UserError(f"{name} cannot take {setting}={value}: it is a number of times, 1 or more")
     try:
         return _as(parameter.annotation, value)
     except TypeError:

@@ -16,7 +16,10 @@ from ...problem.threats import Ball, Linf
 from ..attack import Batch, ForeignAttack, Model, spec
 
 TINY = 1e-30  # keeps 0 / 0 away
-LOOPS = ("steps", "max_iter", "max_iterations", "n_iter", "num_steps", "n_queries", "repeats", "directions")
+LOOPS = (
+    *("steps", "max_iter", "max_iterations", "n_iter", "num_steps", "n_queries", "repeats", "directions"),
+    "binary_search_steps",
+)
 
 Setting = bool | int | float | str | None
 
@@ -64,7 +67,7 @@ class LibraryAttack(ForeignAttack):
 
     def visits(self, threat: Ball) -> int:
         """About as often: no library says."""
-        loops = [v for name, v in self.settings if name in (*LOOPS, "binary_search_steps") and isinstance(v, int)]
+        loops = [v for name, v in self.settings if name in LOOPS and isinstance(v, int)]
         return math.prod(loops) + 2
 
     def run(self, model: Model, threat: Ball, batch: Batch) -> None:
