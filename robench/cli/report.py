@@ -1,6 +1,6 @@
 """`robench report`: tables of run files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import unified_diff
 from pathlib import Path
 
@@ -78,18 +78,19 @@ def command(
 def read_summaries(path: Path) -> list[Summary]:
     """Of the last question asked into a run file, or those in a summary file."""
     try:
-        text = path.read_bytes() if path.is_file() and _is_json(path) else None
+        text = path.read_bytes() if path.is_file() and _is_json(path) else b""
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if text is None:
+    if not text:
         return [read_summary(path)]
     try:
-        several = text.lstrip().startswith(b"[")
-        return [
-            Summary.from_json(part)
-            for part in (msgspec.json.decode(text, type=list[msgspec.Raw]) if several else [text])
-        ]
-    except (UserError, msgspec.MsgspecError) as error:
+        parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
+        return [Summary.from_json(bytes(part)) for part in parts]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: this is not a summary file ({error}); write one with robench evaluate --json"
+        ) from None
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
@@ -142,7 +143,7 @@ def _checked(path: Path, text: str) -> int:
         ) from None
     if held == text.encode():
         return 0
-    lines = _readable(held), text.splitlines()
+    lines = held.decode(errors="replace").splitlines(), text.splitlines()
     differences = list(unified_diff(*lines, str(path), "what the runs give", lineterm="", n=1))
     for line in differences[:SHOWN] or ["they differ in line ends only"]:
         click.echo(line)
@@ -150,7 +151,3 @@ def _checked(path: Path, text: str) -> int:
         click.echo(f"... and {len(differences) - SHOWN} more lines")
     click.echo(f"{path} differs from what the runs give; write it again", err=True)
     return 1
-
-
-def _readable(held: bytes) -> Sequence[str]:
-    return held.decode(errors="replace").splitlines()

@@ -1,0 +1,167 @@
+"""`robench report`, as it is typed."""
+
+import csv
+import io
+import json
+import shlex
+import shutil
+
+import pytest
+
+from robench.problem.checkpoints.cards import read_card, write_card, zoo_card
+
+from .conftest import files
+
+
+@pytest.fixture
+def pair(run, robench, folder):
+    """Runs of two bundled models on the same twelve examples, in a.robench and b.robench, with summaries."""
+    shutil.copy(run, folder / "a.robench")
+    shutil.copy(folder / "s.json", folder / "a.json")
+    words = "evaluate digits-adv-linf --protocol tiny.toml --quiet --run b.robench --json b.json"
+    assert robench(*shlex.split(words)).code == 0
+    return folder
+
+
+def test_two_models_stand_in_one_table_with_hours_from_their_cards(pair, robench):
+    told = robench("report", "a.robench", "b.robench")
+    assert (told.code, told.err) == (0, "")
+    header, _, first, second = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in told.out.splitlines()[:4]
+    )
+    assert header == ["model", "clean", "linf:0.1", "l2:1", "union", "average", "hours"]
+    assert [first[0], second[0]] == ["digits-nat", "digits-adv-linf"]
+    minutes = [read_card(zoo_card(name)).minutes for name in ("digits-nat", "digits-adv-linf")]
+    assert [float(first[-1]), float(second[-1])] == pytest.approx([m / 60 for m in minutes], abs=0.005)
+
+
+def test_a_summary_file_does_as_well_as_its_run(pair, robench):
+    for words in ("", "--intervals --breakdown --together", "--format csv", "--format json", "--format latex"):
+        by_runs = robench("report", "a.robench", "b.robench", *words.split())
+        assert by_runs.code == 0
+        assert robench("report", "a.json", "b.json", *words.split()).out == by_runs.out
+        assert robench("report", "a.json", "b.robench", *words.split()).out == by_runs.out
+
+
+def test_a_list_of_summaries_is_read_back(pair, robench):
+    both = robench("report", "a.robench", "b.robench", "--format", "json").out
+    (pair / "both.json").write_text(both)
+    assert robench("report", "both.json", "--format", "json").out == both
+    assert robench("report", "both.json").out == robench("report", "a.robench", "b.robench").out
+
+
+def test_a_check_is_silent_where_the_file_is_what_the_runs_give(pair, robench):
+    for form in ("markdown", "latex", "html", "csv", "json"):
+        words = ("report", "a.robench", "b.robench", "--format", form)
+        (pair / "table").write_text(robench(*words).out)
+        before = files(pair)
+        told = robench(*words, "--check", "table")
+        assert (told.code, told.out, told.err) == (0, "", "")
+        assert files(pair) == before
+
+
+def test_a_check_shows_what_differs_and_fails(pair, robench):
+    printed = robench("report", "a.robench", "b.robench").out
+    (pair / "table.md").write_text(printed.replace("| digits-nat ", "| digits-not "))
+    told = robench("report", "a.robench", "b.robench", "--check", "table.md")
+    assert told.code == 1
+    lines = told.out.splitlines()
+    assert lines[:2] == ["--- table.md", "+++ what the runs give"]
+    changed = [line for line in lines[2:] if line[0] in "+-"]
+    assert [line.split()[1] for line in changed] == ["digits-not", "digits-nat"]
+    assert told.err == "table.md differs from what the runs give; write it again\n"
+
+
+def test_a_check_sees_a_single_byte_and_shortens_long_differences(pair, robench):
+    printed = robench("report", "a.robench", "b.robench", "--format", "json").out
+    (pair / "table").write_bytes(printed.replace("\n", "\r\n").encode())
+    told = robench("report", "a.robench", "b.robench", "--format", "json", "--check", "table")
+    assert (told.code, told.out) == (1, "they differ in line ends only\n")
+    (pair / "table").write_bytes(b"\xff" + b"line\n" * 500)
+    told = robench("report", "a.robench", "b.robench", "--check", "table")
+    assert told.code == 1
+    assert len(told.out.splitlines()) == 41
+    assert told.out.splitlines()[-1].startswith("... and ")
+
+
+def test_a_check_against_nothing_could_not_be_made(pair, refused):
+    assert "no.md cannot be compared: No such file or directory" in refused("report", "a.robench", "--check", "no.md")
+
+
+def test_the_numbers_of_a_report_are_those_of_the_runs_in_every_form(pair, robench):
+    summaries = [json.loads((pair / name).read_text()) for name in ("a.json", "b.json")]
+    shares = [f"{100 * t['accuracy']:.1f}" for s in summaries for t in s["threats"]]
+    rows = list(csv.DictReader(io.StringIO(robench("report", "a.robench", "b.robench", "--format", "csv").out)))
+    assert [f"{100 * float(r['accuracy']):.1f}" for r in rows if ":" in r["threat"]] == shares
+    for form in ("markdown", "latex", "html"):
+        text = robench("report", "a.robench", "b.robench", "--format", form).out
+        assert all(share in text for share in shares)
+
+
+def test_runs_of_two_questions_are_two_tables_and_it_is_said(pair, robench):
+    words = "evaluate digits-nat --protocol tiny.toml --quiet --examples 5 --run c.robench"
+    assert robench(*shlex.split(words)).code == 0
+    told = robench("report", "a.robench", "b.robench", "c.robench")
+    assert told.code == 0
+    assert told.err == "note: these runs answer 2 questions, so there is more than one table\n"
+    assert told.out.count("| model ") == 2
+    beside = robench("report", "a.robench", "b.robench", "c.robench", "--side-by-side")
+    assert len([line for line in beside.out.splitlines() if line.startswith("|:-")]) == 1
+
+
+def test_side_by_side_wants_two_questions(pair, refused):
+    told = refused("report", "a.robench", "b.robench", "--side-by-side")
+    assert "side by side stand the answers to two questions; these runs answer one question" in told
+
+
+@pytest.fixture
+def own(pair, robench):
+    """A card of one's own for each of two models: trained on linf:0.1, and on l2:1."""
+    for name, threat in (("mine-linf", "linf:0.1"), ("mine-l2", "l2:1")):
+        card = read_card(zoo_card("digits-nat"))
+        shutil.copy(zoo_card("digits-nat").with_suffix(".safetensors"), pair / f"{name}.safetensors")
+        fields = {"name": name, "weights": f"{name}.safetensors", "minutes": 90.0, "settings": {"threats": [threat]}}
+        write_card(pair / f"{name}.toml", type(card)(**{f: getattr(card, f) for f in card.__struct_fields__} | fields))
+        words = f"evaluate {name}.safetensors --protocol tiny.toml --quiet --run {name}.robench"
+        assert robench(*shlex.split(words)).code == 0
+    return pair
+
+
+def test_cards_that_are_named_give_opt_and_hours(own, robench):
+    runs = ("report", "mine-linf.robench", "mine-l2.robench")
+    assert "OPT" not in robench(*runs).out
+    told = robench(*runs, "--card", "mine-linf.toml", "--card", "mine-l2.toml").out
+    assert "| OPT " in told
+    assert "OPT, were there no trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in told
+    assert told.count(" 1.50 |") == 2
+
+
+def test_a_card_of_no_model_here_is_refused(own, refused):
+    told = refused("report", "a.robench", "b.robench", "--card", "mine-l2.toml")
+    assert "mine-l2.toml is the card of mine-l2, which none of these runs is about; leave it out" in told
+
+
+def test_what_is_neither_a_run_nor_a_summary_is_one_clear_line(pair, refused):
+    (pair / "list.json").write_text('[{"schema": 1}]')
+    (pair / "cut.json").write_text((pair / "a.json").read_text()[:500])
+    (pair / "bytes.json").write_bytes(b'{"schema": "\xff"}')
+    (pair / "words.txt").write_text("hello")
+    for name in ("list.json", "cut.json", "bytes.json"):
+        assert f"{name}: this is not a summary file" in refused("report", name)
+    assert "words.txt is not a robench run file" in refused("report", "words.txt")
+    assert "no.robench is not a file" in refused("report", "no.robench")
+    assert "is not a file" in refused("report", ".")
+
+
+def test_a_summary_that_contradicts_itself_is_refused(pair, refused):
+    file = json.loads((pair / "a.json").read_text())
+    file["threats"][0]["broken"] += 1
+    (pair / "a.json").write_text(json.dumps(file))
+    told = refused("report", "a.json")
+    assert "a.json: this summary file is damaged: the outcomes of linf:0.1 do not fit its counts" in told
+
+
+def test_a_cut_run_file_is_named(pair, refused):
+    whole = (pair / "a.robench").read_bytes()
+    (pair / "a.robench").write_bytes(whole[: len(whole) // 2])
+    assert "a.robench" in refused("report", "a.robench", "b.robench")

@@ -1,0 +1,36 @@
+"""The committed tables are what their committed runs give."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from robench.cli.report import command
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "reports" / "README.md").read_text()
+PAGES = re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench report ([^`]+)` \|$", README, re.M)
+
+
+def words(text):
+    """As a shell hands them over: patterns become the files they match, sorted."""
+    for word in shlex.split(text):
+        found = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(word)) if "*" in word else [word]
+        assert found, f"nothing fits {word}"
+        yield from found
+
+
+@pytest.mark.parametrize(("page", "text"), PAGES, ids=[page for page, _ in PAGES])
+def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    told = CliRunner().invoke(command, [*words(text), "--check", f"reports/{page}"], standalone_mode=False)
+    assert told.return_value == 0, told.output
+
+
+def test_every_page_names_its_command():
+    pages = {path.name for path in (ROOT / "reports").iterdir() if path.suffix in (".md", ".tex", ".html")}
+    with_command = set(re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench ", README, re.M))
+    assert pages - with_command <= {"README.md", "NOTES.md"}
+    assert len(PAGES) > 3
