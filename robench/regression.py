@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from typing import Protocol as Interface
 
 from . import __version__
 from .api import Answer
@@ -25,11 +24,8 @@ from .search.attacks import build, parse
 AVERAGED = " over "  # between an attack and the passes over which its answers are averaged
 
 
-class Asking(Interface):
-    """Answers a question about one model."""
-
-    def __call__(self, split: Split, enough: Callable[[Summary], bool] | None) -> Answer:
-        """What becomes of these examples under the baseline's protocol."""
+Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
+"""Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
 
 
 @dataclass(frozen=True)

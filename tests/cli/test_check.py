@@ -1,0 +1,345 @@
+"""`robench check`: the gate, through the command."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+
+from robench import api, evaluation
+from robench.cli.main import main
+from robench.evidence.store import RunFile
+from robench.problem.checkpoints import locate
+from robench.search.attacks.pgd import PGD
+
+from .conftest import files
+
+ROOT = Path(__file__).parents[2]
+GATE = """
+name = "gate"
+
+[[threat]]
+threat = "linf:0.1"
+attacks = [
+    { attack = "pgd", label = "still", steps = 4, random_start = false },
+    { attack = "pgd", label = "random", steps = 5, restarts = 2 },
+]
+
+[[threat]]
+threat = "l2:1"
+attacks = [{ attack = "pgd", label = "quick", steps = 4, random_start = false }]
+"""
+
+
+@pytest.fixture(scope="session")
+def strong(tmp_path_factory):
+    """digits-adv-linf, measured: baseline.json and its run file."""
+    folder = tmp_path_factory.mktemp("strong")
+    (folder / "gate.toml").write_text(GATE)
+    words = f"robench evaluate digits-adv-linf --protocol {folder}/gate.toml --examples 40 --quiet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "LANES", {"cpu": 16, "cuda": 16})
+        patch.setattr(
+            sys, "argv", [*words.split(), "--run", f"{folder}/b.robench", "--json", f"{folder}/baseline.json"]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def baseline(folder, strong):
+    """baseline.json and b.robench in the working folder; no protocol file, for none is needed."""
+    for name in ("baseline.json", "b.robench"):
+        shutil.copy(strong / name, folder / name)
+    return json.loads((folder / "baseline.json").read_text())
+
+
+@pytest.fixture
+def unattacked(monkeypatch):
+    """Fails when anything is attacked."""
+
+    def attacked(*arguments):
+        raise AssertionError("something was attacked")
+
+    monkeypatch.setattr(evaluation, "Engine", attacked)
+
+
+def weights(folder, model="digits-adv-linf", name="model.safetensors", factor=1.0):
+    """A model of one's own: that of the zoo, with its weights a little larger."""
+    path, card = locate(model)
+    tensors = {key: t * factor for key, t in safetensors.torch.load_file(path).items()}
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert card is not None
+    safetensors.torch.save_file(tensors, folder / name, metadata)
+    return folder / name
+
+
+CHECK = "check", "digits-nat", "--baseline", "baseline.json"
+
+
+# Unchanged
+
+
+@pytest.mark.parametrize("file", ["baseline.json", "b.robench"])
+def test_an_unchanged_model_passes_and_nothing_is_attacked(robench, baseline, folder, unattacked, file):
+    before = files(folder)
+    told = robench("check", "digits-adv-linf", "--baseline", file, "--json", "now.json")
+    assert told.code == 0
+    assert told.out.startswith("### robench check: no regression\n")
+    assert "nothing was attacked again" in told.out
+    assert {name for name in files(folder) if name not in before} == {"now.json"}
+    assert json.loads((folder / "now.json").read_text())["union"] == baseline["union"]
+
+
+def test_the_same_weights_in_a_file_of_another_name_are_the_same_model(robench, baseline, folder, unattacked):
+    weights(folder)
+    assert robench("check", "model.safetensors", "--baseline", "baseline.json").code == 0
+
+
+def test_the_same_weights_with_another_normalisation_are_another_model(robench, baseline, folder, unattacked):
+    weights(folder)
+    told = robench("check", "model.safetensors", "--baseline", "baseline.json", "--normalise", "0/0.9")
+    assert "something was attacked" in told.err
+
+
+def test_a_model_that_was_checked_before_is_not_attacked_again(robench, baseline, folder, monkeypatch, request):
+    first = robench(*CHECK, "--quiet")
+    request.getfixturevalue("unattacked")
+    assert robench(*CHECK, "--quiet") == first
+
+
+# Worse
+
+
+def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench, baseline, folder, monkeypatch):
+    monkeypatch.setattr(evaluation, "LOOK_EVERY", 1e9)  # to the end
+    told = robench(*CHECK, "--json", "now.json", "--junit", "junit.xml", "--quiet")
+    assert told.code == 1
+    assert told.err == ""
+    assert told.out.startswith("### robench check: regression\n")
+    now = json.loads((folder / "now.json").read_text())
+    assert now["model"]["name"] == "digits-nat"
+    (line,) = [line for line in told.out.splitlines() if line.startswith("| linf:0.1")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    shares = [100 * part["threats"][0]["accuracy"] for part in (baseline, now)]
+    assert cells[1:3] == [f"{share:.1f}" for share in shares]
+    assert cells[3].startswith(f"{shares[0] - shares[1]:.1f} (≥ ")
+    assert cells[4:] == ["1", "**regression**"]
+    letters = zip(baseline["threats"][0]["outcomes"], now["threats"][0]["outcomes"], strict=True)
+    fallen = {i for i, (before, after) in enumerate(letters) if before == "S" and after == "B"}
+    case = ElementTree.parse(folder / "junit.xml").find("testcase[@name='linf:0.1']/failure")
+    (run,) = (folder / "runs").iterdir()
+    with RunFile.read(run) as file:
+        first = {}
+        for claim, verdict in sorted(file.evidence().judged(), key=lambda pair: pair[0].id):
+            if verdict.accepted and claim.threat == "linf:0.1":
+                first.setdefault(claim.example, claim.attack)
+        labels = {a.spec: a.label for a in file.plan().threats[0].attacks}
+    wanted = {example: labels.get(first[example], f"{labels.get(first[example])}") for example in fallen}
+    named = {}
+    for part in case.text.split("; "):
+        numbers, _, cause = part.rstrip(")").partition(" (")
+        named |= {int(n): cause for n in numbers.split(", ")}
+    assert set(named) == fallen
+    assert {e: c for e, c in named.items() if wanted[e] != "None"} == {e: c for e, c in wanted.items() if c != "None"}
+    assert len(fallen) > 5
+
+
+def test_it_stops_when_the_answer_is_certain(robench, baseline, folder, monkeypatch):
+    robench(*CHECK, "--json", "early.json", "--run", "early.robench")
+    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(evaluation, "LOOK_EVERY", 0.0)
+    early = robench(*CHECK, "--json", "early.json", "--run", "early2.robench")
+    assert early.code == 1
+    assert "Stopped early" in early.out
+    assert "not finished" in early.out
+    monkeypatch.setattr(evaluation, "LOOK_EVERY", 1e9)
+    whole = robench(*CHECK, "--json", "whole.json", "--run", "whole.robench")
+    assert whole.code == 1
+    cost = [json.loads((folder / f"{name}.json").read_text())["cost"]["forwards"] for name in ("early", "whole")]
+    assert cost[0] < 0.8 * cost[1]
+
+
+def test_a_model_that_has_forgotten_everything_is_not_even_attacked(robench, baseline, folder, unattacked):
+    weights(folder, factor=-1.0)
+    told = robench("check", "model.safetensors", "--baseline", "baseline.json")
+    assert told.code == 1
+    assert "(wrong before any attack)" in told.out
+
+
+def test_only_the_rows_that_are_named_are_judged(robench, baseline):
+    assert robench(*CHECK, "--max-drop", "clean=5pp", "--quiet").code == 0
+    assert robench(*CHECK, "--max-drop", "99pp", "--quiet").code == 0
+    assert robench(*CHECK, "--max-drop", "99pp", "--max-drop", "linf:0.1=1pp", "--quiet").code == 1
+
+
+def test_github_is_told_in_its_own_words(robench, baseline, folder, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "step.md"))
+    (folder / "step.md").write_text("before\n")
+    told = robench(*CHECK, "--github", "--quiet")
+    lines = [line for line in told.out.splitlines() if line.startswith("::")]
+    assert any(line.startswith("::error title=robench check::regression: linf:0.1 went from") for line in lines)
+    assert all(" %25" in line for line in lines)
+    comment = told.out[: told.out.index("::")]
+    assert (folder / "step.md").read_text() == "before\n" + comment
+
+
+# Undecided, stopped, failed
+
+
+def test_too_few_examples_are_undecided_and_it_is_said_how_many_more(robench, folder, strong):
+    words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
+    assert robench(*words, "--json", "baseline.json").code == 0
+    told = robench(*CHECK, "--max-drop", "union=1pp", "--quiet")
+    assert told.code == 3
+    assert told.out.startswith("### robench check: undecided\n")
+    assert "further examples would decide, if they flip as these do." in told.out
+
+
+def test_until_decided_asks_both_models_about_further_examples(robench, folder, strong):
+    words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
+    assert robench(*words, "--json", "baseline.json", "--run", "mine.robench").code == 0
+    kept = (folder / "mine.robench").read_bytes()
+    told = robench(*CHECK, "--max-drop", "union=1pp", "--until-decided", "--quiet")
+    assert told.code == 1
+    runs = sorted(path.name[:16] for path in (folder / "runs").iterdir())
+    assert runs == ["baseline-digits-", "digits-nat-6febf"] or len(runs) == 2
+    assert "the same 20 examples" in told.out or "the same 10 examples" in told.out
+    assert (folder / "mine.robench").read_bytes() == kept
+    assert "99." in told.out, "a stricter level at every look"
+
+
+def test_until_decided_needs_the_model_of_the_baseline(robench, folder, strong):
+    weights(folder, name="old.safetensors", factor=1.001)
+    words = "evaluate", "old.safetensors", "--data", "digits", "--protocol", strong / "gate.toml", "--examples", "5"
+    assert robench(*words, "--quiet", "--json", "baseline.json").code == 0
+    shutil.move(folder / "old.safetensors", folder / "moved.safetensors")
+    asked = *CHECK, "--max-drop", "union=1pp", "--until-decided", "--quiet"
+    told = robench(*asked)
+    assert (told.code, "--baseline-model" in told.err) == (2, True)
+    told = robench(*asked, "--baseline-model", "digits-adv-linf")
+    assert told.code == 2
+    assert "is not the model of the baseline" in told.err
+    assert robench(*asked, "--baseline-model", "moved.safetensors").code == 1
+
+
+def test_what_is_out_of_time_is_undecided_and_the_same_command_goes_on(robench, baseline, folder):
+    words = *CHECK, "--max-drop", "linf:0.1=1pp", "--quiet"
+    early = robench(*words, "--minutes", "1e-9")
+    assert early.code in (1, 3)
+    assert robench(*words).code == 1
+
+
+def test_an_attack_that_fails_is_no_regression_and_no_pass(robench, baseline, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no gradient today")
+
+    monkeypatch.setattr(PGD, "step", broken)
+    weights(Path(), factor=1.01)
+    told = robench("check", "model.safetensors", "--baseline", "baseline.json", "--quiet")
+    assert told.code == 2
+    assert "no gradient today" in told.out
+    assert "examples are open" in told.out
+
+
+def test_a_check_killed_again_and_again_ends_in_the_same_verdict(folder, baseline, robench):
+    weights(folder, factor=1.05)
+    words = "check", "model.safetensors", "--baseline", "baseline.json", "--max-drop", "99pp", "--json"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    moments = json.dumps([0.3, 0.6, 1.0])
+    program = sys.executable, "-W", "ignore", "-m", "tests.cli.killing", "killed.robench", moments, *words
+    done = subprocess.run(
+        [*program, "killed.json"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sittings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not sittings[0]["over"]
+    assert robench(*words, "whole.json", "--run", "whole.robench").code == 0
+    killed, whole = (json.loads((folder / f"{name}.json").read_text()) for name in ("killed", "whole"))
+    assert [t["outcomes"].replace("O", "S") for t in killed["threats"]] == [
+        t["outcomes"].replace("O", "S") for t in whole["threats"]
+    ]
+
+
+# What is refused: one sentence, exit 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("digits-nat --baseline missing.json", "there is no baseline missing.json; write one with robench evaluate"),
+        ("digits-nat --baseline gate.txt", "the baseline gate.txt cannot be read: this is not a summary file"),
+        ("digits-nat --baseline baseline.json --max-drop unoin=1pp", "did you mean union?"),
+        ("digits-nat --baseline baseline.json --max-drop linf:0.2=1pp", "did you mean linf:0.1?"),
+        ("digits-nat --baseline baseline.json --max-drop union=much", "write a number of percentage points, like 1pp"),
+        ("digits-nat --baseline baseline.json --max-drop=-3pp", "it goes from 0pp to less than 100pp"),
+        ("digits-mat --baseline baseline.json", "did you mean digits-nat"),
+        ("gate.txt --baseline baseline.json", "gate.txt"),
+        ("digits-nat --baseline baseline.json --data images.npz", "images.npz has no example 10"),
+        ("mnist-adv-linf --baseline baseline.json --run baseline.json", "--run baseline.json is the baseline"),
+        ("digits-nat --baseline b.robench --run b.robench", "--run b.robench is the baseline"),
+        ("digits-nat --baseline baseline.json --json baseline.json", "would overwrite what the evaluation reads"),
+        ("digits-nat --baseline baseline.json --json a.txt --junit a.txt", "give each a file of its own"),
+        ("digits-nat --baseline baseline.json --minutes nan", "nan"),
+        ("digits-nat", "--baseline"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(refused, baseline, images, folder, words, told):
+    (folder / "gate.txt").write_text("once upon a time")
+    assert told in refused("check", *shlex.split(words))
+
+
+def damaged(baseline, **changes):
+    """The baseline with some of its fields changed, written as bad.json."""
+    spoilt = json.loads(json.dumps(baseline))
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        part = spoilt
+        for name in above:
+            part = part[int(name) if name.isdigit() else name]
+        part[last] = value
+    Path("bad.json").write_text(json.dumps(spoilt))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schema": "robench.summary/9"}, "reads 'robench.summary/1'"),
+        ({"union__outcomes": ""}, "holds no outcomes under union"),
+        ({"threats__1__outcomes": "SB"}, "its outcomes under l2:1 are not 40 letters of W, B, S and O"),
+        ({"threats__0__outcomes": "X" * 40}, "its outcomes under linf:0.1 are not 40 letters"),
+        ({"data__numbers": ""}, "does not say all that it asked"),
+        ({"data__numbers": "0:39"}, "are not 40 examples"),
+        ({"data__numbers": "zero"}, "are not 40 examples"),
+        ({"data__numbers": "1:41"}, "are not those of the baseline bad.json (digits:test"),
+        ({"data__name": "digots:test"}, "did you mean digits"),
+        ({"clean__open": 3}, "was stopped before anything was measured"),
+        ({"threats__0__attacks__0__spec": "pgd(stepz=4)"}, "stepz"),
+    ],
+)
+def test_a_damaged_baseline_is_told_in_one_sentence(refused, baseline, changes, told):
+    damaged(baseline, **changes)
+    assert told in refused("check", "digits-nat", "--baseline", "bad.json")
+
+
+def test_a_baseline_of_other_data_is_told_apart_although_the_numbers_fit(refused, baseline):
+    damaged(baseline, data__name="digits:train")
+    told = refused("check", "digits-nat", "--baseline", "bad.json")
+    assert "of digits:train" in told
+    assert "name its data with --data" in told
+
+
+def test_a_run_file_without_a_plan_is_no_baseline(refused, folder):
+    with RunFile.open(folder / "empty.robench") as run, run.writing():
+        pass
+    assert "holds no plan" in refused("check", "digits-nat", "--baseline", "empty.robench")
