@@ -63,7 +63,7 @@ def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) 
         (
             f"`{one.patient.name}`",
             one.patient.threat,
-            _reach(one.patient),
+            reach_of(one.patient),
             *(PASSED if f.passed else FAILED for f in one.findings),
         )
         for one in examined
@@ -74,7 +74,8 @@ def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) 
     return text
 
 
-def _reach(patient: Patient) -> str:
+def reach_of(patient: Patient) -> str:
+    """How far it promises to come, as the table says it."""
     known = patient.threat in BALLS and math.isfinite(patient.reach)
     return f"{patient.reach:g}" if known else "–"
 

@@ -1,6 +1,7 @@
 """What the doctor says, and of whom."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from robench.doctor.cases import cases
 from robench.doctor.examination import Finding
 from robench.doctor.installed import Library
 from robench.doctor.patients import LIBRARIES, NOTHING, OURS, Patient, patients
-from robench.doctor.report import Examined, markdown
+from robench.doctor.report import FAILED, Examined, markdown, reach_of
 from robench.errors import UserError
 from robench.problem.datasets import DATASETS
 from robench.search.attack import ForeignAttack
@@ -26,6 +27,16 @@ def test_every_attack_of_ours_is_examined_under_every_threat_it_is_made_for():
 def test_only_libraries_that_are_installed_are_examined():
     assert {patient.library for patient in patients([], ["Foolbox", "AutoAttack"])} == {OURS, "Foolbox", "AutoAttack"}
     assert {patient.library for patient in patients([], [])} == {OURS}
+
+
+def test_the_page_that_comes_along_is_about_these_attacks_and_all_of_ours_pass(monkeypatch):
+    monkeypatch.setattr("robench.doctor.patients.find_spec", lambda name: None)  # it was made without numba
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    rows = {tuple(line.strip("|").split(" | ")[:3]): line for line in page.splitlines() if line.startswith("| `")}
+    examined = patients([], ["Foolbox", "AutoAttack"])
+    expected = {(f" `{p.name}`", p.threat, reach_of(p)): p for p in examined}
+    assert rows.keys() == expected.keys()
+    assert not [row for row, line in rows.items() if expected[row].library == OURS and FAILED in line]
 
 
 @pytest.mark.parametrize("library", ["torchattacks", "ART", "adv-lib"])
