@@ -149,7 +149,7 @@ def test_what_is_neither_a_run_nor_a_summary_is_one_clear_line(pair, refused):
     for name in ("list.json", "cut.json", "bytes.json"):
         assert f"{name}: this is not a summary file" in refused("report", name)
     assert "words.txt is not a robench run file" in refused("report", "words.txt")
-    assert "no.robench is not a file" in refused("report", "no.robench")
+    assert "there is no run file no.robench" in refused("report", "no.robench")
     assert "is not a file" in refused("report", ".")
 
 
