@@ -72,6 +72,8 @@ def command(
     _known("format", forms, FORMS)
     if checkpoint and len(runs) > 1:
         raise UserError("--model says where the model of one run is; give one run, or leave --model out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder with --out")
     with ExitStack() as stack:
         read = [_Read.of(stack.enter_context(RunFile.read(path)), reading, checkpoint, data) for path in runs]
         pictures = _pictures(read, tuple(dict.fromkeys(kinds)), each, _trained_on(read, cards), quiet)

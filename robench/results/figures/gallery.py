@@ -68,7 +68,7 @@ def draw(shown: Sequence[Shown], caption: str) -> Figure:
         axes.set_axis_off()
     for (threat, found), row in zip(rows.items(), panels, strict=True):
         for i, one in enumerate(found):
-            _three(row[4 * i : 4 * i + 3], one)
+            _three(list(row[4 * i : 4 * i + 3]), one)
         row[0].text(
             -0.12, 0.5, _broken(threat), fontsize=7, rotation=90, ha="right", va="center", transform=row[0].transAxes
         )

@@ -1,0 +1,232 @@
+"""`robench figures`: pictures of run files."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from robench.evidence.store import RunFile
+from robench.problem.datasets import load
+from robench.results import figures
+
+from .conftest import files
+
+LOADED = ("landscape", "gallery")
+
+
+@pytest.fixture
+def slim(run, robench, folder):
+    """The same run without its images."""
+    assert robench("merge", "r.robench", "--slim", "--out", "slim.robench").code == 0
+    return folder / "slim.robench"
+
+
+@pytest.fixture
+def other(run, robench, folder):
+    """Another model asked the same."""
+    told = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
+    assert told.code == 0
+    return folder / "other.robench"
+
+
+def alter(path, change):
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+
+
+def test_every_kind_there_is_material_for_is_drawn_and_the_others_are_told(run, robench, folder):
+    before = files(folder)
+    told = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
+    assert told.code == 0
+    made = [f"a/pictures/{kind}-digits-nat.svg" for kind in ("queries", *LOADED)]
+    assert sorted(files(folder).keys() - before.keys()) == sorted(made)
+    assert [line.partition(": ")[0] for line in told.out.splitlines()] == made
+    assert all("digits:test, n = 12; protocol tiny; seed 0." in line for line in told.out.splitlines())
+    assert told.err.splitlines() == [
+        "note: no curve: r.robench holds no accuracy by radius; measure it with robench evaluate --curve and a"
+        " minimum-norm attack",
+        "note: no trade-off: r.robench has nothing to be compared with; add runs of other models with its data,"
+        " examples, threats and attacks",
+    ]
+    assert {name: files(folder)[name] for name in before} == before
+    for name in made:
+        ET.parse(folder / name)
+
+
+def test_the_same_runs_give_the_same_bytes_in_any_folder(run, robench, folder, monkeypatch):
+    words = ("--format", "svg", "--format", "png", "--each", "1", "--kind", "landscape", "--kind", "gallery")
+    robench("figures", "r.robench", "--out", "here", *words)
+    (folder / "else").mkdir()
+    shutil.copy(run, folder / "else" / "renamed.robench")
+    monkeypatch.chdir(folder / "else")
+    robench("figures", "renamed.robench", "--out", "there", *words)
+    assert len(files(folder / "here")) == 4
+    assert files(folder / "here") == files(folder / "else" / "there")
+    assert not any(str(folder).encode() in content for content in files(folder / "here").values())
+
+
+def test_pictures_already_there_are_replaced(run, robench, folder):
+    robench("figures", "r.robench", "--out", "p", "--kind", "queries")
+    once = files(folder / "p")
+    (folder / "p" / "queries-digits-nat.svg").write_text("old")
+    robench("figures", "r.robench", "--out", "p", "--kind", "queries")
+    assert files(folder / "p") == once
+
+
+def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench, folder, monkeypatch):
+    words = ("--threat", "l2:3", "--attack", "ddn", "--examples", "6", "--curve", "--run", "c.robench", "--quiet")
+    assert robench("evaluate", "digits-nat", *words).code == 0
+    seen = []
+    monkeypatch.setattr(figures, "image_bytes", lambda picture, form: seen.append(picture) or b"")
+    told = robench("figures", "c.robench", "--out", "p", "--kind", "curve")
+    assert told.out.startswith("p/curve-digits-test.svg: Accuracy against radius")
+    (line,) = seen[0].figure.axes[0].get_lines()
+    with RunFile.read(folder / "c.robench") as file:
+        evidence = file.evidence()
+        correct = sum(c.correct for c in evidence.clean)
+        smallest = {}
+        for claim, verdict in evidence.judged():
+            if verdict.accepted:
+                smallest[claim.example] = min(verdict.size, smallest.get(claim.example, np.inf))
+    for radius, height in zip(*line.get_data(), strict=True):
+        assert height == pytest.approx(100 * (correct - sum(s <= radius for s in smallest.values())) / 6)
+    assert line.get_ydata()[-1] < line.get_ydata()[0]
+
+
+def test_two_models_are_side_by_side_with_stars_where_a_named_card_says_so(other, robench, folder):
+    (folder / "card.toml").write_text(
+        'name = "digits-nat"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
+        'weights = "w.safetensors"\nsha256 = "0"\n[settings]\nthreats = ["l2:1"]\n'
+    )
+    words = ("figures", "r.robench", "other.robench", "--out", "p", "--kind", "trade-off")
+    assert "Stars" not in robench(*words).out
+    assert "Stars" in robench(*words, "--card", "card.toml").out
+
+
+def test_pictures_of_models_with_one_name_are_kept_apart(run, robench, folder):
+    shutil.copy(run, folder / "again.robench")
+    robench("figures", "r.robench", "again.robench", "--out", "p", "--kind", "queries")
+    assert sorted(files(folder / "p")) == ["queries-digits-nat-2.svg", "queries-digits-nat.svg"]
+
+
+def test_the_gallery_shows_what_the_run_keeps_and_what_the_model_answers(run, robench, folder, monkeypatch):
+    seen = []
+    real = figures.galleries
+    monkeypatch.setattr(figures, "galleries", lambda summary, shown: seen.extend(shown) or real(summary, shown))
+    assert robench("figures", "r.robench", "--out", "p", "--kind", "gallery", "--each", "2").code == 0
+    digits = load("digits")
+    with RunFile.read(run) as file:
+        kept = {image.tobytes() for _, image in file.images((1, 28, 28))}
+        found = {(c.threat, c.example) for c, v in file.evidence().judged() if v.accepted}
+    expected = [threat for threat in ("linf:0.1", "l2:1") for _ in range(min(2, sum(t == threat for t, _ in found)))]
+    assert [one.threat for one in seen] == expected
+    for one in seen:
+        assert one.adversarial.tobytes() in kept
+        np.testing.assert_array_equal(one.clean, digits.x[one.example].numpy())
+        assert one.label == int(digits.y[one.example])
+        assert one.answer != one.label
+        delta = np.abs(one.adversarial.astype(float) - one.clean)
+        measured = delta.max() if one.threat == "linf:0.1" else np.sqrt((delta**2).sum())
+        assert one.size == pytest.approx(measured, rel=1e-6)
+    assert [one.size for one in seen[:2]] == sorted(one.size for one in seen[:2])
+
+
+def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, folder, monkeypatch):
+    seen = []
+    real = figures.landscapes
+    monkeypatch.setattr(figures, "landscapes", lambda summary, found: seen.extend(found) or real(summary, found))
+    alter(run, "UPDATE clean SET correct = 0 WHERE example = 0")
+    assert robench("figures", "r.robench", "--out", "p", "--kind", "landscape", "--each", "2").code == 0
+    assert [(one.example, one.threat) for one in seen] == [
+        (example, threat) for example in (1, 2) for threat in ("linf:0.1", "l2:1")
+    ]
+    assert all(one.margin[20, 20] < 0 for one in seen)
+
+
+def test_quiet_prints_names_alone(run, robench, folder):
+    alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
+    told = robench("figures", "r.robench", "--out", "p", "--quiet")
+    assert told.err == ""
+    assert told.out == "p/queries-digits-nat.svg\n"
+
+
+# What cannot be drawn
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--kind", "galery"), "no kind of figure is called 'galery'; did you mean gallery?"),
+        (("--format", "pdf"), "no format is called 'pdf'; there are png, svg"),
+        (("--kind", "queries", "--kind", "curve"), "r.robench holds no accuracy by radius; measure it with robench"),
+        (("--kind", "trade-off"), "r.robench has nothing to be compared with; add runs of other models"),
+        (("--kind", "landscape", "--model", "digits-adv-l1"), "digits-adv-l1 is not the model of r.robench"),
+        (("--kind", "gallery", "--model", "gone.pt"), "gone.pt"),
+        (("--kind", "gallery", "--data", "images.npz"), "holds other images than r.robench is about"),
+        (("--each", "0"), "0 is not in the range 1<=x<=12"),
+        (("--card", "none.toml"), "the card none.toml cannot be read"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(run, images, refused, words, told):
+    if "images.npz" in words:
+        np.savez(images, x=np.zeros((12, 1, 28, 28), np.float32), y=np.arange(12) % 10)
+    assert told in refused("figures", "r.robench", "--out", "p", *words)
+
+
+def test_a_run_without_images_has_no_gallery(slim, refused, robench):
+    told = "slim.robench holds no images, as runs merged with --slim do"
+    assert told in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
+    rest = robench("figures", "slim.robench", "--out", "p", "--each", "1")
+    assert rest.code == 0
+    assert f"note: no gallery: {told}" in rest.err
+
+
+def test_a_run_whose_model_is_gone_still_has_its_queries(run, robench, refused):
+    alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
+    assert "gone.safetensors" in refused("figures", "r.robench", "--out", "p", "--kind", "landscape")
+    told = robench("figures", "r.robench", "--out", "p")
+    assert told.out.startswith("p/queries-digits-nat.svg: ")
+    assert all(f"note: no {kind}: " in told.err for kind in LOADED)
+
+
+def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
+    alter(run, "UPDATE claim SET sha256 = 'no' WHERE image IS NOT NULL")
+    assert "differs from its checksum" in refused("figures", "r.robench", "--out", "p", "--kind", "gallery")
+
+
+def test_model_is_for_one_run(other, refused):
+    told = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
+    assert "--model says where the model of one run is" in told
+
+
+def test_a_card_of_a_stranger_is_refused(run, refused, folder):
+    (folder / "card.toml").write_text(
+        'name = "stranger"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
+        'weights = "w.safetensors"\nsha256 = "0"\n'
+    )
+    told = refused("figures", "r.robench", "--out", "p", "--card", "card.toml")
+    assert "none of these runs is about stranger" in told
+
+
+@pytest.mark.parametrize("name", ["none.robench", "tiny.toml"])
+def test_what_is_no_run_file_is_refused(folder, refused, name):
+    assert name in refused("figures", name, "--out", "p")
+
+
+def test_out_must_be_a_folder(run, refused, folder):
+    assert "r.robench is a file; name a folder" in refused(
+        "figures", "r.robench", "--out", "r.robench", "--kind", "queries"
+    )
+    below = refused("figures", "r.robench", "--out", "r.robench/p", "--kind", "queries")
+    assert "r.robench/p cannot be made a folder" in below
+
+
+def test_help_does_not_wait_for_matplotlib():
+    code = "import sys, robench.cli.main; print('matplotlib' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
