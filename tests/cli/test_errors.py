@@ -349,3 +349,31 @@ def test_a_forged_table_in_a_run_file_is_refused(run, refused):
         db.execute("UPDATE plan SET json = 'null'")
     db.close()
     assert "is damaged" in refused("report", "r.robench")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--threat", "rt:nonsense"), "write it like rt:3px,30deg"),
+        (("--threat", "rt:1px,5deg,pad100000"), "pad1024 is the most"),
+        (("--threat", "affine:linf:0.1"), "affine"),
+        (("--threat", "linf:0.1", "--attack", "foolbox:Nope"), "no attack of Foolbox is called 'Nope'"),
+        (("--threat", "linf:0.1", "--attack", "foolbox:DatasetAttack"), "cannot feed it"),
+        (("--attack", "foolbox:LinfPGD(steps=0)"), "it is a number of times, 1 or more"),
+        (("--attack", "pgd(steps=-1)"), "pgd cannot take steps=-1"),
+        (("--attack", "pgd(steps=99999999999999999999)"), "no more than 1,000,000,000"),
+        (("--attack", "pgd(attack=apgd)"), "pgd has no setting called attack"),
+        (("--attack", "autoattack(steps=2)"), "name its attacks (apgd, fab, square) to set theirs"),
+        (("--threat", "rt:1px,5deg", "--attack", "grid(translations=1000000)"), "poses is too fine"),
+        (("--threat", "linf:0.1", "--threat", "l2:1", "--attack", "cw"), "no attack is named for linf:0.1 beside cw"),
+        (("--threat", "l0:5", "--attack", "pgd"), "pgd does not attack l0"),
+    ],
+)
+def test_attacks_and_threats_that_make_no_sense_are_refused(refused, words, told):
+    assert told in refused("evaluate", "digits-nat", *words)
+
+
+def test_no_unknown_protocol_model_or_attack_is_taken(refused):
+    assert "no protocol is called 'nope'" in refused("list", "protocols", "nope")
+    assert "nonsense" in refused("list", "protocols", "-v", "--model", "nonsense")
+    assert "no attack is called 'nope'" in refused("doctor", "--attack", "nope")

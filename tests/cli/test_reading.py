@@ -311,3 +311,21 @@ def test_the_weights_of_a_bundled_model_are_a_plain_checkpoint_too(robench, fold
     told = robench("evaluate", "copy.pt", *words)
     assert told.code == 0
     assert "note: recognised as digits-cnn by its key names and shapes" in told.err
+
+
+def test_one_protocol_is_printed_with_what_it_would_cost_a_model_of_its_data(robench):
+    told = robench("list", "protocols", "standard-digits", "-v", "--model", "digits-nat")
+    assert told.code == 0
+    assert len([line for line in told.out.splitlines() if line.split("  ")[0] in names()]) == 1
+    assert "An example of 10 classes that stands to the end costs" in told.out
+    assert " 500 of them take up to " in told.out
+    other = robench("list", "protocols", "tramer2019-mnist-lp", "-v", "--model", "digits-nat")
+    assert "costs" in other.out
+    assert "of them take" not in other.out
+
+
+def test_a_protocol_that_was_made_for_other_data_is_used_with_a_note(robench, folder):
+    (folder / "tiny.toml").write_text('data = "mnist"\n' + (folder / "tiny.toml").read_text())
+    told = robench("evaluate", "digits-nat", "--protocol", "tiny.toml")
+    assert told.code == 0
+    assert "note: the protocol tiny was made for mnist; these are digits:test" in told.err
