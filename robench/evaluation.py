@@ -36,6 +36,7 @@ LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answ
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
 LOOK_EVERY = 1.0  # seconds between looks at whether the answer will do already, at least
+LOOK_SHARE = 0.05  # of the time, at most, may go into such looks
 
 
 @runtime_checkable
@@ -193,13 +194,13 @@ class Evaluation:
             attempt.written()
 
     def _will_do(self) -> bool:
-        """Whether what is written down is answer enough. To look takes time, at most a twentieth of all."""
+        """Whether what is written down is answer enough."""
         began = time.monotonic()
         if self.enough is None or began < self._next_look:
             return False
         will_do = self.enough(self.summary())
         now = time.monotonic()
-        self._next_look = now + max(LOOK_EVERY, 20 * (now - began))
+        self._next_look = now + max(LOOK_EVERY, (now - began) / LOOK_SHARE)
         return will_do
 
     def _let_go(self) -> None:

@@ -153,3 +153,12 @@ def test_the_true_command_passes_an_unchanged_model_and_comments(runner, tmp_pat
     assert "::notice title=robench check::no regression" in done.stdout
     assert Path("output.txt").read_text() == "verdict=no regression\n"
     assert Path("summary.md").read_text().startswith("### robench check: no regression\n\n|")
+
+
+def test_the_workflow_of_the_page_gives_the_action_what_it_takes():
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text(), re.M | re.S)
+    (job,) = yaml.safe_load(block)["jobs"].values()
+    given = job["steps"][-1]["with"]
+    assert set(given) <= set(ACTION["inputs"])
+    assert {name for name, entry in ACTION["inputs"].items() if entry.get("required")} <= set(given)
+    assert given["max-drop"].splitlines() == ["1pp", "clean=0.5pp"]

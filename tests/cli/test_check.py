@@ -158,6 +158,7 @@ def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench
 def test_it_stops_when_the_answer_is_certain(robench, baseline, folder, monkeypatch):
     monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0.0)
     monkeypatch.setattr(evaluation, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(evaluation, "LOOK_SHARE", 1e9)
     early = robench(*CHECK, "--json", "early.json", "--run", "early.robench")
     assert early.code == 1
     assert "Stopped early" in early.out

@@ -1,0 +1,131 @@
+"""`robench.testing.assert_robust`, as a test of somebody else's would call it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench import evaluation
+from robench.errors import UserError
+from robench.problem.checkpoints import load, locate
+from robench.testing import assert_robust
+
+ASKED = {"threats": ["linf:0.1"], "attacks": ["pgd(steps=3)"], "examples": 30}
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """digits-adv-linf as it was measured."""
+    path = tmp_path_factory.mktemp("baseline") / "baseline.json"
+    path.write_text(robench.evaluate("digits-adv-linf", **ASKED).to_json())
+    return path
+
+
+class Darker(nn.Module):
+    """The network of digits-adv-linf, on what is left of its images."""
+
+    def __init__(self, light: float):
+        super().__init__()
+        self.net = load("digits-adv-linf").classifier.module
+        self.light = light
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(self.light * x)
+
+
+def test_a_model_that_holds_what_is_asked_passes_and_its_summary_is_returned():
+    summary = assert_robust("digits-adv-linf", at_least={"linf:0.1": 0.5, "clean": 0.9, "union": 0.5}, **ASKED)
+    assert summary.threats[0].accuracy > 0.5
+
+
+def test_a_module_that_holds_less_fails_with_the_row_and_a_table():
+    with pytest.raises(AssertionError) as failed:
+        assert_robust(Darker(0.2), "digits", at_least={"linf:0.1": 0.5, "clean": 0.0}, **ASKED)
+    told = str(failed.value)
+    assert told.startswith("linf:0.1: ")
+    assert "at least 50 % were asked for" in told
+    assert "| Darker " in told
+    assert "\nclean: " not in told
+
+
+def test_what_is_open_does_not_stand(monkeypatch):
+    from robench.search.attacks.pgd import PGD
+
+    def broken(*arguments):
+        raise RuntimeError("no gradient today")
+
+    monkeypatch.setattr(PGD, "step", broken)
+    with pytest.raises(AssertionError, match=r"linf:0\.1: 0\.0 % stand[\s\S]*no gradient today"):
+        assert_robust("digits-adv-linf", at_least={"linf:0.1": 0.1}, **ASKED)
+
+
+def test_the_baseline_itself_passes_and_is_not_attacked(baseline, monkeypatch):
+    monkeypatch.setattr(evaluation, "Engine", None)
+    assert_robust("digits-adv-linf", baseline=baseline, max_drop="0pp")
+
+
+def test_a_module_that_became_worse_fails_with_the_comment(baseline):
+    with pytest.raises(AssertionError) as failed:
+        assert_robust(Darker(0.3), baseline=baseline, max_drop=["linf:0.1=1pp"])
+    told = str(failed.value)
+    assert told.startswith("### robench check: regression\n")
+    assert "| linf:0.1 |" in told
+    assert "Held in the baseline and do not now:" in told
+
+
+def test_a_like_module_passes_within_its_allowance(baseline):
+    summary = assert_robust(Darker(0.999), baseline=baseline, max_drop="10pp", at_least={"linf:0.1": 0.5})
+    assert summary.model.name == "Darker"
+    assert summary.union.open == 0
+
+
+def test_an_undecided_verdict_fails_and_says_how_many_more(baseline):
+    with pytest.raises(AssertionError, match=r"robench check: undecided[\s\S]*further examples would decide"):
+        assert_robust(Darker(0.7), baseline=baseline, max_drop="linf:0.1=0.1pp")
+
+
+def test_evidence_is_kept_where_it_is_asked_for(baseline, tmp_path, monkeypatch):
+    again = {"baseline": baseline, "max_drop": "99pp", "at_least": {"linf:0.1": 0.0}, "run": tmp_path / "r.robench"}
+    first = assert_robust(Darker(0.9), **again)
+    monkeypatch.setattr(evaluation, "Engine", None)
+    assert assert_robust(Darker(0.9), **again).threats == first.threats
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "say what the model must hold"),
+        ({"at_least": {"union": 0.5}, "max_drop": "1pp"}, "max_drop needs a baseline"),
+        ({"baseline": "missing.json"}, "there is no baseline missing.json"),
+        ({"baseline": "missing.json", "threats": ["linf:0.1"]}, "the baseline says what is asked"),
+        ({"at_least": {"unoin": 0.5}, **ASKED}, "did you mean union"),
+        ({"at_least": {"union": 50.0}, **ASKED}, "goes from 0 to 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(arguments, told):
+    with pytest.raises(UserError, match=told):
+        assert_robust("digits-adv-linf", **arguments)
+
+
+def test_the_example_of_the_page_passes_as_it_stands_and_fails_when_the_model_is_another(tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "ci.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    asked = {"threats": ["linf:0.1", "l2:1"], "attacks": ["pgd(steps=2)"], "examples": 20}
+    Path("baseline.json").write_text(robench.evaluate("digits-adv-linf", **asked).to_json())
+    for model, passes in (("digits-adv-linf", True), ("digits-nat", False)):
+        shutil.copy(locate(model)[0], "model.safetensors")
+        names = {}
+        exec(block, names)
+        tests = [names[name] for name in names if name.startswith("test_")]
+        assert len(tests) == 2
+        for test in tests:
+            if passes:
+                test()
+            else:
+                with pytest.raises(AssertionError):
+                    test()
