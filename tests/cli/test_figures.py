@@ -1,11 +1,14 @@
 """`robench figures`: pictures of run files."""
 
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from robench.results import figures
 from .conftest import files
 
 LOADED = ("landscape", "gallery")
+DRAWN_WITH = "3.11.2"  # the pictures in docs/images; constraints.txt names it
 
 
 @pytest.fixture
@@ -230,3 +234,26 @@ def test_help_does_not_wait_for_matplotlib():
     code = "import sys, robench.cli.main; print('matplotlib' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "figures.md").read_text()
+
+
+@pytest.mark.skipif(matplotlib.__version__ != DRAWN_WITH, reason="another matplotlib may draw otherwise")
+@pytest.mark.parametrize("kind", ["curve", "trade-off", "queries"])
+def test_a_committed_picture_is_what_its_command_gives(kind, robench, folder, monkeypatch):
+    (words,) = re.findall(rf"^robench (figures .* --kind {kind})$", PAGE, re.M)
+    monkeypatch.chdir(ROOT)
+    expanded = [name for word in words.split() for name in (sorted(map(str, Path().glob(word))) or [word])]
+    out = expanded.index("docs/images")
+    told = robench(*expanded[:out], folder / "again", *expanded[out + 1 :])
+    assert told.code == 0
+    ((name, drawn),) = files(folder / "again").items()
+    assert drawn == (ROOT / "docs" / "images" / name).read_bytes()
+
+
+def test_every_committed_picture_is_on_the_page_and_small():
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert set(re.findall(r"\(images/([^)]+)\)", PAGE)) == set(pictures)
+    assert all(size < 200_000 for size in pictures.values())

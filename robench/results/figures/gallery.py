@@ -87,7 +87,7 @@ def _three(places: Sequence[Axes], one: Shown) -> None:
     _image(places[0], one.clean)
     _image(places[1], one.adversarial)
     if len(delta) == 1:
-        places[2].imshow(delta[0], cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+        places[2].imshow(delta[0], cmap="RdBu_r", vmin=-most, vmax=most, interpolation="none")
     else:
         _image(places[2], 0.5 + delta / (2 * most))
     places[0].set_title(f"label {one.label}", fontsize=7, pad=2)
@@ -105,6 +105,6 @@ def _three(places: Sequence[Axes], one: Shown) -> None:
 
 def _image(axes: Axes, image: Image) -> None:
     if len(image) == 1:
-        axes.imshow(image[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(image[0], cmap="gray", vmin=0, vmax=1, interpolation="none")
     else:
-        axes.imshow(np.moveaxis(image, 0, 2).clip(0, 1), interpolation="nearest")
+        axes.imshow(np.moveaxis(image, 0, 2).clip(0, 1), interpolation="none")
