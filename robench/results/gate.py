@@ -23,7 +23,7 @@ from scipy.special import betainc, gammaln, xlog1py, xlogy
 from ..errors import UserError, unknown
 from ..evidence.records import Evidence, Plan
 from .intervals import clopper_pearson
-from .outcomes import Outcome, breaks, planned_threat
+from .outcomes import Outcome, breaks
 from .summary import ModelEntry, Summary
 
 LEVEL = 0.01  # false alarms over all rows together, when no row has dropped by more than its allowance
@@ -214,12 +214,14 @@ def read_allowances(texts: Iterable[str], rows: Sequence[str]) -> dict[str, Frac
 
 def felled_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     """The attack that broke each example first, as the tables call it."""
-    labels = {attack.spec: attack.label for attack in planned_threat(plan, threat).attacks}
+    labels = {(t.threat, a.spec): a.label for t in plan.threats for a in t.attacks}
     first: dict[int, str] = {}
     for claim, _ in breaks(evidence, threat):
-        own = claim.threat == threat
-        named = labels.get(claim.attack, claim.attack)
-        first.setdefault(claim.example, named if own else f"{named} under {claim.threat}")
+        # A find under another threat is noted with that threat, in words.
+        spec, _, noted = claim.attack.partition(" under ")
+        where = noted or claim.threat
+        named = labels.get((where, spec), spec)
+        first.setdefault(claim.example, named if where == threat else f"{named} under {where}")
     return first
 
 
