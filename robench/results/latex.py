@@ -9,7 +9,7 @@ NEEDS = "% In the preamble: \\usepackage{booktabs} \\usepackage{xcolor}\n"
 
 # What TeX takes for a command, and what its usual fonts do not hold.
 _SIGNS = {
-    "\\": r"\textbackslash{}",
+    "\\": r"$\backslash$",
     "{": r"\{",
     "}": r"\}",
     "&": r"\&",
@@ -17,11 +17,11 @@ _SIGNS = {
     "$": r"\$",
     "#": r"\#",
     "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
+    "~": r"$\sim$",
+    "^": r"\^{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     "≤": r"$\leq$",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -41,7 +41,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 def escaped(text: str) -> str:
     """As TeX prints it."""
-    return "".join(_SIGNS.get(sign, sign) for sign in text)
+    return "".join(_SIGNS.get(sign, sign) for sign in text).replace("--", "-{}-")  # not a dash
 
 
 def _environment(table: Table) -> str:

@@ -14,13 +14,14 @@ _HEAD = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>robench report</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-h2 { font-size: 1rem; margin: 2rem 0 0.5rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; margin: 2rem auto; max-width: 96rem; padding: 0 1rem; }
+section { margin: 2rem 0; }
+caption { text-align: left; font-weight: bold; padding-bottom: 0.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.75rem; white-space: nowrap; }
+th, td { padding: 0.25rem 0.6rem; white-space: nowrap; }
 thead th { border-top: 2px solid; border-bottom: 1px solid; }
 tbody tr:last-child td { border-bottom: 2px solid; }
-.sides { display: flex; flex-wrap: wrap; gap: 1rem 3rem; align-items: flex-start; overflow-x: auto; }
+.sides { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start; overflow-x: auto; }
 .notes { font-size: 0.85rem; color: #555; }
 .masked { color: #c00000; }
 </style>
@@ -43,13 +44,14 @@ def _section(table: Table) -> str:
 
 
 def _captioned(table: Table) -> str:
-    caption = f"<h2>{escape(table.caption)}</h2>\n" if table.caption else ""
+    """A caption of the table itself is no wider than it, so that two stand side by side."""
     if not len(table.frame):
-        return caption
+        return f"<p>{escape(table.caption)}</p>\n"
     align = ["left" if column in TEXT else "right" for column in table.columns]
     heads = [escape(column) for column in table.columns]
-    rows = table.cells(_marked)
-    return caption + tabulate(rows, heads, tablefmt="unsafehtml", disable_numparse=True, colalign=align) + "\n"
+    grid = str(tabulate(table.cells(_marked), heads, tablefmt="unsafehtml", disable_numparse=True, colalign=align))
+    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    return grid.replace("<table>", f"<table>{caption}", 1) + "\n"
 
 
 def _marked(text: str, marks: frozenset[Mark]) -> str:

@@ -238,7 +238,8 @@ def test_latex_says_what_the_preamble_needs_and_writes_norms_by_their_sign():
 
 
 def test_signs_of_tex_are_escaped():
-    assert escaped(r"50% of a_b & {c} #1 \x") == r"50\% of a\_b \& \{c\} \#1 \textbackslash{}x"
+    assert escaped(r"50% of a_b & {c} #1 \x") == r"50\% of a\_b \& \{c\} \#1 $\backslash$x"
+    assert escaped("with --every-attack") == "with -{}-every-attack"
     assert escaped("≤ 1 ± 2†") == r"$\leq$ 1 $\pm$ 2$\dagger$"
     assert depth(escaped(NASTY)) == 0
 
