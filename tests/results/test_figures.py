@@ -187,6 +187,12 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
     assert fall.standing[-1] == entry.accuracy
 
 
+def test_with_every_attack_examples_it_did_not_come_to_count_as_standing():
+    asked = plan(threats=(L2,), every_attack=True)
+    evidence = Evidence(clean=tuple(map(clean, range(20, 28))), spent=(spent(20, 1, "l2:2", forwards=40),))
+    assert falls(material(asked, evidence), "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
+
+
 def test_the_drawn_steps_are_the_falls():
     (picture,) = figures.queries([material()]).pictures
     panels = {axes.get_title(): axes for axes in picture.figure.axes}
@@ -278,7 +284,9 @@ def test_a_caption_says_what_was_measured_and_stands_in_the_picture(kind):
 @pytest.mark.parametrize(("kind", "form"), [*((kind, "svg") for kind in figures.KINDS), ("gallery", "png")])
 def test_the_same_records_give_the_same_bytes_whatever_the_users_settings(kind, form):
     once = figures.image_bytes(picture_of(kind), form)
-    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20, "svg.fonttype": "none", "savefig.dpi": 30}):
+    with matplotlib.rc_context(
+        {"lines.linewidth": 9, "font.size": 20, "axes.facecolor": "red", "xtick.direction": "in"}
+    ):
         again = figures.image_bytes(picture_of(kind), form)
         assert matplotlib.rcParams["lines.linewidth"] == 9
     assert once == again
