@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import xlogy
 from scipy.stats import binom, binomtest, multinomial
 
 from robench.errors import UserError
@@ -78,6 +79,21 @@ def test_the_p_value_is_the_largest_tail_by_adding_up_all_outcomes():
         assert p_value(seen, 0.0) <= largest + 2e-5
         inside = max(chances(counts, 0.0, rate)[beyond].sum() for rate in np.linspace(0.01, 0.35, 300))
         assert p_value(seen, 0.0) == pytest.approx(inside, rel=0.02)
+
+
+def test_with_an_allowance_too_the_likeliest_rates_found_by_trying_many():
+    """Tango's statistic from its definition: the standard error at the rates of the largest likelihood."""
+    n, drop, counts = 14, 0.2, every_count(14)
+    rates = np.linspace(1e-6, (1 - drop) / 2 - 1e-6, 4001)
+    z = []
+    for c in counts:
+        logs = xlogy(c.lost, rates + drop) + xlogy(c.gained, rates) + xlogy(n - c.lost - c.gained, 1 - 2 * rates - drop)
+        rate = rates[logs.argmax()]
+        z.append((c.lost - c.gained - n * drop) / np.sqrt(n * (2 * rate + drop - drop**2)))
+    for seen in (Counts(n, 7, 1), Counts(n, 6, 0), Counts(n, 9, 2)):
+        beyond = np.array(z) >= z[counts.index(seen)] - 1e-3
+        largest = max(chances(counts, drop, rate)[beyond].sum() for rate in np.linspace(0, 0.4, 401))
+        assert p_value(seen, drop) == pytest.approx(largest, rel=0.01)
 
 
 def test_without_an_allowance_it_agrees_with_the_sign_test_up_to_its_conservatism():
