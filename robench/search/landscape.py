@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import UserError
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import cross_entropy, margin
 from ..problem.noise import keyed, normal
@@ -40,7 +41,7 @@ def landscape(
     One axis leads to the member of the set that lies furthest along the gradient of the cross-entropy, the other to
     that for Gaussian noise in place of the gradient, fixed by the seed and the number of the example. Images are
     cut to [0, 1]: the model is asked about nothing else. After Figure 3 of Madaan et al. 2021,
-    https://arxiv.org/abs/2006.12135.
+    https://arxiv.org/abs/2006.12135. Raises UserError where the model has no gradients.
     """
     device = classifier.device
     x, y = x.to(device), y.to(device)
@@ -70,5 +71,8 @@ def _furthest(threat: Ball, direction: Tensor, x: Tensor) -> Tensor:
 
 def _gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(cross_entropy(classifier(x), y, y).sum(), x)
+    loss = cross_entropy(classifier(x).float(), y, y).sum()
+    if not loss.requires_grad:
+        raise UserError(f"{classifier.name} gives no gradients, so there is no landscape along one; leave it out")
+    (gradient,) = torch.autograd.grad(loss, x)
     return gradient

@@ -228,6 +228,15 @@ def test_where_the_answer_never_changes_there_is_no_line():
     assert not [c for c in axes.get_children() if isinstance(c, ContourSet)]
 
 
+def test_where_the_model_answers_nan_the_map_stays_blank():
+    torn = surface("l2:2", 21)
+    torn.loss[0], torn.margin[0] = np.nan, np.nan
+    picture = figures.landscapes(material().summary, [torn])
+    assert b"<svg" in figures.image_bytes(picture, "svg")
+    low, high = picture.figure.axes[0].get_images()[0].get_clim()
+    assert (low, high) == pytest.approx((np.log1p(np.exp(-1.5)), np.log1p(np.exp(0.5))))
+
+
 # gallery
 
 

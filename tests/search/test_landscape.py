@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from robench.errors import UserError
 from robench.problem.classifier import Classifier
 from robench.problem.threats import L1, L2, Linf
 from robench.search.landscape import landscape
@@ -76,6 +77,16 @@ def test_the_model_is_asked_about_images_alone_also_beyond_the_radius():
     assert len(images) == 1 + 21**2
     assert images.min() >= 0
     assert images.max() <= 1
+
+
+def test_a_model_without_gradients_is_refused_in_a_sentence():
+    class Blind(nn.Module):
+        def forward(self, x):
+            return x.detach().flatten(1)[:, :2]
+
+    blind = Classifier(Blind(), name="blind", architecture="b", shape=(1, 2, 2), classes=2)
+    with pytest.raises(UserError, match="blind gives no gradients"):
+        landscape(blind, L1(Fraction(1)), X, Y, number=0, seed=0)
 
 
 def test_a_flat_model_has_a_flat_landscape():

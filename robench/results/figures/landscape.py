@@ -53,9 +53,7 @@ def draw(surfaces: Sequence[Surface], caption: str) -> Figure:
     width = min(PAGE, 1.2 + 2.0 * len(threats))
     figure = sheet(width, 0.9 + 1.75 * len(examples))
     panels = figure.subplots(len(examples), len(threats), sharex=True, sharey=True, squeeze=False)
-    # A loss spans decades between the middle of a class and its edge; below a thousandth nothing is at stake.
-    top = max(float(np.max(s.loss)) for s in surfaces)
-    scale = LogNorm(vmin=max(FLOOR, min(float(np.min(s.loss)) for s in surfaces)), vmax=max(top, 2 * FLOOR), clip=True)
+    scale = _scale(surfaces)
     for s in surfaces:
         axes: Axes = panels[examples.index(s.example), threats.index(s.threat)]
         image = _map(axes, s, scale)
@@ -72,6 +70,14 @@ def draw(surfaces: Sequence[Surface], caption: str) -> Figure:
     return figure
 
 
+def _scale(surfaces: Sequence[Surface]) -> LogNorm:
+    """A loss spans decades between the middle of a class and its edge; below a thousandth nothing is at stake."""
+    losses = np.concatenate([s.loss.flatten() for s in surfaces])
+    losses = losses[np.isfinite(losses)]  # a model may answer NaN far out; that stays blank
+    top = float(losses.max(initial=2 * FLOOR))
+    return LogNorm(vmin=max(FLOOR, min(top / 2, float(losses.min(initial=top)))), vmax=top, clip=True)
+
+
 def _map(axes: Axes, surface: Surface, scale: LogNorm):  # type: ignore[no-untyped-def]  # matplotlib's ScalarMappable
     reach = surface.reach
     extent = (-reach, reach, -reach, reach)
@@ -85,7 +91,7 @@ def _map(axes: Axes, surface: Surface, scale: LogNorm):  # type: ignore[no-untyp
         interpolation="bilinear",
     )
     along = np.linspace(-reach, reach, len(surface.margin))
-    if surface.margin.min() < 0 < surface.margin.max():
+    if np.nanmin(surface.margin) < 0 < np.nanmax(surface.margin):
         axes.contour(along, along, surface.margin, levels=[0.0], colors="white", linewidths=1.2)
     axes.plot([0], [0], marker="+", color="white", markersize=6, markeredgewidth=1.0)
     axes.grid(visible=False)
