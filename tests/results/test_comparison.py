@@ -87,6 +87,10 @@ def test_a_column_in_which_all_are_equal_has_no_best():
     assert ranks([scores(0), scores(0)]) == ["", ""]
 
 
+def test_what_nobody_survives_is_not_second_best():
+    assert ranks([scores(0), scores(40), scores(0)]) == ["", "best", ""]
+
+
 def test_two_on_top_are_both_best_though_they_differ_on_every_example():
     low = Scores(np.tile([0, 1], 50))
     high = Scores(np.tile([1, 0], 50))
