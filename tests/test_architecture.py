@@ -32,7 +32,19 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"evaluation", "environment", "protocols", "search", "evidence", "results", "problem", "errors"},
     "regression": {"api", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
     "testing": {"api", "regression", "results", "errors"},
-    "cli": {"api", "regression", "doctor", "evaluation", "protocols", "recipes", "search", "evidence", "results", "problem", "errors"}
+    "cli": {
+        "api",
+        "regression",
+        "doctor",
+        "evaluation",
+        "protocols",
+        "recipes",
+        "search",
+        "evidence",
+        "results",
+        "problem",
+        "errors",
+    }
     | {"__version__"},
     "__init__": {"api", "results", "errors"},
     "__main__": {"cli"},
