@@ -6,10 +6,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Summary", "UserError", "__version__", "evaluate"]
+__all__ = ["Summary", "UserError", "__version__", "evaluate", "load_run"]
 
 if TYPE_CHECKING:
-    from .api import evaluate
+    from .api import evaluate, load_run
     from .errors import UserError
     from .results.summary import Summary
 
@@ -20,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from .api import evaluate
 
         return evaluate
+    if name == "load_run":
+        from .api import load_run
+
+        return load_run
     if name == "Summary":
         from .results.summary import Summary
 

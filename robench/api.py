@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from . import protocols
+from . import __version__, protocols
 from .environment import environment, use_granted_cores
 from .errors import UserError
 from .evaluation import Evaluation, Progress, Silence, make_plan
@@ -24,7 +24,7 @@ from .problem.checkpoints.probe import probe
 from .problem.classifier import Classifier
 from .problem.split import Split
 from .protocols import Protocol
-from .results.summary import Summary
+from .results.summary import Summary, summarise
 from .search.precision import checked
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
@@ -176,6 +176,18 @@ def classifier_of(model: nn.Module | str | Path, split: Split, device: str = "cp
     module = copy.deepcopy(model).to(where)
     outputs, _ = probe(module.eval(), Path(text), split.shape, split.classes)
     return Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
+
+
+def load_run(path: str | Path) -> Summary:
+    """The summary of the last question that was asked into a run file.
+
+    Raises UserError when the file is no run file, is damaged, or holds no question yet.
+    """
+    with RunFile.read(Path(path)) as run:
+        plan = run.plan()
+        if plan is None:
+            raise UserError(f"{path} holds no plan yet: the run was stopped before it began; start it again")
+        return summarise(plan, run.evidence(), __version__)
 
 
 def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Protocol]:

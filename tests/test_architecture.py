@@ -218,7 +218,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_the_public_names_are_few_importable_and_documented():
-    assert set(robench.__all__) == {"Summary", "UserError", "__version__", "evaluate"}
+    assert set(robench.__all__) == {"Summary", "UserError", "__version__", "evaluate", "load_run"}
     for name in robench.__all__:
         assert getattr(robench, name).__doc__, name
     readme = (ROOT / "README.md").read_text()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ..api import load_run
 from ..errors import UserError
 from ..evaluation import identity_of
 from ..evidence.records import Plan
@@ -12,7 +13,6 @@ from ..evidence.store import RunFile
 from ..results.merging import joint_plan, merge
 from ..results.tables import render
 from .options import debug_option
-from .report import read_summary
 
 
 @click.command("merge")
@@ -39,7 +39,7 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
         with RunFile.open(out) as result, result.writing():
             result.put_plan(plan, merged.evidence.environment)
             result.adopt(merged.evidence, merged.sources, [] if slim else files)
-    click.echo(render([read_summary(out)], intervals=True), nl=False)
+    click.echo(render([load_run(out)], intervals=True), nl=False)
 
 
 def _plan(file: RunFile) -> Plan:

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from .. import __version__
+from ..api import load_run
 from ..errors import UserError
-from ..evidence.store import RunFile
 from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
-from ..results.summary import Summary, summarise
+from ..results.summary import Summary
 from ..results.tables import FORMS, Origin, questions, render
 from .options import debug_option
 
@@ -82,7 +81,7 @@ def read_summaries(path: Path) -> list[Summary]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not text:
-        return [read_summary(path)]
+        return [load_run(path)]
     try:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
         return [Summary.from_json(bytes(part)) for part in parts]
@@ -92,15 +91,6 @@ def read_summaries(path: Path) -> list[Summary]:
         ) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def read_summary(path: Path) -> Summary:
-    """The summary of the last question that was asked into a run file."""
-    with RunFile.read(path) as run:
-        plan = run.plan()
-        if plan is None:
-            raise UserError(f"{path} holds no plan yet: the run was stopped before it began; start it again")
-        return summarise(plan, run.evidence(), __version__)
 
 
 def _is_json(path: Path) -> bool:

@@ -5,11 +5,24 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import UserError, unknown
+from .adaptive import Adaptive
+from .avg import Average
+from .max import Maximum
+from .msd import MultiSteepestDescent
 from .nat import Nat
 from .pgd_at import PGDAdversarialTraining
 from .recipe import Recipe
+from .sat import StochasticAdversarialTraining
+from .spatial_at import SpatialAdversarialTraining
+from .trades import Trades
 
-RECIPES: Mapping[str, type[Recipe]] = {r.name: r for r in (Nat, PGDAdversarialTraining)}
+RECIPES: Mapping[str, type[Recipe]] = {
+    r.name: r
+    for r in (
+        *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
+        *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, Adaptive),
+    )
+}
 
 
 def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:

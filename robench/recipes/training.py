@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -58,6 +58,10 @@ class TrainingData:
         """Full batches in an epoch."""
         return len(self.y) // self.batch
 
+    def dice(self, step: int) -> float:
+        """A number in [0, 1) that belongs to the step."""
+        return float(uniform(keyed(self.seed, torch.tensor([step]), text_key("dice"), draw=0), 0, 1))
+
     def at(self, step: int) -> Batch:
         """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
         epoch, place = divmod(step, self.batches)
@@ -81,6 +85,7 @@ class Training:
     identity: str  # recipe, settings, data, seed: a state of another training is refused
     report: Report
     seconds: float = 0.0  # of training, over all sessions
+    memory: dict[str, Tensor] = field(default_factory=dict)  # what a recipe keeps from step to step
 
     def steps(self, total: int) -> Iterator[int]:
         """The numbers of the steps still to do. The state is kept every minute, and between steps alone.
@@ -116,6 +121,7 @@ class Training:
             "seconds": self.seconds,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "memory": self.memory,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -136,6 +142,7 @@ class Training:
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.seconds = state["seconds"]
+        self.memory.update(state.get("memory", {}))
         return int(state["step"])
 
 

@@ -165,6 +165,13 @@ class Summary(msgspec.Struct, frozen=True):
                 raise UserError(f"this summary file is damaged: {name} has {len(entry.outcomes)} outcomes")
         return summary
 
+    def _repr_html_(self) -> str:
+        """The table that `robench evaluate` prints, as a notebook shows it."""
+        from .tables import main_table  # tables are made of summaries
+        from .webpage import fragment
+
+        return fragment([main_table([self], intervals=True)])
+
     def to_frame(self) -> pd.DataFrame:
         """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95."""
         entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in self.threats]

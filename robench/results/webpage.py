@@ -30,9 +30,14 @@ tbody tr:last-child td { border-bottom: 2px solid; }
 """
 
 
+def fragment(tables: Sequence[Table]) -> str:
+    """The same as a part of somebody else's page."""
+    return "\n".join(_section(table) for table in tables)
+
+
 def page(tables: Sequence[Table]) -> str:
     """Best is bold, second best underlined, masking red. All text is escaped."""
-    return _HEAD + "\n".join(_section(table) for table in tables) + "</body>\n</html>\n"
+    return _HEAD + fragment(tables) + "</body>\n</html>\n"
 
 
 def _section(table: Table) -> str:

@@ -336,7 +336,7 @@ def test_an_error_of_our_own_is_called_a_bug_in_one_line(robench, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 
-    monkeypatch.setattr("robench.cli.report.read_summary", fail)
+    monkeypatch.setattr("robench.cli.report.load_run", fail)
     told = robench("report", "r.robench")
     assert (told.code, told.out) == (2, "")
     assert told.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from robench import load_run
 from robench.cli.listing import KINDS
 from robench.cli.main import COMMANDS
 from robench.evidence.store import RunFile
@@ -71,6 +72,17 @@ def test_reports_only_read_and_are_the_same_every_time(run, robench, folder):
     assert first.code == 0
     assert first.out == robench("report", "r.robench", "again.robench", "--breakdown").out
     assert files(folder) == before
+
+
+def test_a_run_file_is_loaded_as_the_summary_that_was_written(run, folder):
+    assert load_run(run).to_json() == (folder / "s.json").read_text()
+
+
+def test_a_notebook_shows_a_summary_as_the_table_that_is_printed(run, robench):
+    shown = load_run(run)._repr_html_()
+    printed = robench("report", "r.robench", "--intervals", "--format", "html").out
+    assert shown in printed
+    assert "<table>" in shown
 
 
 # verify

@@ -9,12 +9,16 @@ from torch import nn
 
 from robench.errors import UserError
 from robench.problem.checkpoints import load
+from robench.problem.losses import cross_entropy
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure, training
+from robench.recipes.adaptive import drawn
+from robench.recipes.adversarial import Lesson, losses
 from robench.recipes.making import Order, make
+from robench.recipes.trades import divergence
 from robench.recipes.training import Training, TrainingData
-from robench.search.attack import Batch, unroll
+from robench.search.attack import Batch, State, differentiate, unroll
 from robench.search.attacks.pgd import PGD
 
 CPU = torch.device("cpu")
@@ -51,23 +55,125 @@ def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
 
 
-def test_adversarial_training_makes_a_net_stand_where_plain_training_lets_it_fall(tmp_path):
-    threat, split = parse("linf:0.15"), blobs()
+LEARNT = dict.fromkeys(("avg", "max", "msd", "sat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4"))
+LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
+def test_a_second_of_training_makes_a_net_stand_that_fell(name, tmp_path):
+    threats, split = tuple(map(parse, LEARNT[name])), blobs()
     fallen, firm = mlp(), mlp()
     settings = {"steps": 250, "batch": 64, "lr": 1e-2}
     configure("nat", "blobs", settings).train(*training_of(fallen, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    recipe = configure("pgd_at", "blobs", {**settings, "inner_steps": 5})
-    recipe.train(*training_of(firm, split, tmp_path), (threat,))
-    before, after = standing(fallen, split, threat), standing(firm, split, threat)
-    assert before < 0.2 < 0.9 < after, (before, after)
+    more = {"beta": 6.0} if name == "trades" else {}
+    recipe = configure(name, "blobs", {**settings, "inner_steps": 5, **more})
+    recipe.train(*training_of(firm, split, tmp_path), threats)
+    before, after = ([standing(net, split, threat) for threat in threats] for net in (fallen, firm))
+    assert before[0] < 0.2 < 0.8 < after[0], (before, after)
+    assert all(b <= a for b, a in zip(before, after, strict=True)), (before, after)
+
+
+def test_training_on_poses_makes_a_net_stand_that_fell(tmp_path):
+    y = torch.arange(256) % 2
+    x = torch.zeros(256, 1, 8, 8)
+    x[y == 0, :, 2:6, 3:5] = 1  # bars
+    x[y == 1, :, 3:5, 2:6] = 1
+    x = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    split, threat = Split.whole("bars:train", x, y, 2), parse("rt:2px,30deg")
+    fallen, firm = mlp(), mlp()
+    settings = {"steps": 150, "batch": 64, "lr": 1e-2}
+    configure("nat", "bars", settings).train(*training_of(fallen, split, tmp_path), ())
+    (tmp_path / "state").unlink()
+    configure("spatial_at", "bars", settings).train(*training_of(firm, split, tmp_path), (threat,))
+
+    def under_every_pose(module):
+        limits = threat.limits(x)
+        poses = torch.cartesian_prod(*[torch.linspace(-1, 1, 5)] * 3) * limits
+        moved = [threat.apply(x, pose.expand(len(x), 3)) for pose in poses]
+        with torch.no_grad():
+            return torch.stack([module.eval()(images).argmax(dim=1) == y for images in moved]).all(dim=0).float().mean()
+
+    assert under_every_pose(fallen) < 0.5 < 0.8 < under_every_pose(firm)
+
+
+def lesson(module, split, texts, dice=0.0):
+    batch = Batch(split.x, split.y, split.y, keys=torch.arange(len(split)))
+    return Lesson(module.eval(), batch, tuple(map(parse, texts)), dice, {})
+
+
+def test_avg_goes_down_the_mean_loss_over_all_threats_and_max_down_the_worst_of_each_example():
+    module, split, texts = mlp(), blobs(40), ("linf:0.05", "l2:0.36", "l1:1.6")
+    recipe = configure("avg", "blobs", {"batch": 40})
+    now = lesson(module, split, texts)
+    each = torch.stack([losses(module.eval(), recipe.images(now, threat), split.y) for threat in now.threats])
+    assert (each.argmax(dim=0).bincount() > 0).sum() > 1, "no threat is the worst for all"
+    torch.testing.assert_close(recipe.lesson(now).loss.detach(), each.mean())
+    worst = configure("max", "blobs", {"batch": 40}).lesson(lesson(module, split, texts))
+    torch.testing.assert_close(worst.loss.detach(), each.amax(dim=0).mean())
+
+
+def test_sat_meets_every_threat_equally_often_and_one_per_batch():
+    split, texts = blobs(128), ("linf:0.05", "l2:0.6", "l1:2")
+    data = TrainingData.of(split, 64, 0, CPU)
+    dice = [data.dice(step) for step in range(3000)]
+    drawn_ = torch.tensor([int(d * 3) for d in dice]).bincount(minlength=3)
+    assert (drawn_ - 1000).abs().max() < 100
+    recipe, module = configure("sat", "blobs", {"batch": 64}), mlp()
+    for place, text in enumerate(texts):
+        now = lesson(module, split, texts, dice=(place + 0.5) / 3)
+        alone = losses(module.eval(), recipe.images(now, parse(text)), split.y).mean()
+        torch.testing.assert_close(recipe.lesson(now).loss.detach(), alone)
+
+
+def test_adaptive_draws_where_the_model_fails_and_forgets_no_threat():
+    recipe = configure("adaptive", "blobs", {"least": 0.3})
+    shares = recipe.shares(torch.tensor([0.9, 0.0, 0.1]))
+    torch.testing.assert_close(shares, torch.tensor([0.1 + 0.7 * 0.9, 0.1, 0.1 + 0.7 * 0.1]))
+    picked = torch.tensor([drawn(shares, (i + 0.5) / 1000) for i in range(1000)]).bincount()
+    torch.testing.assert_close(picked / 1000, shares, atol=2e-3, rtol=0)
+    assert drawn(shares, 0.999999) == 2
+
+
+def test_the_divergence_of_trades_is_that_of_the_book():
+    first, second = torch.randn(5, 4), torch.randn(5, 4)
+    p, q = first.double().softmax(1), second.double().softmax(1)
+    by_hand = torch.tensor(
+        [sum(a * (a / b).log() for a, b in zip(r, s, strict=True)) for r, s in zip(p, q, strict=True)]
+    )
+    torch.testing.assert_close(divergence(first, second).double(), by_hand, atol=1e-6, rtol=1e-5)
+    now = lesson(mlp(), blobs(16), ("linf:0.1",))
+    recipe = configure("trades", "blobs", {"batch": 16, "beta": 3.0})
+    x_adv = recipe.neighbours(now)
+    clean, answered = (now.module(x).detach() for x in (now.batch.x, x_adv))
+    expected = nn.functional.cross_entropy(clean, now.batch.y) + 3 * divergence(clean, answered).mean()
+    torch.testing.assert_close(recipe.lesson(now).loss.detach(), expected)
+    assert parse("linf:0.1").contains(x_adv, now.batch.x).all()
+    noise = (now.batch.x + 0.1 * torch.randn_like(now.batch.x).sign()).clamp(0, 1)
+    assert divergence(clean, answered).mean() > divergence(clean, now.module(noise).detach()).mean()
+
+
+def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highest_of_all():
+    module, split, texts = mlp().eval(), blobs(24), ("linf:0.05", "l2:0.6", "l1:2")
+    recipe = configure("msd", "blobs", {"batch": 24, "inner_steps": 1})
+    now = lesson(module, split, texts)
+    each = []
+    for threat in now.threats:  # one step from zero, by PGD itself
+        attack = recipe.climb(threat)
+        seen = differentiate(module, cross_entropy, split.x, split.y, split.y)
+        moved = attack.step(threat, now.batch, State(torch.zeros_like(split.x)), seen)
+        each.append(losses(module, split.x + moved.delta, split.y))
+    found = losses(module, split.x + recipe.perturbation(now), split.y)
+    torch.testing.assert_close(found, torch.stack(each).amax(dim=0))
+    further = configure("msd", "blobs", {"batch": 24, "inner_steps": 10}).perturbation(now)
+    assert (losses(module, split.x + further, split.y) >= found - 1e-6).all()
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 @pytest.mark.parametrize("way", ["killed", "asked to stop"])
 def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(name, way, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
-    threats = (parse("linf:0.1"),) if name != "nat" else ()
+    threats = tuple(map(parse, LEARNT[name]))
     recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64}), blobs()
 
     def trained(folder, stops):
@@ -180,7 +286,10 @@ def test_a_setting_that_makes_no_sense_says_why(name, settings, told):
         ("nat", ["linf:0.1"], "leave --threat out"),
         ("pgd_at", [], "give it one"),
         ("pgd_at", ["linf:0.1", "l2:1"], "against one threat"),
-        ("pgd_at", ["l0:3"], "PGD attacks linf, l2, l1"),
+        ("pgd_at", ["l0:3"], "it can against linf, l2, l1"),
+        ("max", ["linf:0.1"], "two threats or more"),
+        ("msd", ["linf:0.1", "rt:1px,5deg"], "cannot train against rt:1px,5deg"),
+        ("spatial_at", ["linf:0.1"], "it can against rt"),
     ],
 )
 def test_threats_a_recipe_cannot_train_against_are_refused(name, texts, told):

@@ -1,0 +1,26 @@
+"""Adversarial training on all threats at once, Tramèr and Boneh 2019, section 3. https://arxiv.org/abs/1904.13000
+
+robench train avg --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-adv-avg
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+
+
+@dataclass(frozen=True)
+class Average(AdversarialTraining):
+    """Every batch is attacked under every threat, and one step goes down the mean loss over all: Adv_avg.
+
+    As in the authors' code: one joint batch, K times as large, without the images themselves.
+    """
+
+    name: ClassVar[str] = "avg"
+    source: ClassVar[str] = "mean loss over all threats, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        x_adv = torch.cat([self.images(lesson, threat) for threat in lesson.threats])
+        return learnt(lesson.module, x_adv, lesson.batch.y.repeat(len(lesson.threats)))

@@ -1,0 +1,26 @@
+"""Adversarial training on the worst threat, Tramèr and Boneh 2019, section 3. https://arxiv.org/abs/1904.13000
+
+robench train max --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-adv-max
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .adversarial import AdversarialTraining, Lesson, Outcome, highest, learnt
+
+
+@dataclass(frozen=True)
+class Maximum(AdversarialTraining):
+    """Every batch is attacked under every threat, and each example keeps what raised its loss most: Adv_max.
+
+    The losses are compared in inference mode, as in the authors' code.
+    """
+
+    name: ClassVar[str] = "max"
+    source: ClassVar[str] = "worst loss over all threats, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        candidates = torch.stack([self.images(lesson, threat) for threat in lesson.threats], dim=1)
+        return learnt(lesson.module, highest(lesson.module, candidates, lesson.batch.y), lesson.batch.y)

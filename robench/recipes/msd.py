@@ -1,0 +1,52 @@
+"""Multi steepest descent, Maini et al. 2020, section 4.3. https://arxiv.org/abs/1909.04068
+
+robench train msd --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-msd
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..problem.losses import cross_entropy
+from ..problem.shapes import Inputs, per_example
+from ..problem.threats import Ball
+from ..search.attack import State, differentiate
+from ..search.attacks.pgd import PGD
+from .adversarial import AdversarialTraining, Lesson, Outcome, learnt, losses
+
+
+@dataclass(frozen=True)
+class MultiSteepestDescent(AdversarialTraining):
+    """One perturbation for all norms: each step is that norm's step which raises the loss most.
+
+    From zero; every candidate is projected onto its own ball, so the perturbation lies in the ball of the norm that
+    was taken last. The one with the highest loss of all is learnt from. The authors take 100 such steps on MNIST.
+    """
+
+    name: ClassVar[str] = "msd"
+    source: ClassVar[str] = "multi steepest descent, Maini et al. 2020, https://arxiv.org/abs/1909.04068"
+    attacked: ClassVar[tuple[str, ...]] = PGD.threats
+
+    inner_steps: int = 20
+    inner_step_size: float = 0.125  # in radii
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        return learnt(lesson.module, lesson.batch.x + self.perturbation(lesson), lesson.batch.y)
+
+    def perturbation(self, lesson: Lesson) -> Inputs:
+        """The deltas that raised the loss most."""
+        module, batch = lesson.module, lesson.batch
+        balls = [threat for threat in lesson.threats if isinstance(threat, Ball)]
+        assert len(balls) == len(lesson.threats), "check() has seen them"
+        delta = best = torch.zeros_like(batch.x)
+        most = losses(module, batch.x, batch.y)
+        for _ in range(self.inner_steps):
+            seen = differentiate(module, cross_entropy, batch.x + delta, batch.y, batch.y)
+            moves = [self.climb(ball).step(ball, batch, State(delta), seen).delta for ball in balls]
+            raised = torch.stack([losses(module, batch.x + move, batch.y) for move in moves])
+            high, which = raised.max(dim=0)
+            delta = torch.stack(moves)[which, torch.arange(len(which), device=which.device)]
+            best = torch.where(per_example(high > most, delta), delta, best)
+            most = torch.maximum(high, most)
+        return best

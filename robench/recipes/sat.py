@@ -1,0 +1,23 @@
+"""Stochastic adversarial training, Madaan et al. 2021, section 4. https://proceedings.mlr.press/v139/madaan21a.html
+
+robench train sat --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-sat
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+
+
+@dataclass(frozen=True)
+class StochasticAdversarialTraining(AdversarialTraining):
+    """Every batch is attacked under one threat, drawn uniformly: the cost of one threat, however many there are."""
+
+    name: ClassVar[str] = "sat"
+    source: ClassVar[str] = (
+        "a random threat per batch, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
+    )
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        threat = lesson.threats[int(lesson.dice * len(lesson.threats))]
+        return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)

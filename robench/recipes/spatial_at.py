@@ -1,0 +1,23 @@
+"""Adversarial training against rotations and translations, Engstrom et al. 2019. https://arxiv.org/abs/1712.02779
+
+robench train spatial_at --data mnist --threat rt:3px,30deg --out mnist-adv-rt
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+
+
+@dataclass(frozen=True)
+class SpatialAdversarialTraining(AdversarialTraining):
+    """Trains on the worst of ten random poses of each image; Tramèr and Boneh 2019, Adv_RT."""
+
+    name: ClassVar[str] = "spatial_at"
+    source: ClassVar[str] = "worst of ten random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
+    attacked: ClassVar[tuple[str, ...]] = ("rt",)
+    several: ClassVar[bool] = False
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        (threat,) = lesson.threats
+        return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)

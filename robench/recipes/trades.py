@@ -1,0 +1,72 @@
+"""TRADES, Zhang et al. 2019. https://arxiv.org/abs/1901.08573
+
+robench train trades --data mnist --threat linf:0.3 --out mnist-trades
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..problem.noise import normal
+from ..problem.shapes import Inputs, Labels, Logits, PerExample
+from ..problem.threats import Ball
+from ..search.attack import State, differentiate
+from ..search.attacks.pgd import PGD
+from .adversarial import AdversarialTraining, Lesson, Outcome
+from .training import right
+
+NOISE = 0.001  # standard deviation of the start around the image, in pixel values, as in the authors' code
+
+
+@dataclass(frozen=True)
+class Trades(AdversarialTraining):
+    """Cross-entropy on the images, and beta times the divergence between the answers to them and to their neighbours.
+
+    The neighbours climb that divergence. Gradients of the loss go through both answers, as in the authors' code.
+    """
+
+    name: ClassVar[str] = "trades"
+    source: ClassVar[str] = "TRADES, Zhang et al. 2019, https://arxiv.org/abs/1901.08573"
+    attacked: ClassVar[tuple[str, ...]] = PGD.threats
+    several: ClassVar[bool] = False
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        **AdversarialTraining.presets,
+        "cifar10": {**AdversarialTraining.presets["cifar10"], "beta": 6.0},
+    }
+
+    beta: float = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
+
+    def lesson(self, lesson: Lesson) -> Outcome:
+        module, batch = lesson.module, lesson.batch
+        x_adv = self.neighbours(lesson)
+        module.train()
+        clean, answered = module(batch.x), module(x_adv)
+        loss = F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, answered).mean()
+        return Outcome(loss, right(answered, batch.y))
+
+    def neighbours(self, lesson: Lesson) -> Inputs:
+        """Images whose answers diverge most from those to the batch's own."""
+        module, batch, (threat,) = lesson.module, lesson.batch, lesson.threats
+        assert isinstance(threat, Ball), "check() has seen it"
+        with torch.no_grad():
+            clean = module(batch.x)
+
+        def apart(logits: Logits, y: Labels, target: Labels) -> PerExample:
+            return divergence(clean, logits)
+
+        climb = self.climb(threat)
+        start = NOISE * normal(batch.keys, draw=0, like=batch.x)
+        state = State(threat.project(start, batch.x))
+        for _ in range(self.inner_steps):
+            seen = differentiate(module, apart, batch.x + state.delta, batch.y, batch.y)
+            state = climb.step(threat, batch, state, seen)
+        return batch.x + state.delta
+
+
+def divergence(logits: Tensor, other: Tensor) -> PerExample:
+    """Kullback and Leibler's, of the second answer from the first, row by row."""
+    p, q = F.log_softmax(logits, dim=1), F.log_softmax(other, dim=1)
+    return (p.exp() * (p - q)).sum(dim=1)
