@@ -29,7 +29,17 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"search", "evidence", "problem", "errors", "__version__"},
     "attempt": {"protocols", "search", "evidence", "results", "problem", "errors"},
     "evaluation": {"attempt", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
-    "api": {"evaluation", "environment", "protocols", "search", "evidence", "results", "problem", "errors"},
+    "api": {
+        "evaluation",
+        "environment",
+        "protocols",
+        "search",
+        "evidence",
+        "results",
+        "problem",
+        "errors",
+        "__version__",
+    },
     "regression": {"api", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
     "testing": {"api", "regression", "results", "errors"},
     "cli": {
