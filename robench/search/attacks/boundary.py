@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from ...problem.threats import Ball
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
+    START,
     Answers,
     Noise,
     WalkState,
@@ -22,6 +24,7 @@ from .starts import (
     moved,
     nearest,
     noise_of,
+    occupied,
     started,
     starts,
 )
@@ -110,9 +113,15 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
     def step(self, threat: Ball, batch: Batch, state: BoundaryState, labels: Int[Tensor, "L W"]) -> BoundaryState:
         answers = answered(threat, batch, state, labels)
         state = replace(state, passes=state.passes + 1, taken=state.taken + 1)
-        after = started(batch, state, answers)
-        after = where_rows(state.phase == LINE, lined(batch, state, answers, GAP, WALK), after)
-        after = where_rows(state.phase == WALK, self._walked(batch, state, answers), after)
+        after = state
+        phases: list[tuple[int, Callable[[], BoundaryState]]] = [
+            (START, lambda: started(batch, state, answers)),
+            (LINE, lambda: lined(batch, state, answers, GAP, WALK)),
+            (WALK, lambda: self._walked(batch, state, answers)),
+        ]
+        for phase, then in phases:
+            if occupied(state.phase, phase):
+                after = where_rows(state.phase == phase, then(), after)
         return self._asking(threat, batch, after)
 
     def _walked(self, batch: Batch, state: BoundaryState, answers: Answers) -> BoundaryState:
@@ -136,19 +145,24 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
 
     def _asking(self, threat: Ball, batch: Batch, state: BoundaryState) -> BoundaryState:
         """With the candidates of the phase."""
-        noise = noise_of(batch.keys, state.taken, self.wide, batch.x)
-        asked = starts(threat, batch.x, noise, state.size)
-        for phase, images in (
-            (LINE, along_line(threat, batch, state, self.wide)),
-            (WALK, self._candidates(threat, batch, state, noise)),
-        ):
-            asked = torch.where(per_example(state.phase == phase, asked), images, asked)
+        asked = state.asked
+        phases: list[tuple[int, Callable[[], Candidates]]] = [
+            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state.size)),
+            (LINE, lambda: along_line(threat, batch, state, self.wide)),
+            (WALK, lambda: self._candidates(threat, batch, state)),
+        ]
+        for phase, images in phases:
+            if occupied(state.phase, phase):
+                asked = torch.where(per_example(state.phase == phase, asked), images(), asked)
         return replace(state, asked=asked)
 
-    def _candidates(self, threat: Ball, batch: Batch, state: BoundaryState, noise: Noise) -> Candidates:
+    def _noise(self, batch: Batch, state: BoundaryState) -> Noise:
+        return noise_of(batch.keys, state.taken, self.wide, batch.x)
+
+    def _candidates(self, threat: Ball, batch: Batch, state: BoundaryState) -> Candidates:
         """A step around from the nearest point, back to its distance, then a step towards the image."""
         bias, around, towards = self._lengths(state)
-        random = torch.erfinv(2 * noise[..., : batch.x[0].numel()] - 1).view_as(state.asked)
+        random = torch.erfinv(2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1).view_as(state.asked)
         out = _unit(state.delta[:, None])
         aside = _unit(random) + _per_candidate(bias[None], random) * _unit(state.memory[:, None])
         aside = _unit(_orthogonal(aside, out))

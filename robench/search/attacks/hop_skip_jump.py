@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from ...problem.threats import Ball, Linf
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
+    START,
     STARTS,
     Answers,
     Noise,
@@ -24,6 +26,7 @@ from .starts import (
     moved,
     nearest,
     noise_of,
+    occupied,
     pick,
     started,
     starts,
@@ -120,10 +123,16 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         state = replace(state, passes=state.passes + 1, taken=state.taken + 1)
         # So fine that directions fall on both sides of the boundary: theta of the paper's first version, halved.
         gap = self.reach / (2 * batch.x[0].numel() ** 0.5)
-        after = started(batch, state, answers)
-        after = where_rows(state.phase == LINE, lined(batch, state, answers, gap, ESTIMATE), after)
-        after = where_rows(state.phase == ESTIMATE, self._estimated(batch, state, answers), after)
-        after = where_rows(state.phase == STRIDE, self._strode(threat, batch, state, answers), after)
+        after = state
+        phases: list[tuple[int, Callable[[], HopSkipJumpState]]] = [
+            (START, lambda: started(batch, state, answers)),
+            (LINE, lambda: lined(batch, state, answers, gap, ESTIMATE)),
+            (ESTIMATE, lambda: self._estimated(batch, state, answers)),
+            (STRIDE, lambda: self._strode(threat, batch, state, answers)),
+        ]
+        for phase, then in phases:
+            if occupied(state.phase, phase):
+                after = where_rows(state.phase == phase, then(), after)
         after = replace(after, passes=torch.where(after.phase == state.phase, after.passes, 0))
         return self._asking(threat, batch, after)
 
@@ -168,19 +177,24 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
 
     def _asking(self, threat: Ball, batch: Batch, state: HopSkipJumpState) -> HopSkipJumpState:
         """With the candidates of the phase."""
-        noise = noise_of(batch.keys, state.taken, self.wide, batch.x)
-        asked = starts(threat, batch.x, noise, state.size)
-        for phase, images in (
-            (LINE, along_line(threat, batch, state, self.wide)),
-            (ESTIMATE, self._directions(threat, batch, state, noise)),
-            (STRIDE, self._strides(threat, batch, state)),
-        ):
-            asked = torch.where(per_example(state.phase == phase, asked), images, asked)
+        asked = state.asked
+        phases: list[tuple[int, Callable[[], Candidates]]] = [
+            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state.size)),
+            (LINE, lambda: along_line(threat, batch, state, self.wide)),
+            (ESTIMATE, lambda: self._directions(threat, batch, state)),
+            (STRIDE, lambda: self._strides(threat, batch, state)),
+        ]
+        for phase, images in phases:
+            if occupied(state.phase, phase):
+                asked = torch.where(per_example(state.phase == phase, asked), images(), asked)
         return replace(state, asked=asked)
 
-    def _directions(self, threat: Ball, batch: Batch, state: HopSkipJumpState, noise: Noise) -> Candidates:
+    def _noise(self, batch: Batch, state: HopSkipJumpState) -> Noise:
+        return noise_of(batch.keys, state.taken, self.wide, batch.x)
+
+    def _directions(self, threat: Ball, batch: Batch, state: HopSkipJumpState) -> Candidates:
         """Around the point: normal noise, under l_inf uniform noise, all of the same length."""
-        noise = 2 * noise[..., : batch.x[0].numel()] - 1
+        noise = 2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1
         noise = noise if isinstance(threat, Linf) else torch.erfinv(noise)
         unit = (noise / noise.norm(dim=2, keepdim=True)).view_as(state.asked)
         reach = self.reach * state.delta.flatten(1).norm(dim=1)

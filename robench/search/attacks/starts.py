@@ -58,6 +58,14 @@ class Answers:
 R = TypeVar("R", bound=WalkState)
 
 
+def occupied(phase: Int[Tensor, "L"], which: int) -> bool:
+    """Whether a lane may be in this phase: what no lane needs is not worked out.
+
+    On a device apart looking would stop the pipeline; there the answer is always yes.
+    """
+    return phase.device.type != "cpu" or bool((phase == which).any())
+
+
 def fresh(batch: Batch, width: int) -> dict[str, Any]:
     """The fields of a `WalkState` before anything was asked."""
     still, none = torch.zeros_like(batch.x), torch.zeros_like(batch.keys)
