@@ -550,8 +550,9 @@ def every_name():
 
 
 def test_every_attack_of_foolbox_reads_back_with_all_its_settings():
-    assert len(every_name()) > 60
-    for name in every_name():
+    names = [name for name in every_name() if name != "DatasetAttack"]  # it is refused: it wants to be fed
+    assert len(names) > 60
+    for name in names:
         attack = build(f"foolbox:{name}", {})
         assert build(*parse(attack.spec)) == attack
         assert attack.threats
