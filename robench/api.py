@@ -123,6 +123,7 @@ def evaluate(
 
     Raises UserError, a ValueError, with one sentence on what is wrong.
     """
+    threats, attacks = ([named] if isinstance(named, str) else named for named in (threats, attacks))
     ask = Ask(
         data=None if data is None or isinstance(data, Split) else str(data),
         protocol=None if protocol is None else str(protocol),

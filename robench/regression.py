@@ -66,6 +66,8 @@ def read_baseline(path: Path) -> Baseline:
     summary = _summary(path)
     if not summary.data.examples:
         raise UserError(f"the baseline {path} is about no example; write it again with robench evaluate")
+    if not summary.threats:
+        raise UserError(f"the baseline {path} names no threat; write it again with robench evaluate")
     if summary.clean.open:
         raise UserError(
             f"the baseline {path} was stopped before anything was measured; finish it with robench evaluate"
@@ -215,8 +217,10 @@ def _summary(path: Path) -> Summary:
 
 def _numbers(baseline: Baseline) -> tuple[int, ...]:
     try:
-        ends = [part.split(":") for part in baseline.summary.data.numbers.split()]
-        numbers = tuple(n for first, last in ends for n in range(int(first), int(last)))
+        parts = [part.split(":") for part in baseline.summary.data.numbers.split()]
+        ends = [(int(first), int(last)) for first, last in parts]
+        fits = sum(last - first for first, last in ends) == baseline.summary.data.examples
+        numbers = tuple(n for first, last in ends for n in range(first, last)) if fits else ()
     except ValueError:
         numbers = ()
     if len(numbers) != baseline.summary.data.examples:

@@ -52,6 +52,9 @@ def assert_robust(
         raise UserError("say what the model must hold: baseline=FILE, or at_least={'union': 0.5}")
     if baseline is None and max_drop:
         raise UserError("max_drop needs a baseline; name one with baseline=FILE")
+    _check_shares(at_least or {})
+    if not isinstance(max_drop, (str, list, tuple)) or not all(isinstance(drop, str) for drop in max_drop):
+        raise UserError(f"max_drop={max_drop!r} is no text; write percentage points like '1pp' or ['union=1pp']")
     if baseline is not None and (threats or attacks or protocol or examples):
         raise UserError("the baseline says what is asked; leave out threats, attacks, protocol and examples")
     if baseline is not None:
@@ -71,6 +74,14 @@ def assert_robust(
         )
     _hold(summary, at_least or {})
     return summary
+
+
+def _check_shares(at_least: Mapping[str, float]) -> None:
+    if not isinstance(at_least, Mapping):
+        raise UserError(f"at_least={at_least!r} names no row; write it like at_least={{'union': 0.5}}")
+    for name, wanted in at_least.items():
+        if not isinstance(wanted, (int, float)) or not 0 <= wanted <= 1:
+            raise UserError(f"at_least={{{name!r}: {wanted!r}}} is no share; it goes from 0 to 1")
 
 
 def _not_worse(
@@ -108,8 +119,6 @@ def _hold(summary: Summary, at_least: Mapping[str, float]) -> None:
     for name, wanted in at_least.items():
         if name not in letters:
             raise unknown("row of the summary", name, letters)
-        if not 0 <= wanted <= 1:
-            raise UserError(f"at_least={{{name!r}: {wanted}}} is no share; it goes from 0 to 1")
         share = letters[name].count(Outcome.STANDING) / len(letters[name])
         if share < wanted:
             short.append(f"{name}: {100 * share:.1f} % stand, at least {100 * wanted:g} % were asked for")

@@ -111,7 +111,7 @@ def command(
     _tell(comment, json_path, junit_path, github)
     if not finished and comment.judgement.verdict is Verdict.UNDECIDED:
         return STOPPED
-    return UNMEASURED if comment.failed else CODES[comment.judgement.verdict]
+    return UNMEASURED if comment.unmeasured else CODES[comment.judgement.verdict]
 
 
 def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, github: bool) -> None:
@@ -123,8 +123,11 @@ def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, git
     if github:
         click.echo(comment.annotations(), nl=False)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(comment.markdown())
+            try:
+                with Path(summary).open("a", encoding="utf-8") as file:
+                    file.write(comment.markdown())
+            except OSError as error:  # the verdict stands
+                click.echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
 
 
 def _clock(minutes: float | None) -> Callable[[], float | None]:

@@ -55,7 +55,7 @@ def command(
     robench report runs/*.robench --format latex --intervals
     robench report runs/*.robench --check table.md
     """
-    summaries = [summary for path in runs for summary in read_summaries(path)]
+    summaries = _once(summary for path in runs for summary in read_summaries(path))
     origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
     text = render(
         summaries,
@@ -74,6 +74,15 @@ def command(
     return 0
 
 
+def _once(summaries: Iterable[Summary]) -> list[Summary]:
+    """Every summary once: a run and its summary file say the same."""
+    kept: dict[str, Summary] = {}
+    for summary in summaries:
+        if kept.setdefault(summary.to_json(), summary) is not summary:
+            click.echo(f"note: {summary.model.name} is named twice with the same answer, and shown once", err=True)
+    return list(kept.values())
+
+
 def read_summaries(path: Path) -> list[Summary]:
     """Of the last question asked into a run file, or those in a summary file."""
     try:
@@ -85,7 +94,7 @@ def read_summaries(path: Path) -> list[Summary]:
     try:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
         return [Summary.from_json(bytes(part)) for part in parts]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path}: this is not a summary file ({error}); write one with robench evaluate --json"
         ) from None

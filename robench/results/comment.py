@@ -31,9 +31,15 @@ class Comment:
     exhausted: bool = False  # there are no further examples
 
     @property
-    def failed(self) -> bool:
-        """Whether it is undecided because an attack failed to run: then more time would not help."""
-        return self.judgement.verdict is Verdict.UNDECIDED and any(t.failures for t in self.now.threats)
+    def unmeasured(self) -> bool:
+        """Whether it is undecided because examples are open, and not because there are too few."""
+        judged = (row for row in self.judgement.rows if row.allowance is not None)
+        return self.judgement.verdict is Verdict.UNDECIDED and any(row.pairs.open for row in judged)
+
+    @property
+    def heading(self) -> str:
+        """The verdict, or that there is none."""
+        return "not measured" if self.unmeasured else self.judgement.verdict.value
 
     def markdown(self) -> str:
         """A heading with the verdict, the table, the examples that fell, and how to read it."""
@@ -44,7 +50,7 @@ class Comment:
         flips = [f"- {_line(row.name)}: {text}" for row in self.judgement.rows if (text := self.flips(row, NAMED))]
         fallen = ["Held in the baseline and do not now:\n\n" + "\n".join(flips)] if flips else []
         said = "\n".join(f"- {sentence}" for sentence in self.sentences())
-        title = f"### robench check: {self.judgement.verdict.value}"
+        title = f"### robench check: {self.heading}"
         return "\n\n".join([title, table, *fallen, said]) + "\n"
 
     def sentences(self) -> Iterator[str]:
@@ -57,6 +63,8 @@ class Comment:
         )
         if self.unchanged:
             yield "The model is that of the baseline, to its weights and answers: nothing was attacked again."
+            if left := was.union.open:
+                yield f"{left} examples are open in the baseline, and shown as if they stood; finish it to know."
         yield (
             "Shares in percent, upper bounds on robust accuracy; drops in percentage points, with the lower end of the"
             f" one-sided {self._interval()} interval. A regression: that end exceeds what is allowed."

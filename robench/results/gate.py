@@ -9,6 +9,7 @@ has dropped by no more than the allowance is called a regression at most as ofte
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,7 @@ from .summary import ModelEntry, Summary
 LEVEL = 0.01  # false alarms over all rows together, when no row has dropped by more than its allowance
 OUTSIDE = 1e-5  # the chance that the rate of gains is outside the interval in which it is sought
 EVERYWHERE = "1pp"  # the drop allowed in every row when nobody says
+POINTS = r"\s*(-?[0-9]{1,3}(?:\.[0-9]{1,9})?)\s*pp"
 RATES = 41  # at which the rate of gains is tried; then as many again around the worst
 
 
@@ -142,7 +144,10 @@ def same_function(one: ModelEntry, other: ModelEntry) -> bool:
     False where a summary of an older version does not say.
     """
     settled = [(m.weights_sha256, m.architecture, m.normalisation) for m in (one, other)]
-    logits = [np.array([float(v) for v in m.fingerprint.split()]) for m in (one, other)]
+    try:
+        logits = [np.array([float(v) for v in m.fingerprint.split()]) for m in (one, other)]
+    except ValueError:  # no numbers: a damaged file
+        return False
     if settled[0] != settled[1] or logits[0].shape != logits[1].shape or not logits[0].size:
         return False
     return bool((np.abs(logits[0] - logits[1]) <= 2e-3 * np.abs(logits).max()).all())
@@ -251,14 +256,12 @@ def _boundary(counts: Counts, level: float, low: float, high: float, tolerance: 
 
 def _points(text: str, whole: str) -> Fraction:
     """A number of percentage points as a fraction of all examples."""
-    try:
-        if not text.endswith("pp"):
-            raise ValueError
-        allowed = Fraction(text.removesuffix("pp").strip()) / 100
-    except (ValueError, ZeroDivisionError):
+    match = re.fullmatch(POINTS, text)
+    if not match:
         raise UserError(
             f"cannot read the allowance {whole!r}; write a number of percentage points, like 1pp or union=0.5pp"
-        ) from None
+        )
+    allowed = Fraction(match[1]) / 100
     if not 0 <= allowed < 1:
         raise UserError(f"the allowance {whole!r} is out of range; it goes from 0pp to less than 100pp")
     return allowed

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .table import TEXT, Mark, Table
 
-NEEDS = "% In the preamble: \\usepackage{booktabs} \\usepackage{xcolor}\n"
+NEEDS = "% In the preamble: \\usepackage{booktabs} \\usepackage{graphicx} \\usepackage{xcolor}\n"
 
 # What TeX takes for a command, and what its usual fonts do not hold.
 _SIGNS = {
@@ -50,9 +50,15 @@ def _environment(table: Table) -> str:
     notes = dict.fromkeys(sentence for side in sides for sentence in side.footer)
     parts = [r"\begin{table}", r"\centering"]
     parts += [rf"\caption{{{escaped(caption)}}}"] if caption else []
-    parts.append("\n\\hfill\n".join(_tabular(side) for side in sides if len(side.frame)))
+    tables = [_tabular(side) for side in sides if len(side.frame)]
+    parts.append("\n".join(tables) if len(tables) < 2 else _beside(tables))
     parts += [r"\par\medskip", r"\footnotesize\raggedright", *(f"{escaped(note)}\\par" for note in notes)]
     return "\n".join([*(part for part in parts if part), r"\end{table}"]) + "\n"
+
+
+def _beside(tables: Sequence[str]) -> str:
+    """As wide as the text together, however wide they are."""
+    return "\\resizebox{\\textwidth}{!}{%\n" + "%\n\\quad\n".join(tables) + "%\n}"
 
 
 def _tabular(table: Table) -> str:

@@ -163,6 +163,8 @@ class Summary(msgspec.Struct, frozen=True):
                 raise UserError(f"this summary file is damaged: the outcomes of {name} do not fit its counts")
             if len(entry.outcomes) != summary.data.examples:
                 raise UserError(f"this summary file is damaged: {name} has {len(entry.outcomes)} outcomes")
+        if summary.threats and None in (summary.average.accuracy, summary.average.ci95):
+            raise UserError("this summary file is damaged: it has threats, and no average over them")
         return summary
 
     def _repr_html_(self) -> str:

@@ -122,7 +122,7 @@ def questions(summaries: Sequence[Summary]) -> list[list[Summary]]:
     """Summaries that answer the same question, set by set, in the order they come. A seed is no part of it."""
     groups: dict[tuple[object, ...], list[Summary]] = {}
     for summary in summaries:
-        attacks = tuple((t.threat, tuple((a.name, a.spec) for a in t.attacks)) for t in summary.threats)
+        attacks = tuple((t.threat, tuple((a.name, a.spec, a.items) for a in t.attacks)) for t in summary.threats)
         data = summary.data.name, summary.data.examples, summary.data.sha256
         groups.setdefault((data, summary.protocol, attacks), []).append(summary)
     return list(groups.values())

@@ -341,3 +341,18 @@ def test_a_protocol_that_was_made_for_other_data_is_used_with_a_note(robench, fo
     told = robench("evaluate", "digits-nat", "--protocol", "tiny.toml")
     assert told.code == 0
     assert "note: the protocol tiny was made for mnist; these are digits:test" in told.err
+
+
+def test_models_that_met_more_restarts_are_in_a_table_of_their_own(robench, folder):
+    for restarts in (1, 2):
+        words = "--threat", "linf:0.1", "--attack", f"pgd(steps=2, restarts={restarts})", "--examples", "4"
+        model = ["digits-nat", "digits-adv-linf"][restarts - 1]
+        assert robench("evaluate", model, *words, "--run", f"{restarts}.robench", "--quiet").code == 0
+    told = robench("report", "1.robench", "2.robench")
+    assert "these runs answer 2 questions" in told.err
+
+
+def test_a_run_that_is_named_twice_is_shown_once(run, robench):
+    told = robench("report", "r.robench", "r.robench")
+    assert told.out == robench("report", "r.robench").out
+    assert "named twice" in told.err

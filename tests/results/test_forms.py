@@ -232,7 +232,9 @@ def test_latex_is_balanced_and_every_row_has_the_columns_of_its_table(options):
 
 def test_latex_says_what_the_preamble_needs_and_writes_norms_by_their_sign():
     text = render(three(), "latex", origins=ORIGINS)
-    assert text.startswith("% In the preamble: \\usepackage{booktabs} \\usepackage{xcolor}\n\\begin{table}\n")
+    assert text.startswith(
+        "% In the preamble: \\usepackage{booktabs} \\usepackage{graphicx} \\usepackage{xcolor}\n\\begin{table}\n"
+    )
     assert r"model & clean & $\ell_{\infty}$ 0.3 & $\ell_{2}$ 2 & union & average & hours \\" in text
     assert "\\midrule\nOPT &  & 80.0 & 50.0 & 50.0 & 65.0 &  \\\\\n\\bottomrule" in text
 

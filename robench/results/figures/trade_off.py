@@ -123,7 +123,7 @@ def _singles(summaries: Sequence[Summary], trained_on: TrainedOn) -> dict[str, l
 def _question(material: Material) -> tuple[object, ...]:
     """Runs are beside each other where the models met the same examples, threats and attacks."""
     s = material.summary
-    attacks = tuple((t.threat, tuple(a.spec for a in t.attacks)) for t in s.threats)
+    attacks = tuple((t.threat, tuple((a.spec, a.items) for a in t.attacks)) for t in s.threats)
     return s.data.name, s.data.sha256, s.protocol, attacks
 
 
