@@ -3,12 +3,11 @@
 import itertools
 import random
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import xlogy
-from scipy.stats import binom, binomtest, multinomial
+from scipy.stats import binomtest, multinomial
 
 from robench.errors import UserError
 from robench.results.gate import (
@@ -261,23 +260,3 @@ def test_rows_are_paired_by_name():
     assert paired({"clean": "SW"}, {"clean": "SS"}) == (Pairs("clean", "SW", "SS"),)
     with pytest.raises(AssertionError, match="rows are compared with themselves"):
         paired({"clean": "S"}, {"union": "S"})
-
-
-def power(n, drop, rate, allowance, level):
-    """The probability of a regression being found, exactly: the smallest number of losses for each number of gains."""
-    total, edge = 0.0, 0
-    for gained in range(int(n * rate + 6 * (n * rate) ** 0.5) + 3):
-        while edge <= n - gained and p_value(Counts(n, edge, gained), allowance) > level:
-            edge += 1  # it never falls: a gain more takes a loss more
-        total += binom.pmf(gained, n, rate) * binom.sf(edge - 1, n - gained, (rate + drop) / (1 - rate))
-    return total
-
-
-def test_the_power_on_the_page_is_the_power_of_the_gate():
-    page = (Path(__file__).parents[2] / "docs" / "ci.md").read_text()
-    table = page.partition("<!-- power -->")[2].partition("\n\n")[0].strip().splitlines()[2:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert [row[0] for row in rows] == ["200", "1000"]
-    for n, *cells in rows:
-        for cell, (allowance, level) in zip(cells, [(0.0, LEVEL), (0.01, LEVEL), (0.01, LEVEL / 5)], strict=True):
-            assert cell == f"{100 * power(int(n), 0.03, 0.01, allowance, level):.0f} %"

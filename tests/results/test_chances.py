@@ -1,0 +1,24 @@
+"""What docs/statistics.md says of intervals and of the gate is so."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_exact_tables_of_the_page_are_what_the_benchmark_adds_up():
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    chances = runpy.run_path(str(ROOT / "benchmarks" / "chances.py"))
+    for rows in (chances["intervals"](), chances["powers"]()):
+        assert chances["table"](rows) in page
+
+
+def test_the_simulated_tables_have_the_form_of_the_benchmark_and_keep_what_is_promised():
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    chances = runpy.run_path(str(ROOT / "benchmarks" / "chances.py"))
+    few = chances["false_alarms"](20)
+    lines = page.splitlines()
+    start = lines.index(next(line for line in lines if "true drop 0 points" in line))
+    told = [[float(cell.strip(" %")) for cell in line.strip("|").split("|")] for line in lines[start + 2 : start + 4]]
+    assert [row[0] for row in told] == [row["examples"] for row in few]
+    assert all(0 <= alarms <= 1 for row in told for alarms in row[1:]), "at most 1 % of false alarms"
