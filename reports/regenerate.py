@@ -1,0 +1,46 @@
+"""Every page of reports/ and every picture of docs/figures.md, made anew from the run files.
+
+    python reports/regenerate.py
+
+The commands are those that reports/README.md and docs/figures.md name; a command that fails ends it.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = re.compile(r"^\| \[([^\]]+)\]\(\1\) \| `robench ([^`]+)` \|$", re.M)
+PICTURES = re.compile(r"^robench (figures reports/runs/.+)$", re.M)
+
+
+def words(text: str) -> list[str]:
+    """As a shell hands them over: patterns become the files they match, sorted."""
+    found = []
+    for word in shlex.split(text):
+        found += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(word)) if "*" in word else [word]
+    return found
+
+
+def made(text: str) -> str:
+    """What the command prints, from the root of the repository."""
+    print(f"robench {text}", file=sys.stderr)
+    done = subprocess.run(
+        [sys.executable, "-m", "robench", *words(text)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"that ended with exit code {done.returncode}; {done.stdout}")
+    return done.stdout
+
+
+def main() -> None:
+    for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
+        (ROOT / "reports" / page).write_text(made(text))
+    for text in PICTURES.findall((ROOT / "docs" / "figures.md").read_text()):
+        made(text)
+
+
+if __name__ == "__main__":
+    main()
