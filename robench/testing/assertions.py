@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import nn
 
-from . import api
-from .api import Ask
-from .errors import UserError, unknown
-from .regression import Baseline, compare, question, read_baseline, unchanged
-from .results.gate import Verdict, letters_of, read_allowances
-from .results.outcomes import Outcome
-from .results.summary import Summary
-from .results.tables import render
+from .. import api
+from ..api import Ask
+from ..errors import UserError, unknown
+from ..regression import Baseline, compare, question, read_baseline, unchanged
+from ..results.gate import Verdict, letters_of, read_allowances
+from ..results.outcomes import Outcome
+from ..results.summary import Summary
+from ..results.tables import render
 
 __all__ = ["assert_robust"]
 
