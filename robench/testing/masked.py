@@ -195,6 +195,22 @@ class Oscillating(Wrapped):
         return (logits - logits.amax(dim=1, keepdim=True)) * (1 + 0.95 * waves)
 
 
+class AntiAdversary(Wrapped):
+    """Three steps towards a surer answer before the image is read, which stays what it was: a gradient taken in the
+    forward pass, and none let out. Alfarra et al. 2022.
+    """
+
+    def before(self, x: Tensor) -> Tensor:
+        surer = x.detach().clone()
+        with torch.enable_grad():
+            for _ in range(3):
+                surer.requires_grad_()
+                sure = self.base(surer).log_softmax(dim=1).amax(dim=1).sum()
+                (uphill,) = torch.autograd.grad(sure, surer)
+                surer = (surer + 0.02 * uphill.sign()).clamp(0, 1).detach()
+        return surer + (0 * x)
+
+
 # Those that change predictions.
 
 
@@ -275,20 +291,6 @@ class KWinners(Wrapped):
         setattr(parent, name.rpartition(".")[2], nn.Sequential(first, Winners()))
 
 
-class Purified(Wrapped):
-    """Three steps towards a surer answer before the image is read: a gradient taken in the forward pass."""
-
-    def before(self, x: Tensor) -> Tensor:
-        pure = x.detach().clone()
-        with torch.enable_grad():
-            for _ in range(3):
-                pure.requires_grad_()
-                sure = self.base(pure).log_softmax(dim=1).amax(dim=1).sum()
-                (uphill,) = torch.autograd.grad(sure, pure)
-                pure = (pure + 0.06 * uphill.sign()).clamp(0, 1).detach()
-        return pure + (0 * x)
-
-
 def _first(logits: Tensor) -> Tensor:
     """1 for the class that argmax names, else 0."""
     return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
@@ -325,6 +327,7 @@ MASKED: dict[str, Masking] = _table(
     ("decoy", "gradient of another function", True, Decoy),
     ("noisy-gradient", "random backward pass", True, NoisyGradient),
     ("oscillating", "gradient of a ripple", True, Oscillating),
+    ("anti-adversary", "optimisation in the forward pass", True, AntiAdversary),
     ("rounded-input", "rounded pixels", False, RoundedInput),
     ("black-and-white", "binary pixels", False, BlackAndWhite),
     ("rounded-spectrum", "rounded cosine coefficients", False, RoundedSpectrum),
@@ -333,6 +336,5 @@ MASKED: dict[str, Masking] = _table(
     ("dropped", "random dropout", False, Dropped),
     ("shifted", "random position", False, Shifted),
     ("k-winners", "shattered gradient", False, KWinners),
-    ("purified", "optimisation in the forward pass", False, Purified),
 )
 """Every masking by its name."""
