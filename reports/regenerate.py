@@ -36,6 +36,7 @@ def made(text: str) -> str:
 
 
 def main() -> None:
+    """Pages first, then pictures."""
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
         (ROOT / "reports" / page).write_text(made(text))
     for text in PICTURES.findall((ROOT / "docs" / "figures.md").read_text()):

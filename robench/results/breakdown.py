@@ -79,10 +79,10 @@ def smallest_set(felled: Mapping[str, frozenset[int]]) -> list[str] | None:
 
 def attack_frame(summary: Summary) -> pd.DataFrame:
     """The breakdown in numbers: a row per threat and attack, with the fields of the summary file, but the outcomes."""
-    about = {"model": summary.model.name, "data": summary.data.name, "examples": summary.data.examples}
-    about |= {"protocol": summary.protocol, "seed": summary.seed}
     rows = [
-        {**about, "threat": t.threat, **_renamed(msgspec.structs.asdict(a))} for t in summary.threats for a in t.attacks
+        {**summary.about(), "threat": t.threat, **_renamed(msgspec.structs.asdict(a))}
+        for t in summary.threats
+        for a in t.attacks
     ]
     frame = pd.DataFrame(rows)
     return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame

@@ -47,7 +47,7 @@ def contingency(summaries: Sequence[Summary]) -> Table:
 
 def contingency_frame(summary: Summary) -> pd.DataFrame:
     """The same in numbers: a row for each combination that occurs; threats are separated by commas."""
-    about = {"model": summary.model.name, "data": summary.data.name, "protocol": summary.protocol, "seed": summary.seed}
+    about = {name: value for name, value in summary.about().items() if name != "examples"}
     threats = [t.threat for t in summary.threats]
     count = sorted(patterns(summary).items(), key=lambda item: (-len(item[0]), item[0]))
     return pd.DataFrame([{**about, "robust to": _named(which, threats), "examples": n} for which, n in count])

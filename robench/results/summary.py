@@ -174,6 +174,17 @@ class Summary(msgspec.Struct, frozen=True):
 
         return fragment([main_table([self], intervals=True)])
 
+    def about(self) -> dict[str, str | float]:
+        """What every row of a table in numbers begins with: who was asked what."""
+        return {
+            "model": self.model.name,
+            "weights": self.model.weights_sha256,
+            "data": self.data.name,
+            "examples": self.data.examples,
+            "protocol": self.protocol,
+            "seed": self.seed,
+        }
+
     def to_frame(self) -> pd.DataFrame:
         """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95."""
         entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in self.threats]
@@ -185,15 +196,7 @@ class Summary(msgspec.Struct, frozen=True):
         counts = ["wrong", "broken", "standing", "open"]
         shares = ["accuracy", "low", "high"]
         frame = pd.DataFrame(rows, columns=["threat", *shares, *counts])
-        about: dict[str, str | float] = {
-            "model": self.model.name,
-            "data": self.data.name,
-            "examples": self.data.examples,
-            "protocol": self.protocol,
-            "seed": self.seed,
-            "clean": self.clean.accuracy,
-        }
-        for column, (name, value) in enumerate(about.items()):
+        for column, (name, value) in enumerate({**self.about(), "clean": self.clean.accuracy}.items()):
             frame.insert(column, name, value)
         return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(shares, "float64"))
 
