@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import isfinite
 from typing import Any
 
 from ..errors import UserError, unknown
 from .adaptive import Adaptive
 from .avg import Average
+from .eat import ExtremeAdversarialTraining
 from .max import Maximum
 from .msd import MultiSteepestDescent
 from .nat import Nat
 from .pgd_at import PGDAdversarialTraining
 from .recipe import Recipe
 from .sat import StochasticAdversarialTraining
+from .sat_ac import AdversarialConsistency
 from .spatial_at import SpatialAdversarialTraining
 from .trades import Trades
 
@@ -20,7 +23,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     r.name: r
     for r in (
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
-        *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, Adaptive),
+        *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
+        *(ExtremeAdversarialTraining, Adaptive),
     )
 }
 
@@ -34,10 +38,21 @@ def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
     for key, value in settings.items():
         if key not in known:
             raise unknown(f"setting of {name}", key, known)
-        wanted = known[key]
-        whole = isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool)
-        if type(value) is not type(wanted) and not whole:
-            raise UserError(f"{name} cannot take {key}={value!r}; its default is {wanted!r}")
-        if not isinstance(wanted, bool) and (value < 0 or (value == 0 and key != "warmup")):
-            raise UserError(f"{name} cannot take {key}={value!r}: it must be above 0")
+        _check(kind, key, value, known[key])
     return kind(**{**kind.presets.get(data, {}), **settings})
+
+
+def _check(kind: type[Recipe], key: str, value: Any, wanted: Any) -> None:
+    """Raises UserError where the setting cannot be `value`; `wanted` is its default."""
+    refusal = f"{kind.name} cannot take {key}={value!r}"
+    whole = isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool)
+    if type(value) is not type(wanted) and not whole:
+        raise UserError(f"{refusal}; its default is {wanted!r}")
+    if key in kind.choices:
+        if value not in kind.choices[key]:
+            raise unknown(f"{key} of {kind.name}", value, kind.choices[key])
+    elif not isinstance(wanted, bool):
+        if not isfinite(value) or value < 0 or (value == 0 and key != "warmup"):
+            raise UserError(f"{refusal}: it must be above 0, and finite")
+        if key in kind.at_most_one and value > 1:
+            raise UserError(f"{refusal}: it is a share, 1 at most")

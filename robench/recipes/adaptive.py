@@ -26,6 +26,8 @@ class Adaptive(AdversarialTraining):
     name: ClassVar[str] = "adaptive"
     source: ClassVar[str] = "a threat per batch, where the model fails; after E-AT, https://arxiv.org/abs/2105.12508"
 
+    at_most_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.at_most_one, "recent", "least")
+
     recent: float = 0.95  # weight of what was known before about a threat's share of errors
     least: float = 0.3  # of the draws are uniform
 

@@ -1,7 +1,7 @@
 """What every adversarial training shares: its numbers, its schedule, and the images that it trains on."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ class AdversarialTraining(Recipe):
         "digits": {"steps": 2000, "batch": 64},
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
+    at_most_one: ClassVar[tuple[str, ...]] = ("warmup",)
 
     steps: int = 6000
     batch: int = 100
@@ -61,10 +62,13 @@ class AdversarialTraining(Recipe):
     warmup: float = 0.1  # the share of the training that is done at a third of the radius
     augment: bool = False
     poses: int = 10  # of rotations and translations: so many are tried on each image, and the worst is taken
+    # The adversary's passes in train mode, where they move the batch-norm statistics, as in the code of Madry et al.
+    # and of MNG-AC (P-31). Left out of `repr`, and so of the identity, where it is as it was before it came.
+    bn_train_attack: bool = field(default=False, repr=False)
 
     @abstractmethod
     def lesson(self, lesson: Lesson) -> Outcome:
-        """The loss of one step. The module comes and goes in eval mode; what it learns from is in train mode."""
+        """The loss of one step. The module comes in the adversary's mode; what it learns from is in train mode."""
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         if self.several and len(threats) < 2:
@@ -83,7 +87,7 @@ class AdversarialTraining(Recipe):
         early = tuple(map(gentle, threats))
         for step in training.steps(self.steps):
             against = early if step < self.warmup * self.steps else threats
-            training.module.eval()  # the adversary must not move the batch-norm statistics: P-31
+            training.module.train(self.bn_train_attack)
             lesson = Lesson(training.module, data.at(step), against, data.dice(step), training.memory)
             outcome = self.lesson(lesson)
             training.down(outcome.loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)

@@ -1,7 +1,7 @@
 """From a recipe to a model with its card."""
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -39,7 +39,11 @@ class Order:
     def identity(self) -> str:
         """What must be equal for a training to go on from a kept state."""
         threats = "+".join(map(str, self.threats)) or "no attack"
-        return f"{self.recipe!r} against {threats} on {self.data}, {self.architecture}, seed {self.seed}"
+        # A setting that came later is told only where it was changed: states kept before it came still fit.
+        later = [(f.name, getattr(self.recipe, f.name), f.default) for f in fields(self.recipe) if not f.repr]
+        changed = [f", {name}={value!r}" for name, value, default in later if value != default]
+        told = f"{self.recipe!r} against {threats} on {self.data}, {self.architecture}, seed {self.seed}"
+        return told + "".join(changed)
 
     @property
     def state(self) -> Path:

@@ -1,6 +1,7 @@
 """What every recipe is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ class Recipe(ABC):
     name: ClassVar[str]
     source: ClassVar[str]  # method, paper, link: the line of `robench list recipes`
     presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
+
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by setting, where it is one of a few names
+    at_most_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
 
     steps: int  # of the optimiser
     batch: int  # images per step
