@@ -10,6 +10,7 @@ from .adaptive import Adaptive
 from .avg import Average
 from .eat import ExtremeAdversarialTraining
 from .max import Maximum
+from .mng_ac import MetaNoiseGenerator
 from .msd import MultiSteepestDescent
 from .nat import Nat
 from .pgd_at import PGDAdversarialTraining
@@ -24,7 +25,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     for r in (
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
-        *(ExtremeAdversarialTraining, Adaptive),
+        *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive),
     )
 }
 

@@ -58,7 +58,9 @@ def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
 
 
-LEARNT = dict.fromkeys(("avg", "max", "msd", "sat", "sat_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4"))
+LEARNT = dict.fromkeys(
+    ("avg", "max", "msd", "sat", "sat_ac", "mng_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4")
+)
 LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
 
 

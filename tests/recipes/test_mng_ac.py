@@ -1,0 +1,156 @@
+"""MNG-AC: the generator's gradient is the exact one, and its steps make the trial step help."""
+
+import pytest
+import torch
+from torch import nn
+
+from robench.problem.threats import parse
+from robench.recipes import configure
+from robench.recipes.adversarial import Lesson
+from robench.recipes.mng_ac import META_NOISE, kept, projected
+from robench.search.attack import Batch
+
+BALLS = ("linf:0.2", "l2:0.5", "l1:1.5")
+
+
+def tiny(dtype=torch.float64, size=5):
+    """A smooth net for one-channel images, and twelve of them."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * (size - 2) ** 2, 4)).to(dtype)
+    x = torch.rand(12, 1, size, size, dtype=dtype)
+    y = torch.arange(12) % 4
+    return module, Batch(x, y, y, keys=torch.arange(100, 112))
+
+
+def a_lesson(module, batch, texts=BALLS, dice=0.0):
+    return Lesson(module.eval(), batch, tuple(map(parse, texts)), dice, {})
+
+
+def after_the_trial_step(module, recipe, batch, threat, x_adv, weights):
+    """What the generator goes down, by plain first-order steps."""
+    x_aug = recipe.noisy(batch, threat, weights, META_NOISE)
+    parameters = list(module.parameters())
+    loss = nn.functional.cross_entropy(module(x_aug), batch.y)
+    slopes = torch.autograd.grad(loss, parameters)
+    before = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter, slope in zip(parameters, slopes, strict=True):
+            parameter -= recipe.alpha * slope
+        loss = nn.functional.cross_entropy(module(x_adv), batch.y)
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.copy_(old)
+    return loss
+
+
+@pytest.mark.parametrize("generator", ["image", "noise"])
+@pytest.mark.parametrize("text", BALLS)
+def test_the_meta_gradient_equals_finite_differences(text, generator):
+    module, batch = tiny()
+    recipe, threat = configure("mng_ac", "toy", {"generator": generator, "alpha": 0.5}), parse(text)
+    now = a_lesson(module, batch)
+    x_adv = (batch.x + threat.sample(batch.x, torch.randn_like(batch.x))).detach()
+    weights = recipe.fresh(batch)
+    gradient = recipe.meta_gradient(now, threat, x_adv, weights)
+    assert {key: value.shape for key, value in gradient.items()} == {k: v.shape for k, v in weights.items()}
+    largest = max(float(g.abs().max()) for g in gradient.values())
+    assert largest > 1e-4
+    step = 1e-5
+    for key, weight in weights.items():
+        for place in torch.randperm(weight.numel())[:6].tolist():
+            sides = []
+            for side in (step, -step):
+                moved = {**weights, key: weight.clone()}
+                moved[key].view(-1)[place] += side
+                sides.append(after_the_trial_step(module, recipe, batch, threat, x_adv, moved))
+            slope = float(sides[0] - sides[1]) / (2 * step)
+            assert float(gradient[key].view(-1)[place]) == pytest.approx(slope, rel=1e-4, abs=1e-6 * largest)
+
+
+def test_steps_of_the_generator_make_the_trial_step_help_more():
+    module, batch = tiny(torch.float32, size=8)
+    recipe = configure("mng_ac", "toy", {"alpha": 0.3})
+    now, threat = a_lesson(module, batch), parse("l2:1")
+    x_adv = batch.x + threat.sample(batch.x, torch.randn_like(batch.x))
+    before = after_the_trial_step(module, recipe, batch, threat, x_adv, recipe.fresh(batch))
+    for _ in range(30):
+        recipe.improve(now, threat, x_adv)
+    after = after_the_trial_step(module, recipe, batch, threat, x_adv, kept(now.memory, "weights"))
+    assert after < before - 1e-3
+
+
+def test_the_generators_step_is_that_of_sgd_with_momentum_and_decay():
+    module, batch = tiny()
+    recipe, threat = configure("mng_ac", "toy", {}), parse("l2:0.5")
+    now, x_adv = a_lesson(module, batch), batch.x.flip(0)
+    reference = [nn.Parameter(weight.clone()) for weight in recipe.fresh(batch).values()]
+    optimiser = torch.optim.SGD(reference, lr=recipe.alpha, momentum=0.9, weight_decay=5e-4)
+    for _ in range(3):
+        weights = dict(zip(recipe.fresh(batch), (p.detach() for p in reference), strict=True))
+        for parameter, slope in zip(reference, recipe.meta_gradient(now, threat, x_adv, weights).values(), strict=True):
+            parameter.grad = slope
+        optimiser.step()
+        recipe.improve(now, threat, x_adv)
+    for ours, theirs in zip(kept(now.memory, "weights").values(), reference, strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+
+
+@pytest.mark.parametrize("text", BALLS)
+def test_the_projection_with_a_gradient_is_that_of_the_threat_model(text):
+    threat, x = parse(text), torch.rand(40, 1, 4, 5)
+    delta = torch.randn(40, 1, 4, 5) * torch.logspace(-3, 2, 40).view(-1, 1, 1, 1)
+    torch.testing.assert_close(projected(threat, delta, x), threat.project(delta, x), atol=1e-5, rtol=1e-5)
+    some = delta[::5].double().requires_grad_()
+    torch.autograd.gradcheck(lambda d: projected(threat, d, x[::5].double()), some)
+
+
+def test_the_generator_sees_the_image_unless_it_is_to_see_noise_alone():
+    _, batch = tiny()
+    other = Batch(batch.x.flip(2), batch.y, batch.y, batch.keys)
+    threat = parse("l2:0.01")  # so small that the box hardly matters
+    for generator, sees in (("image", True), ("noise", False)):
+        recipe = configure("mng_ac", "toy", {"generator": generator})
+        weights = recipe.fresh(batch)
+        one, two = (recipe.noisy(b, threat, weights, META_NOISE) - b.x for b in (batch, other))
+        inside = (batch.x > 0.02) & (batch.x < 0.98) & (other.x > 0.02) & (other.x < 0.98)
+        assert torch.allclose(one[inside], two[inside], atol=1e-6) is not sees
+    assert (
+        sum(
+            weight.numel()
+            for weight in configure("mng_ac", "x", {"generator": "noise"})
+            .fresh(Batch(torch.zeros(1, 3, 8, 8), batch.y[:1], batch.y[:1], batch.keys[:1]))
+            .values()
+        )
+        == 4183
+    )  # as published
+
+
+@pytest.mark.parametrize("text", BALLS)
+def test_noise_in_the_unit_of_the_radius_passes_a_gradient_where_pixels_of_unit_scale_are_clipped(text):
+    threat = parse({"linf:0.2": "linf:8/255"}.get(text, text))
+    _, batch = tiny(size=12)
+    passed = {}
+    for unit in ("radius", "pixel"):
+        recipe = configure("mng_ac", "toy", {"noise_unit": unit})
+        weights = {key: weight.requires_grad_() for key, weight in recipe.fresh(batch).items()}
+        x_aug = recipe.noisy(batch, threat, weights, META_NOISE)
+        assert threat.contains(x_aug.float(), batch.x.float()).all()
+        passed[unit] = float(((x_aug - batch.x).abs() < threat.r * 0.999).double().mean())
+    if threat.name == "linf":
+        assert passed["radius"] > 5 * passed["pixel"]
+
+
+def test_only_the_three_batches_that_are_learnt_from_move_batch_norm():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
+    _, batch = tiny(torch.float32)
+    configure("mng_ac", "toy", {"inner_steps": 3}).lesson(a_lesson(module, batch))
+    assert int(module[1].num_batches_tracked) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"generator": "nois"}, "did you mean noise"), ({"noise_unit": 1}, "cannot take noise_unit=1")],
+)
+def test_what_the_generator_cannot_be_is_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        configure("mng_ac", "toy", settings)
