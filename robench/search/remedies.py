@@ -1,0 +1,240 @@
+"""The same model with a backward pass that can be climbed: for attacks on a model whose gradients mislead.
+
+The forward pass stays what it is, so what an attack finds here it has found; the referee asks the untouched model all
+the same. Backward Pass Differentiable Approximation, Athalye et al. 2018, https://arxiv.org/abs/1802.00420, with the
+functions to be approximated found while the model runs rather than by its author.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..problem.classifier import Classifier
+from ..problem.shapes import Inputs, Logits
+
+AGREEMENT = 0.9  # share of predictions that an inner layer must share with the model to speak for it
+LEAK = 0.1  # slope of a dead unit
+
+_STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside"}
+_BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "clamp_", "hardtanh", "relu6", "hardsigmoid"}
+_SATURATING = {"softmax", "sigmoid", "tanh", "exp", "log", "sqrt"}
+_CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as"}
+_BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__": 1.0, "__lt__": -1.0, "__le__": -1.0}
+_UNITS = {"relu", "threshold", "relu_"}
+
+
+def repaired(classifier: Classifier, *, differentiates: bool = False) -> Classifier:
+    """Functions without a useful derivative get that of the identity.
+
+    These are steps, comparisons that become numbers, cuts, saturating functions, casts, and autograd functions of the
+    model's own; ReLU leaks. What cuts the graph (detach, no_grad) and hooks that change gradients are passed over.
+    What TorchScript has compiled cannot be seen, and stays as it is. A model that differentiates on its way to an
+    answer would be led to another answer by other derivatives, so that it is asked a second time, as it is.
+    """
+    return _with(classifier, _Repaired(classifier.module, differentiates))
+
+
+def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -> Classifier | None:
+    """The logits of an inner layer: the last to run that predicts as the model does on images `x` by other numbers.
+
+    An attack is told them where they name the model's class, else the model's own, and always their gradient. None
+    where there is no such layer, or none can be listened to.
+    """
+    with torch.no_grad():
+        answer = classifier(x)
+    told = answer.argmax(dim=1)
+    agreeing = [
+        name
+        for name, logits in _outputs(classifier.module, x).items()
+        if logits.shape == (len(x), classifier.classes)
+        and (logits.argmax(dim=1) == told).double().mean() >= AGREEMENT
+        and bool(logits.isfinite().all())
+        and not torch.equal(logits, answer)
+    ]
+    return _with(classifier, _Inside(classifier.module, differentiates, agreeing[-1])) if agreeing else None
+
+
+def rescaled(classifier: Classifier, spread: float, *, probabilities: bool) -> Classifier:
+    """Logits brought to a common size, in float64; the logarithm of outputs that are probabilities."""
+    return _with(classifier, _Rescaled(classifier.module, spread, probabilities))
+
+
+def is_compiled(classifier: Classifier) -> bool:
+    """Whether some part of the model was compiled by TorchScript, where nobody can look inside."""
+    return any(isinstance(module, torch.jit.ScriptModule) for module in classifier.module.modules())
+
+
+def _with(classifier: Classifier, module: nn.Module) -> Classifier:
+    """The classifier with another module, of the same weights."""
+    about = {"architecture": classifier.architecture, "normalisation": classifier.normalisation}
+    return Classifier(module, name=classifier.name, shape=classifier.shape, classes=classifier.classes, **about)
+
+
+class _Repaired(nn.Module):
+    def __init__(self, module: nn.Module, differentiates: bool):
+        super().__init__()
+        self.module = module
+        self.differentiates = differentiates
+
+    def forward(self, x: Inputs) -> Logits:
+        with _repairs():
+            logits: Tensor = self.module(x)
+        return self.value(x) + (logits - logits.detach()) if self.differentiates else logits
+
+    def value(self, x: Inputs) -> Logits:
+        """What the model answers when nobody interferes."""
+        with torch.no_grad():
+            told: Tensor = self.module(x)
+        return told
+
+
+class _Inside(_Repaired):
+    def __init__(self, module: nn.Module, differentiates: bool, place: str):
+        super().__init__(module, differentiates)
+        self.place = place
+
+    def forward(self, x: Inputs) -> Logits:
+        heard: list[Tensor] = []
+        handle = self.module.get_submodule(self.place).register_forward_hook(lambda m, i, out: heard.append(out))
+        try:
+            with _repairs():
+                told: Tensor = self.module(x)
+        finally:
+            handle.remove()
+        return _in_place_of(self.value(x) if self.differentiates else told, heard[-1])
+
+
+class _Rescaled(nn.Module):
+    def __init__(self, module: nn.Module, spread: float, probabilities: bool):
+        super().__init__()
+        self.module = module
+        self.spread = spread
+        self.probabilities = probabilities
+
+    def forward(self, x: Inputs) -> Logits:
+        told: Tensor = self.module(x).double()
+        return told.clamp(min=1e-300).log() if self.probabilities else told / self.spread
+
+
+def _in_place_of(told: Logits, inner: Logits) -> Logits:
+    """The inner logits where they predict what the model does; else the model's, with the inner ones' gradient."""
+    agrees = (told.argmax(dim=1) == inner.argmax(dim=1))[:, None]
+    inner = inner.to(told.dtype) if told.dtype == torch.float64 else inner.float()
+    return torch.where(agrees, inner, told.detach().to(inner.dtype) + (inner - inner.detach()))
+
+
+def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:
+    """What each inner layer answers, in the order in which they last end; of TorchScript nothing can be heard."""
+    heard: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hear(layer: nn.Module, given: Any, out: Any) -> None:
+            if isinstance(out, Tensor):
+                heard.pop(name, None)
+                heard[name] = out.detach()
+
+        return hear
+
+    listened = [(n, m) for n, m in module.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in listened]
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return heard
+
+
+class _As(torch.autograd.Function):
+    """A value that stands for another: forward it is `value`, backward it is `source`, a unit of `slope`."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor, slope: float | Tensor) -> Tensor:
+        ctx.dtype, ctx.slope = source.dtype, slope
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return (grads[0].to(ctx.dtype) * ctx.slope), None, None
+
+
+def _stands_for(source: Tensor, value: Tensor, slope: float | Tensor = 1.0) -> Tensor:
+    stand_in: Tensor = _original_apply(_As, source, value.detach(), slope)
+    return stand_in
+
+
+class _Repairs(TorchFunctionMode):
+    """Sees every torch function that is called, and gives those without a useful derivative another."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        first = args[0] if args else kwargs.get("input")
+        if name == "_set_grad_enabled":
+            return func(*args, **kwargs) if args[0] else None  # no_grad is passed over
+        if not isinstance(first, Tensor):
+            return func(*args, **kwargs)
+        if name in ("detach", "detach_") or func == _DATA:
+            return first
+        if name in ("register_hook", "requires_grad_") and not first.is_leaf:
+            return first
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor):
+            return out
+        return _with_a_slope(name, first, out)
+
+
+def _with_a_slope(name: str, first: Tensor, out: Tensor) -> Tensor:
+    source, sign = getattr(first, "_stood_for", (first, 1.0))
+    if name in _BREAKS and first.is_floating_point() and first.requires_grad and out.shape == first.shape:
+        out._stood_for = (first, _BREAKS[name])  # type: ignore[attr-defined]
+    elif name == "argmax" and first.requires_grad:
+        out._stood_for = (first, 1.0)  # type: ignore[attr-defined]
+    elif not source.requires_grad or out.shape != source.shape:
+        return out
+    elif name == "one_hot":
+        out._stood_for = (source, sign)  # type: ignore[attr-defined]
+    elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
+        return _stands_for(source, out, sign)
+    elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
+        return _stands_for(first, out)
+    elif name in _UNITS:
+        return _stands_for(first, out, torch.where(first > 0, 1.0, LEAK))
+    return out
+
+
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def _original_apply(kind: type[torch.autograd.Function], *args: Any) -> Any:
+    return _APPLY.__func__(kind, *args)
+
+
+_APPLY: Any = torch.autograd.Function.__dict__["apply"]
+
+
+@contextmanager
+def _repairs() -> Iterator[None]:
+    """Within, every torch function is seen, and autograd functions of the model's own pass gradients as they are."""
+
+    def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        out = _APPLY.__func__(kind, *args, **kwargs)
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        same = isinstance(out, Tensor) and first is not None and out.shape == first.shape
+        return _stands_for(first, out) if same and first is not None and first.requires_grad else out
+
+    graph = torch.is_grad_enabled()
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        with _Repairs():
+            yield
+    finally:
+        torch.set_grad_enabled(graph)
+        torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]

@@ -1,0 +1,186 @@
+"""Backward passes put right, on functions whose right gradient is known."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robench.problem import checkpoints, datasets
+from robench.problem.checkpoints.programs import Program
+from robench.problem.classifier import Classifier
+from robench.search import remedies
+from robench.testing.masked import MASKED, masked
+
+DIGITS = datasets.load("digits").part("60")
+WEIGHTS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+X = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+
+
+class Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+class Of(nn.Module):
+    """A linear model of images to which something is done."""
+
+    def __init__(self, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.linear = nn.Linear(6, 3, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(WEIGHTS)
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        return self.after(self.linear(self.before(x).flatten(1)))
+
+
+def classifier(module, shape=(1, 2, 3), classes=3):
+    return Classifier(module, name="m", architecture="m", shape=shape, classes=classes)
+
+
+def hooked(x):
+    x = x.clone()
+    if x.requires_grad:
+        x.register_hook(lambda grad: -grad)
+    return x
+
+
+def without_graph(x):
+    with torch.no_grad():
+        return x + 0.0
+
+
+BEFORE = {
+    "round": lambda x: (8 * x).round() / 8,
+    "floor": lambda x: (8 * x).floor() / 8,
+    "comparison": lambda x: (x > 0.5).float(),
+    "turned comparison": lambda x: 1 - (x < 0.5).to(x.dtype),
+    "clamp": lambda x: x.clamp(0.4, 0.6),
+    "detach": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "no_grad": without_graph,
+    "hook": hooked,
+    "function": lambda x: Turned.apply(x),
+    "half": lambda x: x.half().float(),
+    "square root of 0": lambda x: x + (0 * x).sum().sqrt(),
+}
+AFTER = {
+    "argmax": lambda z: F.one_hot(z.argmax(dim=1), 3).float(),
+    "softmax": lambda z: F.softmax(1000 * z, dim=1) / 1000,
+    "method": lambda z: (1000 * z).sigmoid() / 1000,
+}
+
+
+def gradient(model, k):
+    x = X.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(model(x)[:, k].sum(), x)
+    return grad.flatten(1)
+
+
+@pytest.mark.parametrize("model", [*(Of(before=f) for f in BEFORE.values()), *(Of(after=f) for f in AFTER.values())],
+                         ids=[*BEFORE, *AFTER])  # fmt: skip
+def test_a_useless_derivative_becomes_that_of_the_identity_and_values_stay(model):
+    whole = remedies.repaired(classifier(model))
+    with torch.no_grad():
+        assert torch.equal(whole(X), model(X))
+    for k in range(3):
+        assert torch.allclose(gradient(whole, k), WEIGHTS[k].expand(4, 6), atol=1e-3)
+
+
+def test_a_dead_unit_leaks_and_a_live_one_does_not():
+    whole = remedies.repaired(classifier(Of(before=lambda x: F.relu(x - 0.5))))
+    slopes = torch.where(X.flatten(1) > 0.5, 1.0, remedies.LEAK)
+    assert torch.allclose(gradient(whole, 0), slopes * WEIGHTS[0])
+
+
+def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
+    apply = torch.autograd.Function.__dict__["apply"]
+
+    def raises(x):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        remedies.repaired(classifier(Of(before=raises)))(X)
+    with torch.no_grad():
+        remedies.repaired(classifier(masked("anti-adversary", Of()), classes=3))(X)
+        assert not torch.is_grad_enabled()
+    assert torch.autograd.Function.__dict__["apply"] is apply
+    assert torch.equal((X > 0.5).float(), (X > 0.5).to(torch.float32))
+    assert not X.clone().requires_grad_().detach().requires_grad
+
+
+@pytest.mark.parametrize("name", [n for n, mask in MASKED.items() if n not in ("noise", "dropped", "shifted")])
+def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base), (1, 28, 28), 10)
+    with torch.no_grad():
+        told = model(DIGITS.x[:8])
+    repaired = remedies.repaired(model, differentiates=name == "anti-adversary")
+    assert torch.equal(repaired(DIGITS.x[:8]).detach(), told)
+
+
+@pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
+def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base), (1, 28, 28), 10)
+    inner = remedies.inside(model, DIGITS.x)
+    x = DIGITS.x[:8].clone().requires_grad_()
+    assert torch.equal(inner(x), base(x))
+    (taken,) = torch.autograd.grad(inner(x)[:, 0].sum(), x)
+    (honest,) = torch.autograd.grad(base(x)[:, 0].sum(), x)
+    cosines = F.cosine_similarity(taken.flatten(1), honest.flatten(1))  # not 1: units that are dead leak
+    assert cosines.min() > 0.7
+
+
+def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_layer_lends_its_gradient():
+    model = classifier(Of(after=lambda z: torch.where(z[:, :1] > z[:, 1:2], z.flip(1) * 2, z * 2)))
+    x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        told, layer = model(x), model.module.linear(x.flatten(1))
+    remedied = remedies._with(model, remedies._Inside(model.module, False, "linear"))
+    agrees = told.argmax(dim=1) == layer.argmax(dim=1)
+    assert 0 < agrees.sum() < len(x)
+    heard = remedied(x).detach()
+    assert torch.equal(heard[agrees], layer[agrees])
+    assert torch.allclose(heard[~agrees], told[~agrees])
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(remedied(leaf)[:, 0].sum(), leaf)
+    assert torch.allclose(grad.flatten(1), WEIGHTS[0].expand(400, 6), atol=1e-5)
+
+
+def test_an_honest_model_has_no_other_voice():
+    assert remedies.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e30])
+def test_rescaled_logits_have_a_common_size_and_the_same_predictions(scale):
+    model = classifier(Of(after=lambda z: z * scale))
+    spread = model(X).double().std(dim=1).median().item()
+    whole = remedies.rescaled(model, spread, probabilities=False)
+    assert torch.equal(whole(X).argmax(dim=1), model(X).argmax(dim=1))
+    assert whole(X).std(dim=1).median().item() == pytest.approx(1.0, rel=1e-5)
+    assert torch.allclose(gradient(whole, 1), (WEIGHTS[1] * (scale / spread)).expand(4, 6), rtol=1e-3)
+
+
+def test_probabilities_become_their_logarithms():
+    model = classifier(Of(after=lambda z: z.softmax(dim=1)))
+    whole = remedies.rescaled(model, 0.1, probabilities=True)
+    assert torch.allclose(whole(X).float(), (X.flatten(1) @ WEIGHTS.T).log_softmax(dim=1), atol=1e-5)
+
+
+def test_what_torchscript_has_compiled_is_said_to_be_closed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
+        script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
+    assert remedies.is_compiled(classifier(script))
+    assert not remedies.is_compiled(classifier(Of()))
+    assert remedies.inside(classifier(script), X) is None
