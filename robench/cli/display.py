@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from ..recipes.validation import Look
 from ..results.summary import Summary
 
 REDRAW_EVERY = 0.2  # seconds
@@ -80,18 +81,23 @@ class Display:
 
 
 class TrainingDisplay:
-    """Tells how a training goes."""
+    """Tells how a training goes: loss, accuracies, images per second, about how long it will take."""
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, quiet: bool = False, batch: int = 0):
         self.quiet = quiet
+        self.batch = batch  # images per step
         self.console = Console(stderr=True)
         self.begun = self.told_at = time.monotonic()
         self.first: int | None = None
         self.mean_loss = self.mean_accuracy = 0.0
+        self.held = ""  # how it does on the images kept out
+        self.warned = False
 
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
         if self.first is None:
             self.first, self.mean_loss, self.mean_accuracy = step - 1, loss, accuracy
+            if self.first:
+                self._line(f"going on after step {self.first} of {steps}")
         self.mean_loss += 0.05 * (loss - self.mean_loss)
         self.mean_accuracy += 0.05 * (accuracy - self.mean_accuracy)
         now = time.monotonic()
@@ -99,14 +105,29 @@ class TrainingDisplay:
         if self.quiet or (now - self.told_at < every and step < steps):
             return
         self.told_at = now
-        share = (step - self.first) / max(steps - self.first, 1)
+        done, elapsed = step - self.first, now - self.begun
         text = (
-            f"step {step}/{steps}: loss {self.mean_loss:.3f}, {self.mean_accuracy:.1%} of what it trains on right, "
-            f"{_left(now - self.begun, share)}"
+            f"step {step}/{steps}, {_left(elapsed, done / max(steps - self.first, 1))}: loss {self.mean_loss:.3f}, "
+            f"{self.mean_accuracy:.1%} of what it trains on right{self.held}, "
+            f"{done * self.batch / max(elapsed, 1e-9):,.0f} images/s"
         )
-        click.echo(f"\r\033[K{text}" if self.console.is_terminal else text, err=True, nl=not self.console.is_terminal)
-        if step == steps and self.console.is_terminal:
-            click.echo(err=True)
+        if self.console.is_terminal:  # a line that wraps cannot be drawn over
+            click.echo(f"\r\033[K{text[: self.console.width - 1]}", err=True, nl=step == steps)
+        else:
+            click.echo(text, err=True)
+
+    def looked(self, look: Look) -> None:
+        """At the images kept out."""
+        robust = "" if look.robust is None else f", {look.robust:.1%} robust"
+        self.held = f", kept out {look.clean:.1%} clean{robust}"
+        if look.warning and not self.warned:
+            self.warned = True
+            self._line(f"warning: {look.warning}")
+
+    def _line(self, text: str) -> None:
+        """One that stays."""
+        if not self.quiet:
+            click.echo(f"\r\033[K{text}" if self.console.is_terminal else text, err=True)
 
 
 def _left(elapsed: float, done: float) -> str:

@@ -38,6 +38,18 @@ from .options import machine_options
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the model goes, without suffix.")
 @click.option("--half", is_flag=True, help="Keep the weights as float16: half the file.")
+@click.option(
+    "--validation",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep N training images out, and show how the model does on them.  [default: train on all]",
+)
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="Of the network's products in training: float32, or bfloat16 where the machine has it.",
+)
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from where it was stopped.")
 @click.option("--protocol", metavar="NAME|FILE.toml", help="To measure it by.  [default: the data set's]")
 @click.option("--no-evaluation", is_flag=True, help="Leave it unmeasured.")
@@ -52,6 +64,8 @@ def command(
     settings: tuple[str, ...],
     out: Path | None,
     half: bool,
+    validation: int | None,
+    precision: str,
     resume: bool,
     protocol: str | None,
     no_evaluation: bool,
@@ -72,7 +86,8 @@ def command(
     name = Path(data).stem if data.endswith(".npz") else data.partition(":")[0]
     configured = configure(recipe, name, values)
     if epochs is not None:
-        configured = configure(recipe, name, {**values, "steps": max(1, round(epochs * len(split) / configured.batch))})
+        images = epochs * (len(split) - (validation or 0))
+        configured = configure(recipe, name, {**values, "steps": max(1, round(images / configured.batch))})
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
     order = Order(
@@ -84,12 +99,15 @@ def command(
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
         command=shlex.join(["robench", *sys.argv[1:]]),
         half=half,
+        validation=validation or 0,
+        precision=precision,
     )
     if not resume:
         order.state.unlink(missing_ok=True)
     signal.signal(signal.SIGTERM, interrupt)
+    display = TrainingDisplay(quiet, configured.batch)
     try:
-        card = make(order, split, api.pick_device(device), TrainingDisplay(quiet))
+        card = make(order, split, api.pick_device(device), display, display.looked)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
         return 130

@@ -1,20 +1,28 @@
 """From a recipe to a model with its card."""
 
 import platform
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..problem import checkpoints
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints.cards import Card, write_card
+from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
-from ..problem.threats import ThreatModel
+from ..problem.threats import RT, Ball, ThreatModel
 from .recipe import Recipe
-from .training import Report, Training, TrainingData
+from .training import Report, Training, TrainingData, kept_out, resumable
+from .validation import KEY as LOOKS_KEY
+from .validation import Look, Validation
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 def default_architecture(data: str) -> str:
@@ -34,16 +42,23 @@ class Order:
     out: Path  # without suffix: OUT.safetensors and OUT.toml will appear
     command: str
     half: bool = False  # keep the weights as float16
+    validation: int = 0  # so many training images are kept out, to see how the model does on them
+    precision: str = "float32"  # of the network's matrix products in training
 
     @property
     def identity(self) -> str:
         """What must be equal for a training to go on from a kept state."""
         threats = "+".join(map(str, self.threats)) or "no attack"
-        # A setting that came later is told only where it was changed: states kept before it came still fit.
-        later = [(f.name, getattr(self.recipe, f.name), f.default) for f in fields(self.recipe) if not f.repr]
-        changed = [f", {name}={value!r}" for name, value, default in later if value != default]
         told = f"{self.recipe!r} against {threats} on {self.data}, {self.architecture}, seed {self.seed}"
-        return told + "".join(changed)
+        return told + "".join(f", {name}={value!r}" for name, value in self.later.items())
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """What can be asked for since the first states were kept, where it was: nothing else tells of it."""
+        late = [f for f in fields(self.recipe) if not f.repr]
+        changed = {f.name: getattr(self.recipe, f.name) for f in late if getattr(self.recipe, f.name) != f.default}
+        changed |= {"validation": self.validation} if self.validation else {}
+        return changed | ({"precision": self.precision} if self.precision != "float32" else {})
 
     @property
     def state(self) -> Path:
@@ -51,29 +66,41 @@ class Order:
         return self.out.with_name(self.out.name + ".training")
 
 
-def make(order: Order, split: Split, device: torch.device, report: Report) -> Card:
-    """Train, then write weights and card. Called again after a kill, it goes on from the last kept state."""
-    order.recipe.check(order.threats)
-    if order.architecture not in ARCHITECTURES:
-        raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
-    order.out.parent.mkdir(parents=True, exist_ok=True)
+def make(
+    order: Order, split: Split, device: torch.device, report: Report, looked: Callable[[Look], None] = lambda _: None
+) -> Card:
+    """Train, then write weights and card. Called again after a kill, it goes on from the last kept state.
+
+    `looked` is told what is seen on the images that the order keeps out.
+    """
+    recipe = order.recipe
+    _check(order, split)
+    try:
+        order.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
     torch.manual_seed(order.seed)  # the one place where weights are drawn
     module = ARCHITECTURES[order.architecture].build(split.shape, split.classes)
     convert_conv2d_weight_memory_format(module.to(device), torch.channels_last)  # half as fast again on a CPU
-    recipe = order.recipe
-    training = Training(module, torch.optim.Adam(module.parameters()), order.state, order.identity, report)
-    recipe.train(training, TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment), order.threats)
+    learner = InBFloat16(module) if order.precision == "bfloat16" else module
+    training = Training(learner, torch.optim.Adam(module.parameters()), order.state, order.identity, report)
+    without = kept_out(len(split), order.validation)
+    data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
+    if order.validation:
+        Validation.of(recipe, order.threats, training, split.take(sorted(without)), looked)
+    recipe.train(training, data, order.threats)
 
     weights = order.out.with_name(order.out.name + ".safetensors")
-    sha256 = checkpoints.save(
-        module.eval(),
-        weights,
-        architecture=order.architecture,
-        normalisation="none",
-        shape=split.shape,
-        classes=split.classes,
-        dtype=torch.float16 if order.half else torch.float32,
-    )
+    with resumable():
+        sha256 = checkpoints.save(
+            module.eval(),
+            weights,
+            architecture=order.architecture,
+            normalisation="none",
+            shape=split.shape,
+            classes=split.classes,
+            dtype=torch.float16 if order.half else torch.float32,
+        )
     card = Card(
         name=order.out.name,
         data=order.data,
@@ -89,8 +116,66 @@ def make(order: Order, split: Split, device: torch.device, report: Report) -> Ca
         hardware=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         if device.type == "cpu"
         else f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}",
-        settings={**asdict(recipe), "threats": [str(t) for t in order.threats], "data_sha256": split.sha256},
+        validation=_seen(training, order.validation),
+        settings={**_settings(order), "data_sha256": split.sha256},
     )
-    write_card(order.out.with_name(order.out.name + ".toml"), card)
+    with resumable():
+        write_card(order.out.with_name(order.out.name + ".toml"), card)
     order.state.unlink(missing_ok=True)
     return card
+
+
+class InBFloat16(nn.Module):
+    """A module whose convolutions and matrix products are made in bfloat16; weights, answers and the rest are float32.
+
+    Autocast is entered anew in every pass: within one it keeps the rounded weights, which the optimiser then moves.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Inputs) -> Logits:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.module(x)
+        return logits.float()
+
+
+def _check(order: Order, split: Split) -> None:
+    """Raises UserError for what cannot be trained."""
+    order.recipe.check(order.threats)
+    if order.architecture not in ARCHITECTURES:
+        raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
+    if order.precision not in PRECISIONS:
+        raise unknown("precision of a training", order.precision, PRECISIONS)
+    if split.y.min() == split.y.max():
+        raise UserError(
+            f"the images of {split.name} are all of one class; there is nothing to learn from fewer than two"
+        )
+    for threat in order.threats:
+        if boundless(threat, split.shape):
+            raise UserError(
+                f"under {threat} any image may become any other, as pixels lie in [0, 1]; choose a smaller limit, "
+                f"written like {threat.form}"
+            )
+
+
+def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
+    """Whether it leaves nothing of an image of this shape: black may become white, or all be moved out of sight."""
+    if isinstance(threat, RT):
+        return float(threat.pixels) >= min(shape[1:])
+    return isinstance(threat, Ball) and float(threat.size(torch.ones(1, *shape))) <= threat.r
+
+
+def _settings(order: Order) -> dict[str, Any]:
+    """For the card: the numbers that its seed was not drawn for."""
+    settings = {f.name: getattr(order.recipe, f.name) for f in fields(order.recipe) if f.repr}
+    return settings | order.later | {"threats": [str(threat) for threat in order.threats]}
+
+
+def _seen(training: Training, examples: int) -> dict[str, Any]:
+    """The last look at the images kept out, for the card."""
+    if not examples:
+        return {}
+    _, clean, robust, _ = training.memory[LOOKS_KEY][-1].tolist()
+    return {"examples": examples, "clean": clean} | ({"robust": robust} if robust >= 0 else {})

@@ -26,6 +26,7 @@ from ..problem.split import Split
 from ..search.attack import Batch
 
 SAVE_EVERY = 60.0  # seconds between copies of the state
+KEPT_OUT = 0  # the seed of what is kept out: the same images in every training on this data
 
 
 @runtime_checkable
@@ -45,18 +46,30 @@ class TrainingData:
     batch: int
     seed: int
     augment: bool = False  # shift by up to 4 pixels and mirror, as usual for CIFAR-10
+    without: frozenset[int] = frozenset()  # rows that are left out; the order of the others is as it was
 
     @classmethod
-    def of(cls, split: Split, batch: int, seed: int, device: torch.device, augment: bool = False) -> "TrainingData":
+    def of(
+        cls,
+        split: Split,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        augment: bool = False,
+        without: frozenset[int] = frozenset(),
+    ) -> "TrainingData":
         """The whole split on the device. Raises UserError when it has not one full batch."""
-        if len(split) < batch:
-            raise UserError(f"{split.name} has {len(split)} examples, fewer than one batch of {batch}; --set batch=...")
-        return cls(split.x.to(device), split.y.to(device), batch, seed, augment)
+        if len(split) - len(without) < batch:
+            left = max(len(split) - len(without), 0)
+            beside = f" beside the {len(without)} kept out" if without else ""
+            cure = "keep out fewer with --validation" if without else "--set batch=..."
+            raise UserError(f"{split.name} has {left} examples{beside}, fewer than one batch of {batch}; {cure}")
+        return cls(split.x.to(device), split.y.to(device), batch, seed, augment, without)
 
     @property
     def batches(self) -> int:
         """Full batches in an epoch."""
-        return len(self.y) // self.batch
+        return (len(self.y) - len(self.without)) // self.batch
 
     def dice(self, step: int) -> float:
         """A number in [0, 1) that belongs to the step."""
@@ -66,6 +79,8 @@ class TrainingData:
         """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
         epoch, place = divmod(step, self.batches)
         order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
+        if self.without:
+            order = order[~torch.isin(order, torch.tensor(sorted(self.without)))]
         rows = order[place * self.batch : (place + 1) * self.batch]
         keys = keyed(self.seed, rows, text_key("training"), draw=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
@@ -73,6 +88,12 @@ class TrainingData:
         if self.augment:
             x = _shifted_and_mirrored(x, keys)
         return Batch(x=x, y=self.y[rows], target=self.y[rows], keys=keys)
+
+
+def kept_out(examples: int, count: int) -> frozenset[int]:
+    """So many rows of a training set of this size, to validate on."""
+    shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(KEPT_OUT))
+    return frozenset(shuffled[:count].tolist())
 
 
 @dataclass
@@ -125,7 +146,8 @@ class Training:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        durable.replace(self.path, buffer.getvalue())
+        with resumable():
+            durable.replace(self.path, buffer.getvalue())
 
     def _restore(self) -> int:
         if not self.path.exists():
@@ -144,6 +166,15 @@ class Training:
         self.seconds = state["seconds"]
         self.memory.update(state.get("memory", {}))
         return int(state["step"])
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """While something is written at the cost of hours: what fails then says that they are not lost."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; mend that, and the same command goes on from what was kept before") from None
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hardware: str = ""
     notes: str = ""
     settings: dict[str, Any] = {}  # msgspec copies defaults
+    validation: dict[str, Any] = {}  # on training images that were kept out, at the end of the training
     claimed: dict[str, Any] = {}
     measured: dict[str, Any] = {}
 

@@ -1,0 +1,165 @@
+"""Images kept out of a training: the same ones always, never trained on, and looking at them changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robench.errors import UserError
+from robench.problem.checkpoints import load
+from robench.problem.split import Split
+from robench.problem.threats import parse
+from robench.recipes import configure
+from robench.recipes.making import Order, boundless, make
+from robench.recipes.training import TrainingData, kept_out
+from robench.recipes.validation import LOOKS, Look, Validation, fallen
+
+from .test_recipes import CPU, LEARNT, Silent, blobs, mlp, standing, training_of
+
+
+def test_the_images_kept_out_are_never_trained_on_and_the_others_keep_their_order_and_noise():
+    split = blobs(100)
+    without = kept_out(100, 30)
+    assert len(without) == 30
+    assert kept_out(100, 10) < without, "more are these and others"
+    all_, rest = (TrainingData.of(split, 10, 3, CPU, without=w) for w in (frozenset(), without))
+    assert (all_.batches, rest.batches) == (10, 7)
+    for epoch in range(2):
+        keys = torch.cat([all_.at(epoch * 10 + place).keys for place in range(10)]).tolist()
+        left = torch.cat([rest.at(epoch * 7 + place).keys for place in range(7)]).tolist()
+        assert left == [key for key in keys if key in set(left)]
+        x = torch.cat([rest.at(epoch * 7 + place).x for place in range(7)])
+        assert not any((x == split.x[row]).flatten(1).all(dim=1).any() for row in without)
+        assert len(set(left)) == 70
+
+
+@pytest.mark.parametrize("name", ["nat", "max", "spatial_at", "eat", "mng_ac"])
+def test_looking_at_the_images_kept_out_changes_no_weight(name, tmp_path):
+    threats, split, without = tuple(map(parse, LEARNT[name])), blobs(256), kept_out(256, 40)
+    recipe = configure(name, "blobs", {"steps": 6, "batch": 32, **({} if name == "nat" else {"inner_steps": 2})})
+    ended, looks = [], []
+    for number, watched in enumerate((False, True)):
+        (tmp_path / str(number)).mkdir()
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
+        training, _ = training_of(module, split, tmp_path / str(number))
+        if watched:
+            Validation.of(recipe, threats, training, split.take(sorted(without)), looks.append)
+        recipe.train(training, TrainingData.of(split, 32, 0, CPU, without=without), threats)
+        ended.append(module.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ended[0].values(), ended[1].values(), strict=True))
+    assert [look.step for look in looks] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_trained_since(tmp_path):
+    module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
+    threats = tuple(map(parse, ("linf:0.1", "l2:0.45")))
+    configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
+    recipe = configure("max", "blobs", {"steps": 100, "batch": 25, "inner_steps": 10})
+    training, _ = training_of(module, split, tmp_path)
+    told = []
+    validation = Validation.of(recipe, threats, training, held, told.append)
+    for step in range(1, 101):
+        validation.step(step, 100, 1.0, step / 100)
+    assert [look.step for look in told] == list(range(5, 101, 5))
+    assert len(told) == LOOKS
+    torch.testing.assert_close([look.trained for look in told[:2]], [0.03, 0.08])
+    assert len({look[1:3] for look in told}) == 1, "the same net, the same noise: the same answer"
+    clean = (module(held.x).argmax(dim=1) == held.y).float().mean().item()
+    assert told[0].clean == pytest.approx(clean)
+    each = [standing(module, held, threat) for threat in threats]
+    assert 0.1 < told[0].robust < 0.95
+    assert told[0].robust <= min(each) + 0.06  # other noise
+    assert validation.looks[:, 0].tolist() == [look.step for look in told]
+
+
+def a_look(step, robust, trained):
+    return Look(step, 0.99, robust, trained, "")
+
+
+def test_a_fall_on_images_kept_out_while_training_rises_is_called_overfitting():
+    def told(robust, trained, n=200):
+        looks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
+        return fallen(looks, a_look(300, robust, trained), n)
+
+    assert "from step 200 to 300 robust accuracy fell from 60.0% to 20.0%" in told(0.2, 0.95)
+    assert told(0.2, 0.95).count("rose from 70.0% to 95.0%") == 1
+    assert "from step 100 to 300" in told(0.1, 0.5), "against an earlier look, if training fell since the last"
+    assert told(0.2, 0.35) == "", "both fell: that is something else"
+    assert told(0.55, 0.95) == "", "less than two standard errors of 200 images"
+    assert told(0.55, 0.95, n=2000) != ""
+    assert told(0.7, 0.95) == ""
+    assert fallen(torch.zeros(0, 4), a_look(1, 0.5, 0.5), 100) == ""
+    assert fallen(torch.tensor([[1, 0.9, -1.0, 0.5]]), Look(2, 0.9, None, 0.9, ""), 100) == ""
+
+
+def an_order(tmp_path, name="nat", threats=(), **more):
+    settings = {"steps": 4, "batch": 16}
+    return Order(configure(name, "toy", settings), threats, "toy", "digits-cnn", 0, tmp_path / "m", "", **more)
+
+
+def toy(classes=10):
+    x = torch.rand(80, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return Split.whole("toy:train", x, torch.arange(80) % classes, 10)
+
+
+def test_the_card_tells_what_was_seen_on_the_images_kept_out(tmp_path):
+    looks = []
+    card = make(an_order(tmp_path, validation=20), toy(), CPU, Silent(), looks.append)
+    assert card.validation == {"examples": 20, "clean": looks[-1].clean}
+    assert card.settings["validation"] == 20
+    order = an_order(tmp_path, "pgd_at", (parse("linf:0.1"),), validation=20)
+    card = make(order, toy(), CPU, Silent(), looks.append)
+    assert card.validation == {"examples": 20, "clean": looks[-1].clean, "robust": looks[-1].robust}
+    whole = make(an_order(tmp_path), toy(), CPU, Silent())
+    assert whole.validation == {}
+    assert {"validation", "precision", "bn_train_attack"} & {*whole.settings} == set()
+    assert order.identity.endswith("seed 0, validation=20")
+
+
+def test_training_in_bfloat16_keeps_float32_weights_that_every_pass_sees(tmp_path):
+    (tmp_path / "exact").mkdir()
+    exact = make(an_order(tmp_path / "exact"), toy(), CPU, Silent())
+    rough = make(an_order(tmp_path, precision="bfloat16"), toy(), CPU, Silent())
+    assert rough.settings["precision"] == "bfloat16"
+    one, other = (load(str(p / "m.safetensors")).classifier.module for p in (tmp_path / "exact", tmp_path))
+    pairs = list(zip(one.parameters(), other.parameters(), strict=True))
+    assert all(b.dtype == torch.float32 for _, b in pairs)
+    assert any((b != b.bfloat16().float()).any() for _, b in pairs), "weights are not rounded themselves"
+    assert exact.sha256 != rough.sha256
+    torch.manual_seed(0)
+    fresh = type(one)((1, 28, 28), 10)
+    for (a, b), begun in zip(pairs, fresh.parameters(), strict=True):
+        moved = (a - begun).norm()
+        assert moved > 0
+        assert (a - b).norm() < 0.5 * moved, "four steps lead to about the same place"
+
+
+@pytest.mark.parametrize(
+    ("text", "too_much"),
+    [
+        *[("linf:1", True), ("linf:0.99", False), ("l2:28", True), ("l2:27.9", False), ("l1:784", True)],
+        *[("l1:783", False), ("rt:28px,0deg", True), ("rt:3px,30deg", False)],
+    ],
+)
+def test_a_limit_that_lets_any_image_become_any_other_is_refused(text, too_much, tmp_path):
+    assert boundless(parse(text), (1, 28, 28)) is too_much
+    if too_much:
+        order = an_order(tmp_path, "spatial_at" if text.startswith("rt") else "pgd_at", (parse(text),))
+        with pytest.raises(UserError, match="any image may become any other"):
+            make(order, toy(), CPU, Silent())
+
+
+def test_too_many_images_kept_out_say_so(tmp_path):
+    with pytest.raises(
+        UserError, match="10 examples beside the 70 kept out, fewer than one batch of 16; keep out fewer"
+    ):
+        make(an_order(tmp_path, validation=70), toy(), CPU, Silent())
+
+
+def test_images_of_one_class_are_refused(tmp_path):
+    with pytest.raises(UserError, match="all of one class"):
+        make(an_order(tmp_path), toy(classes=1), CPU, Silent())
+    assert not (tmp_path / "m.safetensors").exists()
+    assert isinstance(an_order(tmp_path).state, Path)
