@@ -90,7 +90,6 @@ class TrainingDisplay:
         self.begun = self.told_at = time.monotonic()
         self.first: int | None = None
         self.mean_loss = self.mean_accuracy = 0.0
-        self.held = ""  # how it does on the images kept out
         self.warned = False
 
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
@@ -107,9 +106,9 @@ class TrainingDisplay:
         self.told_at = now
         done, elapsed = step - self.first, now - self.begun
         text = (
-            f"step {step}/{steps}, {_left(elapsed, done / max(steps - self.first, 1))}: loss {self.mean_loss:.3f}, "
-            f"{self.mean_accuracy:.1%} of what it trains on right{self.held}, "
-            f"{done * self.batch / max(elapsed, 1e-9):,.0f} images/s"
+            f"step {step}/{steps}, {_left(elapsed, done / max(steps - self.first, 1))}, "
+            f"{done * self.batch / max(elapsed, 1e-9):,.0f} images/s: loss {self.mean_loss:.3f}, "
+            f"{self.mean_accuracy:.1%} right in training"
         )
         if self.console.is_terminal:  # a line that wraps cannot be drawn over
             click.echo(f"\r\033[K{text[: self.console.width - 1]}", err=True, nl=step == steps)
@@ -118,8 +117,8 @@ class TrainingDisplay:
 
     def looked(self, look: Look) -> None:
         """At the images kept out."""
-        robust = "" if look.robust is None else f", {look.robust:.1%} robust"
-        self.held = f", kept out {look.clean:.1%} clean{robust}"
+        robust = "" if look.robust is None else f", {look.robust:.1%} under attack"
+        self._line(f"kept out: {look.clean:.1%} clean{robust}, after step {look.step}")
         if look.warning and not self.warned:
             self.warned = True
             self._line(f"warning: {look.warning}")

@@ -29,6 +29,7 @@ from .options import machine_options
 @click.option("--data", default="digits", show_default=True, metavar="NAME|FILE.npz", help="The training images.")
 @click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
 @click.option("--arch", metavar="NAME", help="A known architecture.  [default: one that suits the data]")
+@click.option("--from", "start", default="", metavar="MODEL", help="Go on from this model, not from fresh weights.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's number of steps.")
 @click.option(
     "--seed", type=click.IntRange(0, api.SEEDS - 1), default=0, show_default=True, help="Of weights, order and noise."
@@ -59,6 +60,7 @@ def command(
     data: str,
     threat_texts: tuple[str, ...],
     arch: str | None,
+    start: str,
     epochs: float | None,
     seed: int,
     settings: tuple[str, ...],
@@ -101,6 +103,7 @@ def command(
         half=half,
         validation=validation or 0,
         precision=precision,
+        start=start,
     )
     if not resume:
         order.state.unlink(missing_ok=True)

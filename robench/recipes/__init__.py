@@ -40,7 +40,8 @@ def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
         if key not in known:
             raise unknown(f"setting of {name}", key, known)
         _check(kind, key, value, known[key])
-    return kind(**{**kind.presets.get(data, {}), **settings})
+    asked = {key: float(value) if isinstance(known[key], float) else value for key, value in settings.items()}
+    return kind(**{**kind.presets.get(data, {}), **asked})
 
 
 def _check(kind: type[Recipe], key: str, value: Any, wanted: Any) -> None:

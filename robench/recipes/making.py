@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..errors import UserError, unknown
-from ..problem import checkpoints
+from ..problem import checkpoints, durable
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints.cards import Card, write_card
 from ..problem.shapes import Inputs, Logits
@@ -44,6 +44,7 @@ class Order:
     half: bool = False  # keep the weights as float16
     validation: int = 0  # so many training images are kept out, to see how the model does on them
     precision: str = "float32"  # of the network's matrix products in training
+    start: str = ""  # a model to go on from, by its name or file; without one, fresh weights
 
     @property
     def identity(self) -> str:
@@ -57,6 +58,8 @@ class Order:
         """What can be asked for since the first states were kept, where it was: nothing else tells of it."""
         late = [f for f in fields(self.recipe) if not f.repr]
         changed = {f.name: getattr(self.recipe, f.name) for f in late if getattr(self.recipe, f.name) != f.default}
+        if self.start:
+            changed["start"] = f"{self.start} ({durable.sha256(checkpoints.locate(self.start)[0])[:12]})"
         changed |= {"validation": self.validation} if self.validation else {}
         return changed | ({"precision": self.precision} if self.precision != "float32" else {})
 
@@ -81,6 +84,8 @@ def make(
         raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
     torch.manual_seed(order.seed)  # the one place where weights are drawn
     module = ARCHITECTURES[order.architecture].build(split.shape, split.classes)
+    if order.start:
+        module.load_state_dict(_weights(order, split))
     convert_conv2d_weight_memory_format(module.to(device), torch.channels_last)  # half as fast again on a CPU
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
     training = Training(learner, torch.optim.Adam(module.parameters()), order.state, order.identity, report)
@@ -158,6 +163,20 @@ def _check(order: Order, split: Split) -> None:
                 f"under {threat} any image may become any other, as pixels lie in [0, 1]; choose a smaller limit, "
                 f"written like {threat.form}"
             )
+
+
+def _weights(order: Order, split: Split) -> dict[str, Tensor]:
+    """Of the model to go on from. Raises UserError where it is of another kind."""
+    begun = checkpoints.load(order.start, shape=split.shape, classes=split.classes).classifier
+    if begun.architecture != order.architecture:
+        raise UserError(
+            f"{order.start} is a {begun.architecture}, not a {order.architecture}; --arch says which to train"
+        )
+    if begun.normalisation != "none":
+        raise UserError(
+            f"{order.start} normalises its images, and recipes train on pixels in [0, 1]; train a new model"
+        )
+    return begun.module.state_dict()
 
 
 def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +60,16 @@ def same(path, weights):
 def test_a_line_tells_how_far_it_is_how_good_and_how_fast(train, folder, often):
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.code == 0, told.err
-    line = (
-        r"step \d+/12, (about \d+:\d\d left|reckoning the time): loss \d\.\d{3}, \d+\.\d% of what it trains on right, "
-        r"kept out \d+\.\d% clean, \d+\.\d% robust, [\d,]+ images/s"
-    )
-    *steps, last = told.err.splitlines()
-    assert len(steps) == 12
-    assert all(re.fullmatch(line, step) for step in steps), steps
+    step = r"step \d+/12, (about \d+:\d\d left|reckoning the time), [\d,]+ images/s: "
+    step += r"loss \d\.\d{3}, \d+\.\d% right in training"
+    look = r"kept out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
+    *lines, last = told.err.splitlines()
+    assert len(lines) == 24
+    assert all(re.fullmatch(form, line) for form, line in zip([look, step] * 12, lines, strict=True)), lines
     assert last.startswith("m.safetensors and m.toml are written")
     seen = read_card(folder / "m.toml").validation
     assert seen["examples"] == 40
-    assert f"kept out {seen['clean']:.1%} clean, {seen['robust']:.1%} robust" in steps[-1]
+    assert lines[-2] == f"kept out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
 
 
 def test_nothing_is_kept_out_unless_asked_for(train, folder, often):
@@ -90,7 +88,7 @@ def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
         shown.step(step, 50, 1.0, 0.5)
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "going on after step 10 of 50"
-    assert told[-1] == "step 30/50, about 0:20 left: loss 1.000, 50.0% of what it trains on right, 50 images/s"
+    assert told[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% right in training"
 
 
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
@@ -112,20 +110,30 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train, folder
 # Stopped
 
 
+KILLED = """
+import os, signal
+from robench.cli import display, train
+from robench.cli.main import main
+from robench.recipes import training
+
+def step(self, step, *_):
+    if step == 5:  # the weights have moved, and that is not kept yet
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training.SAVE_EVERY = 0.0
+display.TrainingDisplay.step = step
+main()
+"""
+
+
 def test_a_training_killed_at_work_ends_with_the_same_weights(train, folder, undisturbed):
-    program = "import robench.recipes.training as t; t.SAVE_EVERY = 0.0; from robench.cli.main import main; main()"
     threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": threads}
-    words = ["train", *SEVERAL.split(), "--out", "m"]
-    child = subprocess.Popen([sys.executable, "-c", program, *words], cwd=folder, env=environment, stderr=-1)
-    deadline = time.monotonic() + 60
-    while not (folder / "m.training").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    words = [sys.executable, "-c", KILLED, "train", *SEVERAL.split(), "--out", "m"]
+    killed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     told = train(f"{SEVERAL} --out m")
-    assert "going on after step" in told.err
+    assert "going on after step 4 of 12" in told.err
     assert same(folder / "m.safetensors", undisturbed)
     assert not (folder / "m.training").exists()
 
@@ -213,6 +221,9 @@ def monotonous(folder):
         ("nat --validation 99999", "0 examples beside the 1297 kept out, fewer than one batch of 64"),
         ("nat --precision bfloat", "did you mean bfloat16"),
         ("nat --out tiny.toml/m", "choose another --out"),
+        ("nat --from none.pt", "none.pt"),
+        ("nat --from digits-na", "did you mean digits-nat"),
+        ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; --arch says which to train"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line_before_any_work(refused, monotonous, words, told):

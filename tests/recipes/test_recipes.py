@@ -386,6 +386,10 @@ def test_a_setting_that_makes_no_sense_says_why(name, settings, told):
         configure(name, "digits", settings)
 
 
+def test_a_whole_number_will_do_where_a_fraction_is_meant():
+    assert repr(configure("pgd_at", "digits", {"warmup": 0})) == repr(configure("pgd_at", "digits", {"warmup": 0.0}))
+
+
 @pytest.mark.parametrize(
     ("name", "texts", "told"),
     [

@@ -163,3 +163,19 @@ def test_images_of_one_class_are_refused(tmp_path):
         make(an_order(tmp_path), toy(classes=1), CPU, Silent())
     assert not (tmp_path / "m.safetensors").exists()
     assert isinstance(an_order(tmp_path).state, Path)
+
+
+def test_a_training_from_a_model_begins_with_its_weights(tmp_path):
+    make(an_order(tmp_path), toy(), CPU, Silent())
+    begun = load(str(tmp_path / "m.safetensors")).classifier
+    further = Order(
+        *(configure("nat", "toy", {"steps": 1, "batch": 16, "lr": 1e-6}), (), "toy", "digits-cnn", 5),
+        *(tmp_path / "further", ""),
+        start=str(tmp_path / "m.toml"),
+    )
+    card = make(further, toy(), CPU, Silent())
+    ended = load(str(tmp_path / "further.safetensors")).classifier
+    for a, b in zip(begun.module.parameters(), ended.module.parameters(), strict=True):
+        assert 0 < (a - b).abs().max() < 2e-6
+    assert card.settings["start"].startswith(f"{tmp_path / 'm.toml'} (")
+    assert card.settings["start"] in further.identity
