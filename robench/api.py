@@ -25,6 +25,7 @@ from .problem.classifier import Classifier
 from .problem.split import Split
 from .protocols import Protocol
 from .results.summary import Summary, summarise
+from .scrutiny import level
 from .search.precision import checked
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
@@ -44,6 +45,7 @@ class Ask:
     every_attack: bool = False
     curve: bool = False
     precision: str = "auto"
+    masking: str = "off"
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,14 @@ def evaluate(
     run: str | Path | None = None,
     device: str = "cpu",
     precision: str = "auto",
+    masking: str = "off",
 ) -> Summary:
     """How much accuracy a model keeps under attack.
 
     `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model; `data` a
     name, an `.npz` file or a `Split`, to be given unless the model's card names it. With `run`, evidence is
-    kept in that file, and the same call again finishes what is missing; without, it is kept in memory.
+    kept in that file, and the same call again finishes what is missing; without, it is kept in memory. With `masking`,
+    on or deep, it is then looked into whether misleading gradients flatter the number.
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
@@ -134,6 +138,7 @@ def evaluate(
         every_attack=every_attack,
         curve=curve,
         precision=precision,
+        masking=masking,
     )
     given = data if isinstance(data, Split) else None
     if isinstance(model, nn.Module):
@@ -260,6 +265,7 @@ def evaluation(
         progress=progress or Silence(),
         deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
         enough=enough,
+        masking=level(ask.masking),
     )
 
 
@@ -270,6 +276,7 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
     precision = checked(ask.precision, classifier.device)
+    level(ask.masking)
     return make_plan(
         *(classifier, split, protocol),
         seed=seed,

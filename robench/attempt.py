@@ -186,9 +186,20 @@ class Attempt:
 
 
 def prepare(
-    plan: Plan, run: RunFile, court: Court, threat: ThreatModel, planned: PlannedAttack, choice: AttackChoice
+    plan: Plan,
+    run: RunFile,
+    court: Court,
+    threat: ThreatModel,
+    planned: PlannedAttack,
+    choice: AttackChoice,
+    *,
+    among: frozenset[int] | None = None,
+    again: bool = False,
 ) -> Attempt:
-    """What this attack still has to do, by what the run file holds."""
+    """What this attack still has to do, by what the run file holds.
+
+    `among` these examples only, by number; with `again` also on those that others have broken.
+    """
     evidence = run.evidence()
     split, name = court.split, str(threat)
     letters = outcomes(plan, evidence, name)
@@ -197,11 +208,12 @@ def prepare(
     mine = {c.example for c, v in own if v.accepted}
     turned_down = {(c.example, c.draw, c.target) for c, v in own if not v.accepted}
     smallest = plan.curve and choice.attack.minimises
-    every_attack = plan.every_attack or smallest
+    every_attack = smallest or (plan.every_attack if among is None else again)
     todo = [
         row
         for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
-        if letter in "SO" or (every_attack and letter == "B" and number not in mine)
+        if (letter in "SO" or (every_attack and letter == "B" and number not in mine))
+        and (among is None or number in among)
     ]
     aims = _aims(court, todo, choice.attack.targets)
     done = {row: spent[split.numbers[row]].done for row in todo if split.numbers[row] in spent}

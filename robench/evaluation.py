@@ -5,7 +5,7 @@ Search proposes, evidence decides, results only read.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -27,6 +27,7 @@ from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .protocols.cost import planned_items
 from .results.summary import Summary, summarise
+from .scrutiny import Masking, Scrutiny, Step
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
@@ -88,8 +89,9 @@ class Evaluation:
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
     enough: Callable[[Summary], bool] | None = None  # whether an answer will do although examples are open
+    masking: Masking = "off"  # how closely to look, afterwards, whether gradients mislead
     _live: list[Attempt] = field(default_factory=list)
-    _after: list[tuple[ThreatChoice, PlannedAttack, AttackChoice]] = field(default_factory=list)  # yet to be prepared
+    _after: list[Step] = field(default_factory=list)  # yet to be prepared
     _asked: int = 0  # queries of the attempts that are over
     _next_look: float = 0.0  # not before this moment
 
@@ -99,38 +101,53 @@ class Evaluation:
         self.progress.clean(self.summary())
         if self._will_do():
             return self.summary()
-        jobs = self._jobs()
+        jobs = self._jobs(self._steps())
         if (first := next(jobs, None)) is not None:
             self._settle()
             engine = Engine(self.classifier, self.split, self.plan.seed, self.plan.lanes, self.plan.precision)
-            self._attend(engine, chain([first], jobs))
+            self._attend(engine, chain([first], jobs), self.deadline)
+        if self.masking != "off" and time.monotonic() < self.deadline:
+            self._scrutinise(self.masking)
         return self.summary()
 
     def summary(self) -> Summary:
         """The answer so far."""
         return summarise(self.plan, self.run.evidence(), __version__)
 
-    def _jobs(self) -> Iterator[Job]:
-        """Every attack under every threat that has work to do, in the order of the protocol.
+    def _scrutinise(self, masking: Masking) -> None:
+        """Whether what stands owes it to its gradients. In float32: rounding is a mask of its own."""
+        scrutiny = Scrutiny(
+            *(self.plan, self.protocol, self.classifier, self.split, self.run, masking),
+            spec=lambda choice: _spec(choice, self.plan.eot),
+        )
+        for search in scrutiny.searches():
+            engine = Engine(search.classifier, self.split, self.plan.seed, self.plan.lanes)
+            jobs = self._jobs(search.steps, among=search.examples, again=search.again)
+            self._attend(engine, jobs, min(self.deadline, search.until))
+            self._live = []  # one that was stopped in time has lanes no more
+
+    def _jobs(self, steps: Sequence[Step], among: frozenset[int] | None = None, again: bool = False) -> Iterator[Job]:
+        """Every attack under every threat that has work to do, in their order.
 
         Each is prepared when lanes fall free for it, by what is known then.
         """
         threats = tuple(choice.threat for choice in self.protocol.threats)
         claims = Counter(claim.example for claim in self.run.evidence().claims)
         court = Court(self.referee, self.split, threats, count(self.run.next_claim()), claims)
-        for place, (choice, planned, attack_choice) in enumerate(self._steps()):
+        for place, (choice, planned, attack_choice) in enumerate(steps):
             self._commit()
-            attempt = prepare(self.plan, self.run, court, choice.threat, planned, attack_choice)
+            asked = (self.plan, self.run, court, choice.threat, planned, attack_choice)
+            attempt = prepare(*asked, among=among, again=again)
             if attempt.job.over:
                 continue
             with self.run.writing():  # it is tried again: what went wrong before is forgotten
                 self.run.clear_failures(str(choice.threat), planned.spec)
             self.progress.attacking(str(choice.threat), planned.label)
             self._live.append(attempt)
-            self._after = self._steps()[place + 1 :]
+            self._after = list(steps[place + 1 :])
             yield attempt.job
 
-    def _steps(self) -> list[tuple[ThreatChoice, PlannedAttack, AttackChoice]]:
+    def _steps(self) -> list[Step]:
         """Every attack under every threat, in the order of the protocol."""
         return [
             (choice, planned_attack, attack_choice)
@@ -138,7 +155,7 @@ class Evaluation:
             for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True)
         ]
 
-    def _attend(self, engine: Engine, jobs: Iterable[Job]) -> None:
+    def _attend(self, engine: Engine, jobs: Iterable[Job], deadline: float) -> None:
         """Take what the engine finds, and write it down now and then; all of it, whatever happens."""
         at_random = self.plan.passes > 1
         noise = seeded(self.plan.seed, self.classifier.device) if at_random else nullcontext()
@@ -157,7 +174,7 @@ class Evaluation:
                         committed = now
                         if self._will_do():
                             break
-                    if now > self.deadline:
+                    if now > deadline:
                         break
         finally:
             self._commit()
@@ -178,7 +195,7 @@ class Evaluation:
             left = sum(a.job.left for a in self._live) + newest.standing * self._queries_of_each(self._after)
             self.progress.moved(newest.standing, self._asked + sum(a.job.asked for a in self._live), left)
 
-    def _queries_of_each(self, steps: Iterable[tuple[ThreatChoice, PlannedAttack, AttackChoice]]) -> int:
+    def _queries_of_each(self, steps: Iterable[Step]) -> int:
         """What these attacks will ask about an example that stands under every threat."""
         return sum(
             planned.items * choice.attack.visits(threat.threat) * choice.attack.width * self.plan.eot

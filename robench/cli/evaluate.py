@@ -23,6 +23,13 @@ from .options import machine_options, model_options, precision_option, question_
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the summary here too; - is stdout.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop in time; the same command goes on.")
 @click.option("--breakdown", is_flag=True, help="Add the table of attacks.")
+@click.option(
+    "--masking",
+    default="off",
+    show_default=True,
+    metavar="off|on|deep",
+    help="Look whether misleading gradients flatter the number.",
+)
 @precision_option
 @machine_options
 def command(
@@ -42,6 +49,7 @@ def command(
     json_path: Path | None,
     minutes: float | None,
     breakdown: bool,
+    masking: str,
     precision: str,
     device: str,
     quiet: bool,
@@ -56,16 +64,17 @@ def command(
     robench evaluate model.pt --data mnist --threat linf:0.3 --threat l2:2 --examples 1000
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
+    robench evaluate model.pt --data mnist --masking on
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision)
+    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking)
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     if json_path is not None and str(json_path) != "-":
         refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol])
     answer = ask_about(subject, ask, run_path, minutes, quiet)
     summary = answer.summary
-    table = render([summary], intervals=True, attacks=breakdown)
+    table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
     if json_path is None or str(json_path) != "-":
         click.echo(table, nl=False)
     if json_path is not None:

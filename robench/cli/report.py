@@ -22,6 +22,7 @@ SHOWN = 40  # lines of a difference
 @click.option("--format", "form", default="markdown", show_default=True, metavar="|".join(FORMS), help="Of the report.")
 @click.option("--breakdown", is_flag=True, help="Add the tables of attacks: attack by model, and each model's own.")
 @click.option("--together", is_flag=True, help="Add how many examples are robust to all threats, to some, to none.")
+@click.option("--masking", is_flag=True, help="Add what was measured about gradient masking, and what to do next.")
 @click.option("--intervals", is_flag=True, help="Add 95 % intervals.")
 @click.option("--side-by-side", is_flag=True, help="Two questions, such as two sets of threats, left and right.")
 @click.option(
@@ -41,6 +42,7 @@ def command(
     form: str,
     breakdown: bool,
     together: bool,
+    masking: bool,
     intervals: bool,
     side_by_side: bool,
     cards: tuple[Path, ...],
@@ -65,6 +67,7 @@ def command(
         together=together,
         side_by_side=side_by_side,
         origins=origins,
+        masking=masking,
     )
     if check is not None:
         return _checked(check, text)

@@ -8,8 +8,10 @@ import pandas as pd
 
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
+from . import masking
 from .intervals import Interval, average, wilson
 from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
+from .masking import Indicator
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
@@ -65,6 +67,7 @@ class ThreatMaskingEntry(msgspec.Struct, frozen=True):
     verdict: str = "untested"
     evidence: tuple[str, ...] = ()
     next: str = ""
+    indicators: tuple[Indicator, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured
 
 
 class ThreatEntry(msgspec.Struct, frozen=True):
@@ -205,7 +208,11 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     """Reads the evidence as the plan asks. Neither order nor repetition of records makes a difference."""
     assert plan.examples, "a plan names at least one example"
     letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
-    threats = tuple(_threat_entry(plan, evidence, t.threat, row) for t, row in zip(plan.threats, letters, strict=True))
+    findings = masking.findings(plan, evidence)
+    threats = tuple(
+        _threat_entry(plan, evidence, t.threat, row, findings[t.threat])
+        for t, row in zip(plan.threats, letters, strict=True)
+    )
     planned = frozenset(plan.examples)
     return Summary(
         schema=SCHEMA,
@@ -218,7 +225,7 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         threats=threats,
         union=_union_entry(union(*letters) if letters else before_attack(plan, evidence)),
         average=_average_entry(letters),
-        masking=MaskingEntry(),
+        masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
         environment=dict(evidence.environment),
         every_attack=plan.every_attack,
@@ -249,7 +256,7 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     return CleanEntry((correct + still_open) / n, _interval(correct, still_open, n), correct, still_open)
 
 
-def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> ThreatEntry:
+def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: masking.Finding) -> ThreatEntry:
     ledger = ThreatLedger(plan, evidence, threat)
     whole = _union_entry(letters)
     return ThreatEntry(
@@ -264,7 +271,7 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str) -> 
         rejected=ledger.rejected(),
         attacks=ledger.attacks(),
         curve=_curve(ledger, len(letters)) if plan.curve else CurveEntry(),
-        masking=ThreatMaskingEntry(),
+        masking=ThreatMaskingEntry(found.verdict, found.evidence, found.next, found.indicators or msgspec.UNSET),
         nan=len({p.example for p in evidence.probes if (p.threat, p.name) == (threat, "nan")} & set(plan.examples)),
         rejections=ledger.rejections(),
         failures=ledger.failures(),

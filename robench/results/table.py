@@ -10,7 +10,7 @@ from tabulate import tabulate
 Mark = Literal["best", "second", "masked"]
 """Best of its column, or not significantly worse; second best; an accuracy that masked gradients may flatter."""
 
-TEXT = frozenset({"model", "threat", "attack", "robust to"})
+TEXT = frozenset({"model", "threat", "attack", "robust to", "indicator", "value", "meaning", "what to do"})
 """Columns of words, which stand on the left. Numbers stand on the right."""
 
 

@@ -12,6 +12,7 @@ from .cells import Cell, cells, percent
 from .comparison import ranks
 from .contingency import contingency, contingency_frame
 from .latex import latex
+from .panel import panel
 from .seeds import Origin, Origins, Row, names, rows, spread
 from .summary import Summary
 from .table import Mark, Table, line
@@ -93,11 +94,13 @@ def render(
     together: bool = False,
     side_by_side: bool = False,
     origins: Origins | None = None,
+    masking: bool = False,
 ) -> str:
     """Summaries as text: markdown, latex, html, csv or json.
 
     `attacks` adds the tables of attacks, `together` the one of outcomes over threats; `side_by_side` puts two
-    questions left and right; `origins` tell what models were trained on. CSV is one table of fractions and counts,
+    questions left and right; `origins` tell what models were trained on; `masking` adds the panels of what was
+    measured about gradients. CSV is one table of fractions and counts,
     a row per model and threat (with `attacks`: and attack; with `together`: per combination of threats). JSON is
     the summary file; several summaries make a list. Raises UserError for an unknown form, for what a form cannot
     show, or when there is nothing to report.
@@ -112,9 +115,12 @@ def render(
             tables += [contingency(group)] if together else []
             tables += [across(group)] if attacks and len(group) > 1 else []
         tables += [breakdown(summary) for summary in summaries] if attacks else []
+        tables += [panel(summary) for summary in summaries] if masking else []
         return PAGES[form](tables)
     if side_by_side:
         raise UserError(f"{form} holds numbers and no layout; leave --side-by-side out, or choose {', '.join(PAGES)}")
+    if masking and form == "csv":
+        raise UserError(f"csv holds one table of numbers; leave --masking out, or choose {', '.join(PAGES)} or json")
     return _json(summaries) if form == "json" else _csv(summaries, attacks, together)
 
 

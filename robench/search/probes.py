@@ -117,7 +117,7 @@ def _of_rows(classifier: Classifier, threat: Ball, x: Inputs, y: Labels, keys: K
         "slope": _slope(classifier, start, y, at_start),
         "leads": _leads(classifier, threat, x, start, y, at_start, keys).double(),
         "same": _same(classifier, threat, start, keys).double(),
-        "agrees": (at_start * second).flatten(1).double().sum(dim=1) / (_length(at_start) * _length(second) + 1e-300),
+        "agrees": _cosine(at_start, second),
     }
 
 
@@ -175,6 +175,13 @@ def _gradient(classifier: Classifier, x: Inputs, y: Labels, loss: Callable[..., 
     except RuntimeError:  # no graph, or one that does not lead to the images
         return None
     return gradient.detach()
+
+
+def _cosine(one: Inputs, other: Inputs) -> PerExample:
+    """1 also where both are the same without a direction."""
+    product = (one.double() * other.double()).flatten(1).sum(dim=1)
+    same = (one == other).flatten(1).all(dim=1)
+    return torch.where(same, 1.0, product / (_length(one) * _length(other)).clamp(min=1e-300))
 
 
 def _is_zero(gradient: Inputs) -> Tensor:
