@@ -1,0 +1,98 @@
+"""`robench evaluate --masking` and `robench report --masking`."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from robench import api, scrutiny
+from robench.problem import checkpoints
+from robench.protocols import AttackChoice
+from robench.results import masking
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.pgd import PGD
+from robench.search.attacks.square import Square
+from robench.testing.masked import masked
+
+NET = """
+from robench.problem.architectures.digits_cnn import DigitsCNN
+from robench.testing.masked import masked
+
+
+def build(shape, classes):
+    return masked("staircase", DigitsCNN(shape, classes))
+"""
+ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)", "--examples", "16", "--quiet"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Shorter attacks than in earnest, and no haste."""
+    square, climb = AttackChoice("square", Square(steps=40)), AttackChoice("pgd", PGD(steps=10, random_start=False))
+    control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
+    monkeypatch.setattr(api, "LANES", {"cpu": 16})
+    monkeypatch.setattr(scrutiny, "LEAST", float("inf"))
+    monkeypatch.setattr(masking, "CONTROL", 20)
+    monkeypatch.setattr(scrutiny, "control", lambda: [control])
+    monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])
+    monkeypatch.setattr(scrutiny, "without_gradient", lambda threat, depth: [square])
+
+
+@pytest.fixture
+def staircase(folder):
+    """A checkpoint of a masked model, with the file that makes it."""
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    torch.save(masked("staircase", base).state_dict(), folder / "net.pt")
+    (folder / "net.py").write_text(NET)
+    return "net.pt", "--arch", "net.py:build", "--data", "digits", "--normalise", "none"
+
+
+def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench, staircase, folder):
+    looked = robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "r.robench", "--json", "s.json")
+    assert looked.code == 0, looked.err
+    assert "Gradient masking: masked." in looked.out
+    assert "†" in looked.out
+    assert "| linf:0.2 | gradient exactly 0 (!)" in looked.out
+    assert looked.out.count("Next: robench evaluate ") == 1
+    reported = robench("report", "r.robench", "--masking", "--intervals")
+    assert reported.out == looked.out
+    assert robench("report", "s.json", "--masking", "--intervals").out == looked.out
+    entry = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
+    assert entry["verdict"] == "masked"
+    assert "fell to other evidence" in entry["evidence"][0]
+    assert {"name", "value", "meaning", "suspicious"} <= set(entry["indicators"][0])
+    verified = robench("verify", "r.robench")
+    assert verified.code == 0, verified.err
+
+
+def test_without_the_option_nothing_is_looked_at(robench, staircase, folder):
+    plain = robench("evaluate", *staircase, *ATTACK, "--run", "r.robench", "--json", "s.json")
+    assert "Gradient masking: untested." in plain.out
+    assert "indicator" not in plain.out
+    told = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
+    assert told == {"verdict": "untested", "evidence": [], "next": ""}
+
+
+def test_a_run_that_was_not_looked_into_has_an_empty_panel(robench, run):
+    told = robench("report", "r.robench", "--masking").out
+    assert "linf:0.1 untested.\n" in told
+    assert "| indicator" not in told
+
+
+def test_an_old_and_a_looked_at_run_merge(robench, staircase):
+    robench("evaluate", *staircase, *ATTACK, "--run", "a.robench")
+    robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "b.robench")
+    assert robench("merge", "a.robench", "b.robench", "--out", "c.robench").code == 0
+    told = [robench("report", name, "--masking").out for name in ("b.robench", "c.robench")]
+    panels = [text.partition("Gradient masking of")[2] for text in told]
+    assert panels[0] == panels[1] != ""
+
+
+def test_csv_has_no_room_for_a_panel(refused, run):
+    assert "leave --masking out" in refused("report", "r.robench", "--masking", "--format", "csv")
+
+
+def test_a_word_that_is_no_level_gets_the_nearest(refused):
+    told = refused("evaluate", "digits-nat", "--masking", "depe")
+    assert told == "Error: no level of --masking is called 'depe'; did you mean deep?"
