@@ -11,6 +11,7 @@ from torch import nn
 from robench.errors import UserError
 from robench.problem.checkpoints import load
 from robench.problem.losses import cross_entropy
+from robench.problem.noise import normal
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure, training
@@ -196,7 +197,7 @@ def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
 def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_on_the_way_fooled(tmp_path):
     module, split = mlp(), blobs(64)
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
-    now = lesson(module, split, ("linf:0.1", "l1:0.8"))
+    now = lesson(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))
     recipe = configure("eat", "blobs", {"batch": 64})
     asked = []
     handle = module.register_forward_hook(lambda m, args, out: asked.append((args[0].detach(), out.detach())))
@@ -209,6 +210,8 @@ def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_
         assert all(threat.contains(point, split.x).all() for point in points)
         each = torch.stack([nn.functional.cross_entropy(answer, split.y, reduction="none") for answer in answers])
         torch.testing.assert_close(losses(module, x_adv, split.y), each.amax(dim=0))
+        learnt_from = torch.stack([(point == x_adv).flatten(1).all(dim=1) for point in points])
+        assert learnt_from.any(dim=0).all(), "a point that was asked about"
         right = torch.stack([answer.argmax(dim=1) == split.y for answer in answers]).all(dim=0)
         assert torch.equal(stood, right)
         assert 0 < right.sum() < 64, chosen
@@ -240,6 +243,8 @@ def test_sat_ac_adds_the_divergence_among_clean_noisy_and_attacked_images_to_the
         assert torch.equal(x, split.x)
         torch.testing.assert_close(x_adv, configure("sat", "blobs", {}).images(now, parse(text)))
         assert parse(text).contains(noisy, split.x).all()
+        signs = (noisy - split.x).sign() == normal(now.batch.keys, 0, split.x).sign()
+        assert signs[noisy != split.x].float().mean() < 0.6, "another draw than the start of the attack"
         reach = parse(text).size(noisy - split.x)
         assert reach.mean() > 0.5 * parse(text).r, "the noise fills the ball, as far as the box lets it"
         p = [module(images).detach().softmax(dim=1) for images in (x, noisy, x_adv)]
