@@ -31,7 +31,7 @@ def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
     square, climb = AttackChoice("square", Square(steps=40)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
-    monkeypatch.setattr(api, "LANES", {"cpu": 16})
+    monkeypatch.setattr(api, "LANES", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(scrutiny, "LEAST", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])
