@@ -59,7 +59,7 @@ def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -
 
 
 def rescaled(classifier: Classifier, spread: float, *, probabilities: bool) -> Classifier:
-    """Logits brought to a common size, in float64; the logarithm of outputs that are probabilities."""
+    """Logits brought to a common size, reckoned in float64; the logarithm of outputs that are probabilities."""
     return _with(classifier, _Rescaled(classifier.module, spread, probabilities))
 
 
@@ -83,13 +83,14 @@ class _Repaired(nn.Module):
     def forward(self, x: Inputs) -> Logits:
         with _repairs():
             logits: Tensor = self.module(x)
+        logits = logits.float()  # what attacks count in, whatever the model answers in
         return self.value(x) + (logits - logits.detach()) if self.differentiates else logits
 
     def value(self, x: Inputs) -> Logits:
         """What the model answers when nobody interferes."""
         with torch.no_grad():
             told: Tensor = self.module(x)
-        return told
+        return told.float()
 
 
 class _Inside(_Repaired):
@@ -117,14 +118,14 @@ class _Rescaled(nn.Module):
 
     def forward(self, x: Inputs) -> Logits:
         told: Tensor = self.module(x).double()
-        return told.clamp(min=1e-300).log() if self.probabilities else told / self.spread
+        return (told.clamp(min=1e-300).log() if self.probabilities else told / self.spread).float()
 
 
 def _in_place_of(told: Logits, inner: Logits) -> Logits:
     """The inner logits where they predict what the model does; else the model's, with the inner ones' gradient."""
     agrees = (told.argmax(dim=1) == inner.argmax(dim=1))[:, None]
-    inner = inner.to(told.dtype) if told.dtype == torch.float64 else inner.float()
-    return torch.where(agrees, inner, told.detach().to(inner.dtype) + (inner - inner.detach()))
+    inner = inner.float()
+    return torch.where(agrees, inner, told.detach().float() + (inner - inner.detach()))
 
 
 def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:

@@ -43,6 +43,13 @@ class Of(nn.Module):
         return self.after(self.linear(self.before(x).flatten(1)))
 
 
+class Doubled(nn.Module):
+    """Twice the logits, in float64."""
+
+    def forward(self, z):
+        return 2 * z.double()
+
+
 def classifier(module, shape=(1, 2, 3), classes=3):
     return Classifier(module, name="m", architecture="m", shape=shape, classes=classes)
 
@@ -125,7 +132,7 @@ def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
     with torch.no_grad():
         told = model(DIGITS.x[:8])
     repaired = remedies.repaired(model, differentiates=name == "anti-adversary")
-    assert torch.equal(repaired(DIGITS.x[:8]).detach(), told)
+    assert torch.equal(repaired(DIGITS.x[:8]).detach(), told.float())
 
 
 @pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
@@ -175,6 +182,18 @@ def test_probabilities_become_their_logarithms():
     model = classifier(Of(after=lambda z: z.softmax(dim=1)))
     whole = remedies.rescaled(model, 0.1, probabilities=True)
     assert torch.allclose(whole(X).float(), (X.flatten(1) @ WEIGHTS.T).log_softmax(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("remedy", ["repaired", "inside", "rescaled"])
+def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64(remedy):
+    model = classifier(nn.Sequential(Of(), Doubled()))
+    remedied = {
+        "repaired": lambda: remedies.repaired(model),
+        "inside": lambda: remedies.inside(model, X),
+        "rescaled": lambda: remedies.rescaled(model, 2.0, probabilities=False),
+    }[remedy]()
+    assert model(X).dtype == torch.float64
+    assert remedied(X).dtype == torch.float32
 
 
 def test_what_torchscript_has_compiled_is_said_to_be_closed():
