@@ -28,6 +28,8 @@ from .search import probes, remedies
 from .search.attack import AnyLaneAttack
 from .search.attacks.apgd import APGD
 from .search.attacks.boundary import Boundary
+from .search.attacks.brendel_bethge import BrendelBethge
+from .search.attacks.fab import FAB
 from .search.attacks.hop_skip_jump import HopSkipJump
 from .search.attacks.pgd import PGD
 from .search.attacks.pointwise import Pointwise
@@ -63,7 +65,7 @@ class Depth:
 
 
 DEPTHS = {
-    "on": Depth(probed=48, sampled=48, settled=12, limited=True),
+    "on": Depth(probed=40, sampled=32, settled=10, limited=True),
     "deep": Depth(probed=500, sampled=10**6, settled=100, limited=False),
 }
 
@@ -111,7 +113,7 @@ class Scrutiny:
         doubted = any(i.suspicious for i in masking.indicators(self.plan, self.run.evidence(), threat))
         if doubted:  # a gradient that works is the cheapest of all
             yield from self._with_remedies(choice, sample, whole, until)
-        yield self._search(self.classifier, choice, without_gradient(choice.threat.name, self.depth), sample, until)
+        yield self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.depth), sample, until)
         if not doubted and self.depth == "deep":
             yield from self._with_remedies(choice, sample, whole, until)
         fallen = masking.unsettled(self.plan, self.run.evidence(), threat)
@@ -224,17 +226,18 @@ class Scrutiny:
         return max(LEAST, SHARE * each * self.plan.eot * len(self._correct()))
 
 
-def without_gradient(threat: str, depth: Masking) -> list[AttackChoice]:
-    """Attacks that read no gradient, for one norm."""
+def of_another_kind(threat: str, depth: Masking) -> list[AttackChoice]:
+    """Attacks that read no gradient, or start where the model is wrong already, for one norm."""
     deep = depth == "deep"
-    square = _choice("square", Square(steps=5000 if deep else 200))
+    square = _choice("square", Square(steps=5000 if deep else 150))
     if threat == "linf":
         return [square, _choice("hop-skip-jump", HopSkipJump(steps=10))] if deep else [square]
+    outside = _choice("brendel-bethge", BrendelBethge(steps=200 if deep else 60))  # dear: last, for what time is left
     if threat == "l2":
-        return [square, _choice("boundary", Boundary(steps=100))] if deep else [square]
+        return [square, *([_choice("boundary", Boundary(steps=100))] if deep else []), outside]
     assert threat == "l1", f"no attack is chosen for {threat}"
     pointwise = _choice("pointwise", Pointwise(steps=500 if deep else 40))
-    return [pointwise, square, _choice("salt-and-pepper", SaltAndPepper())] if deep else [pointwise, square]
+    return [pointwise, square, *([_choice("salt-and-pepper", SaltAndPepper())] if deep else []), outside]
 
 
 def climbing(depth: Masking) -> list[AttackChoice]:
@@ -245,7 +248,8 @@ def climbing(depth: Masking) -> list[AttackChoice]:
 
 def control() -> list[AttackChoice]:
     """First-order attacks on losses that scale does not saturate: more gradients than `masking.CONTROL` asks for."""
-    return [_choice("apgd-margin", APGD(loss="margin"), 2), _choice("apgd-t", APGD(loss="dlr", targets=4))]
+    climb = _choice("apgd-margin", APGD(loss="margin"), 2)
+    return [climb, _choice("apgd-t", APGD(loss="dlr", targets=4)), _choice("fab", FAB(targets=4, steps=50))]
 
 
 def _choice(label: str, attack: AnyLaneAttack, restarts: int = 1) -> AttackChoice:

@@ -27,7 +27,7 @@ from robench.testing.masked import masked
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 24}
 
 
-FEW = scrutiny.control, scrutiny.climbing, scrutiny.without_gradient
+FEW = scrutiny.control, scrutiny.climbing, scrutiny.of_another_kind
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(scrutiny, "control", lambda: [AttackChoice("apgd-margin", margin)])
     monkeypatch.setattr(scrutiny, "climbing", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))])
     square = AttackChoice("square", Square(steps=80))
-    monkeypatch.setattr(scrutiny, "without_gradient", lambda threat, depth: [square])
+    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
 
 
 def base(name="digits-adv-linf"):
@@ -170,10 +170,10 @@ def test_a_word_that_is_no_level_is_refused():
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("depth", ["on", "deep"])
 def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat, depth):
-    control, climbing, without_gradient = FEW
-    for choice in without_gradient(threat, depth):
+    control, climbing, of_another_kind = FEW
+    for choice in of_another_kind(threat, depth):
         assert threat in choice.attack.threats
-        assert kind_of(choice.attack.spec) in ("scores", "labels")
+        assert kind_of(choice.attack.spec) in ("scores", "labels", "outside")
     for choice in (*climbing(depth), *control()):
         assert threat in choice.attack.threats
         assert kind_of(choice.attack.spec) == "first-order"

@@ -17,22 +17,23 @@ from scipy.special import betainc
 
 from ..evidence.records import Evidence, Plan
 from .intervals import clopper_pearson
-from .outcomes import answers, breaks
+from .outcomes import answers, breaks, planned_threat
 
 Verdict = Literal["masked", "suspect", "none-found", "untested"]
-Kind = Literal["first-order", "scores", "labels", "remedy", "other"]
+Kind = Literal["first-order", "scores", "labels", "outside", "remedy", "other"]
 
 FIRST_ORDER = frozenset({"pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn"})
 """Attacks that follow the model's own gradient from the image or near it."""
 
-WITHOUT_GRADIENT: Mapping[str, Kind] = {
+OTHER_KINDS: Mapping[str, Kind] = {
     "square": "scores",
     "pointwise": "labels",
     "salt-and-pepper": "labels",
     "boundary": "labels",
     "hop-skip-jump": "labels",
+    "brendel-bethge": "outside",
 }
-"""Attacks that read no gradient."""
+"""Attacks that read no gradient, or only that on the far side of the boundary, where they start."""
 
 BY = " by "  # between an attack and the remedy whose gradient it was told
 SHARE = 0.01  # of what first-order attacks leave: more than this must fall to evidence of another kind
@@ -71,11 +72,18 @@ class Contest:
     fallen: Counter[str]  # to evidence of another kind, by what broke them first, with first-order control
     unsettled: int = 0  # broken by another kind, but first-order attacks have not been tried hard enough
     untried: int = 0  # not yet searched by anything else
+    spared: int = 0  # sampled examples that no planned attack has broken
+    overtaken: int = 0  # of these, how many anything else has
 
     @property
     def p(self) -> float:
         """How probably so many fall where no more than SHARE of all do: the exact binomial tail."""
         return _tail(self.fallen.total(), self.left, SHARE)
+
+    @property
+    def outdone(self) -> bool:
+        """Whether significantly more than SHARE of what the planned attacks spare falls to anything at all."""
+        return _tail(self.overtaken, self.spared, SHARE) <= LEVEL
 
     @property
     def share(self) -> tuple[float, float]:
@@ -88,7 +96,7 @@ def kind_of(spec: str) -> Kind:
     name, _, rest = spec.partition("(")
     if BY in rest.rpartition(")")[2]:
         return "remedy"
-    return "first-order" if name in FIRST_ORDER else WITHOUT_GRADIENT.get(name, "other")
+    return "first-order" if name in FIRST_ORDER else OTHER_KINDS.get(name, "other")
 
 
 def findings(plan: Plan, evidence: Evidence) -> dict[str, Finding]:
@@ -133,18 +141,23 @@ def contest(plan: Plan, evidence: Evidence, threat: str) -> Contest:
     foreign = {c.example for c, _ in breaks(evidence, threat)} - fallen.keys()
     left = [e for e in left_by_gradients(plan, evidence, threat) if e in sampled and e not in foreign]
     tried = {s.example for s in evidence.spent if s.threat == threat and s.done and _is_another(s.attack)}
+    specs = {a.spec for a in planned_threat(plan, threat).attacks}
+    by_plan = {c.example for c, _ in breaks(evidence, threat) if c.threat == threat and c.attack in specs}
+    spared = sampled & frozenset(plan.examples) - by_plan
     settled = Counter(_name(fallen[e]) for e in left if e in fallen and e in controlled)
     return Contest(
         left=len(left),
         fallen=settled,
         unsettled=sum(e in fallen for e in left) - settled.total(),
         untried=sum(e not in fallen and e not in tried for e in left),
+        spared=len(spared),
+        overtaken=len(spared & {c.example for c, _ in breaks(evidence, threat)}),
     )
 
 
 def _is_another(spec: str) -> bool:
     """Whether it is evidence of another kind than a first-order attack's."""
-    return kind_of(spec) in ("scores", "labels", "remedy")
+    return kind_of(spec) in ("scores", "labels", "outside", "remedy")
 
 
 def _fallen(evidence: Evidence, threat: str) -> dict[int, str]:
@@ -197,6 +210,8 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, conv
     shown = indicators(plan, evidence, threat)
     suspicious = [i for i in shown if i.suspicious]
     told = [_told(contest)]
+    if contest.outdone:
+        told.append(f"the planned attacks spared {_images(contest.spared)} of which {contest.overtaken} fell later")
     if contest.unsettled:
         told.append(f"{_images(contest.unsettled)} more fell, on which first-order attacks have not been tried enough")
     if contest.untried:
@@ -205,7 +220,7 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, conv
     verdict: Verdict = "none-found"
     if convicted:
         verdict = "masked"
-    elif suspicious:
+    elif suspicious or contest.outdone:
         verdict = "suspect"
     elif contest.untried or contest.unsettled:
         verdict = "untested"

@@ -36,7 +36,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])
     monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])
-    monkeypatch.setattr(scrutiny, "without_gradient", lambda threat, depth: [square])
+    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
 
 
 @pytest.fixture

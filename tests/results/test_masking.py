@@ -59,10 +59,11 @@ def test_every_attack_is_of_the_kind_that_it_reads():
             assert attack.reads == "gradients", name
         elif kind in ("scores", "labels"):
             assert attack.reads == {"scores": "logits", "labels": "labels"}[kind], name
-        else:  # it starts from outside, owns its loop, or moves images rather than pixels
+        elif kind == "outside":
+            assert attack.comes_from_outside, name
+        else:  # it owns its loop, or moves images rather than pixels
             assert kind == "other"
-            outside = attack.comes_from_outside or attack.reads == "anything"
-            assert outside or not set(attack.threats) & {"linf", "l2", "l1"}, name
+            assert attack.reads == "anything" or not set(attack.threats) & {"linf", "l2", "l1"}, name
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,16 @@ def test_what_first_order_attacks_break_too_counts_for_nothing():
         claims=(*both.claims, *(c for c, _ in again)),
         verdicts=(*both.verdicts, *(v for _, v in again)),
     )
-    assert verdict(both) == "none-found"
     assert contest(PLAN, both, THREAT).left == 52
+    assert contest(PLAN, both, THREAT).fallen.total() == 0
+    assert verdict(both) == "suspect"  # the planned attacks spared them all the same
 
 
-def test_what_first_order_attacks_were_not_tried_on_hard_enough_convicts_nobody():
+def test_what_first_order_attacks_were_not_tried_on_hard_enough_is_suspicious_and_convicts_nobody():
+    assert findings(PLAN, evidence(fallen=2, controlled=False))[THREAT].verdict == "untested"
     found = findings(PLAN, evidence(fallen=8, controlled=False))[THREAT]
-    assert found.verdict == "untested"
+    assert found.verdict == "suspect"
+    assert "the planned attacks spared 60 images of which 8 fell later" in found.evidence
     assert any("8 images more fell" in sentence for sentence in found.evidence)
 
 
@@ -119,7 +123,8 @@ def test_the_cross_entropy_is_no_control():
     weak = evidence(fallen=8)
     spec = APGD.replace("margin", "cross-entropy")
     swapped = tuple(msgspec.structs.replace(s, attack=spec) if s.attack == APGD else s for s in weak.spent)
-    assert verdict(msgspec.structs.replace(weak, spent=swapped)) == "untested"
+    assert verdict(msgspec.structs.replace(weak, spent=swapped)) == "suspect"
+    assert verdict(weak) == "masked"
 
 
 def test_where_first_order_attacks_could_not_run_at_all_others_convict_alone():
@@ -133,6 +138,15 @@ def test_only_the_sample_is_counted_whatever_else_was_broken():
     kept = tuple(p for p in few.probes if p.name != masking.SAMPLED or p.example >= 8)
     assert contest(PLAN, msgspec.structs.replace(few, probes=kept), THREAT).fallen.total() == 0
     assert verdict(msgspec.structs.replace(few, probes=kept)) == "none-found"
+
+
+def test_what_a_planned_attack_of_another_kind_broke_was_not_spared():
+    planned = (PlannedAttack("apgd", APGD, 1), PlannedAttack("square", SQUARE, 1))
+    question = plan(examples=tuple(range(100)), threats=(PlannedThreat(THREAT, planned),))
+    found = contest(question, evidence(fallen=8, controlled=False), THREAT)
+    assert (found.spared, found.overtaken, found.outdone) == (52, 0, False)
+    found = contest(PLAN, evidence(fallen=8, controlled=False), THREAT)
+    assert (found.spared, found.overtaken, found.outdone) == (60, 8, True)
 
 
 def test_what_nobody_else_has_searched_is_untested_and_nothing_left_is_nothing_to_hide():
