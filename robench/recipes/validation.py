@@ -1,7 +1,7 @@
 """How a model in training does on images that are kept out of the training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from .training import Report, Training
 
 LOOKS = 20  # over a training
 SURE = 2.0  # standard errors by which a fall must exceed chance
+LEAST_STEPS = 10  # of the attack: overfitting to fewer cannot be seen by as few
 KEY = "looks"  # in the training's memory
 
 
@@ -35,8 +36,9 @@ class Look(NamedTuple):
 class Validation:
     """Passes a training's reports on, and twenty times looks at the images that are kept out.
 
-    They are attacked by the recipe's own attack with noise that is theirs, the same in every look, so that looks are
-    compared image by image. Neither weights, batch-norm statistics nor the training's noise are touched.
+    They are attacked by the recipe's own attack, in ten steps at least, with noise that is theirs, the same in every
+    look, so that looks are compared image by image. Neither weights nor batch-norm statistics nor the training's noise
+    are touched.
     """
 
     recipe: Recipe
@@ -61,6 +63,8 @@ class Validation:
         keys = keyed(0, torch.tensor(held.numbers), text_key("validation"), draw=0)
         y = held.y.to(device)
         images = Batch(x=held.x.to(device), y=y, target=y, keys=keys.to(device))
+        if isinstance(recipe, AdversarialTraining) and recipe.inner_steps < LEAST_STEPS:
+            recipe = replace(recipe, inner_steps=LEAST_STEPS, inner_step_size=2.5 / LEAST_STEPS)
         validation = cls(recipe, threats, training, images, training.report, tell)
         training.report = validation
         return validation

@@ -77,6 +77,21 @@ def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_t
     assert validation.looks[:, 0].tolist() == [look.step for look in told]
 
 
+def test_a_look_has_ten_steps_however_few_the_training_has(tmp_path):
+    module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
+    configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
+    few, ten = ({"inner_steps": steps, "inner_step_size": 2.5 / steps, "batch": 50} for steps in (1, 10))
+    seen = []
+    for settings in (few, ten):
+        training, _ = training_of(module, split, tmp_path)
+        recipe = configure("pgd_at", "blobs", settings)
+        seen.append(Validation.of(recipe, (parse("l2:0.45"),), training, held, print).look(1).robust)
+    images = Validation.of(recipe, (), training, held, print).images
+    now = Lesson(module.eval(), images, (), 0.0, {})
+    one_step = module(configure("pgd_at", "blobs", few).images(now, parse("l2:0.45"))).argmax(dim=1) == held.y
+    assert seen[0] == seen[1] < one_step.float().mean()
+
+
 def a_look(step, robust, trained):
     return Look(step, 0.99, robust, trained, "")
 
