@@ -147,7 +147,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         """With the candidates of the phase."""
         asked = state.asked
         phases: list[tuple[int, Callable[[], Candidates]]] = [
-            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state.size)),
+            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state)),
             (LINE, lambda: along_line(threat, batch, state, self.wide)),
             (WALK, lambda: self._candidates(threat, batch, state)),
         ]

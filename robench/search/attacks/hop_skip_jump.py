@@ -179,7 +179,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         """With the candidates of the phase."""
         asked = state.asked
         phases: list[tuple[int, Callable[[], Candidates]]] = [
-            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state.size)),
+            (START, lambda: starts(threat, batch.x, self._noise(batch, state), state)),
             (LINE, lambda: along_line(threat, batch, state, self.wide)),
             (ESTIMATE, lambda: self._directions(threat, batch, state)),
             (STRIDE, lambda: self._strides(threat, batch, state)),

@@ -1,8 +1,11 @@
 """How an attack that reads labels alone begins: at some image that the model takes for another class, and from there
 down the line towards the image it attacks, to the boundary.
 
-No kind of image does for every model and class: noise may look like one class to a model, which leaves nothing to
-begin with for that class. So several kinds are asked about at once.
+Grey noise comes first, as in the papers. It is farther away than black and white or coarse images are, but where it
+meets the boundary its pixels differ in how far they are from where the first layer takes note of them, so there is a
+way on; on an adversarially trained MNIST network walks that begin with the nearest image of all kinds end half as far
+away again. But noise may look like one class to a model, which leaves nothing to begin with for that class: then images
+of many kinds are asked about.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +21,8 @@ from ...problem.shapes import Inputs, Keys, PerExample, per_example
 from ...problem.threats import Ball, Linf
 from ..attack import Batch, Candidates, State
 
-BLOCKS = (1, 2, 4, 8, 16)  # of the shorter side: noise comes in squares that long at most
+FINE = (1, 2, 4)  # pixels: noise comes in squares that long at first
+BLOCKS = (1, 2, 4, 8, 16)  # those that are shorter than the image, and the whole image, where that does not do
 STYLES = 3  # grey noise, black-and-white noise, and the image inverted where the noise is high
 STARTS = 4  # passes that look for a start, where one of them finds one
 NEAREST = 0.5  # of the distance reached: no nearer is tried before something there has fooled
@@ -123,24 +127,29 @@ def noise_of(keys: Keys, draw: Int[Tensor, "L"], width: int, x: Inputs) -> Noise
     return uniform(keys, draw, width * (x[0].numel() + 2)).view(len(x), width, -1)
 
 
-def starts(threat: Ball, x: Inputs, noise: Noise, size: PerExample) -> Candidates:
-    """Images of many kinds; where something has fooled already at a distance of `size`, faded until they are nearer.
+def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidates:
+    """Fine grey noise, and where that has not fooled images of many kinds. Once something has, faded until nearer.
 
-    Noise in blocks of every scale up to the whole image (flat grey, black, white), and the image inverted in some of
-    the blocks or in all.
+    Of many kinds: noise in blocks of every scale up to the whole image (flat grey, black, white), and the image
+    inverted in some of the blocks or in all.
     """
     lanes, c, h, w = x.shape
     width = noise.shape[1]
     nearer, share, noise = noise[..., 0], noise[..., 1], noise[..., 2:].view(lanes, width, c, h * w)
+
+    def in_blocks(pixels: Int[Tensor, "W N"]) -> Candidates:
+        return noise.gather(3, pixels[None, :, None, :].expand_as(noise)).view(lanes, width, c, h, w)
+
     blocks, style = _kinds(width, h, w, x.device)
-    noise = noise.gather(3, blocks[None, :, None, :].expand_as(noise)).view(lanes, width, c, h, w)
+    coarse = in_blocks(blocks)
     share = share[..., None, None, None]
-    binary = (noise < share).to(x.dtype)
-    inverted = torch.where(noise < share.sqrt(), 1 - x[:, None], x[:, None])
+    binary = (coarse < share).to(x.dtype)
+    inverted = torch.where(coarse < share.sqrt(), 1 - x[:, None], x[:, None])
     style = style[None, :, None, None, None]
-    images = torch.where(style == 0, noise, torch.where(style == 1, binary, inverted))
-    delta = images - x[:, None]
-    return faded(threat, x, delta, size[:, None] * (NEAREST + (1 - NEAREST) * nearer))
+    many = torch.where(style == 0, coarse, torch.where(style == 1, binary, inverted))
+    plain = (state.passes == 0) | state.size.isfinite()
+    images = torch.where(per_example(plain, many), in_blocks(_fine(width, h, w, x.device)), many)
+    return faded(threat, x, images - x[:, None], state.size[:, None] * (NEAREST + (1 - NEAREST) * nearer))
 
 
 def faded(threat: Ball, x: Inputs, delta: Float[Tensor, "L #W *D"], size: PerCandidate) -> Candidates:
@@ -175,12 +184,21 @@ def pick(candidates: Candidates, which: Int[Tensor, "L"]) -> Inputs:
 
 
 @lru_cache
+def _fine(width: int, h: int, w: int, device: torch.device) -> Int[Tensor, "W N"]:
+    """Of every candidate: from which pixel each pixel takes its noise."""
+    sides = torch.stack([_squares(side, h, w) for side in FINE])
+    return sides[torch.arange(width) % len(FINE)].to(device)
+
+
+@lru_cache
 def _kinds(width: int, h: int, w: int, device: torch.device) -> tuple[Int[Tensor, "W N"], Int[Tensor, "W"]]:
-    """Of every candidate: from which pixel each pixel takes its noise, and the style."""
-    sides = [*(b for b in BLOCKS if b < min(h, w)), max(h, w)]
-    maps = []
-    for side in sides:
-        row, column = (torch.arange(n) // side * side for n in (h, w))
-        maps.append((row[:, None] * w + column).flatten())
+    """The same for images of many kinds, and the style of each."""
+    sides = torch.stack([_squares(side, h, w) for side in (*(b for b in BLOCKS if b < min(h, w)), max(h, w))])
     number = torch.arange(width)
-    return torch.stack(maps)[number // STYLES % len(sides)].to(device), (number % STYLES).to(device)
+    return sides[number // STYLES % len(sides)].to(device), (number % STYLES).to(device)
+
+
+def _squares(side: int, h: int, w: int) -> Int[Tensor, "N"]:
+    """Of every pixel the one at the corner of its square."""
+    row, column = (torch.arange(n) // side * side for n in (h, w))
+    return (row[:, None] * w + column).flatten()
