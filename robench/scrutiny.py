@@ -123,7 +123,9 @@ class Scrutiny:
     def _with_remedies(
         self, choice: ThreatChoice, sample: frozenset[int], whole: dict[str, float], until: float
     ) -> Iterator[Search]:
-        for name, remedied in self._remedied(whole):
+        shown = masking.indicators(self.plan, self.run.evidence(), str(choice.threat))
+        blind = any(i.suspicious and i.name == masking.BLIND for i in shown)
+        for name, remedied in self._remedied(whole, blind):
             yield self._search(remedied, choice, climbing(self.depth), sample, until, remedy=name)
 
     def _search(
@@ -144,12 +146,14 @@ class Scrutiny:
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
 
-    def _remedied(self, whole: dict[str, float]) -> Iterator[tuple[str, Classifier]]:
+    def _remedied(self, whole: dict[str, float], blind: bool) -> Iterator[tuple[str, Classifier]]:
         """The model with gradients put right, in one way after the other."""
         differentiates = whole.get("inner gradients", 0) > 0
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
         if not whole.get("compiled"):
             yield "repaired", remedies.repaired(self.classifier, differentiates=differentiates)
+            if blind or self.depth == "deep":
+                yield "leaking", remedies.repaired(self.classifier, differentiates=differentiates, leak=remedies.LEAK)
             if (inner := remedies.inside(self.classifier, x, differentiates=differentiates)) is not None:
                 yield "inside", inner
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
@@ -242,8 +246,12 @@ def of_another_kind(threat: str, depth: Masking) -> list[AttackChoice]:
 
 def climbing(depth: Masking) -> list[AttackChoice]:
     """Attacks on a remedied model: steps of one length first, which climb where the loss itself tells nothing."""
-    plain = [_choice("pgd", PGD(steps=40, random_start=False)), _choice("apgd-margin", APGD(loss="margin"))]
-    return [*plain, _choice("apgd-t", APGD(loss="dlr", targets=9))] if depth == "deep" else plain
+    targets = 9 if depth == "deep" else 3
+    return [
+        _choice("pgd", PGD(steps=40, random_start=False)),
+        _choice("apgd-margin", APGD(loss="margin")),
+        _choice("apgd-t", APGD(loss="dlr", targets=targets)),
+    ]
 
 
 def control() -> list[AttackChoice]:

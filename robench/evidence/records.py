@@ -124,11 +124,11 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A measurement taken in passing that a reader of the table should know of."""
+    """A measurement that a reader of the table should know of: taken in passing, or to look for gradient masking."""
 
-    threat: str
-    example: int
-    name: str  # nan: the model answered NaN during a search
+    threat: str  # empty where it is about the model as such
+    example: int  # -1 where it is about no single one
+    name: str  # nan: the model answered NaN during a search; the others are those of search.probes
     value: float
 
 

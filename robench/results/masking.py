@@ -39,6 +39,7 @@ BY = " by "  # between an attack and the remedy whose gradient it was told
 SHARE = 0.01  # of what first-order attacks leave: more than this must fall to evidence of another kind
 LEVEL = 0.01  # of the test, over all threats of a run (Holm)
 CONTROL = 500  # gradients, of losses that scale does not saturate, that must have failed on an example before it counts
+BLIND = "blind pixels"  # an indicator that calls for a remedy of its own
 SAMPLED, DEPTH = "sampled", "depth"  # probes that say what was looked at
 
 ON, DEEP = 1.0, 2.0  # values of DEPTH
@@ -317,7 +318,7 @@ def _blind(values: Sequence[float]) -> Indicator:
     suspicious = _more_than(sum(value > 0.25 for value in values), len(values), 0.25) and max(values) < 1
     meaning = "pixels without gradient where attacks could move them" if suspicious else "few pixels without gradient"
     advice = "attack such pixels without gradients: --attack pointwise under l1" if suspicious else ""
-    return Indicator("blind pixels", f"{100 * share:.0f} % on average", meaning, suspicious, advice)
+    return Indicator(BLIND, f"{100 * share:.0f} % on average", meaning, suspicious, advice)
 
 
 def _norm(values: Sequence[float]) -> Indicator:

@@ -17,7 +17,7 @@ from ..problem.classifier import Classifier
 from ..problem.shapes import Inputs, Logits
 
 AGREEMENT = 0.9  # share of predictions that an inner layer must share with the model to speak for it
-LEAK = 0.1  # slope of a dead unit
+LEAK = 0.1  # slope of a dead unit, where it has one
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside"}
 _BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "clamp_", "hardtanh", "relu6", "hardsigmoid"}
@@ -27,15 +27,16 @@ _BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__"
 _UNITS = {"relu", "threshold", "relu_"}
 
 
-def repaired(classifier: Classifier, *, differentiates: bool = False) -> Classifier:
+def repaired(classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0) -> Classifier:
     """Functions without a useful derivative get that of the identity.
 
     These are steps, comparisons that become numbers, cuts, saturating functions, casts, and autograd functions of the
-    model's own; ReLU leaks. What cuts the graph (detach, no_grad) and hooks that change gradients are passed over.
-    What TorchScript has compiled cannot be seen, and stays as it is. A model that differentiates on its way to an
-    answer would be led to another answer by other derivatives, so that it is asked a second time, as it is.
+    model's own; of ReLU where it is dead it is `leak`. What cuts the graph (detach, no_grad) and hooks that change
+    gradients are passed over. What TorchScript has compiled cannot be seen, and stays as it is. A model that
+    differentiates on its way to an answer would be led to another answer by other derivatives, so that it is asked a
+    second time, as it is.
     """
-    return _with(classifier, _Repaired(classifier.module, differentiates))
+    return _with(classifier, _Repaired(classifier.module, differentiates, leak))
 
 
 def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -> Classifier | None:
@@ -75,13 +76,14 @@ def _with(classifier: Classifier, module: nn.Module) -> Classifier:
 
 
 class _Repaired(nn.Module):
-    def __init__(self, module: nn.Module, differentiates: bool):
+    def __init__(self, module: nn.Module, differentiates: bool, leak: float = 0.0):
         super().__init__()
         self.module = module
         self.differentiates = differentiates
+        self.leak = leak
 
     def forward(self, x: Inputs) -> Logits:
-        with _repairs():
+        with _repairs(self.leak):
             logits: Tensor = self.module(x)
         logits = logits.float()  # what attacks count in, whatever the model answers in
         return self.value(x) + (logits - logits.detach()) if self.differentiates else logits
@@ -102,7 +104,7 @@ class _Inside(_Repaired):
         heard: list[Tensor] = []
         handle = self.module.get_submodule(self.place).register_forward_hook(lambda m, i, out: heard.append(out))
         try:
-            with _repairs():
+            with _repairs(self.leak):
                 told: Tensor = self.module(x)
         finally:
             handle.remove()
@@ -172,6 +174,10 @@ def _stands_for(source: Tensor, value: Tensor, slope: float | Tensor = 1.0) -> T
 class _Repairs(TorchFunctionMode):
     """Sees every torch function that is called, and gives those without a useful derivative another."""
 
+    def __init__(self, leak: float):
+        super().__init__()
+        self.leak = leak
+
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -189,10 +195,10 @@ class _Repairs(TorchFunctionMode):
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor):
             return out
-        return _with_a_slope(name, first, out)
+        return _with_a_slope(name, first, out, self.leak)
 
 
-def _with_a_slope(name: str, first: Tensor, out: Tensor) -> Tensor:
+def _with_a_slope(name: str, first: Tensor, out: Tensor, leak: float) -> Tensor:
     source, sign = getattr(first, "_stood_for", (first, 1.0))
     if name in _BREAKS and first.is_floating_point() and first.requires_grad and out.shape == first.shape:
         out._stood_for = (first, _BREAKS[name])  # type: ignore[attr-defined]
@@ -206,8 +212,8 @@ def _with_a_slope(name: str, first: Tensor, out: Tensor) -> Tensor:
         return _stands_for(source, out, sign)
     elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
         return _stands_for(first, out)
-    elif name in _UNITS:
-        return _stands_for(first, out, torch.where(first > 0, 1.0, LEAK))
+    elif name in _UNITS and leak:
+        return _stands_for(first, out, torch.where(first > 0, 1.0, leak))
     return out
 
 
@@ -222,7 +228,7 @@ _APPLY: Any = torch.autograd.Function.__dict__["apply"]
 
 
 @contextmanager
-def _repairs() -> Iterator[None]:
+def _repairs(leak: float) -> Iterator[None]:
     """Within, every torch function is seen, and autograd functions of the model's own pass gradients as they are."""
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +240,7 @@ def _repairs() -> Iterator[None]:
     graph = torch.is_grad_enabled()
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
     try:
-        with _Repairs():
+        with _Repairs(leak):
             yield
     finally:
         torch.set_grad_enabled(graph)
