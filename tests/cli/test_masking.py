@@ -23,13 +23,13 @@ from robench.testing.masked import masked
 def build(shape, classes):
     return masked("staircase", DigitsCNN(shape, classes))
 """
-ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)", "--examples", "16", "--quiet"
+ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)", "--examples", "12", "--quiet"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
-    square, climb = AttackChoice("square", Square(steps=40)), AttackChoice("pgd", PGD(steps=10, random_start=False))
+    square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
     monkeypatch.setattr(api, "LANES", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(scrutiny, "LEAST", float("inf"))
