@@ -134,6 +134,12 @@ def test_saved_models_come_back_without_a_word(tmp_path, name):
     assert classifier.identity().weights_sha256 == in_memory.identity().weights_sha256
 
 
+def test_equal_weights_are_equal_files(tmp_path):
+    model = network("digits-cnn", SHAPE, classes=7)
+    kept = {"architecture": "digits-cnn", "normalisation": "none", "shape": SHAPE, "classes": 7}
+    assert len({save(model, tmp_path / "m.safetensors", **kept) for _ in range(12)}) == 1
+
+
 def test_half_precision_weights_are_read_as_the_float32_they_round_to(tmp_path):
     model = network()
     save(model, tmp_path / "m.safetensors", architecture="digits-cnn", normalisation="none", shape=SHAPE, classes=10,

@@ -1,5 +1,6 @@
 """From a checkpoint file, or the name of a bundled model, to a classifier; and back."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -101,8 +102,16 @@ def save(
         "shape": by(shape),
         "classes": str(classes),
     }
-    durable.replace(path, safetensors.torch.save(tensors, metadata))
+    durable.replace(path, _in_order(safetensors.torch.save(tensors, metadata)))
     return durable.sha256(path)
+
+
+def _in_order(contents: bytes) -> bytes:
+    """The same file with its header sorted: the library writes metadata in an order that differs from run to run."""
+    start = 8 + int.from_bytes(contents[:8], "little")
+    header = json.dumps(json.loads(contents[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + contents[start:]
 
 
 def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
