@@ -67,15 +67,16 @@ def main() -> None:
 
 def _models() -> Iterator[tuple[str, str, nn.Module, tuple[str, ...]]]:
     for name, threats in HONEST.items():
-        yield name, "honest", _loaded(name), threats
+        yield name, "honest", loaded(name), threats
     yield "linear", "honest", _linear(0.0), ("linf:0.05", "l2:0.5")
     yield "linear, small weights", "honest", _linear(0.05), (THREAT, "l2:2")
     for name, mask in MASKED.items():
         kind = f"{'keeps' if mask.keeps else 'changes'} predictions{', held out' if mask.held_out else ''}"
-        yield name, kind, masked(name, _loaded(BASE)), (THREAT,)
+        yield name, kind, masked(name, loaded(BASE)), (THREAT,)
 
 
-def _loaded(name: str) -> nn.Module:
+def loaded(name: str) -> nn.Module:
+    """A bundled model."""
     return copy.deepcopy(checkpoints.load(name).classifier.module)
 
 
