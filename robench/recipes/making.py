@@ -64,6 +64,11 @@ class Order:
         return changed | ({"precision": self.precision} if self.precision != "float32" else {})
 
     @property
+    def weights(self) -> Path:
+        """Where the trained network goes."""
+        return self.out.with_name(self.out.name + ".safetensors")
+
+    @property
     def state(self) -> Path:
         """Where an unfinished training is kept."""
         return self.out.with_name(self.out.name + ".training")
@@ -95,11 +100,10 @@ def make(
         Validation.of(recipe, order.threats, training, split.take(sorted(without)), looked)
     recipe.train(training, data, order.threats)
 
-    weights = order.out.with_name(order.out.name + ".safetensors")
     with resumable():
         sha256 = checkpoints.save(
             module.eval(),
-            weights,
+            order.weights,
             architecture=order.architecture,
             normalisation="none",
             shape=split.shape,
@@ -112,7 +116,7 @@ def make(
         architecture=order.architecture,
         shape=split.shape,
         classes=split.classes,
-        weights=weights.name,
+        weights=order.weights.name,
         sha256=sha256,
         recipe=recipe.name,
         command=order.command,
@@ -153,6 +157,8 @@ def _check(order: Order, split: Split) -> None:
         raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)
+    if order.start and checkpoints.locate(order.start)[0].resolve() == order.weights.resolve():
+        raise UserError(f"--out {order.out} would overwrite the model that --from starts from; choose another --out")
     if split.y.min() == split.y.max():
         raise UserError(
             f"the images of {split.name} are all of one class; there is nothing to learn from fewer than two"

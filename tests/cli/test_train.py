@@ -228,3 +228,13 @@ def monotonous(folder):
 )
 def test_what_cannot_be_trained_is_one_line_before_any_work(refused, monotonous, words, told):
     assert told in refused("train", *words.split())
+
+
+def test_a_training_does_not_write_over_the_model_that_it_starts_from(train, refused, folder):
+    assert train("nat --set steps=2 --no-evaluation --out m").code == 0
+    before = (folder / "m.safetensors").read_bytes()
+    for start in ("m.safetensors", "m.toml", "./m.safetensors"):
+        told = refused("train", "nat", "--set", "steps=2", "--no-evaluation", "--from", start, "--out", "m")
+        assert "--out m would overwrite the model that --from starts from; choose another --out" in told
+    assert (folder / "m.safetensors").read_bytes() == before
+    assert not (folder / "m.training").exists()
