@@ -113,7 +113,9 @@ class Scrutiny:
         doubted = any(i.suspicious for i in masking.indicators(self.plan, self.run.evidence(), threat))
         if doubted:  # a gradient that works is the cheapest of all
             yield from self._with_remedies(choice, sample, whole, until)
-        yield self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.depth), sample, until)
+        others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.depth), sample, until)
+        self._announce(others)
+        yield others
         if not doubted and self.depth == "deep":
             yield from self._with_remedies(choice, sample, whole, until)
         fallen = masking.unsettled(self.plan, self.run.evidence(), threat)
@@ -142,6 +144,18 @@ class Scrutiny:
         by = f"{masking.BY}{remedy}" if remedy else ""
         steps = [(choice, PlannedAttack(f"{a.label}{by}", f"{self.spec(a)}{by}", self._items(a)), a) for a in attacks]
         return Search(classifier, steps, examples, again, until)
+
+    def _announce(self, search: Search) -> None:
+        """Write down what the sample is to be shown to, so that a search that time cuts short is seen to be short."""
+        with self.run.writing():
+            self.run.put_probes(
+                Probe(str(choice.threat), probes.WHOLE, f"{masking.SHOWN}{planned.spec}", self._level)
+                for choice, planned, _ in search.steps
+            )
+
+    @property
+    def _level(self) -> float:
+        return masking.DEEP if self.depth == "deep" else masking.ON
 
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
@@ -184,8 +198,7 @@ class Scrutiny:
         held = {p.example for p in evidence.probes if (p.threat, p.name) == (threat, masking.SAMPLED)}
         left = self._shuffled(masking.left_by_gradients(self.plan, evidence, threat))
         new = [e for e in left if e not in held][: max(0, depth.sampled - len(held))]
-        level = masking.DEEP if self.depth == "deep" else masking.ON
-        looked = max(level, _value(evidence, threat, probes.WHOLE, masking.DEPTH))
+        looked = max(self._level, _value(evidence, threat, probes.WHOLE, masking.DEPTH))
         with self.run.writing():
             self.run.put_probes([Probe(threat, probes.WHOLE, masking.DEPTH, looked)])
             self.run.put_probes(Probe(threat, e, masking.SAMPLED, 1.0) for e in new)

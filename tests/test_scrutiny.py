@@ -129,6 +129,22 @@ def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(t
     assert whole.outcomes == evaluate(base()).threats[0].outcomes
 
 
+def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_path, monkeypatch):
+    square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
+    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square, never])
+    attend = robench.evaluation.Evaluation._attend
+
+    def hurried(self, engine, jobs, deadline):  # time runs out when the second attack comes
+        attend(self, engine, (job for job in jobs if self._live[-1].planned.label != "later"), deadline)
+
+    with monkeypatch.context() as late:
+        late.setattr(robench.evaluation.Evaluation, "_attend", hurried)
+        (short,) = evaluate(base(), run=tmp_path / "r.robench").threats
+    assert short.masking.verdict == "untested"
+    (whole,) = evaluate(base(), run=tmp_path / "r.robench").threats
+    assert whole.masking.verdict == "none-found"
+
+
 def test_off_after_on_keeps_what_is_known(tmp_path):
     module = masked("staircase", base())
     looked = evaluate(module, run=tmp_path / "r.robench")

@@ -38,9 +38,11 @@ OTHER_KINDS: Mapping[str, Kind] = {
 BY = " by "  # between an attack and the remedy whose gradient it was told
 SHARE = 0.01  # of what first-order attacks leave: more than this must fall to evidence of another kind
 LEVEL = 0.01  # of the test, over all threats of a run (Holm)
+FEWEST = 2  # images; one of one is exactly at SHARE and LEVEL, and accuses nobody
 CONTROL = 500  # gradients, of losses that scale does not saturate, that must have failed on an example before it counts
 BLIND = "blind pixels"  # an indicator that calls for a remedy of its own
 SAMPLED, DEPTH = "sampled", "depth"  # probes that say what was looked at
+SHOWN = "shown "  # and, before the key of an attack of another kind, that the sample is to be shown to it
 
 ON, DEEP = 1.0, 2.0  # values of DEPTH
 
@@ -72,7 +74,7 @@ class Contest:
     left: int  # by first-order attacks, of those sampled
     fallen: Counter[str]  # to evidence of another kind, by what broke them first, with first-order control
     unsettled: int = 0  # broken by another kind, but first-order attacks have not been tried hard enough
-    untried: int = 0  # not yet searched by anything else
+    untried: int = 0  # not yet searched by all that they are to be shown to
     spared: int = 0  # sampled examples that no planned attack has broken
     overtaken: int = 0  # of these, how many anything else has
 
@@ -84,12 +86,17 @@ class Contest:
     @property
     def outdone(self) -> bool:
         """Whether significantly more than SHARE of what the planned attacks spare falls to anything at all."""
-        return _tail(self.overtaken, self.spared, SHARE) <= LEVEL
+        return self.overtaken >= FEWEST and _tail(self.overtaken, self.spared, SHARE) <= LEVEL
 
     @property
-    def share(self) -> tuple[float, float]:
-        """Of what first-order attacks leave that falls: the exact 99 % interval."""
-        return clopper_pearson(self.fallen.total(), self.left, 0.99)
+    def convincing(self) -> bool:
+        """Whether significantly more than SHARE of what first-order attacks leave falls, were this the only threat."""
+        return self.fallen.total() >= FEWEST and self.p <= LEVEL
+
+    @property
+    def least(self) -> float:
+        """The share of what first-order attacks leave that falls at least: the exact one-sided 99 % bound."""
+        return clopper_pearson(self.fallen.total(), self.left, 0.98)[0]
 
 
 def kind_of(spec: str) -> Kind:
@@ -104,7 +111,7 @@ def findings(plan: Plan, evidence: Evidence) -> dict[str, Finding]:
     """The verdict on every planned threat. One that nobody has looked at is untested."""
     looked = [t.threat for t in plan.threats if _depth(evidence, t.threat)]
     contests = {threat: contest(plan, evidence, threat) for threat in looked}
-    convicted = _holm({threat: c.p for threat, c in contests.items()})
+    convicted = {threat for threat in _holm({t: c.p for t, c in contests.items()}) if contests[threat].convincing}
     return {
         t.threat: _finding(plan, evidence, t.threat, contests[t.threat], t.threat in convicted)
         if t.threat in contests
@@ -141,7 +148,7 @@ def contest(plan: Plan, evidence: Evidence, threat: str) -> Contest:
     fallen, controlled = _fallen(evidence, threat), _controlled(evidence, threat)
     foreign = {c.example for c, _ in breaks(evidence, threat)} - fallen.keys()
     left = [e for e in left_by_gradients(plan, evidence, threat) if e in sampled and e not in foreign]
-    tried = {s.example for s in evidence.spent if s.threat == threat and s.done and _is_another(s.attack)}
+    tried = _tried(evidence, threat)
     specs = {a.spec for a in planned_threat(plan, threat).attacks}
     by_plan = {c.example for c, _ in breaks(evidence, threat) if c.threat == threat and c.attack in specs}
     spared = sampled & frozenset(plan.examples) - by_plan
@@ -168,6 +175,22 @@ def _fallen(evidence: Evidence, threat: str) -> dict[int, str]:
         if _is_another(claim.attack):
             first.setdefault(claim.example, claim.attack)
     return first
+
+
+def _tried(evidence: Evidence, threat: str) -> set[int]:
+    """The examples that every attack of another kind has searched or failed on, of those at the greatest depth.
+
+    Runs that do not name them are content with any one.
+    """
+    over = [(s.example, s.threat, s.attack) for s in evidence.spent if s.done]
+    over += [(f.example, f.threat, f.attack) for f in evidence.failures]
+    tried: dict[int, set[str]] = {}
+    for example, under, attack in over:
+        if under == threat and _is_another(attack):
+            tried.setdefault(example, set()).add(attack)
+    shown = {p.name: p.value for p in evidence.probes if p.threat == threat and p.name.startswith(SHOWN)}
+    wanted = {name.removeprefix(SHOWN) for name, depth in shown.items() if depth == max(shown.values())}
+    return {example for example, attacks in tried.items() if wanted <= attacks}
 
 
 def _controlled(evidence: Evidence, threat: str) -> set[int]:
@@ -216,7 +239,8 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, conv
     if contest.unsettled:
         told.append(f"{_images(contest.unsettled)} more fell, on which first-order attacks have not been tried enough")
     if contest.untried:
-        told.append(f"{_images(contest.untried)} not yet searched otherwise: the same command again goes on")
+        missing = "not yet searched by every attack of another kind: the same command again goes on"
+        told.append(f"{_images(contest.untried)} {missing}")
     told += [f"{i.name}: {i.value}, {i.meaning}" for i in suspicious]
     verdict: Verdict = "none-found"
     if convicted:
@@ -225,7 +249,9 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, conv
         verdict = "suspect"
     elif contest.untried or contest.unsettled:
         verdict = "untested"
-    return Finding(verdict, tuple(told), _next(verdict, evidence, threat, suspicious), tuple(shown))
+    hidden = contest.left or suspicious or contest.outdone
+    advice = _next(verdict, evidence, threat, suspicious) if hidden else ""
+    return Finding(verdict, tuple(told), advice, tuple(shown))
 
 
 def _told(contest: Contest) -> str:
@@ -236,17 +262,17 @@ def _told(contest: Contest) -> str:
     sentence = f"of {_images(contest.left)} sampled that first-order attacks leave, {fell} fell to other evidence"
     if fell:
         sentence += f" ({', '.join(f'{name} {n}' for name, n in contest.fallen.most_common())})"
-    if contest.p <= LEVEL:
-        low = math.floor(100 * contest.share[0])
+    if contest.convincing:
+        low = math.floor(100 * contest.least)
         return f"{sentence}: p = {contest.p:.1g} that no more than 1 % do; at least {low} % do (99 %)"
     searched = contest.left - contest.untried
-    most = clopper_pearson(fell, searched, 0.9)[1]  # one-sided 95 %
-    return f"{sentence}; a share above {math.ceil(100 * most)} % would have shown (95 %)"
+    most = math.ceil(100 * clopper_pearson(fell, searched, 0.9)[1])  # one-sided 95 %
+    return f"{sentence}; " + (f"a share above {most} % would have shown (95 %)" if most < 100 else "too few to tell")
 
 
 def _next(verdict: Verdict, evidence: Evidence, threat: str, suspicious: Sequence[Indicator]) -> str:
-    """The command that would tell more."""
-    command = f"robench evaluate {evidence.environment.get('checkpoint', 'CHECKPOINT')} --threat {threat}"
+    """What to type to learn more. The command is named, not repeated: it says more than a run file keeps."""
+    command = "the same robench evaluate command with"
     if _depth(evidence, threat) < DEEP:
         return f"{command} --masking deep"
     told = [i.next for i in suspicious if i.next]
@@ -316,7 +342,11 @@ def _slope(values: Sequence[float]) -> Indicator:
 def _blind(values: Sequence[float]) -> Indicator:
     share = mean(values)
     suspicious = _more_than(sum(value > 0.25 for value in values), len(values), 0.25) and max(values) < 1
-    meaning = "pixels without gradient where attacks could move them" if suspicious else "few pixels without gradient"
+    meaning = "few pixels without gradient"
+    if suspicious:
+        meaning = "pixels without gradient where attacks could move them"
+    elif share > 0.25:
+        meaning = "nothing to compare with where no pixel has one" if max(values) == 1 else "too few images to tell"
     advice = "attack such pixels without gradients: --attack pointwise under l1" if suspicious else ""
     return Indicator(BLIND, f"{100 * share:.0f} % on average", meaning, suspicious, advice)
 

@@ -10,6 +10,8 @@ from .table import Table
 
 NO_CLEARANCE = "Evidence, never a clearance: docs/masking.md says what each indicator rests on and what it misses."
 
+UNSEEN = "nobody has looked; robench evaluate --masking on does, under linf, l2 and l1"
+
 
 def panel(summary: Summary) -> Table:
     """The indicators of every threat, suspicious ones marked; under it the verdicts, why, and the next command."""
@@ -28,7 +30,7 @@ def _rows(threat: ThreatEntry) -> Iterator[tuple[str, ...]]:
 
 def _verdict(threat: ThreatEntry) -> Iterator[str]:
     told = threat.masking
-    why = f": {told.evidence[0]}" if told.evidence else ""
+    why = f": {told.evidence[0] if told.evidence else UNSEEN}"
     yield f"{threat.threat} {told.verdict}{why}."
     if told.next:
         yield f"Next: {told.next}"

@@ -54,7 +54,7 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert "Gradient masking: masked." in looked.out
     assert "†" in looked.out
     assert "| linf:0.2 | gradient exactly 0 (!)" in looked.out
-    assert looked.out.count("Next: robench evaluate ") == 1
+    assert looked.out.count("Next: the same robench evaluate command with --masking deep") == 1
     reported = robench("report", "r.robench", "--masking", "--intervals")
     assert reported.out == looked.out
     assert robench("report", "s.json", "--masking", "--intervals").out == looked.out
@@ -76,7 +76,7 @@ def test_without_the_option_nothing_is_looked_at(robench, staircase, folder):
 
 def test_a_run_that_was_not_looked_into_has_an_empty_panel(robench, run):
     told = robench("report", "r.robench", "--masking").out
-    assert "linf:0.1 untested.\n" in told
+    assert "linf:0.1 untested: nobody has looked; robench evaluate --masking on does, under linf, l2 and l1.\n" in told
     assert "| indicator" not in told
 
 

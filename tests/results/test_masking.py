@@ -98,6 +98,34 @@ def test_it_is_masked_exactly_from_the_first_count_that_the_binomial_test_reject
     assert contest(PLAN, evidence(left, fallen=needed), THREAT).p == pytest.approx(tail(needed, left, 0.01))
 
 
+def test_one_image_accuses_nobody():
+    found = findings(PLAN, evidence(left=1, fallen=1))[THREAT]
+    assert found.verdict == "none-found"
+    assert found.evidence[0].endswith("1 fell to other evidence (square 1); too few to tell")
+
+
+def test_what_falls_at_least_is_never_said_to_be_less_than_the_test_has_rejected():
+    told = findings(PLAN, evidence(left=15, fallen=2))[THREAT].evidence[0]
+    assert told.endswith("p = 0.01 that no more than 1 % do; at least 1 % do (99 %)")
+
+
+def test_an_image_is_searched_once_every_attack_that_it_is_to_be_shown_to_has_been_there():
+    one = evidence()
+    pointwise = "pointwise(steps=40, wide=4)"
+    named = tuple(Probe(THREAT, -1, f"{masking.SHOWN}{spec}", masking.ON) for spec in (SQUARE, pointwise))
+    short = msgspec.structs.replace(one, probes=(*one.probes, *named))
+    found = findings(PLAN, short)[THREAT]
+    assert found.verdict == "untested"
+    assert (
+        "60 images not yet searched by every attack of another kind: the same command again goes on" in found.evidence
+    )
+    rest = tuple(spent(i, 1, THREAT, pointwise) for i in range(59))
+    failed = (Failure(59, THREAT, pointwise, "RuntimeError: no"),)
+    assert verdict(msgspec.structs.replace(short, spent=(*short.spent, *rest), failures=failed)) == "none-found"
+    deeper = Probe(THREAT, -1, f"{masking.SHOWN}{SQUARE}", masking.DEEP)  # with the first look's others left undone
+    assert verdict(msgspec.structs.replace(short, probes=(*one.probes, named[1], deeper))) == "none-found"
+
+
 def test_what_first_order_attacks_break_too_counts_for_nothing():
     both = evidence(fallen=8)
     again = [(claim(200 + i, i, THREAT, f"{APGD} under l2:9"), accepted(200 + i)) for i in range(8)]
@@ -154,6 +182,7 @@ def test_what_nobody_else_has_searched_is_untested_and_nothing_left_is_nothing_t
     found = findings(PLAN, evidence(left=0))[THREAT]
     assert found.verdict == "none-found"
     assert found.evidence == ("first-order attacks leave nothing that masking could hide",)
+    assert found.next == ""
 
 
 def test_a_run_that_was_not_looked_into_is_untested_and_its_summary_says_no_more_than_before():
@@ -209,6 +238,11 @@ def test_what_honest_models_have_too_is_not(name, value):
     assert verdict(evidence(whole={name: value})) == "none-found"
 
 
+def test_pixels_are_not_called_few_where_none_has_a_gradient():
+    (told,) = (i for i in findings(PLAN, evidence(probes={"blind": 1.0}))[THREAT].indicators if i.name == masking.BLIND)
+    assert (told.suspicious, told.meaning) == (False, "nothing to compare with where no pixel has one")
+
+
 def test_a_few_odd_examples_are_not_suspicious():
     some = evidence()
     odd = tuple(Probe(THREAT, i, "zero", 1.0) for i in range(3))
@@ -236,13 +270,14 @@ def test_the_order_and_repetition_of_records_changes_nothing():
 
 def test_a_table_marks_it_and_the_panel_says_why_and_what_to_type():
     masked = evidence(fallen=8, probes={"zero": 1.0})
-    masked = msgspec.structs.replace(masked, environment={"checkpoint": "net.pt"})
+    masked = msgspec.structs.replace(masked, environment={"checkpoint": "/somewhere/net.pt"})
     summary = summarise(PLAN, masked, "0")
     assert Summary.from_json(summary.to_json()) == summary
     told = render([summary], masking=True)
     assert "52.0†" in told
     assert "| linf:0.3 | gradient exactly 0 (!) " in told.replace("   ", " ").replace("  ", " ")
-    assert "Next: robench evaluate net.pt --threat linf:0.3 --masking deep" in told
+    assert "Next: the same robench evaluate command with --masking deep" in told
+    assert "/somewhere" not in told
     assert told.count("spread of the logits") == 1
     for form in ("latex", "html", "json"):
         assert "gradient exactly 0" in render([summary], form, masking=True)
