@@ -18,9 +18,10 @@ from ..problem import durable, threats
 from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
 from ..problem.split import Split
 from ..results import figures
-from ..results.figures import FORMS, KINDS, Album, Material, Picture, Shown, Surface
+from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Raised, Shown, Surface, Walk
 from ..results.summary import summarise
-from ..search.landscape import landscape
+from ..search import first_layer
+from ..search.landscape import landscape, lines
 from .options import machine_options, model_options
 from .reloading import reloaded
 
@@ -30,7 +31,9 @@ from .reloading import reloaded
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"{', '.join(KINDS)}; repeatable.  [default: all]")
 @click.option("--format", "forms", multiple=True, metavar="svg|png", help="Of the files; repeatable.  [default: svg]")
-@click.option("--each", type=click.IntRange(1, 12), default=3, show_default=True, help="Images in landscape, gallery.")
+@click.option(
+    "--each", type=click.IntRange(1, 12), default=3, show_default=True, help="Images in the kinds that show some."
+)
 @click.option(
     "--card",
     "cards",
@@ -58,11 +61,15 @@ def command(
     """Draw what run files hold, and print each file with its caption. The same runs give the same bytes.
 
     \b
-    curve      accuracy against radius, of runs made with --curve
-    trade-off  accuracy of two or more models under two or more threats, and under their union
-    queries    accuracy against forward passes, per attack
-    landscape  the loss around the first images the model gets right; loads model and data
-    gallery    the adversarial images nearest to their clean ones; loads model and data
+    curve        accuracy against radius, of runs made with --curve
+    trade-off    accuracy of two or more models under two or more threats, and under their union
+    queries      accuracy against forward passes, per attack
+    landscape    the loss around the first images the model gets right
+    along        loss and margin from these images outwards, along the gradient and at random
+    first-layer  the filters that meet the image first, and the loss as black pixels rise
+    gallery      the adversarial images nearest to their clean ones
+
+    The last four load model and data.
 
     \b
     robench figures runs/*.robench --out pictures
@@ -123,6 +130,8 @@ def _pictures(
         "trade-off": lambda: figures.trade_offs(materials, trained_on),
         "queries": lambda: figures.queries(materials),
         "landscape": lambda: _one_by_one(read, lambda r: _landscape(r, each)),
+        "along": lambda: _one_by_one(read, lambda r: _along(r, each)),
+        "first-layer": lambda: _one_by_one(read, lambda r: _first_layer(r, each)),
         "gallery": lambda: _one_by_one(read, lambda r: _gallery(r, each)),
     }
     pictures = []
@@ -150,22 +159,66 @@ def _one_by_one(read: list[_Read], draw: Callable[[_Read], Picture]) -> Album:
 
 def _landscape(run: _Read, each: int) -> Picture:
     """Around the first examples that the model gets right, under every threat that is a ball."""
-    plan = run.material.plan
-    balls = [ball for t in plan.threats if isinstance(ball := threats.parse(t.threat), threats.Ball)]
-    if not balls:
-        raise UserError(f"{run.file.path} has no threat with a radius, so no landscape; name one, as --threat linf:0.1")
+    balls, rows = _balls(run, "landscape"), _right(run, each, "landscape")
     split, referee = run.loaded
-    correct = {c.example for c in run.material.evidence.clean if c.correct}
-    rows = [row for row, number in enumerate(split.numbers) if number in correct][:each]
-    if not rows:
-        raise UserError(f"{run.file.path} is about a model that gets no image right, so it has no landscape")
     surfaces = []
     for row in rows:
         x, y, number = split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
         for ball in balls:
-            found = landscape(referee.classifier, ball, x, y, number=number, seed=plan.seed)
+            found = landscape(referee.classifier, ball, x, y, number=number, seed=run.material.plan.seed)
             surfaces.append(Surface(str(ball), number, int(y), 1.0, found.loss.numpy(), found.margin.numpy()))
     return figures.landscapes(run.material.summary, surfaces)
+
+
+def _along(run: _Read, each: int) -> Picture:
+    """From the first examples that the model gets right, under every threat that is a ball."""
+    balls, rows = _balls(run, "lines"), _right(run, each, "lines")
+    split, referee = run.loaded
+    walked = []
+    for row in rows:
+        x, y, number = split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
+        for ball in balls:
+            found = lines(referee.classifier, ball, x, y, number=number, seed=run.material.plan.seed)
+            walk = Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.promised)
+            walked.append(walk)
+    return figures.walks(run.material.summary, walked)
+
+
+def _first_layer(run: _Read, each: int) -> Picture:
+    """Its filters, and black pixels of the first examples that have some and that the model gets right."""
+    rows = _right(run, len(run.material.plan.examples), "pixels to raise")
+    split, referee = run.loaded
+    seed = run.material.plan.seed
+    found = first_layer.filters(referee.classifier, seed=seed)
+    rows = [row for row in rows if first_layer.black(split.x[row]).any()][:each]
+    if not rows:
+        raise UserError(
+            f"{run.file.path} is about images without a black pixel, so there is none to raise; leave it out"
+        )
+    raised = []
+    for row in rows:
+        x, y = split.x[row : row + 1], split.y[row : row + 1]
+        rise = first_layer.rise(referee.classifier, x, y, seed=seed)
+        losses = (rise.loss.numpy(), rise.together.numpy(), rise.promised.numpy())
+        raised.append(Raised(split.numbers[row], int(y), x[0].numpy(), rise.pixels, *losses))
+    return figures.first_layers(run.material.summary, Layer(found.weight.numpy(), found.wakes.numpy()), raised)
+
+
+def _balls(run: _Read, what: str) -> list[threats.Ball]:
+    balls = [ball for t in run.material.plan.threats if isinstance(ball := threats.parse(t.threat), threats.Ball)]
+    if not balls:
+        raise UserError(f"{run.file.path} has no threat with a radius, so no {what}; name one, as --threat linf:0.1")
+    return balls
+
+
+def _right(run: _Read, count: int, what: str) -> list[int]:
+    """The rows of the first examples that the model gets right."""
+    correct = {c.example for c in run.material.evidence.clean if c.correct}
+    split, _ = run.loaded
+    rows = [row for row, number in enumerate(split.numbers) if number in correct][:count]
+    if not rows:
+        raise UserError(f"{run.file.path} is about a model that gets no image right, so it has no {what}")
+    return rows
 
 
 def _gallery(run: _Read, each: int) -> Picture:

@@ -1,4 +1,4 @@
-"""The loss on a square of images around one: how the ground lies that gradient attacks climb."""
+"""The loss around one image, on a square and along lines: how the ground lies that gradient attacks climb."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def landscape(
     device = classifier.device
     x, y = x.to(device), y.to(device)
     with arithmetic(device), seeded(seed, device):
-        gradient = _gradient(classifier, x, y)
+        gradient = gradient_at(classifier, x, y)
         noise = normal(keyed(seed, torch.tensor([number]), draw=0), 0, x.cpu()).to(device)
         uphill, aside = _furthest(threat, gradient, x), _furthest(threat, noise, x)
         along = torch.linspace(-reach, reach, points, device=device)
@@ -54,13 +54,60 @@ def landscape(
             x + (along[:, None].expand(points, points).reshape(-1, 1, 1, 1) * aside)
             + (along[None, :].expand(points, points).reshape(-1, 1, 1, 1) * uphill)
         ).clamp(0, 1)  # fmt: skip
-        with torch.no_grad():
-            logits = torch.cat([classifier(some).float() for some in torch.split(images, AT_ONCE)])
+        logits = answers(classifier, images)
     right = y.expand(len(logits))
     return Landscape(
         loss=cross_entropy(logits, right, right).view(points, points).cpu(),
         margin=margin(logits, right).view(points, points).cpu(),
     )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """From the image to the edge of the set, once along the gradient and some times at random."""
+
+    loss: Float[Tensor, "lines points"]  # cross-entropy, in nats; the first line is the gradient's
+    margin: Float[Tensor, "lines points"]  # best wrong logit minus the right one: positive where it is misclassified
+    promised: float  # nats per radius: what the gradient at the image says of the first line
+
+
+def lines(
+    classifier: Classifier,
+    threat: Ball,
+    x: Float[Tensor, "1 C H W"],
+    y: Int[Tensor, "1"],
+    *,
+    number: int,
+    seed: int,
+    points: int = 21,
+    random: int = 6,
+) -> Lines:
+    """From one image to the member furthest along the gradient, and to those for `random` draws of Gaussian noise.
+
+    In full float32, at `points` equal steps from 0 to one radius. The first random line is the landscape's. All images
+    lie in the set: it is convex. Raises UserError where the model has no gradients.
+    """
+    device = classifier.device
+    x, y = x.to(device), y.to(device)
+    with arithmetic(device), seeded(seed, device):
+        gradient = gradient_at(classifier, x, y)
+        key = keyed(seed, torch.tensor([number]), draw=0)
+        noises = [normal(key, draw, x.cpu()).to(device) for draw in range(random)]
+        steps = torch.cat([_furthest(threat, direction, x) for direction in (gradient, *noises)])
+        part = torch.linspace(0, 1, points, device=device).view(1, points, 1, 1, 1)
+        logits = answers(classifier, (x[:, None] + part * steps[:, None]).flatten(0, 1).clamp(0, 1))
+    right = y.expand(len(logits))
+    return Lines(
+        loss=cross_entropy(logits, right, right).view(-1, points).cpu(),
+        margin=margin(logits, right).view(-1, points).cpu(),
+        promised=float((gradient * steps[:1]).sum()),
+    )
+
+
+def answers(classifier: Classifier, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
+    """Logits without a graph, a few images at a time."""
+    with torch.no_grad():
+        return torch.cat([classifier(some).float() for some in torch.split(images, AT_ONCE)])
 
 
 def _furthest(threat: Ball, direction: Tensor, x: Tensor) -> Tensor:
@@ -69,10 +116,11 @@ def _furthest(threat: Ball, direction: Tensor, x: Tensor) -> Tensor:
     return threat.nearest(direction * (PULL / longest), x) if longest > 0 else torch.zeros_like(x)
 
 
-def _gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+def gradient_at(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    """Of the cross-entropy. Raises UserError where the model has none."""
     x = x.detach().requires_grad_(True)
     loss = cross_entropy(classifier(x).float(), y, y).sum()
     if not loss.requires_grad:
-        raise UserError(f"{classifier.name} gives no gradients, so there is no landscape along one; leave it out")
+        raise UserError(f"{classifier.name} gives no gradients, so there is no picture along one; leave it out")
     (gradient,) = torch.autograd.grad(loss, x)
     return gradient

@@ -11,14 +11,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 from robench.evidence.store import RunFile
+from robench.problem import checkpoints
 from robench.problem.datasets import load
 from robench.results import figures
 
 from .conftest import files
 
-LOADED = ("landscape", "gallery")
+LOADED = ("landscape", "along", "first-layer", "gallery")
 DRAWN_WITH = "3.11.2"  # the pictures in docs/images; constraints.txt names it
 
 
@@ -63,13 +65,13 @@ def test_every_kind_there_is_material_for_is_drawn_and_the_others_are_told(run, 
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_folder(run, robench, folder, monkeypatch):
-    words = ("--format", "svg", "--format", "png", "--each", "1", "--kind", "landscape", "--kind", "gallery")
+    words = ("--each", "1", *(word for kind in LOADED for word in ("--kind", kind)))
     robench("figures", "r.robench", "--out", "here", *words)
     (folder / "else").mkdir()
     shutil.copy(run, folder / "else" / "renamed.robench")
     monkeypatch.chdir(folder / "else")
     robench("figures", "renamed.robench", "--out", "there", *words)
-    assert len(files(folder / "here")) == 4
+    assert len(files(folder / "here")) == len(LOADED)
     assert files(folder / "here") == files(folder / "else" / "there")
     assert not any(str(folder).encode() in content for content in files(folder / "here").values())
 
@@ -152,6 +154,59 @@ def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, f
     assert all(one.margin[20, 20] < 0 for one in seen)
 
 
+def test_lines_outwards_begin_at_the_models_answer_to_the_first_images_it_gets_right(run, robench, folder, monkeypatch):
+    seen = []
+    real = figures.walks
+    monkeypatch.setattr(figures, "walks", lambda summary, found: seen.extend(found) or real(summary, found))
+    alter(run, "UPDATE clean SET correct = 0 WHERE example = 0")
+    assert robench("figures", "r.robench", "--out", "p", "--kind", "along", "--each", "2").code == 0
+    assert [(one.example, one.threat) for one in seen] == [
+        (example, threat) for example in (1, 2) for threat in ("linf:0.1", "l2:1")
+    ]
+    digits, net = load("digits"), checkpoints.load("digits-nat").classifier
+    for one in seen:
+        logits = net(digits.x[one.example][None])[0].tolist()
+        right = logits.pop(one.label)
+        assert one.label == int(digits.y[one.example])
+        np.testing.assert_allclose(one.margin[:, 0], max(logits) - right, rtol=1e-4)
+        assert one.margin[0, -1] > one.margin[0, 0]
+
+
+def test_the_first_layer_is_the_models_and_the_pixels_are_black(run, robench, folder, monkeypatch):
+    seen = []
+    real = figures.first_layers
+    monkeypatch.setattr(figures, "first_layers", lambda *told: seen.append(told) or real(*told))
+    assert robench("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--each", "2").code == 0
+    ((_, layer, raised),) = seen
+    net = checkpoints.load("digits-nat").classifier.module
+    (weight,) = (m.weight for name, m in net.named_modules() if name.endswith("conv1"))
+    np.testing.assert_array_equal(layer.weight, weight.detach().numpy())
+    assert [one.example for one in raised] == [0, 1]
+    for one in raised:
+        np.testing.assert_array_equal(one.image, load("digits").x[one.example].numpy())
+        assert all(one.image[0, row, column] == 0 for row, column in one.pixels)
+        assert (one.loss[:, -1] >= one.loss[:, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ("Identity()", "model shows no convolution as its first layer, so no filters; leave it out"),
+        ("Conv2d(3, 3, 1)", "r.robench is about images without a black pixel, so there is none to raise; leave it out"),
+    ],
+)
+def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, robench, refused, folder, first, told):
+    (folder / "net.py").write_text(
+        f"from torch.nn import *\ndef build(): return Sequential({first}, Flatten(), Linear(432, 4))\n"
+    )
+    head = {"2.weight": torch.zeros(4, 432), "2.bias": torch.tensor([1.0, 0, 0, 0])}  # right on every fourth
+    layer = {"0.weight": torch.ones(3, 3, 1, 1), "0.bias": torch.zeros(3)} if "Conv" in first else {}
+    torch.save(head | layer, folder / "model.pt")
+    words = ("--data", "images.npz", "--arch", "net.py:build", "--normalise", "none", "--protocol", "tiny.toml")
+    assert robench("evaluate", "model.pt", *words, "--run", "r.robench", "--quiet").code == 0
+    assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer")
+
+
 def test_quiet_prints_names_alone(run, robench, folder):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
     told = robench("figures", "r.robench", "--out", "p", "--quiet")
@@ -170,6 +225,7 @@ def test_quiet_prints_names_alone(run, robench, folder):
         (("--kind", "queries", "--kind", "curve"), "r.robench holds no accuracy by radius; measure it with robench"),
         (("--kind", "trade-off"), "r.robench has nothing to be compared with; add runs of other models"),
         (("--kind", "landscape", "--model", "digits-adv-l1"), "digits-adv-l1 is not the model of r.robench"),
+        (("--kind", "along", "--model", "digits-adv-l1"), "digits-adv-l1 is not the model of r.robench"),
         (("--kind", "gallery", "--model", "gone.pt"), "gone.pt"),
         (("--kind", "gallery", "--data", "images.npz"), "holds other images than r.robench is about"),
         (("--each", "0"), "0 is not in the range 1<=x<=12"),

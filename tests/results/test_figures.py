@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from robench.evidence.records import Claim, Evidence, Verdict
 from robench.results import figures
-from robench.results.figures import Material, Shown, Surface
+from robench.results.figures import Layer, Material, Raised, Shown, Surface, Walk
 from robench.results.figures.queries import Fall, falls
 from robench.results.summary import summarise
 
@@ -51,6 +51,10 @@ def picture_of(kind):
         return figures.queries([material()]).pictures[0]
     if kind == "landscape":
         return figures.landscapes(both[0].summary, [surface("linf:0.3", 21), surface("l2:2", 21)])
+    if kind == "along":
+        return figures.walks(both[0].summary, [walk("linf:0.3", 21), walk("l2:2", 21)])
+    if kind == "first-layer":
+        return figures.first_layers(both[0].summary, layer(), [raised(21), raised(22)])
     return figures.galleries(both[0].summary, [shown(1), shown(1, "l2:2")])
 
 
@@ -58,6 +62,25 @@ def surface(threat, example, offset=-0.5):
     """A slope along the gradient that the model falls off halfway between the middle and the edge."""
     margin = np.broadcast_to(np.linspace(-1, 1, 9, dtype=np.float32) + np.float32(offset), (9, 9)).copy()
     return Surface(threat, example, 3, 1.0, np.log1p(np.exp(margin)), margin)
+
+
+def walk(threat, example, lines=4):
+    """Straight margins; the gradient's rises to 1 from -2, the random ones fall."""
+    margin = -2 + np.linspace(0, 1, 5) * np.linspace(3, -1, lines)[:, None]
+    return Walk(threat, example, 3, np.log1p(np.exp(margin)), margin, 0.25)
+
+
+def layer(filters=4, channels=1):
+    weight = np.random.default_rng(0).normal(size=(filters, channels, 3, 3))
+    return Layer(weight, np.resize([0.3, 0.0, np.inf, 0.75], filters))
+
+
+def raised(example, channels=1):
+    """Flat up to 0.3, and then up; the gradient promises a little."""
+    image = np.zeros((channels, 6, 6))
+    over = np.maximum(np.linspace(0, 1, 11) - 0.3, 0)
+    alone = 0.1 + np.outer([2.0, 1.0], over)
+    return Raised(example, 3, image, ((2, 4), (1, 0)), alone, 0.1 + 5 * over, np.array([0.2, 0.1]))
 
 
 def shown(channels, threat="linf:0.3", example=21):
@@ -237,6 +260,106 @@ def test_where_the_model_answers_nan_the_map_stays_blank():
     assert (low, high) == pytest.approx((np.log1p(np.exp(-1.5)), np.log1p(np.exp(0.5))))
 
 
+# along
+
+
+def test_lines_outwards_have_the_heights_they_were_measured_at_and_the_promise_is_straight():
+    walked = [walk(threat, example) for threat in ("linf:0.3", "l2:2") for example in (21, 22)]
+    panels = figures.walks(material().summary, walked).figure.axes
+    assert [a.get_title() for a in panels[:2]] == ["linf:0.3", "l2:2"]
+    assert [panels[i].get_ylabel().partition(",")[0] for i in (0, 4)] == ["example 21", "example 22"]
+    one = walked[0]
+    for axes, heights in [(panels[i], one.loss) for i in (0, 1, 4, 5)] + [
+        (panels[i], one.margin) for i in (2, 3, 6, 7)
+    ]:
+        drawn = {label: [line for line in axes.get_lines() if line.get_label() == label] for label in LABELS}
+        np.testing.assert_allclose(drawn["gradient"][0].get_ydata(), heights[0])
+        np.testing.assert_allclose([line.get_ydata() for line in drawn["random"]], heights[1:])
+        np.testing.assert_allclose(drawn["gradient"][0].get_xdata(), [0, 0.25, 0.5, 0.75, 1])
+        if heights is one.loss:
+            np.testing.assert_allclose(drawn["promised"][0].get_ydata(), one.loss[0, 0] + 0.25 * np.linspace(0, 1, 5))
+
+
+LABELS = ("gradient", "random", "promised")
+
+
+def test_what_is_shaded_is_where_the_model_is_wrong_and_0_is_always_in_sight():
+    sure = walk("l2:2", 21)
+    sure.margin[:] -= 9
+    for one in (walk("l2:2", 21), sure):
+        axes = figures.walks(material().summary, [one]).figure.axes[1]
+        (shade,) = axes.patches
+        low, high = axes.get_ylim()
+        assert low < one.margin.min()
+        assert high > max(one.margin.max(), 0)
+        assert (shade.get_y(), shade.get_y() + shade.get_height()) == pytest.approx((0, high))
+
+
+def test_a_loss_of_0_is_drawn_at_the_foot_and_nan_is_not_drawn():
+    torn = walk("l2:2", 21)
+    torn.loss[1], torn.loss[2], torn.margin[2] = 0, np.nan, np.nan
+    picture = figures.walks(material().summary, [torn])
+    assert b"<svg" in figures.image_bytes(picture, "svg")
+    foot = figures.along.LEAST
+    assert foot / 2 < picture.figure.axes[0].get_ylim()[0] <= foot
+
+
+# first-layer
+
+
+def squares(picture):
+    """The images in the panels of filters, in the order they are drawn."""
+    return [axes.get_images()[0] for axes in picture.figure.subfigs[0].axes if axes.get_images()]
+
+
+def test_filters_are_in_the_order_of_their_largest_weight_on_one_scale_with_their_thresholds():
+    found = layer()
+    picture = figures.first_layers(material().summary, found, [raised(21)])
+    order = sorted(range(4), key=lambda i: -np.abs(found.weight[i]).max())
+    drawn = squares(picture)
+    for square, i in zip(drawn, order, strict=True):
+        np.testing.assert_allclose(square.get_array(), found.weight[i, 0])
+        assert square.get_clim() == pytest.approx((-np.abs(found.weight).max(), np.abs(found.weight).max()))
+    told = [axes.get_xlabel() for axes in picture.figure.subfigs[0].axes[:4]]
+    assert told == [["0.30", "0", "–", "0.75"][i] for i in order]
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_filters_of_three_channels_are_in_colour_and_of_others_in_sum(channels):
+    found = layer(1, channels)
+    (square,) = squares(figures.first_layers(material().summary, found, [raised(21, 3)]))
+    if channels == 2:
+        np.testing.assert_allclose(square.get_array(), found.weight[0].sum(axis=0))
+    else:
+        most = np.abs(found.weight).max()
+        drawn = (np.asarray(square.get_array()) - 0.5) * 2 * most
+        np.testing.assert_allclose(drawn, found.weight[0].transpose(1, 2, 0), atol=1e-6)
+
+
+def test_of_many_filters_32_are_drawn_and_the_caption_says_so():
+    picture = figures.first_layers(material().summary, layer(40), [raised(21)])
+    assert len(squares(picture)) == 32
+    assert "The 32 of 40 filters with the largest weights." in picture.caption
+    assert "filters with the largest" not in figures.first_layers(material().summary, layer(32), [raised(21)]).caption
+
+
+def test_the_loss_of_rising_pixels_is_drawn_with_the_promise_the_thresholds_and_the_pixels():
+    one = raised(22)
+    picture = figures.first_layers(material().summary, layer(), [raised(21), one])
+    places = [axes for axes in picture.figure.subfigs[1].axes if axes.axison]
+    beside, panel = places[2:]
+    assert beside.get_xlabel() == "example 22, class 3"
+    assert [(p.get_y() + 0.5, p.get_x() + 0.5) for p in beside.patches] == [(2, 4), (1, 0)]
+    drawn = {}
+    for line in panel.get_lines():
+        drawn.setdefault(line.get_label(), []).append(line)
+    np.testing.assert_allclose([line.get_ydata() for line in drawn.pop("alone")], one.loss)
+    np.testing.assert_allclose(drawn.pop("together")[0].get_ydata(), one.together)
+    np.testing.assert_allclose(drawn.pop("promised")[0].get_ydata(), 0.1 + 0.3 * np.linspace(0, 1, 11))
+    ticks = sorted(line.get_xdata()[0] for lines in drawn.values() for line in lines)
+    assert ticks == [0.3, 0.75]
+
+
 # gallery
 
 
@@ -310,7 +433,7 @@ def test_a_png_has_200_dots_per_inch():
     assert [width, height] == [round(200 * side) for side in picture.figure.get_size_inches()]
 
 
-@pytest.mark.parametrize("kind", ["curve", "trade-off", "queries"])
+@pytest.mark.parametrize("kind", ["curve", "trade-off", "queries", "along"])
 def test_a_legend_covers_no_data(kind):
     picture = picture_of(kind)
     picture.figure.draw_without_rendering()

@@ -2,28 +2,35 @@
 reads a file or asks a model.
 """
 
+from .along import Walk, walks
 from .curve import curves
+from .first_layer import Layer, Raised, first_layers
 from .gallery import Shown, galleries, nearest
 from .landscape import Surface, landscapes
 from .picture import FORMS, Album, Material, Picture, image_bytes
 from .queries import queries
 from .trade_off import trade_offs
 
-KINDS = ("curve", "trade-off", "queries", "landscape", "gallery")
+KINDS = ("curve", "trade-off", "queries", "landscape", "along", "first-layer", "gallery")
 
 __all__ = [
     "FORMS",
     "KINDS",
     "Album",
+    "Layer",
     "Material",
     "Picture",
+    "Raised",
     "Shown",
     "Surface",
+    "Walk",
     "curves",
+    "first_layers",
     "galleries",
     "image_bytes",
     "landscapes",
     "nearest",
     "queries",
     "trade_offs",
+    "walks",
 ]
