@@ -358,6 +358,7 @@ def test_the_loss_of_rising_pixels_is_drawn_with_the_promise_the_thresholds_and_
     np.testing.assert_allclose(drawn.pop("promised")[0].get_ydata(), 0.1 + 0.3 * np.linspace(0, 1, 11))
     ticks = sorted(line.get_xdata()[0] for lines in drawn.values() for line in lines)
     assert ticks == [0.3, 0.75]
+    assert panel.get_ylim()[0] == 0
 
 
 # gallery

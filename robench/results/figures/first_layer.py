@@ -124,6 +124,7 @@ def _rise(axes: Axes, one: Raised, thresholds: Sequence[float]) -> None:
         axes.plot([threshold, threshold], [0.95, 1], transform=axes.get_xaxis_transform(), color=QUIET, linewidth=0.7)
     axes.set_title("ticks: a filter switches on", fontsize=6, color=QUIET, pad=2)
     axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)  # else a rise of a hundredth looks like a cliff
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.set_xlabel("value of the pixels")
     axes.set_ylabel("cross-entropy (nats)")
