@@ -17,7 +17,12 @@ def panel(summary: Summary) -> Table:
     """The indicators of every threat, suspicious ones marked; under it the verdicts, why, and the next command."""
     rows = list(dict.fromkeys(row for threat in summary.threats for row in _rows(threat)))  # the model's own once
     frame = pd.DataFrame(rows, columns=["threat", "indicator", "value", "meaning", "what to do"])
-    footer = [sentence for threat in summary.threats for sentence in _verdict(threat)]
+    footer = [_verdict(threat) for threat in summary.threats]
+    advice: dict[str, list[str]] = {}
+    for threat in summary.threats:
+        if threat.masking.next:
+            advice.setdefault(threat.masking.next, []).append(threat.threat)
+    footer += [f"Next, for {', '.join(names)}: {what}" for what, names in advice.items()]
     return Table(frame, f"Gradient masking of {summary.model.name}", (*footer, NO_CLEARANCE))
 
 
@@ -28,9 +33,9 @@ def _rows(threat: ThreatEntry) -> Iterator[tuple[str, ...]]:
         yield "any" if i.whole else threat.threat, name, i.value, i.meaning, i.next
 
 
-def _verdict(threat: ThreatEntry) -> Iterator[str]:
-    told = threat.masking
-    why = f": {told.evidence[0] if told.evidence else UNSEEN}"
-    yield f"{threat.threat} {told.verdict}{why}."
-    if told.next:
-        yield f"Next: {told.next}"
+def _verdict(threat: ThreatEntry) -> str:
+    """With all that it rests on, but for the probes: these are marked in the table."""
+    told, shown = threat.masking, threat.masking.indicators
+    probes = () if isinstance(shown, msgspec.UnsetType) else tuple(f"{i.name}: " for i in shown)
+    why = "; ".join(sentence for sentence in told.evidence if not sentence.startswith(probes))
+    return f"{threat.threat} {told.verdict}: {why or UNSEEN}."

@@ -54,7 +54,7 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert "Gradient masking: masked." in looked.out
     assert "†" in looked.out
     assert "| linf:0.2 | gradient exactly 0 (!)" in looked.out
-    assert looked.out.count("Next: the same robench evaluate command with --masking deep") == 1
+    assert looked.out.count("Next, for linf:0.2: the same robench evaluate command with --masking deep") == 1
     reported = robench("report", "r.robench", "--masking", "--intervals")
     assert reported.out == looked.out
     assert robench("report", "s.json", "--masking", "--intervals").out == looked.out

@@ -276,9 +276,21 @@ def test_a_table_marks_it_and_the_panel_says_why_and_what_to_type():
     told = render([summary], masking=True)
     assert "52.0†" in told
     assert "| linf:0.3 | gradient exactly 0 (!) " in told.replace("   ", " ").replace("  ", " ")
-    assert "Next: the same robench evaluate command with --masking deep" in told
+    assert "Next, for linf:0.3: the same robench evaluate command with --masking deep" in told
     assert "/somewhere" not in told
     assert told.count("spread of the logits") == 1
     for form in ("latex", "html", "json"):
         assert "gradient exactly 0" in render([summary], form, masking=True)
     assert "(!)" not in render([summarise(PLAN, evidence(), "0")], masking=True)
+
+
+def test_the_panel_says_why_it_is_suspect_or_not_done_and_for_which_threats_its_advice_is():
+    threats = tuple(PlannedThreat(f"linf:0.{i}", (PlannedAttack("apgd", APGD, 1),)) for i in (1, 2))
+    question = plan(examples=tuple(range(100)), threats=threats)
+    parts = [evidence(fallen=8, controlled=False, threat="linf:0.1"), evidence(tried=False, threat="linf:0.2")]
+    fields = ("spent", "probes", "claims", "verdicts")
+    apart = {name: getattr(parts[0], name) + (getattr(parts[1], name) if name[0] in "sp" else ()) for name in fields}
+    told = render([summarise(question, Evidence(clean=parts[0].clean, **apart), "0")], masking=True)
+    assert "; the planned attacks spared 60 images of which 8 fell later; 8 images more fell, on which" in told
+    assert "images not yet searched by every attack of another kind: the same command again goes on." in told
+    assert "Next, for linf:0.1, linf:0.2: the same robench evaluate command with --masking deep\n" in told
