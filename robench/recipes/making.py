@@ -153,6 +153,9 @@ class InBFloat16(nn.Module):
 def _check(order: Order, split: Split) -> None:
     """Raises UserError for what cannot be trained."""
     order.recipe.check(order.threats)
+    for place, threat in enumerate(order.threats):
+        if threat in order.threats[:place]:
+            raise UserError(f"--threat {threat} is given twice; name each threat once")
     if order.architecture not in ARCHITECTURES:
         raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
     if order.precision not in PRECISIONS:

@@ -209,6 +209,7 @@ def monotonous(folder):
         ("mng_ac --threat linf:0.1 --threat l2:1 --set generator=images", "did you mean image"),
         ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "mng_ac cannot train against rt:3px,30deg; it can against"),
         ("sat_ac --threat linf:0.1", "two threats or more"),
+        ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
         ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "it is a share, 1 at most"),
         ("nat --set lr=1e999", "must be above 0, and finite"),
         ("nat --set lr=nan", "cannot take lr='nan'"),
