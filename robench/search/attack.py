@@ -229,7 +229,7 @@ def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, targe
         logits = model(x_adv)
         loss = objective(logits, y, target)
         (grad,) = torch.autograd.grad(loss.sum(), x_adv)
-    return Seen(logits.detach().float(), loss.detach().float(), grad)  # a model may answer in float64
+    return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # it may answer in another type
 
 
 def unroll(model: Model, threat: T, attack: GradientAttack[T, S], batch: Batch) -> S:
