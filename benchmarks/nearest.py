@@ -1,6 +1,6 @@
 """Attacks that look for the nearest adversarial image: robench and Foolbox on the same images, in one run.
 
-    python benchmarks/nearest.py --part labels [--model NAME] [--examples N] [--threads N]
+    python benchmarks/nearest.py --part labels [--model NAME] [--examples N] [--threads N] [--norm NORM] [--half]
     python benchmarks/nearest.py --part gradients
 
 How near to each image the nearest adversarial one is that the attack finds. By labels: HopSkipJump with 40 iterations
@@ -53,6 +53,7 @@ class Contest:
     ours: AnyAttack
     theirs: Callable[[ModuleType, Any], Any]  # of foolbox.attacks and the search for starts
     from_outside: bool = False
+    half: bool = False  # of ours is half of theirs
 
 
 LABELS = (
@@ -63,6 +64,7 @@ LABELS = (
             ATTACKS["hop-skip-jump"](steps=steps),
             lambda library, start, norm=norm: library.HopSkipJumpAttack(init_attack=start, steps=40, constraint=norm),
             from_outside=True,
+            half=steps == 20,
         )
         for norm in ("linf", "l2")
         for steps in (40, 20)  # the second: how soon it is as near as Foolbox with all its 40
@@ -74,6 +76,7 @@ LABELS = (
             ATTACKS["boundary"](steps=steps),
             lambda library, start: library.BoundaryAttack(init_attack=start),
             from_outside=True,
+            half=steps == 500,
         )
         for steps in (1000, 500)
     ),
@@ -96,6 +99,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--part", required=True, choices=PARTS)
+    parser.add_argument("--norm", choices=EVERYTHING, help="this one alone")
+    parser.add_argument("--half", action="store_true", help="of labels: ours with half of its budget alone")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)
@@ -107,14 +112,16 @@ def main() -> None:
     split = datasets.load(loaded.card.data).part(str(asked.examples))
     split = split.take((~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
 
-    rows = [compared(contest, classifier, plain, referee, split) for contest in PARTS[asked.part]]
+    contests = [c for c in PARTS[asked.part] if asked.norm in (None, c.norm) and (not asked.half or c.half)]
+    rows = [compared(contest, classifier, plain, referee, split) for contest in contests]
     notes = [
         f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
         f" Command: python benchmarks/nearest.py --part {asked.part} --model {asked.model} --examples {asked.examples}"
-        f" --threads {asked.threads}",
+        f" --threads {asked.threads}{f' --norm {asked.norm}' if asked.norm else ''}{' --half' if asked.half else ''}",
     ]
     about = {"labels": "Attacks that read labels alone", "gradients": "Minimum-norm attacks by gradients"}[asked.part]
-    keep(f"nearest-{asked.part}-{asked.model}", f"{about}: robench and Foolbox", rows, notes, device)
+    of = f"-{asked.norm}" if asked.norm else ""
+    keep(f"nearest-{asked.part}-{asked.model}{of}", f"{about}: robench and Foolbox", rows, notes, device)
 
 
 def compared(contest: Contest, classifier: Classifier, plain: nn.Module, referee: Referee, split: Split) -> Row:
