@@ -34,3 +34,8 @@ def test_every_page_names_its_command():
     with_command = set(re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench ", README, re.M))
     assert pages - with_command <= {"README.md", "NOTES.md"}
     assert len(PAGES) > 3
+
+
+@pytest.mark.parametrize("run", sorted((ROOT / "reports" / "runs").glob("*.robench")), ids=lambda path: path.stem)
+def test_a_committed_run_names_no_folder_of_the_machine_it_was_made_on(run):
+    assert not re.search(rb"/(tmp|home|root|work|Users)/", run.read_bytes())
