@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -19,7 +20,7 @@ from .evidence.records import Evidence, Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import checkpoints, datasets
-from .problem.checkpoints.cards import Card
+from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe
 from .problem.classifier import Classifier
 from .problem.split import Split
@@ -92,6 +93,20 @@ class Answer:
     def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "Answer":
         """As far as it has come."""
         return cls(evaluation.plan, evaluation.run.evidence(), evaluation.summary(), finished)
+
+
+def write_measured(card: Path, summary: Summary, run: str = "") -> None:
+    """What an evaluation found, onto the card in this file; `run` is where its evidence is kept."""
+    told = {
+        "run": run,
+        "protocol": summary.protocol,
+        "examples": summary.data.examples,
+        "clean": summary.clean.accuracy,
+        **{t.threat: t.accuracy for t in summary.threats},
+        "union": summary.union.accuracy,
+    }
+    found = {key: value for key, value in told.items() if value != ""}
+    write_card(card, msgspec.structs.replace(read_card(card), measured=found))
 
 
 def _placed(text: str) -> str:

@@ -1,5 +1,8 @@
 """`robench merge`: several run files of one model as one, the worst per example."""
 
+import re
+import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,9 +40,21 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
         merged = merge([file.evidence() for file in files])
         plan = joint_plan(plans, merged.evidence)
         with RunFile.open(out) as result, result.writing():
-            result.put_plan(plan, merged.evidence.environment)
+            told = merged.evidence.environment
+            result.put_plan(plan, without_folders(told) if slim else told)
             result.adopt(merged.evidence, merged.sources, [] if slim else files)
     click.echo(render([load_run(out)], intervals=True), nl=False)
+
+
+def without_folders(told: Mapping[str, str]) -> dict[str, str]:
+    """What a run tells of its making but for the folders of this machine, as a slim run is made to be handed on."""
+
+    def shortened(word: str) -> str:
+        return re.sub(r"(^|[=:])/.*/", r"\1", word)
+
+    command = shlex.join(map(shortened, shlex.split(told.get("command", ""))))
+    rest = {key: shortened(text) for key, text in told.items()}
+    return rest | ({"command": command} if command else {})
 
 
 def _plan(file: RunFile) -> Plan:

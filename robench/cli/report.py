@@ -11,7 +11,7 @@ from ..api import load_run
 from ..errors import UserError
 from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
 from ..results.summary import Summary
-from ..results.tables import FORMS, Origin, questions, render
+from ..results.tables import FORMS, Claim, Origin, questions, render
 from .options import debug_option
 
 SHOWN = 40  # lines of a difference
@@ -23,6 +23,7 @@ SHOWN = 40  # lines of a difference
 @click.option("--breakdown", is_flag=True, help="Add the tables of attacks: attack by model, and each model's own.")
 @click.option("--together", is_flag=True, help="Add how many examples are robust to all threats, to some, to none.")
 @click.option("--masking", is_flag=True, help="Add what was measured about gradient masking, and what to do next.")
+@click.option("--claimed", is_flag=True, help="Add what was published of such models, as their cards tell.")
 @click.option("--intervals", is_flag=True, help="Add 95 % intervals.")
 @click.option("--side-by-side", is_flag=True, help="Two questions, such as two sets of threats, left and right.")
 @click.option(
@@ -43,6 +44,7 @@ def command(
     breakdown: bool,
     together: bool,
     masking: bool,
+    claimed: bool,
     intervals: bool,
     side_by_side: bool,
     cards: tuple[Path, ...],
@@ -68,6 +70,7 @@ def command(
         side_by_side=side_by_side,
         origins=origins,
         masking=masking,
+        claimed=claimed,
     )
     if check is not None:
         return _checked(check, text)
@@ -132,6 +135,7 @@ def _origin(card: Card) -> Origin:
         hours=None if card.minutes is None else card.minutes / 60,
         method=msgspec.json.encode(made, order="deterministic").decode() if card.recipe else "",
         seed=card.seed,
+        claims=tuple(Claim(c.source, frozenset(c.threats), c.accuracy) for c in card.claimed.values()),
     )
 
 

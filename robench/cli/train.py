@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from .. import api
 from ..api import Ask, Subject
 from ..errors import UserError
 from ..problem import datasets, threats
-from ..problem.checkpoints.cards import Card, read_card, write_card
 from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make
-from ..results.summary import Summary
 from ..results.tables import render
 from .asking import ask_about, interrupt
 from .display import TrainingDisplay
@@ -51,7 +48,12 @@ from .options import machine_options
     show_default=True,
     help="Of the network's products in training: float32, or bfloat16 where the machine has it.",
 )
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from where it was stopped.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from where it was stopped; or from the start, in place of what is there.",
+)
 @click.option("--protocol", metavar="NAME|FILE.toml", help="To measure it by.  [default: the data set's]")
 @click.option("--no-evaluation", is_flag=True, help="Leave it unmeasured.")
 @machine_options
@@ -104,9 +106,9 @@ def command(
         validation=validation or 0,
         precision=precision,
         start=start,
+        anew=not resume,
     )
-    if not resume:
-        order.state.unlink(missing_ok=True)
+    there = order.card.stat().st_mtime_ns if order.card.exists() else None
     signal.signal(signal.SIGTERM, interrupt)
     display = TrainingDisplay(quiet, configured.batch)
     try:
@@ -114,15 +116,16 @@ def command(
     except KeyboardInterrupt:
         click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
         return 130
-    click.echo(f"{order.out}.safetensors and {order.out}.toml are written ({card.minutes} minutes)", err=True)
+    done = "are there already" if there == order.card.stat().st_mtime_ns else "are written"
+    click.echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
     if no_evaluation:
         return 0
     ask = Ask(data=None, protocol=protocol)
-    subject = Subject(f"{order.out}.safetensors", device=api.pick_device(device))
+    subject = Subject(str(order.weights), device=api.pick_device(device))
     answer = ask_about(subject, ask, None, None, quiet)
     click.echo(render([answer.summary], intervals=True), nl=False)
     if answer.finished:
-        _write_measured(Path(f"{order.out}.toml"), answer.summary)
+        api.write_measured(order.card, answer.summary)
     return 0 if answer.finished else 130
 
 
@@ -134,16 +137,3 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, {"true": True, "false": False}.get(value.lower(), value)
-
-
-def _write_measured(path: Path, summary: Summary) -> None:
-    """What the evaluation found, onto the card."""
-    card: Card = read_card(path)
-    measured = {
-        "protocol": summary.protocol,
-        "examples": summary.data.examples,
-        "clean": summary.clean.accuracy,
-        **{t.threat: t.accuracy for t in summary.threats},
-        "union": summary.union.accuracy,
-    }
-    write_card(path, msgspec.structs.replace(card, measured=measured))

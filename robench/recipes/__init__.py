@@ -49,7 +49,8 @@ def _check(kind: type[Recipe], key: str, value: Any, wanted: Any) -> None:
     refusal = f"{kind.name} cannot take {key}={value!r}"
     whole = isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool)
     if type(value) is not type(wanted) and not whole:
-        raise UserError(f"{refusal}; its default is {wanted!r}")
+        form = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[type(wanted)]
+        raise UserError(f"{refusal}: it must be {form}, like its default {wanted!r}")
     if key in kind.choices:
         if value not in kind.choices[key]:
             raise unknown(f"{key} of {kind.name}", value, kind.choices[key])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -13,7 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from ..errors import UserError, unknown
 from ..problem import checkpoints, durable
 from ..problem.architectures import ARCHITECTURES
-from ..problem.checkpoints.cards import Card, write_card
+from ..problem.checkpoints.cards import Card, read_card, verified, write_card
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
 from ..problem.threats import RT, Ball, ThreatModel
@@ -45,6 +46,7 @@ class Order:
     validation: int = 0  # so many training images are kept out, to see how the model does on them
     precision: str = "float32"  # of the network's matrix products in training
     start: str = ""  # a model to go on from, by its name or file; without one, fresh weights
+    anew: bool = False  # whatever is there already, of this training or of another
 
     @property
     def identity(self) -> str:
@@ -69,6 +71,11 @@ class Order:
         return self.out.with_name(self.out.name + ".safetensors")
 
     @property
+    def card(self) -> Path:
+        """Where what was done to make it is told."""
+        return self.out.with_name(self.out.name + ".toml")
+
+    @property
     def state(self) -> Path:
         """Where an unfinished training is kept."""
         return self.out.with_name(self.out.name + ".training")
@@ -79,10 +86,15 @@ def make(
 ) -> Card:
     """Train, then write weights and card. Called again after a kill, it goes on from the last kept state.
 
-    `looked` is told what is seen on the images that the order keeps out.
+    A model that was made by the same order is left as it is. `looked` is told what is seen on the images that the
+    order keeps out.
     """
     recipe = order.recipe
     _check(order, split)
+    if order.anew:
+        order.state.unlink(missing_ok=True)
+    elif (there := _made(order, split)) is not None:
+        return there
     try:
         order.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,26 +122,17 @@ def make(
             classes=split.classes,
             dtype=torch.float16 if order.half else torch.float32,
         )
-    card = Card(
-        name=order.out.name,
-        data=order.data,
-        architecture=order.architecture,
-        shape=split.shape,
-        classes=split.classes,
-        weights=order.weights.name,
+    card = msgspec.structs.replace(
+        _card(order, split),
         sha256=sha256,
-        recipe=recipe.name,
-        command=order.command,
-        seed=order.seed,
         minutes=round(training.seconds / 60, 2),
         hardware=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         if device.type == "cpu"
         else f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}",
         validation=_seen(training, order.validation),
-        settings={**_settings(order), "data_sha256": split.sha256},
     )
     with resumable():
-        write_card(order.out.with_name(order.out.name + ".toml"), card)
+        write_card(order.card, card)
     order.state.unlink(missing_ok=True)
     return card
 
@@ -172,6 +175,44 @@ def _check(order: Order, split: Split) -> None:
                 f"under {threat} any image may become any other, as pixels lie in [0, 1]; choose a smaller limit, "
                 f"written like {threat.form}"
             )
+
+
+def _card(order: Order, split: Split) -> Card:
+    """As far as the order decides it."""
+    return Card(
+        name=order.out.name,
+        data=order.data,
+        architecture=order.architecture,
+        shape=split.shape,
+        classes=split.classes,
+        weights=order.weights.name,
+        sha256="",
+        recipe=order.recipe.name,
+        command=order.command,
+        seed=order.seed,
+        settings={**_settings(order), "data_sha256": split.sha256},
+    )
+
+
+def _made(order: Order, split: Split) -> Card | None:
+    """The card of the model that this very order has made before. Raises UserError where there is another model."""
+    if not order.weights.exists() or order.state.exists():
+        return None
+    if order.card.exists():
+        card, wanted = read_card(order.card), _card(order, split)
+        decided = ("data", "architecture", "shape", "classes", "recipe", "seed", "settings")
+        if all(_plain(getattr(card, field)) == _plain(getattr(wanted, field)) for field in decided):
+            verified(order.card, card)
+            return card
+    raise UserError(
+        f"{order.weights} is there already, and is not what this command makes; choose another --out, or replace it "
+        "with --no-resume"
+    )
+
+
+def _plain(value: object) -> bytes:
+    """The same for what a card was given and what is read of it again."""
+    return msgspec.json.encode(value, order="deterministic")
 
 
 def _weights(order: Order, split: Split) -> dict[str, Tensor]:

@@ -136,6 +136,11 @@ class Training:
         self.optimiser.step()
 
     def _save(self, step: int) -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in self.module.parameters()):
+            raise UserError(
+                f"by step {step} the weights are no numbers any more, the loss has run away; train again with a "
+                "smaller --set lr=..., and another --out or --no-resume"
+            )
         state = {
             "identity": self.identity,
             "step": step,

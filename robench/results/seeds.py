@@ -16,6 +16,15 @@ from .summary import Summary
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Numbers that were published for one set of threats, as fractions by column: clean, a threat, union, average."""
+
+    source: str
+    threats: frozenset[str]
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a model's card says of its making."""
 
@@ -23,6 +32,7 @@ class Origin:
     hours: float | None = None
     method: str = ""  # all that decides the weights but the seed; empty where the card does not tell
     seed: int | None = None
+    claims: tuple[Claim, ...] = ()  # published of models made like it
 
 
 Origins = Mapping[str, Origin]

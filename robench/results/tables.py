@@ -9,16 +9,17 @@ import pandas as pd
 from ..errors import UserError, unknown
 from .breakdown import across, attack_frame, breakdown
 from .cells import Cell, cells, percent
+from .claims import published
 from .comparison import ranks
 from .contingency import contingency, contingency_frame
 from .latex import latex
 from .panel import panel
-from .seeds import Origin, Origins, Row, names, rows, spread
+from .seeds import Claim, Origin, Origins, Row, names, rows, spread
 from .summary import Summary
 from .table import Mark, Table, line
 from .webpage import page
 
-__all__ = ["FORMS", "Origin", "Table", "attack_frame", "breakdown", "main_table", "main_tables", "render"]
+__all__ = ["FORMS", "Claim", "Origin", "Table", "attack_frame", "breakdown", "main_table", "main_tables", "render"]
 
 UPPER_BOUND = "Percent of all examples standing after this protocol: upper bounds on robust accuracy."
 INTERVALS = "In brackets 95 % intervals for this protocol; for true robustness only the upper end of an interval holds."
@@ -95,12 +96,13 @@ def render(
     side_by_side: bool = False,
     origins: Origins | None = None,
     masking: bool = False,
+    claimed: bool = False,
 ) -> str:
     """Summaries as text: markdown, latex, html, csv or json.
 
     `attacks` adds the tables of attacks, `together` the one of outcomes over threats; `side_by_side` puts two
     questions left and right; `origins` tell what models were trained on; `masking` adds the panels of what was
-    measured about gradients. CSV is one table of fractions and counts,
+    measured about gradients, `claimed` what was published of such models. CSV is one table of fractions and counts,
     a row per model and threat (with `attacks`: and attack; with `together`: per combination of threats). JSON is
     the summary file; several summaries make a list. Raises UserError for an unknown form, for what a form cannot
     show, or when there is nothing to report.
@@ -112,6 +114,8 @@ def render(
     if form in PAGES:
         tables = main_tables(summaries, intervals, origins, side_by_side)
         for group in questions(summaries):
+            said = published(group, origins or {}) if claimed else None
+            tables += [] if said is None else [said]
             tables += [contingency(group)] if together else []
             tables += [across(group)] if attacks and len(group) > 1 else []
         tables += [breakdown(summary) for summary in summaries] if attacks else []
@@ -119,6 +123,8 @@ def render(
         return PAGES[form](tables)
     if side_by_side:
         raise UserError(f"{form} holds numbers and no layout; leave --side-by-side out, or choose {', '.join(PAGES)}")
+    if claimed:
+        raise UserError(f"{form} holds what was measured; leave --claimed out, or choose {', '.join(PAGES)}")
     if masking and form == "csv":
         raise UserError(f"csv holds one table of numbers; leave --masking out, or choose {', '.join(PAGES)} or json")
     return _json(summaries) if form == "json" else _csv(summaries, attacks, together)

@@ -230,6 +230,25 @@ def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, ro
     assert told.err.count("broken by an image that is not kept") == len(broken) > 0
 
 
+def test_a_slim_run_names_no_folder_of_the_machine(folder, robench):
+    words = [
+        "digits-nat",
+        "--protocol",
+        str(folder / "tiny.toml"),
+        "--examples",
+        "2",
+        "--run",
+        str(folder / "r.robench"),
+    ]
+    assert robench("evaluate", *words).code == 0
+    robench("merge", "r.robench", "--slim", "--out", "slim.robench")
+    assert str(folder).encode() in (folder / "r.robench").read_bytes()
+    assert str(folder).encode() not in (folder / "slim.robench").read_bytes()
+    with RunFile.read(folder / "slim.robench") as run:
+        command = run.evidence().environment["command"]
+    assert command.endswith("evaluate digits-nat --protocol tiny.toml --examples 2 --run r.robench")
+
+
 def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
     words = shlex.split("--protocol tiny.toml --quiet --examples 3 --run")
     robench("evaluate", "digits-adv-linf", *words, "other.robench")

@@ -136,6 +136,36 @@ def test_cards_that_are_named_give_opt_and_hours(own, robench):
     assert told.count(" 1.50 |") == 2
 
 
+def test_what_a_card_claims_stands_beside_what_was_measured(own, robench):
+    path = own / "mine-linf.toml"
+    about = '\n[claimed.ours]\nsource = "Ours 2020, Table 1"\nthreats = ["l2:1", "linf:0.1"]\n'
+    path.write_text(path.read_text() + about + "[claimed.ours.accuracy]\nclean = 0.99\nunion = 0.99\n")
+    summary = json.loads(robench("report", "mine-linf.robench", "--format", "json").out)
+    clean, union = summary["clean"]["accuracy"], summary["union"]["accuracy"]
+    command = ("report", "mine-linf.robench", "mine-l2.robench", "--card", "mine-linf.toml")
+    told = robench(*command, "--claimed").out
+    assert f"| mine-linf | 99.0 → {100 * clean:.1f} | 99.0 → {100 * union:.1f} ≠ |" in told
+    assert "Published: Ours 2020, Table 1." in told
+    assert "≠" not in robench(*command).out
+    assert "Ours 2020" in robench(*command, "--claimed", "--format", "latex").out
+    assert robench(*command, "--claimed", "--format", "csv").code == 2
+
+
+def test_a_claim_about_other_threats_is_left_out(own, robench):
+    path = own / "mine-linf.toml"
+    about = '\n[claimed.ours]\nsource = "Ours 2020"\nthreats = ["linf:0.1"]\n[claimed.ours.accuracy]\nclean = 0.99\n'
+    path.write_text(path.read_text() + about)
+    assert "Ours" not in robench("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed").out
+
+
+def test_a_claim_without_a_source_is_one_clear_line(own, refused):
+    path = own / "mine-linf.toml"
+    path.write_text(path.read_text() + "\n[claimed.ours]\nthreats = []\n")
+    told = refused("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
+    assert "the card mine-linf.toml is not one that robench reads" in told
+    assert "source" in told
+
+
 def test_a_card_of_no_model_here_is_refused(own, refused):
     told = refused("report", "a.robench", "b.robench", "--card", "mine-l2.toml")
     assert "mine-l2.toml is the card of mine-l2, which none of these runs is about; leave it out" in told

@@ -212,6 +212,7 @@ def monotonous(folder):
         ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
         ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "it is a share, 1 at most"),
         ("nat --set lr=1e999", "must be above 0, and finite"),
+        ("nat --set steps=2.5", "cannot take steps=2.5: it must be a whole number, like its default 6000"),
         ("nat --set lr=nan", "cannot take lr='nan'"),
         ("pgd_at --threat linf:8", "under linf:8 any image may become any other"),
         ("pgd_at --threat linf:0", "must be above 0"),
@@ -239,3 +240,33 @@ def test_a_training_does_not_write_over_the_model_that_it_starts_from(train, ref
         assert "--out m would overwrite the model that --from starts from; choose another --out" in told
     assert (folder / "m.safetensors").read_bytes() == before
     assert not (folder / "m.training").exists()
+
+
+def test_a_finished_training_is_not_done_again_and_goes_on_to_its_evaluation(train, folder):
+    assert train("nat --set steps=2 --no-evaluation --out m").code == 0
+    before = (folder / "m.safetensors").stat().st_mtime_ns
+    told = train("nat --set steps=2 --protocol tiny.toml --out m")
+    assert told.code == 0
+    assert "m.safetensors and m.toml are there already" in told.err
+    assert (folder / "m.safetensors").stat().st_mtime_ns == before
+    assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
+
+
+@pytest.mark.parametrize("change", ["--seed 1", "--set lr=0.1", "--arch lenet", "--from digits-nat"])
+def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refused, folder, change):
+    command = "nat --set steps=2 --no-evaluation --out m"
+    assert train(command).code == 0
+    before = files(folder)
+    told = refused("train", *f"{command} {change}".split())
+    assert "m.safetensors is there already, and is not what this command makes; choose another --out" in told
+    assert files(folder) == before
+    assert train(f"{command} {change} --no-resume").code == 0
+    assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
+
+
+def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
+    told = refused(
+        "train", *["nat", "--set", "lr=1e30", "--set", "steps=40", "--no-evaluation", "--out", "m", "--quiet"]
+    )
+    assert "the weights are no numbers any more, the loss has run away; train again with a smaller --set lr" in told
+    assert not (folder / "m.safetensors").exists()

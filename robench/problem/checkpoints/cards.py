@@ -17,6 +17,14 @@ from ..durable import replace, sha256
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source says of such a model under one set of threats."""
+
+    source: str  # the paper and its table
+    threats: tuple[str, ...]
+    accuracy: dict[str, float]  # fractions, of clean, a threat, union, average
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Read from and written to TOML. Keys that are not listed are passed over, so that newer cards stay readable."""
 
@@ -37,7 +45,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: str = ""
     settings: dict[str, Any] = {}  # msgspec copies defaults
     validation: dict[str, Any] = {}  # on training images that were kept out, at the end of the training
-    claimed: dict[str, Any] = {}
+    claimed: dict[str, Claimed] = {}  # a name for each
     measured: dict[str, Any] = {}
 
 
