@@ -11,7 +11,7 @@ from ..errors import UserError, unknown
 from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints import locate
-from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
 from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
 from ..problem.split import Split
@@ -55,7 +55,18 @@ def _data() -> Lines:
 def _models() -> Lines:
     for name in zoo_names():
         card = read_card(zoo_card(name))
-        yield name, f"{card.architecture} on {card.data}, recipe {card.recipe}. {card.notes}".strip()
+        threats = card.settings.get("threats", [])
+        against = f" against {', '.join(threats)}" if threats else ""
+        yield name, f"{card.architecture} on {card.data}, recipe {card.recipe}{against}. {_measured(card)}".strip()
+
+
+def _measured(card: Card) -> str:
+    """What its row of the reports says."""
+    found = card.measured
+    if not found:
+        return ""
+    shares = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items() if isinstance(value, float))
+    return f"Of {found['examples']} under {found['protocol']}, percent: {shares}."
 
 
 def _architectures() -> Lines:

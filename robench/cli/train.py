@@ -11,6 +11,7 @@ import click
 
 from .. import api
 from ..api import Ask, Subject
+from ..environment import environment
 from ..errors import UserError
 from ..problem import datasets, threats
 from ..recipes import configure
@@ -94,6 +95,7 @@ def command(
         configured = configure(recipe, name, {**values, "steps": max(1, round(images / configured.batch))})
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
+    picked = api.pick_device(device)
     order = Order(
         recipe=configured,
         threats=against,
@@ -106,13 +108,14 @@ def command(
         validation=validation or 0,
         precision=precision,
         start=start,
+        commit=environment(picked).get("commit", ""),
         anew=not resume,
     )
     there = order.card.stat().st_mtime_ns if order.card.exists() else None
     signal.signal(signal.SIGTERM, interrupt)
     display = TrainingDisplay(quiet, configured.batch)
     try:
-        card = make(order, split, api.pick_device(device), display, display.looked)
+        card = make(order, split, picked, display, display.looked)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
         return 130
@@ -121,7 +124,7 @@ def command(
     if no_evaluation:
         return 0
     ask = Ask(data=None, protocol=protocol)
-    subject = Subject(str(order.weights), device=api.pick_device(device))
+    subject = Subject(str(order.weights), device=picked)
     answer = ask_about(subject, ask, None, None, quiet)
     click.echo(render([answer.summary], intervals=True), nl=False)
     if answer.finished:

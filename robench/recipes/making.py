@@ -46,6 +46,7 @@ class Order:
     validation: int = 0  # so many training images are kept out, to see how the model does on them
     precision: str = "float32"  # of the network's matrix products in training
     start: str = ""  # a model to go on from, by its name or file; without one, fresh weights
+    commit: str = ""  # of robench, for the card
     anew: bool = False  # whatever is there already, of this training or of another
 
     @property
@@ -190,6 +191,7 @@ def _card(order: Order, split: Split) -> Card:
         recipe=order.recipe.name,
         command=order.command,
         seed=order.seed,
+        commit=order.commit,
         settings={**_settings(order), "data_sha256": split.sha256},
     )
 

@@ -42,6 +42,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
     minutes: float | None = None
     hardware: str = ""
+    commit: str = ""  # of robench, where it was trained from a source checkout
     notes: str = ""
     settings: dict[str, Any] = {}  # msgspec copies defaults
     validation: dict[str, Any] = {}  # on training images that were kept out, at the end of the training
