@@ -33,7 +33,8 @@ def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
         f"Published → measured here, percent. Published: {sources}.",
         f"{APART}: the published number lies outside the 95 % interval of ours.",
     )
-    data = f"{summaries[0].data.examples} examples of {summaries[0].data.name}, {', '.join(sorted(asked))}"
+    threats = ", ".join(t.threat for t in summaries[0].threats)
+    data = f"{summaries[0].data.examples} examples of {summaries[0].data.name}, {threats}"
     return Table(pd.DataFrame(texts, columns=["model", *columns]), f"Beside the published numbers: {data}", footer)
 
 
