@@ -100,6 +100,9 @@ class Scrutiny:
         threats = [t for t in self.protocol.threats if isinstance(t.threat, Ball) and t.threat.name != "l0"]
         if not threats or not self._correct():
             return
+        with self.run.writing():
+            begun = [Probe(str(t.threat), probes.WHOLE, masking.BEGUN, self._level) for t in threats]
+            self.run.put_probes(begun)
         whole = self._whole()
         seconds = self._allowed(depth)
         for place, choice in enumerate(threats):

@@ -129,6 +129,22 @@ def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(t
     assert whole.outcomes == evaluate(base()).threats[0].outcomes
 
 
+def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(tmp_path, monkeypatch):
+    def stop(self, choice, *rest):
+        if str(choice.threat) == "l2:1":
+            raise KeyboardInterrupt
+        yield from ()
+
+    monkeypatch.setattr(scrutiny.Scrutiny, "_of_threat", stop)
+    two = {"threats": ["linf:0.2", "l2:1"], "examples": 2, "run": tmp_path / "r.robench"}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(base(), **two)
+    monkeypatch.undo()
+    told = robench.load_run(tmp_path / "r.robench").threats[1].masking
+    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before it looked here",))
+    assert told.next.endswith("--masking on, to go on")
+
+
 def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
     monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square, never])

@@ -20,6 +20,7 @@ from .intervals import clopper_pearson
 from .outcomes import answers, breaks, planned_threat
 
 Verdict = Literal["masked", "suspect", "none-found", "untested"]
+WORST_FIRST: Sequence[Verdict] = ("masked", "suspect", "untested", "none-found")
 Kind = Literal["first-order", "scores", "labels", "outside", "remedy", "other"]
 
 FIRST_ORDER = frozenset({"pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn"})
@@ -41,10 +42,11 @@ LEVEL = 0.01  # of the test, over all threats of a run (Holm)
 FEWEST = 2  # images; one of one is exactly at SHARE and LEVEL, and accuses nobody
 CONTROL = 500  # gradients, of losses that scale does not saturate, that must have failed on an example before it counts
 BLIND = "blind pixels"  # an indicator that calls for a remedy of its own
+BEGUN = "begun"  # a probe of every threat that is to be looked at, written before the first is
 SAMPLED, DEPTH = "sampled", "depth"  # probes that say what was looked at
 SHOWN = "shown "  # and, before the key of an attack of another kind, that the sample is to be shown to it
 
-ON, DEEP = 1.0, 2.0  # values of DEPTH
+ON, DEEP = 1.0, 2.0  # values of BEGUN and DEPTH
 
 
 class Indicator(msgspec.Struct, frozen=True):
@@ -108,24 +110,30 @@ def kind_of(spec: str) -> Kind:
 
 
 def findings(plan: Plan, evidence: Evidence) -> dict[str, Finding]:
-    """The verdict on every planned threat. One that nobody has looked at is untested."""
-    looked = [t.threat for t in plan.threats if _depth(evidence, t.threat)]
+    """The verdict on every planned threat. One that nobody has looked at, or not yet, is untested."""
+    looked = [t.threat for t in plan.threats if _most(evidence, t.threat, DEPTH)]
     contests = {threat: contest(plan, evidence, threat) for threat in looked}
     convicted = {threat for threat in _holm({t: c.p for t, c in contests.items()}) if contests[threat].convincing}
     return {
         t.threat: _finding(plan, evidence, t.threat, contests[t.threat], t.threat in convicted)
         if t.threat in contests
-        else Finding("untested")
+        else _unseen(evidence, t.threat)
         for t in plan.threats
     }
+
+
+def _unseen(evidence: Evidence, threat: str) -> Finding:
+    """On a threat that was not looked at, or whose turn had not come when the run was stopped."""
+    if not _most(evidence, threat, BEGUN):
+        return Finding("untested")
+    return Finding("untested", ("the run was stopped before it looked here",), _next("untested", evidence, threat, ()))
 
 
 def joint(of_threats: Mapping[str, Finding]) -> tuple[Verdict, tuple[str, ...]]:
     """The worst verdict of all threats, and what is said under them."""
     verdicts = {finding.verdict for finding in of_threats.values()}
-    order: Sequence[Verdict] = ("masked", "suspect", "untested", "none-found")
     told = tuple(f"{threat}: {sentence}" for threat, f in of_threats.items() for sentence in f.evidence)
-    return next((verdict for verdict in order if verdict in verdicts), "untested"), told
+    return next((verdict for verdict in WORST_FIRST if verdict in verdicts), "untested"), told
 
 
 def left_by_gradients(plan: Plan, evidence: Evidence, threat: str) -> list[int]:
@@ -216,8 +224,9 @@ def _name(spec: str) -> str:
     return name + tail
 
 
-def _depth(evidence: Evidence, threat: str) -> float:
-    return max((p.value for p in evidence.probes if (p.threat, p.name) == (threat, DEPTH)), default=0.0)
+def _most(evidence: Evidence, threat: str, name: str) -> float:
+    """The largest value of a probe; 0 where there is none."""
+    return max((p.value for p in evidence.probes if (p.threat, p.name) == (threat, name)), default=0.0)
 
 
 def _holm(p: Mapping[str, float]) -> set[str]:
@@ -273,7 +282,11 @@ def _told(contest: Contest) -> str:
 def _next(verdict: Verdict, evidence: Evidence, threat: str, suspicious: Sequence[Indicator]) -> str:
     """What to type to learn more. The command is named, not repeated: it says more than a run file keeps."""
     command = "the same robench evaluate command with"
-    if _depth(evidence, threat) < DEEP:
+    depth = _most(evidence, threat, DEPTH)
+    if verdict == "untested":
+        level = "deep" if max(depth, _most(evidence, threat, BEGUN)) >= DEEP else "on"
+        return f"{command} --masking {level}, to go on"
+    if depth < DEEP:
         return f"{command} --masking deep"
     told = [i.next for i in suspicious if i.next]
     return told[0] if verdict != "none-found" and told else f"{command} --attack 'square(steps=20000)'"

@@ -13,8 +13,11 @@ NO_CLEARANCE = "Evidence, never a clearance: docs/masking.md says what each indi
 UNSEEN = "nobody has looked; robench evaluate --masking on does, under linf, l2 and l1"
 
 
-def panel(summary: Summary) -> Table:
-    """The indicators of every threat, suspicious ones marked; under it the verdicts, why, and the next command."""
+def panel(summary: Summary, of: str) -> Table:
+    """The indicators of every threat, suspicious ones marked; under it the verdicts, why, and the next command.
+
+    `of` says in the title whose they are.
+    """
     rows = list(dict.fromkeys(row for threat in summary.threats for row in _rows(threat)))  # the model's own once
     frame = pd.DataFrame(rows, columns=["threat", "indicator", "value", "meaning", "what to do"])
     footer = [_verdict(threat) for threat in summary.threats]
@@ -23,7 +26,7 @@ def panel(summary: Summary) -> Table:
         if threat.masking.next:
             advice.setdefault(threat.masking.next, []).append(threat.threat)
     footer += [f"Next, for {', '.join(names)}: {what}" for what, names in advice.items()]
-    return Table(frame, f"Gradient masking of {summary.model.name}", (*footer, NO_CLEARANCE))
+    return Table(frame, f"Gradient masking of {of}", (*footer, NO_CLEARANCE))
 
 
 def _rows(threat: ThreatEntry) -> Iterator[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from ..evidence.records import Evidence, ModelRecord, Plan
 from . import masking
 from .intervals import Interval, average, wilson
 from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
-from .masking import Indicator
+from .masking import Indicator, Verdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
@@ -57,14 +57,14 @@ class CurveEntry(msgspec.Struct, frozen=True):
 class MaskingEntry(msgspec.Struct, frozen=True):
     """Whether gradients are masked: masked, suspect, none-found or untested. Never a clearance."""
 
-    verdict: str = "untested"
+    verdict: Verdict = "untested"
     evidence: tuple[str, ...] = ()
 
 
 class ThreatMaskingEntry(msgspec.Struct, frozen=True):
     """The same for one threat, with the command that would tell more."""
 
-    verdict: str = "untested"
+    verdict: Verdict = "untested"
     evidence: tuple[str, ...] = ()
     next: str = ""
     indicators: tuple[Indicator, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured

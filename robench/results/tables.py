@@ -1,5 +1,6 @@
 """What a reader sees: a row per model, a column per threat, and below it in words what the numbers mean."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from .claims import published
 from .comparison import ranks
 from .contingency import contingency, contingency_frame
 from .latex import latex
+from .masking import WORST_FIRST, Verdict
 from .panel import panel
 from .seeds import Claim, Origin, Origins, Row, names, rows, spread
 from .summary import Summary
@@ -27,6 +29,7 @@ RANKED = (
     "Bold: best of a column, and all not significantly worse (95 %, paired on the same examples). Underlined: best of"
     " the rest."
 )
+FLATTERING = frozenset({"masked", "suspect"})  # verdicts that make a number doubtful
 FLATTERED = "† or red: gradients are masked, or may be, so a stronger attack may find more."
 HOURS = "hours: of training, as the models' cards tell."
 
@@ -119,7 +122,7 @@ def render(
             tables += [contingency(group)] if together else []
             tables += [across(group)] if attacks and len(group) > 1 else []
         tables += [breakdown(summary) for summary in summaries] if attacks else []
-        tables += [panel(summary) for summary in summaries] if masking else []
+        tables += list(_panels(summaries)) if masking else []
         return PAGES[form](tables)
     if side_by_side:
         raise UserError(f"{form} holds numbers and no layout; leave --side-by-side out, or choose {', '.join(PAGES)}")
@@ -242,11 +245,33 @@ def _about(
 
 
 def _masking(summaries: Sequence[Summary]) -> Iterable[str]:
-    verdicts = sorted({t.masking.verdict for s in summaries for t in s.threats})
-    if verdicts:
-        yield f"Gradient masking: {', '.join(verdicts)}."
-    if {"masked", "suspect"} & {*verdicts, *(s.masking.verdict for s in summaries)}:
+    """The verdicts, worst first; where they differ, with the threats, and models, that all but one are about."""
+    found = Counter(t.masking.verdict for s in summaries for t in s.threats)
+    if found:
+        rest = max(WORST_FIRST, key=lambda verdict: (found[verdict] > 0, verdict not in FLATTERING, found[verdict]))
+        told = [
+            f"{verdict} {_under(verdict, summaries)}" for verdict in WORST_FIRST if found[verdict] and verdict != rest
+        ]
+        yield f"Gradient masking: {'; '.join([*told, f'{rest} elsewhere'] if told else [rest])}."
+    if FLATTERING & {*found, *(s.masking.verdict for s in summaries)}:
         yield FLATTERED
+
+
+def _under(verdict: Verdict, summaries: Sequence[Summary]) -> str:
+    """The threats that have it; of several models also whose they are."""
+    told = []
+    for name, summary in zip(names(summaries), summaries, strict=True):
+        threats = [t.threat for t in summary.threats if t.masking.verdict == verdict]
+        if threats:
+            told.append(f"{f'for {name} ' if len(summaries) > 1 else ''}under {', '.join(threats)}")
+    return ", ".join(told)
+
+
+def _panels(summaries: Sequence[Summary]) -> Iterable[Table]:
+    """One for each run; of several questions, with the question that it is about."""
+    several = len(questions(summaries)) > 1
+    for name, summary in zip(names(summaries), summaries, strict=True):
+        yield panel(summary, f"{name}: {_caption(summary)}" if several else name)
 
 
 def _all_remarks(summaries: Sequence[Summary]) -> Iterable[str]:

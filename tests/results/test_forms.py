@@ -81,7 +81,7 @@ def test_masking_is_a_dagger_in_markdown_and_red_in_latex_and_html(verdict):
     runs = [a, masked(b, verdict), c]
     assert column(main_table(runs), "linf:0.3") == [{"second"}, {"best", "masked"}, set()]
     assert "**80.0†**" in render(runs)
-    assert f"Gradient masking: {verdict}, untested.\n† or red: " in render(runs)
+    assert f"Gradient masking: {verdict} for b under linf:0.3; untested elsewhere.\n† or red: " in render(runs)
     assert r"\textcolor{red}{\textbf{80.0}}" in render(runs, "latex")
     assert re.search(r'<span class="masked"[^>]*><strong>80.0</strong></span>', render(runs, "html"))
 
@@ -91,7 +91,8 @@ def test_other_verdicts_are_a_remark_only(verdict):
     a, b, c = three()
     told = render([a, masked(b, verdict), c])
     assert "†" not in told
-    assert f"Gradient masking: {', '.join(sorted({verdict, 'untested'}))}.\n" in told
+    apart = "untested." if verdict == "untested" else "none-found for b under linf:0.3; untested elsewhere."
+    assert f"Gradient masking: {apart}" in told
 
 
 # OPT and hours

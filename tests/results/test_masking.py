@@ -5,6 +5,7 @@ import math
 import msgspec
 import pytest
 
+from robench.errors import UserError
 from robench.evidence.records import Evidence, Failure, PlannedAttack, PlannedThreat, Probe
 from robench.results import masking
 from robench.results.masking import BY, contest, findings, joint, kind_of
@@ -294,3 +295,55 @@ def test_the_panel_says_why_it_is_suspect_or_not_done_and_for_which_threats_its_
     assert "; the planned attacks spared 60 images of which 8 fell later; 8 images more fell, on which" in told
     assert "images not yet searched by every attack of another kind: the same command again goes on." in told
     assert "Next, for linf:0.1, linf:0.2: the same robench evaluate command with --masking deep\n" in told
+
+
+@pytest.mark.parametrize(("level", "word"), [(masking.ON, "on"), (masking.DEEP, "deep")])
+def test_a_look_that_was_cut_short_is_told_to_go_on_at_its_own_level(level, word):
+    cut = evidence(tried=False)
+    looked = tuple(p for p in cut.probes if p.name != masking.DEPTH)
+    found = findings(PLAN, msgspec.structs.replace(cut, probes=(*looked, Probe(THREAT, -1, masking.DEPTH, level))))
+    assert found[THREAT].verdict == "untested"
+    assert found[THREAT].next == f"the same robench evaluate command with --masking {word}, to go on"
+
+
+@pytest.mark.parametrize(("level", "word"), [(masking.ON, "on"), (masking.DEEP, "deep")])
+def test_a_threat_whose_turn_had_not_come_is_not_said_to_be_one_that_nobody_wants_looked_at(level, word):
+    begun = Probe(THREAT, -1, masking.BEGUN, level)
+    stopped = msgspec.structs.replace(evidence(fallen=8), probes=(begun,))
+    found = findings(PLAN, stopped)[THREAT]
+    assert found.verdict == "untested"
+    assert found.next == f"the same robench evaluate command with --masking {word}, to go on"
+    told = render([summarise(PLAN, stopped, "0")], masking=True)
+    assert f"{THREAT} untested: the run was stopped before it looked here.\n" in told
+    assert "nobody has looked" not in told
+
+
+@pytest.mark.parametrize("place", ["threats", "whole"])
+def test_a_summary_with_a_verdict_of_its_own_words_is_refused(place):
+    told = msgspec.json.decode(summarise(PLAN, evidence(), "0").to_json())
+    (told["threats"][0] if place == "threats" else told)["masking"]["verdict"] = "cleared"
+    with pytest.raises(UserError, match=r"not a summary file .*'cleared'.*masking.verdict"):
+        Summary.from_json(msgspec.json.encode(told))
+
+
+def test_panels_of_two_questions_say_which_they_are_about():
+    other = plan(examples=tuple(range(100)), threats=(PlannedThreat("linf:0.1", (PlannedAttack("apgd", APGD, 1),)),))
+    told = render([summarise(PLAN, evidence(), "0"), summarise(other, evidence(), "0")], masking=True)
+    titles = [part.partition("**")[0] for part in told.split("**Gradient masking of ")[1:]]
+    assert len(titles) == len(set(titles)) == 2
+    assert f"{THREAT} by apgd" in titles[0]
+    assert "linf:0.1 by apgd" in titles[1]
+    assert "**Gradient masking of " in render([summarise(PLAN, evidence(), "0")], masking=True)
+
+
+def test_a_table_says_which_verdict_is_of_which_threat_where_they_differ():
+    threats = tuple(PlannedThreat(f"linf:0.{i}", (PlannedAttack("apgd", APGD, 1),)) for i in (1, 2, 3))
+    question = plan(examples=tuple(range(100)), threats=threats)
+    parts = [evidence(threat="linf:0.1", probes={"zero": 1.0}), evidence(threat="linf:0.3")]
+    both = msgspec.structs.replace(parts[0], probes=(*parts[0].probes, *parts[1].probes), spent=())
+    summary = summarise(question, both, "0")
+    lines = render([summary]).splitlines()
+    assert [t.masking.verdict for t in summary.threats] == ["suspect", "untested", "untested"]
+    assert "Gradient masking: suspect under linf:0.1; untested elsewhere." in lines
+    one = summarise(PLAN, evidence(), "0")
+    assert "Gradient masking: none-found." in render([one]).splitlines()
