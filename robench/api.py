@@ -104,8 +104,9 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
         "clean": summary.clean.accuracy,
         **{t.threat: t.accuracy for t in summary.threats},
         "union": summary.union.accuracy,
+        "average": summary.average.accuracy,
     }
-    found = {key: value for key, value in told.items() if value != ""}
+    found = {key: value for key, value in told.items() if value not in ("", None)}
     write_card(card, msgspec.structs.replace(read_card(card), measured=found))
 
 

@@ -57,7 +57,9 @@ def _models() -> Lines:
         card = read_card(zoo_card(name))
         threats = card.settings.get("threats", [])
         against = f" against {', '.join(threats)}" if threats else ""
-        yield name, f"{card.architecture} on {card.data}, recipe {card.recipe}{against}. {_measured(card)}".strip()
+        told = [f"{card.architecture} on {card.data}, recipe {card.recipe}{against}.", _measured(card)]
+        told += [] if zoo_card(name).with_name(card.weights).is_file() else ["Its weights are to be trained."]
+        yield name, " ".join(filter(None, told))
 
 
 def _measured(card: Card) -> str:

@@ -290,6 +290,12 @@ def test_everything_is_listed_in_one_line_each(robench, kind, expected):
     assert all(len(line.split()) > 3 for line in lines), "a name alone tells nothing"
 
 
+def test_the_list_of_models_tells_what_each_was_trained_on_and_what_is_left_of_it(robench):
+    told = robench("list", "models", "digits-sat").out
+    assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in told
+    assert "union 15.0" in told
+
+
 def test_no_kind_of_list_is_forgotten():
     assert set(KINDS) == {"attacks", "threats", "protocols", "recipes", "data", "models", "architectures"}
 

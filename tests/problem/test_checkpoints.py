@@ -415,8 +415,15 @@ def test_weights_that_are_not_those_of_the_card_are_refused(zoo):
     weights.write_bytes(data)
     for text in ("digits-adv-linf", weights):
         assert "has SHA-256" in refusal(text)
-    weights.unlink()
-    assert "is not in its folder" in refusal("digits-adv-linf")
+
+
+def test_a_model_whose_weights_are_left_out_says_how_to_make_them(zoo):
+    folder, _ = zoo
+    (folder / "digits-adv-linf.safetensors").unlink()
+    assert "is not in its folder; put it there" in refusal("digits-adv-linf")
+    card = folder / "digits-adv-linf.toml"
+    write_card(card, msgspec.structs.replace(read_card(card), command="robench train nat --out m"))
+    assert "put it there, or make the model: robench train nat --out m" in refusal("digits-adv-linf")
 
 
 def test_an_unknown_name_suggests_the_nearest_models_and_files(zoo, tmp_path, monkeypatch):

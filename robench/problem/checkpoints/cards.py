@@ -1,6 +1,7 @@
 """A model's card: what its weights are, how they were made, what they are claimed and measured to do.
 
-The zoo is a folder of NAME.toml beside NAME.safetensors. Knows nothing of torch.
+The zoo is a folder of NAME.toml beside NAME.safetensors; large weights are left out, and made anew by the command on
+their card. Knows nothing of torch.
 """
 
 import json
@@ -93,7 +94,8 @@ def verified(path: Path, card: Card) -> Path:
     """The weights that lie beside the card at `path`. Raises UserError when they are not those it was written for."""
     weights = path.parent / card.weights
     if not weights.is_file():
-        raise UserError(f"the card {path} is for {card.weights}, which is not in its folder; put it there")
+        made = f", or make the model: {card.command}" if card.command else ""
+        raise UserError(f"the card {path} is for {card.weights}, which is not in its folder; put it there{made}")
     found = sha256(weights)
     if found != card.sha256.lower():
         raise UserError(
