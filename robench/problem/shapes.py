@@ -14,3 +14,8 @@ Mask = Bool[Tensor, "B"]
 def per_example(v: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, ..., 1) so that it broadcasts against `like`."""
     return v.view(-1, *[1] * (like.ndim - 1))
+
+
+def per_candidate(v: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B, W) to (B, W, 1, ..., 1) so that it broadcasts against `like`, W candidates for each of B rows."""
+    return v.view(*v.shape, *[1] * (like.ndim - 2))

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
@@ -134,7 +134,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
 
         out = _unit(state.delta[:, None])
         aside = _unit(_orthogonal(state.asked - batch.x[:, None], out))
-        vote = _per_candidate(fools - fools.mean(dim=1, keepdim=True), aside)
+        vote = per_candidate(fools - fools.mean(dim=1, keepdim=True), aside)
         return replace(
             moved(batch, state, answers),
             around=(state.around * bolder).clamp(SMALLEST, LARGEST[0]),
@@ -164,10 +164,10 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         bias, around, towards = self._lengths(state)
         random = torch.erfinv(2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1).view_as(state.asked)
         out = _unit(state.delta[:, None])
-        aside = _unit(random) + _per_candidate(bias[None], random) * _unit(state.memory[:, None])
+        aside = _unit(random) + per_candidate(bias[None], random) * _unit(state.memory[:, None])
         aside = _unit(_orthogonal(aside, out))
         size = torch.where(state.size.isfinite(), state.size, 0)
-        turned = _unit(out + _per_candidate(state.around[:, None] * around, aside) * aside)
+        turned = _unit(out + per_candidate(state.around[:, None] * around, aside) * aside)
         there = (batch.x[:, None] + turned * per_example(size, turned)).clamp(0, 1) - batch.x[:, None]
         far = size[:, None] * (1 - (state.towards[:, None] * towards).clamp(max=MOST))
         return faded(threat, batch.x, there, far)
@@ -182,16 +182,11 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
 
 def _orthogonal(v: Tensor, unit: Tensor) -> Tensor:
     """What of each candidate is at right angles to a unit vector."""
-    along: Tensor = _per_candidate((v * unit).flatten(2).sum(dim=2), v)
+    along: Tensor = per_candidate((v * unit).flatten(2).sum(dim=2), v)
     return v - along * unit
 
 
 def _unit(v: Tensor) -> Tensor:
     """Candidates scaled to length 1; 0 stays."""
     length: Tensor = v.flatten(2).norm(dim=2).clamp(min=TINY)
-    return v / _per_candidate(length, v)
-
-
-def _per_candidate(v: Tensor, like: Tensor) -> Tensor:
-    """(L, W) as (L, W, 1, ..., 1), to broadcast against candidates."""
-    return v.view(*v.shape, *[1] * (like.ndim - 2))
+    return v / per_candidate(length, v)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball, Linf
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
@@ -141,7 +141,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         vote = torch.where(answers.fools, 1.0, -1.0)
         return replace(
             state,
-            push=state.push + (change * _per_candidate(vote, change)).sum(dim=1),
+            push=state.push + (change * per_candidate(vote, change)).sum(dim=1),
             drift=state.drift + change.sum(dim=1),
             votes=state.votes + vote.sum(dim=1),
             asks=state.asks + self.wide,
@@ -214,7 +214,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         size = torch.where(state.size.isfinite(), state.size, 0)
         stride = size[:, None] * self._ladders(state)[0]
         x = batch.x[:, None]
-        return (x + state.delta[:, None] + along[:, None] * _per_candidate(stride, x)).clamp(0, 1) - x
+        return (x + state.delta[:, None] + along[:, None] * per_candidate(stride, x)).clamp(0, 1) - x
 
     def _ladders(self, state: HopSkipJumpState) -> tuple[PerCandidate, PerCandidate]:
         """The stride and the gain of every candidate: halvings of both, each with each."""
@@ -226,8 +226,3 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         """Passes that the estimate of an iteration takes."""
         directions = (self.directions * iteration.sqrt()).clamp(max=MOST)
         return (directions / self.wide).ceil().long()
-
-
-def _per_candidate(v: PerCandidate, like: Tensor) -> Tensor:
-    """(L, W) as (L, W, 1, ..., 1), to broadcast against candidates."""
-    return v.view(*v.shape, *[1] * (like.ndim - 2))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...problem.noise import uniform
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import L0, Ball
 from ..attack import Batch, Candidates, LabelAttack, State, where_rows
 from .starts import nearest, pick, sizes
@@ -169,7 +169,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
             image = torch.where(kind == number + 1, other, image)
         most = torch.where(state.size.isinf(), 1.0, AGAIN)
         density = most[:, None] * _shares(self.wide, noise.device)
-        replaced = order[:, None] < _per_candidate(density, noise)
+        replaced = order[:, None] < per_candidate(density, noise[:, None])
         return torch.where(replaced, (image - batch.x)[:, None], state.best[:, None])
 
     # What the answers lead to
@@ -284,7 +284,7 @@ def _finished(threat: Ball, state: PointwiseState) -> PointwiseState:
 def _moved(state: PointwiseState, moves: Moves) -> Candidates:
     """Delta with each of the moves."""
     place, delta = state.place[:, None], state.delta[:, None]
-    first, last, kept = (_per_candidate(t, state.delta) for t in (moves.first, moves.last, moves.kept))
+    first, last, kept = (per_candidate(t, delta) for t in (moves.first, moves.last, moves.kept))
     return torch.where((place >= first) & (place < last), torch.minimum(torch.maximum(delta, -kept), kept), delta)
 
 
@@ -292,11 +292,6 @@ def _lengths(state: PointwiseState) -> Float[Tensor, "L N"]:
     """How far the value at each place in the line is changed."""
     place, length = state.place.flatten(1), state.delta.abs().flatten(1)
     return length.new_zeros(len(place), place.shape[1] + 1).scatter(1, place, length)
-
-
-def _per_candidate(values: Tensor, like: Inputs) -> Tensor:
-    """(L, W) as (L, W, 1, ..., 1), to broadcast against candidates."""
-    return values.view(*values.shape, *[1] * (like.ndim - 1))
 
 
 @lru_cache

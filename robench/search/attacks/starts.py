@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.noise import uniform
-from ...problem.shapes import Inputs, Keys, PerExample, per_example
+from ...problem.shapes import Inputs, Keys, PerExample, per_candidate, per_example
 from ...problem.threats import Ball, Linf
 from ..attack import Batch, Candidates, State
 
@@ -157,11 +157,11 @@ def faded(threat: Ball, x: Inputs, delta: Float[Tensor, "L #W *D"], size: PerCan
 
     The way is straight, but under l_inf all pixels set out together and each stops where it has arrived.
     """
-    far = size.view(*size.shape, *[1] * (x.ndim - 1))
+    far = per_candidate(size, delta)
     if isinstance(threat, Linf):
         near = torch.minimum(torch.maximum(delta, -far), far)
     else:
-        length = sizes(threat, delta).clamp(min=TINY).view(len(x), -1, *[1] * (x.ndim - 1))
+        length = per_candidate(sizes(threat, delta).clamp(min=TINY), delta)
         near = delta * (far / length).clamp(max=1)
     return (x[:, None] + near).clamp(0, 1)
 
