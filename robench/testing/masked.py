@@ -27,6 +27,7 @@ class Masking:
     cause: str  # in a few words, what stops the attacks
     keeps: bool  # every prediction of the model inside
     wrap: Callable[[nn.Module], nn.Module]
+    known: Callable[[nn.Module], nn.Module] | None = None  # from the wrapped model to one with a gradient to climb
 
     @property
     def held_out(self) -> bool:
@@ -39,6 +40,18 @@ def masked(name: str, base: nn.Module) -> nn.Module:
     if name not in MASKED:
         raise unknown("masking", name, MASKED)
     return MASKED[name].wrap(base).eval()
+
+
+def stand_in(name: str, base: nn.Module) -> nn.Module:
+    """What somebody attacks who knows the mask: one that answers alike, with a gradient worth climbing.
+
+    Behind a mask that keeps every prediction it is the model inside. Of the others it answers exactly as the mask does,
+    or, where that answers at random, the mean of several draws. What fools it is yet to be verified on the masked
+    model. Raises UserError for a name that is not there.
+    """
+    wrapped = masked(name, base)
+    known = MASKED[name].known
+    return base.eval() if known is None else known(wrapped).eval()
 
 
 class Wrapped(nn.Module):
@@ -291,6 +304,53 @@ class KWinners(Wrapped):
         setattr(parent, name.rpartition(".")[2], nn.Sequential(first, Winners()))
 
 
+# What somebody attacks who knows one of these.
+
+
+class PassedOver(nn.Module):
+    """The same answers; going back, what is done to the images is passed over. Athalye et al. 2018."""
+
+    def __init__(self, mask: Wrapped):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        shown = self.mask.before(x).detach() + (x - x.detach())
+        logits: Tensor = self.mask.base(shown)
+        return logits
+
+
+class Averaged(nn.Module):
+    """The mean answer over several draws."""
+
+    def __init__(self, mask: nn.Module, draws: int = 8):
+        super().__init__()
+        self.mask = mask
+        self.draws = draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.mask(x) for _ in range(self.draws)]).mean(dim=0)
+
+
+class Blurred(nn.Module):
+    """The same answers; going back, the mean gradient of several images nearby. Tramèr et al. 2020, on k-winners."""
+
+    def __init__(self, mask: nn.Module, draws: int = 8, sigma: float = 0.1):
+        super().__init__()
+        self.mask = mask
+        self.draws = draws
+        self.sigma = sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            told: Tensor = self.mask(x)
+        noise = torch.Generator().manual_seed(NOISE)
+        aside = self.sigma * torch.randn(self.draws, *x.shape, generator=noise).to(x)
+        nearby: Tensor = self.mask((x + aside).flatten(0, 1))
+        mean = nearby.view(self.draws, *told.shape).mean(dim=0)
+        return told + (mean - mean.detach())
+
+
 def _first(logits: Tensor) -> Tensor:
     """1 for the class that argmax names, else 0."""
     return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
@@ -306,35 +366,37 @@ class _Turned(torch.autograd.Function):
         return -grads[0]
 
 
-def _table(*rows: tuple[str, str, bool, Callable[[nn.Module], nn.Module]]) -> dict[str, Masking]:
-    return {name: Masking(name, cause, keeps, wrap) for name, cause, keeps, wrap in rows}
-
-
-MASKED: dict[str, Masking] = _table(
-    ("large-logits", "saturated cross-entropy", True, LargeLogits),
-    ("tiny-logits", "gradient below the smallest float", True, TinyLogits),
-    ("probabilities", "softmax inside", True, Probabilities),
-    ("half-probabilities", "underflow in half precision", True, HalfProbabilities),
-    ("clipped-log-probabilities", "a flat logarithm", True, ClippedLogProbabilities),
-    ("one-hot", "no scores", True, OneHot),
-    ("staircase", "rounded logits", True, Staircase),
-    ("clipped-margin", "flat margin", True, ClippedMargin),
-    ("reversed-rivals", "scores that lie", True, ReversedRivals),
-    ("flipped", "backward pass turned round", True, Flipped),
-    ("not-a-number", "NaN in the backward pass", True, NotANumber),
-    ("detached", "input cut off from the graph", True, Detached),
-    ("no-graph", "no gradient at all", True, NoGraph),
-    ("decoy", "gradient of another function", True, Decoy),
-    ("noisy-gradient", "random backward pass", True, NoisyGradient),
-    ("oscillating", "gradient of a ripple", True, Oscillating),
-    ("anti-adversary", "optimisation in the forward pass", True, AntiAdversary),
-    ("rounded-input", "rounded pixels", False, RoundedInput),
-    ("black-and-white", "binary pixels", False, BlackAndWhite),
-    ("rounded-spectrum", "rounded cosine coefficients", False, RoundedSpectrum),
-    ("dead-threshold", "dead first layer on black", False, DeadThreshold),
-    ("noise", "random noise", False, Noise),
-    ("dropped", "random dropout", False, Dropped),
-    ("shifted", "random position", False, Shifted),
-    ("k-winners", "shattered gradient", False, KWinners),
-)
+_KEEPING: list[tuple[str, str, Callable[[nn.Module], nn.Module]]] = [
+    ("large-logits", "saturated cross-entropy", LargeLogits),
+    ("tiny-logits", "gradient below the smallest float", TinyLogits),
+    ("probabilities", "softmax inside", Probabilities),
+    ("half-probabilities", "underflow in half precision", HalfProbabilities),
+    ("clipped-log-probabilities", "a flat logarithm", ClippedLogProbabilities),
+    ("one-hot", "no scores", OneHot),
+    ("staircase", "rounded logits", Staircase),
+    ("clipped-margin", "flat margin", ClippedMargin),
+    ("reversed-rivals", "scores that lie", ReversedRivals),
+    ("flipped", "backward pass turned round", Flipped),
+    ("not-a-number", "NaN in the backward pass", NotANumber),
+    ("detached", "input cut off from the graph", Detached),
+    ("no-graph", "no gradient at all", NoGraph),
+    ("decoy", "gradient of another function", Decoy),
+    ("noisy-gradient", "random backward pass", NoisyGradient),
+    ("oscillating", "gradient of a ripple", Oscillating),
+    ("anti-adversary", "optimisation in the forward pass", AntiAdversary),
+]
+_CHANGING: list[tuple[str, str, Callable[[nn.Module], nn.Module], Callable[[Any], nn.Module]]] = [
+    ("rounded-input", "rounded pixels", RoundedInput, PassedOver),
+    ("black-and-white", "binary pixels", BlackAndWhite, PassedOver),
+    ("rounded-spectrum", "rounded cosine coefficients", RoundedSpectrum, PassedOver),
+    ("dead-threshold", "dead first layer on black", DeadThreshold, PassedOver),
+    ("noise", "random noise", Noise, Averaged),
+    ("dropped", "random dropout", Dropped, Averaged),
+    ("shifted", "random position", Shifted, Averaged),
+    ("k-winners", "shattered gradient", KWinners, Blurred),
+]
+MASKED: dict[str, Masking] = {
+    **{name: Masking(name, cause, True, wrap) for name, cause, wrap in _KEEPING},
+    **{name: Masking(name, cause, False, wrap, known) for name, cause, wrap, known in _CHANGING},
+}
 """Every masking by its name."""
