@@ -12,7 +12,7 @@ import pytest
 from matplotlib.contour import ContourSet
 from matplotlib.image import imread
 
-from robench.evidence.records import Claim, Evidence, Verdict
+from robench.evidence.records import Claim, Evidence, PlannedAttack, Verdict
 from robench.results import figures
 from robench.results.figures import Layer, Material, Raised, Shown, Surface, Walk
 from robench.results.figures.queries import Fall, falls
@@ -126,6 +126,14 @@ def test_a_panel_per_norm_a_line_per_model_and_of_two_radii_the_larger():
     assert [line.get_label() for line in axes.get_lines()] == ["small", "large"]
     assert lines(two[0], "small")[0].get_xdata()[-1] == pytest.approx(0.3)
     assert "ℓ∞" in axes.get_xlabel()
+
+
+def test_one_model_asked_about_by_several_sets_of_attacks_has_a_line_for_each():
+    further = type(LINF)(LINF.threat, (*LINF.attacks, PlannedAttack("pointwise", "pointwise(steps=40)", 1)))
+    two = [curved(), material(plan(threats=(further,), curve=True), CURVED)]
+    (axes,) = figures.curves(two).pictures[0].figure.axes
+    by = ", ".join(a.label for a in LINF.attacks)
+    assert [line.get_label() for line in axes.get_lines()] == [f"net by {by}", f"net by {by}, pointwise"]
 
 
 def test_runs_on_other_examples_are_on_another_sheet():

@@ -1,4 +1,4 @@
-"""Accuracy against radius: a panel per norm, a line per model, bands of 95 %."""
+"""Accuracy against radius: a panel per norm, a line per model or set of attacks, bands of 95 %."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,7 @@ def draw(summaries: Sequence[Summary], caption: str) -> Figure:
     norms = list(dict.fromkeys(norm for s in summaries for norm in _measured(s)))
     figure = sheet(PAGE if len(norms) > 1 else COLUMN, 2.8)
     panels: list[Axes] = list(figure.subplots(1, len(norms), sharey=True, squeeze=False)[0])
-    for i, (summary, name) in enumerate(zip(summaries, names(summaries), strict=True)):
+    for i, (summary, name) in enumerate(zip(summaries, _labels(summaries), strict=True)):
         for norm, entry in _measured(summary).items():
             _line(panels[norms.index(norm)], entry.curve, summary.data.examples, name, i)
     for norm, axes in zip(norms, panels, strict=True):
@@ -67,6 +67,14 @@ def draw(summaries: Sequence[Summary], caption: str) -> Figure:
     figure.legend(handles=list(lines.values()), loc="outside upper center", ncols=4 if len(norms) > 1 else 2)
     write_below(figure, caption)
     return figure
+
+
+def _labels(summaries: Sequence[Summary]) -> list[str]:
+    """The models; where one was asked about by several sets of attacks, with these."""
+    models = names(summaries)
+    attacks = [dict.fromkeys(a.name for t in _measured(s).values() for a in t.attacks) for s in summaries]
+    told = zip(models, attacks, strict=True)
+    return [f"{name} by {', '.join(by)}" if models.count(name) > 1 else name for name, by in told]
 
 
 def _line(axes: Axes, curve: CurveEntry, n: int, name: str, i: int) -> None:
