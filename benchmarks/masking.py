@@ -5,9 +5,9 @@
 Every mask of `robench.testing.masked` round `digits-adv-linf`, three round a linear model, and honest models, under the
 threats they were trained for. `off`, `on` and `deep` are asked in turn of one run, so each begins with what the one
 before has found. What the accuracy should come to, `truth`, is for a mask that keeps every prediction that of the model
-inside after the same look; for one that changes some the interval from 0 to what verified witnesses leave, made by an
-attacker who knows the mask; for a linear model under l_inf, masked pixel by pixel or not, it is exact. With `--keep`
-the same command goes on where it was stopped.
+inside after the same look; for one that changes some the interval from what is certified (0 where nothing can be) to
+what verified witnesses leave, made by an attacker who knows the mask; for a linear model under l_inf, masked pixel by
+pixel or not, it is exact. With `--keep` the same command goes on where it was stopped.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from kept import Kept, Row, add_option
 from measuring import keep
 from tabulate import tabulate
 from torch import Tensor, nn
-from witnesses import standing_exactly, witnessed
+from witnesses import standing_exactly, standing_surely, witnessed
 
 from robench import api, scrutiny
 from robench.api import Ask
@@ -177,7 +177,9 @@ def _truth(subject: Subject, threat: str, examples: int) -> str:
         return f"{100 * standing_exactly(subject.module, 'digits', about.r, examples) / examples:.1f}"
     if subject.mask and not MASKED[subject.mask].keeps:
         left = witnessed(subject.mask, loaded(BASE), "digits", threat, examples).threats[0]
-        return f"0.0 to {100 * left.accuracy:.1f}"
+        pixelwise = subject.mask in PIXELWISE and about.name == "linf"
+        surely = standing_surely(subject.module, "digits", about.r, examples) if pixelwise else 0
+        return f"{100 * surely / examples:.1f} to {100 * left.accuracy:.1f}"
     return ""
 
 

@@ -1,10 +1,11 @@
 """Adversarial examples of a masked model, made by somebody who knows the mask: what remedies should find unaided.
 
 The search is robench's own, of a stand-in for the masked model (`robench.testing.masked.stand_in`); the referee asks
-the masked model, as `robench evaluate` does. Where a mask moves every pixel by itself and the model inside is linear,
-the worst image in an l_inf ball is known exactly.
+the masked model, as `robench evaluate` does. Where a mask moves every pixel by itself, intervals of pixels bound from
+below what stands in an l_inf ball; if the model inside is linear, exactly.
 """
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from robench.api import Answer, Ask, choose, classifier_of, evaluation
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
+from robench.problem.architectures.digits_cnn import DigitsCNN
 from robench.results.summary import Summary
 from robench.testing.masked import Averaged, Wrapped, masked, stand_in
 
@@ -50,13 +52,50 @@ def standing_exactly(mask: nn.Module, data: str, radius: float, examples: int | 
     The mask must move every pixel by itself, and never down as it goes up: then a difference of two logits is a sum
     over pixels, each at its most harmful at an end of its interval.
     """
-    split, _ = choose(Ask(data=data, examples=str(examples)), None, None)
-    before = mask.before if isinstance(mask, Wrapped) else torch.nn.Identity()
     linear = [layer for layer in mask.modules() if isinstance(layer, nn.Linear)]
     assert len(linear) == 1, "a linear model has one layer"
-    low, high = (before((split.x + step).clamp(0, 1)).flatten(1) for step in (-radius, radius))
-    weight, bias = linear[0].weight.detach().double(), linear[0].bias.detach().double()
-    towards = weight[None] - weight[split.y][:, None]  # example, class, pixel
-    harm = torch.maximum(towards * low[:, None].double(), towards * high[:, None].double()).sum(dim=2)
-    gap: Tensor = harm + bias[None] - bias[split.y][:, None]
-    return int((gap.scatter(1, split.y[:, None], -torch.inf) < 0).all(dim=1).sum())
+    low, high, y = _ends(mask, data, radius, examples)
+    return _above_all(linear[0], low.flatten(1), high.flatten(1), y)
+
+
+def standing_surely(mask: Wrapped, data: str, radius: float, examples: int | str) -> int:
+    """The same for a mask round a `DigitsCNN`, a lower bound: the intervals are carried from layer to layer.
+
+    Interval bound propagation, Gowal et al. 2018, https://arxiv.org/abs/1810.12715
+    """
+    net = mask.base
+    assert isinstance(net, DigitsCNN), "intervals are carried through the layers of DigitsCNN"
+    low, high, y = _ends(mask, data, radius, examples)
+    for layer in (net.conv1, net.conv2, net.conv3):
+        low, high = _through(layer, low, high)
+    low, high = _through(net.fc1, low.flatten(1), high.flatten(1))
+    return _above_all(net.fc2, low, high, y)
+
+
+def _ends(mask: nn.Module, data: str, radius: float, examples: int | str) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model inside is shown, pixel by pixel, at least and at most; and the labels."""
+    split, _ = choose(Ask(data=data, examples=str(examples)), None, None)
+    before = mask.before if isinstance(mask, Wrapped) else nn.Identity()
+    low, high = (before((split.x + step).clamp(0, 1)).double() for step in (-radius, radius))
+    return low, high, split.y
+
+
+@torch.no_grad()
+def _through(layer: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The interval of every unit behind a layer and a ReLU."""
+    layer = copy.deepcopy(layer).double()
+    middle = layer((low + high) / 2)
+    assert isinstance(layer.weight, Tensor), "a layer of weights"
+    layer.weight.abs_()
+    reach = layer((high - low) / 2) - layer(torch.zeros_like(low))
+    return (middle - reach).relu(), (middle + reach).relu()
+
+
+@torch.no_grad()
+def _above_all(last: nn.Linear, low: Tensor, high: Tensor, y: Tensor) -> int:
+    """How many have the logit of their label above all others, wherever in its interval each unit is."""
+    weight, bias = last.weight.double(), last.bias.double()
+    towards = weight[None] - weight[y][:, None]  # example, class, unit
+    harm = torch.maximum(towards * low[:, None], towards * high[:, None]).sum(dim=2)
+    gap = harm + bias[None] - bias[y][:, None]
+    return int((gap.scatter(1, y[:, None], -torch.inf) < 0).all(dim=1).sum())

@@ -102,6 +102,22 @@ def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid
     assert 0 < exact < 27
 
 
+@pytest.mark.parametrize("name", ["rounded-input", "dead-threshold"])
+def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_room_it_is_the_answer(name, witnesses):
+    module = masked(name, base())
+    still, tiny, wide = (witnesses["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        corners = [
+            EXAMPLES.x,
+            *((EXAMPLES.x + torch.randn_like(EXAMPLES.x).sign() * 1e-3).clamp(0, 1) for _ in range(8)),
+        ]
+        stands = torch.stack([module(x).argmax(dim=1) == EXAMPLES.y for x in corners])
+    assert still == stands[0].sum()
+    assert 0 < tiny <= stands.all(dim=0).sum()
+    assert wide <= tiny < 40
+
+
 def test_a_benchmark_goes_on_from_the_rows_it_has_kept_and_begins_anew_for_another_question(tmp_path):
     kept = runpy.run_path(str(BENCHMARKS / "kept.py"))["Kept"](tmp_path)
     made = []
