@@ -1,4 +1,4 @@
-"""Every page of reports/ and every picture of docs/figures.md, made anew from the run files.
+"""Every page of reports/, every picture of docs/figures.md and what cards say was measured, made anew from the run files.
 
     python reports/regenerate.py
 
@@ -10,6 +10,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from robench import api
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.compile(r"^\| \[([^\]]+)\]\(\1\) \| `robench ([^`]+)` \|$", re.M)
@@ -35,8 +37,17 @@ def made(text: str) -> str:
     return done.stdout
 
 
+def measured(card: Path) -> None:
+    """What the model's run in runs/ has found, onto its card."""
+    run = ROOT / "reports" / "runs" / f"{card.stem}.robench"
+    if run.exists():
+        api.write_measured(card, api.load_run(run), run.relative_to(ROOT).as_posix())
+
+
 def main() -> None:
-    """Pages first, then pictures."""
+    """Cards first, then pages and pictures."""
+    for card in sorted((ROOT / "model_zoo").glob("*.toml")):
+        measured(card)
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
         (ROOT / "reports" / page).write_text(made(text))
     for text in PICTURES.findall((ROOT / "docs" / "figures.md").read_text()):

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from robench.api import load_run, write_measured
 from robench.cli.report import command
+from robench.evidence.store import RunFile
+from robench.problem.checkpoints.cards import read_card
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "reports" / "README.md").read_text()
@@ -34,6 +37,17 @@ def test_every_page_names_its_command():
     with_command = set(re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench ", README, re.M))
     assert pages - with_command <= {"README.md", "NOTES.md"}
     assert len(PAGES) > 3
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "model_zoo").glob("*.toml")), ids=lambda path: path.stem)
+def test_a_bundled_model_says_what_its_committed_run_measured(card, tmp_path):
+    run = read_card(card).measured["run"]
+    again = tmp_path / card.name
+    again.write_bytes(card.read_bytes())
+    write_measured(again, load_run(ROOT / run), run)
+    assert again.read_bytes() == card.read_bytes()
+    with RunFile.read(ROOT / run) as file:
+        assert file.plan().model.name == card.stem
 
 
 @pytest.mark.parametrize("run", sorted((ROOT / "reports" / "runs").glob("*.robench")), ids=lambda path: path.stem)
