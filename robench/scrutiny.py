@@ -112,6 +112,7 @@ class Scrutiny:
 
     def _of_threat(self, choice: ThreatChoice, depth: Depth, whole: dict[str, float], until: float) -> Iterator[Search]:
         threat = str(choice.threat)
+        assert isinstance(choice.threat, Ball), "only balls are looked at"
         sample = self._sample(threat, depth)
         doubted = any(i.suspicious for i in masking.indicators(self.plan, self.run.evidence(), threat))
         if doubted:  # a gradient that works is the cheapest of all
@@ -121,9 +122,18 @@ class Scrutiny:
         yield others
         if not doubted and self.depth == "deep":
             yield from self._with_remedies(choice, sample, whole, until)
+        if self._jumps(threat) or self.depth == "deep":
+            halfway = (time.monotonic() + until) / 2  # dear; what has fallen so far needs its control
+            nearby = remedies.smoothed(self.classifier, choice.threat)
+            yield self._search(nearby, choice, climbing(self.depth)[:2], sample, halfway, remedy="smoothed")
         fallen = masking.unsettled(self.plan, self.run.evidence(), threat)
         settle = frozenset([e for e in fallen if e in sample][: depth.settled])
         yield self._search(self.classifier, choice, control(), settle, until, again=True)
+
+    def _jumps(self, threat: str) -> bool:
+        """Whether there is a gradient, but it is unlike what is nearby."""
+        odd = {i.name for i in masking.indicators(self.plan, self.run.evidence(), threat) if i.suspicious}
+        return bool(odd & {masking.BLIND, masking.GAIN}) and masking.ZERO not in odd
 
     def _with_remedies(
         self, choice: ThreatChoice, sample: frozenset[int], whole: dict[str, float], until: float

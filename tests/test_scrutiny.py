@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -23,6 +24,8 @@ from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.testing.masked import masked
+
+from .results import test_masking as records
 
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 18}
 
@@ -182,6 +185,16 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
     assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").spent}
     (told,) = [i for i in after.masking.indicators if i.name == "compiled by TorchScript"]
     assert told.value == "1"
+
+
+@pytest.mark.parametrize(
+    ("odd", "smoothed"),
+    [({"blind": 0.5}, True), ({"slope": 30.0}, True), ({"slope": 0.0, "zero": 1.0}, False), ({"same": 1.0}, False)],
+)
+def test_gradients_are_averaged_over_neighbours_where_there_are_some_and_they_jump(odd, smoothed):
+    run = SimpleNamespace(evidence=lambda: records.evidence(probes=odd))
+    looking = SimpleNamespace(plan=records.PLAN, run=run)
+    assert scrutiny.Scrutiny._jumps(looking, records.THREAT) is smoothed
 
 
 def test_a_threat_that_is_no_ball_is_left_untested():

@@ -41,7 +41,7 @@ SHARE = 0.01  # of what first-order attacks leave: more than this must fall to e
 LEVEL = 0.01  # of the test, over all threats of a run (Holm)
 FEWEST = 2  # images; one of one is exactly at SHARE and LEVEL, and accuses nobody
 CONTROL = 500  # gradients, of losses that scale does not saturate, that must have failed on an example before it counts
-BLIND = "blind pixels"  # an indicator that calls for a remedy of its own
+BLIND, GAIN, ZERO = "blind pixels", "gain along the gradient", "gradient exactly 0"  # indicators that choose remedies
 BEGUN = "begun"  # a probe of every threat that is to be looked at, written before the first is
 SAMPLED, DEPTH = "sampled", "depth"  # probes that say what was looked at
 SHOWN = "shown "  # and, before the key of an attack of another kind, that the sample is to be shown to it
@@ -349,7 +349,7 @@ def _slope(values: Sequence[float]) -> Indicator:
     meaning = "differences of the loss contradict its gradient" if suspicious else "differences agree with the gradient"
     advice = "do not trust the backward pass: look for detach, hooks and autograd functions" if suspicious else ""
     value = f"median {median(values):.3g} of what it promises, beyond a factor of 2 on {odd} of {len(values)}"
-    return Indicator("gain along the gradient", value, meaning, suspicious, advice)
+    return Indicator(GAIN, value, meaning, suspicious, advice)
 
 
 def _blind(values: Sequence[float]) -> Indicator:
@@ -378,7 +378,7 @@ def _flag(name: str, odd: Callable[[float], bool], sound: str, bad: str, advice:
 
 
 _PER_EXAMPLE: Sequence[tuple[str, Callable[[Sequence[float]], Indicator]]] = (
-    ("zero", _counted("gradient exactly 0", lambda v: v > 0, 0.05, "somewhere", "it is there",
+    ("zero", _counted(ZERO, lambda v: v > 0, 0.05, "somewhere", "it is there",
                       "there is nothing to climb", "find what stops it: rounding, detach, a cut or a dead unit")),
     ("not finite", _counted("gradient not a number", lambda v: v > 0, 0.05, "somewhere", "it is finite",
                             "attacks lose their way", "look for a root, a logarithm or a division at 0")),

@@ -15,9 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from ..problem.classifier import Classifier
 from ..problem.shapes import Inputs, Logits
+from ..problem.threats import Ball
 
 AGREEMENT = 0.9  # share of predictions that an inner layer must share with the model to speak for it
 LEAK = 0.1  # slope of a dead unit, where it has one
+NEARBY = 8  # images whose gradients are averaged
+AWAY = 0.5  # of the way from an image to random members of its threat set, where these lie
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside"}
 _BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "clamp_", "hardtanh", "relu6", "hardsigmoid"}
@@ -62,6 +65,17 @@ def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -
 def rescaled(classifier: Classifier, spread: float, *, probabilities: bool) -> Classifier:
     """Logits brought to a common size, reckoned in float64; the logarithm of outputs that are probabilities."""
     return _with(classifier, _Rescaled(classifier.module, spread, probabilities))
+
+
+def smoothed(classifier: Classifier, threat: Ball) -> Classifier:
+    """The same answers; their gradient is the mean of several nearby, against gradients that jump from place to place.
+
+    Tramèr et al. 2020 break k-winners-take-all so, https://arxiv.org/abs/2002.08347. Every image is looked at in the
+    same directions. Costs NEARBY gradients for one, and looks into no layer, so it serves what was compiled too.
+    """
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.randn(NEARBY, *classifier.shape, generator=draws).to(classifier.device)
+    return _with(classifier, _Smoothed(classifier.module, threat, noise))
 
 
 def is_compiled(classifier: Classifier) -> bool:
@@ -121,6 +135,23 @@ class _Rescaled(nn.Module):
     def forward(self, x: Inputs) -> Logits:
         told: Tensor = self.module(x).double()
         return (told.clamp(min=1e-300).log() if self.probabilities else told / self.spread).float()
+
+
+class _Smoothed(nn.Module):
+    def __init__(self, module: nn.Module, threat: Ball, noise: Tensor):
+        super().__init__()
+        self.module = module
+        self.threat = threat
+        self.noise = noise
+
+    def forward(self, x: Inputs) -> Logits:
+        here = torch.cat([x] * len(self.noise))
+        with torch.no_grad():
+            told: Tensor = self.module(x).float()
+            aside = AWAY * self.threat.sample(here, self.noise.repeat_interleave(len(x), dim=0).to(x))
+        nearby: Tensor = self.module(here + aside)
+        mean = nearby.float().view(len(self.noise), *told.shape).mean(dim=0)
+        return told + (mean - mean.detach())
 
 
 def _in_place_of(told: Logits, inner: Logits) -> Logits:

@@ -11,6 +11,7 @@ from torch import nn
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier
+from robench.problem.threats import parse
 from robench.search import remedies
 from robench.testing.masked import MASKED, masked
 
@@ -194,6 +195,49 @@ def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64
     }[remedy]()
     assert model(X).dtype == torch.float64
     assert remedied(X).dtype == torch.float32
+
+
+class Rippled(nn.Module):
+    """Logits with a ripple so fine that the gradient is its own, and so low that it hardly matters."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x) + 2e-3 * (1e4 * x).sin().flatten(1).sum(dim=1, keepdim=True) * torch.arange(3)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.2", "l2:0.4", "l1:0.8"])
+def test_the_mean_of_gradients_nearby_points_where_a_rippled_model_goes_and_answers_stay(threat, monkeypatch):
+    monkeypatch.setattr(remedies, "NEARBY", 4000)
+    model = classifier(Rippled(Of()))
+    nearby = remedies.smoothed(model, parse(threat))
+    x = 0.3 + 0.4 * X
+    assert torch.equal(nearby(x), model(x))
+    for asked, least, most in ((nearby, 0.8, 1.0), (model, -1.0, 0.8)):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(asked(leaf)[:, 2].sum(), leaf)
+        alike = F.cosine_similarity(gradient.flatten(1), WEIGHTS[2:3], dim=1)
+        assert ((least <= alike) & (alike <= most + 1e-6)).all()
+
+
+def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in_its_set():
+    seen = []
+
+    class Listening(Of):
+        def forward(self, x):
+            seen.append(x.detach())
+            return super().forward(x)
+
+    nearby = remedies.smoothed(classifier(Listening()), parse("l2:0.4"))
+    nearby(X), nearby(X[[2, 0]])
+    among_four, among_two = seen[1].view(8, 4, -1), seen[3].view(8, 2, -1)
+    assert torch.equal(among_four[:, [2, 0]], among_two)
+    away = (among_four - X.flatten(1)).norm(dim=2)
+    assert (away <= 0.2 + 1e-6).all()
+    assert (seen[1] >= 0).all()
+    assert (seen[1] <= 1).all()
 
 
 def test_what_torchscript_has_compiled_is_said_to_be_closed():
