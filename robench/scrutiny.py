@@ -122,7 +122,8 @@ class Scrutiny:
         yield others
         if not doubted and self.depth == "deep":
             yield from self._with_remedies(choice, sample, whole, until)
-        if self._jumps(threat) or self.depth == "deep":
+        averaged = self.plan.passes > 1  # it answers at random, so every gradient is a mean already
+        if not averaged and (self._jumps(threat) or self.depth == "deep"):
             halfway = (time.monotonic() + until) / 2  # dear; what has fallen so far needs its control
             nearby = remedies.smoothed(self.classifier, choice.threat)
             yield self._search(nearby, choice, climbing(self.depth)[:2], sample, halfway, remedy="smoothed")
