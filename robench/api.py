@@ -95,6 +95,11 @@ class Answer:
         return cls(evaluation.plan, evaluation.run.evidence(), evaluation.summary(), finished)
 
 
+def commit(device: torch.device) -> str:
+    """Of the source checkout that runs here; empty for an installed package."""
+    return environment(device).get("commit", "")
+
+
 def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     """What an evaluation found, onto the card in this file; `run` is where its evidence is kept."""
     told = {

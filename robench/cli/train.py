@@ -11,7 +11,6 @@ import click
 
 from .. import api
 from ..api import Ask, Subject
-from ..environment import environment
 from ..errors import UserError
 from ..problem import datasets, threats
 from ..recipes import configure
@@ -108,7 +107,7 @@ def command(
         validation=validation or 0,
         precision=precision,
         start=start,
-        commit=environment(picked).get("commit", ""),
+        commit=api.commit(picked),
         anew=not resume,
     )
     there = order.card.stat().st_mtime_ns if order.card.exists() else None
