@@ -1,4 +1,4 @@
-"""Every page of reports/, every picture of docs/figures.md and what cards say was measured, made anew from the run files.
+"""Pages of reports/, pictures of docs/figures.md and what cards say was measured, made anew from the run files.
 
     python reports/regenerate.py
 
