@@ -6,7 +6,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -74,6 +74,7 @@ class RunFile:
         with _explained(path):
             if path.exists() and not path.is_file():
                 raise UserError(f"{path} is not a file; name a run file, such as --run run.robench")
+            _undo(path)
             if path.exists() and path.stat().st_size:
                 _looked_at(path).close()
                 if not os.access(path, os.W_OK):
@@ -105,6 +106,7 @@ class RunFile:
                 raise UserError(
                     f"there is no run file {path}; `robench evaluate` writes them to runs/ unless --run says else"
                 )
+            _undo(path)
             return cls(path, _looked_at(path))
 
     def __enter__(self) -> "RunFile":
@@ -302,11 +304,26 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=PATIENCE)
 
 
+def _header(path: Path) -> bytes:
+    with open(path, "rb") as f:
+        return f.read(100)
+
+
+def _is_ours(header: bytes) -> bool:
+    return header[:16] == b"SQLite format 3\0" and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+def _undo(path: Path) -> None:
+    """What a kill left half done when the file was laid out or its log switched on; nobody can read it before."""
+    if path.with_name(f"{path.name}-journal").exists() and path.exists() and _is_ours(_header(path)):
+        with closing(_connect(path, "rw")) as db:
+            db.execute("PRAGMA schema_version").fetchone()
+
+
 def _looked_at(path: Path) -> sqlite3.Connection:
     """A file that is ours and sound, for reading. Read-only: to close it would else fold a log into a damaged file."""
-    with open(path, "rb") as f:
-        header = f.read(100)
-    if header[:16] != b"SQLite format 3\0" or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+    header = _header(path)
+    if not _is_ours(header):
         raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
     version = int.from_bytes(header[60:64], "big")
     if version > FORMAT:

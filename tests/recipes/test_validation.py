@@ -127,10 +127,10 @@ def test_the_card_tells_what_was_seen_on_the_images_kept_out(tmp_path):
     card = make(an_order(tmp_path, validation=20), toy(), CPU, Silent(), looks.append)
     assert card.validation == {"examples": 20, "clean": looks[-1].clean}
     assert card.settings["validation"] == 20
-    order = an_order(tmp_path, "pgd_at", (parse("linf:0.1"),), validation=20)
+    order = an_order(tmp_path, "pgd_at", (parse("linf:0.1"),), validation=20, anew=True)
     card = make(order, toy(), CPU, Silent(), looks.append)
     assert card.validation == {"examples": 20, "clean": looks[-1].clean, "robust": looks[-1].robust}
-    whole = make(an_order(tmp_path), toy(), CPU, Silent())
+    whole = make(an_order(tmp_path, anew=True), toy(), CPU, Silent())
     assert whole.validation == {}
     assert {"validation", "precision", "bn_train_attack"} & {*whole.settings} == set()
     assert order.identity.endswith("seed 0, validation=20")
