@@ -183,7 +183,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
     (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
     assert after.masking.verdict in ("masked", "suspect")
     assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").spent}
-    (told,) = [i for i in after.masking.indicators if i.name == "compiled by TorchScript"]
+    (told,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
     assert told.value == "1"
 
 

@@ -1,6 +1,6 @@
 """`robench report`: tables of run files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import unified_diff
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import msgspec
 from ..api import load_run
 from ..errors import UserError
 from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
+from ..results.claims import published
 from ..results.summary import Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render
 from .options import debug_option
@@ -61,6 +62,8 @@ def command(
     """
     summaries = _once(summary for path in runs for summary in read_summaries(path))
     origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
+    if claimed:
+        _say_unclaimed(summaries, origins)
     text = render(
         summaries,
         form,
@@ -137,6 +140,14 @@ def _origin(card: Card) -> Origin:
         seed=card.seed,
         claims=tuple(Claim(c.source, frozenset(c.threats), c.accuracy) for c in card.claimed.values()),
     )
+
+
+def _say_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> None:
+    """Which questions no card claims anything about."""
+    for group in questions(summaries):
+        if published(group, origins) is None:
+            threats = ", ".join(t.threat for t in group[0].threats)
+            click.echo(f"note: no card of these models claims anything under {threats or 'no threat'}", err=True)
 
 
 def _checked(path: Path, text: str) -> int:

@@ -208,7 +208,7 @@ def _controlled(evidence: Evidence, threat: str) -> set[int]:
         if s.threat == threat and s.done and kind_of(s.attack) == "first-order" and _is_scale_free(s.attack):
             spent[s.example] += s.backwards
     failed = {f.example for f in evidence.failures if f.threat == threat and kind_of(f.attack) == "first-order"}
-    return {example for example, gradients in spent.items() if gradients >= CONTROL} | failed
+    return {e for e, gradients in spent.items() if gradients >= CONTROL} | {e for e in failed if not spent[e]}
 
 
 def _is_scale_free(spec: str) -> bool:
@@ -338,7 +338,9 @@ def _counted(
 def _leads(values: Sequence[float]) -> Indicator:
     hits = int(sum(values))
     suspicious = clopper_pearson(hits, len(values), 0.98)[1] < 0.5
-    meaning = "a step along the gradient gains no more than chance" if suspicious else "the gradient shows the way"
+    often = clopper_pearson(hits, len(values), 0.98)[0] > 0.5
+    meaning = "the gradient shows the way" if often else "it shows the way on some"
+    meaning = "a step along the gradient gains no more than chance" if suspicious else meaning
     advice = "attack without gradients: --attack square, --attack hop-skip-jump" if suspicious else ""
     return Indicator("gradient beats shuffles", f"{hits} of {len(values)}", meaning, suspicious, advice)
 
@@ -411,5 +413,5 @@ _WHOLE: Sequence[tuple[str, Callable[[float], Indicator]]] = (
     ("log-probabilities", _flag("outputs are log-probabilities", lambda v: False, "harmless", "", "")),
     ("spread", _flag("spread of the logits", lambda v: not 1e-6 < v < 1e3, "of a common size",
                      "so large or small that losses saturate or underflow", "divide the logits by their spread")),
-    ("compiled", _flag("compiled by TorchScript", lambda v: False, "if 1, remedies cannot look inside", "", "")),
+    ("compiled", _flag("compiled or exported", lambda v: False, "if 1, remedies cannot look inside", "", "")),
 )  # fmt: skip

@@ -79,8 +79,9 @@ def smoothed(classifier: Classifier, threat: Ball) -> Classifier:
 
 
 def is_compiled(classifier: Classifier) -> bool:
-    """Whether some part of the model was compiled by TorchScript, where nobody can look inside."""
-    return any(isinstance(module, torch.jit.ScriptModule) for module in classifier.module.modules())
+    """Whether some part of the model was compiled by TorchScript or exported, where remedies cannot look inside."""
+    kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
+    return any(isinstance(module, kinds) for module in classifier.module.modules())
 
 
 def _with(classifier: Classifier, module: nn.Module) -> Classifier:

@@ -155,7 +155,9 @@ def test_a_claim_about_other_threats_is_left_out(own, robench):
     path = own / "mine-linf.toml"
     about = '\n[claimed.ours]\nsource = "Ours 2020"\nthreats = ["linf:0.1"]\n[claimed.ours.accuracy]\nclean = 0.99\n'
     path.write_text(path.read_text() + about)
-    assert "Ours" not in robench("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed").out
+    told = robench("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
+    assert "Ours" not in told.out
+    assert "note: no card of these models claims anything under linf:0.1, l2:1" in told.err
 
 
 def test_a_claim_without_a_source_is_one_clear_line(own, refused):

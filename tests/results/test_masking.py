@@ -159,7 +159,15 @@ def test_the_cross_entropy_is_no_control():
 def test_where_first_order_attacks_could_not_run_at_all_others_convict_alone():
     without = evidence(fallen=8, controlled=False)
     raised = tuple(Failure(i, THREAT, APGD, "RuntimeError: no grad") for i in range(8))
-    assert verdict(msgspec.structs.replace(without, failures=raised)) == "masked"
+    square = tuple(s for s in without.spent if s.attack == SQUARE)
+    assert verdict(msgspec.structs.replace(without, spent=square, failures=raised)) == "masked"
+
+
+def test_an_attack_that_failed_beside_one_that_was_too_short_convicts_nobody():
+    short = evidence(fallen=8, controlled=False)
+    failed = tuple(Failure(i, THREAT, "apgd(loss='cross-entropy')", "out of memory") for i in range(8))
+    assert verdict(evidence(fallen=8)) == "masked"
+    assert verdict(msgspec.structs.replace(short, failures=failed)) == "suspect"
 
 
 def test_only_the_sample_is_counted_whatever_else_was_broken():

@@ -240,6 +240,11 @@ def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in
     assert (seen[1] <= 1).all()
 
 
+def test_what_was_exported_is_said_to_be_closed():
+    exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), (X[:2],)).module()
+    assert remedies.is_compiled(classifier(Program(exported)))
+
+
 def test_what_torchscript_has_compiled_is_said_to_be_closed():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
