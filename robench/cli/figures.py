@@ -1,6 +1,6 @@
 """`robench figures`: pictures of run files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import durable, threats
 from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
+from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
 from ..results import figures
 from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Raised, Shown, Surface, Walk
@@ -159,29 +160,29 @@ def _one_by_one(read: list[_Read], draw: Callable[[_Read], Picture]) -> Album:
 
 def _landscape(run: _Read, each: int) -> Picture:
     """Around the first examples that the model gets right, under every threat that is a ball."""
-    balls, rows = _balls(run, "landscape"), _right(run, each, "landscape")
-    split, referee = run.loaded
     surfaces = []
-    for row in rows:
-        x, y, number = split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
-        for ball in balls:
-            found = landscape(referee.classifier, ball, x, y, number=number, seed=run.material.plan.seed)
-            surfaces.append(Surface(str(ball), number, int(y), 1.0, found.loss.numpy(), found.margin.numpy()))
+    for ball, x, y, number in _around(run, each, "landscape"):
+        found = landscape(run.loaded[1].classifier, ball, x, y, number=number, seed=run.material.plan.seed)
+        surfaces.append(Surface(str(ball), number, int(y), 1.0, found.loss.numpy(), found.margin.numpy()))
     return figures.landscapes(run.material.summary, surfaces)
 
 
 def _along(run: _Read, each: int) -> Picture:
     """From the first examples that the model gets right, under every threat that is a ball."""
-    balls, rows = _balls(run, "lines"), _right(run, each, "lines")
-    split, referee = run.loaded
     walked = []
-    for row in rows:
-        x, y, number = split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
-        for ball in balls:
-            found = lines(referee.classifier, ball, x, y, number=number, seed=run.material.plan.seed)
-            walk = Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.promised)
-            walked.append(walk)
+    for ball, x, y, number in _around(run, each, "lines"):
+        found = lines(run.loaded[1].classifier, ball, x, y, number=number, seed=run.material.plan.seed)
+        walked.append(Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.promised))
     return figures.walks(run.material.summary, walked)
+
+
+def _around(run: _Read, each: int, what: str) -> Iterator[tuple[threats.Ball, Inputs, Labels, int]]:
+    """Every ball with each of the examples to be shown: image, class and number."""
+    balls, rows = _balls(run, what), _right(run, each, what)
+    split = run.loaded[0]
+    for row in rows:
+        for ball in balls:
+            yield ball, split.x[row : row + 1], split.y[row : row + 1], split.numbers[row]
 
 
 def _first_layer(run: _Read, each: int) -> Picture:
