@@ -100,6 +100,13 @@ def commit(device: torch.device) -> str:
     return environment(device).get("commit", "")
 
 
+def hardware(device: torch.device) -> str:
+    """The processor, and the library that computes on it: what minutes depend on."""
+    told = environment(device)
+    threads = f", {told['threads']} threads" if device.type == "cpu" else ""
+    return f"{told['device']}{threads}, torch {told['torch']}"
+
+
 def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     """What an evaluation found, onto the card in this file; `run` is where its evidence is kept."""
     told = {

@@ -4,6 +4,7 @@ import ast
 import shlex
 import signal
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..api import Ask, Subject
 from ..errors import UserError
 from ..problem import datasets, threats
 from ..recipes import configure
-from ..recipes.making import Order, default_architecture, make
+from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..results.tables import render
 from .asking import ask_about, interrupt
 from .display import TrainingDisplay
@@ -27,7 +28,7 @@ from .options import machine_options
 @click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
 @click.option("--arch", metavar="NAME", help="A known architecture.  [default: one that suits the data]")
 @click.option("--from", "start", default="", metavar="MODEL", help="Go on from this model, not from fresh weights.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's number of steps.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of --set steps=...")
 @click.option(
     "--seed", type=click.IntRange(0, api.SEEDS - 1), default=0, show_default=True, help="Of weights, order and noise."
 )
@@ -37,10 +38,17 @@ from .options import machine_options
 @click.option("--out", type=click.Path(path_type=Path), help="Where the model goes, without suffix.")
 @click.option("--half", is_flag=True, help="Keep the weights as float16: half the file.")
 @click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Let torch.compile make the network's passes faster.  [default: on a GPU, where the recipe can be]",
+)
+@click.option(
     "--validation",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     metavar="N",
-    help="Keep N training images out, and show how the model does on them.  [default: train on all]",
+    help="Keep N training images out, and show how the model does on them; 0 for none.  [default: 200, fewer of "
+    "small data]",
 )
 @click.option(
     "--precision",
@@ -68,6 +76,7 @@ def command(
     settings: tuple[str, ...],
     out: Path | None,
     half: bool,
+    compiled: bool | None,
     validation: int | None,
     precision: str,
     resume: bool,
@@ -78,19 +87,27 @@ def command(
 ) -> int:
     """Train a model by a recipe, write its weights and card, then evaluate it.
 
-    Stopped anywhere, the same command goes on from where it was.
+    Stopped anywhere, the same command goes on from where it was. `robench list recipes` names the recipes,
+    docs/recipes.md their settings.
 
     \b
     robench train nat --data digits
     robench train pgd_at --data mnist --threat linf:0.3 --out my-mnist
     robench train pgd_at --data digits --threat l2:2 --set inner_steps=20 --epochs 50
+    robench train max --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --validation 1000
+    robench train eat --data mnist --threat linf:0.3 --threat l1:10 --from my-mnist.safetensors --out tuned
     """
     split = datasets.load(data, "train")
-    values = dict(map(_setting, settings))
+    values = _settings(settings)
+    held = usual_validation(len(split)) if validation is None else validation
     name = Path(data).stem if data.endswith(".npz") else data.partition(":")[0]
     configured = configure(recipe, name, values)
     if epochs is not None:
-        images = epochs * (len(split) - (validation or 0))
+        if "steps" in values:
+            raise UserError("--epochs and --set steps=... both say how long to train; give one of them")
+        if not isfinite(epochs):
+            raise UserError(f"--epochs {epochs} never ends; give a number, like --epochs 10")
+        images = epochs * (len(split) - held)
         configured = configure(recipe, name, {**values, "steps": max(1, round(images / configured.batch))})
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
@@ -104,10 +121,12 @@ def command(
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
         command=shlex.join(["robench", *sys.argv[1:]]),
         half=half,
-        validation=validation or 0,
+        validation=held,
         precision=precision,
         start=start,
         commit=api.commit(picked),
+        hardware=api.hardware(picked),
+        compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         anew=not resume,
     )
     there = order.card.stat().st_mtime_ns if order.card.exists() else None
@@ -116,7 +135,10 @@ def command(
     try:
         card = make(order, split, picked, display, display.looked)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
+        if order.state.exists():
+            click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
+        else:
+            click.echo("\nstopped before the first step; type the same command again to begin", err=True)
         return 130
     done = "are there already" if there == order.card.stat().st_mtime_ns else "are written"
     click.echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
@@ -129,6 +151,15 @@ def command(
     if answer.finished:
         api.write_measured(order.card, answer.summary)
     return 0 if answer.finished else 130
+
+
+def _settings(texts: tuple[str, ...]) -> dict[str, Any]:
+    pairs = list(map(_setting, texts))
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--set {key}=... is given {keys.count(key)} times; set each number once")
+    return dict(pairs)
 
 
 def _setting(text: str) -> tuple[str, Any]:

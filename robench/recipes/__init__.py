@@ -35,7 +35,7 @@ def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     kind = RECIPES[name]
-    known = {f.name: f.default for f in fields(kind)}
+    known = {f.name: f.default for f in fields(kind) if f.name not in kind.unused()}
     for key, value in settings.items():
         if key not in known:
             raise unknown(f"setting of {name}", key, known)
@@ -55,7 +55,8 @@ def _check(kind: type[Recipe], key: str, value: Any, wanted: Any) -> None:
         if value not in kind.choices[key]:
             raise unknown(f"{key} of {kind.name}", value, kind.choices[key])
     elif not isinstance(wanted, bool):
-        if not isfinite(value) or value < 0 or (value == 0 and key != "warmup"):
-            raise UserError(f"{refusal}: it must be above 0, and finite")
+        if not isfinite(value) or value < 0 or (value == 0 and key not in kind.may_be_zero):
+            least = "0 or more" if key in kind.may_be_zero else "above 0"
+            raise UserError(f"{refusal}: it must be {least}, and finite")
         if key in kind.at_most_one and value > 1:
             raise UserError(f"{refusal}: it is a share, 1 at most")

@@ -27,6 +27,7 @@ class Adaptive(AdversarialTraining):
     source: ClassVar[str] = "a threat per batch, where the model fails; after E-AT, https://arxiv.org/abs/2105.12508"
 
     at_most_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.at_most_one, "recent", "least")
+    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "recent", "least")
 
     recent: float = 0.95  # weight of what was known before about a threat's share of errors
     least: float = 0.3  # of the draws are uniform
@@ -41,7 +42,7 @@ class Adaptive(AdversarialTraining):
     def shares(self, errors: Tensor) -> Tensor:
         """How often each threat is to be drawn."""
         even = torch.full_like(errors, 1 / len(errors))
-        return self.least * even + (1 - self.least) * errors / errors.sum().clamp(min=1e-12)
+        return self.least * even + (1 - self.least) * errors / errors.sum() if errors.any() else even
 
 
 def drawn(shares: Tensor, dice: float) -> int:

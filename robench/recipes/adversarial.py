@@ -53,6 +53,7 @@ class AdversarialTraining(Recipe):
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
     at_most_one: ClassVar[tuple[str, ...]] = ("warmup",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("warmup",)
 
     steps: int = 6000
     batch: int = 100
@@ -65,6 +66,10 @@ class AdversarialTraining(Recipe):
     # The adversary's passes in train mode, where they move the batch-norm statistics, as in the code of Madry et al.
     # and of MNG-AC (P-31). Left out of `repr`, and so of the identity, where it is as it was before it came.
     bn_train_attack: bool = field(default=False, repr=False)
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return () if "rt" in cls.attacked else ("poses",)
 
     @abstractmethod
     def lesson(self, lesson: Lesson) -> Outcome:

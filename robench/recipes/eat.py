@@ -46,8 +46,13 @@ class ExtremeAdversarialTraining(AdversarialTraining):
     )
     attacked: ClassVar[tuple[str, ...]] = APGD.threats
     at_most_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.at_most_one, "kept")
+    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "kept")
 
     kept: float = 1.0  # of the counts, by every step
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return (*super().unused(), "inner_step_size")  # APGD finds its own
 
     def lesson(self, lesson: Lesson) -> Outcome:
         held = lesson.memory.setdefault(HELD, torch.zeros(len(lesson.threats)))

@@ -1,7 +1,7 @@
 """From a recipe to a model with its card."""
 
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Order:
     precision: str = "float32"  # of the network's matrix products in training
     start: str = ""  # a model to go on from, by its name or file; without one, fresh weights
     commit: str = ""  # of robench, for the card
+    hardware: str = ""  # it is trained on, for the card
+    compiled: bool = False  # the network's passes, by torch.compile
     anew: bool = False  # whatever is there already, of this training or of another
 
     @property
@@ -64,7 +66,8 @@ class Order:
         if self.start:
             changed["start"] = f"{self.start} ({durable.sha256(checkpoints.locate(self.start)[0])[:12]})"
         changed |= {"validation": self.validation} if self.validation else {}
-        return changed | ({"precision": self.precision} if self.precision != "float32" else {})
+        changed |= {"precision": self.precision} if self.precision != "float32" else {}
+        return changed | ({"compiled": True} if self.compiled else {})
 
     @property
     def weights(self) -> Path:
@@ -105,13 +108,18 @@ def make(
     if order.start:
         module.load_state_dict(_weights(order, split))
     convert_conv2d_weight_memory_format(module.to(device), torch.channels_last)  # half as fast again on a CPU
+    if order.compiled:
+        module.compile()
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
-    training = Training(learner, torch.optim.Adam(module.parameters()), order.state, order.identity, report)
+    adam = torch.optim.Adam(module.parameters())
+    training = Training(learner, adam, order.state, order.identity, report, data=split.sha256)
     without = kept_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
     if order.validation:
         Validation.of(recipe, order.threats, training, split.take(sorted(without)), looked)
-    recipe.train(training, data, order.threats)
+    # Deterministic, that a training which is resumed ends the same.
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True), _compilable():
+        recipe.train(training, data, order.threats)
 
     with resumable():
         sha256 = checkpoints.save(
@@ -127,15 +135,29 @@ def make(
         _card(order, split),
         sha256=sha256,
         minutes=round(training.seconds / 60, 2),
-        hardware=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        if device.type == "cpu"
-        else f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}",
         validation=_seen(training, order.validation),
     )
     with resumable():
         write_card(order.card, card)
     order.state.unlink(missing_ok=True)
     return card
+
+
+def usual_validation(examples: int) -> int:
+    """How many images to keep out where nobody says: enough to see a fall, too few to be missed."""
+    return min(200, examples // 20) if examples >= 1000 else 0
+
+
+@contextmanager
+def _compilable() -> Iterator[None]:
+    """Raises UserError where torch.compile, at work from the first pass on, finds no compiler or does not know how."""
+    try:
+        yield
+    except Exception as error:  # of many classes, in modules without a public name
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"torch.compile fails here ({reason}); --no-compile trains without it") from None
 
 
 class InBFloat16(nn.Module):
@@ -164,6 +186,8 @@ def _check(order: Order, split: Split) -> None:
         raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)
+    if order.compiled and order.recipe.twice_differentiated:
+        raise UserError(f"{order.recipe.name} asks for second derivatives, which compiled code has not; --no-compile")
     if order.start and checkpoints.locate(order.start)[0].resolve() == order.weights.resolve():
         raise UserError(f"--out {order.out} would overwrite the model that --from starts from; choose another --out")
     if split.y.min() == split.y.max():
@@ -192,6 +216,7 @@ def _card(order: Order, split: Split) -> Card:
         command=order.command,
         seed=order.seed,
         commit=order.commit,
+        hardware=order.hardware,
         settings={**_settings(order), "data_sha256": split.sha256},
     )
 
@@ -205,7 +230,8 @@ def _made(order: Order, split: Split) -> Card | None:
         decided = ("data", "architecture", "shape", "classes", "recipe", "seed", "settings")
         if all(_plain(getattr(card, field)) == _plain(getattr(wanted, field)) for field in decided):
             verified(order.card, card)
-            return card
+            if checkpoints.is_half(order.weights) == order.half:
+                return card
     raise UserError(
         f"{order.weights} is there already, and is not what this command makes; choose another --out, or replace it "
         "with --no-resume"
@@ -240,7 +266,8 @@ def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
 
 def _settings(order: Order) -> dict[str, Any]:
     """For the card: the numbers that its seed was not drawn for."""
-    settings = {f.name: getattr(order.recipe, f.name) for f in fields(order.recipe) if f.repr}
+    used = [f for f in fields(order.recipe) if f.repr and f.name not in order.recipe.unused()]
+    settings = {f.name: getattr(order.recipe, f.name) for f in used}
     return settings | order.later | {"threats": [str(threat) for threat in order.threats]}
 
 

@@ -55,6 +55,9 @@ class MetaNoiseGenerator(AdversarialTraining):
         "noise_unit": ("radius", "pixel"),  # of what it makes, before the projection
     }
 
+    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
+    twice_differentiated: ClassVar[bool] = True
+
     beta: float = 12.0  # of the divergence
     alpha: float = 0.1  # the rate of trial step and generator
     generator: str = "image"
@@ -65,13 +68,13 @@ class MetaNoiseGenerator(AdversarialTraining):
         assert isinstance(threat, Ball), "check() has seen it"
         x_adv = self.images(lesson, threat)
         self.improve(lesson, threat, x_adv)
-        x_aug = self.noisy(lesson.batch, threat, kept(lesson.memory, "weights"), FRESH_NOISE)
+        x_aug = self.noisy(lesson.batch, threat, remembered(lesson, "weights"), FRESH_NOISE)
         return consistent(lesson, x_adv, x_aug, self.beta)
 
     def improve(self, lesson: Lesson, threat: Ball, x_adv: Inputs) -> None:
         """A step of the generator, in the training's memory: equation 10, with momentum and decay."""
-        weights = kept(lesson.memory, "weights") or self.fresh(lesson.batch)
-        speed = kept(lesson.memory, "speed") or {key: torch.zeros_like(weight) for key, weight in weights.items()}
+        weights = remembered(lesson, "weights") or self.fresh(lesson.batch)
+        speed = remembered(lesson, "speed") or {key: torch.zeros_like(weight) for key, weight in weights.items()}
         gradient = self.meta_gradient(lesson, threat, x_adv, weights)
         for key, weight in weights.items():
             lesson.memory[f"speed.{key}"] = MOMENTUM * speed[key] + gradient[key] + DECAY * weight
@@ -114,6 +117,11 @@ class MetaNoiseGenerator(AdversarialTraining):
 def _loss(module: nn.Module, state: Weights, x: Inputs, y: Labels) -> Tensor:
     logits: Tensor = functional_call(module, state, (x,))
     return F.cross_entropy(logits, y)
+
+
+def remembered(lesson: Lesson, what: str) -> Weights:
+    """What is kept, where the images are: a state that is gone on from may come from another device."""
+    return {key: value.to(lesson.batch.x.device) for key, value in kept(lesson.memory, what).items()}
 
 
 def kept(memory: Mapping[str, Tensor], what: str) -> Weights:

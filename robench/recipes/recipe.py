@@ -19,10 +19,17 @@ class Recipe(ABC):
 
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by setting, where it is one of a few names
     at_most_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # all others are above 0
+    twice_differentiated: ClassVar[bool] = False  # it asks for gradients of gradients, which compiled code has not
 
     steps: int  # of the optimiser
     batch: int  # images per step
     augment: bool
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        """Settings of its family that change nothing here: they are not taken, and no card tells of them."""
+        return ()
 
     @abstractmethod
     def check(self, threats: tuple[ThreatModel, ...]) -> None:

@@ -36,6 +36,8 @@ class AdversarialConsistency(AdversarialTraining):
     )
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
 
+    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
+
     beta: float = 12.0  # of the divergence
 
     def lesson(self, lesson: Lesson) -> Outcome:

@@ -18,6 +18,10 @@ class SpatialAdversarialTraining(AdversarialTraining):
     attacked: ClassVar[tuple[str, ...]] = ("rt",)
     several: ClassVar[bool] = False
 
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return ("inner_steps", "inner_step_size")
+
     def lesson(self, lesson: Lesson) -> Outcome:
         (threat,) = lesson.threats
         return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)

@@ -37,6 +37,8 @@ class Trades(AdversarialTraining):
         "cifar10": {**AdversarialTraining.presets["cifar10"], "beta": 6.0},
     }
 
+    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
+
     beta: float = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
 
     def lesson(self, lesson: Lesson) -> Outcome:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -78,9 +79,7 @@ class TrainingData:
     def at(self, step: int) -> Batch:
         """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
         epoch, place = divmod(step, self.batches)
-        order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
-        if self.without:
-            order = order[~torch.isin(order, torch.tensor(sorted(self.without)))]
+        order = _order(len(self.y), self.without, self.seed * 1_000_003 + epoch)
         rows = order[place * self.batch : (place + 1) * self.batch]
         keys = keyed(self.seed, rows, text_key("training"), draw=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
@@ -88,6 +87,13 @@ class TrainingData:
         if self.augment:
             x = _shifted_and_mirrored(x, keys)
         return Batch(x=x, y=self.y[rows], target=self.y[rows], keys=keys)
+
+
+@lru_cache(maxsize=1)
+def _order(examples: int, without: frozenset[int], seed: int) -> Tensor:
+    """Of an epoch: all rows but some."""
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
+    return order[~torch.isin(order, torch.tensor(sorted(without)))] if without else order
 
 
 def kept_out(examples: int, count: int) -> frozenset[int]:
@@ -105,6 +111,7 @@ class Training:
     path: Path  # of the state; gone when the training has ended
     identity: str  # recipe, settings, data, seed: a state of another training is refused
     report: Report
+    data: str = ""  # what its images are known by: those of another set under the same name are refused
     seconds: float = 0.0  # of training, over all sessions
     memory: dict[str, Tensor] = field(default_factory=dict)  # what a recipe keeps from step to step
 
@@ -143,6 +150,7 @@ class Training:
             )
         state = {
             "identity": self.identity,
+            "data": self.data,
             "step": step,
             "seconds": self.seconds,
             "module": self.module.state_dict(),
@@ -158,13 +166,18 @@ class Training:
         if not self.path.exists():
             return 0
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch has a different one for every way in which a file can be torn
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{self.path} cannot be read ({reason}); delete it to train from the start") from None
         if state.get("identity") != self.identity:
             raise UserError(
                 f"{self.path} holds another training ({state.get('identity')}); delete it, or choose another --out"
+            )
+        if state.get("data", self.data) != self.data:  # states of before 2026-11-21 do not say
+            raise UserError(
+                f"{self.path} was begun on other images than the data holds now; bring them back, or train from the "
+                "start with --no-resume"
             )
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -1,28 +1,35 @@
 """`robench train`: what it shows, what it refuses, and that nothing stops it for good."""
 
 import errno
+import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from robench import api
 from robench.cli import display
 from robench.cli.main import main
-from robench.problem import durable
+from robench.problem import datasets, durable
 from robench.problem.checkpoints.cards import read_card
 from robench.recipes import training
+from robench.recipes.making import usual_validation
 
 from .conftest import files
 
 ROOT = Path(__file__).parents[2]
-ADVERSARIAL = "pgd_at --threat linf:0.1 --set steps=12 --set batch=16 --set inner_steps=1 --no-evaluation"
+ADVERSARIAL = (
+    "pgd_at --threat linf:0.1 --set steps=12 --set batch=16 --set inner_steps=1 --no-evaluation --validation 0"
+)
 SEVERAL = ADVERSARIAL.replace("pgd_at", "mng_ac") + " --threat l2:1"
 
 
@@ -72,11 +79,39 @@ def test_a_line_tells_how_far_it_is_how_good_and_how_fast(train, folder, often):
     assert lines[-2] == f"kept out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
 
 
-def test_nothing_is_kept_out_unless_asked_for(train, folder, often):
-    told = train(f"{ADVERSARIAL} --out m")
-    assert "kept out" not in told.err
-    assert read_card(folder / "m.toml").validation == {}
-    assert train(f"{ADVERSARIAL} --out q --quiet").err.count("\n") == 1
+def test_some_images_are_kept_out_unless_it_is_said_that_none_are(train, folder, often):
+    words = "nat --set steps=2 --no-evaluation"
+    assert "kept out" in train(f"{words} --out some").err
+    assert read_card(folder / "some.toml").validation["examples"] == 64  # a twentieth of digits
+    assert "kept out" not in train(f"{words} --validation 0 --out none").err
+    assert read_card(folder / "none.toml").validation == {}
+    assert train(f"{words} --out quiet --quiet").err.count("\n") == 1
+
+
+def test_of_few_images_none_are_kept_out_and_of_many_at_most_200():
+    assert [usual_validation(n) for n in (16, 999, 1000, 1297, 60000)] == [0, 0, 50, 64, 200]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile asks for a C++ compiler")
+@pytest.mark.slow
+def test_compiled_passes_end_with_the_same_weights_up_to_rounding(train, folder):
+    words = "sat --threat linf:0.2 --threat l1:10 --set steps=4 --set batch=16 --no-evaluation --validation 0"
+    assert train(f"{words} --compile --out fast").code == 0
+    assert train(f"{words} --out plain").code == 0
+    fast, plain = (safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("fast", "plain"))
+    assert all(torch.allclose(fast[key], plain[key], atol=1e-6) for key in fast | plain)
+    assert read_card(folder / "fast.toml").settings["compiled"] is True
+
+
+def test_a_missing_compiler_is_named_and_nothing_is_written(refused, folder, monkeypatch):
+    def without_compiler(*_):
+        raise torch._dynamo.exc.InternalTorchDynamoError("Compiler: cl is not found")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: module.register_forward_pre_hook(without_compiler))
+    before = files(folder)
+    told = refused("train", *["nat", "--set", "steps=2", "--no-evaluation", "--quiet", "--compile", "--out", "m"])
+    assert "torch.compile fails here (Compiler: cl is not found); --no-compile trains without it" in told
+    assert files(folder) == before
 
 
 def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
@@ -96,6 +131,26 @@ def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.err.count("warning: ") == 1
     assert "warning: look 1\n" in told.err
+
+
+def test_a_card_tells_the_command_and_all_that_its_model_came_from(train, folder, monkeypatch):
+    monkeypatch.setattr(api, "commit", lambda device: "0123456789ab-dirty")
+    clock = itertools.count(0.0, 6.0)  # a step takes a tenth of a minute
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.__next__))
+    words = f"{SEVERAL.replace('steps=12', 'steps=3')} --set alpha=0.2 --seed 7 --validation 20 --out m"
+    assert train(words).code == 0
+    card = read_card(folder / "m.toml")
+    assert card.command == f"robench train {words}"
+    assert (card.name, card.weights, card.recipe) == ("m", "m.safetensors", "mng_ac")
+    assert (card.data, card.architecture, card.shape, card.classes) == ("digits", "digits-cnn", (1, 28, 28), 10)
+    assert (card.seed, card.commit, card.minutes) == (7, "0123456789ab-dirty", 0.3)
+    assert f"torch {torch.__version__}" in card.hardware
+    assert f"{torch.get_num_threads()} threads" in card.hardware
+    settings = dict(card.settings)
+    assert settings.pop("data_sha256") == datasets.load("digits", "train").sha256
+    expected = {"steps": 3, "batch": 16, "augment": False, "lr": 0.001, "warmup": 0.1, "inner_steps": 1}
+    expected |= {"inner_step_size": 0.25, "beta": 12.0, "alpha": 0.2, "generator": "image", "noise_unit": "radius"}
+    assert settings == {**expected, "threats": ["linf:0.1", "l2:1"], "validation": 20}
 
 
 @pytest.mark.parametrize("words", [SEVERAL, SEVERAL.replace("mng_ac", "eat"), SEVERAL.replace("mng_ac", "adaptive")])
@@ -218,7 +273,15 @@ def monotonous(folder):
         ("pgd_at --threat linf:0", "must be above 0"),
         ("spatial_at --threat rt:28px,30deg", "under rt:28px,30deg any image may become any other"),
         ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz are all of one class"),
-        ("nat --validation 0", "--validation"),
+        ("nat --validation -1", "--validation"),
+        ("nat --epochs nan", "--epochs nan never ends"),
+        ("nat --epochs 2 --set steps=9", "--epochs and --set steps=... both say how long to train; give one of them"),
+        ("nat --set lr=0.1 --set lr=0.2", "--set lr=... is given 2 times; set each number once"),
+        ("eat --threat linf:0.1 --threat l1:5 --set inner_step_size=1", "no setting of eat is called"),
+        ("spatial_at --threat rt:3px,30deg --set inner_steps=1", "no setting of spatial_at is called"),
+        ("pgd_at --threat linf:0.1 --set poses=3", "no setting of pgd_at is called"),
+        ("sat_ac --threat linf:0.1 --threat l1:5 --set beta=-1", "it must be 0 or more, and finite"),
+        ("mng_ac --threat linf:0.1 --threat l2:1 --compile", "mng_ac asks for second derivatives"),
         ("nat --validation 1290", "7 examples beside the 1290 kept out, fewer than one batch of 64"),
         ("nat --validation 99999", "0 examples beside the 1297 kept out, fewer than one batch of 64"),
         ("nat --precision bfloat", "did you mean bfloat16"),
@@ -262,6 +325,37 @@ def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refus
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
+
+
+def test_a_model_of_another_precision_is_another_model(train, refused, folder):
+    command = "nat --set steps=2 --no-evaluation --out m"
+    assert train(command).code == 0
+    assert "is not what this command makes" in refused("train", *f"{command} --half".split())
+    assert train(f"{command} --half --no-resume").code == 0
+    assert "are there already" in train(f"{command} --half").err
+
+
+def test_a_training_does_not_go_on_with_other_images_under_the_same_name(train, refused, folder, monkeypatch, often):
+    words = "nat --data d.npz --arch digits-cnn --set steps=3 --set batch=16 --no-evaluation --quiet --out m"
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    np.savez(folder / "d.npz", x=images, y=np.arange(40) % 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: step == 2 and stop())
+        assert train(words).code == 130
+    np.savez(folder / "d.npz", x=images[::-1], y=np.arange(40) % 4)
+    assert "m.training was begun on other images than the data holds now" in refused("train", *words.split())
+
+
+def test_stopped_before_anything_was_kept_it_does_not_speak_of_a_state(train, folder, monkeypatch):
+    monkeypatch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: stop())
+    told = train("nat --set steps=9 --no-evaluation --out m")
+    assert told.code == 130
+    assert "stopped before the first step" in told.err
+    assert not (folder / "m.training").exists()
+
+
+def stop():
+    raise KeyboardInterrupt
 
 
 def test_a_loss_that_runs_away_leaves_no_model(refused, folder):

@@ -77,7 +77,8 @@ def fallen(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
 def test_a_second_of_training_makes_a_net_stand_that_fell(name, fallen, tmp_path):
     threats, split, firm = tuple(map(parse, LEARNT[name])), blobs(), mlp()
-    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2, "inner_step_size": 0.6}
+    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
+    settings |= {} if name == "eat" else {"inner_step_size": 0.6}
     recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
     recipe.train(*training_of(firm, split, tmp_path), threats)
     before, after = ([standing(net, split, threat) for threat in threats] for net in (fallen, firm))
@@ -280,7 +281,7 @@ def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach
 def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(name, way, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
     threats = tuple(map(parse, LEARNT[name]))
-    quick = {} if name == "nat" else {"inner_steps": 3}
+    quick = {} if name in ("nat", "spatial_at") else {"inner_steps": 3}
     recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **quick}), blobs()
 
     def trained(folder, stops):

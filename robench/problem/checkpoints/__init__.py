@@ -106,6 +106,12 @@ def save(
     return durable.sha256(path)
 
 
+def is_half(path: Path) -> bool:
+    """Whether weights that `save` has written are float16."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return any(file.get_slice(key).get_dtype() == "F16" for key in file.keys())  # noqa: SIM118, it is no mapping
+
+
 def _in_order(contents: bytes) -> bytes:
     """The same file with its header sorted: the library writes metadata in an order that differs from run to run."""
     start = 8 + int.from_bytes(contents[:8], "little")
