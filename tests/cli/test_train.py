@@ -21,7 +21,7 @@ from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
 from robench.problem.checkpoints.cards import read_card
-from robench.recipes import training
+from robench.recipes import RECIPES, training
 from robench.recipes.making import usual_validation
 
 from .conftest import files
@@ -364,3 +364,24 @@ def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
     )
     assert "the weights are no numbers any more, the loss has run away; train again with a smaller --set lr" in told
     assert not (folder / "m.safetensors").exists()
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RECIPES)
+def test_on_a_gpu_a_stopped_training_ends_with_the_weights_of_an_undisturbed_one(train, folder, monkeypatch, name):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    single = {"nat": "", "pgd_at": "--threat linf:0.2", "trades": "--threat linf:0.2"}
+    threats = single.get(name, "--threat linf:0.2 --threat l1:10")
+    threats = "--threat rt:3px,30deg" if name == "spatial_at" else threats
+    words = f"{name} {threats} --set steps=6 --set batch=16 --no-evaluation --quiet --device cuda"
+    assert train(f"{words} --out undisturbed").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: step == 3 and signal.raise_signal(2))
+        assert train(f"{words} --out m").code == 130
+    assert train(f"{words} --out m").code == 0
+    assert same(folder / "m.safetensors", safetensors.torch.load_file(folder / "undisturbed.safetensors"))
+    assert read_card(folder / "m.toml").settings.get("compiled", False) is (name != "mng_ac")
