@@ -9,7 +9,7 @@ import msgspec
 
 from ..api import load_run
 from ..errors import UserError
-from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, zoo_card, zoo_names
 from ..results.claims import published
 from ..results.summary import Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render
@@ -135,7 +135,7 @@ def _origin(card: Card) -> Origin:
     made = (card.recipe, card.data, card.architecture, card.normalisation, settings)
     return Origin(
         threats=tuple(card.settings.get("threats", ())),
-        hours=None if card.minutes is None else card.minutes / 60,
+        hours=None if (minutes := minutes_in_all(card)) is None else minutes / 60,
         method=msgspec.json.encode(made, order="deterministic").decode() if card.recipe else "",
         seed=card.seed,
         claims=tuple(Claim(c.source, frozenset(c.threats), c.accuracy) for c in card.claimed.values()),

@@ -14,7 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from ..errors import UserError, unknown
 from ..problem import checkpoints, durable
 from ..problem.architectures import ARCHITECTURES
-from ..problem.checkpoints.cards import Card, read_card, verified, write_card
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
 from ..problem.threats import RT, Ball, ThreatModel
@@ -215,10 +215,17 @@ def _card(order: Order, split: Split) -> Card:
         recipe=order.recipe.name,
         command=order.command,
         seed=order.seed,
+        minutes_before=_minutes_before(order),
         commit=order.commit,
         hardware=order.hardware,
         settings={**_settings(order), "data_sha256": split.sha256},
     )
+
+
+def _minutes_before(order: Order) -> float | None:
+    """Of the training of the model to go on from, where its card tells."""
+    card = checkpoints.locate(order.start)[1] if order.start else None
+    return minutes_in_all(card) if card is not None else None
 
 
 def _made(order: Order, split: Split) -> Card | None:

@@ -31,7 +31,7 @@ RANKED = (
 )
 FLATTERING = frozenset({"masked", "suspect"})  # verdicts that make a number doubtful
 FLATTERED = "† or red: gradients are masked, or may be, so a stronger attack may find more."
-HOURS = "hours: of training, as the models' cards tell."
+HOURS = "hours: of training, that of a model it started from included, as the models' cards tell."
 
 
 def main_tables(

@@ -20,7 +20,7 @@ from robench import api
 from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
-from robench.problem.checkpoints.cards import read_card
+from robench.problem.checkpoints.cards import minutes_in_all, read_card
 from robench.recipes import RECIPES, training
 from robench.recipes.making import usual_validation
 
@@ -325,6 +325,18 @@ def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refus
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
+
+
+def test_a_model_that_goes_on_from_others_owes_them_their_minutes(train, folder, monkeypatch):
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=itertools.count(0.0, 6.0).__next__))
+    words = "nat --set batch=16 --no-evaluation --validation 0"
+    assert train(f"{words} --set steps=4 --out one").code == 0
+    assert train(f"{words} --set steps=2 --from one.safetensors --out two").code == 0
+    assert train(f"{words} --set steps=1 --from two.toml --out three").code == 0
+    cards = [read_card(folder / f"{name}.toml") for name in ("one", "two", "three")]
+    assert [card.minutes for card in cards] == pytest.approx([0.4, 0.2, 0.1])
+    assert [card.minutes_before for card in cards] == [None, pytest.approx(0.4), pytest.approx(0.6)]
+    assert minutes_in_all(cards[2]) == pytest.approx(0.7)
 
 
 def test_a_model_of_another_precision_is_another_model(train, refused, folder):

@@ -42,6 +42,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: str = ""
     seed: int | None = None
     minutes: float | None = None
+    minutes_before: float | None = None  # of the training of the model that this one went on from, and of those before
     hardware: str = ""
     commit: str = ""  # of robench, where it was trained from a source checkout
     notes: str = ""
@@ -49,6 +50,11 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     validation: dict[str, Any] = {}  # on training images that were kept out, at the end of the training
     claimed: dict[str, Claimed] = {}  # a name for each
     measured: dict[str, Any] = {}
+
+
+def minutes_in_all(card: Card) -> float | None:
+    """Of this model's training and of those that it rests on; None where its own is not known."""
+    return None if card.minutes is None else card.minutes + (card.minutes_before or 0)
 
 
 def zoo_folder() -> Path | None:
