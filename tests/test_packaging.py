@@ -2,15 +2,21 @@
 
 import hashlib
 import re
+import shlex
 import sys
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 import robench
+from robench.cli import train
+from robench.problem import datasets
 from robench.problem.checkpoints.cards import read_card
+from robench.problem.split import Split
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,6 +101,42 @@ def test_a_card_says_how_its_model_was_made(card):
     assert said.weights == f"{card.stem}.safetensors"
     assert said.recipe
     assert said.command.startswith("robench train ")
+
+
+class OrderedError(Exception):
+    """Instead of a training."""
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_the_command_on_a_card_orders_the_very_model_that_the_card_describes(card, tmp_path, monkeypatch):
+    said, orders = read_card(card), []
+
+    def make(order, *_):
+        orders.append(order)
+        raise OrderedError
+
+    split = Split.whole("images", torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long), said.classes)
+    monkeypatch.setattr(datasets, "load", lambda name, part: split)
+    monkeypatch.setattr(train, "make", make)
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(said.command)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(OrderedError):
+        train.command.main(words[2:], standalone_mode=False)
+    (order,) = orders
+    assert words[:2] == ["robench", "train"]
+    assert (order.recipe.name, order.data, order.architecture) == (said.recipe, said.data, said.architecture)
+    assert (order.seed, order.out.name, order.command) == (said.seed, said.name, said.command)
+    told = dict(said.settings)
+    assert list(map(str, order.threats)) == told.pop("threats")
+    assert order.validation == told.pop("validation", 0)
+    assert order.precision == told.pop("precision", "float32")
+    assert order.compiled == told.pop("compiled", False)
+    assert order.start == told.pop("start", "").partition(" ")[0]
+    told.pop("data_sha256")
+    assert replace(order.recipe, **told) == order.recipe
+    assert {f.name for f in fields(order.recipe) if f.repr} - {*told} == {*order.recipe.unused()}
 
 
 @pytest.mark.parametrize("card", WITH_WEIGHTS, ids=lambda path: path.stem)

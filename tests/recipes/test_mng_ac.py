@@ -139,14 +139,6 @@ def test_noise_in_the_unit_of_the_radius_passes_a_gradient_where_pixels_of_unit_
         assert passed["radius"] > 5 * passed["pixel"]
 
 
-def test_only_the_three_batches_that_are_learnt_from_move_batch_norm():
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
-    _, batch = tiny(torch.float32)
-    configure("mng_ac", "toy", {"inner_steps": 3}).lesson(a_lesson(module, batch))
-    assert int(module[1].num_batches_tracked) == 3
-
-
 @pytest.mark.parametrize(
     ("settings", "told"),
     [({"generator": "nois"}, "did you mean noise"), ({"noise_unit": 1}, "cannot take noise_unit=1")],

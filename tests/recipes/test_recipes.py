@@ -336,26 +336,6 @@ def test_augmentation_shifts_over_black_and_mirrors_whole_images():
     assert 10 < (chosen >= 81).sum() < 54
 
 
-def test_the_adversary_does_not_move_batch_norm_statistics(tmp_path):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
-    split = blobs()
-    seen = []
-    module[1].register_forward_hook(lambda m, args, out: seen.append(m.training))
-    recipe = configure("pgd_at", "blobs", {"steps": 3, "batch": 64, "inner_steps": 4})
-    recipe.train(*training_of(module, split, tmp_path), (parse("linf:0.1"),))
-    assert seen.count(True) == 3
-    assert int(module[1].num_batches_tracked) == 3
-
-
-def test_on_request_the_adversary_is_in_train_mode_as_published(tmp_path):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
-    recipe = configure("pgd_at", "blobs", {"steps": 3, "batch": 64, "inner_steps": 4, "bn_train_attack": True})
-    recipe.train(*training_of(module, blobs(), tmp_path), (parse("linf:0.1"),))
-    assert int(module[1].num_batches_tracked) == 3 * (4 + 1)
-
-
 # As written into the states of trainings that are under way: a new setting must not change it.
 IDENTITIES = {
     "nat": "Nat(steps=6000, batch=100, augment=False, lr=0.001) against no attack on mnist, madry-mnist, seed 0",
