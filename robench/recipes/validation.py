@@ -1,7 +1,7 @@
 """How a model in training does on images that are kept out of the training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from .training import Report, Training
 LOOKS = 20  # over a training
 SURE = 2.0  # standard errors by which a fall must exceed chance
 LEAST_STEPS = 10  # of the attack: overfitting to fewer cannot be seen by as few
-KEY = "looks"  # in the training's memory
+KEY, SINCE = "looks", "since the last look"  # in the training's memory
 
 
 class Look(NamedTuple):
@@ -47,7 +47,6 @@ class Validation:
     images: Batch
     report: Report  # who else is told of every step
     tell: Callable[[Look], None]
-    since: list[float] = field(default_factory=list)  # accuracies of the steps since the last look
 
     @classmethod
     def of(
@@ -74,8 +73,13 @@ class Validation:
         """Step, clean, robust and trained accuracy of every look so far: rows of float64, kept with the training."""
         return self.training.memory.get(KEY, torch.zeros(0, 4, dtype=torch.float64))
 
+    @property
+    def since(self) -> Tensor:
+        """The sum and the number of the accuracies of the steps since the last look; kept with the training as well."""
+        return self.training.memory.get(SINCE, torch.zeros(2, dtype=torch.float64))
+
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
-        self.since.append(accuracy)
+        self.training.memory[SINCE] = self.since + torch.tensor([accuracy, 1.0], dtype=torch.float64)
         if step % max(1, steps // LOOKS) == 0 or step == steps:
             self.tell(self.look(step))
         self.report.step(step, steps, loss, accuracy)
@@ -83,8 +87,9 @@ class Validation:
     def look(self, step: int) -> Look:
         """Once over the images kept out."""
         clean, robust = self._accuracies()
-        trained = sum(self.since) / max(len(self.since), 1)
-        self.since.clear()
+        total, steps = self.since.tolist()
+        trained = total / max(steps, 1)
+        self.training.memory[SINCE] = torch.zeros(2, dtype=torch.float64)
         seen = Look(step, clean, robust, trained, "")
         warning = fallen(self.looks, seen, len(self.images.y))
         row = torch.tensor([[step, clean, -1.0 if robust is None else robust, trained]], dtype=torch.float64)

@@ -133,4 +133,19 @@ def test_a_training_with_batch_norm_and_images_kept_out_is_killed_and_ends_as_it
     assert pieces.sha256 == whole.sha256, "the same file, statistics of batch-norm and all"
     assert pieces.validation == whole.validation
     assert [*seen] == [*seen_in_pieces] == [1, 2, 3, 4, 5, 6]
-    assert [look[:3] for look in seen.values()] == [look[:3] for look in seen_in_pieces.values()]
+    assert [look[:4] for look in seen.values()] == [look[:4] for look in seen_in_pieces.values()]
+
+
+def test_a_look_after_a_kill_tells_of_all_steps_since_the_look_before(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    recipe = configure("nat", "toy", {"steps": 60, "batch": 8})
+
+    def looks(place, stops):
+        order = Order(recipe, (), "toy", "digits-cnn", 0, tmp_path / place, "", validation=16)
+        told = []
+        for stop in stops:
+            with contextlib.suppress(KeyboardInterrupt):
+                make(order, images, CPU, Killer(stop, "killed"), told.append)
+        return {look.step: look.trained for look in told}
+
+    assert looks("whole", [99]) == looks("pieces", [44, 99])  # a look every third step, so 44 lies between two
