@@ -18,6 +18,7 @@ from statistics import mean
 import torch
 from kept import Kept, Row, add_option
 from measuring import keep
+from recipes import Quiet
 
 from robench import api
 from robench.api import Ask
@@ -31,13 +32,6 @@ NORMS, POSES = ("linf:0.2", "l2:2", "l1:10"), ("rt:3px,30deg",)
 SINGLE = {"nat": [()], "pgd_at": [(norm,) for norm in NORMS], "spatial_at": [POSES], "trades": [NORMS[:1]]}
 SINGLE["eat"] = [(NORMS[0], NORMS[2])]  # the extremes
 SEED = 0  # of the attacks, whatever that of the training
-
-
-class Quiet:
-    """Told of steps, and says nothing."""
-
-    def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
-        pass
 
 
 def main() -> None:

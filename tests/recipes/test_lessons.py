@@ -12,7 +12,7 @@ from robench.search.attack import unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 
-from .test_recipes import LEARNT, blobs, lesson, mlp, training_of
+from .test_recipes import LEARNT, blobs, lesson, mlp, plain, training_of
 
 THREE = ("linf:0.05", "l2:0.3", "l1:1")
 WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images, and on fewer than half
@@ -20,11 +20,8 @@ WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images,
 
 @pytest.fixture(scope="module")
 def learning(tmp_path_factory):
-    """A net that was trained plainly, and not for long."""
-    module = mlp()
-    recipe = configure("nat", "blobs", {"steps": 60, "batch": 64, "lr": 1e-2})
-    recipe.train(*training_of(module, blobs(), tmp_path_factory.mktemp("learning")), ())
-    return module
+    """Of a training that was not long."""
+    return plain(60, tmp_path_factory.mktemp("learning"))
 
 
 def wrong(module, x, y):

@@ -65,13 +65,17 @@ LEARNT = dict.fromkeys(
 LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
 
 
+def plain(steps, folder):
+    """A net that was trained without an attack."""
+    module = mlp()
+    recipe = configure("nat", "blobs", {"steps": steps, "batch": 64, "lr": 1e-2})
+    recipe.train(*training_of(module, blobs(), folder), ())
+    return module
+
+
 @pytest.fixture(scope="module")
 def fallen(tmp_path_factory):
-    """A net that was trained plainly."""
-    module = mlp()
-    recipe = configure("nat", "blobs", {"steps": 250, "batch": 64, "lr": 1e-2})
-    recipe.train(*training_of(module, blobs(), tmp_path_factory.mktemp("fallen")), ())
-    return module
+    return plain(250, tmp_path_factory.mktemp("fallen"))
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
