@@ -1,16 +1,15 @@
 """From what a user names to an answered question: the functions behind the command line, and `robench.evaluate`."""
 
-import copy
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch import Tensor, nn
 
 from . import __version__, protocols
 from .environment import environment, use_granted_cores
@@ -19,15 +18,19 @@ from .evaluation import Evaluation, Progress, Silence, make_plan
 from .evidence.records import Evidence, Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
-from .problem import checkpoints, datasets
+from .problem import cautions, checkpoints, datasets
 from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe
 from .problem.classifier import Classifier
+from .problem.module_copy import own_copy
+from .problem.process import plain_process
 from .problem.split import Split
 from .protocols import Protocol
+from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
 from .scrutiny import level
 from .search.precision import checked
+from .search.trial import use_channels_last
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
@@ -128,6 +131,7 @@ def _placed(text: str) -> str:
     return str(path.resolve()) if path.is_file() else text
 
 
+@plain_process()
 def evaluate(
     model: nn.Module | str | Path,
     data: Split | str | Path | None = None,
@@ -153,7 +157,8 @@ def evaluate(
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
-    Raises UserError, a ValueError, with one sentence on what is wrong.
+    Raises UserError, a ValueError, with one sentence on what is wrong; NotMeasuredError, which is one and carries the
+    summary, where every planned attack failed. Warns of a threat under which every attack failed.
     """
     threats, attacks = ([named] if isinstance(named, str) else named for named in (threats, attacks))
     ask = Ask(
@@ -178,9 +183,14 @@ def evaluate(
         split, chosen = choose(ask, given, card)
         if card and data is None:
             ask = replace(ask, data=card.data)
-    return answer(model, ask, split, chosen, run=run, device=device).summary
+    summary = answer(model, ask, split, chosen, run=run, device=device).summary
+    refuse_unmeasured(summary)
+    for entry in unmeasured(summary):
+        warnings.warn(f"robench: {failure(entry)}", stacklevel=2)
+    return summary
 
 
+@plain_process()
 def answer(
     model: nn.Module | str | Path,
     ask: Ask,
@@ -196,19 +206,21 @@ def answer(
     referee = Referee(classifier_of(model, split, device))
     told = {} if isinstance(model, nn.Module) else Subject(str(model)).told(ask.data or "")
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
-        asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough)
+        card = None if isinstance(model, nn.Module) else checkpoints.locate(str(model))[1]
+        asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough, card=card)
         asked.answer()
         return Answer.of(asked)
 
 
+@plain_process()
 def classifier_of(model: nn.Module | str | Path, split: Split, device: str = "cpu") -> Classifier:
     """The classifier in a module, which is copied, or in a checkpoint, for the images of this split."""
     where = pick_device(device)
     if not isinstance(model, nn.Module):
         return Subject(str(model), device=where).load(split).classifier
     text = type(model).__qualname__
-    module = copy.deepcopy(model).to(where)
-    outputs, _ = probe(module.eval(), Path(text), split.shape, split.classes)
+    module = own_copy(model).to(where)
+    outputs, _ = probe(module, Path(text), split.shape, split.classes)
     return Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
 
 
@@ -262,7 +274,12 @@ def _checked(split: Split) -> Split:
             f"{split.name} holds labels from {int(y.min())} to {int(y.max())}; its {split.classes} classes are numbered"
             f" 0 to {split.classes - 1}"
         )
-    return replace(split, x=x, y=y)
+    return replace(split, x=_plain(x), y=_plain(y))
+
+
+def _plain(values: Tensor) -> Tensor:
+    """A tensor that was made in inference mode cannot take part in a gradient; a copy can."""
+    return values.clone() if values.is_inference() else values
 
 
 def evaluation(
@@ -277,11 +294,14 @@ def evaluation(
     progress: Progress | None = None,
     minutes: float | None = None,
     enough: Callable[[Summary], bool] | None = None,
+    card: Card | None = None,
 ) -> Evaluation:
-    """The evaluation that answers a question into a run file."""
+    """The evaluation that answers a question into a run file; `card` is that of the model, where it has one."""
     # First: in another layout of memory a model that answers at random meets other noise, and is known by it.
     asked = plan(ask, protocol, split, classifier)
-    convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)  # half as fast again on a CPU
+    notes = {"training": cautions.of_training(split, card.data if card else "")}
+    if why := use_channels_last(classifier, split.x):
+        notes["layout"] = f"the weights stay in the layout they have: channels last {why}"
     return Evaluation(
         plan=asked,
         protocol=protocol,
@@ -294,6 +314,7 @@ def evaluation(
         deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
         enough=enough,
         masking=level(ask.masking),
+        notes={kind: text for kind, text in notes.items() if text},
     )
 
 

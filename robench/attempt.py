@@ -14,7 +14,7 @@ from .problem.split import Split
 from .problem.threats import ThreatModel
 from .problem.threats.base import NO_WITNESS
 from .protocols import AttackChoice
-from .results.outcomes import outcomes
+from .results.outcomes import answers, outcomes
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.queue import Item, Waiting
@@ -202,7 +202,7 @@ def prepare(
     """
     evidence = run.evidence()
     split, name = court.split, str(threat)
-    letters = outcomes(plan, evidence, name)
+    letters, answered = outcomes(plan, evidence, name), answers(evidence)
     spent = {s.example: s for s in evidence.spent if (s.threat, s.attack) == (name, planned.spec)}
     own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
     mine = {c.example for c, v in own if v.accepted}
@@ -212,7 +212,8 @@ def prepare(
     todo = [
         row
         for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
-        if (letter in "SO" or (every_attack and letter == "B" and number not in mine))
+        if number in answered  # else the model raises on the clean image already
+        and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
     aims = _aims(court, todo, choice.attack.targets)

@@ -14,3 +14,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}"
     return UserError(f"no {kind} is called {name!r}; {hint}")
+
+
+def described(error: BaseException) -> str:
+    """An error that is put on record: its class and its message."""
+    return f"{type(error).__name__}: {error}"

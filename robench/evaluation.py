@@ -5,7 +5,7 @@ Search proposes, evidence decides, results only read.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -18,22 +18,28 @@ import torch
 from . import __version__
 from .attempt import Attempt, Broken, Court, prepare
 from .errors import UserError
-from .evidence.records import Clean, ModelRecord, Plan, PlannedAttack, PlannedThreat
+from .evidence.records import Clean, Failure, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from .evidence.referee import PASSES, Referee
 from .evidence.store import RunFile
+from .problem import cautions
 from .problem.classifier import Classifier, Identity
 from .problem.randomness import seeded
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .protocols.cost import planned_items
-from .results.summary import Summary, summarise
+from .results.summary import NOTE, Summary, summarise
 from .scrutiny import Masking, Scrutiny, Step
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
 from .search.pilot import PILOT, choose
+from .search.trial import objection_to_smaller_batches
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
+OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
+NOTES = ("training", "outputs", "classes", "accuracy", "threats", "failures", "batch")
+DROPPED = ("layout", "graph")  # optimisations: no number depends on them
+CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
 LOOK_EVERY = 1.0  # seconds between looks at whether the answer will do already, at least
@@ -90,6 +96,9 @@ class Evaluation:
     deadline: float = float("inf")  # of time.monotonic()
     enough: Callable[[Summary], bool] | None = None  # whether an answer will do although examples are open
     masking: Masking = "off"  # how closely to look, afterwards, whether gradients mislead
+    notes: dict[str, str] = field(
+        default_factory=dict
+    )  # by NOTES or DROPPED
     _live: list[Attempt] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # yet to be prepared
     _asked: int = 0  # queries of the attempts that are over
@@ -104,8 +113,7 @@ class Evaluation:
         jobs = self._jobs(self._steps())
         if (first := next(jobs, None)) is not None:
             self._settle()
-            engine = Engine(self.classifier, self.split, self.plan.seed, self.plan.lanes, self.plan.precision)
-            self._attend(engine, chain([first], jobs), self.deadline)
+            self._attend(self._engine(self.classifier, self.plan.precision), chain([first], jobs), self.deadline)
         if self.masking != "off" and time.monotonic() < self.deadline:
             self._scrutinise(self.masking)
         return self.summary()
@@ -114,6 +122,11 @@ class Evaluation:
         """The answer so far."""
         return summarise(self.plan, self.run.evidence(), __version__)
 
+    def _engine(self, classifier: Classifier, precision: str = "float32") -> Engine:
+        return Engine(
+            *(classifier, self.split, self.plan.seed, self.plan.lanes, precision), compact="batch" not in self.notes
+        )
+
     def _scrutinise(self, masking: Masking) -> None:
         """Whether what stands owes it to its gradients. In float32: rounding is a mask of its own."""
         scrutiny = Scrutiny(
@@ -121,7 +134,7 @@ class Evaluation:
             spec=lambda choice: _spec(choice, self.plan.eot),
         )
         for search in scrutiny.searches():
-            engine = Engine(search.classifier, self.split, self.plan.seed, self.plan.lanes)
+            engine = self._engine(search.classifier)
             jobs = self._jobs(search.steps, among=search.examples, again=search.again)
             self._attend(engine, jobs, min(self.deadline, search.until))
             self._live = []  # one that was stopped in time has lanes no more
@@ -168,6 +181,9 @@ class Evaluation:
                     clock = now
                     if engine.rows != self.plan.lanes:
                         self._shrink(engine.rows)
+                    if engine.notes:
+                        self._note("graph", "; ".join(engine.notes))
+                        engine.notes.clear()
                     if now - committed > COMMIT_EVERY:
                         self._commit()
                         self._let_go()
@@ -254,7 +270,7 @@ class Evaluation:
     def _change_plan(self, plan: Plan) -> None:
         self.plan = plan
         with self.run.writing():
-            self.run.put_plan(plan, self.environment)
+            self.run.put_plan(plan, self._environment())
 
     def _judge_at_random(self, passes: int) -> None:
         """From here on: the model answers at random, so every image is judged over many passes."""
@@ -274,13 +290,21 @@ class Evaluation:
             self.plan = _as_before(self.plan, before)
             if before.passes > 1:
                 self._judge_at_random(before.passes)
-        clean = self._clean_answers()
+        for kind, text in list(self.notes.items()):
+            self._note(kind, text)
+        clean, failures = self._clean_answers()
+        self._caution(clean)
         with self.run.writing():
-            self.run.put_plan(self.plan, self.environment)
+            self.run.put_plan(self.plan, self._environment())
             self.run.put_clean(clean)
+            self.run.clear_failures("", CLEAN_PASS)
+            self.run.put_failures(failures)
 
-    def _clean_answers(self) -> list[Clean]:
-        """Those that are not yet known. Raises UserError when the model cannot be judged by its answers."""
+    def _clean_answers(self) -> tuple[list[Clean], list[Failure]]:
+        """Those that are not yet known, and the images on which the model raises, which stay open.
+
+        Raises UserError when the model cannot be judged by its answers.
+        """
         known = {c.example: c.digest for c in self.run.evidence().clean}
         for number, digest in zip(self.split.numbers, self.split.digests, strict=True):
             if known.get(number, digest) != digest:
@@ -291,13 +315,53 @@ class Evaluation:
         rows = [row for row, number in enumerate(self.split.numbers) if number not in known]
         missing = self.split.take(rows) if known else self.split
         if not len(missing):
-            return []
+            return [], []
         if self.plan.passes == 1 and self.referee.answers_at_random(missing.x[:LOOKED_AT]):
             self._judge_at_random(PASSES)
         heard = self.referee.hear(missing.x, missing.y)
-        _refuse_not_finite(missing, heard.logits)
+        errors = {n: error for n, error in zip(missing.numbers, heard.errors, strict=False) if error}
+        _refuse_useless(missing, heard.logits, errors)
+        if errors:
+            first = next(iter(errors))
+            self._note(
+                "failures",
+                f"the model raises on {len(errors)} of {len(missing)} clean images, which stay open (first: example"
+                f" {first}: {errors[first].splitlines()[0]})",
+            )
         answers = zip(missing.numbers, missing.digests, heard.right.tolist(), heard.margin.tolist(), strict=True)
-        return [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers]
+        clean = [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers if n not in errors]
+        return clean, [Failure(n, "", CLEAN_PASS, error) for n, error in errors.items()]
+
+    def _caution(self, new: Sequence[Clean]) -> None:
+        """Note what a reader should know of these outputs, examples and threats."""
+        few = self.split.x[:LOOKED_AT]
+        with seeded(0, self.classifier.device):
+            self._note("outputs", cautions.of_outputs(self.referee.logits(self.split.x[:OUTPUTS])))
+        self._note("classes", cautions.of_classes(self.split.y, self.classifier.classes))
+        right = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
+        correct = sum(right.get(number, True) for number in self.split.numbers)
+        self._note("accuracy", cautions.of_accuracy(correct, self.split.y, self.classifier.classes))
+        boundless = (cautions.of_threat(choice.threat, self.split.shape) for choice in self.protocol.threats)
+        self._note("threats", "; ".join(filter(None, boundless)))
+        if self.plan.passes == 1 and (why := objection_to_smaller_batches(self.classifier, few)):
+            self._note(
+                "batch",
+                f"answers depend on the rest of the batch: leaving idle rows out {why}, so whole batches are asked"
+                " about, and an image may be judged otherwise among others (is a layer in training mode?)",
+            )
+
+    def _note(self, kind: str, text: str) -> None:
+        """Something to be shown now and kept with the run; nothing where it is empty."""
+        assert kind in (*NOTES, *DROPPED), f"{kind} is no kind of note"
+        if text:
+            self.notes[kind] = text
+            self.progress.noted(text)
+
+    def _environment(self) -> dict[str, str]:
+        """What the run file keeps of its making; a note that no longer holds is emptied."""
+        notes = {f"{NOTE}{kind}": self.notes.get(kind, "") for kind in NOTES}
+        dropped = {f"without {kind}": self.notes.get(kind, "") for kind in DROPPED}
+        return self.environment | notes | dropped
 
 
 def make_plan(
@@ -381,10 +445,18 @@ def _as_before(plan: Plan, before: Plan) -> Plan:
     return msgspec.structs.replace(plan, precision=settled, lanes=min(plan.lanes, before.lanes))
 
 
-def _refuse_not_finite(split: Split, logits: torch.Tensor) -> None:
-    bad = (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist()
+def _refuse_useless(split: Split, logits: torch.Tensor, errors: Mapping[int, str]) -> None:
+    """Raises UserError where the model answers about no image, or with what are no numbers."""
+    if len(errors) == len(split):
+        first = split.numbers[0]
+        raise UserError(
+            f"the model raises on every clean image (example {first} of {split.name}: {errors[first]}); mend its"
+            " forward pass, or choose other images with --data"
+        )
+    finite = zip(split.numbers, logits.isfinite().all(dim=1).tolist(), strict=True)
+    bad = [number for number, good in finite if not good and number not in errors]
     if bad:
         raise UserError(
             f"the model answers NaN or infinite logits on {len(bad)} of {len(split)} clean images (first: example"
-            f" {split.numbers[bad[0]]} of {split.name}); look for an overflow or a division by 0 in its forward pass"
+            f" {bad[0]} of {split.name}); look for an overflow or a division by 0 in its forward pass"
         )

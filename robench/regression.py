@@ -68,7 +68,7 @@ def read_baseline(path: Path) -> Baseline:
         raise UserError(f"the baseline {path} is about no example; write it again with robench evaluate")
     if not summary.threats:
         raise UserError(f"the baseline {path} names no threat; write it again with robench evaluate")
-    if summary.clean.open:
+    if summary.unanswered:
         raise UserError(
             f"the baseline {path} was stopped before anything was measured; finish it with robench evaluate"
         )
@@ -135,7 +135,7 @@ def compare(
         level = LEVEL / 2**look if ask_baseline else LEVEL
         gate = _Gate(baseline, before, allowances, level)
         answer = ask(split, gate.certain)
-        if answer.summary.clean.open:
+        if answer.summary.unanswered:
             raise UserError("stopped before anything was measured; the same command begins again")
         rest = [row for row, number in enumerate(asked.whole.numbers) if number not in set(split.numbers)]
         comment = Comment(

@@ -58,6 +58,7 @@ def ask_about(
             progress=display,
             minutes=minutes,
             enough=enough,
+            card=found,
         )
         finished = True
         try:
@@ -65,7 +66,7 @@ def ask_about(
         except KeyboardInterrupt:
             finished = False
         answer = Answer.of(evaluation, finished=finished)
-        if enough is not None and not answer.summary.clean.open and enough(answer.summary):
+        if enough is not None and not answer.summary.unanswered and enough(answer.summary):
             display.say(f"enough is known; the evidence is in {path}")
         else:
             _say_where(answer.summary, path, finished, display)
@@ -87,7 +88,7 @@ def refuse_unwritable(path: Path, option: str, run_path: Path | None, read: list
 def _doubt(classifier: Classifier, split: Split, summary: Summary) -> str | None:
     """A model that is no better than guessing was most likely not read as it was trained: what to say of that."""
     clean = summary.clean
-    if clean.accuracy > 0.5:
+    if clean.open or clean.accuracy > 0.5:  # where the model raises on images, the explanations cannot be tried
         return None
     cause = likely_cause(classifier, split)
     if near_chance(clean.correct, len(split), classifier.classes):
@@ -97,7 +98,7 @@ def _doubt(classifier: Classifier, split: Split, summary: Summary) -> str | None
 
 
 def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -> None:
-    if summary.clean.open:
+    if summary.unanswered:
         display.say("stopped before anything was measured")
         return
     if any(threat.failures for threat in summary.threats):

@@ -9,6 +9,7 @@ from .. import api
 from ..api import Ask, Subject
 from ..errors import UserError
 from ..problem import durable
+from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
 from .asking import ask_about, refuse_unwritable
 from .options import machine_options, model_options, precision_option, question_options
@@ -74,6 +75,7 @@ def command(
         refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol])
     answer = ask_about(subject, ask, run_path, minutes, quiet)
     summary = answer.summary
+    refuse_unmeasured(summary)
     table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
     if json_path is None or str(json_path) != "-":
         click.echo(table, nl=False)
@@ -82,4 +84,6 @@ def command(
             click.echo(summary.to_json(), nl=False)
         else:
             durable.replace(json_path, summary.to_json().encode())
-    return 0 if answer.finished else 130
+    for entry in unmeasured(summary):
+        click.echo(f"Error: {failure(entry)}", err=True)
+    return 2 if unmeasured(summary) else 0 if answer.finished else 130

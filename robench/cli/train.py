@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..problem import datasets, threats
 from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make, usual_validation
+from ..results.measured import refuse_unmeasured
 from ..results.tables import render
 from .asking import ask_about, interrupt
 from .display import TrainingDisplay
@@ -147,6 +148,7 @@ def command(
     ask = Ask(data=None, protocol=protocol)
     subject = Subject(str(order.weights), device=picked)
     answer = ask_about(subject, ask, None, None, quiet)
+    refuse_unmeasured(answer.summary)
     click.echo(render([answer.summary], intervals=True), nl=False)
     if answer.finished:
         api.write_measured(order.card, answer.summary)

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
+from ..problem.memory import out_of_memory
 from ..problem.randomness import reseed, seeded
 from ..problem.shapes import Inputs, Labels, Logits, Mask, PerExample
 from ..problem.threats import ThreatModel, in_box
@@ -32,6 +33,7 @@ class Heard:
     margin: PerExample  # the mean of their margins; NaN logits have none
     failures: Int[Tensor, "B"]  # passes whose argmax is not the label. NaN logits are no answer, so they fail nobody
     passes: int
+    errors: tuple[str, ...] = ()  # by row: what the model raised on this image alone, else empty; () where it never did
 
     @property
     def right(self) -> Mask:
@@ -41,7 +43,7 @@ class Heard:
     def part(self, begin: int, end: int) -> "Heard":
         """The answers about some of the images."""
         rows = slice(begin, end)
-        return Heard(self.logits[rows], self.margin[rows], self.failures[rows], self.passes)
+        return Heard(self.logits[rows], self.margin[rows], self.failures[rows], self.passes, self.errors[rows])
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,38 @@ class Referee:
         self.passes = passes
 
     def logits(self, x: Inputs) -> Logits:
-        """The model's answer in full precision, in batches of one size."""
-        answers = []
+        """The model's answer in full precision, in batches of one size; NaN for an image on which the model raises."""
+        return self._answers(x)[0]
+
+    def _answers(self, x: Inputs) -> tuple[Logits, tuple[str, ...]]:
+        """The logits, and by row what the model raised; no rows where it raised nothing.
+
+        An image on which the model raises fails alone: the others of its batch are put to the model one by one.
+        """
+        answers, raised = [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device):
-            for rows in torch.split(x, BATCH):
-                filled = torch.cat([rows, rows[:1].expand(BATCH - len(rows), *rows.shape[1:])])
-                answers.append(self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu())
-        return torch.cat(answers) if answers else x.new_zeros(0, self.classifier.classes)
+            for first in range(0, len(x), BATCH):
+                rows = x[first : first + BATCH]
+                try:
+                    answers.append(self._filled(rows))
+                except Exception as error:  # whatever the model's own code raises
+                    if out_of_memory(error):
+                        raise
+                    for row in range(len(rows)):
+                        try:
+                            answers.append(self._filled(rows[row : row + 1]))
+                        except Exception as own:
+                            if out_of_memory(own):
+                                raise
+                            raised[first + row] = described(own)
+                            answers.append(torch.full((1, self.classifier.classes), torch.nan))
+        logits = torch.cat(answers) if answers else x.new_zeros(0, self.classifier.classes)
+        return logits, tuple(raised) if any(raised) else ()
+
+    def _filled(self, rows: Inputs) -> Logits:
+        """The answers about at most BATCH images, in a batch that is filled up with the first of them."""
+        filled = torch.cat([rows, rows[:1].expand(BATCH - len(rows), *rows.shape[1:])])
+        return self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu()
 
     def hear(self, x: Inputs, y: Labels) -> Heard:
         """The model's answers about images with these labels.
@@ -82,17 +109,24 @@ class Referee:
         rows of a batch. Their noise is seeded by the image and the pass, and comes again whenever the image does.
         """
         if self.passes == 1:
-            logits = self.logits(x)
-            return Heard(logits, margin(logits, y), fooled(logits, y).long(), 1)
-        means, gaps, failures = [], [], []
+            logits, errors = self._answers(x)
+            return Heard(logits, margin(logits, y), fooled(logits, y).long(), 1, errors)
+        means, gaps, failures, raised = [], [], [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device), seeded(0, self.classifier.device):
             for row in range(len(x)):
-                logits = self._at_random(x[row : row + 1])
+                try:
+                    logits = self._at_random(x[row : row + 1])
+                except Exception as error:
+                    if out_of_memory(error):
+                        raise
+                    raised[row] = described(error)
+                    logits = torch.full((self.passes, self.classifier.classes), torch.nan)
                 right = y[row].expand(self.passes)
                 means.append(logits.mean(dim=0))
                 gaps.append(margin(logits, right).nanmean())
                 failures.append(fooled(logits, right).sum())
-        return Heard(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes)
+        errors = tuple(raised) if any(raised) else ()
+        return Heard(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes, errors)
 
     def _at_random(self, image: Float[Tensor, "1 *D"]) -> Logits:
         """Every pass about one image."""
@@ -111,10 +145,10 @@ class Referee:
         Raises UserError where that cannot be repeated: its noise comes from elsewhere than the global random numbers.
         """
         first, second = self._from_seed(0, x), self._from_seed(1, x)
-        apart = (first - second).abs().amax().item()
+        apart = (first - second).abs().nan_to_num(0.0).amax().item()  # NaN: the model raises on this image
         if not apart > 0:
             return False
-        if not torch.equal(first, self._from_seed(0, x)):
+        if not torch.equal(first.nan_to_num(0.0), self._from_seed(0, x).nan_to_num(0.0)):
             raise UserError(
                 f"the model gives different logits for the same images (up to {apart:.3g} apart), and seeding torch,"
                 " numpy and random does not make it repeat them; draw its noise from torch's global generator, as"
@@ -153,6 +187,7 @@ class Referee:
             threat.measure(x_adv, x, witness).tolist(),
             heard.margin.tolist(),
             heard.failures.tolist(),
+            heard.errors or [""] * len(x),
             (failures_needed(heard.passes, n) for n in nth or [1] * len(x)),
             strict=True,
         )
@@ -189,6 +224,7 @@ def _ruling(
     size: float,
     gap: float,
     failures: int,
+    error: str,
     needed: int,
 ) -> Ruling:
     rejection: Rejection
@@ -199,6 +235,8 @@ def _ruling(
     elif not inside:
         rejection = "outside"
         reason = f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
+    elif error:
+        rejection, reason = "not finite", f"makes the model raise {error}, which is no answer"
     elif gap != gap:
         rejection, reason = "not finite", "makes the model answer NaN, which is no answer"
     elif failures < needed:

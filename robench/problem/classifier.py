@@ -66,8 +66,9 @@ class Classifier:
         self.classes = classes
 
     def __call__(self, x: Inputs) -> Logits:
-        logits: Tensor = self.module(x)
-        return logits
+        # The module gets a copy, and gives one: it may write into its input (`x.sub_(mean)`), or answer in a buffer.
+        logits: Tensor = self.module(x.clone())
+        return logits.clone()
 
     @property
     def device(self) -> torch.device:

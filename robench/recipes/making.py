@@ -14,10 +14,11 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from ..errors import UserError, unknown
 from ..problem import checkpoints, durable
 from ..problem.architectures import ARCHITECTURES
+from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
-from ..problem.threats import RT, Ball, ThreatModel
+from ..problem.threats import ThreatModel
 from .recipe import Recipe
 from .training import Report, Training, TrainingData, kept_out, resumable
 from .validation import KEY as LOOKS_KEY
@@ -262,13 +263,6 @@ def _weights(order: Order, split: Split) -> dict[str, Tensor]:
             f"{order.start} normalises its images, and recipes train on pixels in [0, 1]; train a new model"
         )
     return begun.module.state_dict()
-
-
-def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
-    """Whether it leaves nothing of an image of this shape: black may become white, or all be moved out of sight."""
-    if isinstance(threat, RT):
-        return float(threat.pixels) >= min(shape[1:])
-    return isinstance(threat, Ball) and float(threat.size(torch.ones(1, *shape))) <= threat.r
 
 
 def _settings(order: Order) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .comparison import Scores
 from .intervals import Interval
+from .measured import is_unmeasured
 from .outcomes import Outcome
 from .seeds import Row, spread
 from .summary import Summary
@@ -25,6 +26,7 @@ class Cell:
     open: int = 0
     bound: bool = False  # searches are still to do
     masked: bool = False
+    measured: bool = True  # False: every planned attack failed
     scores: Scores | None = None  # none for a bound, which may yet fall
 
     @property
@@ -33,7 +35,12 @@ class Cell:
         return spread(self.shares)[0]
 
     def text(self, intervals: bool) -> str:
-        """In percent; a bound as such, with how many examples are open; over seeds with the standard deviation."""
+        """In percent; a bound as such, with how many examples are open; over seeds with the standard deviation.
+
+        Where nothing was measured there is no number: what is open would read as accuracy.
+        """
+        if not self.measured:
+            return "not measured"
         text = percent(self.mean)
         if len(self.shares) > 1:
             text += f" ± {percent(spread(self.shares)[1])}"
@@ -68,6 +75,7 @@ def _joined(row: Row, of: Callable[[Summary], Cell]) -> Cell:
         open=sum(part.open for part in parts),
         bound=bound,
         masked=any(part.masked for part in parts),
+        measured=all(part.measured for part in parts),
         scores=None if bound else _sum(scores),
     )
 
@@ -82,14 +90,15 @@ def _threat(summary: Summary, place: int) -> Cell:
     entry = summary.threats[place]
     masked = entry.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
-    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, stands)
+    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, not is_unmeasured(entry), stands)
 
 
 def _union(summary: Summary) -> Cell:
     entry = summary.union
     masked = summary.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
-    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, stands)
+    measured = not all(map(is_unmeasured, summary.threats))
+    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, measured, stands)
 
 
 def _average(summary: Summary) -> Cell:
@@ -98,7 +107,8 @@ def _average(summary: Summary) -> Cell:
     assert entry.ci95 is not None, "threats have an average"
     bound = any(t.open for t in summary.threats)
     stands = _sum([Scores(_where(t.outcomes, Outcome.STANDING)) for t in summary.threats])
-    return Cell((entry.accuracy,), entry.ci95, 0, bound, summary.masking.verdict in MASKED, stands)
+    measured = not any(map(is_unmeasured, summary.threats))
+    return Cell((entry.accuracy,), entry.ci95, 0, bound, summary.masking.verdict in MASKED, measured, stands)
 
 
 def _where(letters: str, *outcomes: Outcome) -> np.ndarray:

@@ -124,10 +124,12 @@ class Judgement:
 
 
 def letters_of(summary: Summary) -> dict[str, str]:
-    """The outcomes by row: clean, every threat, and with two threats or more their union."""
-    assert not summary.clean.open, "every clean image has been asked about"
-    wrong = (letter == Outcome.WRONG for letter in summary.union.outcomes)
-    rows = {"clean": "".join(Outcome.WRONG.value if is_wrong else Outcome.STANDING.value for is_wrong in wrong)}
+    """The outcomes by row: clean, every threat, and with two threats or more their union.
+
+    Where the model raised on a clean image, no example that is open is known to be right.
+    """
+    known = {Outcome.WRONG.value: Outcome.WRONG} | ({Outcome.OPEN.value: Outcome.OPEN} if summary.clean.open else {})
+    rows = {"clean": "".join(known.get(letter, Outcome.STANDING).value for letter in summary.union.outcomes)}
     rows |= {t.threat: t.outcomes for t in summary.threats}
     return rows | ({"union": summary.union.outcomes} if len(summary.threats) > 1 else {})
 

@@ -174,7 +174,7 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
     values: dict[str, set[str]] = {}
     for environment in environments:
         for key, value in environment.items():
-            values.setdefault(key, set()).update(value.split(_ALTERNATIVE))
+            values.setdefault(key, set()).update(filter(None, value.split(_ALTERNATIVE)))
     return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
 
 

@@ -15,6 +15,7 @@ from .masking import Indicator, Verdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
+NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
 POINTS = 20  # of a curve, beside radius 0
 FINGERPRINT = 80  # logits, about: enough to tell a changed network, and one line
 
@@ -45,6 +46,7 @@ class CleanEntry(msgspec.Struct, frozen=True):
     ci95: Interval
     correct: int
     open: int = 0
+    error: str = ""  # what the model raised on the first of the open examples
 
 
 class CurveEntry(msgspec.Struct, frozen=True):
@@ -142,6 +144,7 @@ class Summary(msgspec.Struct, frozen=True):
     every_attack: bool = False
     ties: int = 0  # clean predictions on which two classes tie
     nan: int = 0  # clean predictions that are not a number
+    notes: tuple[str, ...] = ()  # what a reader of the numbers should know, a sentence each without its full stop
 
     def to_json(self) -> str:
         """The summary file: indented by two spaces, a newline at the end."""
@@ -176,6 +179,11 @@ class Summary(msgspec.Struct, frozen=True):
         from .webpage import fragment
 
         return fragment([main_table([self], intervals=True)])
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether not one clean image has been answered: the run was stopped before anything was measured."""
+        return self.clean.open == self.data.examples
 
     def about(self) -> dict[str, str | float]:
         """What every row of a table in numbers begins with: who was asked what."""
@@ -227,7 +235,8 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         average=_average_entry(letters),
         masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
-        environment=dict(evidence.environment),
+        environment={key: text for key, text in evidence.environment.items() if text and not key.startswith(NOTE)},
+        notes=tuple(text for key, text in evidence.environment.items() if key.startswith(NOTE) and text),
         every_attack=plan.every_attack,
         ties=len({c.example for c in evidence.clean if c.tied} & planned),
         nan=len({c.example for c in evidence.clean if c.margin != c.margin} & planned),
@@ -253,7 +262,10 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     correct = sum(right.get(example, False) for example in plan.examples)
     still_open = sum(example not in right for example in plan.examples)
     n = len(plan.examples)
-    return CleanEntry((correct + still_open) / n, _interval(correct, still_open, n), correct, still_open)
+    planned = frozenset(plan.examples) - right.keys()
+    errors = sorted((f.example, f.error) for f in evidence.failures if not f.threat and f.example in planned)
+    interval = _interval(correct, still_open, n)
+    return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
 def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: masking.Finding) -> ThreatEntry:

@@ -285,6 +285,10 @@ def _remarks(summary: Summary) -> Iterable[str]:
     if at_random := summary.environment.get("randomness"):
         sentence = line(at_random)
         yield f"{sentence[:1].upper()}{sentence[1:]}."
+    for note in summary.notes:
+        yield f"Note: {line(note)}."
+    if summary.clean.error:
+        yield f"clean: the model raises on {_count(summary.clean.open, 'example')} ({line(summary.clean.error)})."
     for t in summary.threats:
         for r in t.rejections:
             sentence = r.reason or r.rejection

@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
+from ..problem.memory import out_of_memory
 from ..problem.shapes import Inputs, Labels, Logits, Mask
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import WITNESS
 from .attack import Batch, ForeignAttack, batch_seed, take_rows
 from .job import Ended, Job
-from .memory import out_of_memory
 from .queue import Item
 from .watcher import Watcher
 
@@ -74,7 +74,7 @@ def _run(
         if out_of_memory(error):
             raise
         if len(rows) == 1:
-            return {rows[0]: f"{type(error).__name__}: {error}"}
+            return {rows[0]: described(error)}
         errors: dict[int, str] = {}
         for row in rows:  # one of them may have spoilt it for all
             errors |= _run(attack, model, threat, batch, [row])

@@ -8,8 +8,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
+from ..problem.memory import out_of_memory
 from ..problem.noise import keyed, text_key
 from ..problem.shapes import Labels, Logits, PerExample
 from ..problem.split import Split
@@ -18,14 +19,13 @@ from .awake import awake, only, rows_of
 from .capture import Recorded, Values, cuda_graph
 from .chance import Average, averaged
 from .host import host
+from .isolation import error_at, fooling
 from .job import Crew, Ended, Job, joined
-from .memory import out_of_memory
 from .precision import rounded
 from .queue import Item, Seat, Seats
 from .watcher import Watcher
 
 READ_EVERY = 8  # steps between looks at what was found, where looking is dear
-ASKED_AGAIN = 16  # rows, always filled up: an image meets the same arithmetic whoever its neighbours are
 
 
 class Engine:
@@ -37,13 +37,24 @@ class Engine:
     A batch that does not fit the memory is halved: `rows` then says so.
     """
 
-    def __init__(self, classifier: Classifier, split: Split, seed: int, rows: int, precision: str = "float32"):
+    def __init__(
+        self,
+        classifier: Classifier,
+        split: Split,
+        seed: int,
+        rows: int,
+        precision: str = "float32",
+        *,
+        compact: bool = True,
+    ):
         self.classifier = classifier
         self.split = split
         self.seed = seed
         self.rows = rows
         self.precision = precision
+        self.compact = compact  # whether idle rows may be left out of the batch
         self.rounds = 0  # passes of the whole batch so far
+        self.notes: list[str] = []  # optimisations that were dropped, and why
         self._rough = rounded(classifier) if precision == "bfloat16" else classifier
         # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
         cheap = classifier.device.type == "cpu" and precision == "float32"
@@ -58,6 +69,8 @@ class Engine:
         self._watcher: Watcher
         self._remaining: Tensor  # steps left to the search on each lane
         self._sure: Tensor  # lanes whose find needs no more search, where the model answers at random
+        self._failed: list[Ended] = []  # searches at whose image the model raised
+        self._barred: set[int] = set()  # their lanes, until they are taken again
 
     def work(self, jobs: Iterable[Job]) -> Iterator[list[Ended]]:
         """Every search of every job, as they end. Each round yields, whether any ended or not.
@@ -76,6 +89,8 @@ class Engine:
                 elif self._fill():
                     self._steps(self._read_every)
                     ended += self._read()
+                    ended += self._failed
+                    self._failed = []
                 else:
                     going = self._guest() is not None
             except Exception as error:
@@ -123,6 +138,7 @@ class Engine:
         self._watcher = Watcher.over(black)
         self._remaining = none.clone()
         self._sure = none.bool()
+        self._barred = set()
         self._crews = [Crew(job)]
         self._next = None
         return True
@@ -160,6 +176,7 @@ class Engine:
         self._watcher.forget(at)
         self._remaining.index_fill_(0, at, crew.job.visits)
         self._sure.index_fill_(0, at, False)
+        self._barred.difference_update(lane for lane, _ in places)
         with self._blaming(crew.job):
             crew.sit(at, fresh, len(self._seats))
 
@@ -249,8 +266,13 @@ class Engine:
         if self._rid_of_failed() or not self._crews:
             return False
         with self._blaming(*(crew.job for crew in self._crews)):
-            x_adv, witness = self._joined(images), self._joined(witnesses)
-            told, answers = self._ask(x_adv)
+            x_adv, witness = self._with_barred(self._joined(images)), self._joined(witnesses)
+            try:
+                told, answers = self._ask(x_adv)
+            except Exception as error:
+                if self._recording or out_of_memory(error) or not self._single_out(x_adv):
+                    raise
+                return False
             self._watch(x_adv, witness, told)
         for crew in self._crews:
             if not crew.job.error:
@@ -282,6 +304,7 @@ class Engine:
                 if out_of_memory(error):
                     raise
                 crew.recorded = False  # some step cannot be recorded; it can still be made
+                self.notes.append(f"steps of {crew.job.attack.name} are not recorded as a graph ({described(error)})")
             finally:
                 self._recording = False
                 self._put(crew, constants, values)
@@ -354,7 +377,7 @@ class Engine:
         A recording needs a batch of one shape, and a model that answers at random may draw its noise for a whole one.
         """
         job = self._crews[0].job
-        if self.classifier.device.type != "cpu" or job.eot > 1:
+        if not self.compact or self.classifier.device.type != "cpu" or job.eot > 1:
             return None
         lanes = awake([lane for lane, _ in self._seats.busy()], len(self._seats), job.attack.width)
         return None if lanes is None else self._lanes(lanes)
@@ -377,13 +400,16 @@ class Engine:
             for lane, seat in busy
             if (enough[lane] and not seat.job.smallest) or seat.taken == seat.job.visits
         ]
-        fools = {lane for lane, _ in ending if found[lane]}
+        fools, errors = {lane for lane, _ in ending if found[lane]}, dict[int, str]()
         if ending and not self._exactly(ending[0][1].job):
-            fools = self._asked_again([lane for lane, _ in ending if saw[lane]])
+            fools, errors = self._asked_again([lane for lane, _ in ending if saw[lane]])
             watcher.turn_down(self._lanes(lane for lane, _ in ending if lane not in fools))
         images, witnesses = (watcher.x_adv.cpu(), watcher.witness.tolist()) if fools else (self._batch.x, [])
         ended = []
         for lane, seat in ending:
+            if error := errors.get(lane, ""):
+                ended.append(_ended(self._release(lane), error=error))
+                continue
             if lane not in fools and seat.taken < seat.job.visits:
                 continue
             blind = not (fooled[lane] if seat.job.attack.comes_from_outside else saw[lane])
@@ -391,17 +417,15 @@ class Engine:
             ended.append(_ended(self._release(lane), *find, nan=nan[lane], blind=blind))
         return ended
 
-    def _asked_again(self, lanes: Sequence[int]) -> set[int]:
-        """The lanes whose best point fools the model in float32. What low precision found or missed is not believed."""
-        fools: set[int] = set()
-        for begin in range(0, len(lanes), ASKED_AGAIN):
-            some = list(lanes[begin : begin + ASKED_AGAIN])
-            at = self._lanes(some + some[:1] * (ASKED_AGAIN - len(some)))
-            with torch.no_grad(), arithmetic(at.device):
-                logits = self.classifier(self._watcher.x_adv[at])
-            fooled = (logits.argmax(dim=1) != self._batch.y[at]) & ~logits.isnan().any(dim=1)
-            fools.update(lane for lane, fool in zip(some, fooled.tolist(), strict=False) if fool)
-        return fools
+    def _asked_again(self, lanes: Sequence[int]) -> tuple[set[int], dict[int, str]]:
+        """The lanes whose best point fools the model in float32, and what the model raises at that of others.
+
+        What low precision found or missed is not believed.
+        """
+        at = self._lanes(lanes)
+        fools, errors = fooling(self.classifier, self._watcher.x_adv[at], self._batch.y[at])
+        raised = {lanes[row]: error for row, error in errors.items()}
+        return {lane for lane, fool in zip(lanes, fools, strict=True) if fool}, raised
 
     def _lanes(self, lanes: Iterable[int]) -> Tensor:
         return torch.tensor(list(lanes), dtype=torch.long, device=self._remaining.device)
@@ -419,7 +443,39 @@ class Engine:
             if out_of_memory(error) or self._recording:
                 raise
             for job in jobs:
-                job.error = f"{type(error).__name__}: {error}"
+                job.error = described(error)
+
+    def _single_out(self, x_adv: Tensor) -> bool:
+        """End the searches whose own image makes the model raise. Returns whether there are any.
+
+        An image is to blame where the model raises at it alone, and answers about the example that it comes from.
+        Else the fault lies with the model or the attack.
+        """
+        errors = {lane: error for lane, _ in self._seats.busy() if (error := self._raises_at(x_adv[lane]))}
+        own = {lane: error for lane, error in errors.items() if not self._raises_at(self._batch.x[lane])}
+        for lane, error in own.items():
+            self._failed.append(_ended(self._release(lane), error=error))
+            self._barred.add(lane)
+        return bool(own)
+
+    def _raises_at(self, images: Tensor) -> str:
+        """What the model raises at the images of one lane, queried as the jobs query it."""
+        job = self._crews[0].job
+        exactly = self._exactly(job)
+        with arithmetic(images.device, tf32=self.precision == "tf32" and not exactly):
+            return error_at(
+                self.classifier if exactly else self._rough,
+                images.view(-1, *self.split.shape),
+                gradients=job.attack.reads == "gradients",
+            )
+
+    def _with_barred(self, x_adv: Tensor) -> Tensor:
+        """The queries, but on lanes that were left by a failed search the clean image, which the model answers."""
+        if not self._barred:
+            return x_adv
+        at = self._lanes(self._barred)
+        clean = self._batch.x[at]
+        return x_adv.index_copy(0, at, clean if x_adv.ndim == clean.ndim else clean[:, None].expand_as(x_adv[at]))
 
     def _rid_of_failed(self) -> bool:
         """Jobs with an error leave the lanes. Returns whether there were any."""
@@ -459,10 +515,13 @@ def _ended(
     nan: bool = False,
     blind: bool = False,
     dropped: bool = False,
+    error: str = "",
 ) -> Ended:
     attack, passes = seat.job.attack, seat.taken * seat.job.eot
     cost = attack.width * passes, passes if attack.reads == "gradients" else 0
-    return Ended(seat.job, seat.item, x_adv, *cost, witness=witness, nan=nan, blind=blind, dropped=dropped)
+    return Ended(
+        *(seat.job, seat.item, x_adv, *cost), witness=witness, nan=nan, blind=blind, dropped=dropped, error=error
+    )
 
 
 def batch_of(classifier: Classifier, job: Job, split: Split, items: Sequence[Item], seed: int) -> Batch:

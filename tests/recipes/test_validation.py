@@ -12,7 +12,8 @@ from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.adversarial import Lesson
-from robench.recipes.making import Order, boundless, make
+from robench.problem.cautions import boundless
+from robench.recipes.making import Order, make
 from robench.recipes.training import TrainingData, kept_out
 from robench.recipes.validation import LOOKS, Look, Validation, fallen
 

@@ -1,0 +1,217 @@
+"""A model is searched as it is: the same network in another coat keeps the outcome of every example."""
+
+import contextlib
+from functools import lru_cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import robench
+from robench.problem import datasets
+
+QUESTIONS = (
+    ("linf:0.1", ["pgd(steps=8)", "square(steps=40)"]),
+    ("l2:1.5", ["hop-skip-jump(steps=2)", "apgd(steps=8)"]),
+)
+MEAN, STD = 0.3, 0.4
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.f = nn.Conv2d(1, 8, 5, 2, 2), nn.Conv2d(8, 16, 5, 2, 2), nn.Linear(784, 10)
+
+    def maps(self, x):
+        return F.relu(self.b(F.relu(self.a((x - MEAN) / STD))))
+
+    def forward(self, x):
+        return self.f(self.maps(x).flatten(1))
+
+
+class View(Plain):
+    def forward(self, x):
+        x = self.maps(x)
+        return self.f(x.view(x.size(0), -1))
+
+
+class Strided(Plain):
+    """Reads its maps by their strides, which are those of a contiguous tensor."""
+
+    def forward(self, x):
+        x = self.maps(x)
+        return self.f(x.as_strided((len(x), 784), (784, 1)))
+
+
+class InPlace(Plain):
+    def maps(self, x):
+        return F.relu_(self.b(F.relu_(self.a(x.sub_(MEAN).div_(STD)))))
+
+
+class Buffered(Plain):
+    """Answers in a buffer of its own, the same in every call."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        if torch.is_grad_enabled():
+            return logits
+        if not hasattr(self, "held") or self.held.shape != logits.shape:
+            self.held = torch.empty_like(logits)
+        return self.held.copy_(logits)
+
+
+class KeepsActivations(Plain):
+    def forward(self, x):
+        self.activations = [self.maps(x)]
+        return self.f(self.activations[0].flatten(1))
+
+
+class LikeLightning(nn.Module):
+    """What such modules bring along: hyperparameters, a trainer, steps, a log, properties."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.hparams, self.trainer = net, {"lr": 0.1}, None
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
+    def training_step(self, batch, index):
+        raise AssertionError("nobody trains here")
+
+    def forward(self, x):
+        return self.net(x.to(self.device))
+
+
+class InDouble(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net.double()
+
+    def forward(self, x):
+        return self.net(x.double())
+
+
+@lru_cache
+def weights():
+    torch.manual_seed(0)
+    split, net = datasets.load("digits", "train"), Plain()
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(6):
+        for rows in torch.randperm(600).split(64):
+            adam.zero_grad()
+            F.cross_entropy(net(split.x[rows]), split.y[rows]).backward()
+            adam.step()
+    return net.state_dict()
+
+
+def made(kind=Plain):
+    net = kind()
+    net.load_state_dict(weights())
+    return net
+
+
+def hooked():
+    net, seen = made(), []
+    net.a.register_forward_hook(lambda _module, _x, out: seen.append(out))
+    net.b.register_forward_pre_hook(lambda module, x: setattr(module, "kept", x[0]))
+    net.f.register_full_backward_hook(lambda _module, given, _: seen.append(given))
+    net(torch.rand(2, 1, 28, 28))  # what it keeps now has a history
+    return net
+
+
+def scripted():
+    with torch.jit.optimized_execution(True):
+        return torch.jit.script(made(View))
+
+
+def traced():
+    return torch.jit.trace(made(View).eval(), torch.rand(3, 1, 28, 28), check_trace=False)
+
+
+WAYS = {
+    "view for flatten": lambda: made(View),
+    "strides": lambda: made(Strided),
+    "normalises in place": lambda: made(InPlace),
+    "answers in a buffer": lambda: made(Buffered),
+    "keeps its activations": lambda: made(KeepsActivations),
+    "hooks": hooked,
+    "DataParallel": lambda: nn.DataParallel(made()),
+    "torch.compile": lambda: torch.compile(made(), backend="eager"),
+    "TorchScript": scripted,
+    "traced": traced,
+    "like Lightning": lambda: LikeLightning(made()),
+    "double inside": lambda: InDouble(made()),
+    "double": lambda: made().double(),
+    "in training mode": lambda: made().train(),
+}
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+CALLS = {
+    "inside inference_mode": torch.inference_mode,
+    "inside no_grad": torch.no_grad,
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "inside autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+def outcomes(net):
+    return tuple(
+        robench.evaluate(net, "digits", threats=[threat], attacks=attacks, examples=16, precision="float32")
+        .threats[0]
+        .outcomes
+        for threat, attacks in QUESTIONS
+    )
+
+
+@lru_cache
+def plain_outcomes():
+    return outcomes(made())
+
+
+def test_the_plain_network_loses_some_examples_and_keeps_some():
+    for letters in plain_outcomes():
+        assert {"B", "S"} <= set(letters) <= {"W", "B", "S"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_network_in_another_coat_keeps_every_outcome(way):
+    assert outcomes(WAYS[way]()) == plain_outcomes()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_settings_of_the_process_change_no_outcome(call):
+    expected = plain_outcomes()
+    with CALLS[call]():
+        assert outcomes(made()) == expected
+
+
+def test_a_network_made_in_inference_mode_keeps_every_outcome():
+    expected = plain_outcomes()
+    with torch.inference_mode():
+        net = made()
+    assert net.a.weight.is_inference(), "its weights know no gradients, or the test says nothing"
+    assert outcomes(net) == expected
+
+
+def test_the_callers_network_is_left_as_it_was():
+    net = made(KeepsActivations).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    outcomes(net)
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert net.a.weight.is_contiguous(memory_format=torch.contiguous_format)
