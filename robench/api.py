@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import __version__, protocols
 from .environment import environment, use_granted_cores
@@ -20,10 +21,10 @@ from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import cautions, checkpoints, datasets
 from .problem.checkpoints.cards import Card, read_card, write_card
-from .problem.checkpoints.probe import probe
+from .problem.checkpoints.probe import probe, wrong_images
 from .problem.classifier import Classifier
-from .problem.module_copy import own_copy
 from .problem.process import plain_process
+from .problem.python_model import name_of, own_module
 from .problem.split import Split
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
@@ -34,6 +35,10 @@ from .search.trial import use_channels_last
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
+TRIED = 64  # images on which it is found out what a model of the caller's returns
+
+Model = Callable[[Tensor], Any] | str | Path
+"""A function from images in [0, 1] to logits, mostly a module; a checkpoint; or the name of a bundled model."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def _placed(text: str) -> str:
 
 @plain_process()
 def evaluate(
-    model: nn.Module | str | Path,
+    model: Model,
     data: Split | str | Path | None = None,
     protocol: str | Path | None = None,
     *,
@@ -150,7 +155,8 @@ def evaluate(
 ) -> Summary:
     """How much accuracy a model keeps under attack.
 
-    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model; `data` a
+    `model` is a module, or any function, from images in [0, 1] to logits, a checkpoint or the name of a bundled model;
+    `data` a
     name, an `.npz` file or a `Split`, to be given unless the model's card names it. With `run`, evidence is
     kept in that file, and the same call again finishes what is missing; without, it is kept in memory. With `masking`,
     on or deep, it is then looked into whether misleading gradients flatter the number.
@@ -174,7 +180,7 @@ def evaluate(
         masking=masking,
     )
     given = data if isinstance(data, Split) else None
-    if isinstance(model, nn.Module):
+    if not isinstance(model, str | Path):
         if data is None:
             raise UserError("name the data with data=..., for example data='mnist'")
         split, chosen = choose(ask, given, card=None)
@@ -192,7 +198,7 @@ def evaluate(
 
 @plain_process()
 def answer(
-    model: nn.Module | str | Path,
+    model: Model,
     ask: Ask,
     split: Split,
     protocol: Protocol,
@@ -202,26 +208,40 @@ def answer(
     enough: Callable[[Summary], bool] | None = None,
 ) -> Answer:
     """What becomes of these examples under this protocol; with `enough`, no more of it than is asked for."""
-    classifier = classifier_of(model, split, device)
-    referee = Referee(classifier_of(model, split, device))
-    told = {} if isinstance(model, nn.Module) else Subject(str(model)).told(ask.data or "")
+    classifier, notes = loaded_of(model, split, device)
+    referee = Referee(loaded_of(model, split, device)[0])
+    by_name = isinstance(model, str | Path)
+    told = Subject(str(model)).told(ask.data or "") if by_name else {}
+    card = checkpoints.locate(str(model))[1] if by_name else None
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
-        card = None if isinstance(model, nn.Module) else checkpoints.locate(str(model))[1]
-        asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough, card=card)
+        asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough, card=card, notes=notes)
         asked.answer()
         return Answer.of(asked)
 
 
 @plain_process()
-def classifier_of(model: nn.Module | str | Path, split: Split, device: str = "cpu") -> Classifier:
-    """The classifier in a module, which is copied, or in a checkpoint, for the images of this split."""
+def classifier_of(model: Model, split: Split, device: str = "cpu") -> Classifier:
+    """The classifier in a model of the caller's, which is copied, or in a checkpoint, for the images of this split."""
+    return loaded_of(model, split, device)[0]
+
+
+def loaded_of(model: Model, split: Split, device: str = "cpu") -> tuple[Classifier, tuple[str, ...]]:
+    """The same, with what there is to note about how it was read."""
     where = pick_device(device)
-    if not isinstance(model, nn.Module):
-        return Subject(str(model), device=where).load(split).classifier
-    text = type(model).__qualname__
-    module = own_copy(model).to(where)
-    outputs, _ = probe(module, Path(text), split.shape, split.classes)
-    return Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
+    if isinstance(model, str | Path):
+        loaded = Subject(str(model), device=where).load(split)
+        return loaded.classifier, loaded.notes
+    text = name_of(model)
+    images = split.x[:TRIED] if len(split) > 1 else split.x.repeat(2, 1, 1, 1)
+    try:
+        module, notes = own_module(model, images, split.classes, where)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        raise wrong_images(Path(text), None, split.shape, error) from error
+    outputs, probed = probe(module, Path(text), split.shape, split.classes)
+    classifier = Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
+    return classifier, (*notes, *probed)
 
 
 def load_run(path: str | Path) -> Summary:
@@ -295,13 +315,17 @@ def evaluation(
     minutes: float | None = None,
     enough: Callable[[Summary], bool] | None = None,
     card: Card | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
-    """The evaluation that answers a question into a run file; `card` is that of the model, where it has one."""
+    """The evaluation that answers a question into a run file.
+
+    `card` is that of the model, where it has one; `notes` tell how the model was read.
+    """
     # First: in another layout of memory a model that answers at random meets other noise, and is known by it.
     asked = plan(ask, protocol, split, classifier)
-    notes = {"training": cautions.of_training(split, card.data if card else "")}
+    known = {"model": "; ".join(notes), "training": cautions.of_training(split, card.data if card else "")}
     if why := use_channels_last(classifier, split.x):
-        notes["layout"] = f"the weights stay in the layout they have: channels last {why}"
+        known["layout"] = f"the weights stay in the layout they have: channels last {why}"
     return Evaluation(
         plan=asked,
         protocol=protocol,
@@ -314,7 +338,7 @@ def evaluation(
         deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
         enough=enough,
         masking=level(ask.masking),
-        notes={kind: text for kind, text in notes.items() if text},
+        notes={kind: text for kind, text in known.items() if text},
     )
 
 

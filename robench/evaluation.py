@@ -37,7 +37,7 @@ from .search.trial import objection_to_smaller_batches
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
-NOTES = ("training", "outputs", "classes", "accuracy", "threats", "failures", "batch")
+NOTES = ("model", "training", "outputs", "classes", "accuracy", "threats", "failures", "batch")
 DROPPED = ("layout", "graph")  # optimisations: no number depends on them
 CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
@@ -96,9 +96,7 @@ class Evaluation:
     deadline: float = float("inf")  # of time.monotonic()
     enough: Callable[[Summary], bool] | None = None  # whether an answer will do although examples are open
     masking: Masking = "off"  # how closely to look, afterwards, whether gradients mislead
-    notes: dict[str, str] = field(
-        default_factory=dict
-    )  # by NOTES or DROPPED
+    notes: dict[str, str] = field(default_factory=dict)  # by NOTES or DROPPED
     _live: list[Attempt] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # yet to be prepared
     _asked: int = 0  # queries of the attempts that are over

@@ -14,6 +14,7 @@ from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin
 from ..problem.memory import out_of_memory
+from ..problem.module_copy import own_copy
 from ..problem.randomness import reseed, seeded
 from ..problem.shapes import Inputs, Labels, Logits, Mask, PerExample
 from ..problem.threats import ThreatModel, in_box
@@ -149,12 +150,27 @@ class Referee:
         if not apart > 0:
             return False
         if not torch.equal(first.nan_to_num(0.0), self._from_seed(0, x).nan_to_num(0.0)):
+            if self._repeats_afresh(x):
+                raise UserError(
+                    f"the model keeps a state from call to call: its logits for the same images differ by up to"
+                    f" {apart:.3g}; reset the state at the beginning of its forward pass"
+                )
             raise UserError(
                 f"the model gives different logits for the same images (up to {apart:.3g} apart), and seeding torch,"
                 " numpy and random does not make it repeat them; draw its noise from torch's global generator, as"
                 " torch.randn_like does"
             )
         return True
+
+    def _repeats_afresh(self, x: Inputs) -> bool:
+        """Whether two copies of the model answer alike in their first call: then what differs is their state."""
+        copies = (own_copy(self.classifier.module) for _ in range(2))
+        with torch.no_grad(), arithmetic(self.classifier.device):
+            answers = []
+            for module in copies:
+                with seeded(0, self.classifier.device):
+                    answers.append(module(x.to(self.classifier.device)))
+        return torch.equal(*answers)
 
     def _from_seed(self, seed: int, x: Inputs) -> Logits:
         with seeded(seed, self.classifier.device):

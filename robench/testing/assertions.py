@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
-
 from .. import api
-from ..api import Ask
+from ..api import Ask, Model
 from ..errors import UserError, unknown
 from ..regression import Baseline, compare, question, read_baseline, unchanged
 from ..results.gate import Verdict, letters_of, read_allowances
@@ -18,7 +16,7 @@ __all__ = ["assert_robust"]
 
 
 def assert_robust(
-    model: nn.Module | str | Path,
+    model: Model,
     data: str | Path | None = None,
     *,
     baseline: str | Path | None = None,
@@ -85,7 +83,7 @@ def _check_shares(at_least: Mapping[str, float]) -> None:
 
 
 def _not_worse(
-    model: nn.Module | str | Path,
+    model: Model,
     baseline: Baseline,
     data: str | Path | None,
     max_drop: Sequence[str],

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from robench.errors import UserError
+from robench.problem.cautions import boundless
 from robench.problem.checkpoints import load
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.adversarial import Lesson
-from robench.problem.cautions import boundless
 from robench.recipes.making import Order, make
 from robench.recipes.training import TrainingData, kept_out
 from robench.recipes.validation import LOOKS, Look, Validation, fallen

@@ -1,0 +1,147 @@
+"""What a model returns, as logits: a tensor, a tuple, a dict, an object with `.logits`, one logit, labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .architectures.normalise import Around
+from .shapes import Inputs, Logits
+
+LOGITS = ("logits", "logit", "output", "outputs", "out", "pred", "preds", "prediction", "predictions", "scores")
+"""Names under which models return their logits, the most usual first."""
+
+Place = int | str
+Meaning = Literal["logits", "one logit", "one probability", "labels"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where in what a model returns its answer is, and what it means."""
+
+    place: tuple[Place, ...]  # keys, attributes and indices, from the outside in; () for a tensor that is returned bare
+    meaning: Meaning
+    classes: int
+
+
+class AsLogits(Around):
+    """A network whose answer is read off what it returns; its weights keep their names."""
+
+    def __init__(self, network: nn.Module, form: Form):
+        super().__init__(network)
+        self.form = form
+
+    def forward(self, x: Inputs) -> Logits:
+        returned = self.network(x)
+        for place in self.form.place:
+            returned = _part(returned, place)
+        answer: Tensor = returned
+        if self.form.meaning == "logits":
+            return answer
+        flat = answer.flatten()
+        if self.form.meaning == "labels":
+            return F.one_hot(flat.long(), self.form.classes).to(x.dtype)
+        if self.form.meaning == "one probability":
+            return torch.stack([1 - flat, flat], dim=1)
+        return torch.stack([-flat / 2, flat / 2], dim=1)  # their difference is the logit
+
+
+def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network as a function to logits, (N, K), and what to note about what it returns.
+
+    `x` are a few images, at least two; `classes` those of the data, where known. Raises UserError where nothing that
+    the network returns can be read as an answer about each image. Whatever the network itself raises is passed on.
+    """
+    with torch.no_grad():
+        returned = network(x.clone())
+    place, answer, others = _answer(returned, len(x))
+    notes = []
+    if place:
+        name = ".".join(map(str, place))
+        note = f"of what the model returns ({type(returned).__name__}), {name!r} is taken as the logits"
+        notes.append(note + (f"; {', '.join(others)} would fit as well" if others else ""))
+    form, note = _form(place, answer, classes)
+    notes += [note] if note else []
+    if form.meaning == "logits" and not place:
+        return network, ()
+    return AsLogits(network, form), tuple(notes)
+
+
+def _form(place: tuple[Place, ...], answer: Tensor, classes: int | None) -> tuple[Form, str]:
+    """What an answer means, and the note about it."""
+    if answer.ndim == 2 and answer.shape[1] > 1:
+        return Form(place, "logits", answer.shape[1]), ""
+    if not answer.is_floating_point():
+        k = max(classes or 2, int(answer.max()) + 1)
+        note = "the model answers labels, which have no gradients: only attacks that read labels can be run"
+        return Form(place, "labels", k), note
+    if classes is not None and classes > 2:
+        raise UserError(
+            f"the model gives one number for each image, as a binary classifier does, but the data have {classes}"
+            " classes; return one logit for each class, or choose data with two"
+        )
+    if bool(((answer >= 0) & (answer <= 1)).all()):
+        note = (
+            "the model gives one number between 0 and 1 for each image, taken as the probability of class 1; return the"
+            " logit for gradients that do not saturate"
+        )
+        return Form(place, "one probability", 2), note
+    return Form(place, "one logit", 2), "the model gives one logit for each image, taken as that of class 1 of two"
+
+
+def _answer(returned: object, images: int) -> tuple[tuple[Place, ...], Tensor, list[str]]:
+    """The part that answers about each image, where it is, and the names of others that would fit."""
+    found = [(place, t) for place, t in _tensors(returned, ()) if t.ndim in (1, 2) and len(t) == images]
+    if not found:
+        raise UserError(_no_answer(returned, images))
+    ranked = sorted(found, key=lambda part: _rank(part[0], part[1]))  # a stable order: the first of equals
+    place, answer = ranked[0]
+    rivals = [other for other in ranked[1:] if _rank(*other) == _rank(place, answer)]
+    return place, answer, [".".join(map(str, other)) for other, _ in rivals]
+
+
+def _rank(place: tuple[Place, ...], answer: Tensor) -> tuple[int, bool, int]:
+    """How unlike logits a part is: by its name, then by its shape, then by how deep it is."""
+    last = place[-1] if place else ""
+    named = LOGITS.index(last) if isinstance(last, str) and last in LOGITS else len(LOGITS)
+    return named, answer.ndim != 2, len(place)
+
+
+def _tensors(returned: object, place: tuple[Place, ...]) -> list[tuple[tuple[Place, ...], Tensor]]:
+    if isinstance(returned, Tensor):
+        return [(place, returned)]
+    if len(place) > 2:
+        return []
+    parts: list[tuple[Place, object]] = []
+    if isinstance(returned, Mapping):
+        parts = [(key, value) for key, value in returned.items() if isinstance(key, str)]
+    elif isinstance(returned, list | tuple):
+        parts = list(enumerate(returned))
+    elif is_dataclass(returned) and not isinstance(returned, type):
+        parts = [(field.name, getattr(returned, field.name)) for field in fields(returned)]
+    elif isinstance(logits := getattr(returned, "logits", None), Tensor):
+        parts = [("logits", logits)]
+    return [found for key, value in parts for found in _tensors(value, (*place, key))]
+
+
+def _part(returned: object, place: Place) -> object:
+    if isinstance(returned, Mapping) or (isinstance(returned, list | tuple) and isinstance(place, int)):
+        return returned[place]  # type: ignore[index]
+    return getattr(returned, str(place))
+
+
+def _no_answer(returned: object, images: int) -> str:
+    if isinstance(returned, Tensor):
+        shape = "x".join(map(str, returned.shape)) or "one number"
+        return (
+            f"the model answers {images} images with a tensor of {shape}, not {images}xK logits; name a classifier of"
+            " images that takes batches of any size"
+        )
+    return (
+        f"the model answers with {type(returned).__name__}, in which no tensor has a row for each image; return the"
+        " logits, alone or under the name 'logits'"
+    )
