@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,7 +125,7 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
 
 def _placed(text: str) -> str:
     """A path in full; the names of bundled models, data sets and modules as they are."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     return str(path.resolve()) if path.is_file() else text
 
 
