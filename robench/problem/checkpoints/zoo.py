@@ -152,4 +152,4 @@ def _is_address(text: str) -> bool:
 def _below(base: str, name: str) -> str:
     """The address of a file; what follows a question mark in the base, such as a token, stays behind it."""
     parts = urlsplit(base)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}", fragment=""))
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
