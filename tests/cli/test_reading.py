@@ -296,14 +296,14 @@ def test_the_list_of_models_tells_what_each_was_trained_on_and_what_is_left_of_i
     assert "union 15.0" in told
 
 
-def test_the_list_of_models_tells_whether_the_weights_are_here_or_how_they_get_here(robench, monkeypatch, folder):
+def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):
     monkeypatch.setattr("pooch.os_cache", lambda name: folder / "cache")
     monkeypatch.delenv("ROBENCH_ZOO", raising=False)
     assert robench("list", "models", "digits-nat").out.endswith(" Its weights are here.\n")
     assert robench("list", "models", "mnist-nat").out.endswith(" Its weights are to be trained.\n")
     monkeypatch.setenv("ROBENCH_ZOO", "https://user:secret@zoo.example/models")
-    told = robench("list", "models", "mnist-nat").out
-    assert told.endswith(" Its weights are to be fetched from zoo.example, or trained.\n")
+    shown = robench("list", "models", "mnist-nat").out
+    assert shown.endswith(" Its weights are to be fetched from zoo.example, or trained.\n")
 
 
 def test_no_kind_of_list_is_forgotten():

@@ -1,4 +1,4 @@
-"""Bundled models: where their weights are found, and what is said when they are nowhere."""
+"""Bundled models: where their weights are found, and the error when they are nowhere."""
 
 import errno
 import hashlib
@@ -168,7 +168,7 @@ def test_a_folder_under_the_name_of_the_weights_is_not_them(tmp_path, zoo_folder
     assert "replace" not in message
 
 
-def test_a_working_folder_that_was_deleted_is_not_looked_in(tmp_path, zoo_folder):
+def test_a_working_folder_that_was_deleted_is_not_searched(tmp_path, zoo_folder):
     Path.cwd().rmdir()
     assert all_ways_out_are_in(refusal())
     right = put(tmp_path / "cache" / "model_zoo" / FILE)
@@ -307,10 +307,10 @@ locate(sys.argv[3])
     folder = tmp_path / "cache" / "model_zoo"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cache"), str(zoo_folder), NAME])
     try:
-        patience = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in folder.glob("*")):
             assert process.poll() is None
-            assert time.monotonic() < patience
+            assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -404,8 +404,8 @@ def test_a_bundled_model_is_here_or_says_how_to_get_it(tmp_path, monkeypatch, na
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
     monkeypatch.delenv(zoo.VARIABLE, raising=False)
     path = zoo.zoo_card(name)
-    said = read_card(path)
-    if zoo.has_weights(path, said):
-        assert locate(name) == (path.with_suffix(".safetensors"), said)
+    card = read_card(path)
+    if zoo.has_weights(path, card):
+        assert locate(name) == (path.with_suffix(".safetensors"), card)
     else:
-        assert refusal(name).endswith(said.command)
+        assert refusal(name).endswith(card.command)
