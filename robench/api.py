@@ -1,6 +1,7 @@
 """From what a user names to an answered question: the functions behind the command line, and `robench.evaluate`."""
 
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -132,7 +133,7 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
 
 def _placed(text: str) -> str:
     """A path in full; the names of bundled models, data sets and modules as they are."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     return str(path.resolve()) if path.is_file() else text
 
 

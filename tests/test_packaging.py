@@ -1,16 +1,25 @@
 """What is shipped: versions that fit together, files that belong in it, nothing that belongs elsewhere."""
 
 import hashlib
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
+from pathspec import GitIgnoreSpec
 
 import robench
 from robench.cli import train
@@ -86,12 +95,98 @@ def test_the_command_is_a_function_that_exists():
     assert callable(getattr(import_module(module), name))
 
 
-def test_the_wheel_carries_models_protocols_and_types():
-    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["packages"] == ["robench"]
-    assert wheel["force-include"] == {"model_zoo": "robench/model_zoo"}
-    assert (ROOT / "robench" / "py.typed").is_file()
-    assert list((ROOT / "robench" / "protocols").glob("*.toml"))
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    return Path(path)
+
+
+def test_the_wheel_carries_the_package_every_card_and_the_weights_of_the_digits_models_alone(wheel):
+    package = {path.relative_to(ROOT) for path in (ROOT / "robench").rglob("*") if path.is_file()}
+    package = {path.as_posix() for path in package if "__pycache__" not in path.parts}
+    zoo = {f"robench/model_zoo/{path.name}" for path in CARDS}
+    zoo |= {f"robench/model_zoo/{path.stem}.safetensors" for path in CARDS if read_card(path).data == "digits"}
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert carried == package | zoo
+    assert {"robench/py.typed", "robench/protocols/standard-mnist.toml", "robench/cli/main.py"} <= package
+    assert wheel.stat().st_size < 5_000_000
+
+
+def test_the_wheel_of_a_source_distribution_is_the_same(wheel, tmp_path):
+    (archive,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    (folder,) = (tmp_path / "unpacked").iterdir()
+    (again,) = WheelBuilder(str(folder)).build(directory=str(tmp_path), versions=["standard"])
+    assert Path(again).read_bytes() == wheel.read_bytes()
+
+
+def test_what_is_installed_finds_weights_it_does_not_carry_in_the_checkout_it_is_run_in(wheel, tmp_path):
+    """The README installs the checkout and goes on in it."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from robench.problem.checkpoints import locate, zoo; "
+    code += "print(zoo.zoo_folder(), *(locate(name)[0] for name in ('digits-nat', 'mnist-adv-linf')), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    zoo = tmp_path / "robench" / "model_zoo"
+    weights = [zoo / "digits-nat.safetensors", ROOT / "model_zoo" / "mnist-adv-linf.safetensors"]
+    assert done.stdout.splitlines() == [str(zoo), *map(str, weights)]
+
+
+def test_the_repository_keeps_the_weights_that_the_pages_need():
+    weights = {path.stem for path in (ROOT / "model_zoo").glob("*.safetensors")}
+    digits = {path.stem for path in CARDS if read_card(path).data == "digits"}
+    assert weights - digits == {"mnist-adv-linf", "mnist-adv-max", "mnist-eat-wider"}
+
+
+# The room that the repository takes
+
+
+def tracked(root: Path) -> list[Path]:
+    """The files that git tracks; in a copy without git, as .ci/run makes, all that .gitignore does not leave out."""
+    if (root / ".git").exists() and shutil.which("git"):
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
+        if listed.returncode == 0:  # git refuses a checkout of another user
+            return [path for name in listed.stdout.split("\0") if name and (path := root / name).is_file()]
+    ignored, paths = GitIgnoreSpec.from_lines((root / ".gitignore").read_text().splitlines()), []
+    for folder, inside, files in os.walk(root):
+        inside[:] = [
+            n for n in inside if n != ".git" and not ignored.match_file(f"{Path(folder, n).relative_to(root)}/")
+        ]
+        paths += [p for p in (Path(folder, n) for n in files) if not ignored.match_file(p.relative_to(root))]
+    return paths
+
+
+def megabytes(paths: Iterable[Path]) -> float:
+    return sum(path.stat().st_size for path in paths) / 2**20
+
+
+def test_tracked_files_stay_below_fifty_mebibytes():
+    paths = tracked(ROOT)
+    assert {ROOT / "README.md", ROOT / "reports" / "runs" / "digits-nat.robench", *WITH_WEIGHTS} <= {*paths}
+    assert megabytes(paths) < 50, "remove weights that can be fetched or trained; their cards and rows stay"
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_what_is_counted_is_what_is_committed(tmp_path, with_git):
+    names = {"README.md": 1, "model_zoo/large.safetensors": 60 * 2**20, "reports/runs/a.robench": 100}
+    ignored = [".venv/lib/torch.so", "build/x", "robench/__pycache__/x.pyc", "runs/mine.robench", "dist/robench.whl"]
+    for name, size in [*names.items(), *((name, 10**6) for name in ignored)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # takes no room itself
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    if with_git:
+        if not shutil.which("git"):
+            pytest.skip("git is not installed")
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+        subprocess.run(["git", "add", "--intent-to-add", "."], cwd=tmp_path, check=True)
+    paths = tracked(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in paths} == {*names, ".gitignore"}
+    assert megabytes(paths) > 60
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)

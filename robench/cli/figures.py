@@ -15,7 +15,8 @@ from ..errors import UserError, unknown
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import durable, threats
-from ..problem.checkpoints.cards import read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import read_card
+from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
 from ..results import figures

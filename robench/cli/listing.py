@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import click
 
@@ -11,7 +12,8 @@ from ..errors import UserError, unknown
 from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints import locate
-from ..problem.checkpoints.cards import Card, read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import Card, read_card
+from ..problem.checkpoints.zoo import has_weights, zoo_addresses, zoo_card, zoo_names
 from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
 from ..problem.split import Split
@@ -57,9 +59,17 @@ def _models() -> Lines:
         card = read_card(zoo_card(name))
         threats = card.settings.get("threats", [])
         against = f" against {', '.join(threats)}" if threats else ""
-        told = [f"{card.architecture} on {card.data}, recipe {card.recipe}{against}.", _measured(card)]
-        told += [] if zoo_card(name).with_name(card.weights).is_file() else ["Its weights are to be trained."]
-        yield name, " ".join(filter(None, told))
+        made = f"{card.architecture} on {card.data}, recipe {card.recipe}{against}."
+        yield name, " ".join(filter(None, (made, _measured(card), _weights(name, card))))
+
+
+def _weights(name: str, card: Card) -> str:
+    """Where they are, or what gets them here."""
+    if has_weights(zoo_card(name), card):
+        return "Its weights are here."
+    servers = [urlsplit(url).hostname or url for url in zoo_addresses(card)]
+    fetched = f"fetched from {' or '.join(servers)}, or " if servers else ""
+    return f"Its weights are to be {fetched}trained."
 
 
 def _measured(card: Card) -> str:

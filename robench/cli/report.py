@@ -9,7 +9,8 @@ import msgspec
 
 from ..api import load_run
 from ..errors import UserError
-from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, zoo_card, zoo_names
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
+from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.claims import published
 from ..results.summary import Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render

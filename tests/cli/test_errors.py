@@ -60,6 +60,15 @@ def test_a_truncated_checkpoint_is_called_so(folder, refused, weights, kind, sha
     assert f"{path.name} is cut off or damaged" in told or f"{path.name} is not a checkpoint" in told
 
 
+def test_the_home_of_an_unknown_user_is_no_bug(folder, refused, monkeypatch):
+    assert "there is no file ~no-such-user/m.pt" in refused("evaluate", "~no-such-user/m.pt", "--data", "digits")
+    assert "there is no file ~no-such-user/x.npz" in refused("evaluate", "digits-nat", "--data", "~no-such-user/x.npz")
+    monkeypatch.setenv("ROBENCH_DATA", "~no-such-user")
+    assert "ROBENCH_DATA is '~no-such-user', which is not a folder" in refused(
+        "evaluate", "digits-nat", "--data", "mnist"
+    )
+
+
 def test_an_html_page_under_the_name_of_a_checkpoint_is_called_so(folder, refused):
     (folder / "model.pt").write_text("<!DOCTYPE html>\n<html>Sign in</html>")
     assert "model.pt is an HTML page, not a checkpoint" in refused(*EVALUATE)

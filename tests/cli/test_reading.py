@@ -22,7 +22,7 @@ from robench.cli.main import COMMANDS
 from robench.evidence.store import RunFile
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import locate
-from robench.problem.checkpoints.cards import zoo_names
+from robench.problem.checkpoints.zoo import zoo_names
 from robench.problem.datasets import DATASETS, load
 from robench.problem.threats import THREATS
 from robench.protocols import names
@@ -294,6 +294,16 @@ def test_the_list_of_models_tells_what_each_was_trained_on_and_what_is_left_of_i
     told = robench("list", "models", "digits-sat").out
     assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in told
     assert "union 15.0" in told
+
+
+def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):
+    monkeypatch.setattr("pooch.os_cache", lambda name: folder / "cache")
+    monkeypatch.delenv("ROBENCH_ZOO", raising=False)
+    assert robench("list", "models", "digits-nat").out.endswith(" Its weights are here.\n")
+    assert robench("list", "models", "mnist-nat").out.endswith(" Its weights are to be trained.\n")
+    monkeypatch.setenv("ROBENCH_ZOO", "https://user:secret@zoo.example/models")
+    shown = robench("list", "models", "mnist-nat").out
+    assert shown.endswith(" Its weights are to be fetched from zoo.example, or trained.\n")
 
 
 def test_no_kind_of_list_is_forgotten():

@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from robench.problem.checkpoints.cards import read_card, write_card, zoo_card
+from robench.problem.checkpoints.cards import read_card, write_card
+from robench.problem.checkpoints.zoo import zoo_card
 
 from .conftest import files
 

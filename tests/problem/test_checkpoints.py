@@ -17,7 +17,8 @@ from torch import nn
 from robench.errors import UserError
 from robench.problem import durable
 from robench.problem.architectures import ARCHITECTURES
-from robench.problem.checkpoints import cards, load, save
+from robench.problem.checkpoints import load, save
+from robench.problem.checkpoints import zoo as bundled
 from robench.problem.checkpoints.cards import Card, read_card, write_card
 from robench.problem.classifier import Classifier
 
@@ -371,7 +372,7 @@ def zoo(tmp_path, monkeypatch):
     """A zoo of one model, and the model."""
     folder = tmp_path / "model_zoo"
     folder.mkdir()
-    monkeypatch.setattr(cards, "zoo_folder", lambda: folder)
+    monkeypatch.setattr(bundled, "zoo_folder", lambda: folder)
     model = network()
     weights = folder / "digits-adv-linf.safetensors"
     digest = save(model, weights, architecture="digits-cnn", normalisation="none", shape=SHAPE, classes=10)
@@ -390,7 +391,7 @@ def card_for(weights, digest, **fields):
 def test_a_bundled_model_is_loaded_by_name_with_what_its_card_says(zoo, tmp_path, monkeypatch):
     folder, model = zoo
     monkeypatch.chdir(tmp_path)
-    assert cards.zoo_names() == ("digits-adv-linf",)
+    assert bundled.zoo_names() == ("digits-adv-linf",)
     Path("digits-adv-linf").mkdir()  # a training folder of that name is not in the way
     for text in ("digits-adv-linf", folder / "digits-adv-linf.safetensors", folder / "digits-adv-linf.toml"):
         loaded = load(text)
@@ -417,15 +418,6 @@ def test_weights_that_are_not_those_of_the_card_are_refused(zoo):
         assert "has SHA-256" in refusal(text)
 
 
-def test_a_model_whose_weights_are_left_out_says_how_to_make_them(zoo):
-    folder, _ = zoo
-    (folder / "digits-adv-linf.safetensors").unlink()
-    assert "is not in its folder; put it there" in refusal("digits-adv-linf")
-    card = folder / "digits-adv-linf.toml"
-    write_card(card, msgspec.structs.replace(read_card(card), command="robench train nat --out m"))
-    assert "put it there, or make the model: robench train nat --out m" in refusal("digits-adv-linf")
-
-
 def test_an_unknown_name_suggests_the_nearest_models_and_files(zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "did you mean digits-adv-linf?" in refusal("digits-adv-lnf")
@@ -433,18 +425,6 @@ def test_an_unknown_name_suggests_the_nearest_models_and_files(zoo, tmp_path, mo
     Path("runs/last.pt").write_bytes(b"")
     assert "did you mean runs/last.pt?" in refusal("runs/lats.pt")
     assert "there is no file nowhere/x.pt" in refusal("nowhere/x.pt")
-
-
-def test_the_zoo_is_the_folder_in_the_package_or_beside_it(tmp_path, monkeypatch):
-    package = tmp_path / "site" / "robench"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(cards, "PACKAGE", package)
-    assert cards.zoo_folder() is None
-    assert cards.zoo_names() == ()
-    (tmp_path / "site" / "model_zoo").mkdir()
-    assert cards.zoo_folder() == tmp_path / "site" / "model_zoo"
-    (package / "model_zoo").mkdir()
-    assert cards.zoo_folder() == package / "model_zoo"
 
 
 AWKWARD = 'quotes " and \\ and \n lines, \t tabs, a bell \x07, DEL \x7f, é, 😀, # = []'

@@ -3,11 +3,7 @@
 import gzip
 import hashlib
 import io
-import socket
 import tarfile
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -18,67 +14,9 @@ from robench.problem.datasets.download import Download, fetch
 from robench.problem.datasets.files import Places
 from robench.problem.datasets.mnist import IdxFile, IdxPart, IdxSet, idx_bytes
 
+from .serving import PAGE, left_in
+
 CONTENT = bytes(range(256)) * 1000
-PAGE = b"\n<!DOCTYPE html><html><body>Please sign in</body></html>"
-
-
-class Server:
-    """Answers with what `files` says, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.missing_bytes: dict[str, int] = {}  # announced but never sent
-        self.asked: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.lstrip("/")
-                server.asked.append(path)
-                if path not in server.files:
-                    self.send_error(404)
-                    return
-                body = server.files[path]
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body) + server.missing_bytes.get(path, 0)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._http.server_port}/"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> "Server":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-@pytest.fixture(autouse=True)
-def direct_connection(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """An address at which nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}/"
 
 
 def md5(data: bytes) -> str:
@@ -87,10 +25,6 @@ def md5(data: bytes) -> str:
 
 def wanted(*urls: str) -> list[Download]:
     return [Download("images.gz", f"md5:{md5(CONTENT)}", urls)]
-
-
-def left_in(folder) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_file_arrives_as_published_under_its_own_name(server, tmp_path):
@@ -132,8 +66,7 @@ def test_what_is_not_the_published_file_is_named_and_leaves_nothing_behind(
         server.missing_bytes["images.gz"] = missing_bytes
     with pytest.raises(UserError) as caught:
         fetch(wanted(server.address + "images.gz"), tmp_path, "toy")
-    host = server.address.removeprefix("http://").rstrip("/")
-    assert f"({host}: {answer})" in str(caught.value)
+    assert f"({server.host}: {answer})" in str(caught.value)
     assert left_in(tmp_path) == []
 
 

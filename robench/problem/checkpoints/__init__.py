@@ -1,6 +1,7 @@
 """From a checkpoint file, or the name of a bundled model, to a classifier; and back."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,9 +16,10 @@ from .. import durable
 from ..architectures.normalise import canonical, normalised
 from ..classifier import Classifier
 from .assembly import Said, assemble, by
-from .cards import Card, read_card, verified, zoo_card, zoo_names
+from .cards import Card, read_card, verified
 from .contents import read
 from .probe import probe, refuse_not_finite, wrong_images
+from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
 
 __all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
 
@@ -125,7 +127,7 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
 
     Raises UserError when there is nothing of that name, or it is not what its card was written for.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user as it is
     if str(checkpoint) in zoo_names():
         path = zoo_card(str(checkpoint))
     if path.is_dir():
@@ -137,7 +139,7 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     if not beside.is_file():
         return path, None
     card = read_card(beside)
-    weights = verified(beside, card)
+    weights = zoo_weights(beside, card) if is_bundled(beside) else verified(beside, card)
     if path not in (beside, weights):
         raise UserError(f"{path} lies beside a card for {card.weights}; name that file, or move the card {beside} away")
     return weights, card
@@ -157,6 +159,8 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
 
 
 def _missing(text: str, path: Path) -> UserError:
+    if path.suffix in SUFFIXES and path.stem in zoo_names():
+        return UserError(f"there is no file {text}; the bundled model is called {path.stem}")
     siblings = [p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES] if path.parent.is_dir() else []
     near = [str(path.parent / name) for name in get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
     if not near and (path.suffix or path.parent != Path()):

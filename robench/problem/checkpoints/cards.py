@@ -1,7 +1,6 @@
 """A model's card: what its weights are, how they were made, what they are claimed and measured to do.
 
-The zoo is a folder of NAME.toml beside NAME.safetensors; large weights are left out, and made anew by the command on
-their card. Knows nothing of torch.
+NAME.toml beside NAME.safetensors; the cards of bundled models are in zoo.py. Knows nothing of torch.
 """
 
 import json
@@ -12,10 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ...errors import UserError, unknown
+from ...errors import UserError
 from ..durable import replace, sha256
-
-PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,26 +54,6 @@ def minutes_in_all(card: Card) -> float | None:
     return None if card.minutes is None else card.minutes + (card.minutes_before or 0)
 
 
-def zoo_folder() -> Path | None:
-    """Where the bundled models are: inside the installed package, or beside it in a source checkout."""
-    places = (PACKAGE / "model_zoo", PACKAGE.parent / "model_zoo")
-    return next((place for place in places if place.is_dir()), None)
-
-
-def zoo_names() -> tuple[str, ...]:
-    """The models that can be asked for by name, sorted."""
-    folder = zoo_folder()
-    return tuple(sorted(path.stem for path in folder.glob("*.toml"))) if folder else ()
-
-
-def zoo_card(name: str) -> Path:
-    """The card of a bundled model. Raises UserError with the nearest names."""
-    folder = zoo_folder()
-    if folder is None or name not in zoo_names():
-        raise unknown("model", name, zoo_names())
-    return folder / f"{name}.toml"
-
-
 def read_card(path: Path) -> Card:
     """The card in a TOML file. Raises UserError naming the key that is missing or wrong."""
     try:
@@ -85,7 +62,7 @@ def read_card(path: Path) -> Card:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
-    if Path(card.weights).name != card.weights:
+    if card.weights in ("", "..") or Path(card.weights).name != card.weights:
         raise UserError(f"the card {path} names the weights {card.weights!r}; they must be a file in its own folder")
     return card
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..architectures.factories import searching
-from ..datasets.files import BEGINNING, is_html
+from ..cache import BEGINNING, is_html
 from ..durable import sha256
 from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
 

@@ -1,5 +1,6 @@
 """The data sets robench knows by name, and the user's own in `.npz` files."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def load(text: str, part: str = "test") -> Split:
     if part not in PARTS:
         raise errors.unknown(f"part of {text}", part, PARTS)
     if _is_file(text):
-        return npz.read(Path(text).expanduser(), part)
+        return npz.read(Path(os.path.expanduser(text)), part)
     if text not in DATASETS:
         raise errors.unknown("data set", text, DATASETS)
     return DATASETS[text].read(part)

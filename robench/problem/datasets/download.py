@@ -1,29 +1,12 @@
-"""Fetches published files. Nothing is left in the cache under its name unless its checksum was right."""
+"""Fetches the published files of a data set."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import pooch
-import requests
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from .. import download
+from ..download import Download
 
-from ...errors import UserError
-from .files import BEGINNING, is_html
-
-CHUNK = 1 << 16  # bytes; pooch's default of 1 kB spends its time flushing
-
-
-@dataclass(frozen=True)
-class Download:
-    """A published file: what it is called, its checksum, and every address it is known at."""
-
-    name: str
-    checksum: str  # md5:... or sha256:...
-    urls: tuple[str, ...]
+__all__ = ["Download", "fetch"]
 
 
 def fetch(downloads: Sequence[Download], folder: Path, data_set: str) -> None:
@@ -31,104 +14,7 @@ def fetch(downloads: Sequence[Download], folder: Path, data_set: str) -> None:
 
     Raises UserError, with what each address answered and what to do instead, when one cannot be had.
     """
-    for download in downloads:
-        _fetch_one(download, folder, data_set, wanted=[d.name for d in downloads])
-
-
-def _fetch_one(download: Download, folder: Path, data_set: str, wanted: list[str]) -> None:
-    answers: list[str] = []
-    pooch.get_logger().setLevel("WARNING")  # the bar says what is fetched
-    way_out = (
-        f"set ROBENCH_DATA to a folder that holds {' and '.join(f'{data_set}/{name}' for name in wanted)}, "
-        "or take --data digits, which needs no download"
-    )
-    for url in download.urls:
-        try:
-            with _bar(download.name) as bar:
-                # Downloads under a temporary name, compares the checksum, then renames; nothing if the file is there.
-                pooch.retrieve(
-                    url,
-                    download.checksum,
-                    fname=download.name,
-                    path=folder,
-                    downloader=_NoPages(bar),
-                    progressbar=False,
-                )
-        except (requests.RequestException, ValueError) as error:
-            answers.append(f"{urlsplit(url).netloc}: {_reason(error)}")
-        except OSError as error:
-            raise UserError(f"{data_set} cannot be stored in {folder} ({error.strerror or error}); {way_out}") from None
-        else:
-            return
-    raise UserError(
-        f"{data_set} is not on this machine and {download.name} cannot be downloaded ({'; '.join(answers)}); {way_out}"
-    )
-
-
-class _PageError(ValueError):
-    """The address answered with an HTML page."""
-
-
-class _NoPages:
-    """pooch's way of fetching over HTTP, which then refuses HTML pages: a wrong checksum would not say why."""
-
-    def __init__(self, bar: "_Bar"):
-        self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
-
-    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> bool | None:
-        self._http(url, output_file, pooch)
-        with open(output_file, "rb") as file:
-            if is_html(file.read(BEGINNING)):
-                raise _PageError
-        return None
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case _PageError():
-            return "an HTML page instead of the file"
-        case requests.HTTPError(response=requests.Response(status_code=status)):
-            return f"HTTP {status}"
-        case requests.ConnectionError() | requests.Timeout():
-            return "no connection"
-        case requests.RequestException():
-            return "the transfer broke off"
-        case _:
-            return "a file with another checksum"
-
-
-class _Bar:
-    """A bar of rich's under the names by which pooch drives one."""
-
-    def __init__(self, progress: Progress, label: str):
-        self._progress = progress
-        self._task = progress.add_task(label, total=None)
-
-    @property
-    def total(self) -> float | None:
-        """Bytes to come; None while unknown."""
-        return self._progress.tasks[0].total
-
-    @total.setter
-    def total(self, size: int) -> None:
-        self._progress.update(self._task, total=size or None)
-
-    def update(self, size: int) -> None:
-        """Some more bytes have come."""
-        self._progress.advance(self._task, size)
-
-    def reset(self) -> None:
-        """pooch sets the bar back once to fill it exactly."""
-        self._progress.reset(self._task)
-
-    def close(self) -> None:
-        """The `with` around the download closes the bar, also after an error."""
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[_Bar]:
-    """A progress bar on standard error when that is a terminal; otherwise nothing is drawn."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress, label)
+    files = " and ".join(f"{data_set}/{file.name}" for file in downloads)
+    way_out = f"set ROBENCH_DATA to a folder that holds {files}, or take --data digits, which needs no download"
+    for file in downloads:
+        download.fetch(file, folder, subject=data_set, way_out=way_out)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
+from ..cache import BEGINNING, cache_folder, is_html
 
-BEGINNING = 512  # bytes are enough to know a page
-HTML_BEGINNINGS = (b"<!doctype html", b"<html", b"<head")
 REPLACE = "replace it, or delete it to have it downloaded again"
 
 
@@ -26,15 +25,13 @@ class Places:
 
         Raises UserError when ROBENCH_DATA is not a folder.
         """
-        import pooch
-
         text = os.environ.get("ROBENCH_DATA")
-        own = Path(text).expanduser() if text else None
+        own = Path(os.path.expanduser(text)) if text else None
         if own is not None and not own.is_dir():
             raise UserError(
                 f"ROBENCH_DATA is {text!r}, which is not a folder; set it to the folder with the data files"
             )
-        return cls(own, Path(pooch.os_cache("robench")))
+        return cls(own, cache_folder())
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -66,11 +63,6 @@ def refuse_page(path: Path) -> None:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     if is_html(beginning):
         raise UserError(f"{path} is an HTML page, not the file of that name; delete it and download the file again")
-
-
-def is_html(beginning: bytes) -> bool:
-    """Whether a file begins as pages do: sign-in forms and error pages are often saved under a file's name."""
-    return beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(HTML_BEGINNINGS)
 
 
 def verified(data: bytes, md5: str, source: str) -> bytes:

@@ -1,0 +1,155 @@
+"""Bundled models: the package carries a card of each, and the weights of the small ones.
+
+The name of a bundled model stands for the weights whose SHA-256 is on its card, wherever they are found: beside the
+card, in a source checkout, in the cache folder, in a folder of the user's, or at an address. A card that is not
+bundled has no address: nothing is ever fetched for it. Knows nothing of torch.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ...errors import UserError, unknown
+from ..cache import cache_folder
+from ..durable import sha256
+from .cards import Card, verified
+
+PACKAGE = Path(__file__).resolve().parents[2]
+FOLDER = "model_zoo"
+VARIABLE = "ROBENCH_ZOO"  # a folder with NAME.safetensors, or the address of one
+
+# Base addresses at which the project publishes NAME.safetensors. None yet: the project has no public address. A
+# release that has one adds it here, and ROBENCH_ZOO still goes first.
+PUBLISHED: tuple[str, ...] = ()
+
+
+def zoo_folder() -> Path | None:
+    """Where the cards are: inside the installed package, or beside it in a source checkout."""
+    places = (PACKAGE / FOLDER, PACKAGE.parent / FOLDER)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def zoo_names() -> tuple[str, ...]:
+    """The names of the bundled models, sorted."""
+    folder = zoo_folder()
+    return tuple(sorted(path.stem for path in folder.glob("*.toml"))) if folder else ()
+
+
+def zoo_card(name: str) -> Path:
+    """The card of a bundled model. Raises UserError with the nearest names."""
+    folder = zoo_folder()
+    if folder is None or name not in zoo_names():
+        raise unknown("model", name, zoo_names())
+    return folder / f"{name}.toml"
+
+
+def is_bundled(card: Path) -> bool:
+    """Whether the card at this path is one that the package carries."""
+    folder = zoo_folder()
+    return folder is not None and card.resolve().parent == folder.resolve()
+
+
+def zoo_weights(path: Path, card: Card) -> Path:
+    """The weights of the bundled card at `path`, fetched into the cache folder when no folder has them.
+
+    Raises UserError, with every way to get them, when they cannot be had, and when a file beside the card is not the
+    one that it was written for.
+    """
+    if path.with_name(card.weights).exists():
+        return verified(path, card)
+    if found := _found(path, card):
+        return found
+    ways = [f"replace {file}, which is not the file that the card was written for" for file in _files(path, card)]
+    ways += [f"set {VARIABLE} to a folder or an http(s) address that has {card.weights}"]
+    ways += [f"run robench in a source checkout whose {FOLDER}/ has it"]
+    ways += [f"train the model and name the file that this writes: {card.command}"] if card.command else []
+    way_out = f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    if urls := zoo_addresses(card):
+        from ..download import Download, fetch  # the network's libraries, only when they are needed
+
+        wanted = Download(card.weights, f"sha256:{card.sha256.lower()}", urls)
+        return fetch(wanted, cache_folder() / FOLDER, subject=f"the model {card.name}", way_out=way_out)
+    folders = ", ".join(map(str, _folders(path)))
+    raise UserError(f"the weights of {card.name} are in none of the folders {folders}; {way_out}")
+
+
+def has_weights(path: Path, card: Card) -> bool:
+    """Whether the weights of the bundled card at `path` are on this machine. Fetches nothing."""
+    return _found(path, card) is not None
+
+
+def zoo_addresses(card: Card) -> tuple[str, ...]:
+    """Where the weights of a bundled card may be fetched, in order: ROBENCH_ZOO where it is an address, then ours.
+
+    Raises UserError when ROBENCH_ZOO is neither an address nor a folder.
+    """
+    own = _own()
+    return tuple(_below(base, card.weights) for base in ([own] if isinstance(own, str) else []) + [*PUBLISHED])
+
+
+def _found(path: Path, card: Card) -> Path | None:
+    """The first file that is byte for byte what the card was written for."""
+    return next((file for file in _files(path, card) if _digest(file) == card.sha256.lower()), None)
+
+
+def _files(path: Path, card: Card) -> Iterator[Path]:
+    """The files under the name of the weights, right or not."""
+    return (file for folder in _folders(path) if os.path.isfile(file := folder / card.weights))
+
+
+def _digest(file: Path) -> str | None:
+    """The SHA-256 of a file; None where it cannot be read, for another folder may have it."""
+    try:
+        return sha256(file)
+    except OSError:
+        return None
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The folders that may have the weights of the card at `path`, in order.
+
+    Whoever installs a checkout and works in it has the weights there, and not in the package.
+    """
+    yield path.parent
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the current folder was deleted
+        pass
+    else:
+        above = (folder / FOLDER for folder in (here, *here.parents))
+        yield from (folder for folder in above if os.path.isdir(folder) and folder != path.parent)
+    yield cache_folder() / FOLDER
+    own = _own()
+    if isinstance(own, Path):
+        yield own
+
+
+def _own() -> Path | str | None:
+    """What ROBENCH_ZOO names, if it is set: a folder, or as text a base address. Raises UserError for all else."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    if text.lower().startswith(("http://", "https://")):
+        if _is_address(text):
+            return text
+    elif os.path.isdir(folder := os.path.expanduser(text)):
+        return Path(folder)
+    raise UserError(
+        f"{VARIABLE} is {text!r}, which is neither a folder nor an http(s) address; set it to what has the weights of "
+        "bundled models, or unset it"
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets that do not match, or a port that is no number
+        return False
+
+
+def _below(base: str, name: str) -> str:
+    """The address of a file; what follows a question mark in the base, such as a token, stays behind it."""
+    parts = urlsplit(base)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))

@@ -1,0 +1,133 @@
+"""Fetches published files. Nothing is left in the cache under its name unless its checksum was right."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pooch
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from ..errors import UserError
+from .cache import BEGINNING, is_html
+
+CHUNK = 1 << 16  # bytes; pooch's default of 1 kB spends its time flushing
+
+
+@dataclass(frozen=True)
+class Download:
+    """A published file: what it is called, its checksum, and every address it is known at."""
+
+    name: str
+    checksum: str  # md5:... or sha256:...
+    urls: tuple[str, ...]
+
+
+def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Path:
+    """The file in `folder`, put there from the first address that serves it as published.
+
+    Raises UserError, with what each address answered, when it cannot be had: `subject` is what the user wanted,
+    `way_out` what to do instead.
+    """
+    answers: list[str] = []
+    pooch.get_logger().setLevel("WARNING")  # the bar says what is fetched
+    for url in download.urls:
+        try:
+            with _bar(download.name) as bar:
+                # Downloads under a temporary name, compares the checksum, then renames; nothing if the file is there.
+                return Path(
+                    pooch.retrieve(
+                        url,
+                        download.checksum,
+                        fname=download.name,
+                        path=folder,
+                        downloader=_NoPages(bar),
+                        progressbar=False,
+                    )
+                )
+        except (requests.RequestException, ValueError) as error:
+            answers.append(f"{server(url)}: {_reason(error)}")
+        except OSError as error:
+            raise UserError(f"{subject} cannot be stored in {folder} ({error.strerror or error}); {way_out}") from None
+    raise UserError(
+        f"{subject} is not on this machine and {download.name} cannot be downloaded ({'; '.join(answers)}); {way_out}"
+    )
+
+
+def server(url: str) -> str:
+    """Host and port of an address, without a password that may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+class _PageError(ValueError):
+    """The address answered with an HTML page."""
+
+
+class _NoPages:
+    """pooch's way of fetching over HTTP, which then refuses HTML pages: a wrong checksum would not say why."""
+
+    def __init__(self, bar: "_Bar"):
+        self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
+
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> bool | None:
+        self._http(url, output_file, pooch)
+        with open(output_file, "rb") as file:
+            if is_html(file.read(BEGINNING)):
+                raise _PageError
+        return None
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case _PageError():
+            return "an HTML page instead of the file"
+        case requests.HTTPError(response=requests.Response(status_code=status)):
+            return f"HTTP {status}"
+        case requests.exceptions.InvalidURL():
+            return "not a valid address"
+        case requests.ConnectionError() | requests.Timeout():
+            return "no connection"
+        case requests.RequestException():
+            return "the transfer broke off"
+        case _:
+            return "a file with another checksum"
+
+
+class _Bar:
+    """A bar of rich's under the names by which pooch drives one."""
+
+    def __init__(self, progress: Progress, label: str):
+        self._progress = progress
+        self._task = progress.add_task(label, total=None)
+
+    @property
+    def total(self) -> float | None:
+        """Bytes to come; None while unknown."""
+        return self._progress.tasks[0].total
+
+    @total.setter
+    def total(self, size: int) -> None:
+        self._progress.update(self._task, total=size or None)
+
+    def update(self, size: int) -> None:
+        """Some more bytes have come."""
+        self._progress.advance(self._task, size)
+
+    def reset(self) -> None:
+        """pooch sets the bar back once to fill it exactly."""
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        """The `with` around the download closes the bar, also after an error."""
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[_Bar]:
+    """A progress bar on standard error when that is a terminal; otherwise nothing is drawn."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield _Bar(progress, label)
