@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,14 +14,15 @@ def own_copy(module: nn.Module) -> nn.Module:
     Kept activations are copied without their history, and what cannot be copied (locks, open files, loggers) is
     shared: neither decides what a forward pass answers.
     """
-    try:
-        return copy.deepcopy(module).eval()
-    except Exception:  # of whatever kind its attributes raise
-        memo: dict[int, Any] = {}
-        for part in module.modules():
-            for value in _values(vars(part)):
-                _settle(value, memo)
-        return copy.deepcopy(module, memo).eval()
+    with torch.no_grad():  # else the weights of a scripted module's copy have a history
+        try:
+            return copy.deepcopy(module).eval()
+        except Exception:  # of whatever kind its attributes raise
+            memo: dict[int, Any] = {}
+            for part in module.modules():
+                for value in _values(vars(part)):
+                    _settle(value, memo)
+            return copy.deepcopy(module, memo).eval()
 
 
 def _values(held: object) -> Iterator[object]:

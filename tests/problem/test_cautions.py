@@ -1,0 +1,109 @@
+"""What a reader is cautioned about, and what gives no cause for it."""
+
+import pytest
+import torch
+
+from robench.problem import cautions, datasets
+from robench.problem.split import Split
+from robench.problem.threats import parse
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.3, 4.0, -2.0], [-1.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "word"),
+    [
+        (LOGITS, ""),
+        (LOGITS + 5, ""),
+        (LOGITS.softmax(1), "probabilities"),
+        (LOGITS.half().softmax(1), "probabilities"),
+        (100 * LOGITS.softmax(1), "probabilities, not logits, in units of 1/100"),
+        ((1000 * LOGITS).softmax(1), "probabilities that have saturated"),
+        (LOGITS.log_softmax(1), "log-probabilities"),
+        (LOGITS.sigmoid(), "sigmoid"),
+        (torch.eye(3), "labels"),
+        (torch.eye(3)[[0, 0, 0]], "labels"),
+        (2 * torch.eye(3) - 1, "labels"),
+        (LOGITS * torch.nan, ""),
+        (torch.zeros(3, 3), ""),
+    ],
+)
+def test_outputs_that_are_no_logits_are_recognised(outputs, word):
+    text = cautions.of_outputs(outputs)
+    assert bool(text) == bool(word)
+    assert word in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "words"),
+    [
+        ([0] * 40, 10, "the 40 examples show 1 of 10 classes"),
+        ([0] * 20 + [1] * 20, 10, "in class order"),
+        ([0, 1] * 20, 10, "2 of 10 classes"),
+        ([3] * 6, 10, "1 of 10"),
+        (list(range(10)) * 4, 10, ""),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7, 6], 10, ""),  # a random dozen shows nine or fewer more often than not
+        ([0, 0], 10, ""),
+        ([0] * 99 + [1], 2, ""),
+        (list(range(50)), 1000, ""),
+        (list(range(10)) * 20, 1000, "10 of 1000"),
+    ],
+)
+def test_examples_of_few_classes_are_named_and_small_samples_are_not(labels, classes, words):
+    text = cautions.of_classes(torch.tensor(labels), classes)
+    assert bool(text) == bool(words)
+    assert words in text
+
+
+def test_the_chance_of_few_classes_is_that_of_counting_every_draw():
+    n, k = 4, 3
+    draws = torch.cartesian_prod(*[torch.arange(k)] * n)
+    shown = torch.tensor([len(row.unique()) for row in draws])
+    for most in range(k + 1):
+        exact = (shown <= most).double().mean().item()
+        assert cautions._chance_of_so_few(n, k, most) == pytest.approx(exact)
+
+
+def test_an_accuracy_is_measured_against_the_commonest_label():
+    y = torch.tensor([0] * 90 + [1] * 10)
+    assert "class 0, which is right on 90.0%" in cautions.of_accuracy(90, y, 2)
+    assert "90.0%" in cautions.of_accuracy(70, y, 2)
+    assert not cautions.of_accuracy(91, y, 2)
+    assert not cautions.of_accuracy(20, torch.arange(10).repeat(10), 10), "no label is commoner than another"
+
+
+@pytest.mark.parametrize(
+    ("threat", "words"),
+    [
+        ("linf:0.3", ""),
+        ("linf:0.49", ""),
+        ("linf:0.5", "the same grey"),
+        ("linf:1", "any image may become any other"),
+        ("linf:8", "8/255, not 8"),
+        ("l2:13.9", ""),
+        ("l2:14", "the same grey"),
+        ("l2:28", "any image"),
+        ("l1:100", ""),
+        ("l1:392", "the same grey"),
+        ("l1:784", "any image"),
+        ("rt:3px,30deg", ""),
+        ("rt:28px,0deg", "any image"),
+    ],
+)
+def test_a_radius_as_large_as_the_box_is_named(threat, words):
+    text = cautions.of_threat(parse(threat), (1, 28, 28))
+    assert bool(text) == bool(words)
+    assert words in text
+
+
+def test_training_images_are_named_with_the_card_and_without():
+    train, test = (Split(f"digits:{part}", *_few()) for part in ("train", "test"))
+    assert "as its card says" in cautions.of_training(train, "digits")
+    assert "these are training images" in cautions.of_training(train, "mnist")
+    assert "these are training images" in cautions.of_training(train, "")
+    assert not cautions.of_training(test, "digits")
+
+
+def _few():
+    split = datasets.load("digits").part("3")
+    return split.x, split.y, split.numbers, split.classes
