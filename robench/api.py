@@ -22,7 +22,7 @@ from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import cautions, checkpoints, datasets
 from .problem.checkpoints.cards import Card, read_card, write_card
-from .problem.checkpoints.probe import probe, wrong_images
+from .problem.checkpoints.probe import probe, random_images, wrong_images
 from .problem.classifier import Classifier
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
@@ -233,16 +233,25 @@ def loaded_of(model: Model, split: Split, device: str = "cpu") -> tuple[Classifi
         loaded = Subject(str(model), device=where).load(split)
         return loaded.classifier, loaded.notes
     text = name_of(model)
-    images = split.x[:TRIED] if len(split) > 1 else split.x.repeat(2, 1, 1, 1)
-    try:
-        module, notes = own_module(model, images, split.classes, where)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the model's own code raises
-        raise wrong_images(Path(text), None, split.shape, error) from error
+    module, notes = _own_module(model, text, split, where)
     outputs, probed = probe(module, Path(text), split.shape, split.classes)
     classifier = Classifier(module, name=text, architecture=text, shape=split.shape, classes=outputs)
     return classifier, (*notes, *probed)
+
+
+def _own_module(
+    model: Callable[[Tensor], Any], text: str, split: Split, device: torch.device
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model tried on the first images, or where it raises on one of these, on noise."""
+    images = split.x[:TRIED] if len(split) > 1 else split.x.repeat(2, 1, 1, 1)
+    for tried in (images, random_images(split.shape)):
+        try:
+            return own_module(model, tried, split.classes, device)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the model's own code raises
+            raised = error
+    raise wrong_images(Path(text), None, split.shape, raised) from raised
 
 
 def load_run(path: str | Path) -> Summary:

@@ -17,7 +17,7 @@ def probe(
 
     Raises UserError when it takes no such images, or its answer is not finite logits for `classes` classes.
     """
-    pixels = uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
+    pixels = random_images(shape)
     tensors = [*module.parameters(), *module.buffers()]
     try:
         with torch.no_grad():
@@ -43,6 +43,11 @@ def probe(
         )
     more = classes is not None and outputs > classes
     return outputs, (f"the model has {outputs} outputs for {classes} classes",) if more else ()
+
+
+def random_images(shape: tuple[int, ...]) -> Tensor:
+    """Two images of uniform noise, the same always."""
+    return uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
 
 
 def refuse_not_finite(path: Path, network: nn.Module) -> None:
