@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__, protocols
 from .environment import environment, use_granted_cores
