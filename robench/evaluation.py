@@ -318,12 +318,14 @@ class Evaluation:
             self._judge_at_random(PASSES)
         heard = self.referee.hear(missing.x, missing.y)
         errors = {n: error for n, error in zip(missing.numbers, heard.errors, strict=False) if error}
-        _refuse_useless(missing, heard.logits, errors)
+        if len(errors) == len(self.split):
+            raise _never_answers(self.split, errors)
+        _refuse_not_finite(missing, heard.logits, errors)
         if errors:
             first = next(iter(errors))
             self._note(
                 "failures",
-                f"the model raises on {len(errors)} of {len(missing)} clean images, which stay open (first: example"
+                f"the model raises on {len(errors)} of {len(self.split)} clean images, which stay open (first: example"
                 f" {first}: {errors[first].splitlines()[0]})",
             )
         answers = zip(missing.numbers, missing.digests, heard.right.tolist(), heard.margin.tolist(), strict=True)
@@ -443,14 +445,15 @@ def _as_before(plan: Plan, before: Plan) -> Plan:
     return msgspec.structs.replace(plan, precision=settled, lanes=min(plan.lanes, before.lanes))
 
 
-def _refuse_useless(split: Split, logits: torch.Tensor, errors: Mapping[int, str]) -> None:
-    """Raises UserError where the model answers about no image, or with what are no numbers."""
-    if len(errors) == len(split):
-        first = split.numbers[0]
-        raise UserError(
-            f"the model raises on every clean image (example {first} of {split.name}: {errors[first]}); mend its"
-            " forward pass, or choose other images with --data"
-        )
+def _never_answers(split: Split, errors: Mapping[int, str]) -> UserError:
+    first = split.numbers[0]
+    return UserError(
+        f"the model raises on every clean image (example {first} of {split.name}: {errors[first]}); mend its forward"
+        " pass, or choose other images with --data"
+    )
+
+
+def _refuse_not_finite(split: Split, logits: torch.Tensor, errors: Mapping[int, str]) -> None:
     finite = zip(split.numbers, logits.isfinite().all(dim=1).tolist(), strict=True)
     bad = [number for number, good in finite if not good and number not in errors]
     if bad:

@@ -1,0 +1,171 @@
+"""What `robench evaluate` says of a number that is not what it seems, and where there is none."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from robench.problem import datasets
+from robench.problem.checkpoints import load
+
+NETS = """
+import torch
+from torch import nn
+
+class Base(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+
+class Soft(Base):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+class Percent(Base):
+    def forward(self, x):
+        return 100 * super().forward(x).softmax(1)
+
+class Sure(Base):
+    def forward(self, x):
+        return (1e4 * super().forward(x)).softmax(1)
+
+class Labels(Base):
+    def forward(self, x):
+        return nn.functional.one_hot(super().forward(x).argmax(1), 10).float()
+
+class Centred(Base):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+class Rounds(Base):
+    def forward(self, x):
+        return super().forward((255 * x).byte().float() / 255)
+
+class Chooses(Base):
+    def forward(self, x):
+        if bool((x[:, 0, 0, 0] > 0.9).any()):
+            raise ValueError("a bright corner")
+        return super().forward(x)
+"""
+
+
+@pytest.fixture
+def net(folder):
+    (folder / "nets.py").write_text(NETS)
+    split = datasets.load("digits", "train")
+    x, y = split.x.flatten(1), split.y
+    weight = torch.linalg.lstsq(x.T @ x + 10 * torch.eye(784), x.T @ (torch.eye(10)[y] - 0.1)).solution
+    torch.save({"1.weight": 5 * weight.T.contiguous(), "1.bias": torch.zeros(10)}, folder / "w.pt")
+    return folder / "w.pt"
+
+
+def evaluate(robench, kind, *words):
+    few = ("--threat", "linf:0.05", "--attack", "pgd(steps=3)", "--examples", "40", "--precision", "float32")
+    return robench("evaluate", "w.pt", "--arch", f"nets.py:{kind}", "--data", "digits", *few, *words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("Base", ""),
+        ("Soft", "the outputs are probabilities, not logits:"),
+        ("Percent", "in units of 1/100"),
+        ("Sure", "the outputs take two values only"),
+        ("Centred", "answers depend on the rest of the batch"),
+    ],
+)
+def test_what_is_unusual_about_answers_stands_below_the_table_and_in_the_summary(net, robench, folder, kind, words):
+    told = evaluate(robench, kind, "--json", "s.json")
+    assert told.code == 0
+    notes = json.loads((folder / "s.json").read_text())["notes"]
+    assert bool(notes) == bool(words)
+    assert words in "; ".join(notes)
+    assert ("Note: " in told.out) == bool(words)
+    (run,) = (folder / "runs").glob("*.robench")
+    again = robench("report", run, "--intervals")
+    assert again.out == told.out, "a report shows the notes of its run"
+
+
+def test_images_in_class_order_are_named(net, robench, folder):
+    d = datasets.load("digits", "test")
+    order = d.y.argsort(stable=True)
+    np.savez(folder / "sorted.npz", x=d.x[order].numpy(), y=d.y[order].numpy())
+    torch.save({"1.weight": torch.zeros(10, 784), "1.bias": torch.eye(10)[0]}, folder / "w.pt")
+    told = evaluate(robench, "Base", "--data", "sorted.npz")
+    assert "the 40 examples show 1 of 10 classes" in told.out
+    assert "no better than always answering the commonest label, class 0" in told.out
+
+
+def test_a_later_run_of_more_examples_forgets_a_note_that_no_longer_holds(net, robench, folder):
+    d = datasets.load("digits", "test")
+    first = torch.cat([torch.where(d.y == 0)[0][:15], torch.where(d.y != 0)[0][:200]])
+    np.savez(folder / "mixed.npz", x=d.x[first].numpy(), y=d.y[first].numpy())
+    few = evaluate(robench, "Base", "--data", "mixed.npz", "--examples", "15")
+    more = evaluate(robench, "Base", "--data", "mixed.npz", "--examples", "100")
+    assert "show 1 of 10 classes" in few.out
+    assert "classes" not in more.out
+
+
+def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench):
+    told = evaluate(robench, "Base", "--threat", "linf:8", "--data", "digits:train")
+    assert "8/255, not 8" in told.out
+    assert "these are training images" in told.out
+
+
+def test_the_card_tells_whose_training_images_they_are(robench):
+    told = robench(*"evaluate digits-nat --data digits:train --threat linf:0.05 --examples 20".split())
+    assert "as its card says; measure it on digits:test" in told.out
+
+
+def test_without_a_finished_attack_there_is_no_table_and_no_summary(net, robench, folder):
+    told = evaluate(robench, "Rounds", "--json", "s.json")
+    assert told.code == 2
+    assert told.out == ""
+    last = told.err.splitlines()[-1]
+    assert last.startswith(
+        "Error: nothing was measured under linf:0.05: every planned attack failed (pgd: RuntimeError"
+    )
+    assert not (folder / "s.json").exists()
+
+
+def test_a_threat_without_a_finished_attack_has_no_number_beside_one_that_has(net, robench):
+    rt = ("--threat", "rt:1px,1deg", "--attack", "grid")
+    told = evaluate(robench, "Rounds", *rt)
+    assert told.code == 2
+    (row,) = [line for line in told.out.splitlines() if line.startswith("| w ")]
+    clean, linf, rt_cell, union, average = (cell.strip() for cell in row.strip("|").split("|")[1:])
+    assert linf == "not measured"
+    assert average == "not measured"
+    assert "≤" in union
+    assert "≤" not in rt_cell
+    assert "nothing was measured under linf:0.05" in told.err
+
+
+def test_a_clean_image_on_which_the_model_raises_is_open_and_the_others_are_measured(net, robench, folder):
+    d = datasets.load("digits", "test").part("40")
+    x = d.x.clone()
+    x[3, 0, 0, 0] = 1.0
+    np.savez(folder / "odd.npz", x=x.numpy(), y=d.y.numpy())
+    told = evaluate(robench, "Chooses", "--data", "odd.npz", "--json", "s.json")
+    assert told.code == 0
+    summary = json.loads((folder / "s.json").read_text())
+    assert summary["clean"]["open"] == 1
+    assert summary["union"]["outcomes"][3] == "O"
+    assert summary["union"]["outcomes"].count("O") == 1
+    assert "clean: the model raises on 1 example (ValueError: a bright corner)" in told.out
+    assert evaluate(robench, "Chooses", "--data", "odd.npz").out == told.out, "nor is anything left to do"
+
+
+def test_check_measures_such_a_model_and_counts_what_is_open_for_neither_side(net, robench, folder):
+    evaluate(robench, "Base", "--json", "base.json")
+    told = robench("check", "w.pt", "--arch", "nets.py:Chooses", "--baseline", "base.json", "--precision", "float32")
+    assert told.code in (0, 3)
+    told = robench("check", "w.pt", "--arch", "nets.py:Rounds", "--baseline", "base.json", "--precision", "float32")
+    assert told.code == 2
+
+
+def test_the_bundled_models_give_no_cause_for_caution(robench):
+    loaded = load("digits-adv-linf")
+    assert loaded.card is not None
+    told = robench(*"evaluate digits-adv-linf --threat linf:0.2 --attack pgd(steps=2) --examples 100".split())
+    assert "Note: " not in told.out
