@@ -18,9 +18,10 @@ def unmeasured(summary: Summary) -> list[ThreatEntry]:
 
 
 def is_unmeasured(entry: ThreatEntry) -> bool:
-    """Whether attacks failed, none broke an example, and none was made to its end on any."""
-    vain = all(not a.broken and not a.standing for a in entry.attacks)
-    return bool(entry.failures) and vain and not entry.broken
+    """Whether each planned attack failed, none broke an example, and none was made to its end on any."""
+    failed = {f.attack for f in entry.failures}
+    vain = all(a.name in failed and not a.broken and not a.standing for a in entry.attacks)
+    return bool(failed) and vain and not entry.broken
 
 
 def failure(entry: ThreatEntry) -> str:

@@ -113,7 +113,8 @@ def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench
 
 
 def test_the_card_tells_whose_training_images_they_are(robench):
-    told = robench(*"evaluate digits-nat --data digits:train --threat linf:0.05 --examples 20".split())
+    few = ("--threat", "linf:0.05", "--examples", "20")
+    told = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
     assert "as its card says; measure it on digits:test" in told.out
 
 
@@ -133,7 +134,7 @@ def test_a_threat_without_a_finished_attack_has_no_number_beside_one_that_has(ne
     told = evaluate(robench, "Rounds", *rt)
     assert told.code == 2
     (row,) = [line for line in told.out.splitlines() if line.startswith("| w ")]
-    clean, linf, rt_cell, union, average = (cell.strip() for cell in row.strip("|").split("|")[1:])
+    _, linf, rt_cell, union, average = (cell.strip() for cell in row.strip("|").split("|")[1:])
     assert linf == "not measured"
     assert average == "not measured"
     assert "≤" in union
@@ -167,5 +168,6 @@ def test_check_measures_such_a_model_and_counts_what_is_open_for_neither_side(ne
 def test_the_bundled_models_give_no_cause_for_caution(robench):
     loaded = load("digits-adv-linf")
     assert loaded.card is not None
-    told = robench(*"evaluate digits-adv-linf --threat linf:0.2 --attack pgd(steps=2) --examples 100".split())
+    few = ("--threat", "linf:0.2", "--attack", "pgd(steps=2)", "--examples", "100")
+    told = robench("evaluate", "digits-adv-linf", *few)
     assert "Note: " not in told.out
