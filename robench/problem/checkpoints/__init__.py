@@ -12,16 +12,18 @@ from torch import nn
 
 from ...errors import UserError, unknown
 from .. import durable
+from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
 from ..classifier import Classifier
-from .assembly import Said, assemble, by
+from .assembly import Built, Said, assemble
 from .cards import Card, read_card, verified, zoo_card, zoo_names
 from .contents import read
+from .nested import by, shown
 from .probe import probe, refuse_not_finite, wrong_images
 
 __all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".npz", ".mat", ".pkl", ".tar", ".json")
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,21 @@ def load(
     classes: int | None = None,
     trust_pickle: bool = False,
     device: torch.device | str = "cpu",
+    weights: str | None = None,
 ) -> Loaded:
     """The classifier in a file, or of a bundled model.
 
-    `arch` (a registered name, `module:factory` or `file.py:factory`) and `normalise` (`none`, a data set's
-    name or MEAN/STD) go before what the card or the file's metadata say; without either, the architecture is
-    recognised. `shape` (channels, height, width) and `classes` are those of the data, where they are known.
-    Code in the file runs only with `trust_pickle`. Raises UserError with one sentence on what is wrong.
+    `arch` (a registered name, `module:factory` or `file.py:factory`, with or without arguments) and `normalise`
+    (`none`, a data set's name or MEAN/STD) go before what the card or the file's metadata say, and a normalisation
+    that lies beside the weights; without an architecture, it is recognised. `shape` (channels, height, width) and
+    `classes` are those of the data, where they are known. `weights` names one of several sets of weights. Code in the
+    file runs only with `trust_pickle`. Raises UserError with one sentence on what is wrong.
     """
     path, card = locate(checkpoint)
-    contents = read(path, trust_pickle=trust_pickle, device=torch.device(device))
+    factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
+    contents = read(path, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
     said = _from_card(card) if card else _from_metadata(path, contents.metadata)
-    built = assemble(path, contents, said, arch=arch, shape=shape, classes=classes)
+    built = assemble(path, contents, said, arch=factory or arch, shape=shape, classes=classes, weights=weights)
     guessed = shape is None and said.shape is None
     shape = shape or said.shape or built.shape
     if shape is None:
@@ -61,14 +66,14 @@ def load(
     if built.shape is not None and built.shape[0] != shape[0]:
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
-    text = canonical(normalise or said.normalisation or "none", shape[0])
+    chosen, more = _normalisation(normalise, said, built)
+    text = canonical(chosen, shape[0])
     module = normalised(built.network, text, shape[0]).to(device)
     outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
     notes = contents.notes + built.notes + probed
     if guessed:
         notes += (f"its images are taken to be {by(shape)}",)
-    if normalise is None and said.normalisation is None:
-        notes += ("nothing says how its images were normalised, so it gets pixels in [0, 1]; --normalise changes that",)
+    notes += more
     name = card.name if card else path.stem
     classifier = Classifier(
         module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
@@ -128,6 +133,12 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     path = Path(checkpoint).expanduser()
     if str(checkpoint) in zoo_names():
         path = zoo_card(str(checkpoint))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _missing(str(checkpoint), path) from None
+    except OSError as error:  # too long a name, a folder that may not be read
+        raise UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
         raise UserError(f"{path} is a folder; name a file{f' in it, like {path / inside[0]}' if inside else ''}")
@@ -141,6 +152,24 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     if path not in (beside, weights):
         raise UserError(f"{path} lies beside a card for {card.weights}; name that file, or move the card {beside} away")
     return weights, card
+
+
+def _normalisation(typed: str | None, said: Said, built: Built) -> tuple[str, tuple[str, ...]]:
+    """What the user types, else the card or the metadata say, else lies beside the weights; and what to say of it."""
+    own, named = built.normalisation, typed or said.normalisation
+    if own is None:
+        if named is not None:
+            return named, ()
+        silent = "nothing says how its images were normalised, so it gets pixels in [0, 1]; --normalise changes that"
+        return "none", (silent,)
+    if named is not None:
+        who = f"--normalise {typed}" if typed else f"what {said.source} says, {named},"
+        return named, (f"{who} goes before the normalisation in the file, {own.text or own.remark} ({own.called})",)
+    if not own.text:
+        return "none", (f"the normalisation in the file ({own.called}) is {own.remark}: it is left out, and pixels in "
+                        "[0, 1] go in; --normalise changes that",)  # fmt: skip
+    changing = ", which changes nothing" if own.text == "none" else ""
+    return own.text, (f"normalisation {own.text}{changing}, from {own.called} in the file{own.remark}",)
 
 
 def _from_card(card: Card) -> Said:

@@ -1,0 +1,138 @@
+"""Which of several sets of weights in a file is taken, and what there is to say about the rest of it."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...errors import UserError
+from .contents import Contents
+from .nested import Nested, by, count, shown
+from .places import COUNTER, Place, is_copy, same
+
+USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
+"""Keys under which training scripts put the weights beside the optimiser, the most usual first."""
+TRAINING = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers", "scaler", "amp", "rng"}
+TRAINING |= {"callbacks", "loops", "sampler"}
+"""Words in the keys of what a training keeps beside the weights."""
+RULES = (
+    "whose name is that of no average or copy",
+    "whose key is the most usual",
+    "the last of a list",
+    "whose name is the shortest",
+    "the first in the file",
+)
+"""Which set of weights goes before the others, in the order in which this is decided."""
+MOST = 3  # names in a sentence
+
+
+def under(contents: Contents, key: str) -> Contents:
+    """What lies under the key or prefix that `--weights` names, in full or from any part of it on."""
+    wanted = key.strip(".") + "."
+    names = {**contents.tensors, **contents.nested.modules}
+    places = {name[: at + len(wanted) - 1] for name in names if (at := f".{name}.".find(f".{wanted}")) >= 0}
+    full = [place for place in places if place + "." == wanted] or sorted(places)
+    if len(full) > 1:
+        raise UserError(f"--weights {key} may be {listed(full)}; write one of them in full")
+    prefix = f"{full[0]}." if full else None
+    held = contents.nested
+
+    def inside(name: str) -> bool:
+        return prefix is not None and f"{name}.".startswith(prefix)
+
+    nested = replace(
+        held,
+        modules={name: module for name, module in held.modules.items() if inside(name)},
+        unusable={name: why for name, why in held.unusable.items() if inside(name)},
+        containers=[container for container in held.containers if inside(container[:-1])],
+    )
+    tensors = {name: tensor for name, tensor in contents.tensors.items() if inside(name)}
+    return replace(contents, tensors=tensors, nested=nested, module=None)
+
+
+def chosen(places: Sequence[Place], contents: Contents) -> tuple[Place, tuple[str, ...]]:
+    """The place to take, by `RULES`, and what to say where the weights of others differ."""
+    best, *others = sorted(places, key=lambda place: _rank(place, contents.nested))
+    weights = best.tensors(contents.tensors)
+    return best, _several(
+        [best, *(o for o in others if not same(weights, o.tensors(contents.tensors)))], contents.nested
+    )
+
+
+def chosen_module(held: Nested) -> tuple[str, tuple[str, ...]]:
+    """The same among modules that were saved whole."""
+    ranked = sorted((Place((f"{name}.",), {}) for name in held.modules), key=lambda place: _rank(place, held))
+    return ranked[0].prefix[:-1], _several(ranked, held)
+
+
+def called(place: Place) -> str:
+    """What a place is called in sentences, and with `--weights`."""
+    return " and ".join(shown(prefix.removesuffix(".")) for prefix in place.prefixes) or "the top of the file"
+
+
+def whence(place: Place, contents: Contents) -> tuple[str, ...]:
+    """Where the weights were found, unless their names are the keys of the network."""
+    how = f", {place.spelling}" if place.spelling else ""
+    if len(place.prefixes) > 1:
+        return (f"the weights are put together from {called(place)}{how}",)
+    (prefix,) = place.prefixes
+    container = contents.nested.container(prefix)
+    pieces = [f"under {shown(container[:-1])}"] if container else []
+    pieces += [f"after the prefix {shown(prefix[len(container) :])}"] if prefix != container else []
+    return (f"the weights are those {' '.join(pieces) or 'of the file'}{how}",) if pieces or how else ()
+
+
+def unused(place: Place, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
+    """What else the file holds: the first tensors beside the weights, and the other containers with tensors."""
+    held = contents.nested
+    used = {*place.names.values(), *also_used}
+    own = {held.container(prefix) for prefix in place.prefixes}
+    beside, elsewhere = [], dict[str, int]()
+    for name, tensor in contents.tensors.items():
+        if name in used or name.endswith((COUNTER, "n_averaged")):
+            continue
+        container = held.container(name)
+        if container in own:
+            beside.append(f"{shown(name[len(container) :])} ({by(tensor.shape)})")
+        elif TRAINING.isdisjoint(re.split(r"[\W\d_]+", container.lower())):
+            top = shown(container.partition(".")[0])
+            elsewhere[top] = elsewhere.get(top, 0) + 1
+    pieces = [listed(beside)] if beside else []
+    pieces += [listed([f"{top} ({count(number, 'tensor')})" for top, number in elsewhere.items()])] if elsewhere else []
+    return (f"not used in the file: {'; '.join(pieces)}",) if pieces else ()
+
+
+def listed(names: Iterable[str], most: int = MOST) -> str:
+    """The first of some names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def shapes_listed(tensors: Mapping[str, Tensor] | Mapping[str, tuple[int, ...]]) -> str:
+    """The first keys with their shapes."""
+    return listed(f"{shown(k)} ({by(v.shape if isinstance(v, Tensor) else v)})" for k, v in tensors.items())
+
+
+def _rank(place: Place, held: Nested) -> tuple[object, ...]:
+    """Lower goes first; one number for each of `RULES`, but for the order in the file, which sorting keeps."""
+    prefix = place.prefix
+    parts = prefix.split(".")[:-1]
+    usual = min((USUAL.index(part) for part in parts if part in USUAL), default=len(USUAL))
+    heads = [".".join(parts[: i + 1]) + "." for i in range(len(parts))]
+    place_in_list = next((-int(head[:-1].rpartition(".")[2]) for head in heads if head in held.listed), 1)
+    return is_copy(prefix), usual if parts else -1, place_in_list, (len(parts), len(prefix))
+
+
+def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
+    """What to say of weights that differ, the first of which are taken."""
+    if len(places) < 2:
+        return ()
+    one, other = (_rank(place, held) for place in places[:2])
+    decided = next((rule for rule, a, b in zip(RULES, one, other, strict=False) if a != b), RULES[-1])
+    names = [called(place) for place in places]
+    return (
+        f"the file holds {len(names)} sets of weights that fit and differ, under {listed(names)}; those under "
+        f"{names[0]} are taken, {decided}; --weights {names[1]} takes others",
+    )
