@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -151,9 +152,10 @@ class Factory:
         ]
         if lacking:
             example = _call(self.name, self.positional, dict(self.keywords), *(f"{name}=..." for name in lacking))
+            call = shlex.quote(f"{self.target}:{example}")
             raise UserError(
-                f"--arch {self.text}: {self.name} needs {' and '.join(lacking)}; write --arch '{self.target}:{example}'"
-                f" (filled in are {FILLED})"
+                f"--arch {self.text}: {self.name} needs {' and '.join(lacking)}; write --arch {call} "
+                f"(filled in are {FILLED})"
             )
 
     def _written(self, target: str) -> str:

@@ -66,7 +66,7 @@ def load(
     if built.shape is not None and built.shape[0] != shape[0]:
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
-    chosen, more = _normalisation(normalise, said, built)
+    chosen, more = _normalisation(path, normalise, said, built)
     text = canonical(chosen, shape[0])
     module = normalised(built.network, text, shape[0]).to(device)
     outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
@@ -154,8 +154,11 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     return weights, card
 
 
-def _normalisation(typed: str | None, said: Said, built: Built) -> tuple[str, tuple[str, ...]]:
-    """What the user types, else the card or the metadata say, else lies beside the weights; and what to say of it."""
+def _normalisation(path: Path, typed: str | None, said: Said, built: Built) -> tuple[str, tuple[str, ...]]:
+    """What the user types, else the card or the metadata say, else lies beside the weights; and what to say of it.
+
+    Raises UserError where what lies there cannot be used: leaving it out would measure another function.
+    """
     own, named = built.normalisation, typed or said.normalisation
     if own is None:
         if named is not None:
@@ -166,10 +169,12 @@ def _normalisation(typed: str | None, said: Said, built: Built) -> tuple[str, tu
         who = f"--normalise {typed}" if typed else f"what {said.source} says, {named},"
         return named, (f"{who} goes before the normalisation in the file, {own.text or own.remark} ({own.called})",)
     if not own.text:
-        return "none", (f"the normalisation in the file ({own.called}) is {own.remark}: it is left out, and pixels in "
-                        "[0, 1] go in; --normalise changes that",)  # fmt: skip
-    changing = ", which changes nothing" if own.text == "none" else ""
-    return own.text, (f"normalisation {own.text}{changing}, from {own.called} in the file{own.remark}",)
+        raise UserError(
+            f"{path} brings a normalisation that cannot be used: {own.called} are {own.remark}; give it to the network "
+            "in a factory (--arch), or leave it out with --normalise none"
+        )
+    what = "with mean 0 and standard deviation 1, which changes nothing" if own.text == "none" else own.text
+    return own.text, (f"the normalisation is that of the file, {what} ({own.called}{own.remark})",)
 
 
 def _from_card(card: Card) -> Said:

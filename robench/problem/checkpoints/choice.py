@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,10 +17,10 @@ TRAINING = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler",
 TRAINING |= {"callbacks", "loops", "sampler"}
 """Words in the keys of what a training keeps beside the weights."""
 RULES = (
-    "whose name is that of no average or copy",
-    "whose key is the most usual",
+    "no average or other copy by its name",
+    "the most usual key",
     "the last of a list",
-    "whose name is the shortest",
+    "the shortest name",
     "the first in the file",
 )
 """Which set of weights goes before the others, in the order in which this is decided."""
@@ -51,13 +51,27 @@ def under(contents: Contents, key: str) -> Contents:
     return replace(contents, tensors=tensors, nested=nested, module=None)
 
 
-def chosen(places: Sequence[Place], contents: Contents) -> tuple[Place, tuple[str, ...]]:
-    """The place to take, by `RULES`, and what to say where the weights of others differ."""
-    best, *others = sorted(places, key=lambda place: _rank(place, contents.nested))
+@dataclass(frozen=True)
+class Choice:
+    """The place that is taken, and the others whose weights would fit: those that differ, and those that do not."""
+
+    place: Place
+    differing: tuple[Place, ...] = ()
+    equal: tuple[Place, ...] = ()
+    note: tuple[str, ...] = ()  # on those that differ
+
+
+def chosen(places: Sequence[Place], contents: Contents) -> Choice:
+    """The place to take, by `RULES`."""
+    # Two architectures may fit at one place.
+    unique: dict[tuple[str, ...], Place] = {}
+    for place in places:
+        unique.setdefault(place.prefixes, place)
+    best, *others = sorted(unique.values(), key=lambda place: _rank(place, contents.nested))
     weights = best.tensors(contents.tensors)
-    return best, _several(
-        [best, *(o for o in others if not same(weights, o.tensors(contents.tensors)))], contents.nested
-    )
+    equal = [place for place in others if same(weights, place.tensors(contents.tensors))]
+    differing = [place for place in others if place not in equal]
+    return Choice(best, tuple(differing), tuple(equal), _several([best, *differing], contents.nested))
 
 
 def chosen_module(held: Nested) -> tuple[str, tuple[str, ...]]:
@@ -68,7 +82,7 @@ def chosen_module(held: Nested) -> tuple[str, tuple[str, ...]]:
 
 def called(place: Place) -> str:
     """What a place is called in sentences, and with `--weights`."""
-    return " and ".join(shown(prefix.removesuffix(".")) for prefix in place.prefixes) or "the top of the file"
+    return " and ".join(shown(prefix.removesuffix(".")) or "the top of the file" for prefix in place.prefixes)
 
 
 def whence(place: Place, contents: Contents) -> tuple[str, ...]:
@@ -83,10 +97,11 @@ def whence(place: Place, contents: Contents) -> tuple[str, ...]:
     return (f"the weights are those {' '.join(pieces) or 'of the file'}{how}",) if pieces or how else ()
 
 
-def unused(place: Place, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
-    """What else the file holds: the first tensors beside the weights, and the other containers with tensors."""
-    held = contents.nested
+def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
+    """What else the file holds: copies of the weights, the first tensors beside them, and other containers."""
+    held, place = contents.nested, choice.place
     used = {*place.names.values(), *also_used}
+    used |= {name for other in (*choice.differing, *choice.equal) for name in other.names.values()}
     own = {held.container(prefix) for prefix in place.prefixes}
     beside, elsewhere = [], dict[str, int]()
     for name, tensor in contents.tensors.items():
@@ -98,7 +113,8 @@ def unused(place: Place, contents: Contents, also_used: Collection[str] = ()) ->
         elif TRAINING.isdisjoint(re.split(r"[\W\d_]+", container.lower())):
             top = shown(container.partition(".")[0])
             elsewhere[top] = elsewhere.get(top, 0) + 1
-    pieces = [listed(beside)] if beside else []
+    pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
+    pieces += [listed(beside)] if beside else []
     pieces += [listed([f"{top} ({count(number, 'tensor')})" for top, number in elsewhere.items()])] if elsewhere else []
     return (f"not used in the file: {'; '.join(pieces)}",) if pieces else ()
 
@@ -134,5 +150,5 @@ def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
     names = [called(place) for place in places]
     return (
         f"the file holds {len(names)} sets of weights that fit and differ, under {listed(names)}; those under "
-        f"{names[0]} are taken, {decided}; --weights {names[1]} takes others",
+        f"{names[0]} are taken ({decided}), and --weights {names[1]} takes others",
     )

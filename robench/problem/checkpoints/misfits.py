@@ -17,6 +17,8 @@ QUANTISED = ("_packed_params", "qweight", "qzeros", "SCB", "absmax", "quant_map"
 def empty(path: Path, contents: Contents) -> UserError:
     """A file without a weight."""
     held = contents.nested
+    if held.optimiser:
+        return UserError(f"{path} is the state of an optimiser, not of a model; name the file with the weights")
     if held.unusable:
         return UserError(f"{path}: {_first_unusable(contents)}")
     if held.loops:

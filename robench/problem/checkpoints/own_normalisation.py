@@ -70,8 +70,9 @@ def _read(tensors: Mapping[str, Tensor], names: tuple[str, str], channels: int |
     sides = [side for tensor in (mean, std) for side in tensor.shape if side != 1]
     axes = max(sum(side != 1 for side in tensor.shape) for tensor in (mean, std))
     if axes > 1 or len({*sides}) > 1 or (sides and channels is not None and sides[0] != channels):
-        what = f"{by(mean.shape)} and {by(std.shape)}"
-        return Own(names, remark=f"of shape {what} instead of one number for each channel")
+        what = f"{by(mean.shape)} and {by(std.shape)}" if axes > 1 else f"{max(sides)} numbers each"
+        want = "one number for each channel" if channels is None else f"{channels}, one for each channel"
+        return Own(names, remark=f"{what} instead of {want}")
     bytes_ = bool(mean.max() > 1 or std.max() > 2)
     text = "/".join(",".join(_number(value, bytes_) for value in half.flatten().numpy()) for half in (mean, std))
     try:

@@ -186,6 +186,7 @@ def _united(
             holders[key] = prefix
             layers[key.rpartition(".")[0]].add(prefix)
     if all(len(prefixes) == 1 for prefixes in layers.values()) and not wanted.missing(holders):
-        used = tuple(dict.fromkeys(holders.values()))
-        if len(used) > 1:
-            yield used, {key: found[prefix][key] for key, prefix in holders.items()}
+        used = {*holders.values()}
+        parts = tuple(prefix for prefix in members if prefix in used)
+        if len(parts) > 1:
+            yield parts, {key: found[prefix][key] for key, prefix in holders.items()}
