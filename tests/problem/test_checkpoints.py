@@ -795,7 +795,7 @@ def test_of_several_sets_of_weights_the_one_taken_is_named(tmp_path):
     torch.save({"ema": average.state_dict(), "model": model.state_dict()}, tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=SHAPE)
     assert same_function(loaded.classifier, model)
-    assert "those under model are taken" in loaded.notes[1]
+    assert "(model, ema): model is taken" in loaded.notes[1]
 
 
 def test_a_loaded_model_can_be_replaced_on_disk_without_changing(tmp_path):

@@ -245,7 +245,9 @@ def _parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Paramete
 def _import(target: str, text: str) -> ModuleType:
     path = Path(target).expanduser()
     if target.endswith(".py") and not path.is_file():
-        raise UserError(f"--arch {text}: there is no file {target}; {FORM}")
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else FORM
+        raise UserError(f"--arch {text}: there is no file {target}; {hint}")
     try:
         if target.endswith(".py"):
             return _import_file(path)

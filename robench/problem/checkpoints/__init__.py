@@ -17,13 +17,16 @@ from ..architectures.normalise import canonical, normalised
 from ..classifier import Classifier
 from .assembly import Built, Said, assemble
 from .cards import Card, read_card, verified, zoo_card, zoo_names
-from .contents import read
+from .contents import Contents, read
 from .nested import by, shown
+from .own_normalisation import mentioned
 from .probe import probe, refuse_not_finite, wrong_images
+from .shards import INDEX
 
 __all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".npz", ".mat", ".pkl", ".tar", ".json")
+SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".tar", ".npz", ".mat", ".pkl")
+"""Ends of the names of checkpoints, the first to be suggested first."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def load(
     if built.shape is not None and built.shape[0] != shape[0]:
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
-    chosen, more = _normalisation(path, normalise, said, built)
+    chosen, more = _normalisation(path, contents, normalise, said, built)
     text = canonical(chosen, shape[0])
     module = normalised(built.network, text, shape[0]).to(device)
     outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
@@ -140,7 +143,7 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     except OSError as error:  # too long a name, a folder that may not be read
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        inside = sorted(_named_like_checkpoints(path), key=lambda name: (not name.endswith(INDEX), name))
         raise UserError(f"{path} is a folder; name a file{f' in it, like {path / inside[0]}' if inside else ''}")
     if not path.is_file():
         raise _missing(str(checkpoint), path)
@@ -154,7 +157,9 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     return weights, card
 
 
-def _normalisation(path: Path, typed: str | None, said: Said, built: Built) -> tuple[str, tuple[str, ...]]:
+def _normalisation(
+    path: Path, contents: Contents, typed: str | None, said: Said, built: Built
+) -> tuple[str, tuple[str, ...]]:
     """What the user types, else the card or the metadata say, else lies beside the weights; and what to say of it.
 
     Raises UserError where what lies there cannot be used: leaving it out would measure another function.
@@ -163,18 +168,18 @@ def _normalisation(path: Path, typed: str | None, said: Said, built: Built) -> t
     if own is None:
         if named is not None:
             return named, ()
-        silent = "nothing says how its images were normalised, so it gets pixels in [0, 1]; --normalise changes that"
-        return "none", (silent,)
+        silent = "nothing says how its images were normalised, so it gets pixels in [0, 1]; "
+        return "none", (silent + (mentioned(contents.nested.numbers) or "--normalise changes that"),)
     if named is not None:
         who = f"--normalise {typed}" if typed else f"what {said.source} says, {named},"
-        return named, (f"{who} goes before the normalisation in the file, {own.text or own.remark} ({own.called})",)
+        return named, (f"{who} goes before the normalisation in the file ({own.called}: {own.text or own.remark})",)
     if not own.text:
         raise UserError(
             f"{path} brings a normalisation that cannot be used: {own.called} are {own.remark}; give it to the network "
             "in a factory (--arch), or leave it out with --normalise none"
         )
-    what = "with mean 0 and standard deviation 1, which changes nothing" if own.text == "none" else own.text
-    return own.text, (f"the normalisation is that of the file, {what} ({own.called}{own.remark})",)
+    what = "of mean 0 and standard deviation 1, which changes nothing" if own.text == "none" else own.text
+    return own.text, (f"normalisation {what}, from {own.called} in the file{own.remark}",)
 
 
 def _from_card(card: Card) -> Said:
@@ -190,8 +195,12 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
     return Said(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
 
 
+def _named_like_checkpoints(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES)]
+
+
 def _missing(text: str, path: Path) -> UserError:
-    siblings = [p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+    siblings = _named_like_checkpoints(path.parent) if path.parent.is_dir() else []
     near = [str(path.parent / name) for name in get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
     if not near and (path.suffix or path.parent != Path()):
         bundled = ", ".join(zoo_names()) or "none"

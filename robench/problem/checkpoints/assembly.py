@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ...errors import UserError, unknown
 from ..architectures import ARCHITECTURES, factories
@@ -101,14 +102,22 @@ def _whole(request: _Request) -> Built:
 
 def _of_class(request: _Request, arch: Factory) -> Built | None:
     """The module that was saved whole, if it is of the class that the user names: it has its own arguments."""
-    if request.contents.module is not None and arch.makes(request.contents.module):
-        return Built(request.contents.module, arch.canonical, None)
+    whole = request.contents.module
+    if whole is not None and arch.makes(inside := _unwrapped(whole)):
+        return Built(inside, arch.canonical, None)
     held = request.picked.nested
-    alike = {name: module for name, module in held.modules.items() if arch.makes(module)}
+    alike = {name: inside for name, module in held.modules.items() if arch.makes(inside := _unwrapped(module))}
     if not alike:
         return None
     name, notes = chosen_module(replace(held, modules=alike))
     return Built(alike[name].float(), arch.canonical, None, notes)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside torch's own wrappers for several devices and for averages."""
+    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        module = module.module
+    return module
 
 
 def _from_factory(request: _Request, arch: Factory) -> Built:
@@ -190,7 +199,9 @@ def _registered(request: _Request, name: str, likely: tuple[tuple[int, ...], ...
     if not found:
         # It cannot fit: building it for the likely images shows where.
         network = ARCHITECTURES[name].build(likely[0] if likely else (1, 28, 28), request.classes or 10)
-        raise _no_fit(request, Wanted.of(network), name)
+        others = [match.architecture.name for match in recognition.matches(request.picked, likely) if not match.beside]
+        hint = f"its weights are those of {others[0]}: type --arch {others[0]}" if others else ""
+        raise _no_fit(request, Wanted.of(network), name, hint)
     choice = chosen([match.place for match in found], request.picked)
     match = next(match for match in found if match.place == choice.place)
     return _matched(request, match, choice, f"taken as {name} by {match.how}" if match.how != BY_NAMES else "")
@@ -271,6 +282,8 @@ def _no_fit(request: _Request, wanted: Wanted, arch: str, hint: str = "") -> Use
 
 
 def _unregistered(request: _Request, name: str, *, by_user: bool) -> UserError:
+    if by_user and name.endswith(".py"):
+        return UserError(f"--arch {name} names no network in that file; write --arch {name}:NETWORK")
     if by_user:
         return unknown("architecture", name, [*ARCHITECTURES, "module:factory", "file.py:factory"])
     # A card or a file must not choose which code runs: only its reader may.

@@ -87,14 +87,15 @@ def called(place: Place) -> str:
 
 def whence(place: Place, contents: Contents) -> tuple[str, ...]:
     """Where the weights were found, unless their names are the keys of the network."""
-    how = f", {place.spelling}" if place.spelling else ""
     if len(place.prefixes) > 1:
-        return (f"the weights are put together from {called(place)}{how}",)
-    (prefix,) = place.prefixes
-    container = contents.nested.container(prefix)
-    pieces = [f"under {shown(container[:-1])}"] if container else []
-    pieces += [f"after the prefix {shown(prefix[len(container) :])}"] if prefix != container else []
-    return (f"the weights are those {' '.join(pieces) or 'of the file'}{how}",) if pieces or how else ()
+        sources = [f"in parts, from {called(place)}"]
+    else:
+        (prefix,) = place.prefixes
+        container = contents.nested.container(prefix)
+        sources = [f"from {shown(container[:-1])}"] if container else []
+        sources += [f"with the prefix {shown(prefix[len(container) :])}"] if prefix != container else []
+    sources += [place.spelling] if place.spelling else []
+    return (f"weights read {', '.join(sources)}",) if sources else ()
 
 
 def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
     pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
     pieces += [listed(beside)] if beside else []
     pieces += [listed([f"{top} ({count(number, 'tensor')})" for top, number in elsewhere.items()])] if elsewhere else []
-    return (f"not used in the file: {'; '.join(pieces)}",) if pieces else ()
+    return (f"not used: {'; '.join(pieces)}",) if pieces else ()
 
 
 def listed(names: Iterable[str], most: int = MOST) -> str:
@@ -149,6 +150,6 @@ def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
     decided = next((rule for rule, a, b in zip(RULES, one, other, strict=False) if a != b), RULES[-1])
     names = [called(place) for place in places]
     return (
-        f"the file holds {len(names)} sets of weights that fit and differ, under {listed(names)}; those under "
-        f"{names[0]} are taken ({decided}), and --weights {names[1]} takes others",
+        f"{len(names)} sets of weights fit and differ ({listed(names)}): {names[0]} is taken, {decided}; --weights "
+        f"{names[1]} takes {'the other' if len(names) == 2 else 'another'}",
     )

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,17 +31,22 @@ class Nested:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     containers: list[str] = field(default_factory=list)  # prefixes, as "model."; "" is the outermost
     listed: set[str] = field(default_factory=set)  # those that are items of a list
+    numbers: dict[str, tuple[float, ...]] = field(default_factory=dict)  # a few of them, in no tensor
     plain: list[str] = field(default_factory=list)  # keys of the outermost that hold something else
     loops: list[str] = field(default_factory=list)  # names under which a container holds itself
     optimiser: bool = False  # the outermost is the state of one
 
     def container(self, name: str) -> str:
         """The innermost container that a name lies in."""
-        known, end = set(self.containers), len(name)
+        end = len(name)
         while (end := name.rfind(".", 0, end)) >= 0:
-            if name[: end + 1] in known:
+            if name[: end + 1] in self._prefixes:
                 return name[: end + 1]
         return ""
+
+    @cached_property
+    def _prefixes(self) -> frozenset[str]:
+        return frozenset(self.containers)
 
 
 def nested(held: object) -> Nested:
@@ -54,22 +60,23 @@ def nested(held: object) -> Nested:
         if entries > ENTRIES or len(above) > DEPTH:
             limit = f"more than {ENTRIES:,} entries" if entries > ENTRIES else f"containers more than {DEPTH} deep"
             raise UserError(f"it holds {limit}, which no checkpoint needs; save the model's state_dict()")
+        if (few := _few(value)) is not None:
+            found.numbers[name] = few
         if isinstance(value, Tensor | np.ndarray):
             _take(found, name, value)
         elif isinstance(value, nn.Module):
             found.modules[name] = value
-        elif not isinstance(value, Mapping | list | tuple):
-            if len(above) == 1:
-                found.plain.append(name)
         elif id(value) in above:
             found.loops.append(name)
-        else:
+        elif isinstance(value, Mapping | list | tuple):
             prefix = f"{name}." if above else ""
             found.containers.append(prefix)
             inside = list(_items(value))
             if not isinstance(value, Mapping):
                 found.listed.update(f"{prefix}{key}." for key, _ in inside)
             waiting += [(prefix + key, item, (*above, id(value))) for key, item in reversed(inside)]
+        elif len(above) == 1:
+            found.plain.append(name)
     return found
 
 
@@ -94,6 +101,13 @@ def _items(value: object) -> Iterator[tuple[str, object]]:
         return ((_key(key), item) for key, item in value.items())
     assert isinstance(value, list | tuple), "the only other containers"
     return ((str(index), item) for index, item in enumerate(value))
+
+
+def _few(value: object) -> tuple[float, ...] | None:
+    """A number, or a list of one for each of up to four channels."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    real = len(numbers) in range(1, 5) and all(isinstance(n, int | float) and abs(n) < 1e9 for n in numbers)
+    return tuple(map(float, numbers)) if real else None
 
 
 def _key(key: object) -> str:

@@ -59,6 +59,19 @@ def own_normalisation(
     return _read(tensors, (name, std), channels, bool(others))
 
 
+def mentioned(numbers: Mapping[str, tuple[float, ...]]) -> str:
+    """What settings in a file call mean and standard deviation, and what to type to use them; empty without any."""
+    for name, mean in numbers.items():
+        base, last = _split(name)
+        std = numbers.get(base + PAIRS.get(last, ""))
+        if last in PAIRS and std is not None:
+            text = "/".join(",".join(map(repr, half)) for half in (mean, std))
+            return (
+                f"{shown(name)} and {shown(base + PAIRS[last])} in the file may be meant: --normalise {text} uses them"
+            )
+    return ""
+
+
 def is_part(name: str) -> bool:
     """Whether a tensor of this name may belong to a normalisation."""
     last = _split(name)[1]

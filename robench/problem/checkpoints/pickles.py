@@ -37,9 +37,9 @@ def unpickled(path: Path, beginning: bytes, trust: bool, script: Factory | None)
             loaded: object = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
     except pickle.UnpicklingError as error:
-        raise _refused(path, beginning, str(error)) from None
+        raise _refused(path, beginning, str(error), script) from None
     except RefusedError as error:
-        raise _would_run(path, [str(error)]) from None
+        raise _would_run(path, [str(error)], script) from None
     except UserError:
         raise
     except (EOFError, OSError, RuntimeError, MemoryError) as error:
@@ -94,7 +94,7 @@ def _finding(script: ModuleType | None) -> Any:
     return finding
 
 
-def _refused(path: Path, beginning: bytes, message: str) -> UserError:
+def _refused(path: Path, beginning: bytes, message: str, script: Factory | None) -> UserError:
     if not beginning.startswith((b"PK", b"\x80")):
         return UserError(f"{path} {NO_CHECKPOINT}")
     if "Unsupported operand" in message:
@@ -103,10 +103,10 @@ def _refused(path: Path, beginning: bytes, message: str) -> UserError:
             "again without pickle_protocol=..., or add --trust-pickle if you trust who made the file"
         )
     found = re.search(r"GLOBAL (\S+)", message)
-    return _would_run(path, [found[1]] if found else [])
+    return _would_run(path, [found[1]] if found else [], script)
 
 
-def _would_run(path: Path, named: list[str]) -> UserError:
+def _would_run(path: Path, named: list[str], script: Factory | None) -> UserError:
     """A file that names code, here or in what `torch.load` does not allow."""
     try:
         named = [*named, *sorted({*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {*named, *_allowed()})]
@@ -114,11 +114,12 @@ def _would_run(path: Path, named: list[str]) -> UserError:
         named = named[:1]
     listed = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
     mains = [name.removeprefix("__main__.") for name in named if name.startswith("__main__.")]
-    trusting = f"--trust-pickle --arch SCRIPT.py:{mains[0]}, with the script that defines it," if mains else ""
+    more = (
+        f" --arch SCRIPT.py:NETWORK, of the script that defines {' and '.join(mains)}," if mains and not script else ""
+    )
     return UserError(
         f"{path} is a pickle that would run code to be read{f' ({listed})' if listed else ''}, so nothing of it was "
-        f"run; save the model's state_dict() alone, or add {trusting or '--trust-pickle'} if you trust who made the "
-        "file"
+        f"run; save the model's state_dict() alone, or add --trust-pickle{more} if you trust who made the file"
     )
 
 
@@ -131,13 +132,13 @@ def _unloadable(path: Path, error: Exception, script: Factory | None) -> UserErr
     missing = re.search(r"Can't get attribute '([^']+)' on <module '__main__'|has no attribute '([^']+)'", reason)
     if missing and missing[1] and script is None:
         return UserError(
-            f"{path} was saved by a script that defines {missing[1]} itself; name that script with "
-            f"--arch SCRIPT.py:{missing[1]}"
+            f"{path} was saved by a script that defines {missing[1]} itself; name the network in that script with "
+            "--arch SCRIPT.py:NETWORK"
         )
     if missing and missing[2] and script is not None and isinstance(error, AttributeError):
         return UserError(
-            f"{path} was saved by a script that defines {missing[2]}, and {script.target} does not; name that script "
-            "with --arch SCRIPT.py:NAME"
+            f"{path} was saved by a script that defines {missing[2]}, and {script.target} does not; name the "
+            "network in that script with --arch SCRIPT.py:NETWORK"
         )
     return UserError(
         f"{path} could not be unpickled ({type(error).__name__}: {reason}); run robench where the classes of the model "

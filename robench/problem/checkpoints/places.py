@@ -89,6 +89,9 @@ def find(names: Iterable[str], wanted: Wanted) -> list[Place]:
         return []
     parts: list[Place] = []
     for spelling, spelt, keys, separator in _spellings(names, wanted):
+        one = tuple(written for written, key in keys.items() if key in wanted.groups[0])
+        if not any(name.endswith(one) for name in spelt):
+            continue  # soon seen, where there are many architectures to try
         found = _endings(spelt, keys, separator)
         whole = [
             Place((prefix,), held, spelling)
@@ -130,32 +133,25 @@ def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str
     yield "", {name: name for name in names}, plain, "."
     inner = {".".join(part for part in name.split(".") if part not in INNER): name for name in names}
     if len(inner) == len(names):
-        yield "without the names of wrappers inside them", inner, plain, "."
+        yield "without the names of inner wrappers in the keys", inner, plain, "."
     for separator in "/_":
         keys = {key.replace(".", separator): key for key in wanted.shapes}
         if len(keys) == len(plain):
-            yield f"with {separator} for each dot", {name: name for name in names}, keys, separator
+            yield f"with {separator} for the dots of the keys", {name: name for name in names}, keys, separator
 
 
 def _endings(names: Mapping[str, str], keys: Mapping[str, str], separator: str) -> dict[str, dict[str, str]]:
     """By prefix, the names that are a key behind it."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     longest = max(map(len, keys), default=0)
+    ends = re.compile(rf"[.{separator}]")  # a dot always ends a part: it is what follows the key of a dictionary
     for spelt, name in names.items():
         if spelt in keys:
             found[""][keys[spelt]] = name
-        start = max(0, len(spelt) - longest - 1)
-        while (at := _next(spelt, separator, start)) >= 0:
-            start = at + 1
-            if (ending := spelt[start:]) in keys:
-                found[spelt[:start]][keys[ending]] = name
+        for end in ends.finditer(spelt, max(0, len(spelt) - longest - 1)):
+            if (key := keys.get(spelt[end.end() :])) is not None:
+                found[spelt[: end.end()]][key] = name
     return found
-
-
-def _next(name: str, separator: str, start: int) -> int:
-    """Where the next part of a name ends. A dot always ends one: it is what follows the key of a dictionary."""
-    places = [at for at in (name.find(separator, start), name.find(".", start)) if at >= 0]
-    return min(places, default=-1)
 
 
 def _in_parts(

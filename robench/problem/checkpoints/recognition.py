@@ -45,7 +45,10 @@ def matches(
     places = [match.place for match in by_names]
     by_names = [replace(match, beside=_beside(match.place, places, contents)) for match in by_names]
     whole = [match for match in by_names if not match.beside]
-    return whole or by_names or [match for a in among.values() for match in _by_shapes(a, contents, likely)]
+    if by_names:
+        return whole or by_names
+    sets = _sets(contents)
+    return [match for a in among.values() for match in _by_shapes(a, sets, likely)]
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -79,11 +82,18 @@ def _beside(place: Place, places: list[Place], contents: Contents) -> tuple[str,
     return tuple(filter(belongs, contents.tensors))
 
 
-def _by_shapes(architecture: Architecture, contents: Contents, likely: tuple[tuple[int, ...], ...]) -> Iterator[Match]:
+def _sets(contents: Contents) -> dict[str, dict[str, Tensor]]:
+    """The tensors in each container."""
     sets: dict[str, dict[str, Tensor]] = {}
     for name, tensor in contents.tensors.items():
         if not (name.endswith((COUNTER, "n_averaged")) or is_part(name)):
             sets.setdefault(contents.nested.container(name), {})[name] = tensor
+    return sets
+
+
+def _by_shapes(
+    architecture: Architecture, sets: Mapping[str, dict[str, Tensor]], likely: tuple[tuple[int, ...], ...]
+) -> Iterator[Match]:
     for container, tensors in sets.items():
         if len(tensors) == len(_any_layout(architecture)):
             match = _by_shapes_of(architecture, tensors, likely)
