@@ -3,6 +3,7 @@ user's code.
 """
 
 import ast
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -86,6 +87,8 @@ class Factory:
         Raises UserError when it cannot be imported or called, or makes no network.
         """
         factory = self._callable()
+        if isinstance(factory, nn.Module):
+            return copy.deepcopy(factory)  # a network that the file has made already
         parameters = _parameters(factory)
         values = self.filled(shape, classes, defaults=defaults) | dict(self.keywords)
         if parameters is not None:
@@ -103,7 +106,8 @@ class Factory:
 
     def filled(self, shape: tuple[int, ...] | None, classes: int | None, *, defaults: bool = False) -> dict[str, Any]:
         """The arguments that `build` fills in."""
-        parameters = _parameters(self._callable()) or {}
+        factory = self._callable()
+        parameters = {} if isinstance(factory, nn.Module) else _parameters(factory) or {}
         written = {*list(parameters)[: len(self.positional)], *(name for name, _ in self.keywords)}
         return {
             name: value
@@ -245,7 +249,7 @@ def _parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Paramete
 def _import(target: str, text: str) -> ModuleType:
     path = Path(target).expanduser()
     if target.endswith(".py") and not path.is_file():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
         hint = f"did you mean {path.parent / near[0]}?" if near else FORM
         raise UserError(f"--arch {text}: there is no file {target}; {hint}")
     try:

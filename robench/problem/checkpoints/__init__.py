@@ -27,6 +27,8 @@ __all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
 
 SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".tar", ".npz", ".mat", ".pkl")
 """Ends of the names of checkpoints, the first to be suggested first."""
+STEMS = (".safetensors.index", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".bin.index")
+"""What may be left of such an end when the last suffix is taken off."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def load(
     if guessed:
         notes += (f"its images are taken to be {by(shape)}",)
     notes += more
-    name = card.name if card else path.stem
+    name = card.name if card else _stem(path)
     classifier = Classifier(
         module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
     )
@@ -139,7 +141,7 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise _missing(str(checkpoint), path) from None
+        raise _missing(shown(str(checkpoint)), path) from None
     except OSError as error:  # too long a name, a folder that may not be read
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
     if path.is_dir():
@@ -193,6 +195,14 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
     except ValueError:  # other tools may mean something else by these words
         shape = classes = None
     return Said(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without what it says of its format: `net` of `net.pth.tar`."""
+    name = path.stem
+    while name.endswith(STEMS) and not name.startswith("."):
+        name = name[: name.rindex(".")]
+    return name
 
 
 def _named_like_checkpoints(folder: Path) -> list[str]:

@@ -56,7 +56,7 @@ def _npy(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
                     "for each weight: numpy.savez(path, **weights)"
                 )
             size = math.prod(shape) * dtype.itemsize
-            if size > entry.file_size:
+            if min(shape, default=0) < 0 or size > entry.file_size:
                 raise ValueError(f"it is too short for {by(shape)}")
             data = file.read(size)
             if len(data) < size or file.read(1):

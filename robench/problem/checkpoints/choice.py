@@ -109,14 +109,14 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
         if name in used or name.endswith((COUNTER, "n_averaged")):
             continue
         container = held.container(name)
+        label = container[:-1] or name.partition(".")[0]
         if container in own:
             beside.append(f"{shown(name[len(container) :])} ({by(tensor.shape)})")
-        elif TRAINING.isdisjoint(re.split(r"[\W\d_]+", container.lower())):
-            top = shown(container.partition(".")[0])
-            elsewhere[top] = elsewhere.get(top, 0) + 1
+        elif tensor.ndim and TRAINING.isdisjoint(re.split(r"[\W\d_]+", label.lower())):
+            elsewhere[shown(label)] = elsewhere.get(shown(label), 0) + 1
     pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
     pieces += [listed(beside)] if beside else []
-    pieces += [listed([f"{top} ({count(number, 'tensor')})" for top, number in elsewhere.items()])] if elsewhere else []
+    pieces += [listed(f"{label} ({count(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
     return (f"not used: {'; '.join(pieces)}",) if pieces else ()
 
 

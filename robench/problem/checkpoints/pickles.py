@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,8 +62,22 @@ def _trusted(path: Path, beginning: bytes, script: Factory | None) -> object:
         return loaded
     except pickle.UnpicklingError:
         raise UserError(f"{path} {NO_CHECKPOINT}") from None
+    except _MissingError as error:
+        where = f", and {script.target} does not" if script else " itself"
+        raise UserError(
+            f"{path} was saved by a script that defines {error}{where}; name the network in that script with --arch "
+            "SCRIPT.py:NETWORK"
+        ) from None
     except Exception as error:  # the file's own code may raise anything
-        raise _unloadable(path, error, script) from error
+        reason = str(error).strip().partition("\n")[0] or "no message"
+        raise UserError(
+            f"{path} could not be unpickled ({type(error).__name__}: {reason}); run robench where the classes of the "
+            "model can be imported, or save its state_dict() and name the architecture with --arch"
+        ) from error
+
+
+class _MissingError(Exception):
+    """A script lacks a name that a file needs."""
 
 
 @contextmanager
@@ -80,12 +95,12 @@ def _finding(script: ModuleType | None) -> Any:
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            if module != "__main__" or script is None:
+            if module != "__main__":
                 return super().find_class(module, name)
-            found: Any = script
-            for part in name.split("."):
-                found = getattr(found, part)
-            return found
+            try:
+                return reduce(getattr, name.split("."), script) if script else super().find_class(module, name)
+            except AttributeError:
+                raise _MissingError(name) from None
 
     finding = ModuleType("pickle")
     finding.__dict__.update(
@@ -102,8 +117,8 @@ def _refused(path: Path, beginning: bytes, message: str, script: Factory | None)
             f"{path} was saved with another pickle protocol than PyTorch's own, which cannot be read safely; save it "
             "again without pickle_protocol=..., or add --trust-pickle if you trust who made the file"
         )
-    found = re.search(r"GLOBAL (\S+)", message)
-    return _would_run(path, [found[1]] if found else [], script)
+    found = re.search(r"GLOBAL (\S+)|but got <class '([\w.]+)'>", message)
+    return _would_run(path, [found[1] or found[2]] if found else [], script)
 
 
 def _would_run(path: Path, named: list[str], script: Factory | None) -> UserError:
@@ -125,25 +140,6 @@ def _would_run(path: Path, named: list[str], script: Factory | None) -> UserErro
 
 def _allowed() -> set[str]:
     return {name for _, name in array_names()}
-
-
-def _unloadable(path: Path, error: Exception, script: Factory | None) -> UserError:
-    reason = str(error).strip().partition("\n")[0] or "no message"
-    missing = re.search(r"Can't get attribute '([^']+)' on <module '__main__'|has no attribute '([^']+)'", reason)
-    if missing and missing[1] and script is None:
-        return UserError(
-            f"{path} was saved by a script that defines {missing[1]} itself; name the network in that script with "
-            "--arch SCRIPT.py:NETWORK"
-        )
-    if missing and missing[2] and script is not None and isinstance(error, AttributeError):
-        return UserError(
-            f"{path} was saved by a script that defines {missing[2]}, and {script.target} does not; name the "
-            "network in that script with --arch SCRIPT.py:NETWORK"
-        )
-    return UserError(
-        f"{path} could not be unpickled ({type(error).__name__}: {reason}); run robench where the classes of the model "
-        "can be imported, or save its state_dict() and name the architecture with --arch"
-    )
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -168,21 +168,24 @@ def _in_parts(
             families[parent(prefix)].append(prefix)
     for family in families.values():
         for members in (family, [prefix for prefix in family if not is_copy(prefix)]):
-            if len(members) > 1 and sum(len(found[prefix]) for prefix in members) >= len(wanted.groups):
-                yield from _united(found, members, wanted)
+            if (united := _united(found, members, wanted)) is not None:
+                yield united
+                break
 
 
 def _united(
     found: Mapping[str, Mapping[str, str]], members: list[str], wanted: Wanted
-) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
+) -> tuple[tuple[str, ...], dict[str, str]] | None:
+    if len(members) < 2 or sum(len(found[prefix]) for prefix in members) < len(wanted.groups):
+        return None
     holders: dict[str, str] = {}
     layers: dict[str, set[str]] = defaultdict(set)
-    for prefix in sorted(members, key=lambda prefix: -len(found[prefix])):
+    for prefix in members:
         for key in found[prefix]:
             holders[key] = prefix
             layers[key.rpartition(".")[0]].add(prefix)
-    if all(len(prefixes) == 1 for prefixes in layers.values()) and not wanted.missing(holders):
-        used = {*holders.values()}
-        parts = tuple(prefix for prefix in members if prefix in used)
-        if len(parts) > 1:
-            yield parts, {key: found[prefix][key] for key, prefix in holders.items()}
+    parts = {*holders.values()}
+    if any(len(prefixes) > 1 for prefixes in layers.values()) or wanted.missing(holders) or len(parts) < 2:
+        return None
+    names = {key: found[prefix][key] for key, prefix in holders.items()}
+    return tuple(prefix for prefix in members if prefix in parts), names

@@ -121,7 +121,7 @@ def array_names() -> list[tuple[Callable[..., Any], str]]:
     """What pickles of arrays and of NumPy's numbers name, under the names of NumPy 1 and 2, and what stands for it."""
     functions: dict[str, Callable[..., Any]]
     functions = {"multiarray._reconstruct": _array, "multiarray.scalar": _number, "numeric._frombuffer": _array_of}
-    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"]
+    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUSMm"]
     return [
         *((function, f"numpy.{core}.{name}") for core in ("core", "_core") for name, function in functions.items()),
         (PickledArray, "numpy.ndarray"),
