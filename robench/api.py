@@ -21,6 +21,7 @@ from .evidence.records import Evidence, Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
 from .problem import cautions, checkpoints, datasets
+from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe, random_images, wrong_images
 from .problem.classifier import Classifier
@@ -67,6 +68,7 @@ class Subject:
     normalise: str | None = None
     trust_pickle: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    weights: str | None = None  # the key of one of several sets of weights
 
     def load(self, split: Split) -> checkpoints.Loaded:
         """The classifier, made for the images of this split."""
@@ -78,14 +80,16 @@ class Subject:
             classes=split.classes,
             trust_pickle=self.trust_pickle,
             device=self.device,
+            weights=self.weights,
+            images=split.x[:TRIED],
         )
 
     def told(self, data: str) -> dict[str, str]:
         """What `robench verify` needs, from any folder, to load the model and the images again."""
         said = {"checkpoint": _placed(self.checkpoint), "data": _placed(data), "normalise": self.normalise or ""}
+        said["weights"] = self.weights or ""
         if self.arch:
-            code, colon, factory = self.arch.rpartition(":")
-            said["arch"] = _placed(code) + colon + factory
+            said["arch"] = factories.placed(self.arch) if factories.named_factory(self.arch) else self.arch
         return {key: value for key, value in said.items() if value}
 
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import datasets
+from ..problem.architectures import factories
 from ..problem.checkpoints import load, locate
 from ..problem.classifier import Classifier
 from ..problem.diagnosis import likely_cause, near_chance
@@ -76,7 +77,7 @@ def ask_about(
 def refuse_unwritable(path: Path, option: str, run_path: Path | None, read: list[str | None]) -> None:
     """Before hours of work, not after; and never over what is read."""
     sources = {Path((text or "").rpartition(":")[0] or text or "").resolve() for text in read if text}
-    sources |= {Path(text).resolve() for text in read if text}
+    sources |= {Path(factories.file_of(text) or text).resolve() for text in read if text}
     if path.exists() and path.resolve() in sources:
         raise UserError(f"{option} {path} would overwrite what the evaluation reads; name another file")
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
@@ -110,7 +111,13 @@ def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -
 
 def _data_missing(subject: Subject) -> UserError:
     """Names the data sets whose images the model can read, as far as its weights tell."""
-    loaded = load(subject.checkpoint, arch=subject.arch, normalise=subject.normalise, trust_pickle=subject.trust_pickle)
+    loaded = load(
+        subject.checkpoint,
+        arch=subject.arch,
+        normalise=subject.normalise,
+        trust_pickle=subject.trust_pickle,
+        weights=subject.weights,
+    )
     shape = loaded.classifier.shape
     fitting = datasets.fitting(shape)
     images = "x".join(map(str, shape))

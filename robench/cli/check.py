@@ -62,6 +62,7 @@ def command(
     baseline_model: str | None,
     data: str | None,
     arch: str | None,
+    weights: str | None,
     normalise: str | None,
     trust_pickle: bool,
     run_path: Path | None,
@@ -96,7 +97,7 @@ def command(
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
     asked = question(baseline, data)
-    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
+    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     # Before anything is attacked: content decides, so the same file under another name costs nothing.
     if baseline.is_of(subject.load(asked.split).classifier):
         comment, finished = unchanged(baseline, allowances), True
@@ -157,8 +158,8 @@ def _asking_the_baseline(
     """Asks the baseline's model, once further examples are needed, into a run file that is nobody else's."""
     told = baseline.summary.environment
     name = checkpoint or told.get("checkpoint") or baseline.summary.model.name
-    arch = told.get("arch") if checkpoint is None else like.arch
-    subject = replace(like, checkpoint=name, arch=arch, normalise=told.get("normalise"))
+    arch, weights = (told.get("arch"), told.get("weights")) if checkpoint is None else (like.arch, like.weights)
+    subject = replace(like, checkpoint=name, arch=arch, normalise=told.get("normalise"), weights=weights)
 
     def answer(split: Split, enough: Callable[[Summary], bool] | None) -> Answer:
         try:

@@ -44,6 +44,7 @@ def command(
     curve: bool,
     seed: int | None,
     arch: str | None,
+    weights: str | None,
     normalise: str | None,
     trust_pickle: bool,
     run_path: Path | None,
@@ -70,7 +71,7 @@ def command(
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
     ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking)
-    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
+    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
         refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol])
     answer = ask_about(subject, ask, run_path, minutes, quiet)

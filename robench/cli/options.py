@@ -15,7 +15,14 @@ def model_options(command: F) -> F:
         click.option(
             "--normalise", metavar="NAME|MEAN/STD", help="What the model expects of its images: none, mnist, ..."
         ),
-        click.option("--arch", metavar="NAME|FACTORY", help="A known architecture, module:factory or file.py:factory."),
+        click.option(
+            "--weights", metavar="KEY", help="Of several sets of weights in a file, that under this key or prefix."
+        ),
+        click.option(
+            "--arch",
+            metavar="NAME|FACTORY",
+            help="A known architecture, module:factory, file.py:factory or 'file.py:factory(depth=20)'.",
+        ),
     ):
         command = option(command)
     return command

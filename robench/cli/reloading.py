@@ -20,6 +20,7 @@ def reloaded(
     checkpoint: str | None,
     data: str | None,
     arch: str | None,
+    weights: str | None,
     normalise: str | None,
     trust_pickle: bool,
     device: str,
@@ -34,6 +35,7 @@ def reloaded(
         normalise or told.get("normalise"),
         trust_pickle,
         api.pick_device(device),
+        weights or told.get("weights"),
     )
     split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
     refuse_other_noise(plan, str(subject.device), str(run_path))

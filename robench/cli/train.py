@@ -27,7 +27,11 @@ from .options import machine_options
 @click.argument("recipe")
 @click.option("--data", default="digits", show_default=True, metavar="NAME|FILE.npz", help="The training images.")
 @click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
-@click.option("--arch", metavar="NAME", help="A known architecture.  [default: one that suits the data]")
+@click.option(
+    "--arch",
+    metavar="NAME|FACTORY",
+    help="A known architecture, or your own: file.py:factory.  [default: one that suits the data]",
+)
 @click.option("--from", "start", default="", metavar="MODEL", help="Go on from this model, not from fresh weights.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of --set steps=...")
 @click.option(
@@ -97,6 +101,7 @@ def command(
     robench train pgd_at --data digits --threat l2:2 --set inner_steps=20 --epochs 50
     robench train max --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --validation 1000
     robench train eat --data mnist --threat linf:0.3 --threat l1:10 --from my-mnist.safetensors --out tuned
+    robench train pgd_at --data my.npz --threat linf:0.1 --arch 'net.py:build(depth=20)' --out mine
     """
     split = datasets.load(data, "train")
     values = _settings(settings)
@@ -146,7 +151,8 @@ def command(
     if no_evaluation:
         return 0
     ask = Ask(data=None, protocol=protocol)
-    subject = Subject(str(order.weights), device=picked)
+    # Only what is typed names code: the card does not.
+    subject = Subject(str(order.weights), arch=order.architecture if order.factory else None, device=picked)
     answer = ask_about(subject, ask, None, None, quiet)
     refuse_unmeasured(answer.summary)
     click.echo(render([answer.summary], intervals=True), nl=False)

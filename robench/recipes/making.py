@@ -1,5 +1,6 @@
 """From a recipe to a model with its card."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..errors import UserError, unknown
 from ..problem import checkpoints, durable
-from ..problem.architectures import ARCHITECTURES
+from ..problem.architectures import ARCHITECTURES, factories
 from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
 from ..problem.shapes import Inputs, Logits
@@ -39,7 +40,7 @@ class Order:
     recipe: Recipe
     threats: tuple[ThreatModel, ...]
     data: str  # name of the data set
-    architecture: str
+    architecture: str  # a registered name, or a factory as it was typed
     seed: int
     out: Path  # without suffix: OUT.safetensors and OUT.toml will appear
     command: str
@@ -56,8 +57,18 @@ class Order:
     def identity(self) -> str:
         """What must be equal for a training to go on from a kept state."""
         threats = "+".join(map(str, self.threats)) or "no attack"
-        told = f"{self.recipe!r} against {threats} on {self.data}, {self.architecture}, seed {self.seed}"
+        told = f"{self.recipe!r} against {threats} on {self.data}, {self.canonical}, seed {self.seed}"
         return told + "".join(f", {name}={value!r}" for name, value in self.later.items())
+
+    @property
+    def factory(self) -> bool:
+        """Whether the network is the user's own."""
+        return factories.named_factory(self.architecture)
+
+    @property
+    def canonical(self) -> str:
+        """The architecture for cards and files: a factory without the folders of its file."""
+        return factories.canonical(self.architecture) if self.factory else self.architecture
 
     @property
     def later(self) -> dict[str, Any]:
@@ -105,10 +116,10 @@ def make(
     except OSError as error:
         raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
     torch.manual_seed(order.seed)  # the one place where weights are drawn
-    module = ARCHITECTURES[order.architecture].build(split.shape, split.classes)
+    module = _network(order, split)
     if order.start:
         module.load_state_dict(_weights(order, split))
-    convert_conv2d_weight_memory_format(module.to(device), torch.channels_last)  # half as fast again on a CPU
+    _lay_out(module.to(device), order, split)
     if order.compiled:
         module.compile()
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
@@ -126,7 +137,7 @@ def make(
         sha256 = checkpoints.save(
             module.eval(),
             order.weights,
-            architecture=order.architecture,
+            architecture=order.canonical,
             normalisation="none",
             shape=split.shape,
             classes=split.classes,
@@ -177,14 +188,47 @@ class InBFloat16(nn.Module):
         return logits.float()
 
 
+def _network(order: Order, split: Split) -> nn.Module:
+    """The network with fresh weights. Raises UserError where the images do not suit it, or it cannot be trained."""
+    if not order.factory:
+        return ARCHITECTURES[order.architecture].build(split.shape, split.classes)
+    network = factories.build(order.architecture, split.shape, split.classes).float()
+    checkpoints.probe(network, Path(order.architecture), split.shape, split.classes)
+    try:
+        logits = copy.deepcopy(network).train()(torch.rand(2, *split.shape))
+    except Exception as error:  # whatever the user's code raises
+        reason = str(error).strip().partition("\n")[0] or "no message"
+        raise UserError(
+            f"--arch {order.architecture} fails in training with {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"--arch {order.architecture} answers with {type(logits).__name__} in training, not with one tensor"
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise UserError(f"--arch {order.architecture} has no weights to train")
+    return network.train()
+
+
+def _lay_out(module: nn.Module, order: Order, split: Split) -> None:
+    """Puts the channels last in memory, half as fast again on a CPU, unless the user's own network does not bear it."""
+    convert_conv2d_weight_memory_format(module, torch.channels_last)
+    if order.factory:
+        device = next(module.parameters()).device
+        try:
+            copy.deepcopy(module).train()(torch.rand(2, *split.shape, device=device))
+        except RuntimeError:  # a view of maps, as if their channels came first
+            convert_conv2d_weight_memory_format(module, torch.contiguous_format)
+
+
 def _check(order: Order, split: Split) -> None:
     """Raises UserError for what cannot be trained."""
     order.recipe.check(order.threats)
     for place, threat in enumerate(order.threats):
         if threat in order.threats[:place]:
             raise UserError(f"--threat {threat} is given twice; name each threat once")
-    if order.architecture not in ARCHITECTURES:
-        raise UserError(f"{order.architecture} is not a known architecture; choose from {', '.join(ARCHITECTURES)}")
+    if not order.factory and order.architecture not in ARCHITECTURES:
+        raise unknown("architecture", order.architecture, [*ARCHITECTURES, "module:factory", "file.py:factory"])
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)
     if order.compiled and order.recipe.twice_differentiated:
@@ -208,7 +252,7 @@ def _card(order: Order, split: Split) -> Card:
     return Card(
         name=order.out.name,
         data=order.data,
-        architecture=order.architecture,
+        architecture=order.canonical,
         shape=split.shape,
         classes=split.classes,
         weights=order.weights.name,
@@ -253,11 +297,10 @@ def _plain(value: object) -> bytes:
 
 def _weights(order: Order, split: Split) -> dict[str, Tensor]:
     """Of the model to go on from. Raises UserError where it is of another kind."""
-    begun = checkpoints.load(order.start, shape=split.shape, classes=split.classes).classifier
-    if begun.architecture != order.architecture:
-        raise UserError(
-            f"{order.start} is a {begun.architecture}, not a {order.architecture}; --arch says which to train"
-        )
+    arch = order.architecture if order.factory else None
+    begun = checkpoints.load(order.start, arch=arch, shape=split.shape, classes=split.classes).classifier
+    if begun.architecture != order.canonical:
+        raise UserError(f"{order.start} is a {begun.architecture}, not a {order.canonical}; --arch says which to train")
     if begun.normalisation != "none":
         raise UserError(
             f"{order.start} normalises its images, and recipes train on pixels in [0, 1]; train a new model"

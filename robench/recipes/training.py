@@ -4,6 +4,7 @@ The state of a training is its step number, the weights and the optimiser's memo
 learning rate are functions of the seed and the step, so a training killed anywhere goes on as if it had not been.
 """
 
+import hashlib
 import io
 import signal
 import threading
@@ -124,6 +125,10 @@ class Training:
         clock = saved = time.monotonic()
         with _asked_to_stop() as stopping:
             for step in range(start, total):
+                # What a network draws by itself, as dropout does, is then the same after a restart.
+                torch.manual_seed(
+                    int.from_bytes(hashlib.sha256(f"{self.identity} {step}".encode()).digest()[:8], "big")
+                )
                 yield step
                 now = time.monotonic()
                 self.seconds, clock = self.seconds + now - clock, now

@@ -64,11 +64,20 @@ def test_channels_and_classes_are_read_off_a_state_dict(name):
     assert ARCHITECTURES[name].read({"weight": (10, 784)}) is None
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 28), (28, 28), (0, 28, 28)])
+@pytest.mark.parametrize("shape", [(1, 0, 28), (28, 28), (0, 28, 28)])
 def test_images_that_no_network_of_the_family_can_read_are_refused(shape):
     for architecture in ARCHITECTURES.values():
         with pytest.raises(UserError, match=f"{architecture.name} reads images"):
             architecture.build(shape, 10)
+
+
+def test_narrow_images_suit_the_residual_network_and_no_other():
+    for name, architecture in ARCHITECTURES.items():
+        if "preact" in name:
+            assert architecture.build((1, 2, 128), 3).eval()(images(2, 1, 2, 128)).shape == (2, 3)
+        else:
+            with pytest.raises(UserError, match="choose another architecture"):
+                architecture.build((1, 2, 128), 3)
 
 
 def test_the_residual_network_has_the_keys_of_the_common_layout():

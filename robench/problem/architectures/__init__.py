@@ -85,6 +85,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             PreActResNet18,
             "conv1.weight",
             "linear.weight",
+            smallest=1,
         ),
         Architecture(
             "preactresnet18-softplus",
@@ -92,6 +93,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             partial(PreActResNet18, activation=softplus),
             "conv1.weight",
             "linear.weight",
+            smallest=1,
         ),
         Architecture(
             "preactresnet18-no-final-bn",
@@ -99,6 +101,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             partial(PreActResNet18, final_bn=False),
             "conv1.weight",
             "linear.weight",
+            smallest=1,
         ),
     )
 }

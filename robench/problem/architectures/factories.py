@@ -1,17 +1,170 @@
-"""Networks that the user brings: `module:factory` or `file.py:factory`. This runs the user's code."""
+"""Networks that the user brings: `module:factory` or `file.py:factory`, with or without arguments. This runs the
+user's code.
+"""
 
+import ast
+import copy
 import importlib
 import importlib.util
 import inspect
+import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from ...errors import UserError, unknown
+
+CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "nclasses", "num_class", "n_class", "num_labels")
+CHANNELS = ("in_channels", "in_chans", "in_channel", "input_channels")
+SHAPES = ("shape", "input_shape", "image_shape")
+SIZES = ("img_size", "image_size")
+"""Arguments that are filled in where a factory names them: the number of classes; the channels of an image; its
+(channels, height, width); its height, or (height, width) where they differ."""
+
+FILLED = (
+    f"{', '.join(CLASSES[:2])} (the number of classes), {', '.join(CHANNELS[:2])} (the channels of an image), "
+    f"{', '.join(SHAPES[:2])} (channels, height, width) and {SIZES[0]}"
+)
+FORM = "write file.py:factory, module:factory or 'file.py:factory(depth=20)'"
+WRITTEN = re.compile(r"(?P<target>.*?\.py|[^():]+):(?P<name>[^():]*)(?P<arguments>\(.*\))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A function or class that makes a network, and the arguments that the user wrote for it."""
+
+    text: str  # as it was written
+    target: str  # file.py, or a module
+    name: str
+    positional: tuple[object, ...] = ()
+    keywords: tuple[tuple[str, object], ...] = ()  # sorted by name
+
+    @classmethod
+    def parse(cls, text: str) -> "Factory":
+        """Reads `file.py:build` and `file.py:build(depth=20, name="x")`; arguments are literals, and nothing is run.
+
+        Raises UserError when it cannot be read.
+        """
+        found = WRITTEN.fullmatch(text.strip())
+        if found is None or not found["name"].strip():
+            raise UserError(f"--arch {text} cannot be read; {FORM}")
+        positional, keywords = _arguments(text, found["arguments"] or "()")
+        return cls(text, found["target"], found["name"].strip(), positional, keywords)
+
+    @property
+    def file(self) -> Path | None:
+        """The file with the code; None for a module."""
+        return Path(self.target) if self.target.endswith(".py") else None
+
+    @property
+    def canonical(self) -> str:
+        """The text without the folders of its file: a network is the same one wherever it is evaluated from."""
+        return self._written(self.file.name if self.file else self.target)
+
+    @property
+    def placed(self) -> str:
+        """The text with the file's full path."""
+        return self._written(str(self.file.expanduser().resolve()) if self.file else self.target)
+
+    @cached_property
+    def home(self) -> ModuleType:
+        """The imported file or module. Raises UserError when it is not there, or fails."""
+        return _import(self.target, self.text)
+
+    def build(self, shape: tuple[int, ...] | None, classes: int | None, *, defaults: bool = False) -> nn.Module:
+        """Calls the factory. What it names of `FILLED`, is known and was not written, is filled in; with `defaults`,
+        only where there is no default.
+
+        Raises UserError when it cannot be imported or called, or makes no network.
+        """
+        factory = self._callable()
+        if isinstance(factory, nn.Module):
+            return copy.deepcopy(factory)  # a network that the file has made already
+        parameters = _parameters(factory)
+        values = self.filled(shape, classes, defaults=defaults) | dict(self.keywords)
+        if parameters is not None:
+            self._check(parameters, values)
+        try:
+            made = factory(*self.positional, **values)
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"--arch {self.text} failed with {type(error).__name__}: {_line(error)}; it was called as "
+                f"{_call(self.name, self.positional, values)}, and arguments can be written behind its name"
+            ) from error
+        if not isinstance(made, nn.Module):
+            raise UserError(f"--arch {self.text} made {type(made).__name__}, not a torch.nn.Module")
+        return made
+
+    def filled(self, shape: tuple[int, ...] | None, classes: int | None, *, defaults: bool = False) -> dict[str, Any]:
+        """The arguments that `build` fills in."""
+        factory = self._callable()
+        parameters = {} if isinstance(factory, nn.Module) else _parameters(factory) or {}
+        written = {*list(parameters)[: len(self.positional)], *(name for name, _ in self.keywords)}
+        return {
+            name: value
+            for name, value in _known(shape, classes).items()
+            if name in parameters
+            and name not in written
+            and parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
+            and not (defaults and parameters[name].default is not inspect.Parameter.empty)
+        }
+
+    def makes(self, module: nn.Module) -> bool:
+        """Whether it is the class of this module, which was unpickled with this factory's file as `__main__`."""
+        return type(module) is _attribute(self.home, self.name)
+
+    def _callable(self) -> Callable[..., object]:
+        factory = _attribute(self.home, self.name)
+        if factory is None:
+            offers = [key for key, value in vars(self.home).items() if callable(value) and not key.startswith("_")]
+            raise unknown(f"factory in {self.target}", self.name, offers)
+        if not callable(factory):
+            raise UserError(
+                f"--arch {self.text} is {type(factory).__name__}, not a function or class that makes a network"
+            )
+        made: Callable[..., object] = factory
+        return made
+
+    def _check(self, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, object]) -> None:
+        """Raises UserError naming an argument that the factory does not take, or one that it needs."""
+        kinds = {p.kind for p in parameters.values()}
+        named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        by_place = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        takes = f"it takes {', '.join(map(_shown, _plain(parameters))) or 'no arguments'}"
+        if len(self.positional) > len(by_place) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            raise UserError(f"--arch {self.text} has {len(self.positional)} arguments without a name; {takes}")
+        for name in values:
+            if name not in named and inspect.Parameter.VAR_KEYWORD not in kinds:
+                near = get_close_matches(name, named, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UserError(f"--arch {self.text}: {self.name} has no argument {name!r}; {hint}{takes}")
+            if name in by_place[: len(self.positional)]:
+                raise UserError(f"--arch {self.text} gives {name} twice; write it once")
+        lacking = [
+            p.name
+            for p in _plain(parameters)
+            if p.default is p.empty and p.name not in values and p.name not in by_place[: len(self.positional)]
+        ]
+        if lacking:
+            example = _call(self.name, self.positional, dict(self.keywords), *(f"{name}=..." for name in lacking))
+            call = shlex.quote(f"{self.target}:{example}")
+            raise UserError(
+                f"--arch {self.text}: {self.name} needs {' and '.join(lacking)}; write --arch {call} "
+                f"(filled in are {FILLED})"
+            )
+
+    def _written(self, target: str) -> str:
+        call = _call(self.name, self.positional, dict(self.keywords))
+        return f"{target}:{call if self.positional or self.keywords else self.name}"
 
 
 def named_factory(text: str) -> bool:
@@ -20,43 +173,88 @@ def named_factory(text: str) -> bool:
 
 
 def canonical(text: str) -> str:
-    """The text without the folders of its file: a network is the same one wherever it is evaluated from."""
-    target, _, name = text.rpartition(":")
-    return f"{Path(target).name}:{name}" if target.endswith(".py") else text
+    """The text of a factory without the folders of its file, its arguments in order."""
+    return Factory.parse(text).canonical
+
+
+def placed(text: str) -> str:
+    """The text of a factory with the full path of its file."""
+    return Factory.parse(text).placed
+
+
+def file_of(text: str) -> Path | None:
+    """The file with the code of a factory; None where the text names no such file."""
+    found = WRITTEN.fullmatch(text)
+    return Path(found["target"]) if found and found["target"].endswith(".py") else None
 
 
 def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.Module:
-    """Calls the factory, with `shape` and `classes` as keywords if it names them and they are known.
+    """The network of the factory that `text` names. Raises UserError."""
+    return Factory.parse(text).build(shape, classes)
 
-    Raises UserError when it cannot be imported or called, or makes no network.
-    """
-    target, _, name = text.rpartition(":")
-    home = _import(target, text)
-    factory = getattr(home, name, None)
-    if factory is None:
-        offers = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"factory in {target}", name, offers)
-    if not callable(factory):
-        raise UserError(f"--arch {text} is {type(factory).__name__}, not a function or class that makes a network")
-    known = {"shape": shape, "classes": classes}
+
+def _arguments(text: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
+    """The literals in the brackets of a call."""
     try:
-        made = factory(**{key: known[key] for key in _accepted(factory) if known.get(key) is not None})
-    except (Exception, SystemExit) as error:
+        call = ast.parse(f"f{written}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("it is no call")
+        keywords = {k.arg or "**": ast.literal_eval(k.value) for k in call.keywords}
+        if "**" in keywords or len(keywords) < len(call.keywords):
+            raise ValueError("each argument has a name of its own")
+        return tuple(map(ast.literal_eval, call.args)), tuple(sorted(keywords.items()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError(
-            f"--arch {text} failed with {type(error).__name__}: {_line(error)}; "
-            "it is called without arguments but shape=(C, H, W) and classes=K, if it names them"
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"--arch {text} made {type(made).__name__}, not a torch.nn.Module")
-    return made
+            f"the arguments in --arch {text} cannot be read; write literals, like "
+            "'file.py:build(depth=20, width=2.5, name=\"x\")'"
+        ) from None
+
+
+def _known(shape: tuple[int, ...] | None, classes: int | None) -> dict[str, Any]:
+    known: dict[str, Any] = {} if classes is None else dict.fromkeys(CLASSES, classes)
+    if shape is not None:
+        known |= dict.fromkeys(CHANNELS, shape[0]) | dict.fromkeys(SHAPES, shape)
+        known |= dict.fromkeys(SIZES, shape[1] if len(set(shape[1:])) == 1 else shape[1:])
+    return known
+
+
+def _call(name: str, positional: tuple[object, ...], keywords: Mapping[str, object], *more: str) -> str:
+    return f"{name}({', '.join([*map(repr, positional), *(f'{k}={v!r}' for k, v in keywords.items()), *more])})"
+
+
+def _plain(parameters: Mapping[str, inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return parameter.name
+    literal = isinstance(parameter.default, bool | int | float | str | tuple | None)
+    return f"{parameter.name}={parameter.default!r}" if literal else f"{parameter.name}=..."
+
+
+def _attribute(home: object, name: str) -> Any:
+    for part in name.split("."):
+        home = getattr(home, part, None)
+    return home
+
+
+def _parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(factory).parameters
+    except (ValueError, TypeError):  # some built-in callables have none
+        return None
 
 
 def _import(target: str, text: str) -> ModuleType:
-    if target.endswith(".py") and not Path(target).is_file():
-        raise UserError(f"--arch {text}: there is no file {target}; write file.py:factory or module:factory")
+    path = Path(target).expanduser()
+    if target.endswith(".py") and not path.is_file():
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
+        hint = f"did you mean {path.parent / near[0]}?" if near else FORM
+        raise UserError(f"--arch {text}: there is no file {target}; {hint}")
     try:
         if target.endswith(".py"):
-            return _import_file(Path(target))
+            return _import_file(path)
         with searching(Path.cwd()):
             return importlib.import_module(target)
     except (Exception, SystemExit) as error:
@@ -87,14 +285,6 @@ def searching(folder: Path) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = before
         sys.path.remove(str(folder))
-
-
-def _accepted(factory: Callable[..., object]) -> list[str]:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # some built-in callables have none
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _line(error: BaseException) -> str:

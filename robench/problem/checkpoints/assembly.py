@@ -1,16 +1,29 @@
 """Puts the weights of a file into the network they were trained in."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ...errors import UserError, unknown
 from ..architectures import ARCHITECTURES, factories
+from ..architectures.factories import Factory
 from . import recognition
-from .contents import Contents, bare
-from .recognition import Match, shapes_of
+from .choice import Choice, chosen, chosen_module, under, unused, whence
+from .contents import Contents
+from .misfits import empty, misfit, not_recognised, unknown_set
+from .nested import shown
+from .own_normalisation import Own, own_normalisation
+from .places import COUNTER, Place, Wanted, find, fits, nearest
+from .recognition import BY_NAMES, Match
+
+SCALES = ("weight_scale", "weight_scale_inv", "scale_weight")
+"""What libraries call the factors of weights in eight bits."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,20 @@ class Built:
     architecture: str
     shape: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
+    normalisation: Own | None = None  # that lay beside the weights
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be assembled, and what is known about it."""
+
+    path: Path
+    contents: Contents  # all of the file
+    picked: Contents  # what the user has picked of it
+    said: Said
+    shape: tuple[int, ...] | None  # of the data
+    classes: int | None
+    weights: str | None  # what was typed to pick
 
 
 def assemble(
@@ -39,113 +66,229 @@ def assemble(
     contents: Contents,
     said: Said,
     *,
-    arch: str | None = None,
+    arch: str | Factory | None = None,
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    weights: str | None = None,
 ) -> Built:
     """The network, by what the user says in `arch`, else what the file is or says, else by its keys and shapes.
 
-    Raises UserError when no network can be made, or the weights do not fit it.
+    `weights` names one of several sets of weights. Raises UserError when no network can be made, or the weights do not
+    fit it.
     """
-    if contents.module is not None and arch is None:
-        return Built(contents.module, contents.code, None)
-    if arch is not None and factories.named_factory(arch):
-        network = factories.build(arch, shape or said.shape, said.classes or classes)
-        return Built(_filled(network, contents.tensors, path, arch), factories.canonical(arch), None)
+    picked = contents if weights is None else under(contents, weights)
+    request = _Request(path, contents, picked, said, shape or said.shape, said.classes or classes, weights)
+    if arch is None and (contents.module is not None or picked.nested.modules):
+        return _whole(request)
+    if isinstance(arch, Factory):
+        return _of_class(request, arch) or _from_factory(request, arch)
     if not contents.tensors:
-        raise UserError(f"{path} holds no tensors; name the file with the weights")
+        raise empty(path, contents)
     likely = tuple(s for s in (shape, said.shape) if s is not None)
     name = arch or said.architecture
-    if name is None:
-        return _recognised(path, contents.tensors, likely)
+    return _recognised(request, likely) if name is None else _registered(request, name, likely, by_user=bool(arch))
+
+
+def _whole(request: _Request) -> Built:
+    """A module that was saved whole."""
+    if request.contents.module is not None:
+        if request.weights is not None:
+            raise UserError(f"{request.path} is a model with one set of weights; leave --weights out")
+        return Built(request.contents.module, request.contents.code, None)
+    name, notes = chosen_module(request.picked.nested)
+    module = request.picked.nested.modules[name]
+    return Built(module.float(), f"{type(module).__module__}.{type(module).__qualname__}", None, notes)
+
+
+def _of_class(request: _Request, arch: Factory) -> Built | None:
+    """The module that was saved whole, if it is of the class that the user names: it has its own arguments."""
+    whole = request.contents.module
+    if whole is not None and arch.makes(inside := _unwrapped(whole)):
+        return Built(inside, arch.canonical, None)
+    held = request.picked.nested
+    alike = {name: inside for name, module in held.modules.items() if arch.makes(inside := _unwrapped(module))}
+    if not alike:
+        return None
+    name, notes = chosen_module(replace(held, modules=alike))
+    return Built(alike[name].float(), arch.canonical, None, notes)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside torch's own wrappers for several devices and for averages."""
+    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        module = module.module
+    return module
+
+
+def _from_factory(request: _Request, arch: Factory) -> Built:
+    first: Wanted | None = None
+    for network, notes in _made(request, arch):
+        wanted = Wanted.of(network)
+        first = first or wanted
+        if places := _fitting(request.picked, wanted):
+            return _filled(request, network, arch.canonical, None, chosen(places, request.picked), notes)
+    assert first is not None, "a factory makes at least one network"
+    if not request.contents.tensors:
+        raise empty(request.path, request.contents)
+    raise _no_fit(request, first, arch.text, _hint(request, arch, first))
+
+
+def _made(request: _Request, arch: Factory) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """The network for these images and classes; for as many classes as the weights have; with its own defaults."""
+    shape, classes = request.shape, request.classes
+    network = _materialised(arch.build(shape, classes), shape)
+    yield network, ()
+    outputs = _outputs(request.picked, Wanted.of(network))
+    filled, least = arch.filled(shape, classes), arch.filled(shape, classes, defaults=True)
+    with suppress(UserError):  # what the weights do not fit is the better message
+        if outputs is not None and arch.filled(shape, outputs) != filled:
+            yield _materialised(arch.build(shape, outputs), shape), ()
+        if filled != least:
+            own = ", ".join(sorted(filled.keys() - least.keys()))
+            note = f"{arch.name} is called without {own}: with the numbers of the data the weights would not fit"
+            yield _materialised(arch.build(shape, classes, defaults=True), shape), (note,)
+
+
+def _materialised(network: nn.Module, shape: tuple[int, ...] | None) -> nn.Module:
+    """The network after it has seen an image, if it has layers that learn their size from one."""
+    lazy = any(nn.parameter.is_lazy(p) for p in (*network.parameters(), *network.buffers()))
+    if lazy and shape is not None:
+        with torch.no_grad():
+            network.float().eval()(torch.zeros(2, *shape))
+    return network
+
+
+def _outputs(picked: Contents, wanted: Wanted) -> int | None:
+    """How many classes the weights are for, where they differ from the network in nothing else."""
+    places = find(picked.tensors, wanted)
+    if not places:
+        return None
+    unlike = [
+        (tuple(tensor.shape), wanted.shapes[key])
+        for key, tensor in chosen(places, picked).place.tensors(picked.tensors).items()
+        if not fits(tensor, wanted.shapes[key], loose=picked.loose)
+    ]
+    outputs = {(given[0], own[0]) for given, own in unlike if given and own and given[1:] == own[1:]}
+    return outputs.pop()[0] if len(outputs) == 1 and all(g[1:] == o[1:] for g, o in unlike) else None
+
+
+def _hint(request: _Request, arch: Factory, wanted: Wanted) -> str:
+    """What to type where a factory's network does not fit; empty where nothing more is known."""
+    said, outputs = request.said, _outputs(request.picked, wanted)
+    if said.architecture is not None and said.architecture != arch.canonical:
+        return f"{said.source} says that its architecture is {said.architecture}"
+    if outputs is not None:
+        call = shlex.quote(f"{arch.target}:{arch.name}(num_classes={outputs})")
+        return f"if it takes the number of classes, write it: --arch {call}"
+    return ""
+
+
+def _fitting(picked: Contents, wanted: Wanted) -> list[Place]:
+    """The places where all weights lie, in the network's shapes."""
+    return [
+        place
+        for place in find(picked.tensors, wanted)
+        if all(fits(picked.tensors[name], wanted.shapes[key], loose=picked.loose) for key, name in place.names.items())
+    ]
+
+
+def _registered(request: _Request, name: str, likely: tuple[tuple[int, ...], ...], *, by_user: bool) -> Built:
     if name not in ARCHITECTURES:
-        raise _unregistered(path, said, name, by_user=arch is not None)
-    return _registered(path, contents.tensors, name, likely, said.classes or classes)
-
-
-def _recognised(path: Path, tensors: Mapping[str, Tensor], likely: tuple[tuple[int, ...], ...]) -> Built:
-    found = recognition.matches(tensors, likely)
-    if not found:
-        raise UserError(
-            f"{path} is of no architecture that robench knows (it begins with "
-            f"{_listed(shapes_of(bare(tensors)[-1]))}); name it with --arch file.py:factory"
-        )
-    first, others = found[0], [match.architecture.name for match in found[1:]]
-    note = f"recognised as {first.architecture.name} by {first.how}"
-    if others:
-        note += f"; {' and '.join(others)} would fit as well, and --arch chooses"
-    return _from_match(first, path, note)
-
-
-def _registered(
-    path: Path, tensors: Mapping[str, Tensor], name: str, likely: tuple[tuple[int, ...], ...], classes: int | None
-) -> Built:
-    architecture = ARCHITECTURES[name]
-    found = recognition.matches(tensors, likely, among={name: architecture})
+        raise _unregistered(request, name, by_user=by_user)
+    found = recognition.matches(request.picked, likely, {name: ARCHITECTURES[name]})
     if not found:
         # It cannot fit: building it for the likely images shows where.
-        shape = likely[0] if likely else (1, 28, 28)
-        _filled(architecture.build(shape, classes or 10), tensors, path, name)
-        raise AssertionError(f"{path} fits {name}, yet was not matched")
-    keys_differ = found[0].how != "its key names and shapes"
-    return _from_match(found[0], path, *([f"taken as {name} by {found[0].how}"] if keys_differ else []))
+        network = ARCHITECTURES[name].build(likely[0] if likely else (1, 28, 28), request.classes or 10)
+        others = [match.architecture.name for match in recognition.matches(request.picked, likely) if not match.beside]
+        hint = f"its weights are those of {others[0]}: type --arch {others[0]}" if others else ""
+        raise _no_fit(request, Wanted.of(network), name, hint)
+    choice = chosen([match.place for match in found], request.picked)
+    match = next(match for match in found if match.place == choice.place)
+    return _matched(request, match, choice, f"taken as {name} by {match.how}" if match.how != BY_NAMES else "")
 
 
-def _from_match(match: Match, path: Path, *notes: str) -> Built:
+def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built:
+    found = recognition.matches(request.picked, likely)
+    if not found and request.weights is not None and not request.picked.tensors:
+        every = [match.place for match in recognition.matches(request.contents, likely)]
+        raise unknown_set(request.path, request.contents, request.weights, every)
+    if not found or found[0].beside:
+        raise not_recognised(request.path, request.picked, found)
+    choice = chosen([match.place for match in found], request.picked)
+    first, *rest = (match for match in found if match.place == choice.place)
+    note = f"recognised as {first.architecture.name} by {first.how}"
+    if rest:
+        others = " and ".join(match.architecture.name for match in rest)
+        note += f"; {others} would fit as well, and --arch chooses"
+    return _matched(request, first, choice, note)
+
+
+def _matched(request: _Request, match: Match, choice: Choice, note: str) -> Built:
     network = match.architecture.build(match.shape, match.classes)
-    name = match.architecture.name
-    return Built(_filled(network, match.tensors, path, name), name, match.shape, notes)
+    return _filled(request, network, match.architecture.name, match.shape, choice, (note,) if note else ())
 
 
-def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, arch: str) -> nn.Module:
-    """The network with these weights, in float32. Raises UserError naming the first that do not fit."""
+def _filled(
+    request: _Request,
+    network: nn.Module,
+    architecture: str,
+    shape: tuple[int, ...] | None,
+    choice: Choice,
+    notes: tuple[str, ...],
+) -> Built:
+    """The network with the weights that were chosen, and what there is to say about them."""
+    contents, place, network = request.contents, choice.place, network.float()
     own: dict[str, Tensor] = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    stages = bare(tensors)
-    given = next((stage for stage in stages if stage.keys() & own.keys()), stages[-1])
-    # The other name of a tied weight need not be in the file, nor the counters of batch norm.
-    filled = {own[key].data_ptr() for key in given.keys() & own.keys() if own[key].numel()}
-    missing = [
-        key
-        for key, tensor in own.items()
-        if key not in given and tensor.data_ptr() not in filled and not key.endswith("num_batches_tracked")
-    ]
-    unexpected = [key for key in given if key not in own]
-    unlike = [key for key in given if key in own and given[key].shape != own[key].shape]
-    faults = []
-    if missing:
-        faults.append(f"it lacks {_listed({key: tuple(own[key].shape) for key in missing})}")
-    if unexpected:
-        faults.append(f"it also has {_listed({key: tuple(given[key].shape) for key in unexpected})}")
-    if unlike:
-        faults.append(
-            f"{unlike[0]} is {by(given[unlike[0]].shape)} where {by(own[unlike[0]].shape)} is wanted"
-            + (f", and {len(unlike) - 1} more differ" if len(unlike) > 1 else "")
-        )
-    if faults:
+    counters = {key: prefix + key for key in own if key.endswith(COUNTER) for prefix in place.prefixes}
+    names = {**{key: name for key, name in counters.items() if name in contents.tensors}, **place.names}
+    given = {key: contents.tensors[name] for key, name in names.items()}
+    precision = _precision(request, given, own)
+    # MATLAB's row vectors become vectors again; what fits has as many numbers.
+    network.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in given.items()}, strict=False)
+    images = shape or request.shape
+    normalisation = own_normalisation(contents.tensors, place, network, images[0] if images else None)
+    used = normalisation.names if normalisation else ()
+    notes += choice.note + whence(place, contents) + unused(choice, contents, used) + precision
+    return Built(network, architecture, shape, notes, normalisation)
+
+
+def _precision(request: _Request, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What to say about the precision of the weights. Raises UserError when there are no gradients in it."""
+    for key, tensor in given.items():
+        if own[key].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{request.path} has whole numbers ({kind}) in {key}, as quantised weights have; save the model before "
+                "quantisation"
+            )
+    types = sorted({str(t.dtype).removeprefix("torch.") for t in given.values() if t.is_floating_point()} - {"float32"})
+    scales = [name for name in request.contents.tensors if name.endswith(SCALES)]
+    if scales and any(name.startswith("float8") for name in types):
         raise UserError(
-            f"the weights in {path} do not fit {arch}: {'; '.join(faults)}; name the architecture they were trained in "
-            "with --arch NAME, module:factory or file.py:factory"
+            f"{request.path} is quantised: its {' and '.join(types)} weights go with scales ({shown(scales[0])}); save "
+            "the model before quantisation"
         )
-    network.load_state_dict(given, strict=False)
-    return network.float()
+    return (f"the weights were {' and '.join(types)} and are read as float32",) if types else ()
 
 
-def _unregistered(path: Path, said: Said, name: str, *, by_user: bool) -> UserError:
+def _no_fit(request: _Request, wanted: Wanted, arch: str, hint: str = "") -> UserError:
+    """Why no weights in the file fit this network."""
+    picked = request.picked
+    if request.weights is not None and not (picked.tensors or picked.nested.unusable):
+        return unknown_set(request.path, request.contents, request.weights, _fitting(request.contents, wanted))
+    whole = find(picked.tensors, wanted)
+    place = chosen(whole, picked).place if whole else nearest([*picked.tensors, *picked.nested.unusable], wanted)
+    return misfit(request.path, picked, wanted, arch, place, hint)
+
+
+def _unregistered(request: _Request, name: str, *, by_user: bool) -> UserError:
+    if by_user and name.endswith(".py"):
+        return UserError(f"--arch {name} names no network in that file; write --arch {name}:NETWORK")
     if by_user:
         return unknown("architecture", name, [*ARCHITECTURES, "module:factory", "file.py:factory"])
     # A card or a file must not choose which code runs: only its reader may.
+    typed = shlex.quote(name) if factories.named_factory(name) else "file.py:factory"
     return UserError(
-        f"{said.source} says that its architecture is {name!r}, which robench does not know; if you have its code, "
-        f"name it: --arch {name if factories.named_factory(name) else 'file.py:factory'}"
+        f"{request.said.source} says that its architecture is {shown(name)!r}, which robench does not know; if you "
+        f"have its code, name it: --arch {typed}"
     )
-
-
-def by(shape: tuple[int, ...]) -> str:
-    """How a shape is written: 1x28x28."""
-    return "x".join(map(str, shape)) if shape else "one number"
-
-
-def _listed(shapes: Mapping[str, tuple[int, ...]], most: int = 3) -> str:
-    """The first keys with their shapes."""
-    named = [f"{key} ({by(shape)})" for key, shape in list(shapes.items())[:most]]
-    return ", ".join(named) + (f" and {len(shapes) - most} more" if len(shapes) > most else "")

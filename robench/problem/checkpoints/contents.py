@@ -3,59 +3,64 @@
 Files are known by their first bytes, not by their names.
 """
 
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ..architectures.factories import searching
+from ..architectures.factories import Factory
 from ..cache import BEGINNING, is_html
 from ..durable import sha256
+from .arrays import is_mat, is_npz, read_mat, read_npz
+from .nested import Nested, nested, shown
+from .pickles import unpickled
 from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
+from .shards import INDEX, index_of, read_safetensors, read_sharded
+from .zips import AGAIN, entries, names
 
-AGAIN = "copy or download it again"
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "params",
-    "weights",
-    "state_dict_ema",
-    "ema_state_dict",
-    "ema",
-)
-"""Keys under which training scripts put the weights beside the optimizer, the most usual first."""
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and wrapper modules put before every key."""
+FOREIGN = {
+    b"\x89HDF\r\n": "is HDF5, of Keras or MATLAB 7.3; save its arrays by name with numpy.savez",
+    b"GGUF": "is GGUF, whose weights are quantised and have no gradients; name the checkpoint it was made from",
+    b"\x93NUMPY": "holds one array without names; save the weights by name with numpy.savez(path, **weights)",
+    b"\x1f\x8b": "is compressed with gzip; unpack it and name the checkpoint in it",
+    b"BZh": "is compressed with bzip2; unpack it and name the checkpoint in it",
+    b"\xfd7zXZ": "is compressed with xz; unpack it and name the checkpoint in it",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it and name the checkpoint in it",
+    b"Rar!": "is a rar archive; unpack it and name the checkpoint in it",
+}
+"""The first bytes of files that are often taken for checkpoints, and what to do with them."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Either tensors, or a module that was saved whole, with the text that names its code."""
+    """What a file holds: tensors, or a module that was saved whole, with the text that names its code."""
 
     tensors: Mapping[str, Tensor]
     module: nn.Module | None = None
     code: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    nested: Nested = field(default_factory=Nested)  # where the tensors lay
+    loose: bool = False  # MATLAB knows no shapes of one axis: axes of one entry mean nothing
 
 
-def read(path: Path, *, trust_pickle: bool, device: torch.device) -> Contents:
+def read(path: Path, *, trust_pickle: bool, device: torch.device, script: Factory | None = None) -> Contents:
     """Raises UserError when the file is no checkpoint, is damaged, or could not be read without running its code.
 
     Programs are loaded to `device`, tensors to the CPU. A module's weights are float32; tensors are as they were saved.
+    What a trusted file names of `__main__` is taken from `script`.
     """
+    if path.name.endswith(INDEX):
+        return _held(path, read_sharded(path, lambda part: _one(part, trust_pickle, device, script).tensors))
+    if (index := index_of(path)) is not None:
+        raise UserError(f"{path} is one of several parts; name {index}, which lists them all")
+    return _one(path, trust_pickle, device, script)
+
+
+def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) -> Contents:
     try:
         with path.open("rb") as file:
             beginning = file.read(BEGINNING)
@@ -63,25 +68,31 @@ def read(path: Path, *, trust_pickle: bool, device: torch.device) -> Contents:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     _refuse_by_look(path, beginning)
     if path.suffix == ".safetensors" or beginning[8:10] == b'{"':
-        return _safetensors(path)
+        tensors, metadata = read_safetensors(path)
+        return replace(_held(path, tensors), metadata=metadata)
+    if is_mat(beginning):
+        arrays, others = read_mat(path)
+        found = _held(path, arrays)
+        found.nested.unusable.update(
+            {name: f"is {what}; save each array as a variable of its own" for name, what in others.items()}
+        )
+        return replace(found, loose=True)
     if not beginning.startswith(b"PK"):
-        return _pickled(path, trust_pickle)
-    entries = _zip_entries(path)
-    if is_torchscript(entries):
-        return _whole(load_torchscript(path, device, trust=trust_pickle), f"torchscript:{sha256(path)[:16]}")
-    if is_exported(entries):
-        return _whole(load_exported(path, trust=trust_pickle), f"torch.export:{sha256(path)[:16]}")
-    if "data.pkl" not in entries:
-        raise UserError(f"{path} is a zip file of something else, not a checkpoint; name the file with the weights")
-    return _pickled(path, trust_pickle)
-
-
-def bare(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The tensors under the names in the file, then without each prefix that all the names share."""
-    stages = [dict(tensors)]
-    while stripped := _without_prefix(stages[-1]):
-        stages.append(stripped)
-    return stages
+        return _held(path, unpickled(path, beginning, trust, script))
+    inside = entries(path)
+    kinds = names(inside)
+    if is_torchscript(kinds):
+        return _whole(load_torchscript(path, device, trust=trust), f"torchscript:{sha256(path)[:16]}")
+    if is_exported(kinds):
+        return _whole(load_exported(path, trust=trust), f"torch.export:{sha256(path)[:16]}")
+    if is_npz(kinds):
+        return _held(path, read_npz(path, inside))
+    if "data.pkl" not in kinds:
+        like = next((f", like {shown(name)}" for name in sorted(kinds) if name.endswith((".pt", ".pth"))), "")
+        raise UserError(
+            f"{path} is a zip file of something else, not a checkpoint; name the file with the weights{like}"
+        )
+    return _held(path, unpickled(path, beginning, trust, script))
 
 
 def _refuse_by_look(path: Path, beginning: bytes) -> None:
@@ -96,110 +107,26 @@ def _refuse_by_look(path: Path, beginning: bytes) -> None:
             f"{path} is ONNX, which robench does not read yet; save the state dict of the PyTorch model it was made "
             "from, or convert it with onnx2torch and save the result with torch.jit.script"
         )
+    for start, reason in FOREIGN.items():
+        if beginning.startswith(start):
+            raise UserError(f"{path} {reason}")
 
 
-def _safetensors(path: Path) -> Contents:
+def _held(path: Path, held: object) -> Contents:
+    """What lies in the containers of a file. Raises UserError when there is nothing that a network could take."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it cannot be iterated)
-            metadata = dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is cut off or damaged ({error}); {AGAIN}") from None
-    return Contents(tensors, metadata=metadata, notes=_precision(path, tensors))
-
-
-def _zip_entries(path: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        raise UserError(f"{path} is cut off or damaged; {AGAIN}") from None
-    # torch puts everything into one folder, whose name does not matter; torch.export did not before torch 2.8.
-    return {*names, *(name.partition("/")[2] for name in names)}
-
-
-def _pickled(path: Path, trust: bool) -> Contents:
-    held, notes = _unwrapped(_unpickled(path, trust))
+        found = nested(held)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     if isinstance(held, nn.Module):
-        return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}", notes)
-    if not isinstance(held, Mapping):
+        return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}")
+    if not found.containers:
         raise UserError(f"{path} holds {type(held).__name__}, not weights by name; save the model's state_dict()")
-    tensors = {str(key): value.detach() for key, value in held.items() if isinstance(value, Tensor)}
-    return Contents(tensors, notes=notes + _precision(path, tensors))
+    for name, module in found.modules.items():
+        found.tensors.update({f"{name}.{key}": tensor for key, tensor in tensors_of(module).items()})
+    return Contents(found.tensors, nested=found)
 
 
-def _unpickled(path: Path, trust: bool) -> object:
-    try:
-        with searching(Path.cwd()), warnings.catch_warnings():  # the folder is for the classes of a trusted file
-            # A newer pickle protocol than torch's own is either read or refused: no third case to warn of.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            # torch itself uses it, to read quantised tensors.
-            warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
-            loaded: object = torch.load(path, map_location="cpu", weights_only=not trust)
-        return loaded
-    except pickle.UnpicklingError as error:
-        raise _unreadable(path, str(error), trust) from None
-    except (EOFError, OSError, RuntimeError) as error:
-        if trust:
-            raise _unloadable(path, error) from error
-        raise UserError(f"{path} is cut off or damaged; {AGAIN}") from None
-    except Exception as error:
-        if trust:  # the file's own code may raise anything
-            raise _unloadable(path, error) from error
-        raise UserError(f"{path} is not a checkpoint that PyTorch reads; name a .safetensors or .pt file") from None
-
-
-def _unreadable(path: Path, message: str, trust: bool) -> UserError:
-    with path.open("rb") as file:
-        looks_pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if trust or not looks_pickled:
-        return UserError(f"{path} is not a checkpoint that PyTorch reads; name a .safetensors or .pt file")
-    named = re.search(r"GLOBAL (\S+)", message)
-    return UserError(
-        f"{path} is a pickle that would run code to be read{f' ({named[1]})' if named else ''}, so nothing of it was "
-        "run; save the model's state_dict() instead, or add --trust-pickle if you trust who made the file"
-    )
-
-
-def _unloadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().partition("\n")[0] or "no message"
-    return UserError(
-        f"{path} could not be unpickled ({type(error).__name__}: {reason}); run robench where the classes of the model "
-        "can be imported, or save its state_dict() and name the architecture with --arch"
-    )
-
-
-def _unwrapped(loaded: object) -> tuple[object, tuple[str, ...]]:
-    """The weights, or the module, inside what a training script saved."""
-    if not isinstance(loaded, Mapping):
-        return loaded, ()
-    found = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping | nn.Module)]
-    if not found:
-        return loaded, ()
-    inner, notes = _unwrapped(loaded[found[0]])
-    if len(found) > 1:
-        notes = (f"the file holds weights under {', '.join(found)}; those under {found[0]} are taken", *notes)
-    return inner, notes
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    # torch's averaged models count their updates beside the weights.
-    named = {key: value for key, value in tensors.items() if key != "n_averaged"}
-    for prefix in PREFIXES:
-        if named and all(key.startswith(prefix) for key in named):
-            return {key.removeprefix(prefix): value for key, value in named.items()}
-    return None
-
-
-def _whole(module: nn.Module, code: str, notes: tuple[str, ...] = ()) -> Contents:
+def _whole(module: nn.Module, code: str) -> Contents:
     module = module.float()
-    return Contents(tensors_of(module), module, code, notes=notes)
-
-
-def _precision(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What to say about the precision of the weights. Raises UserError when there are no gradients in it."""
-    quantised = next((key for key, tensor in tensors.items() if tensor.is_quantized), None)
-    if quantised is not None:
-        raise UserError(f"{path} is quantised ({quantised}), and has no gradients; save the model before quantisation")
-    types = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
-    return (f"the weights were {' and '.join(sorted(types))} and are read as float32",) if types else ()
+    return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..noise import keyed, uniform
-from .assembly import by
+from .nested import by
 
 
 def probe(

@@ -1,7 +1,7 @@
 """Which registered architecture a state dict belongs to, and how its tensors are called there."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -9,35 +9,46 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..architectures import ARCHITECTURES, Architecture, Shapes
-from .contents import bare
+from .contents import Contents
+from .own_normalisation import is_part
+from .places import COUNTER, Place, Wanted, find, fits, is_copy
 
 SIDES = (28, 32, 64, 96, 224)
 """Heights and widths to try where neither the data nor the file says them, in pixels."""
+BY_NAMES = "its key names and shapes"
+BY_SHAPES = "the shapes of its tensors alone, for it has other key names"
 
 
 @dataclass(frozen=True)
 class Match:
-    """An architecture, built for images of `shape`, takes `tensors` as its state dict."""
+    """An architecture, built for images of `shape`, takes the weights in `place` as its state dict."""
 
     architecture: Architecture
     shape: tuple[int, ...]
     classes: int
-    tensors: Mapping[str, Tensor]
+    place: Place
     how: str  # by what it was recognised
+    beside: tuple[str, ...] = ()  # names among its weights that it has no use for
 
 
 def matches(
-    tensors: Mapping[str, Tensor],
+    contents: Contents,
     likely: tuple[tuple[int, ...], ...],
     among: Mapping[str, Architecture] = ARCHITECTURES,
 ) -> list[Match]:
     """Every architecture that fits, in the order of the registry; by key names, or else by shapes alone.
 
-    `likely` are image shapes to try first. Channels and classes are read off the weights.
+    `likely` are image shapes to try first. Channels and classes are read off the weights. Those that use all weights
+    beside theirs go before those that do not.
     """
-    stages = bare(tensors)
-    by_names = [m for a in among.values() for stage in stages if (m := _by_names(a, stage, likely))]
-    return by_names or [m for a in among.values() if (m := _by_shapes(a, _settled(stages[-1]), likely))]
+    by_names = [match for a in among.values() for match in _by_names(a, contents, likely)]
+    places = [match.place for match in by_names]
+    by_names = [replace(match, beside=_beside(match.place, places, contents)) for match in by_names]
+    whole = [match for match in by_names if not match.beside]
+    if by_names:
+        return whole or by_names
+    sets = _sets(contents)
+    return [match for a in among.values() for match in _by_shapes(a, sets, likely)]
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -45,29 +56,55 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def _settled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the counters of batch norm, which older files lack and no forward pass reads."""
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}
+def _by_names(architecture: Architecture, contents: Contents, likely: tuple[tuple[int, ...], ...]) -> Iterator[Match]:
+    for place in find(contents.tensors, Wanted.like(_any_layout(architecture))):
+        tensors = place.tensors(contents.tensors)
+        read = architecture.read(shapes_of(tensors))
+        if read is None:
+            continue
+        for shape, layout in _layouts(architecture, *read, likely):
+            if all(fits(tensors[key], wanted, loose=contents.loose) for key, wanted in layout.items()):
+                yield Match(architecture, shape, read[1], place, BY_NAMES)
+                break
 
 
-def _by_names(
-    architecture: Architecture, tensors: dict[str, Tensor], likely: tuple[tuple[int, ...], ...]
-) -> Match | None:
-    shapes = shapes_of(_settled(tensors))
-    read = architecture.read(shapes)
-    if read is None or shapes.keys() != _any_layout(architecture).keys():
-        return None
-    for shape, layout in _layouts(architecture, *read, likely):
-        if layout == shapes:
-            return Match(architecture, shape, read[1], tensors, "its key names and shapes")
-    return None
+def _beside(place: Place, places: list[Place], contents: Contents) -> tuple[str, ...]:
+    """The names among these weights that neither the network nor a copy of it needs, nor a normalisation."""
+    used = {name for other in places for name in other.names.values()}
+    own = {contents.nested.container(prefix) for prefix in place.prefixes}
+
+    def belongs(name: str) -> bool:
+        prefix = next((prefix for prefix in place.prefixes if name.startswith(prefix)), None)
+        if prefix is None or name in used or name.endswith((COUNTER, "n_averaged")) or is_part(name):
+            return False
+        return contents.nested.container(name) in own and not is_copy(name[len(prefix) :].partition(".")[0])
+
+    return tuple(filter(belongs, contents.tensors))
+
+
+def _sets(contents: Contents) -> dict[str, dict[str, Tensor]]:
+    """The tensors in each container."""
+    sets: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in contents.tensors.items():
+        if not (name.endswith((COUNTER, "n_averaged")) or is_part(name)):
+            sets.setdefault(contents.nested.container(name), {})[name] = tensor
+    return sets
 
 
 def _by_shapes(
+    architecture: Architecture, sets: Mapping[str, dict[str, Tensor]], likely: tuple[tuple[int, ...], ...]
+) -> Iterator[Match]:
+    for container, tensors in sets.items():
+        if len(tensors) == len(_any_layout(architecture)):
+            match = _by_shapes_of(architecture, tensors, likely)
+            if match is not None:
+                shape, classes, names = match
+                yield Match(architecture, shape, classes, Place((container,), names), BY_SHAPES)
+
+
+def _by_shapes_of(
     architecture: Architecture, tensors: dict[str, Tensor], likely: tuple[tuple[int, ...], ...]
-) -> Match | None:
-    if len(tensors) != len(_any_layout(architecture)):
-        return None
+) -> tuple[tuple[int, ...], int, dict[str, str]] | None:
     shapes = list(shapes_of(tensors).values())
     images = [shape for shape in shapes if len(shape) == 4]
     dense = [shape for shape in shapes if len(shape) == 2]
@@ -75,20 +112,19 @@ def _by_shapes(
     for channels in dict.fromkeys(shape[1] for shape in images):
         for classes in dict.fromkeys(shape[0] for shape in reversed(dense)):
             for shape, layout in _layouts(architecture, channels, classes, likely):
-                renamed = _renamed(tensors, layout)
-                if renamed is not None:
-                    how = "the shapes of its tensors alone, for it has other key names"
-                    return Match(architecture, shape, classes, renamed, how)
+                names = _renamed(tensors, layout)
+                if names is not None:
+                    return shape, classes, names
     return None
 
 
-def _renamed(tensors: dict[str, Tensor], layout: Shapes) -> dict[str, Tensor] | None:
-    """The tensors under the layout's keys: the same shapes in the same order, or in any order if no two are equal."""
+def _renamed(tensors: dict[str, Tensor], layout: Shapes) -> dict[str, str] | None:
+    """The names for the layout's keys: the same shapes in the same order, or in any order if no two are equal."""
     given, wanted = list(shapes_of(tensors).values()), list(layout.values())
     if given == wanted:
-        return dict(zip(layout, tensors.values(), strict=True))
+        return dict(zip(layout, tensors, strict=True))
     if sorted(given) == sorted(wanted) and len(set(given)) == len(given):
-        by_shape = {tuple(tensor.shape): tensor for tensor in tensors.values()}
+        by_shape = {tuple(tensor.shape): name for name, tensor in tensors.items()}
         return {key: by_shape[shape] for key, shape in layout.items()}
     return None
 
@@ -114,4 +150,5 @@ def _any_layout(architecture: Architecture) -> Shapes:
 @lru_cache(maxsize=256)
 def _layout(architecture: Architecture, shape: tuple[int, ...], classes: int) -> Shapes:
     with torch.device("meta"):
-        return shapes_of(_settled(architecture.build(shape, classes).state_dict()))
+        state = shapes_of(architecture.build(shape, classes).state_dict())
+    return {key: shape for key, shape in state.items() if not key.endswith(COUNTER)}

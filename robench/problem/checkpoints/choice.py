@@ -1,0 +1,155 @@
+"""Which of several sets of weights in a file is taken, and what there is to say about the rest of it."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...errors import UserError
+from .contents import Contents
+from .nested import Nested, by, count, shown
+from .places import COUNTER, Place, is_copy, same
+
+USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
+"""Keys under which training scripts put the weights beside the optimiser, the most usual first."""
+TRAINING = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers", "scaler", "amp", "rng"}
+TRAINING |= {"callbacks", "loops", "sampler"}
+"""Words in the keys of what a training keeps beside the weights."""
+RULES = (
+    "no average or other copy by its name",
+    "the most usual key",
+    "the last of a list",
+    "the shortest name",
+    "the first in the file",
+)
+"""Which set of weights goes before the others, in the order in which this is decided."""
+MOST = 3  # names in a sentence
+
+
+def under(contents: Contents, key: str) -> Contents:
+    """What lies under the key or prefix that `--weights` names, in full or from any part of it on."""
+    wanted = key.strip(".") + "."
+    names = {**contents.tensors, **contents.nested.modules}
+    places = {name[: at + len(wanted) - 1] for name in names if (at := f".{name}.".find(f".{wanted}")) >= 0}
+    full = [place for place in places if place + "." == wanted] or sorted(places)
+    if len(full) > 1:
+        raise UserError(f"--weights {key} may be {listed(full)}; write one of them in full")
+    prefix = f"{full[0]}." if full else None
+    held = contents.nested
+
+    def inside(name: str) -> bool:
+        return prefix is not None and f"{name}.".startswith(prefix)
+
+    nested = replace(
+        held,
+        modules={name: module for name, module in held.modules.items() if inside(name)},
+        unusable={name: why for name, why in held.unusable.items() if inside(name)},
+        containers=[container for container in held.containers if inside(container[:-1])],
+    )
+    tensors = {name: tensor for name, tensor in contents.tensors.items() if inside(name)}
+    return replace(contents, tensors=tensors, nested=nested, module=None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The place that is taken, and the others whose weights would fit: those that differ, and those that do not."""
+
+    place: Place
+    differing: tuple[Place, ...] = ()
+    equal: tuple[Place, ...] = ()
+    note: tuple[str, ...] = ()  # on those that differ
+
+
+def chosen(places: Sequence[Place], contents: Contents) -> Choice:
+    """The place to take, by `RULES`."""
+    # Two architectures may fit at one place.
+    unique: dict[tuple[str, ...], Place] = {}
+    for place in places:
+        unique.setdefault(place.prefixes, place)
+    best, *others = sorted(unique.values(), key=lambda place: _rank(place, contents.nested))
+    weights = best.tensors(contents.tensors)
+    equal = [place for place in others if same(weights, place.tensors(contents.tensors))]
+    differing = [place for place in others if place not in equal]
+    return Choice(best, tuple(differing), tuple(equal), _several([best, *differing], contents.nested))
+
+
+def chosen_module(held: Nested) -> tuple[str, tuple[str, ...]]:
+    """The same among modules that were saved whole."""
+    ranked = sorted((Place((f"{name}.",), {}) for name in held.modules), key=lambda place: _rank(place, held))
+    return ranked[0].prefix[:-1], _several(ranked, held)
+
+
+def called(place: Place) -> str:
+    """What a place is called in sentences, and with `--weights`."""
+    return " and ".join(shown(prefix.removesuffix(".")) or "the top of the file" for prefix in place.prefixes)
+
+
+def whence(place: Place, contents: Contents) -> tuple[str, ...]:
+    """Where the weights were found, unless their names are the keys of the network."""
+    if len(place.prefixes) > 1:
+        sources = [f"in parts, from {called(place)}"]
+    else:
+        (prefix,) = place.prefixes
+        container = contents.nested.container(prefix)
+        sources = [f"from {shown(container[:-1])}"] if container else []
+        sources += [f"with the prefix {shown(prefix[len(container) :])}"] if prefix != container else []
+    sources += [place.spelling] if place.spelling else []
+    return (f"weights read {', '.join(sources)}",) if sources else ()
+
+
+def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
+    """What else the file holds: copies of the weights, the first tensors beside them, and other containers."""
+    held, place = contents.nested, choice.place
+    used = {*place.names.values(), *also_used}
+    used |= {name for other in (*choice.differing, *choice.equal) for name in other.names.values()}
+    own = {held.container(prefix) for prefix in place.prefixes}
+    beside, elsewhere = [], dict[str, int]()
+    for name, tensor in contents.tensors.items():
+        if name in used or name.endswith((COUNTER, "n_averaged")):
+            continue
+        container = held.container(name)
+        label = container[:-1] or name.partition(".")[0]
+        if container in own:
+            beside.append(f"{shown(name[len(container) :])} ({by(tensor.shape)})")
+        elif tensor.ndim and TRAINING.isdisjoint(re.split(r"[\W\d_]+", label.lower())):
+            elsewhere[shown(label)] = elsewhere.get(shown(label), 0) + 1
+    pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
+    pieces += [listed(beside)] if beside else []
+    pieces += [listed(f"{label} ({count(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
+    return (f"not used: {'; '.join(pieces)}",) if pieces else ()
+
+
+def listed(names: Iterable[str], most: int = MOST) -> str:
+    """The first of some names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def shapes_listed(tensors: Mapping[str, Tensor] | Mapping[str, tuple[int, ...]]) -> str:
+    """The first keys with their shapes."""
+    return listed(f"{shown(k)} ({by(v.shape if isinstance(v, Tensor) else v)})" for k, v in tensors.items())
+
+
+def _rank(place: Place, held: Nested) -> tuple[object, ...]:
+    """Lower goes first; one number for each of `RULES`, but for the order in the file, which sorting keeps."""
+    prefix = place.prefix
+    parts = prefix.split(".")[:-1]
+    usual = min((USUAL.index(part) for part in parts if part in USUAL), default=len(USUAL))
+    heads = [".".join(parts[: i + 1]) + "." for i in range(len(parts))]
+    place_in_list = next((-int(head[:-1].rpartition(".")[2]) for head in heads if head in held.listed), 1)
+    return is_copy(prefix), usual if parts else -1, place_in_list, (len(parts), len(prefix))
+
+
+def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
+    """What to say of weights that differ, the first of which are taken."""
+    if len(places) < 2:
+        return ()
+    one, other = (_rank(place, held) for place in places[:2])
+    decided = next((rule for rule, a, b in zip(RULES, one, other, strict=False) if a != b), RULES[-1])
+    names = [called(place) for place in places]
+    return (
+        f"{len(names)} sets of weights fit and differ ({listed(names)}): {names[0]} is taken, {decided}; --weights "
+        f"{names[1]} takes {'the other' if len(names) == 2 else 'another'}",
+    )

@@ -1,0 +1,190 @@
+"""Pickles that `torch.load` does not read with `weights_only`: those of `pickle.dump`, and the tar files of PyTorch
+before 0.1.10.
+
+What a pickle may name is a table: numbers, arrays, tensors and ordered dictionaries. Nothing else is imported, and
+nothing is called but what the table holds.
+"""
+
+import io
+import pickle
+import struct
+import tarfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from .zips import AGAIN
+
+TAR = 257, b"ustar"  # where a tar file names its format
+
+
+class RefusedError(Exception):
+    """The pickle names what weights do not need."""
+
+
+def is_tar(beginning: bytes) -> bool:
+    """Whether a file begins as tar files do."""
+    return beginning[TAR[0] :].startswith(TAR[1])
+
+
+def read_plain(path: Path) -> object:
+    """What `pickle.dump` wrote.
+
+    Raises RefusedError with the name of what it would call, if that is not in the table, and ValueError or another
+    error of a reader when it is damaged.
+    """
+    return _Reader(io.BytesIO(path.read_bytes()), TABLE).load()
+
+
+def read_tar(path: Path) -> object:
+    """What `torch.save` wrote before version 0.1.10. Raises UserError when it is another tar file, or damaged."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {member.name.removeprefix("./"): member for member in archive.getmembers() if member.isfile()}
+            if not {"pickle", "storages", "tensors"} <= members.keys():
+                inside = next((name for name in members if name.endswith((".pt", ".pth", ".safetensors"))), "")
+                like = f", like {inside}" if inside else ""
+                raise UserError(f"{path} is a tar archive; unpack it and name the checkpoint in it{like}")
+            content = {name: _content(archive, members[name]) for name in ("pickle", "storages", "tensors")}
+        storages = _storages(io.BytesIO(content["storages"]))
+        tensors = _tensors(io.BytesIO(content["tensors"]), storages)
+        return _Reader(io.BytesIO(content["pickle"]), TABLE, tensors).load()
+    except RefusedError as error:
+        raise UserError(
+            f"{path} is a pickle that would run code to be read ({error}), so nothing of it was run; load it with the "
+            "program that wrote it and save the model's state_dict()"
+        ) from None
+    except UserError:
+        raise
+    except Exception:  # a damaged pickle may raise anything
+        raise UserError(f"{path} is cut off or damaged; {AGAIN}") from None
+
+
+class _Reader(pickle._Unpickler):
+    """Finds names in a table alone. In Python: the C version makes room for as many objects as a file claims."""
+
+    def __init__(self, file: io.BytesIO, table: Mapping[str, Any], outside: Mapping[Any, object] | None = None):
+        super().__init__(file, encoding="latin-1")
+        self.table, self.outside = table, outside
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The entry of the table. Raises RefusedError for a name that is not in it."""
+        if f"{module}.{name}" not in self.table:
+            raise RefusedError(f"{module}.{name}")
+        return self.table[f"{module}.{name}"]
+
+    def persistent_load(self, pid: object) -> object:
+        """A tensor of a tar file, by its number."""
+        if self.outside is None:
+            raise RefusedError(f"the outside object {pid!r}")
+        return self.outside[int(str(pid))]
+
+    def build(self) -> None:
+        """Gives an object its state: arrays and dictionaries alone, never a function of the table."""
+        changed = self.stack[-2]  # type: ignore[attr-defined]
+        if not isinstance(changed, PickledArray | np.dtype | OrderedDict):
+            raise RefusedError(f"the state of {type(changed).__name__}")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: build}
+
+
+class PickledArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array that is empty until its numbers come: NumPy's own makes room for any shape that it is given."""
+
+    def __new__(cls, *_: object) -> "PickledArray":
+        return super().__new__(cls, (0,), np.int8)
+
+
+def _array(*_: object) -> PickledArray:
+    """In place of NumPy's `_reconstruct`."""
+    return PickledArray()
+
+
+def _array_of(data: bytes | bytearray, dtype: "np.dtype[Any]", shape: tuple[int, ...], order: str) -> Any:
+    """In place of NumPy's `_frombuffer`, which pickles of protocol 5 name."""
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _number(dtype: "np.dtype[Any]", data: bytes) -> Any:
+    """In place of NumPy's `scalar`."""
+    return np.frombuffer(data, dtype, count=1)[0]
+
+
+def array_names() -> list[tuple[Callable[..., Any], str]]:
+    """What pickles of arrays and of NumPy's numbers name, under the names of NumPy 1 and 2, and what stands for it."""
+    functions: dict[str, Callable[..., Any]]
+    functions = {"multiarray._reconstruct": _array, "multiarray.scalar": _number, "numeric._frombuffer": _array_of}
+    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUSMm"]
+    return [
+        *((function, f"numpy.{core}.{name}") for core in ("core", "_core") for name, function in functions.items()),
+        (PickledArray, "numpy.ndarray"),
+        (np.dtype, "numpy.dtype"),
+        *((kind, f"numpy.dtypes.{kind.__name__}") for kind in dict.fromkeys(kinds)),
+    ]
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Bytes in pickles of protocol 2. Raises RefusedError for anything but that."""
+    if encoding not in ("latin1", "latin-1"):
+        raise RefusedError(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin-1")
+
+
+def _memory(data: bytes) -> object:
+    """The memory of a tensor that was pickled by itself."""
+    held: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return held
+
+
+NUMBERS = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
+TABLE: Mapping[str, Any] = {
+    **{name: made for made, name in array_names()},
+    **{f"torch.{where}{name}Storage": getattr(torch, f"{name}Storage")._dtype
+       for where in ("", "cuda.") for name in NUMBERS},
+    **{f"torch.{where}{name}Tensor": name for where in ("", "cuda.") for name in NUMBERS},
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _encoded,
+    "torch.storage._load_from_bytes": _memory,
+    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+}  # fmt: skip
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "it is a file"
+    return file.read()
+
+
+def _storages(file: io.BytesIO) -> dict[Any, Tensor]:
+    """The memory of tensors by its number: one row of numbers each, and views of them."""
+    found: dict[Any, Tensor] = {}
+    for _ in range(_Reader(file, TABLE).load()):
+        number, _place, dtype = _Reader(file, TABLE).load()
+        (length,) = struct.unpack("<q", file.read(8))
+        data = file.read(length * dtype.itemsize)
+        found[number] = torch.frombuffer(bytearray(data), dtype=dtype)[:length] if length else torch.empty(0)
+    for view, root, start, length in _Reader(file, TABLE).load():
+        found[view] = found[root][start : start + length]
+    return found
+
+
+def _tensors(file: io.BytesIO, storages: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+    """The tensors by number: shapes and strides over that memory."""
+    found: dict[Any, Tensor] = {}
+    for _ in range(_Reader(file, TABLE).load()):
+        number, storage, _kind = _Reader(file, TABLE).load()
+        (axes, _) = struct.unpack("<ii", file.read(8))  # once written as one number of eight bytes
+        sizes = struct.unpack(f"<{axes}q", file.read(8 * axes))
+        strides = struct.unpack(f"<{axes}q", file.read(8 * axes))
+        (start,) = struct.unpack("<q", file.read(8))
+        found[number] = storages[storage].as_strided(sizes, strides, start)
+    return found

@@ -1,0 +1,45 @@
+"""Zip files, as PyTorch and NumPy write them: what is in them, and how large that is before anything is unpacked."""
+
+import zipfile
+from pathlib import Path
+
+from ...errors import UserError
+
+AGAIN = "copy or download it again"
+UNPACKED = 2**28  # bytes that any zip file may unpack to
+RATIO = 20  # weights shrink to a half; zeros alone to a thousandth
+
+
+def entries(path: Path) -> list[zipfile.ZipInfo]:
+    """Raises UserError when it is damaged, locked with a password, or would unpack to far more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+        raise UserError(f"{path} is cut off or damaged; {AGAIN}") from None
+    if any(entry.flag_bits & 1 for entry in found):
+        raise UserError(f"{path} is a zip file with a password; unpack it and name the checkpoint in it")
+    unpacked = sum(entry.file_size for entry in found)
+    if unpacked > most(path.stat().st_size):
+        raise too_large(path, f"{unpacked / 1e6:,.0f} MB")
+    return found
+
+
+def most(size: int) -> int:
+    """How many bytes a file of this size may unpack to."""
+    return max(UNPACKED, RATIO * size)
+
+
+def too_large(path: Path, unpacked: str) -> UserError:
+    """A file that grows out of all proportion when it is unpacked."""
+    return UserError(
+        f"{path} has {path.stat().st_size / 1e6:,.1f} MB and would unpack to {unpacked}, as no weights do; it was not "
+        "unpacked, get the file from its source again"
+    )
+
+
+def names(found: list[zipfile.ZipInfo]) -> set[str]:
+    """The names of entries, in full and without the archive's own folder."""
+    full = [entry.filename for entry in found]
+    # torch puts everything into one folder, whose name does not matter; torch.export did not before torch 2.8.
+    return {*full, *(name.partition("/")[2] for name in full)}
