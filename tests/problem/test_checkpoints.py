@@ -702,9 +702,9 @@ class Pair(nn.Module):
     ("module", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 5)), "labels reach 9 but the model"),
-        (nn.Identity(), "answers two images with a tensor of 2x1x28x28"),
+        (nn.Identity(), "answers 2 images with a tensor of 2x1x28x28"),
         (nn.Flatten(0), "with a tensor of 1568"),
-        (Pair(), "answers with tuple, not logits"),
+        (Pair(), "answers with tuple, in which no tensor has a row"),
         (nn.Sequential(nn.Conv2d(3, 1, 28), nn.Flatten()), "reads 3-channel images, but those of the data are 1x28x28"),
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), "3072"),
     ],

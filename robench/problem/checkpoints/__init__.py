@@ -60,8 +60,8 @@ def load(
     `arch` (a registered name, `module:factory` or `file.py:factory`, with or without arguments) and `normalise`
     (`none`, a data set's name or MEAN/STD) go before what the card or the file's metadata say, and a normalisation
     that lies beside the weights; without an architecture, it is recognised. `shape` (channels, height, width) and
-    `classes` are those of the data, where they are known, and `images` a few of them. `weights` names one of several sets of weights. Code in the
-    file runs only with `trust_pickle`. Raises UserError with one sentence on what is wrong.
+    `classes` are those of the data, where they are known, and `images` a few of them. `weights` names one of several
+    sets of weights. Code in the file runs only with `trust_pickle`. Raises UserError with one sentence.
     """
     path, card = locate(checkpoint)
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
