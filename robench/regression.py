@@ -1,7 +1,7 @@
 """Whether a model has become less robust than a baseline says: the same question asked again, outcomes in pairs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -14,15 +14,10 @@ from .evidence.store import RunFile
 from .problem import datasets, threats
 from .problem.classifier import Classifier
 from .problem.split import Split
-from .protocols import AttackChoice, Protocol, ThreatChoice
-from .protocols.cost import planned_items
+from .protocols import Protocol, ThreatChoice, rebuilt
 from .results.comment import Comment
 from .results.gate import LEVEL, Judgement, Verdict, felled_by, judge, letters_of, paired, same_function
 from .results.summary import ModelEntry, Summary, ThreatEntry, model_entry, summarise
-from .search.attacks import build, parse
-
-AVERAGED = " over "  # between an attack and the passes over which its answers are averaged
-
 
 Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
@@ -187,7 +182,7 @@ def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """What is compared was asked alike, but for the passes over which answers of a random model are averaged."""
 
     def asked(entry: ThreatEntry) -> list[tuple[str, str, int]]:
-        return [(a.name, a.spec.partition(AVERAGED)[0], a.items) for a in entry.attacks]
+        return [(a.name, rebuilt.split(a.spec)[0], a.items) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
         if (was.threat, asked(was)) != (entry.threat, asked(entry)):
@@ -241,19 +236,12 @@ def _data_of(baseline: Baseline) -> str:
 def _protocol(baseline: Baseline, classes: int) -> Protocol:
     """The protocol, from the attacks with every number that the baseline names; no protocol file is needed."""
     summary = baseline.summary
-    specs = [a.spec for t in summary.threats for a in t.attacks]
-    passes = {spec.partition(AVERAGED)[2].removesuffix(" passes") for spec in specs} - {""}
+    passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
-            threats.parse(t.threat),
-            tuple(_choice(a.name, a.spec.partition(AVERAGED)[0], a.items, classes) for a in t.attacks),
+            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)
         )
         for t in summary.threats
     )
-    eot = int(passes.pop()) if len(passes) == 1 else None
+    eot = passes.pop() if len(passes) == 1 else None
     return Protocol(summary.protocol, "", "", None, summary.seed, tuple(choices), eot)
-
-
-def _choice(label: str, spec: str, items: int, classes: int) -> AttackChoice:
-    once = AttackChoice(label, build(*parse(spec)))
-    return replace(once, restarts=max(1, items // planned_items(once, classes)))
