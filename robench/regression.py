@@ -10,14 +10,15 @@ from . import __version__
 from .api import Answer
 from .errors import UserError
 from .evidence.records import ModelRecord
-from .evidence.store import RunFile
-from .problem import datasets, threats
+from .evidence.store import RunFile, is_run_file
+from .problem import datasets, durable, threats
 from .problem.classifier import Classifier
 from .problem.split import Split
 from .protocols import Protocol, ThreatChoice, rebuilt
 from .results.comment import Comment
+from .results.contradictions import numbers
 from .results.gate import LEVEL, Judgement, Verdict, felled_by, judge, letters_of, paired, same_function
-from .results.summary import ModelEntry, Summary, ThreatEntry, model_entry, summarise
+from .results.summary import MOST_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
 
 Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
@@ -197,33 +198,20 @@ def _felled(answer: Answer) -> dict[str, dict[int, str]]:
 
 
 def _summary(path: Path) -> Summary:
-    data = path.read_bytes()
-    if data.startswith(b"SQLite format 3"):
+    if is_run_file(path):
         with RunFile.read(path) as run:
             plan = run.plan()
             if plan is None:
                 raise UserError(f"the baseline {path} holds no plan: it was stopped before it began; start it again")
             return summarise(plan, run.evidence(), __version__)
     try:
-        return Summary.from_json(data)
+        return Summary.from_json(durable.read(path, MOST_BYTES))
     except UserError as error:
         raise UserError(f"the baseline {path} cannot be read: {error}") from None
 
 
 def _numbers(baseline: Baseline) -> tuple[int, ...]:
-    try:
-        parts = [part.split(":") for part in baseline.summary.data.numbers.split()]
-        ends = [(int(first), int(last)) for first, last in parts]
-        fits = sum(last - first for first, last in ends) == baseline.summary.data.examples
-        numbers = tuple(n for first, last in ends for n in range(first, last)) if fits else ()
-    except ValueError:
-        numbers = ()
-    if len(numbers) != baseline.summary.data.examples:
-        raise UserError(
-            f"the baseline {baseline.path} is damaged: {baseline.summary.data.numbers!r} are not"
-            f" {baseline.summary.data.examples} examples; write it again with robench evaluate"
-        )
-    return numbers
+    return numbers(baseline.summary.data)
 
 
 def _data_of(baseline: Baseline) -> str:

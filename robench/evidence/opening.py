@@ -77,7 +77,7 @@ def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.
 
     The file does not change before something is written. Raises as `for_reading` does.
     """
-    journal = path.with_name(f"{path.name}-journal")
+    journal = Path(f"{path}-journal")
     if os.path.lexists(journal):
         raise UserError(
             f"{journal} lies beside {path}, and robench leaves no such file; it can change or delete others, so move it"
@@ -141,7 +141,7 @@ def _discard(path: Path) -> None:
 
 def _discard_logs(path: Path) -> None:
     for ending in ("-wal", "-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+        Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
 def _begin(path: Path, patience: float) -> bool:
@@ -226,7 +226,7 @@ def _lock(file: IO[bytes], *, exclusive: bool, patience: float) -> None:
 
 def _log_of(path: Path) -> Path | None:
     """The log beside a file, where there is something in it."""
-    log = path.with_name(f"{path.name}-wal")
+    log = Path(f"{path}-wal")
     if not os.path.lexists(log):
         return None
     found = os.lstat(log)

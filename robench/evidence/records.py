@@ -15,6 +15,8 @@ MOST_ITEMS = 2**20  # searches on one example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # of counts
+Seconds = Annotated[float, Meta(ge=0, lt=1e15)]
 Text = Annotated[str, Meta(max_length=10_000)]
 ThreatText = Annotated[str, Meta(max_length=200)]
 
@@ -136,7 +138,7 @@ class Effort(msgspec.Struct, frozen=True):
 
     threat: ThreatText
     attack: Text
-    seconds: Annotated[float, Meta(ge=0, lt=1e15)]
+    seconds: Seconds
 
 
 class Probe(msgspec.Struct, frozen=True):

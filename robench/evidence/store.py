@@ -253,6 +253,15 @@ def _numbered(number: int, claim: Claim, verdict: Verdict) -> tuple[Claim, Verdi
     return msgspec.structs.replace(claim, id=number), msgspec.structs.replace(verdict, claim=number)
 
 
+def is_run_file(path: Path) -> bool:
+    """Whether a file is of the kind that run files are, and no summary. Raises UserError when it cannot be read."""
+    with _explained(path):
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(16).startswith(b"SQLite format 3")
+
+
 # SQLite's own numbers; and their words, for Python 3.10, which keeps the number to itself.
 _BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
 _WORDS = {"locked": _BUSY, "readonly": _READ_ONLY, "disk I/O": _DISK, "full": _FULL, "unable to open": _CANNOT_OPEN}
