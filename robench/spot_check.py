@@ -60,6 +60,12 @@ def standing(plan: Plan, evidence: Evidence) -> dict[int, tuple[str, ...]]:
     return {example: texts for example, texts in under.items() if texts}
 
 
+def sample(examples: Sequence[int], n: int, seed: int) -> tuple[int, ...]:
+    """n of them in their order, or all where there are fewer; each has the same chance."""
+    chosen = frozenset(random.Random(seed).sample(examples, min(n, len(examples))))
+    return tuple(example for example in examples if example in chosen)
+
+
 def spot_check(
     plan: Plan,
     evidence: Evidence,
@@ -77,8 +83,7 @@ def spot_check(
     ends it early. Raises UserError where nothing can be searched.
     """
     under = standing(plan, evidence)
-    chosen = frozenset(random.Random(seed).sample(list(under), min(n, len(under))))
-    examples = tuple(example for example in under if example in chosen)
+    examples = sample(list(under), n, seed)
     protocol, left_out = _protocol(plan, classifier.classes)
     if not protocol.threats:
         raise UserError(f"nothing can be searched again: {'; '.join(left_out) or 'the plan names no attack'}")
@@ -86,6 +91,7 @@ def spot_check(
         return SpotCheck(len(under), examples, seed, left_out=left_out)
     rows = {number: row for row, number in enumerate(whole.numbers)}
     split = whole.take([rows[example] for example in examples])
+    chosen = frozenset(examples)
     known = [(c, v) for c, v in evidence.judged() if v.accepted and c.example in chosen]
     with RunFile.in_memory() as run:
         with run.writing():  # what is broken already is not searched

@@ -119,7 +119,7 @@ def appearing(path: Path, patience: float) -> Iterator[Path]:
 
     What a process that was killed has left under that name goes. Raises UserError when the file is there already.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.parent / f".{path.name}.part"
     if os.path.lexists(path):
         raise UserError(f"{path} is there already; name another")
     if part.is_file() and not part.is_symlink():
@@ -153,7 +153,7 @@ def _begin(path: Path, patience: float) -> bool:
     if there and (os.lstat(path).st_size or not stat.S_ISREG(os.lstat(path).st_mode)):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = path.parent / f".{path.name}.new"
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666), "r+b") as file:
         _lock(file, exclusive=True, patience=patience)
         if _key(os.stat(path)) != _key(os.fstat(file.fileno())) or os.stat(path).st_size:

@@ -123,15 +123,19 @@ def _of_clean(summary: "Summary", rows: Sequence[str]) -> Iterator[str]:
 def _of_threat(t: "ThreatEntry", summary: "Summary") -> Iterator[str]:
     for found in ([a.name for a in t.attacks], [a.spec for a in t.attacks if a.spec]):
         yield from (f"it names the attack {name} twice under {t.threat}" for name, k in Counter(found).items() if k > 1)
+    recent = all(a.items for a in t.attacks)  # older versions lack some of what is compared
     for a in t.attacks:
         if _is_off(a, t, summary):
             yield f"the numbers of {a.name} under {t.threat} do not fit together"
+    together = sum(a.broken for a in t.attacks) + t.elsewhere
+    if recent and not (t.broken <= together if summary.every_attack else t.broken == together):
+        yield f"the attacks under {t.threat} broke other numbers than the threat counts"
     if max(t.elsewhere, t.ties) > t.broken or t.nan > len(t.outcomes):
         yield f"more images are noted under {t.threat} than examples were broken"
     causes: Counter[str] = Counter()
     for r in t.rejections:
         causes[r.rejection] += r.claims
-    if t.rejections and causes != Counter({cause: count for cause, count in t.rejected.items() if count}):
+    if (recent or t.rejections) and causes != Counter({cause: count for cause, count in t.rejected.items() if count}):
         yield f"the rejected claims under {t.threat} are not as many as it counts"
     if not _falls(t.curve, summary.clean.accuracy, t.accuracy - summary.clean.open / len(t.outcomes)):
         yield f"the curve under {t.threat} does not fall from its clean accuracy to its accuracy"
@@ -140,6 +144,8 @@ def _of_threat(t: "ThreatEntry", summary: "Summary") -> Iterator[str]:
 def _is_off(a: "AttackEntry", t: "ThreatEntry", summary: "Summary") -> bool:
     """Whether an attack's counts contradict each other, or those of its threat."""
     correct, n = summary.clean.correct, len(t.outcomes)
+    if a.items and not summary.every_attack and (a.accuracy, a.alone, a.outcomes) != (None, None, ""):
+        return True
     if not a.standing <= a.tried <= correct or a.broken > t.broken or (a.alone or 0) > a.broken:
         return True
     if a.accuracy is not None and not _near(a.accuracy, (correct - a.broken) / n):
