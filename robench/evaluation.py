@@ -25,7 +25,7 @@ from .problem import cautions
 from .problem.classifier import Classifier, Identity
 from .problem.randomness import seeded
 from .problem.split import Split
-from .protocols import AttackChoice, Protocol, ThreatChoice
+from .protocols import AttackChoice, Protocol, ThreatChoice, rebuilt
 from .protocols.cost import planned_items
 from .results.summary import NOTE, Summary, summarise
 from .scrutiny import Masking, Scrutiny, Step
@@ -274,7 +274,7 @@ class Evaluation:
         """From here on: the model answers at random, so every image is judged over many passes."""
         eot = EOT if self.protocol.eot is None else self.protocol.eot
         told = f"the model answers at random: judged over {passes} passes, gradients averaged over {eot}"
-        threats = tuple(_planned(choice, self.classifier.classes, eot) for choice in self.protocol.threats)
+        threats = tuple(as_planned(choice, self.classifier.classes, eot) for choice in self.protocol.threats)
         self.plan = msgspec.structs.replace(self.plan, threats=threats, passes=passes, eot=eot)
         self.referee = Referee(self.referee.classifier, passes)
         self.environment["randomness"] = told
@@ -388,7 +388,7 @@ def make_plan(
         protocol=protocol.name,
         seed=seed,
         every_attack=every_attack,
-        threats=tuple(_planned(choice, classifier.classes) for choice in protocol.threats),
+        threats=tuple(as_planned(choice, classifier.classes) for choice in protocol.threats),
         device=str(classifier.device),
         threads=torch.get_num_threads(),
         precision=precision,
@@ -402,7 +402,8 @@ def identity_of(model: ModelRecord) -> Identity:
     return Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
 
 
-def _planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
+def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
+    """What a protocol asks about one threat, as a plan says it."""
     attacks = (PlannedAttack(a.label, _spec(a, eot), planned_items(a, classes)) for a in choice.attacks)
     return PlannedThreat(str(choice.threat), tuple(attacks))
 
@@ -410,7 +411,7 @@ def _planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
 def _spec(choice: AttackChoice, eot: int) -> str:
     """The attack with every number, that of the passes averaged included."""
     alone = eot == 1 or isinstance(choice.attack, ForeignAttack)
-    return choice.attack.spec if alone else f"{choice.attack.spec} over {eot} passes"
+    return choice.attack.spec if alone else rebuilt.averaged(choice.attack.spec, eot)
 
 
 def refuse_other_noise(before: Plan, device: str, path: str) -> None:

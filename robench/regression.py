@@ -1,7 +1,7 @@
 """Whether a model has become less robust than a baseline says: the same question asked again, outcomes in pairs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -10,19 +10,15 @@ from . import __version__
 from .api import Answer
 from .errors import UserError
 from .evidence.records import ModelRecord
-from .evidence.store import RunFile
-from .problem import datasets, threats
+from .evidence.store import RunFile, is_run_file
+from .problem import datasets, durable, threats
 from .problem.classifier import Classifier
 from .problem.split import Split
-from .protocols import AttackChoice, Protocol, ThreatChoice
-from .protocols.cost import planned_items
+from .protocols import Protocol, ThreatChoice, rebuilt
 from .results.comment import Comment
+from .results.contradictions import numbers
 from .results.gate import LEVEL, Judgement, Verdict, felled_by, judge, letters_of, paired, same_function
-from .results.summary import ModelEntry, Summary, ThreatEntry, model_entry, summarise
-from .search.attacks import build, parse
-
-AVERAGED = " over "  # between an attack and the passes over which its answers are averaged
-
+from .results.summary import MOST_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
 
 Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
@@ -187,7 +183,7 @@ def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """What is compared was asked alike, but for the passes over which answers of a random model are averaged."""
 
     def asked(entry: ThreatEntry) -> list[tuple[str, str, int]]:
-        return [(a.name, a.spec.partition(AVERAGED)[0], a.items) for a in entry.attacks]
+        return [(a.name, rebuilt.split(a.spec)[0], a.items) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
         if (was.threat, asked(was)) != (entry.threat, asked(entry)):
@@ -202,33 +198,20 @@ def _felled(answer: Answer) -> dict[str, dict[int, str]]:
 
 
 def _summary(path: Path) -> Summary:
-    data = path.read_bytes()
-    if data.startswith(b"SQLite format 3"):
+    if is_run_file(path):
         with RunFile.read(path) as run:
             plan = run.plan()
             if plan is None:
                 raise UserError(f"the baseline {path} holds no plan: it was stopped before it began; start it again")
             return summarise(plan, run.evidence(), __version__)
     try:
-        return Summary.from_json(data)
+        return Summary.from_json(durable.read(path, MOST_BYTES))
     except UserError as error:
         raise UserError(f"the baseline {path} cannot be read: {error}") from None
 
 
 def _numbers(baseline: Baseline) -> tuple[int, ...]:
-    try:
-        parts = [part.split(":") for part in baseline.summary.data.numbers.split()]
-        ends = [(int(first), int(last)) for first, last in parts]
-        fits = sum(last - first for first, last in ends) == baseline.summary.data.examples
-        numbers = tuple(n for first, last in ends for n in range(first, last)) if fits else ()
-    except ValueError:
-        numbers = ()
-    if len(numbers) != baseline.summary.data.examples:
-        raise UserError(
-            f"the baseline {baseline.path} is damaged: {baseline.summary.data.numbers!r} are not"
-            f" {baseline.summary.data.examples} examples; write it again with robench evaluate"
-        )
-    return numbers
+    return numbers(baseline.summary.data)
 
 
 def _data_of(baseline: Baseline) -> str:
@@ -241,19 +224,12 @@ def _data_of(baseline: Baseline) -> str:
 def _protocol(baseline: Baseline, classes: int) -> Protocol:
     """The protocol, from the attacks with every number that the baseline names; no protocol file is needed."""
     summary = baseline.summary
-    specs = [a.spec for t in summary.threats for a in t.attacks]
-    passes = {spec.partition(AVERAGED)[2].removesuffix(" passes") for spec in specs} - {""}
+    passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
-            threats.parse(t.threat),
-            tuple(_choice(a.name, a.spec.partition(AVERAGED)[0], a.items, classes) for a in t.attacks),
+            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)
         )
         for t in summary.threats
     )
-    eot = int(passes.pop()) if len(passes) == 1 else None
+    eot = passes.pop() if len(passes) == 1 else None
     return Protocol(summary.protocol, "", "", None, summary.seed, tuple(choices), eot)
-
-
-def _choice(label: str, spec: str, items: int, classes: int) -> AttackChoice:
-    once = AttackChoice(label, build(*parse(spec)))
-    return replace(once, restarts=max(1, items // planned_items(once, classes)))

@@ -117,7 +117,7 @@ class _Read:
 
     @cached_property
     def loaded(self) -> tuple[Split, Referee]:
-        return reloaded(self.file.path, self.material.plan, self.material.evidence.environment, **self.where)
+        return reloaded(self.file.path, self.material.plan, self.material.evidence.environment, **self.where)[:2]
 
 
 def _pictures(

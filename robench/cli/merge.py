@@ -1,5 +1,6 @@
 """`robench merge`: several run files of one model as one, the worst per example."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
     robench merge monday.robench tuesday.robench --out both.robench
     robench merge big.robench --slim --out small.robench
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out} is there already; choose another --out")
     with ExitStack() as stack:
         files = [stack.enter_context(RunFile.read(path)) for path in runs]
@@ -39,7 +40,7 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
             _refuse_another(runs[0], plans[0], path, plan)
         merged = merge([file.evidence() for file in files])
         plan = joint_plan(plans, merged.evidence)
-        with RunFile.open(out) as result, result.writing():
+        with RunFile.whole(out) as result, result.writing():
             told = merged.evidence.environment
             result.put_plan(plan, without_folders(told) if slim else told)
             result.adopt(merged.evidence, merged.sources, [] if slim else files)

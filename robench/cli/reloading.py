@@ -1,6 +1,7 @@
 """The model and the images a run file is about, from where they were or where the user says they are now."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import api
 from ..api import Subject
@@ -10,6 +11,15 @@ from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
 from ..problem.split import Split
+
+
+class Reloaded(NamedTuple):
+    """What a run file is about, loaded."""
+
+    split: Split  # the planned examples
+    referee: Referee
+    whole: Split  # all examples of the data
+    subject: Subject
 
 
 def reloaded(
@@ -24,7 +34,7 @@ def reloaded(
     normalise: str | None,
     trust_pickle: bool,
     device: str,
-) -> tuple[Split, Referee]:
+) -> Reloaded:
     """The planned examples, and a referee with the model of the plan; `told` is the environment of the run.
 
     Raises UserError when either is not there, or is another.
@@ -37,12 +47,13 @@ def reloaded(
         api.pick_device(device),
         weights or told.get("weights"),
     )
-    split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
+    whole = datasets.load(data or told.get("data") or plan.data)
+    split = _examples(plan, whole, run_path)
     refuse_other_noise(plan, str(subject.device), str(run_path))
     referee = Referee(subject.load(split).classifier, plan.passes)
     if not identity_of(plan.model).same_as(referee.classifier.identity()):
         raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
-    return split, referee
+    return Reloaded(split, referee, whole, subject)
 
 
 def _examples(plan: Plan, whole: Split, path: Path) -> Split:

@@ -9,10 +9,12 @@ import msgspec
 
 from ..api import load_run
 from ..errors import UserError
+from ..evidence.store import is_run_file
+from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.claims import published
-from ..results.summary import Summary
+from ..results.summary import MOST_BYTES, Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render
 from .options import debug_option
 
@@ -95,11 +97,8 @@ def _once(summaries: Iterable[Summary]) -> list[Summary]:
 
 def read_summaries(path: Path) -> list[Summary]:
     """Of the last question asked into a run file, or those in a summary file."""
-    try:
-        text = path.read_bytes() if path.is_file() and _is_json(path) else b""
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not text:
+    text = durable.read(path, MOST_BYTES) if path.is_file() and not is_run_file(path) else b""
+    if text.lstrip()[:1] not in (b"{", b"["):
         return [load_run(path)]
     try:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
@@ -110,11 +109,6 @@ def read_summaries(path: Path) -> list[Summary]:
         ) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _is_json(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(64).lstrip()[:1] in (b"{", b"[")
 
 
 def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tuple[str, Card]]:

@@ -1,34 +1,42 @@
-"""`robench verify`: judge the evidence of a run file again, with no attack code."""
+"""`robench verify`: hold what a run file says to its images, the data and the model."""
 
+import secrets
 from pathlib import Path
 
 import click
-import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..evidence.records import Evidence
-from ..evidence.referee import Referee
+from ..evidence.records import Plan
+from ..evidence.refutation import Facts, Refuted
 from ..evidence.store import RunFile
-from ..problem import threats
-from ..problem.split import Split
-from ..problem.threats.base import NO_WITNESS
-from ..results.summary import summarise
+from ..problem import checkpoints
+from ..problem.datasets import DATASETS
+from ..results.summary import Summary, summarise
 from ..results.tables import render
+from ..spot_check import LEVEL, SpotCheck, spot_check
+from ..verification import least_passes, verify
+from .display import Display
 from .options import machine_options, model_options
-from .reloading import reloaded
+from .reloading import Reloaded, reloaded
+
+STOPPED = 130
 
 
 @click.command("verify")
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
 @click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
+@click.option("--search", type=click.IntRange(min=1), metavar="N", help="Also search N standing examples again.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of that search.  [default: a new one]")
 @model_options
 @machine_options
 def command(
     run_path: Path,
     checkpoint: str | None,
     data: str | None,
+    search: int | None,
+    seed: int | None,
     arch: str | None,
     weights: str | None,
     normalise: str | None,
@@ -36,20 +44,23 @@ def command(
     device: str,
     quiet: bool,
 ) -> int:
-    """Look at every image of a run file again: is it in the set, and does it fool the model?
+    """Hold what a run file says to its images, the data and the model.
 
-    Loads the model and the images, searches nothing, prints the table anew. Exit 1 when evidence does not hold.
+    Loads the model and the images, judges every adversarial image again, compares all that can be recomputed, and
+    prints the table. Exit 1 when something does not hold. This proves the broken part of the table; that the rest
+    stands is the run's word, which --search puts to the test.
 
     \b
     robench verify runs/digits-adv-linf-1a2b3c4d.robench
     robench verify theirs.robench --model their-model.pt --data mnist
+    robench verify theirs.robench --search 20
     """
     with RunFile.read(run_path) as run:
         plan = run.plan()
         if plan is None:
             raise UserError(f"{run_path} holds no plan yet: there is nothing to verify")
         evidence = run.evidence()
-        split, referee = reloaded(
+        loaded = reloaded(
             run_path,
             plan,
             evidence.environment,
@@ -61,46 +72,69 @@ def command(
             trust_pickle=trust_pickle,
             device=device,
         )
-        image_faults, images = _image_faults(run, evidence, split, referee)
-        faults = [*_clean_faults(evidence, split, referee), *image_faults]
-    for fault in faults:
+        facts = _facts(plan, loaded, checkpoint, data)
+        found = verify(plan, evidence, run.images(loaded.split.shape), facts)
+    for fault in found.faults:
         click.echo(fault, err=True)
     click.echo(render([summarise(plan, evidence, __version__)], intervals=True))
-    judged = f"{len(split)} clean answers and {images} adversarial images judged again"
-    click.echo(f"{judged}: {f'{len(faults)} do not hold' if faults else 'all hold'}")
-    return 1 if faults else 0
+    click.echo(_judged(found))
+    if found.faults or search is None:
+        click.echo("this proves what is broken; that the rest stands is the run's word (--search N searches it again)")
+        return 1 if found.faults else 0
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    display = _Again(quiet)
+    with display.shown():
+        again = spot_check(
+            *(plan, evidence, loaded.whole, loaded.subject.load(loaded.split).classifier, loaded.referee),
+            n=search,
+            seed=seed,
+            progress=display,
+        )
+    for (example, threat), attack in again.broken.items():
+        click.echo(f"example {example} under {threat}: recorded as standing, and broken by {attack}", err=True)
+    for text in again.left_out:
+        click.echo(f"note: not searched again with {text}", err=True)
+    click.echo(_searched(again))
+    return 1 if again.broken else 0 if again.finished else STOPPED
 
 
-def _clean_faults(evidence: Evidence, split: Split, referee: Referee) -> list[str]:
-    said = {c.example: c.correct for c in evidence.clean}
-    right = referee.hear(split.x, split.y).right.tolist()
-    return [
-        f"example {number}: recorded as {'right' if said[number] else 'wrong'} before any attack, and it is not"
-        for number, correct in zip(split.numbers, right, strict=True)
-        if said.get(number, correct) != correct
-    ]
+def _facts(plan: Plan, loaded: Reloaded, checkpoint: str | None, data: str | None) -> Facts:
+    """What the run is held to. Of a file that is named now, nobody knows what it was called then."""
+    given = data is not None and data.lower().endswith(".npz")
+    if given and plan.data.partition(":")[0] in DATASETS:
+        raise UserError(f"the run is about {plan.data}, a data set of that name; name it so with --data, not {data}")
+    typed = checkpoint is not None and checkpoints.locate(checkpoint)[1] is None
+    return Facts(
+        whole=loaded.whole,
+        classifier=loaded.referee.classifier,
+        model=None if typed else loaded.referee.classifier.name,
+        data=None if given else loaded.whole.name,
+        least=least_passes,
+    )
 
 
-def _image_faults(run: RunFile, evidence: Evidence, split: Split, referee: Referee) -> tuple[list[str], int]:
-    """What is wrong with the images that are kept, or with broken examples that have none; and how many were judged."""
-    rows = {number: row for row, number in enumerate(split.numbers)}
-    claims = {c.id: c for c in evidence.claims}
-    kept: dict[str, list[tuple[int, torch.Tensor, tuple[float, ...]]]] = {}
-    for claim, image in run.images(split.shape):
-        if claims[claim].example in rows:
-            c = claims[claim]
-            kept.setdefault(c.threat, []).append((rows[c.example], torch.from_numpy(image), c.witness or NO_WITNESS))
-    faults = []
-    for text, images in kept.items():
-        index = [row for row, _, _ in images]
-        x_adv, witness = torch.stack([image for _, image, _ in images]), torch.tensor([w for _, _, w in images])
-        rulings = referee.judge(threats.parse(text), split.x[index], split.y[index], x_adv, witness)
-        faults += [
-            f"example {split.numbers[row]} under {text}: its image {ruling.reason}"
-            for row, ruling in zip(index, rulings, strict=True)
-            if not ruling.accepted
-        ]
-    shown = {(split.numbers[row], text) for text, images in kept.items() for row, _, _ in images}
-    broken = {(c.example, c.threat) for c, v in evidence.judged() if v.accepted and c.example in rows}
-    faults += [f"example {e} under {text}: broken by an image that is not kept" for e, text in sorted(broken - shown)]
-    return faults, sum(map(len, kept.values()))
+def _judged(found: Refuted) -> str:
+    judged = f"{found.clean} clean answers and {found.images} adversarial images judged again"
+    close = f" ({found.close} of them by less than machines may differ)" if found.close else ""
+    return f"{judged}{close}: {f'{len(found.faults)} do not hold' if found.faults else 'all hold'}"
+
+
+def _searched(again: SpotCheck) -> str:
+    if not again.standing:
+        return "no example stands, so there is nothing to search again"
+    line = f"{again.searched} of {again.standing} standing examples searched again with seed {again.seed}"
+    if again.open:
+        line += f", {len(again.open)} more not to the end"
+    if not again.searched:
+        return line
+    line += f": {again.examples_broken} {'was' if again.examples_broken == 1 else 'were'} broken"
+    if again.searched < again.standing:
+        line += f"; of all, such a search would break at most {100 * again.bound:.1f} % (exact bound, {LEVEL:.0%})"
+    return line
+
+
+class _Again(Display):
+    """Progress of the search. Every standing example is right before any attack, so that is not worth a line."""
+
+    def clean(self, summary: Summary) -> None:
+        self.examples = summary.data.examples

@@ -1,9 +1,24 @@
-"""What is written down. Plain values: no tensors, no files, no model."""
+"""What is written down. Plain values: no tensors, no files, no model.
+
+The bounds hold for what is read from a file. They are far beyond what robench writes, and keep what somebody else has
+written from running on for hours.
+"""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
+
+MOST_EXAMPLES = 10**6  # of a plan
+MOST_ITEMS = 2**20  # searches on one example
+
+Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # of counts
+Seconds = Annotated[float, Meta(ge=0, lt=1e15)]
+Text = Annotated[str, Meta(max_length=10_000)]
+ThreatText = Annotated[str, Meta(max_length=200)]
 
 Rejection = Literal["", "outside", "outside the box", "does not fool", "not finite"]
 """Why a claim was turned down, in the words of the summary file; empty when it was accepted."""
@@ -12,52 +27,54 @@ Rejection = Literal["", "outside", "outside the box", "does not fool", "not fini
 class ModelRecord(msgspec.Struct, frozen=True):
     """Which classifier was asked about. Mirrors `problem.classifier.Identity`, with the name it went by."""
 
-    name: str
-    weights_sha256: str
-    architecture: str
-    normalisation: str
-    fingerprint: tuple[float, ...]
+    name: Text
+    weights_sha256: Text
+    architecture: Text
+    normalisation: Text
+    fingerprint: Annotated[tuple[float, ...], Meta(max_length=2**20)]
 
 
 class PlannedAttack(msgspec.Struct, frozen=True):
     """An attack as it will be run: what the tables call it, every number, how many items per example."""
 
-    label: str  # unique within its threat: pgd, or pgd-margin beside pgd-ce
-    spec: str  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
-    items: int  # draws times targets: searches on each example before it counts as spent
+    label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
+    spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
+    items: Annotated[int, Meta(ge=1, le=MOST_ITEMS)]  # draws times targets: searches of each example it does not break
 
 
 class PlannedThreat(msgspec.Struct, frozen=True):
     """A threat model with the attacks that will be tried on it."""
 
-    threat: str  # linf:8/255
-    attacks: tuple[PlannedAttack, ...]
+    threat: ThreatText  # linf:8/255
+    attacks: Annotated[tuple[PlannedAttack, ...], Meta(max_length=1000)]
 
 
 class Plan(msgspec.Struct, frozen=True):
     """The question a run answers, and the conditions under which its verdicts repeat exactly."""
 
     model: ModelRecord
-    data: str  # mnist:test
-    data_sha256: str  # of the examples below, in this order
-    examples: tuple[int, ...]  # numbers in the split, in split order
-    protocol: str
-    seed: int
+    data: Text  # mnist:test
+    data_sha256: Text  # of the examples below, in this order
+    examples: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=MOST_EXAMPLES)]  # in split order
+    protocol: Text
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
     every_attack: bool
-    threats: tuple[PlannedThreat, ...]
-    device: str
-    threads: int
-    precision: str
-    lanes: int
+    threats: Annotated[tuple[PlannedThreat, ...], Meta(max_length=1000)]
+    device: Text
+    threads: Annotated[int, Meta(ge=1, lt=2**20)]
+    precision: Text
+    lanes: Annotated[int, Meta(ge=1, lt=2**31)]
     curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
-    passes: int = 1  # over which every image is judged: more than one where the model answers at random
-    eot: int = 1  # over which every answer is averaged in the search
+    passes: Annotated[int, Meta(ge=1, le=10**4)] = (
+        1  # over which every image is judged: more where it answers at random
+    )
+    eot: Annotated[int, Meta(ge=1, le=10**6)] = 1  # over which every answer is averaged in the search
 
 
 class Clean(msgspec.Struct, frozen=True):
     """The model's answer before any attack."""
 
-    example: int
+    example: Number
     digest: str  # of the image and its label
     correct: bool
     margin: float  # best wrong logit minus the right one: negative when correct
@@ -67,38 +84,39 @@ class Clean(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """An attack says it has an image that fools the model under this threat. Nobody has checked yet."""
 
-    id: int
-    example: int
-    threat: str
-    attack: str  # PlannedAttack.spec
-    draw: int
-    target: int  # the class it aimed at, -1 when untargeted
-    forwards: int  # spent on this item up to the find
-    backwards: int
-    witness: tuple[float, ...] = ()  # how the image was made, in threat models that need to know: tx, ty, angle
+    id: Count
+    example: Number
+    threat: ThreatText
+    attack: Text  # PlannedAttack.spec
+    draw: Number
+    target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the class it aimed at, -1 when untargeted
+    forwards: Count  # spent on this item up to the find
+    backwards: Count
+    # How the image was made, in threat models that need to know: tx, ty, angle.
+    witness: Annotated[tuple[float, ...], Meta(max_length=3)] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """What the referee measured about one claim."""
 
-    claim: int
+    claim: Count
     accepted: bool
     rejection: Rejection
     reason: str  # a sentence; empty when accepted
     size: float  # in the unit of the threat's radius
     margin: float  # best wrong logit minus the right one
-    passes: int = 1  # over which it was judged; the margin is the mean of theirs
+    passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is the mean of theirs
 
 
 class Spent(msgspec.Struct, frozen=True):
     """Searches of one attack on one example under one threat that ended in vain."""
 
-    example: int
-    threat: str
-    attack: str
+    example: Number
+    threat: ThreatText
+    attack: Text
     done: int  # a set of item numbers, as bits
-    forwards: int
-    backwards: int
+    forwards: Count
+    backwards: Count
 
     @property
     def draws(self) -> int:
@@ -109,26 +127,26 @@ class Spent(msgspec.Struct, frozen=True):
 class Failure(msgspec.Struct, frozen=True):
     """An attack raised: its example stays open, with the error."""
 
-    example: int
-    threat: str
-    attack: str
+    example: Number
+    threat: ThreatText
+    attack: Text
     error: str
 
 
 class Effort(msgspec.Struct, frozen=True):
     """Seconds an attack has taken under one threat, over all sessions of the run."""
 
-    threat: str
-    attack: str
-    seconds: float
+    threat: ThreatText
+    attack: Text
+    seconds: Seconds
 
 
 class Probe(msgspec.Struct, frozen=True):
     """A measurement that a reader of the table should know of: taken in passing, or to look for gradient masking."""
 
-    threat: str  # empty where it is about the model as such
-    example: int  # -1 where it is about no single one
-    name: str  # nan: the model answered NaN during a search; the others are those of search.probes
+    threat: ThreatText  # empty where it is about the model as such
+    example: Annotated[int, Meta(ge=-1, lt=2**31)]  # -1 where it is about no single one
+    name: Text  # nan: the model answered NaN during a search; the others are those of search.probes
     value: float
 
 

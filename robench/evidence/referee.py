@@ -245,20 +245,34 @@ def _ruling(
 ) -> Ruling:
     rejection: Rejection
     if not finite:
-        rejection, reason = "not finite", "has pixels that are not finite"
+        rejection, reason = "not finite", NOT_FINITE
     elif not boxed:
-        rejection, reason = "outside the box", "leaves the pixel range [0, 1]"
+        rejection, reason = "outside the box", OUTSIDE_BOX
     elif not inside:
-        rejection = "outside"
-        reason = f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
+        rejection, reason = "outside", outside(str(threat), size)
     elif error:
         rejection, reason = "not finite", f"makes the model raise {error}, which is no answer"
     elif gap != gap:
-        rejection, reason = "not finite", "makes the model answer NaN, which is no answer"
+        rejection, reason = "not finite", NO_ANSWER
     elif failures < needed:
-        rejection, reason = "does not fool", f"does not fool the model: margin {gap:.3g}"
+        rejection, reason = "does not fool", harmless(gap)
         if passes > 1:
             reason += f", {failures} of {passes} passes fail and {needed} are needed to tell that most do"
     else:
         rejection, reason = "", ""
     return Ruling(not rejection, rejection, reason, size, gap, passes)
+
+
+NOT_FINITE = "has pixels that are not finite"
+OUTSIDE_BOX = "leaves the pixel range [0, 1]"
+NO_ANSWER = "makes the model answer NaN, which is no answer"
+
+
+def outside(threat: str, size: float) -> str:
+    """Why an image outside the threat set is turned down."""
+    return f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
+
+
+def harmless(gap: float) -> str:
+    """Why an image is turned down that the model gets right."""
+    return f"does not fool the model: margin {gap:.3g}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a crash while writing leaves the old one."""
+"""Files that are whole or absent: a crash while writing leaves the old one. And files that are read as a whole."""
 
 import hashlib
 import os
@@ -27,6 +27,20 @@ def replace(path: Path, data: bytes) -> None:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a file. Raises UserError when it cannot be read, is no file, or has more than `most`."""
+    try:
+        if not path.is_file():  # a pipe would block, and a device might not end
+            raise UserError(f"{path} is not a file; name one")
+        with path.open("rb") as file:
+            held = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(held) > most:
+        raise UserError(f"{path} has more than {most:,} bytes, which nothing of this kind needs; name another file")
+    return held
 
 
 def sha256(path: Path) -> str:

@@ -22,6 +22,8 @@ else:
 
 HERE = Path(__file__).parent
 
+OWN_THREATS, OWN_ATTACKS = "own threats", "own attacks"  # after its name, where the command line replaced them
+
 # Of threats that a protocol does not speak of.
 USUAL = {
     "l0": ["pointwise"],
@@ -70,7 +72,7 @@ class Protocol:
     def with_threats(self, texts: Sequence[str], *, bare: bool = False) -> "Protocol":
         """Other threats, each with the attacks this protocol uses under the same norm; with none where `bare`."""
         chosen = [ThreatChoice(threats.parse(text), ()) if bare else self._choice(text) for text in texts]
-        return replace(self, name=f"{self.name}, own threats", threats=tuple(chosen))
+        return replace(self, name=f"{self.name}, {OWN_THREATS}", threats=tuple(chosen))
 
     def with_attacks(self, texts: Sequence[str]) -> "Protocol":
         """Other attacks, each on every threat it can attack. Raises UserError for a threat that none attacks."""
@@ -85,7 +87,7 @@ class Protocol:
                 named = " and ".join(str(entry["attack"]) for entry in entries)
                 raise UserError(f"no attack is named for {t.threat} beside {named}; {_those_for(t.threat)}")
             chosen.append(ThreatChoice(t.threat, _choices(fit, t.threat)))
-        return replace(self, name=f"{self.name}, own attacks", threats=tuple(chosen))
+        return replace(self, name=f"{self.name}, {OWN_ATTACKS}", threats=tuple(chosen))
 
     def _choice(self, text: str) -> ThreatChoice:
         threat = threats.parse(text)

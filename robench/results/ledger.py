@@ -3,10 +3,25 @@
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from ..evidence.records import Claim, Evidence, Failure, Plan, PlannedAttack, Rejection, Spent, Verdict
+from ..evidence.records import (
+    MOST_ITEMS,
+    Claim,
+    Count,
+    Evidence,
+    Failure,
+    Plan,
+    PlannedAttack,
+    Rejection,
+    Seconds,
+    Spent,
+    Total,
+    Verdict,
+)
 from .merging import consolidated
 from .outcomes import Outcome, answers, ball, breaks, done_items, is_spent, planned_threat
 
@@ -22,16 +37,18 @@ class AttackEntry(msgspec.Struct, frozen=True):
     """
 
     name: str
-    tried: int  # examples on which it was spent, wholly or in part, or made a claim
+    tried: Count  # examples on which it was spent, wholly or in part, or made a claim
     accuracy: float | None  # of the model, were this the only attack
-    broken: int  # with every attack those it broke, else those it broke first
-    alone: int | None  # broken by no other
-    seconds: float
-    forwards: int  # rows through the network, on the planned examples
-    backwards: int
+    broken: Count  # with every attack those it broke, else those it broke first
+    alone: Count | None  # broken by no other
+    seconds: Seconds
+    forwards: Total  # rows through the network, on the planned examples
+    backwards: Total
     spec: str = ""
-    standing: int = 0  # examples on which it was spent wholly, in vain
-    items: int = 0  # searches planned on each example: restarts times targets; 0 where an older file does not say
+    standing: Count = 0  # examples on which it was spent wholly, in vain
+    items: Annotated[int, Meta(ge=0, le=MOST_ITEMS)] = (
+        0  # searches planned on each example: restarts times targets; 0 where an older file does not say
+    )
     outcomes: str = ""  # with every attack, a letter per example: were this the only attack
 
 
@@ -40,7 +57,7 @@ class RejectionEntry(msgspec.Struct, frozen=True):
 
     attack: str
     rejection: str
-    claims: int
+    claims: Count
     reason: str
 
 
@@ -48,7 +65,7 @@ class FailureEntry(msgspec.Struct, frozen=True):
     """An attack that raised, and has not finished since, on so many examples; the error on the first."""
 
     attack: str
-    examples: int
+    examples: Count
     error: str
 
 

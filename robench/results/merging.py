@@ -29,6 +29,7 @@ from ..evidence.records import (
     Verdict,
 )
 
+MERGED = " + "  # between the names of protocols
 _ALTERNATIVE = " | "  # between the values that runs disagree about
 
 
@@ -191,7 +192,7 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
         plans[0],
         examples=examples,
         data_sha256=hashed,  # as problem.split.Split hashes them
-        protocol=" + ".join(dict.fromkeys(plan.protocol for plan in plans)),
+        protocol=MERGED.join(dict.fromkeys(plan.protocol for plan in plans)),
         every_attack=all(plan.every_attack for plan in plans),
         threats=tuple(PlannedThreat(text, _joint_attacks(plans, text)) for text in texts),
     )

@@ -5,9 +5,12 @@ from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
 
+from .. import radius
 from ..errors import unknown
 from ..evidence.records import Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
+
+FAR = 10**60  # no image is as large, and floats go on for a while
 
 
 class Outcome(str, Enum):
@@ -105,18 +108,19 @@ def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
     """The referee put the image in `claim.threat` and measured its size; is it in `threat` too?"""
     if claim.threat == threat:
         return True
-    (name, radius), (other, reach) = ball(threat), ball(claim.threat)
-    if name != other or radius is None or reach is None:
+    (name, limit), (other, reach) = ball(threat), ball(claim.threat)
+    if name != other or limit is None or reach is None:
         return False
     # A smaller ball lies in a larger one as a whole: its members need no second look at their rounding.
-    return reach <= radius or radius >= verdict.size
+    return reach <= limit or limit >= verdict.size
 
 
 @lru_cache(maxsize=1024)
 def ball(threat: str) -> tuple[str, Fraction | None]:
     """`linf:8/255` as a name and a radius; no radius where the text holds something else."""
-    name, _, radius = threat.partition(":")
+    name, _, numbers = threat.partition(":")
     try:
-        return name, Fraction(radius)
-    except (ValueError, ZeroDivisionError):
+        limit = radius.read(numbers)
+    except ValueError:
         return name, None
+    return name, limit if abs(limit) < FAR else None

@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.records import Evidence, ModelRecord, Plan
-from . import masking
-from .intervals import Interval, average, wilson
+from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Total
+from . import masking, shares
+from .contradictions import contradiction
+from .intervals import Interval
 from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
 from .masking import Indicator, Verdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 
 SCHEMA = "robench.summary/1"
 NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
+MOST_BYTES = 2**28  # of a summary file: a hundred thousand examples under ten threats take a hundredth of it
 POINTS = 20  # of a curve, beside radius 0
 FINGERPRINT = 80  # logits, about: enough to tell a changed network, and one line
 
@@ -34,7 +36,7 @@ class DataEntry(msgspec.Struct, frozen=True):
     """The examples; the hash is of these examples in this order."""
 
     name: str
-    examples: int
+    examples: Count
     sha256: str
     numbers: str = ""  # of the examples in the data set, as slices: 0:200, or 0:10 12:14
 
@@ -44,8 +46,8 @@ class CleanEntry(msgspec.Struct, frozen=True):
 
     accuracy: float
     ci95: Interval
-    correct: int
-    open: int = 0
+    correct: Count
+    open: Count = 0
     error: str = ""  # what the model raised on the first of the open examples
 
 
@@ -82,20 +84,20 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     threat: str
     accuracy: float
     ci95: Interval
-    wrong: int
-    broken: int
-    standing: int
-    open: int
+    wrong: Count
+    broken: Count
+    standing: Count
+    open: Count
     outcomes: str  # a letter per example, in split order
-    rejected: dict[str, int]  # claims, by Rejection
+    rejected: dict[str, Count]  # claims, by Rejection
     attacks: tuple[AttackEntry, ...]
     curve: CurveEntry
     masking: ThreatMaskingEntry
     rejections: tuple[RejectionEntry, ...] = ()
     failures: tuple[FailureEntry, ...] = ()
-    elsewhere: int = 0  # broken by evidence from outside the plan: another attack, or another radius
-    ties: int = 0  # broken only by images on which the right class ties with a wrong one
-    nan: int = 0  # examples on which the model answered NaN during a search
+    elsewhere: Count = 0  # broken by evidence from outside the plan: another attack, or another radius
+    ties: Count = 0  # broken only by images on which the right class ties with a wrong one
+    nan: Count = 0  # examples on which the model answered NaN during a search
 
 
 class UnionEntry(msgspec.Struct, frozen=True):
@@ -103,10 +105,10 @@ class UnionEntry(msgspec.Struct, frozen=True):
 
     accuracy: float
     ci95: Interval
-    wrong: int
-    broken: int
-    standing: int
-    open: int
+    wrong: Count
+    broken: Count
+    standing: Count
+    open: Count
     outcomes: str
 
 
@@ -120,9 +122,9 @@ class AverageEntry(msgspec.Struct, frozen=True):
 class CostEntry(msgspec.Struct, frozen=True):
     """What the planned attacks took: seconds, and rows through the network."""
 
-    seconds: float
-    forwards: int
-    backwards: int
+    seconds: Seconds
+    forwards: Total
+    backwards: Total
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -142,8 +144,8 @@ class Summary(msgspec.Struct, frozen=True):
     cost: CostEntry
     environment: dict[str, str]
     every_attack: bool = False
-    ties: int = 0  # clean predictions on which two classes tie
-    nan: int = 0  # clean predictions that are not a number
+    ties: Count = 0  # clean predictions on which two classes tie
+    nan: Count = 0  # clean predictions that are not a number
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know, a sentence each without its full stop
 
     def to_json(self) -> str:
@@ -154,7 +156,7 @@ class Summary(msgspec.Struct, frozen=True):
     def from_json(cls, text: str | bytes) -> "Summary":
         """Reads a summary file, also of a later version: fields it does not know are passed over.
 
-        Raises UserError when the text is something else, or its outcomes do not fit its counts.
+        Raises UserError when the text is something else, or contradicts itself.
         """
         try:
             summary = msgspec.json.decode(text, type=cls)
@@ -162,15 +164,8 @@ class Summary(msgspec.Struct, frozen=True):
             raise UserError(f"this is not a summary file ({error}); write one with robench evaluate --json") from None
         if summary.schema != SCHEMA:
             raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")
-        entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in summary.threats]
-        for name, entry in [*entries, ("union", summary.union)]:
-            counts = [entry.wrong, entry.broken, entry.standing, entry.open]
-            if counts != [entry.outcomes.count(outcome) for outcome in Outcome] or sum(counts) != len(entry.outcomes):
-                raise UserError(f"this summary file is damaged: the outcomes of {name} do not fit its counts")
-            if len(entry.outcomes) != summary.data.examples:
-                raise UserError(f"this summary file is damaged: {name} has {len(entry.outcomes)} outcomes")
-        if summary.threats and None in (summary.average.accuracy, summary.average.ci95):
-            raise UserError("this summary file is damaged: it has threats, and no average over them")
+        if why := contradiction(summary):
+            raise UserError(f"this summary file is damaged: {why}")
         return summary
 
     def _repr_html_(self) -> str:
@@ -232,7 +227,7 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         clean=_clean_entry(plan, evidence),
         threats=threats,
         union=_union_entry(union(*letters) if letters else before_attack(plan, evidence)),
-        average=_average_entry(letters),
+        average=AverageEntry(*shares.mean(letters)) if letters else AverageEntry(None, None),
         masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
         environment={key: text for key, text in evidence.environment.items() if text and not key.startswith(NOTE)},
@@ -264,7 +259,7 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     n = len(plan.examples)
     planned = frozenset(plan.examples) - right.keys()
     errors = sorted((f.example, f.error) for f in evidence.failures if not f.threat and f.example in planned)
-    interval = _interval(correct, still_open, n)
+    interval = shares.interval(correct, still_open, n)
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
@@ -307,8 +302,8 @@ def _union_entry(letters: str) -> UnionEntry:
     wrong, broken, standing, still_open = (letters.count(outcome) for outcome in Outcome)
     n = len(letters)
     return UnionEntry(
-        accuracy=(standing + still_open) / n,
-        ci95=_interval(standing, still_open, n),
+        accuracy=shares.accuracy(letters),
+        ci95=shares.interval(standing, still_open, n),
         wrong=wrong,
         broken=broken,
         standing=standing,
@@ -317,26 +312,6 @@ def _union_entry(letters: str) -> UnionEntry:
     )
 
 
-def _average_entry(letters: Sequence[str]) -> AverageEntry:
-    if not letters:
-        return AverageEntry(None, None)
-    table = np.array([list(row) for row in letters])
-    stands = table == Outcome.STANDING.value
-    may_stand = stands | (table == Outcome.OPEN.value)
-    shares = [sum(row.count(o) for o in (Outcome.STANDING, Outcome.OPEN)) / len(row) for row in letters]
-    return AverageEntry(sum(shares) / len(shares), _rounded(average(stands)[0], average(may_stand)[1]))
-
-
 def _cost(attacks: Iterable[AttackEntry]) -> CostEntry:
     rows = list(attacks)
     return CostEntry(sum(a.seconds for a in rows), sum(a.forwards for a in rows), sum(a.backwards for a in rows))
-
-
-def _interval(standing: int, still_open: int, n: int) -> Interval:
-    """Covers whichever number the open examples will come to."""
-    return _rounded(wilson(standing, n)[0], wilson(standing + still_open, n)[1])
-
-
-def _rounded(low: float, high: float) -> Interval:
-    """Six digits: far below what n can tell, and the same on every machine."""
-    return round(low, 6), round(high, 6)

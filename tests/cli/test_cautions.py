@@ -171,3 +171,15 @@ def test_the_bundled_models_give_no_cause_for_caution(robench):
     few = ("--threat", "linf:0.2", "--attack", "pgd(steps=2)", "--examples", "100")
     told = robench("evaluate", "digits-adv-linf", *few)
     assert "Note: " not in told.out
+
+
+def test_a_clean_image_on_which_the_model_raises_is_verified_to_do_so(net, robench, folder):
+    d = datasets.load("digits", "test").part("12")
+    x = d.x.clone()
+    x[3, 0, 0, 0] = 1.0
+    np.savez(folder / "odd.npz", x=x.numpy(), y=d.y.numpy())
+    evaluate(robench, "Chooses", "--data", "odd.npz", "--examples", "12", "--run", "r.robench")
+    told = robench("verify", "r.robench", "--arch", "nets.py:Chooses")
+    assert told.code == 0, told
+    other = robench("verify", "r.robench", "--arch", "nets.py:Base", "--model", "w.pt")
+    assert other.code != 0

@@ -1,8 +1,8 @@
 """Threat models by name: `parse("linf:8/255")` is the inverse of `str`."""
 
 from collections.abc import Callable
-from fractions import Fraction
 
+from ... import radius
 from ...errors import UserError, unknown
 from . import affine
 from .affine import AffineBalls, AffineRT
@@ -31,23 +31,30 @@ BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
 THREATS: dict[str, type[ThreatModel]] = {**BALLS, **{t.name: t for t in (RT, AffineBalls, AffineRT)}}
 
 _READERS: dict[str, Callable[[str], ThreatModel]] = {
-    **{name: lambda radius, ball=ball: ball(Fraction(radius)) for name, ball in BALLS.items()},  # type: ignore[misc]
+    **{name: lambda text, ball=ball: ball(radius.read(text)) for name, ball in BALLS.items()},  # type: ignore[misc]
     "rt": RT.parse,
     "affine": affine.parse,
 }
 _FORMS = {**{name: f"{name}:8/255 or {name}:0.5" for name in BALLS}, "rt": RT.form}
 
 
+LONGEST = radius.LONGEST  # characters of a threat model's text
+
+
 def parse(text: str) -> ThreatModel:
     """`linf:8/255` as a threat model. Raises UserError when the name or the numbers cannot be read."""
     name, _, numbers = text.strip().partition(":")
     if name not in _READERS:
-        raise unknown("threat model", name, _READERS)
+        raise unknown("threat model", name[: radius.LONGEST], _READERS)
     try:
-        return _READERS[name](numbers)
+        threat = _READERS[name](numbers)
+        if len(str(threat)) > LONGEST:  # it could not be read back
+            raise ValueError(f"{name} has too many digits")
+        return threat
     except UserError:
         raise
-    except (ValueError, ZeroDivisionError):
+    except ValueError:
         what = "radius" if name in BALLS else "limits"
         form = _FORMS.get(name, f"{AffineBalls.form} or {AffineRT.form}")
-        raise UserError(f"{text!r} has no readable {what}; write it like {form}") from None
+        shown = text if len(text) <= radius.LONGEST else f"{text[:20]}..."
+        raise UserError(f"{shown!r} has no readable {what}; write it like {form}") from None

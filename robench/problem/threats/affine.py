@@ -4,13 +4,13 @@ S_affine = { r1 + r2 : r1 in beta S1, r2 in (1 - beta) S2, beta in [0, 1] }
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample, per_example
 from .base import WITNESS, Ball, ThreatModel, Witness, in_box
@@ -150,9 +150,9 @@ def parse(parts: str) -> ThreatModel:
         raise ValueError(parts)
     if one.startswith("rt:"):
         one, two = two, one
-    name, _, radius = one.strip().partition(":")
+    name, _, extent = one.strip().partition(":")
     other, _, limits = two.strip().partition(":")
     if name not in balls or other not in {*balls, "rt"}:
         raise ValueError(parts)
-    first = balls[name](Fraction(radius))
-    return AffineRT(first, RT.parse(limits)) if other == "rt" else AffineBalls(first, balls[other](Fraction(limits)))
+    first = balls[name](radius.read(extent))
+    return AffineRT(first, RT.parse(limits)) if other == "rt" else AffineBalls(first, balls[other](radius.read(limits)))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample
 from .base import WITNESS, ThreatModel, Witness, fraction_text, in_box
@@ -22,6 +23,7 @@ EDGE = 1e-6  # of the limits: float32 rounding of a witness
 Images = Float[Tensor, "B C H W"]
 
 MOST_PADDING = 1024  # pixels on each side
+FARTHEST = 10**6  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class RT(ThreatModel):
             raise UserError("rt needs limits of 0 or more, one of them above 0; write it like rt:3px,30deg")
         if self.padding > MOST_PADDING:
             raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MOST_PADDING} is the most")
+        if self.pixels > FARTHEST:
+            raise UserError(f"rt cannot shift by more than {FARTHEST} pixels; write it like rt:3px,30deg")
         if self.degrees > 180:
-            raise UserError(f"rt cannot turn by more than 180 degrees, not {self.degrees}; write it like rt:3px,30deg")
+            raise UserError("rt cannot turn by more than 180 degrees; write it like rt:3px,30deg")
 
     @classmethod
     def parse(cls, limits: str) -> "RT":
         """`3px,30deg` or `3px,30deg,pad16`. Raises ValueError for anything else."""
-        match = re.fullmatch(r"([\d./]+)px,([\d./]+)deg(?:,pad(\d+))?", limits.replace(" ", ""))
+        match = re.fullmatch(r"([^,]+)px,([^,]+)deg(?:,pad([0-9]{1,9}))?", limits.replace(" ", ""))
         if not match:
             raise ValueError(limits)
-        return cls(Fraction(match[1]), Fraction(match[2]), int(match[3] or 0))
+        return cls(radius.read(match[1]), radius.read(match[2]), int(match[3] or 0))
 
     def __str__(self) -> str:
         canvas = f",pad{self.padding}" if self.padding else ""

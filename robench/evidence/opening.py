@@ -1,0 +1,258 @@
+"""Opening run files, which may come from anybody.
+
+SQLite obeys what lies beside a file. A rollback journal (-journal) can put any pages into it and, by naming another
+journal, have any file of the machine deleted; a log (-wal) can replace all that is in it. So a file is read as it is,
+or as a private copy with its log. No journal is ever obeyed: robench leaves none.
+"""
+
+import errno
+import os
+import shutil
+import sqlite3
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import IO
+
+from ..errors import UserError
+from .layout import FORMAT, HEADER, format_of, is_laid_out, is_ours, lay_out, uses_log
+
+if sys.platform != "win32":  # where the system itself keeps others from an open file
+    import fcntl
+
+LARGEST = 2**36  # bytes: of a run with every image of ImageNet's validation set under four threats
+PERIOD = 0.01  # seconds between two tries for a lock
+
+# Where SQLite locks, far beyond its header: whoever writes holds the second range as a whole, whoever reads a part of
+# it. How many bytes, and from where.
+_ALL = 512, 0x40000000
+_SHARED = 510, 0x40000002
+
+# The files that this process writes to, by device and inode. The system knows no locks between parts of one process.
+# And to close any handle of a file lets go of all locks that the process has on it, so that a file of ours may not even
+# be looked into.
+_written_here: set[tuple[int, int]] = set()
+
+
+class InUseError(Exception):
+    """Another process, or another part of this one, has the file for writing."""
+
+
+def for_reading(path: Path, patience: float, stack: ExitStack) -> sqlite3.Connection:
+    """A connection that changes nothing: not the file, nor what lies beside it. Closed with `stack`.
+
+    A log beside the file holds the last commits of a run that was killed: then both are copied, and the copy is opened.
+    Raises UserError where this is no run file, InUseError where it is written to for longer than `patience` seconds,
+    sqlite3.Error where it is damaged.
+    """
+    file = stack.enter_context(_opened(path))
+    _lock(file, exclusive=False, patience=patience)
+    header = file.read(HEADER)
+    if not is_ours(header):
+        raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
+    if format_of(header) > FORMAT:
+        raise UserError(f"{path} is of format {format_of(header)}, this robench reads up to {FORMAT}; update robench")
+    log = _log_of(path)
+    if log is None and not uses_log(header):
+        db = _connect(path, "ro&immutable=1")
+    else:
+        copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robench-"))) / "run"
+        _copy(file, copy)
+        if log is not None:
+            with _opened(log) as commits:
+                _copy(commits, copy.with_name("run-wal"))
+        db = _connect(copy, "rw")
+    stack.callback(db.close)
+    db.execute("PRAGMA query_only = ON")
+    _check(db, path)
+    return db
+
+
+def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.Connection, bool]:
+    """A connection, and whether the file was made just now. Nobody else has it until `stack` is closed.
+
+    The file does not change before something is written. Raises as `for_reading` does.
+    """
+    journal = Path(f"{path}-journal")
+    if os.path.lexists(journal):
+        raise UserError(
+            f"{journal} lies beside {path}, and robench leaves no such file; it can change or delete others, so move it"
+            " away, and type the command again"
+        )
+    begun = _begin(path, patience)
+    if not begun:
+        with ExitStack() as looking:
+            for_reading(path, patience, looking)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    db = _connect(path, "rw", patience)
+    stack.callback(db.close)
+    db.execute("BEGIN EXCLUSIVE")  # of nothing: the lock is what stays
+    db.execute("COMMIT")
+    key = _key(os.stat(path))
+    _written_here.add(key)
+    stack.callback(_written_here.discard, key)
+    return db, begun
+
+
+def write_ahead(db: sqlite3.Connection) -> None:
+    """From now on commits go to a log beside the file."""
+    if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        # This changes a few bytes at the beginning of the file, for which SQLite would write a journal: not in memory.
+        db.execute("PRAGMA journal_mode = MEMORY")
+        db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # a pulled plug loses nothing that was committed
+
+
+def fold(db: sqlite3.Connection) -> None:
+    """What is in the log goes into the file, and the log away."""
+    db.execute("PRAGMA journal_mode = MEMORY")
+
+
+@contextmanager
+def appearing(path: Path, patience: float) -> Iterator[Path]:
+    """Where to write a file that is to be there whole or not at all: another name, moved when the block has ended.
+
+    What a process that was killed has left under that name goes. Raises UserError when the file is there already.
+    """
+    part = path.parent / f".{path.name}.part"
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already; name another")
+    if part.is_file() and not part.is_symlink():
+        with _opened(part) as file:
+            _lock(file, exclusive=False, patience=patience)
+    _discard(part)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        _discard(part)
+
+
+def _discard(path: Path) -> None:
+    """Take a file away, with what SQLite may have left beside it."""
+    path.unlink(missing_ok=True)
+    _discard_logs(path)
+
+
+def _discard_logs(path: Path) -> None:
+    for ending in ("-wal", "-shm"):
+        Path(f"{path}{ending}").unlink(missing_ok=True)
+
+
+def _begin(path: Path, patience: float) -> bool:
+    """Lay out a new run file where there is none, or an empty one. Returns whether that was so.
+
+    It appears under its name with all tables in it, so that whoever kills us leaves nothing half done.
+    """
+    there = os.path.lexists(path)
+    if there and (os.lstat(path).st_size or not stat.S_ISREG(os.lstat(path).st_mode)):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.parent / f".{path.name}.new"
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666), "r+b") as file:
+        _lock(file, exclusive=True, patience=patience)
+        if _key(os.stat(path)) != _key(os.fstat(file.fileno())) or os.stat(path).st_size:
+            return False  # another robench was faster
+        try:
+            _discard(fresh)
+            with closing(_connect(fresh, "rwc")) as db:
+                db.execute("PRAGMA journal_mode = MEMORY")
+                lay_out(db)
+            if sys.platform == "win32":
+                file.close()
+            _discard_logs(path)  # of a file that is gone
+            os.replace(fresh, path)
+        except BaseException:
+            _discard(fresh)
+            if not there:
+                path.unlink(missing_ok=True)
+            raise
+    return True
+
+
+_SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""Should a file have become a pipe or a link since it was looked at, that neither blocks nor is followed."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read. Raises UserError for what is no file: it could block, have no end, or lead elsewhere."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no run file {path}; `robench evaluate` writes them to runs/ unless --run says else"
+        ) from None
+    if stat.S_ISLNK(found.st_mode):
+        raise UserError(f"{path} is a link; name what it leads to, {os.path.realpath(path)}")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is not a file; name a run file, such as run.robench")
+    if found.st_size > LARGEST:
+        raise UserError(f"{path} has {found.st_size:,} bytes, more than any run file; name another")
+    if _key(found) in _written_here:
+        raise InUseError
+    with os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb") as file:
+        if _key(os.fstat(file.fileno())) != _key(found):
+            raise InUseError
+        yield file
+
+
+def _key(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _lock(file: IO[bytes], *, exclusive: bool, patience: float) -> None:
+    """SQLite's own lock, alone or with other readers, until the file is closed. Raises InUseError."""
+    if sys.platform == "win32":
+        return
+    kind, (length, start) = (fcntl.LOCK_EX, _ALL) if exclusive else (fcntl.LOCK_SH, _SHARED)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(file, kind | fcntl.LOCK_NB, length, start)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks: then nobody has any
+        if time.monotonic() >= until:
+            raise InUseError
+        time.sleep(PERIOD)
+
+
+def _log_of(path: Path) -> Path | None:
+    """The log beside a file, where there is something in it."""
+    log = Path(f"{path}-wal")
+    if not os.path.lexists(log):
+        return None
+    found = os.lstat(log)
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{log} lies beside {path} and is no log that robench has written; move it away")
+    return log if found.st_size else None
+
+
+def _copy(file: IO[bytes], to: Path) -> None:
+    file.seek(0)
+    with to.open("xb") as target:
+        shutil.copyfileobj(file, target, 2**20)
+
+
+def _connect(path: Path, mode: str, patience: float = 0.0) -> sqlite3.Connection:
+    """A connection that keeps its locks, and believes nothing of the file."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=patience)
+    for setting in ("locking_mode = EXCLUSIVE", "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+        db.execute(f"PRAGMA {setting}")
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Raises UserError where the tables are not ours, sqlite3.DatabaseError where pages do not fit together."""
+    if not is_laid_out(db):
+        raise UserError(f"{path} is not laid out as a robench run file; it was left as it is. Name another with --run")
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("its pages do not fit together")

@@ -1,0 +1,342 @@
+"""What of a run's records the images, the data and the model refute, without any attack.
+
+This proves the broken part of a table. That a search was made and found nothing is the run's word: here only its cost
+is looked at.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from ..errors import UserError
+from ..problem import threats
+from ..problem.classifier import Classifier, Identity
+from ..problem.split import Split
+from ..problem.threats import AffineRT, ThreatModel
+from ..problem.threats.base import NO_WITNESS
+from ..problem.threats.rt import SAME
+from .contradiction import contradictions
+from .images import Image
+from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
+from .referee import Heard, Referee, Ruling
+
+NOISE = 1e-4
+"""Of the largest logit: how far logits in float32 may differ between machines, which add in other orders. The clean
+margins of all committed runs, recomputed on another processor, differ by 4e-7 of it at most."""
+
+ROUNDING = 1e-9  # of a size: sums in float64, in another order
+AT_ONCE = 512  # images judged together
+LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
+
+Place = tuple[int, str]
+"""An example under a threat."""
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What records are held against: the data, the model, and their names where these are known."""
+
+    whole: Split  # all examples of the data
+    classifier: Classifier
+    model: str | None = None
+    data: str | None = None
+    # Forward passes that a search which finds nothing takes at least, by threat and attack.
+    least: Callable[[str, str], int] = lambda threat, attack: 1
+    _answers: dict[tuple[int, int], "_Answer"] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The model's."""
+        return self.classifier.identity()
+
+    @cached_property
+    def at_random(self) -> bool:
+        """Whether the model answers the same images differently."""
+        return Referee(self.classifier).answers_at_random(self.whole.x[:LOOKED_AT])
+
+    @cached_property
+    def rows(self) -> dict[int, int]:
+        """The place of each example in the data."""
+        return {number: row for row, number in enumerate(self.whole.numbers)}
+
+    def answers(self, referee: Referee, examples: Iterable[int]) -> dict[int, "_Answer"]:
+        """The model's answers before any attack, to examples that the data have. Each is computed once."""
+        wanted = {e: (referee.passes, e) for e in examples}
+        missing = [e for e, key in wanted.items() if key not in self._answers]
+        if missing:
+            split = self.whole.take([self.rows[e] for e in missing])
+            heard = referee.hear(split.x, split.y)
+            errors = heard.errors or ("",) * len(split)
+            columns = (
+                heard.right.tolist(),
+                heard.margin.tolist(),
+                heard.failures.tolist(),
+                _reach(heard),
+                split.digests,
+            )
+            columns += (errors,)
+            self._answers.update(zip([wanted[e] for e in missing], map(_Answer, *columns), strict=True))
+        return {e: self._answers[key] for e, key in wanted.items()}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The model's answer to a clean image."""
+
+    correct: bool
+    margin: float
+    failures: int  # passes
+    reach: float  # the largest logit
+    digest: str  # of the image and its label
+    error: str = ""  # what the model raises on the image
+
+
+@dataclass(frozen=True)
+class Refuted:
+    """What does not hold, a line each; and how much was judged again."""
+
+    faults: tuple[str, ...]
+    clean: int = 0  # answers before any attack
+    images: int = 0  # adversarial images that are kept
+    close: int = 0  # of these, those that change the answer by no more than machines may differ
+
+
+def refuted(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
+    """Everything that can be recomputed, compared with what is recorded; `images` as `RunFile.images` gives them.
+
+    Where the plan is about another model or other data, that alone is told.
+    """
+    wrong = [*_of_model(plan.model, facts), *_of_data(plan, facts), *_of_passes(plan, facts)]
+    if wrong:
+        return Refuted(tuple(wrong))
+    referee = Referee(facts.classifier, plan.passes)
+    examples = dict.fromkeys([*plan.examples, *(c.example for c in evidence.clean if c.example in facts.rows)])
+    answers = facts.answers(referee, examples)
+    noise = NOISE * max((answer.reach for answer in answers.values() if not answer.error), default=0.0)
+    shown = _Images(evidence, facts, referee, noise)
+    faults = [
+        *_of_clean(plan, evidence, answers, noise),
+        *_of_unanswered(evidence),
+        *shown.faults(images),
+        *contradictions(evidence, plan.passes, facts.whole, facts.classifier.classes),
+        *_of_searches(evidence, facts),
+    ]
+    return Refuted(tuple(faults), len(examples), shown.judged, shown.close)
+
+
+# The question
+
+
+def _of_model(model: ModelRecord, facts: Facts) -> Iterator[str]:
+    found = facts.identity
+    recorded = Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
+    for what, said, is_ in (
+        ("weights", recorded.weights_sha256, found.weights_sha256),
+        ("architecture", recorded.architecture, found.architecture),
+        ("normalisation", recorded.normalisation, found.normalisation),
+    ):
+        if said != is_:
+            yield f"the plan: its model has {what} {_short(said)}, and this one {_short(is_)}"
+            return
+    if not recorded.same_as(found):
+        yield "the plan: its model answers otherwise than this one, whose weights are the same"
+    if facts.model is not None and model.name != facts.model:
+        yield f"the plan: its model is called {_short(model.name)}, and is {facts.model}"
+
+
+def _of_data(plan: Plan, facts: Facts) -> Iterator[str]:
+    if facts.data is not None and plan.data != facts.data:
+        yield f"the plan: its data are called {_short(plan.data)}, and are {facts.data}"
+    missing = [e for e in plan.examples if e not in facts.rows]
+    if missing:
+        yield f"the plan: {facts.whole.name} has no example {missing[0]}"
+    elif facts.whole.take([facts.rows[e] for e in plan.examples]).sha256 != plan.data_sha256:
+        yield f"the plan: its examples are not those of {facts.whole.name}"
+
+
+def _of_passes(plan: Plan, facts: Facts) -> Iterator[str]:
+    """Whether the plan knows a model that answers at random, and takes no other for one."""
+    if facts.at_random and plan.passes == 1:
+        yield "the plan: it judges over one pass, and the model answers at random"
+    elif not facts.at_random and max(plan.passes, plan.eot) > 1:
+        yield "the plan: it judges or searches over several passes, and the model answers the same each time"
+
+
+def _short(text: str) -> str:
+    """Enough of a text to know it by."""
+    return text if len(text) <= 40 else f"{text[:16]}..."
+
+
+# Before any attack
+
+
+def _of_clean(plan: Plan, evidence: Evidence, answers: Mapping[int, _Answer], noise: float) -> Iterator[str]:
+    recorded = {c.example for c in evidence.clean}
+    for example in plan.examples:
+        if example not in recorded and not answers[example].error:
+            yield f"example {example}: the model's answer before any attack is not on record"
+    for clean in evidence.clean:
+        if (answer := answers.get(clean.example)) is not None and (why := _differs(clean, answer, plan.passes, noise)):
+            yield f"example {clean.example}: {why}"
+
+
+def _differs(clean: Clean, answer: _Answer, passes: int, noise: float) -> str:
+    """What was recorded otherwise than it is; empty where nothing was."""
+    if answer.error:
+        return f"recorded with an answer before any attack, and the model raises {answer.error.splitlines()[0]}"
+    close = 0 < abs(answer.margin) <= noise if passes == 1 else abs(2 * answer.failures - passes) <= 2
+    if clean.digest != answer.digest:
+        return "recorded with another image or label"
+    if clean.correct != answer.correct and not close:
+        return f"recorded as {'right' if clean.correct else 'wrong'} before any attack, and it is not"
+    if not _near(clean.margin, answer.margin, noise):
+        return f"recorded with a margin of {clean.margin:.6g} before any attack, and it has {answer.margin:.6g}"
+    if clean.tied != (answer.margin == 0) and not close:
+        said, is_ = ("a tie", "it is none") if clean.tied else ("no tie", "it is one")
+        return f"recorded as {said} before any attack, and {is_}"
+    return ""
+
+
+def _near(recorded: float, found: float, noise: float) -> bool:
+    """Equal up to noise; NaN equals NaN, and infinity itself."""
+    if math.isnan(recorded) or math.isnan(found):
+        return math.isnan(recorded) and math.isnan(found)
+    return recorded == found or abs(recorded - found) <= noise
+
+
+def _of_unanswered(evidence: Evidence) -> Iterator[str]:
+    """Records about examples of which nothing is on record before any attack: nobody attacks those."""
+    known = {c.example for c in evidence.clean}
+    attacked = {c.example for c in evidence.claims} | {s.example for s in evidence.spent}
+    for example in sorted((attacked | {f.example for f in evidence.failures if f.threat}) - known):
+        yield f"example {example}: on record under attack, and not before any"
+
+
+# Claims
+
+
+class _Images:
+    """The images that are kept, judged again."""
+
+    def __init__(self, evidence: Evidence, facts: Facts, referee: Referee, noise: float):
+        self.facts = facts
+        self.referee = referee
+        self.noise = noise
+        self.claims = {c.id: c for c in evidence.claims}
+        self.verdicts = {v.claim: v for v in evidence.verdicts}
+        self.judged = 0
+        self.close = 0
+
+    def faults(self, images: Iterable[tuple[int, Image]]) -> Iterator[str]:
+        """What is wrong with them, or with finds that have none."""
+        kept: dict[Place, list[int]] = {}
+        waiting: dict[str, list[tuple[Claim, Image]]] = {}
+        for number, image in images:
+            claim = self.claims.get(number)
+            if claim is None:
+                yield f"claim {number}: its image is kept, and there is no such claim"
+                continue
+            kept.setdefault((claim.example, claim.threat), []).append(number)
+            if claim.example in self.facts.rows:
+                finds = waiting.setdefault(claim.threat, [])
+                finds.append((claim, image))
+                if len(finds) == AT_ONCE:
+                    yield from self._under(claim.threat, waiting.pop(claim.threat))
+        for threat, finds in waiting.items():
+            yield from self._under(threat, finds)
+        yield from self._of_kept(kept)
+
+    def _under(self, text: str, finds: Sequence[tuple[Claim, Image]]) -> Iterator[str]:
+        try:
+            threat = threats.parse(text)
+        except UserError as error:
+            yield f"images under {_short(text)}: {error}"
+            return
+        index = [self.facts.rows[claim.example] for claim, _ in finds]
+        x, y = self.facts.whole.x[index], self.facts.whole.y[index]
+        x_adv = torch.stack([torch.from_numpy(image) for _, image in finds])
+        heard = self.referee.hear(x_adv, y)
+        witness = torch.tensor([claim.witness or NO_WITNESS for claim, _ in finds])
+        rulings = self.referee.rule(threat, x, x_adv, heard, witness)
+        self.judged += len(finds)
+        for (claim, _), ruling, reach in zip(finds, rulings, _reach(heard), strict=True):
+            noise = max(self.noise, NOISE * reach)
+            close = heard.passes == 1 and 0 < abs(ruling.margin) <= noise
+            self.close += close
+            if ruling.accepted or (close and ruling.rejection == "does not fool"):
+                why = self._otherwise(claim, ruling, noise, _rounding(threat, ruling.size, x))
+            else:
+                why = f"its image {ruling.reason}"
+            if why:
+                yield f"example {claim.example} under {text}: {why}"
+
+    def _otherwise(self, claim: Claim, ruling: Ruling, noise: float, rounding: float) -> str:
+        """What is recorded otherwise of an image that holds; empty where nothing is."""
+        verdict = self.verdicts.get(claim.id)
+        if verdict is None:
+            return ""  # said elsewhere
+        if not verdict.accepted:
+            return f"its image breaks it, and is recorded as turned down ({verdict.rejection})"
+        if not _near(verdict.size, ruling.size, rounding):
+            return f"its image is recorded at {verdict.size:.9g}, and lies at {ruling.size:.9g}"
+        if not _near(verdict.margin, ruling.margin, noise):
+            return f"its image is recorded with a margin of {verdict.margin:.6g}, and has {ruling.margin:.6g}"
+        return ""
+
+    def _of_kept(self, kept: Mapping[Place, Sequence[int]]) -> Iterator[str]:
+        """Of each example under each threat just the smallest accepted image is kept."""
+        accepted: dict[Place, list[Verdict]] = {}
+        for number, claim in self.claims.items():
+            if (verdict := self.verdicts.get(number)) is not None and verdict.accepted:
+                accepted.setdefault((claim.example, claim.threat), []).append(verdict)
+        for (example, threat), verdicts in sorted(accepted.items()):
+            about = f"example {example} under {threat}"
+            numbers = kept.get((example, threat), ())
+            smallest = min(v.size for v in verdicts)
+            held = next((v.size for v in verdicts if v.claim in numbers), smallest)
+            if not numbers:
+                yield f"{about}: broken by an image that is not kept"
+            elif len(numbers) > 1:
+                yield f"{about}: {len(numbers)} images are kept, not the smallest alone"
+            elif smallest < held:
+                yield f"{about}: an image at {smallest:.9g} is on record, and the one that is kept lies at {held:.9g}"
+
+
+def _reach(heard: Heard) -> list[float]:
+    """The largest logit about each image; 0 where there is no number."""
+    reach: list[float] = heard.logits.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1).tolist()
+    return reach
+
+
+def _rounding(threat: ThreatModel, size: float, x: torch.Tensor) -> float:
+    """How far a size may differ between machines."""
+    if not isinstance(threat, AffineRT):
+        return ROUNDING * size
+    moved = threat.ball.size(torch.full_like(x[:1], SAME, dtype=torch.float64)).item()  # by an image resampled
+    return ROUNDING * size + moved / threat.ball.r
+
+
+# Searches
+
+
+def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
+    """Searches that are said to have found nothing for less than they cost."""
+    paid: Counter[tuple[int, str, str]] = Counter()
+    rejected = {v.claim for v in evidence.verdicts if not v.accepted}
+    for claim in evidence.claims:
+        if claim.id in rejected:  # a search may end with these instead
+            paid[claim.example, claim.threat, claim.attack] += claim.forwards
+    for spent in evidence.spent:
+        if not spent.done:
+            continue
+        claimed = paid[spent.example, spent.threat, spent.attack]
+        least = 1 if claimed else facts.least(spent.threat, spent.attack)
+        if spent.forwards + claimed < least:
+            yield (
+                f"example {spent.example} under {spent.threat}: {_short(spent.attack)} is on record as done in"
+                f" {spent.forwards} forward passes, and takes {least}"
+            )

@@ -1,0 +1,194 @@
+"""Records as rows of a run file, and rows as records.
+
+SQLite keeps any type in any column, so whatever is read is checked: a row that is none of ours raises
+msgspec.ValidationError, which names the table and the column.
+"""
+
+import math
+import sqlite3
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from .. import radius
+from .records import MOST_ITEMS, Claim, Clean, Effort, Evidence, Failure, Plan, Probe, Spent, Verdict
+
+FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
+MOST_JSON = 2**26  # characters of a plan
+MOST_SEARCHES = 10**7  # examples times attacks of a plan: what making a table of it goes through
+MOST_PASSES = 2**62  # forward and backward passes, all together: what a summary file can hold
+
+H = TypeVar("H", bound=Hashable)
+R = TypeVar("R")
+
+
+def plan_of(text: Any) -> Plan:
+    """A plan from its JSON. Raises msgspec.ValidationError or DecodeError where it is none, or makes no sense."""
+    if not isinstance(text, str) or len(text) > MOST_JSON:
+        raise msgspec.ValidationError(f"table plan: expected a text of at most {MOST_JSON:,} characters")
+    plan = msgspec.json.decode(text, type=Plan)
+    if why := _nonsense(plan):
+        raise msgspec.ValidationError(f"table plan: {why}")
+    return plan
+
+
+def _nonsense(plan: Plan) -> str:
+    """Why this plan is no question; empty where it is one."""
+    if (twice := _repeated(plan.examples)) is not None:
+        return f"it lists example {twice} twice"
+    threats = {_canonical(t.threat): t.threat for t in plan.threats}
+    if (same := _repeated(_canonical(t.threat) for t in plan.threats)) is not None:
+        return f"it names the threat {threats[same]} twice"
+    for t in plan.threats:
+        if (spec := _repeated(a.spec for a in t.attacks)) is not None:
+            return f"it names the attack {spec} twice under {t.threat}"
+        if (label := _repeated(a.label for a in t.attacks)) is not None:
+            return f"it calls two attacks {label} under {t.threat}"
+    if len(plan.examples) * sum(len(t.attacks) for t in plan.threats) > MOST_SEARCHES:
+        return f"it plans attacks on more than {MOST_SEARCHES:,} examples"
+    return "" if all(map(math.isfinite, plan.model.fingerprint)) else "the model's fingerprint is not finite"
+
+
+def _repeated(values: Iterable[H]) -> H | None:
+    """The first value that was there before."""
+    seen: set[H] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _canonical(threat: str) -> tuple[str, Hashable]:
+    """Equal for two texts of one ball, such as linf:0.3 and linf:3/10."""
+    name, _, numbers = threat.replace(" ", "").partition(":")
+    try:
+        return name, radius.read(numbers)
+    except ValueError:
+        return name, numbers
+
+
+def evidence_of(db: sqlite3.Connection) -> Evidence:
+    """Everything in the tables but plan and images."""
+    evidence = Evidence(
+        clean=tuple(_read(db, Clean, "clean", "example, digest, correct, margin, tied")),
+        claims=tuple(
+            _read(db, Claim, "claim", "id, example, threat, attack, draw, target, forwards, backwards, witness")
+        ),
+        verdicts=tuple(_read(db, Verdict, "verdict", "claim, accepted, rejection, reason, size, margin, passes")),
+        spent=tuple(_read(db, Spent, "spent", "example, threat, attack, done, forwards, backwards, draws")),
+        failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
+        efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
+        probes=tuple(_read(db, Probe, "probe", "threat, example, name, value")),
+        environment=dict(db.execute("SELECT key, value FROM environment").fetchall()),
+    )
+    if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
+        raise msgspec.ValidationError("table environment: expected texts")
+    passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.spent) for r in records)
+    if passes > MOST_PASSES:
+        raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
+    return evidence
+
+
+def _read(db: sqlite3.Connection, kind: type[R], table: str, columns: str) -> Iterator[R]:
+    """The rows of a table, in the order of its key."""
+    names = columns.split(", ")
+    convert = [(name, _CONVERT[name]) for name in names if name in _CONVERT]
+    for values in db.execute(f"SELECT {columns} FROM {table} NOT INDEXED ORDER BY {_KEYS[table]}"):
+        row = dict(zip(names, values, strict=True))
+        try:
+            for name, into in convert:
+                row[name] = into(row[name])
+            if "draws" in row and row.pop("draws") != row["done"].bit_count():
+                raise ValueError("as many draws as done has bits")
+            record = msgspec.convert(row, kind)
+            _refuse_nonsense(record)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise msgspec.ValidationError(f"table {table}: {error}") from None
+        yield record
+
+
+_KEYS = {
+    "clean": "example",
+    "claim": "id",
+    "verdict": "claim",
+    "spent": "example, threat, attack",
+    "failure": "example, threat, attack",
+    "effort": "threat, attack",
+    "probe": "threat, example, name",
+}
+
+
+def _refuse_nonsense(record: object) -> None:
+    """What no single column shows."""
+    if isinstance(record, Verdict) and record.size < 0:
+        raise ValueError("size: expected no number below 0")
+    if (
+        isinstance(record, Verdict)
+        and record.accepted
+        and not (record.size < math.inf and record.margin == record.margin)
+    ):
+        raise ValueError("size, margin: an accepted claim has both")
+    if isinstance(record, Probe) and record.name == "leads" and record.value not in (0, 1):
+        raise ValueError("value: expected 0 or 1")
+    if isinstance(record, Probe) and math.isinf(record.value):
+        raise ValueError("value: expected a finite number")
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError("expected 0 or 1")
+    return bool(value)
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value  # SQLite has no NaN
+
+
+def _numbers(witness: Any) -> tuple[float, ...]:
+    if witness is None:
+        return ()
+    if not isinstance(witness, bytes) or len(witness) != 3 * 8:
+        raise ValueError("witness: expected three numbers of eight bytes")
+    numbers = tuple(np.frombuffer(witness, "<f8").tolist())
+    if not all(abs(number) <= FARTHEST for number in numbers):
+        raise ValueError(f"witness: expected numbers of at most {FARTHEST:g}")
+    return numbers
+
+
+def _items(done: Any) -> int:
+    if not isinstance(done, bytes) or len(done) > MOST_ITEMS // 8:
+        raise ValueError(f"done: expected the bits of at most {MOST_ITEMS:,} items")
+    return int.from_bytes(done, "little")
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "correct": _flag,
+    "tied": _flag,
+    "accepted": _flag,
+    "margin": _number,
+    "size": _number,
+    "value": _number,
+    "witness": _numbers,
+    "done": _items,
+}
+
+
+# What is written
+
+
+def real(value: float) -> float | None:
+    """A number as SQLite holds it."""
+    return None if value != value else value
+
+
+def blob(numbers: tuple[float, ...]) -> bytes | None:
+    """How an image was made, as bytes; None where nothing needs to be known."""
+    return np.array(numbers, "<f8").tobytes() or None
+
+
+def bits(done: int) -> bytes:
+    """A set of item numbers, as bytes."""
+    return done.to_bytes((done.bit_length() + 7) // 8 or 1, "little")
