@@ -70,15 +70,10 @@ class Facts:
         if missing:
             split = self.whole.take([self.rows[e] for e in missing])
             heard = referee.hear(split.x, split.y)
-            errors = heard.errors or ("",) * len(split)
             columns = (
-                heard.right.tolist(),
-                heard.margin.tolist(),
-                heard.failures.tolist(),
-                _reach(heard),
-                split.digests,
+                *(heard.right.tolist(), heard.margin.tolist(), heard.failures.tolist()),
+                *(_reach(heard), split.digests, heard.errors or ("",) * len(split)),
             )
-            columns += (errors,)
             self._answers.update(zip([wanted[e] for e in missing], map(_Answer, *columns), strict=True))
         return {e: self._answers[key] for e, key in wanted.items()}
 
