@@ -596,7 +596,7 @@ class WrittenAtLoad(nn.Module):
 def test_hostile_torchscript_writes_nothing(tmp_path, kind):
     trace = tmp_path / "was-here"
     scripted(kind(str(trace))).save(str(tmp_path / "m.pt"))
-    assert "which can write files" in refusal(tmp_path / "m.pt", shape=SHAPE)
+    assert "aten::save" in refusal(tmp_path / "m.pt", shape=SHAPE)
     assert not trace.exists()
     load(tmp_path / "m.pt", shape=SHAPE, trust_pickle=True)
     assert trace.exists()

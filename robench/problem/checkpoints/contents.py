@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def read(path: Path, *, trust_pickle: bool, device: torch.device) -> Contents:
         return _pickled(path, trust_pickle)
     entries = _zip_entries(path)
     if is_torchscript(entries):
-        return _whole(load_torchscript(path, device, trust=trust_pickle), f"torchscript:{sha256(path)[:16]}")
+        return _whole(*load_torchscript(path, device, trust=trust_pickle))
     if is_exported(entries):
         return _whole(load_exported(path, trust=trust_pickle), f"torch.export:{sha256(path)[:16]}")
     if "data.pkl" not in entries:
@@ -130,7 +131,8 @@ def _pickled(path: Path, trust: bool) -> Contents:
 
 def _unpickled(path: Path, trust: bool) -> object:
     try:
-        with searching(Path.cwd()), warnings.catch_warnings():  # the folder is for the classes of a trusted file
+        # The current folder is for the classes of a trusted file: a stranger's must not lend modules to torch.
+        with searching(Path.cwd()) if trust else nullcontext(), warnings.catch_warnings():
             # A newer pickle protocol than torch's own is either read or refused: no third case to warn of.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             # torch itself uses it, to read quantised tensors.
