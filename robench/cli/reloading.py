@@ -10,6 +10,7 @@ from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
 from ..problem.split import Split
+from . import consent
 
 
 def reloaded(
@@ -26,11 +27,11 @@ def reloaded(
 ) -> tuple[Split, Referee]:
     """The planned examples, and a referee with the model of the plan; `told` is the environment of the run.
 
-    Raises UserError when either is not there, or is another.
+    Raises UserError when either is not there, or is another, or when the run names code.
     """
     subject = Subject(
-        checkpoint or told.get("checkpoint") or plan.model.name,
-        arch or told.get("arch"),
+        consent.checkpoint(checkpoint, told, plan.model.name, str(run_path), "--model", trust_pickle=trust_pickle),
+        consent.architecture(arch, told, str(run_path)),
         normalise or told.get("normalise"),
         trust_pickle,
         api.pick_device(device),

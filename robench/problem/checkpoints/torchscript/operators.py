@@ -90,8 +90,8 @@ _TENSORS = {
 
 _SCALARS = {
     "numbers": """
-        Bool Complex ComplexImplicit Float FloatImplicit Int IntImplicit ScalarImplicit degrees divmod factorial floordiv
-        gcd mathremainder modf radians __not__ __round_to_zero_floordiv
+        Bool Complex ComplexImplicit Float FloatImplicit Int IntImplicit ScalarImplicit degrees divmod factorial
+        floordiv gcd mathremainder modf radians __not__ __round_to_zero_floordiv
         """,
     "text, without what makes a character of a number": """
         capitalize count endswith find format isalpha isdigit join lower lstrip ord replace rfind rstrip startswith str
