@@ -23,6 +23,7 @@ from .problem import checkpoints, datasets
 from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe
 from .problem.classifier import Classifier
+from .problem.names import as_file_name
 from .problem.split import Split
 from .protocols import Protocol
 from .results.summary import Summary, summarise
@@ -324,7 +325,7 @@ def default_run(plan: Plan) -> Path:
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:8]
     data = plan.data.partition(":")[0]
     name = model.name if model.name.startswith(data) else f"{model.name}-{data}"
-    return Path("runs") / f"{name}-{key}.robench"
+    return Path("runs") / f"{as_file_name(name)}-{key}.robench"
 
 
 def pick_device(text: str) -> torch.device:

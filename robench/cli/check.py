@@ -21,6 +21,7 @@ from ..results.summary import Summary
 from . import consent
 from .asking import ask_about, refuse_unwritable
 from .options import machine_options, model_options, precision_option
+from .terminal import echo
 
 CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}
 UNMEASURED = 2
@@ -118,19 +119,19 @@ def command(
 
 
 def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, github: bool) -> None:
-    click.echo(comment.markdown(), nl=False)
+    echo(comment.markdown(), nl=False)
     if json_path is not None:
         durable.replace(json_path, comment.now.to_json().encode())
     if junit_path is not None:
         durable.replace(junit_path, comment.junit().encode())
     if github:
-        click.echo(comment.annotations(), nl=False)
+        echo(comment.annotations(), nl=False)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 with Path(summary).open("a", encoding="utf-8") as file:
                     file.write(comment.markdown())
             except OSError as error:  # the verdict stands
-                click.echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
+                echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
 
 
 def _clock(minutes: float | None) -> Callable[[], float | None]:

@@ -13,13 +13,13 @@ def architecture(typed: str | None, environment: Mapping[str, str], source: str,
 
     Raises UserError where the file names a factory, for that is code.
     """
-    named = environment.get("arch")
+    named = _readable(environment.get("arch", ""), source)
     if typed is None and named and named_factory(named):
         raise UserError(
             f"{source} says that its architecture is {named}, which is code; if you trust it, type "
             f"{option} {shlex.quote(named)}"
         )
-    return typed or named
+    return typed or named or None
 
 
 def checkpoint(
@@ -31,7 +31,7 @@ def checkpoint(
     """
     if typed is not None:
         return typed
-    named = environment.get("checkpoint") or (model if model in zoo_names() else "")
+    named = _readable(environment.get("checkpoint", ""), source) or (model if model in zoo_names() else "")
     if not named:
         raise UserError(f"{source} does not say where its model is; name it with {option}")
     if trust_pickle and named not in zoo_names():
@@ -39,3 +39,14 @@ def checkpoint(
             f"{source} says that its model is {named}; to run code of that file, type {option} {shlex.quote(named)}"
         )
     return named
+
+
+def data(typed: str | None, environment: Mapping[str, str], planned: str, source: str) -> str:
+    """The data on the command line, else those that the file `source` names. Raises UserError for no name at all."""
+    return typed or _readable(environment.get("data", ""), source) or planned
+
+
+def _readable(text: str, source: str) -> str:
+    if not text.isprintable():
+        raise UserError(f"{source} names {text!a}, which no file or architecture is called; it is damaged")
+    return text

@@ -36,7 +36,7 @@ def reloaded(
         trust_pickle,
         api.pick_device(device),
     )
-    split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
+    split = _examples(plan, datasets.load(consent.data(data, told, plan.data, str(run_path))), run_path)
     refuse_other_noise(plan, str(subject.device), str(run_path))
     referee = Referee(subject.load(split).classifier, plan.passes)
     if not identity_of(plan.model).same_as(referee.classifier.identity()):

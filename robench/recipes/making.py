@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..errors import UserError, unknown
-from ..problem import checkpoints, durable
+from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
 from ..problem.shapes import Inputs, Logits
@@ -178,6 +178,7 @@ class InBFloat16(nn.Module):
 
 def _check(order: Order, split: Split) -> None:
     """Raises UserError for what cannot be trained."""
+    names.check(order.out.name, f"--out {order.out} calls the model")
     order.recipe.check(order.threats)
     for place, threat in enumerate(order.threats):
         if threat in order.threats[:place]:

@@ -14,6 +14,7 @@ from ...errors import UserError, unknown
 from .. import durable
 from ..architectures.normalise import canonical, normalised
 from ..classifier import Classifier
+from ..names import as_file_name
 from .assembly import Said, assemble, by
 from .cards import Card, read_card, verified, zoo_card, zoo_names
 from .contents import read
@@ -69,7 +70,7 @@ def load(
         notes += (f"its images are taken to be {by(shape)}",)
     if normalise is None and said.normalisation is None:
         notes += ("nothing says how its images were normalised, so it gets pixels in [0, 1]; --normalise changes that",)
-    name = card.name if card else path.stem
+    name = card.name if card else as_file_name(path.stem)
     classifier = Classifier(
         module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
     )

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import UserError, unknown
+from .. import names
 from ..durable import replace, sha256
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -78,15 +79,15 @@ def zoo_card(name: str) -> Path:
 
 
 def read_card(path: Path) -> Card:
-    """The card in a TOML file. Raises UserError naming the key that is missing or wrong."""
+    """The card in a TOML file. Raises UserError naming the key that is missing or wrong, or a name that is a path."""
     try:
         card = msgspec.toml.decode(path.read_bytes(), type=Card)
     except OSError as error:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
-    if Path(card.weights).name != card.weights:
-        raise UserError(f"the card {path} names the weights {card.weights!r}; they must be a file in its own folder")
+    names.check(card.name, f"the card {path} calls its model")
+    names.check(card.weights, f"the card {path} calls its weights")
     return card
 
 
