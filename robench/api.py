@@ -25,6 +25,7 @@ from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe, random_images, wrong_images
 from .problem.classifier import Classifier
+from .problem.names import as_file_name
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
 from .problem.split import Split
@@ -383,7 +384,7 @@ def default_run(plan: Plan) -> Path:
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:8]
     data = plan.data.partition(":")[0]
     name = model.name if model.name.startswith(data) else f"{model.name}-{data}"
-    return Path("runs") / f"{name}-{key}.robench"
+    return Path("runs") / f"{as_file_name(name)}-{key}.robench"
 
 
 def pick_device(text: str) -> torch.device:

@@ -18,8 +18,10 @@ from ..regression import Asking, Baseline, Question, compare, question, read_bas
 from ..results.comment import Comment
 from ..results.gate import Verdict, read_allowances
 from ..results.summary import Summary
+from . import consent
 from .asking import ask_about, refuse_unwritable
 from .options import machine_options, model_options, precision_option
+from .terminal import echo
 
 CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}
 UNMEASURED = 2
@@ -45,6 +47,7 @@ STOPPED = 130
 )
 @click.option("--until-decided", is_flag=True, help="Go on with further examples while the verdict is open.")
 @click.option("--baseline-model", metavar="CHECKPOINT", help="For further examples.  [default: as the baseline says]")
+@click.option("--baseline-arch", metavar="NAME|FACTORY", help="Its architecture.  [default: as the baseline says]")
 @click.option("--data", metavar="NAME|FILE.npz", help="The images.  [default: those of the baseline]")
 @model_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
@@ -60,6 +63,7 @@ def command(
     max_drops: tuple[str, ...],
     until_decided: bool,
     baseline_model: str | None,
+    baseline_arch: str | None,
     data: str | None,
     arch: str | None,
     weights: str | None,
@@ -104,7 +108,7 @@ def command(
     else:
         ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=precision)
         clock = _clock(minutes)
-        further = _asking_the_baseline(baseline, baseline_model, subject, asked, ask, clock, quiet)
+        further = _asking_the_baseline(baseline, baseline_model, baseline_arch, subject, asked, ask, clock, quiet)
         comment, finished = compare(
             *(baseline, asked, allowances, _asking(subject, ask, asked, run_path, clock, quiet)),
             ask_baseline=further if until_decided else None,
@@ -116,19 +120,19 @@ def command(
 
 
 def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, github: bool) -> None:
-    click.echo(comment.markdown(), nl=False)
+    echo(comment.markdown(), nl=False)
     if json_path is not None:
         durable.replace(json_path, comment.now.to_json().encode())
     if junit_path is not None:
         durable.replace(junit_path, comment.junit().encode())
     if github:
-        click.echo(comment.annotations(), nl=False)
+        echo(comment.annotations(), nl=False)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 with Path(summary).open("a", encoding="utf-8") as file:
                     file.write(comment.markdown())
             except OSError as error:  # the verdict stands
-                click.echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
+                echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
 
 
 def _clock(minutes: float | None) -> Callable[[], float | None]:
@@ -146,9 +150,27 @@ def _asking(
     return answer
 
 
+def _baseline_subject(baseline: Baseline, checkpoint: str | None, arch: str | None, like: Subject) -> Subject:
+    """The baseline's model, on the device of `like`, the model that is checked.
+
+    Raises UserError where the baseline names code that the command line does not.
+    """
+    told, source = baseline.summary.environment, f"the baseline {baseline.path}"
+    name = consent.checkpoint(
+        *(checkpoint, told, baseline.summary.model.name, source, "--baseline-model"), trust_pickle=like.trust_pickle
+    )
+    if arch is None and (checkpoint is not None or like.told("").get("arch") == told.get("arch")):
+        arch = like.arch
+    elif checkpoint is None:
+        arch = consent.architecture(arch, told, source, "--baseline-arch")
+    weights = told.get("weights") if checkpoint is None else like.weights
+    return replace(like, checkpoint=name, arch=arch, normalise=told.get("normalise"), weights=weights)
+
+
 def _asking_the_baseline(
     baseline: Baseline,
     checkpoint: str | None,
+    arch: str | None,
     like: Subject,
     asked: Question,
     ask: Ask,
@@ -156,19 +178,16 @@ def _asking_the_baseline(
     quiet: bool,
 ) -> Asking:
     """Asks the baseline's model, once further examples are needed, into a run file that is nobody else's."""
-    told = baseline.summary.environment
-    name = checkpoint or told.get("checkpoint") or baseline.summary.model.name
-    arch, weights = (told.get("arch"), told.get("weights")) if checkpoint is None else (like.arch, like.weights)
-    subject = replace(like, checkpoint=name, arch=arch, normalise=told.get("normalise"), weights=weights)
 
     def answer(split: Split, enough: Callable[[Summary], bool] | None) -> Answer:
+        subject = _baseline_subject(baseline, checkpoint, arch, like)
         try:
             classifier = subject.load(split).classifier
         except UserError as error:
             raise UserError(
                 f"further examples need the baseline's model; name it with --baseline-model ({error})"
             ) from None
-        refuse_another_model(baseline, classifier, name)
+        refuse_another_model(baseline, classifier, subject.checkpoint)
         usual = api.default_run(api.plan(ask, asked.protocol, split, classifier))
         path = usual.with_name(f"baseline-{usual.name}")
         return _asking(subject, ask, asked, path, clock, quiet)(split, enough)

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from ..recipes.validation import Look
 from ..results.summary import Summary
+from .terminal import one_line
 
 REDRAW_EVERY = 0.2  # seconds
 PLAIN_EVERY = 10.0  # seconds between lines where nothing can be redrawn
@@ -49,11 +51,11 @@ class Display:
             self.say(f"warning: {warning}")
 
     def attacking(self, threat: str, attack: str) -> None:
-        self.what = f"{threat} {attack}"
+        self.what = one_line(f"{threat} {attack}")
         if self.task is None:
             self.begun = self.told_at = time.monotonic()
-            self.task = self.bar.add_task(self.what, told="", total=1)
-        self.bar.update(self.task, description=self.what)
+            self.task = self.bar.add_task(escape(self.what), told="", total=1)
+        self.bar.update(self.task, description=escape(self.what))
 
     def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
         now = time.monotonic()
@@ -73,6 +75,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        text = one_line(text)
         if not self.quiet:
             if self.console.is_terminal:
                 self.bar.console.print(text, highlight=False, markup=False)
@@ -125,6 +128,7 @@ class TrainingDisplay:
 
     def _line(self, text: str) -> None:
         """One that stays."""
+        text = one_line(text)
         if not self.quiet:
             click.echo(f"\r\033[K{text}" if self.console.is_terminal else text, err=True)
 

@@ -9,6 +9,7 @@ from ..doctor.examination import examine
 from ..doctor.patients import patients
 from ..doctor.report import Examined, markdown
 from .options import debug_option
+from .terminal import echo
 
 
 @click.command("doctor")
@@ -35,6 +36,6 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
         if not quiet:
             fails = ", ".join(finding.case for finding in found.failed)
             verdict = f"fails in {fails}" if fails else "ok"
-            click.echo(f"[{number}/{len(every)}] {patient.name}, {patient.threat}: {verdict}", err=True)
-    click.echo(markdown(examined, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
+            echo(f"[{number}/{len(every)}] {patient.name}, {patient.threat}: {verdict}", err=True)
+    echo(markdown(examined, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
     return 1 if any(one.failed and one.patient.ours for one in examined) else 0

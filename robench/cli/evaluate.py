@@ -13,6 +13,7 @@ from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
 from .asking import ask_about, refuse_unwritable
 from .options import machine_options, model_options, precision_option, question_options
+from .terminal import echo
 
 
 @click.command("evaluate")
@@ -79,10 +80,10 @@ def command(
     refuse_unmeasured(summary)
     table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
     if json_path is None or str(json_path) != "-":
-        click.echo(table, nl=False)
+        echo(table, nl=False)
     if json_path is not None:
         if str(json_path) == "-":
-            click.echo(summary.to_json(), nl=False)
+            echo(summary.to_json(), nl=False)
         else:
             durable.replace(json_path, summary.to_json().encode())
     for entry in unmeasured(summary):

@@ -26,6 +26,7 @@ from ..search import first_layer
 from ..search.landscape import landscape, lines
 from .options import machine_options, model_options
 from .reloading import reloaded
+from .terminal import echo, one_line
 
 
 @click.command("figures")
@@ -95,7 +96,7 @@ def command(
     _make(out)
     for name, (content, caption) in files.items():
         durable.replace(out / name, content)
-        click.echo(f"{out / name}: {caption}" if not quiet else out / name)
+        echo(one_line(f"{out / name}: {caption}" if not quiet else str(out / name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +143,7 @@ def _pictures(
         if kinds and album.left_out:
             raise UserError(album.left_out[0])
         for reason in album.left_out if not quiet else []:
-            click.echo(f"note: no {kind}: {reason}", err=True)
+            echo(one_line(f"note: no {kind}: {reason}"), err=True)
         pictures += album.pictures
     if not pictures:
         raise UserError("these runs hold nothing to draw; make one with robench evaluate")

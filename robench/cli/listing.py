@@ -24,6 +24,7 @@ from ..recipes import RECIPES
 from ..search.attacks import ATTACKS
 from ..search.foreign import foolbox
 from .options import debug_option
+from .terminal import echo
 
 CLASSES = 10  # where no model says how many
 
@@ -123,12 +124,12 @@ def command(kind: str, only: str | None, verbose: bool, model: str | None) -> No
         rows = [row for row in rows if row[0] == only]
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}")
+        echo(f"{name:<{width}}  {text}")
         if verbose and kind == "protocols":
             path = protocols.HERE / f"{name}.toml"
-            click.echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), payer)}\n")
+            echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), payer)}\n")
         if verbose and kind == "models":
-            click.echo("\n" + zoo_card(name).read_text())
+            echo("\n" + zoo_card(name).read_text())
 
 
 @dataclass(frozen=True)

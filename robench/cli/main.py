@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from .terminal import one_line
 
 COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
@@ -93,5 +94,5 @@ def main() -> None:
 def _fail(message: str, debug: bool) -> Any:
     if debug:
         traceback.print_exc()
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    click.echo(one_line(f"Error: {message}"), err=True)
     sys.exit(2)

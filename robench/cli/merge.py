@@ -17,6 +17,7 @@ from ..evidence.store import RunFile
 from ..results.merging import joint_plan, merge
 from ..results.tables import render
 from .options import debug_option
+from .terminal import echo
 
 
 @click.command("merge")
@@ -44,7 +45,7 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
             told = merged.evidence.environment
             result.put_plan(plan, without_folders(told) if slim else told)
             result.adopt(merged.evidence, merged.sources, [] if slim else files)
-    click.echo(render([load_run(out)], intervals=True), nl=False)
+    echo(render([load_run(out)], intervals=True), nl=False)
 
 
 def without_folders(told: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
 from ..problem.split import Split
+from . import consent
 
 
 class Reloaded(NamedTuple):
@@ -37,17 +38,17 @@ def reloaded(
 ) -> Reloaded:
     """The planned examples, and a referee with the model of the plan; `told` is the environment of the run.
 
-    Raises UserError when either is not there, or is another.
+    Raises UserError when either is not there, or is another, or when the run names code.
     """
     subject = Subject(
-        checkpoint or told.get("checkpoint") or plan.model.name,
-        arch or told.get("arch"),
+        consent.checkpoint(checkpoint, told, plan.model.name, str(run_path), "--model", trust_pickle=trust_pickle),
+        consent.architecture(arch, told, str(run_path)),
         normalise or told.get("normalise"),
         trust_pickle,
         api.pick_device(device),
         weights or told.get("weights"),
     )
-    whole = datasets.load(data or told.get("data") or plan.data)
+    whole = datasets.load(consent.data(data, told, plan.data, str(run_path)))
     split = _examples(plan, whole, run_path)
     refuse_other_noise(plan, str(subject.device), str(run_path))
     referee = Referee(subject.load(split).classifier, plan.passes)

@@ -17,6 +17,7 @@ from ..results.claims import published
 from ..results.summary import MOST_BYTES, Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render
 from .options import debug_option
+from .terminal import echo
 
 SHOWN = 40  # lines of a difference
 
@@ -81,8 +82,8 @@ def command(
     if check is not None:
         return _checked(check, text)
     if (count := len(questions(summaries))) > 1:
-        click.echo(f"note: these runs answer {count} questions, so there is more than one table", err=True)
-    click.echo(text, nl=False)
+        echo(f"note: these runs answer {count} questions, so there is more than one table", err=True)
+    echo(text, nl=False)
     return 0
 
 
@@ -91,7 +92,7 @@ def _once(summaries: Iterable[Summary]) -> list[Summary]:
     kept: dict[str, Summary] = {}
     for summary in summaries:
         if kept.setdefault(summary.to_json(), summary) is not summary:
-            click.echo(f"note: {summary.model.name} is named twice with the same answer, and shown once", err=True)
+            echo(f"note: {summary.model.name} is named twice with the same answer, and shown once", err=True)
     return list(kept.values())
 
 
@@ -142,7 +143,7 @@ def _say_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> N
     for group in questions(summaries):
         if published(group, origins) is None:
             threats = ", ".join(t.threat for t in group[0].threats)
-            click.echo(f"note: no card of these models claims anything under {threats or 'no threat'}", err=True)
+            echo(f"note: no card of these models claims anything under {threats or 'no threat'}", err=True)
 
 
 def _checked(path: Path, text: str) -> int:
@@ -158,8 +159,8 @@ def _checked(path: Path, text: str) -> int:
     lines = held.decode(errors="replace").splitlines(), text.splitlines()
     differences = list(unified_diff(*lines, str(path), "what the runs give", lineterm="", n=1))
     for line in differences[:SHOWN] or ["they differ in line ends only"]:
-        click.echo(line)
+        echo(line)
     if len(differences) > SHOWN:
-        click.echo(f"... and {len(differences) - SHOWN} more lines")
-    click.echo(f"{path} differs from what the runs give; write it again", err=True)
+        echo(f"... and {len(differences) - SHOWN} more lines")
+    echo(f"{path} differs from what the runs give; write it again", err=True)
     return 1

@@ -21,6 +21,7 @@ from ..results.tables import render
 from .asking import ask_about, interrupt
 from .display import TrainingDisplay
 from .options import machine_options
+from .terminal import echo
 
 
 @click.command("train")
@@ -142,12 +143,12 @@ def command(
         card = make(order, split, picked, display, display.looked)
     except KeyboardInterrupt:
         if order.state.exists():
-            click.echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
+            echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
         else:
-            click.echo("\nstopped before the first step; type the same command again to begin", err=True)
+            echo("\nstopped before the first step; type the same command again to begin", err=True)
         return 130
     done = "are there already" if there == order.card.stat().st_mtime_ns else "are written"
-    click.echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
+    echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
     if no_evaluation:
         return 0
     ask = Ask(data=None, protocol=protocol)
@@ -155,7 +156,7 @@ def command(
     subject = Subject(str(order.weights), arch=order.architecture if order.factory else None, device=picked)
     answer = ask_about(subject, ask, None, None, quiet)
     refuse_unmeasured(answer.summary)
-    click.echo(render([answer.summary], intervals=True), nl=False)
+    echo(render([answer.summary], intervals=True), nl=False)
     if answer.finished:
         api.write_measured(order.card, answer.summary)
     return 0 if answer.finished else 130

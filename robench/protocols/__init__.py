@@ -65,6 +65,9 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.eot is not None and self.eot < 1:
             raise UserError(f"eot = {self.eot} is no number of passes; it needs a whole number, at least 1")
+        labels = (attack.label for choice in self.threats for attack in choice.attacks)
+        if strange := next((name for name in (self.name, self.data, *labels) if not name.isprintable()), None):
+            raise UserError(f"the name {strange[:100]!a} holds characters that cannot be shown; write another")
         texts = [str(choice.threat) for choice in self.threats]
         if twice := next((t for t in texts if texts.count(t) > 1), None):
             raise UserError(f"the threat {twice} is named twice; name it once, with all its attacks")

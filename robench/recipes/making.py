@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..errors import UserError, unknown
-from ..problem import checkpoints, durable
+from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES, factories
 from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
@@ -223,6 +223,7 @@ def _lay_out(module: nn.Module, order: Order, split: Split) -> None:
 
 def _check(order: Order, split: Split) -> None:
     """Raises UserError for what cannot be trained."""
+    names.check(order.out.name, f"--out {order.out} calls the model")
     order.recipe.check(order.threats)
     for place, threat in enumerate(order.threats):
         if threat in order.threats[:place]:

@@ -148,6 +148,14 @@ class Summary(msgspec.Struct, frozen=True):
     nan: Count = 0  # clean predictions that are not a number
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know, a sentence each without its full stop
 
+    def __post_init__(self) -> None:
+        labels = [attack.name for threat in self.threats for attack in threat.attacks]
+        for name in (self.model.name, self.data.name, self.protocol, *labels):
+            if not name.isprintable():
+                raise UserError(f"the name {name[:100]!a} holds characters that cannot be shown; write another")
+        if "" in labels:
+            raise UserError("an attack has no name; name every attack")
+
     def to_json(self) -> str:
         """The summary file: indented by two spaces, a newline at the end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"

@@ -204,7 +204,7 @@ def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, r
     torch.save(head | layer, folder / "model.pt")
     words = ("--data", "images.npz", "--arch", "net.py:build", "--normalise", "none", "--protocol", "tiny.toml")
     assert robench("evaluate", "model.pt", *words, "--run", "r.robench", "--quiet").code == 0
-    assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer")
+    assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
 
 
 def test_quiet_prints_names_alone(run, robench, folder):

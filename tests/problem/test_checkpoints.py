@@ -463,7 +463,7 @@ def test_a_card_that_says_more_than_we_know_is_read_and_one_that_says_less_is_re
 def test_a_card_cannot_point_out_of_its_folder_nor_be_for_another_file(tmp_path):
     card = card_for(tmp_path / "w.pt", "00")
     write_card(tmp_path / "w.toml", msgspec.structs.replace(card, weights="../w.pt"))
-    with pytest.raises(UserError, match="in its own folder"):
+    with pytest.raises(UserError, match="calls its weights"):
         read_card(tmp_path / "w.toml")
     torch.save(network().state_dict(), tmp_path / "other.pt")
     shutil.copy(tmp_path / "other.pt", tmp_path / "w.pt")
@@ -576,7 +576,7 @@ class WrittenAtLoad(nn.Module):
 def test_hostile_torchscript_writes_nothing(tmp_path, kind):
     trace = tmp_path / "was-here"
     scripted(kind(str(trace))).save(str(tmp_path / "m.pt"))
-    assert "which can write files" in refusal(tmp_path / "m.pt", shape=SHAPE)
+    assert "aten::save" in refusal(tmp_path / "m.pt", shape=SHAPE)
     assert not trace.exists()
     load(tmp_path / "m.pt", shape=SHAPE, trust_pickle=True)
     assert trace.exists()

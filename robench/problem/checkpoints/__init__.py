@@ -16,6 +16,7 @@ from .. import durable
 from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
 from ..classifier import Classifier
+from ..names import as_file_name
 from ..outputs import as_logits
 from .assembly import Built, Said, assemble
 from .cards import Card, read_card, verified
@@ -85,7 +86,7 @@ def load(
     if guessed:
         notes += (f"its images are taken to be {by(shape)}",)
     notes += more
-    name = card.name if card else _stem(path)
+    name = card.name if card else as_file_name(_stem(path))
     classifier = Classifier(
         module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
     )

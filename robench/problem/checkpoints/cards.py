@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ...errors import UserError
+from .. import names
 from ..durable import replace, sha256
 
 
@@ -55,15 +56,15 @@ def minutes_in_all(card: Card) -> float | None:
 
 
 def read_card(path: Path) -> Card:
-    """The card in a TOML file. Raises UserError naming the key that is missing or wrong."""
+    """The card in a TOML file. Raises UserError naming the key that is missing or wrong, or a name that is a path."""
     try:
         card = msgspec.toml.decode(path.read_bytes(), type=Card)
     except OSError as error:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
-    if card.weights in ("", "..") or Path(card.weights).name != card.weights:
-        raise UserError(f"the card {path} names the weights {card.weights!r}; they must be a file in its own folder")
+    names.check(card.name, f"the card {path} calls its model")
+    names.check(card.weights, f"the card {path} calls its weights")
     return card
 
 

@@ -82,7 +82,7 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     inside = entries(path)
     kinds = names(inside)
     if is_torchscript(kinds):
-        return _whole(load_torchscript(path, device, trust=trust), f"torchscript:{sha256(path)[:16]}")
+        return _whole(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
         return _whole(load_exported(path, trust=trust), f"torch.export:{sha256(path)[:16]}")
     if is_npz(kinds):

@@ -1,23 +1,21 @@
 """Models that bring their own code: TorchScript and torch.export files.
 
-Neither is Python, but both can do more than arithmetic. TorchScript has operators that write files, and a
-`__setstate__` runs while it is loaded; so its code is read as text first, and refused if it could do
-either. Reading a torch.export file evaluates Python expressions in it, which no look can make safe.
+Neither is Python, but both can do more than arithmetic. TorchScript is loaded without consent where all of its code is
+known to only compute: see `torchscript/`. Reading a torch.export file evaluates Python expressions in it, which no
+check can make safe.
 """
 
-import re
+import hashlib
+import io
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
 from ..architectures.normalise import Around
-
-# aten::save and aten::from_file write files; operators of other libraries may do anything.
-FORBIDDEN = re.compile(rb"\b(__setstate__|save|from_file)\b|\b(ops)\b(?!\s*\.\s*(?:aten|prim|prims|quantized)\s*\.)")
+from .torchscript import refuse_what_may_do_more
 
 
 class Program(Around):
@@ -41,18 +39,26 @@ def is_exported(entries: set[str]) -> bool:
     return any(e.startswith("models/") for e in entries) or "serialized_exported_program.json" in entries
 
 
-def load_torchscript(path: Path, device: torch.device, *, trust: bool) -> Program:
-    """The program in a TorchScript archive. Raises UserError when it is damaged, or could touch files."""
+def load_torchscript(path: Path, device: torch.device, *, trust: bool) -> tuple[Program, str]:
+    """The program in a TorchScript archive, and a text that names its code.
+
+    Raises UserError when the file is damaged or, unless it is trusted, may do more than compute.
+    """
     try:
-        if not trust:
-            _refuse_what_touches_files(path)
+        data = path.read_bytes()  # once: what is checked is what is loaded, whatever becomes of the file meanwhile
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not trust:
+        refuse_what_may_do_more(path, data)
+    try:
         with warnings.catch_warnings():
             # torch 2.13 warns people who write TorchScript; we only read what others wrote.
             warnings.filterwarnings("ignore", ".*torch.jit.load.* is deprecated", DeprecationWarning)
-            return Program(torch.jit.load(str(path), map_location=device))  # type: ignore[no-untyped-call]
+            module = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} is not a whole TorchScript file ({reason}); copy or download it again") from error
+    return Program(module), f"torchscript:{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def load_exported(path: Path, *, trust: bool) -> Program:
@@ -70,18 +76,6 @@ def load_exported(path: Path, *, trust: bool) -> Program:
             f"{path} cannot be read by torch {torch.__version__}: {reason}; export it again with this version"
         ) from error
     return program
-
-
-def _refuse_what_touches_files(path: Path) -> None:
-    # torch's own reader, so that what is looked at is what will be loaded.
-    reader: Any = torch._C.PyTorchFileReader(str(path))
-    for record in reader.get_all_records():
-        found = FORBIDDEN.search(reader.get_record(record)) if record.endswith(".py") else None
-        if found:
-            raise UserError(
-                f"{path} is a TorchScript program with {found[0].decode()!r} in {record}, which can write files when "
-                "it is loaded or run, so it was not loaded; if you trust who made it, add --trust-pickle"
-            )
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

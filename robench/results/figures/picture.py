@@ -133,8 +133,8 @@ def together(materials: Iterable[Material], key: Callable[[Material], Hashable])
 
 
 def file_name(kind: str, about: str) -> str:
-    """`curve-mnist-test` for curve and mnist:test."""
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', about).strip('-.')}"
+    """`curve-mnist-test` for curve and mnist:test. No more than 100 characters of what it is about."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', about).strip('-.')[:100]}"
 
 
 def look(i: int) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Which code and files a command uses: a file of somebody else proposes, only the command line decides."""
+
+import shlex
+from collections.abc import Mapping
+
+from ..errors import UserError
+from ..problem.architectures.factories import named_factory
+from ..problem.checkpoints.zoo import zoo_names
+
+
+def architecture(typed: str | None, environment: Mapping[str, str], source: str, option: str = "--arch") -> str | None:
+    """The architecture on the command line, else the known one that the file `source` names; None where it names none.
+
+    Raises UserError where the file names a factory, for that is code.
+    """
+    named = _readable(environment.get("arch", ""), source)
+    if typed is None and named and named_factory(named):
+        raise UserError(
+            f"{source} says that its architecture is {named}, which is code; if you trust it, type "
+            f"{option} {shlex.quote(named)}"
+        )
+    return typed or named or None
+
+
+def checkpoint(
+    typed: str | None, environment: Mapping[str, str], model: str, source: str, option: str, *, trust_pickle: bool
+) -> str:
+    """The checkpoint on the command line, else the one that the file `source` names, else the bundled model `model`.
+
+    Raises UserError where there is none, or where the file names one whose code would run.
+    """
+    if typed is not None:
+        return typed
+    named = _readable(environment.get("checkpoint", ""), source) or (model if model in zoo_names() else "")
+    if not named:
+        raise UserError(f"{source} does not say where its model is; name it with {option}")
+    if trust_pickle and named not in zoo_names():
+        raise UserError(
+            f"{source} says that its model is {named}; to run code of that file, type {option} {shlex.quote(named)}"
+        )
+    return named
+
+
+def data(typed: str | None, environment: Mapping[str, str], planned: str, source: str) -> str:
+    """The data on the command line, else those that the file `source` names. Raises UserError for no name at all."""
+    return typed or _readable(environment.get("data", ""), source) or planned
+
+
+def _readable(text: str, source: str) -> str:
+    if not text.isprintable():
+        raise UserError(f"{source} names {text!a}, which no file or architecture is called; it is damaged")
+    return text

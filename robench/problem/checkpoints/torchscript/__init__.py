@@ -1,0 +1,84 @@
+"""Whether a TorchScript archive may be loaded without consent: only if all its code is known to only compute.
+
+TorchScript has operators that write files, and may run them while it is loaded. `process` says how an archive is
+checked, `operators` what it may use. PyTorch itself advises to treat such a file like a program.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ....errors import UserError
+from .verdict import Verdict
+
+SECONDS = 120  # of computation; a scripted ResNet-152 takes fewer than ten
+PACKAGE = Path(__file__).resolve().parents[3]
+PROGRAM = """
+import importlib.util, sys
+folder, *sys.path[:] = sys.argv[2:]
+spec = importlib.util.spec_from_file_location("robench", f"{folder}/__init__.py", submodule_search_locations=[folder])
+sys.modules["robench"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["robench"])
+from robench.problem.checkpoints.torchscript import process
+process.main()
+"""
+
+_known: set[bytes] = set()  # digests of archives that only compute: a command loads its model more than once
+
+
+def refuse_what_may_do_more(path: Path, data: bytes) -> None:
+    """Raises UserError unless the archive in `data`, which was read from `path`, is known to only compute."""
+    digest = hashlib.sha256(data).digest()
+    if digest in _known:
+        return
+    verdict = checked(data)
+    if verdict.damaged:
+        raise UserError(
+            f"{path} is not a whole TorchScript file, or not one that torch {torch.__version__} reads "
+            f"({verdict.damaged}); copy or download it again, or save it again with this version"
+        )
+    if verdict.refused:
+        raise UserError(
+            f"{path} is a TorchScript program that {verdict.refused}, so it was not loaded; if you trust who made it, "
+            "add --trust-pickle"
+        )
+    _known.add(digest)
+
+
+def checked(data: bytes, seconds: int = SECONDS) -> Verdict:
+    """The verdict of a process of its own, which is given nothing but these bytes."""
+    # Modules come from where this process finds them, but not from the current folder, where a stranger's may lie.
+    here = Path.cwd()
+    found = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+    command = [sys.executable, "-I", "-B", "-c", PROGRAM, str(seconds), str(PACKAGE), *found]
+    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        done = subprocess.run(
+            command,
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | alone,
+            timeout=5 * seconds,
+            check=False,
+        )
+        return Verdict.from_json(done.stdout)
+    except subprocess.TimeoutExpired:
+        return Verdict(refused=f"could not be checked in {5 * seconds} seconds")
+    except OSError as error:
+        return Verdict(refused=f"could not be checked (no process can be started: {error.strerror or error})")
+    except ValueError:
+        return Verdict(refused=_broken_off(done.returncode, seconds))
+
+
+def _broken_off(code: int, seconds: int) -> str:
+    if code == -getattr(signal, "SIGXCPU", 0):
+        return f"takes more than {seconds} seconds to read"
+    if code < 0:
+        return f"brings torch's reader down ({signal.Signals(-code).name})"
+    return f"could not be checked (the process that checks it ended with exit code {code})"
