@@ -4,6 +4,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from .problem.split import Split
 from .protocols import Protocol
 from .results.summary import Summary, summarise
 from .scrutiny import level
-from .search.precision import checked
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
@@ -45,7 +45,7 @@ class Ask:
     seed: int | None = None
     every_attack: bool = False
     curve: bool = False
-    precision: str = "auto"
+    precision: str | None = None  # None: that of ROBENCH_PRECISION, else `auto`
     masking: str = "off"
 
 
@@ -141,7 +141,7 @@ def evaluate(
     curve: bool = False,
     run: str | Path | None = None,
     device: str = "cpu",
-    precision: str = "auto",
+    precision: str | None = None,
     masking: str = "off",
 ) -> Summary:
     """How much accuracy a model keeps under attack.
@@ -262,7 +262,14 @@ def _checked(split: Split) -> Split:
             f"{split.name} holds labels from {int(y.min())} to {int(y.max())}; its {split.classes} classes are numbered"
             f" 0 to {split.classes - 1}"
         )
-    return replace(split, x=x, y=y)
+    return replace(split, x=x, y=y, origin=None if split.origin is None else _checked_origin(split.origin))
+
+
+def _checked_origin(whole: Split) -> Split | None:
+    """The caller's whole part; None where attacks on it would mean nothing, as after scaling the images of a cut."""
+    with suppress(UserError):
+        return _checked(whole)
+    return None
 
 
 def evaluation(
@@ -303,7 +310,6 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
     if not 0 <= seed < SEEDS:
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
-    precision = checked(ask.precision, classifier.device)
     level(ask.masking)
     return make_plan(
         *(classifier, split, protocol),
@@ -311,7 +317,7 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
         every_attack=ask.every_attack,
         curve=ask.curve,
         lanes=lanes,
-        precision=precision,
+        precision=ask.precision,
     )
 
 

@@ -26,12 +26,14 @@ from .problem.randomness import seeded
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice
 from .protocols.cost import planned_items
+from .results.merging import searched_in, with_precision
 from .results.summary import Summary, summarise
 from .scrutiny import Masking, Scrutiny, Step
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
-from .search.pilot import PILOT, choose
+from .search.pilot import Choice, Pilot, choose, named
+from .search.precision import checked, has_hardware
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
@@ -92,6 +94,7 @@ class Evaluation:
     masking: Masking = "off"  # how closely to look, afterwards, whether gradients mislead
     _live: list[Attempt] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # yet to be prepared
+    _before: tuple[str, ...] = ()  # precisions in which this run was searched before
     _asked: int = 0  # queries of the attempts that are over
     _next_look: float = 0.0  # not before this moment
 
@@ -231,25 +234,38 @@ class Evaluation:
         self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
 
     def _settle(self) -> None:
-        """Decide on a precision, where nobody has."""
+        """Decide on a precision, where none is named, and try the one that is."""
+        asked = self.plan.precision
         if self.plan.passes > 1:
-            if self.plan.precision not in ("auto", "float32"):
-                self.progress.noted(f"searching in float32, not in {self.plan.precision}: the model answers at random")
-            self._change_plan(msgspec.structs.replace(self.plan, precision="float32"))
-        if self.plan.precision != "auto":
-            return
-        pilots = [
-            (choice.threat, attack)
-            for choice in self.protocol.threats
-            for attack in [a.attack for a in choice.attacks if not a.attack.targets and not a.attack.precise][:1]
-        ]
-        correct = {c.example for c in self.run.evidence().clean if c.correct}
-        rows = [row for row, number in enumerate(self.split.numbers) if number in correct][:PILOT]
-        choice = choose(self.classifier, pilots, self.split.take(rows), self.plan.lanes, self.plan.seed)
-        self.environment["precision"] = f"{choice.precision}: {choice.reason}"
-        if choice.precision != "float32":
-            self.progress.noted(f"searching in {choice.precision}, judging in float32: {choice.reason}")
+            choice = Choice("float32", "the model answers at random", failed=asked not in ("auto", "float32"))
+        elif asked == "auto":
+            choice = choose(self.classifier, self._pilot(), self.plan.lanes)
+        else:
+            choice = named(self.classifier, asked, self.split.x)
+        self._note_precision(choice, asked)
         self._change_plan(msgspec.structs.replace(self.plan, precision=choice.precision))
+
+    def _pilot(self) -> Pilot:
+        """What a lower precision is tried on: the same for all parts of this data set."""
+        choices = [(t.threat, [a.attack for a in t.attacks]) for t in self.protocol.threats]
+        identity = repr(identity_of(self.plan.model))
+        return Pilot.of(choices, self.split, lambda part: self.referee.hear(part.x, part.y).right, identity)
+
+    def _note_precision(self, choice: Choice, asked: str) -> None:
+        """Record the precision with its reason, beside those in which this run was searched before."""
+        precision, reason = choice.precision, choice.reason
+        if choice.failed:
+            self.progress.noted(f"searching in {precision}: {reason}")
+        elif asked == "auto" and precision != "float32":
+            self.progress.noted(f"searching in {precision}, judging in float32: {reason}")
+        if precision == "bfloat16" and not has_hardware(precision, self.classifier.device):
+            self.progress.noted("this device emulates bfloat16, which is slow; --precision float32 is faster")
+        if precision in self._before:
+            return  # its reason is on record
+        if self._before:
+            earlier = " and ".join(self._before)
+            self.progress.noted(f"this run was searched in {earlier} so far, and goes on in {precision}")
+        self.environment["precision"] = with_precision(self.run.evidence().environment, precision, reason)
 
     def _change_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -271,6 +287,7 @@ class Evaluation:
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
+            self._before = searched_in(before, self.run.evidence().environment)
             self.plan = _as_before(self.plan, before)
             if before.passes > 1:
                 self._judge_at_random(before.passes)
@@ -309,9 +326,12 @@ def make_plan(
     every_attack: bool,
     lanes: int,
     curve: bool = False,
-    precision: str = "auto",
+    precision: str | None = None,
 ) -> Plan:
-    """The question, with the conditions under which its verdicts repeat exactly."""
+    """The question, with the conditions under which its verdicts repeat exactly.
+
+    Raises UserError where the precision is unknown, or the device lacks it.
+    """
     identity = classifier.identity()
     return Plan(
         model=ModelRecord(
@@ -327,7 +347,7 @@ def make_plan(
         threats=tuple(_planned(choice, classifier.classes) for choice in protocol.threats),
         device=str(classifier.device),
         threads=torch.get_num_threads(),
-        precision=precision,
+        precision=checked(precision, classifier.device),
         lanes=lanes,
         curve=curve,
     )

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "robench"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "problem": {"errors"},
-    "search": {"problem", "errors"},
+    "search": {"problem", "errors", "__version__"},
     "evidence": {"problem", "errors"},
     "evidence.records": set(),
     "results": {"evidence.records", "errors"},

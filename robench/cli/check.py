@@ -69,7 +69,7 @@ def command(
     junit_path: Path | None,
     github: bool,
     minutes: float | None,
-    precision: str,
+    precision: str | None,
     device: str,
     quiet: bool,
 ) -> int:

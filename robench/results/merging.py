@@ -9,7 +9,7 @@ caller checks that classifier and split are the same; here only the images' dige
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -176,6 +176,26 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
         for key, value in environment.items():
             values.setdefault(key, set()).update(value.split(_ALTERNATIVE))
     return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
+
+
+def searched_in(plan: Plan, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The precisions in which a run was searched: those on record, else its plan's; none before its first attack."""
+    if recorded := precisions(environment):
+        return recorded
+    return () if plan.precision == "auto" else (plan.precision,)
+
+
+def precisions(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The precisions on record, from texts like `float32: why | bfloat16: why`."""
+    texts = environment.get("precision", "").split(_ALTERNATIVE)
+    return tuple(sorted({text.partition(":")[0] for text in texts if text}))
+
+
+def with_precision(environment: Mapping[str, str], precision: str, reason: str) -> str:
+    """The record of `precisions` with one more."""
+    known = environment.get("precision", "").split(_ALTERNATIVE)
+    text = f"{precision}: {reason.replace(_ALTERNATIVE, ', ')}"
+    return _ALTERNATIVE.join(sorted({*known, text} - {""}))
 
 
 def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:

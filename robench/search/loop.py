@@ -46,7 +46,7 @@ class Engine:
         self.rounds = 0  # passes of the whole batch so far
         self._rough = rounded(classifier) if precision == "bfloat16" else classifier
         # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
-        cheap = classifier.device.type == "cpu" and precision == "float32"
+        cheap = classifier.device.type == "cpu"
         self._read_every = 1 if cheap else READ_EVERY
         self._record = cuda_graph if classifier.device.type == "cuda" else None
         self._recording = False
