@@ -32,8 +32,8 @@ from .scrutiny import Masking, Scrutiny, Step
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
-from .search.pilot import Choice, Pilot, choose, named
-from .search.precision import checked, has_hardware
+from .search.pilot import Choice, Pilot, choose, named, notes
+from .search.precision import checked
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
@@ -234,38 +234,23 @@ class Evaluation:
         self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
 
     def _settle(self) -> None:
-        """Decide on a precision, where none is named, and try the one that is."""
+        """Decide on a precision where none is named, and try the one that is."""
         asked = self.plan.precision
         if self.plan.passes > 1:
             choice = Choice("float32", "the model answers at random", failed=asked not in ("auto", "float32"))
         elif asked == "auto":
-            choice = choose(self.classifier, self._pilot(), self.plan.lanes)
+            choices = [(t.threat, [a.attack for a in t.attacks]) for t in self.protocol.threats]
+            identity = repr(identity_of(self.plan.model))
+            pilot = Pilot.of(choices, self.split, lambda part: self.referee.hear(part.x, part.y).right, identity)
+            choice = choose(self.classifier, pilot, self.plan.lanes)
         else:
             choice = named(self.classifier, asked, self.split.x)
-        self._note_precision(choice, asked)
+        for note in notes(choice, asked, self._before, self.classifier.device):
+            self.progress.noted(note)
+        if choice.precision not in self._before:  # else its reason is on record
+            recorded = self.run.evidence().environment
+            self.environment["precision"] = with_precision(recorded, choice.precision, choice.reason)
         self._change_plan(msgspec.structs.replace(self.plan, precision=choice.precision))
-
-    def _pilot(self) -> Pilot:
-        """What a lower precision is tried on: the same for all parts of this data set."""
-        choices = [(t.threat, [a.attack for a in t.attacks]) for t in self.protocol.threats]
-        identity = repr(identity_of(self.plan.model))
-        return Pilot.of(choices, self.split, lambda part: self.referee.hear(part.x, part.y).right, identity)
-
-    def _note_precision(self, choice: Choice, asked: str) -> None:
-        """Record the precision with its reason, beside those in which this run was searched before."""
-        precision, reason = choice.precision, choice.reason
-        if choice.failed:
-            self.progress.noted(f"searching in {precision}: {reason}")
-        elif asked == "auto" and precision != "float32":
-            self.progress.noted(f"searching in {precision}, judging in float32: {reason}")
-        if precision == "bfloat16" and not has_hardware(precision, self.classifier.device):
-            self.progress.noted("this device emulates bfloat16, which is slow; --precision float32 is faster")
-        if precision in self._before:
-            return  # its reason is on record
-        if self._before:
-            earlier = " and ".join(self._before)
-            self.progress.noted(f"this run was searched in {earlier} so far, and goes on in {precision}")
-        self.environment["precision"] = with_precision(self.run.evidence().environment, precision, reason)
 
     def _change_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -287,7 +272,7 @@ class Evaluation:
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
-            self._before = searched_in(before, self.run.evidence().environment)
+            self._before = searched_in(before, self.run.evidence())
             self.plan = _as_before(self.plan, before)
             if before.passes > 1:
                 self._judge_at_random(before.passes)

@@ -178,15 +178,15 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
     return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
 
 
-def searched_in(plan: Plan, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The precisions in which a run was searched: those on record, else its plan's; none before its first attack."""
-    if recorded := precisions(environment):
-        return recorded
-    return () if plan.precision == "auto" else (plan.precision,)
+def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:
+    """The precisions in which a run was searched: those on record, else its plan's; none before its first search."""
+    if not (evidence.claims or evidence.spent) or plan.precision == "auto":
+        return ()
+    return precisions(evidence.environment) or (plan.precision,)
 
 
 def precisions(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The precisions on record, from texts like `float32: why | bfloat16: why`."""
+    """The precisions on record, from a text like `bfloat16: why | float32: why`."""
     texts = environment.get("precision", "").split(_ALTERNATIVE)
     return tuple(sorted({text.partition(":")[0] for text in texts if text}))
 
@@ -196,6 +196,14 @@ def with_precision(environment: Mapping[str, str], precision: str, reason: str) 
     known = environment.get("precision", "").split(_ALTERNATIVE)
     text = f"{precision}: {reason.replace(_ALTERNATIVE, ', ')}"
     return _ALTERNATIVE.join(sorted({*known, text} - {""}))
+
+
+def joint_precisions(environment: Mapping[str, str], searched: Iterable[Sequence[str]]) -> str:
+    """The record with the precisions of several runs, also of those that are in no record but in a plan."""
+    text = environment.get("precision", "")
+    for name in {name for names in searched for name in names}.difference(precisions(environment)):
+        text = with_precision({"precision": text}, name, "as its plan says")
+    return text
 
 
 def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:

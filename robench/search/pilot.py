@@ -56,7 +56,7 @@ class Pilot:
         correct: Callable[[Split], Tensor],
         model: str,
     ) -> "Pilot":
-        """From the attacks planned under each threat: the first that can search in low precision and aims at no class."""
+        """From the attacks planned under each threat: the first that searches in low precision and aims at no class."""
         firsts = []
         for threat, attacks in choices:
             fit = [a for a in attacks if isinstance(a, GradientAttack | ScoreAttack) and not (a.targets or a.precise)]
@@ -111,6 +111,20 @@ def named(classifier: Classifier, precision: str, x: Tensor) -> Choice:
     return Choice(precision, "as named")
 
 
+def notes(choice: Choice, asked: str, before: Sequence[str], device: torch.device) -> list[str]:
+    """What a user should know of a choice, in a run that was searched in the precisions `before`."""
+    told = []
+    if choice.failed:
+        told.append(f"searching in {choice.precision}: {choice.reason}")
+    elif asked == "auto" and choice.precision != "float32":
+        told.append(f"searching in {choice.precision}, judging in float32: {choice.reason}")
+    if choice.precision == "bfloat16" and not has_hardware("bfloat16", device):
+        told.append("this device emulates bfloat16, which is slow; --precision float32 is faster")
+    if before and choice.precision not in before:
+        told.append(f"this run was searched in {' and '.join(before)} so far, and goes on in {choice.precision}")
+    return told
+
+
 def _tried(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> Choice:
     """This precision where nothing speaks against it, else float32; as it was decided before, if it was."""
     if why := failure(classifier, precision, pilot.begin.x[:2]):
@@ -162,7 +176,7 @@ def _broken(
     except Exception as error:
         raise _PilotError(_text(error)) from error
     if job.error:
-        raise _PilotError(job.error)
+        raise _PilotError(" ".join(job.error.split()))
     return {end.item.row for end in ended if end.x_adv is not None}, sum(end.forwards + end.backwards for end in ended)
 
 
@@ -172,7 +186,7 @@ def _key(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> di
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "robench": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "hardware": f"{device.type} {processor}",
         "threads": str(torch.get_num_threads()),
         "rows": str(lanes),

@@ -50,7 +50,8 @@ def has_hardware(precision: str, device: torch.device) -> bool:
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
         # Not `_is_mkldnn_bf16_supported`: on these processors that is true from AVX512 on, without BF16 as well.
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in queries)  # gone in some version: no hardware
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -81,7 +82,8 @@ def rounded(classifier: Classifier) -> Model:
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     """Why a model cannot be searched in this precision; empty where it can.
 
-    From a forward and a backward pass on a few images: it must not raise, and must answer as in float32 but for rounding.
+    From a forward and a backward pass on a few images: the model must not raise, and must answer as in float32 but
+    for rounding.
     """
     if precision == "float32":
         return ""
@@ -119,6 +121,8 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
 
     A function of the network and the kind of device, not of the moment as a measurement would be.
     """
+    if isinstance(classifier.module, torch.jit.ScriptModule):
+        return "the layers of a TorchScript model cannot be counted, nor rounded"
     rounded_ones, every = multiply_adds(classifier)
     least = WORTH.get(classifier.device.type, WORTH["cuda"])
     if rows * rounded_ones < least:
