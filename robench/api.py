@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
 from .scrutiny import level
-from .search.precision import checked
 from .search.trial import use_channels_last
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
@@ -56,7 +56,7 @@ class Ask:
     seed: int | None = None
     every_attack: bool = False
     curve: bool = False
-    precision: str = "auto"
+    precision: str | None = None  # None: that of ROBENCH_PRECISION, else `auto`
     masking: str = "off"
 
 
@@ -156,7 +156,7 @@ def evaluate(
     curve: bool = False,
     run: str | Path | None = None,
     device: str = "cpu",
-    precision: str = "auto",
+    precision: str | None = None,
     masking: str = "off",
 ) -> Summary:
     """How much accuracy a model keeps under attack.
@@ -309,7 +309,15 @@ def _checked(split: Split) -> Split:
             f"{split.name} holds labels from {int(y.min())} to {int(y.max())}; its {split.classes} classes are numbered"
             f" 0 to {split.classes - 1}"
         )
-    return replace(split, x=_plain(x), y=_plain(y))
+    origin = None if split.origin is None else _checked_origin(split.origin)
+    return replace(split, x=_plain(x), y=_plain(y), origin=origin)
+
+
+def _checked_origin(whole: Split) -> Split | None:
+    """The caller's whole part; None where attacks on it would mean nothing, as after scaling the images of a cut."""
+    with suppress(UserError):
+        return _checked(whole)
+    return None
 
 
 def _plain(values: Tensor) -> Tensor:
@@ -363,7 +371,6 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
     if not 0 <= seed < SEEDS:
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
     lanes = LANES.get(classifier.device.type, LANES["cuda"])
-    precision = checked(ask.precision, classifier.device)
     level(ask.masking)
     return make_plan(
         *(classifier, split, protocol),
@@ -371,7 +378,7 @@ def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> 
         every_attack=ask.every_attack,
         curve=ask.curve,
         lanes=lanes,
-        precision=precision,
+        precision=ask.precision,
     )
 
 

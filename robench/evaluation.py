@@ -27,12 +27,14 @@ from .problem.randomness import seeded
 from .problem.split import Split
 from .protocols import AttackChoice, Protocol, ThreatChoice, rebuilt
 from .protocols.cost import planned_items
+from .results.merging import searched_in, with_precision
 from .results.summary import NOTE, Summary, summarise
 from .scrutiny import Masking, Scrutiny, Step
 from .search.attack import ForeignAttack
 from .search.job import Ended, Job
 from .search.loop import Engine
-from .search.pilot import PILOT, choose
+from .search.pilot import Choice, Pilot, choose, named, notes
+from .search.precision import checked
 from .search.trial import objection_to_smaller_batches
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
@@ -99,6 +101,7 @@ class Evaluation:
     notes: dict[str, str] = field(default_factory=dict)  # by NOTES or DROPPED
     _live: list[Attempt] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # yet to be prepared
+    _before: tuple[str, ...] = ()  # precisions in which this run was searched before
     _asked: int = 0  # queries of the attempts that are over
     _next_look: float = 0.0  # not before this moment
 
@@ -245,24 +248,22 @@ class Evaluation:
         self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
 
     def _settle(self) -> None:
-        """Decide on a precision, where nobody has."""
+        """Decide on a precision where none is named, and try the one that is."""
+        asked = self.plan.precision
         if self.plan.passes > 1:
-            if self.plan.precision not in ("auto", "float32"):
-                self.progress.noted(f"searching in float32, not in {self.plan.precision}: the model answers at random")
-            self._change_plan(msgspec.structs.replace(self.plan, precision="float32"))
-        if self.plan.precision != "auto":
-            return
-        pilots = [
-            (choice.threat, attack)
-            for choice in self.protocol.threats
-            for attack in [a.attack for a in choice.attacks if not a.attack.targets and not a.attack.precise][:1]
-        ]
-        correct = {c.example for c in self.run.evidence().clean if c.correct}
-        rows = [row for row, number in enumerate(self.split.numbers) if number in correct][:PILOT]
-        choice = choose(self.classifier, pilots, self.split.take(rows), self.plan.lanes, self.plan.seed)
-        self.environment["precision"] = f"{choice.precision}: {choice.reason}"
-        if choice.precision != "float32":
-            self.progress.noted(f"searching in {choice.precision}, judging in float32: {choice.reason}")
+            choice = Choice("float32", "the model answers at random", failed=asked not in ("auto", "float32"))
+        elif asked == "auto":
+            choices = [(t.threat, [a.attack for a in t.attacks]) for t in self.protocol.threats]
+            identity = repr(identity_of(self.plan.model))
+            pilot = Pilot.of(choices, self.split, lambda part: self.referee.hear(part.x, part.y).right, identity)
+            choice = choose(self.classifier, pilot, self.plan.lanes)
+        else:
+            choice = named(self.classifier, asked, self.split.x)
+        for note in notes(choice, asked, self._before, self.classifier.device):
+            self.progress.noted(note)
+        if choice.precision not in self._before:  # else its reason is on record
+            recorded = self.run.evidence().environment
+            self.environment["precision"] = with_precision(recorded, choice.precision, choice.reason)
         self._change_plan(msgspec.structs.replace(self.plan, precision=choice.precision))
 
     def _change_plan(self, plan: Plan) -> None:
@@ -285,6 +286,7 @@ class Evaluation:
         before = self.run.plan()
         if before is not None:
             _refuse_another_run(before, self.plan, str(self.run.path))
+            self._before = searched_in(before, self.run.evidence())
             self.plan = _as_before(self.plan, before)
             if before.passes > 1:
                 self._judge_at_random(before.passes)
@@ -373,9 +375,12 @@ def make_plan(
     every_attack: bool,
     lanes: int,
     curve: bool = False,
-    precision: str = "auto",
+    precision: str | None = None,
 ) -> Plan:
-    """The question, with the conditions under which its verdicts repeat exactly."""
+    """The question, with the conditions under which its verdicts repeat exactly.
+
+    Raises UserError where the precision is unknown, or the device lacks it.
+    """
     identity = classifier.identity()
     return Plan(
         model=ModelRecord(
@@ -391,7 +396,7 @@ def make_plan(
         threats=tuple(as_planned(choice, classifier.classes) for choice in protocol.threats),
         device=str(classifier.device),
         threads=torch.get_num_threads(),
-        precision=precision,
+        precision=checked(precision, classifier.device),
         lanes=lanes,
         curve=curve,
     )

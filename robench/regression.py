@@ -6,6 +6,8 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from . import __version__
 from .api import Answer
 from .errors import UserError
@@ -18,7 +20,9 @@ from .protocols import Protocol, ThreatChoice, rebuilt
 from .results.comment import Comment
 from .results.contradictions import numbers
 from .results.gate import LEVEL, Judgement, Verdict, felled_by, judge, letters_of, paired, same_function
+from .results.merging import precisions
 from .results.summary import MOST_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
+from .search.precision import PRECISIONS, checked, has_hardware
 
 Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
@@ -94,6 +98,18 @@ def question(baseline: Baseline, data: str | None = None) -> Question:
             f" {baseline.path} ({entry.name}, {entry.sha256[:8]}); name its data with --data"
         )
     return Question(whole, split, _protocol(baseline, split.classes), text)
+
+
+def precision_for(baseline: Baseline, named: str | None, device: torch.device) -> str:
+    """The precision of the search: the one that is named, else the baseline's where this device has hardware for it.
+
+    Elsewhere `auto`; the comment says so where the two differ. Raises UserError for a name that is none.
+    """
+    precision, recorded = checked(named, device), precisions(baseline.summary.environment)
+    if precision != "auto" or len(recorded) != 1:
+        return precision
+    same = recorded[0]
+    return same if same == "float32" or (same in PRECISIONS and has_hardware(same, device)) else precision
 
 
 def entry_of(classifier: Classifier) -> ModelEntry:

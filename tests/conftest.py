@@ -1,8 +1,11 @@
 """One thread: small tensors, and several test runs may share a machine. For the same reason no test has a deadline."""
 
+import os
+
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+os.environ["ROBENCH_PRECISION_CACHE"] = ""  # the account's own is none of our business; subprocesses inherit this

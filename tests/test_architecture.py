@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "radius": set(),
     "problem": {"radius", "errors"},
-    "search": {"problem", "errors"},
+    "search": {"problem", "errors", "__version__"},
     "evidence": {"problem", "radius", "errors"},
     "evidence.records": set(),
     "results": {"evidence.records", "radius", "errors"},

@@ -23,6 +23,8 @@ from robench.problem.losses import UNTARGETED
 from robench.problem.split import Split
 from robench.problem.threats import Ball, parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice
+from robench.results.merging import precisions
+from robench.search import pilot
 from robench.search.attack import GradientAttack, LabelAttack, State
 from robench.search.attacks.fab import FAB
 from robench.search.attacks.pgd import PGD
@@ -32,6 +34,7 @@ from robench.search.pilot import Choice
 
 from .oracles import SHAPE, Linear, distance, fraction, toy
 
+pytestmark = pytest.mark.precision
 CLASSES = 4
 QUICK = AttackChoice("quick", PGD(steps=3, step_size=0.25, random_start=False))
 RANDOM = AttackChoice("random", PGD(steps=6), restarts=2)
@@ -88,11 +91,23 @@ def searched(monkeypatch):
 
 
 def prepared(
-    run, split, protocol=BOTH, *, module=None, seed=0, every_attack=False, lanes=8, progress=None, referee=None
+    run,
+    split,
+    protocol=BOTH,
+    *,
+    module=None,
+    seed=0,
+    every_attack=False,
+    lanes=8,
+    progress=None,
+    referee=None,
+    precision=None,
 ):
     module = net() if module is None else module
     classifier = as_classifier(module)
-    plan = make_plan(classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes)
+    plan = make_plan(
+        classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes, precision=precision
+    )
     referee = referee or Referee(classifier)
     return Evaluation(plan, protocol, classifier, referee, split, run, progress=progress or Silence())
 
@@ -789,24 +804,134 @@ def test_fractions_of_radii_reach_the_summary_as_they_were_asked():
 # The conditions of a plan
 
 
-def test_a_precision_is_settled_once_per_run_file(path, monkeypatch):
+@pytest.fixture
+def hardware(monkeypatch):
+    """A device with hardware for bfloat16, on which it pays for small networks too; nothing is named."""
+    monkeypatch.setenv("ROBENCH_PRECISION", "")
+    monkeypatch.setattr(pilot, "has_hardware", lambda precision, device: precision == "bfloat16")
+    monkeypatch.setattr(pilot, "saves_too_little", lambda classifier, rows: "")
+
+
+class Listens(Silence):
+    """Keeps what is noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
+def precision_of(path):
+    """In which precision a run is searched, and the record of all in which it was."""
+    with RunFile.read(path) as run:
+        return run.plan().precision, run.evidence().environment["precision"]
+
+
+def test_a_precision_is_settled_once_per_run_file(path, hardware, monkeypatch):
     asked = []
 
-    def choose(classifier, pilots, split, lanes, seed):
-        asked.append((len(pilots), len(split)))
+    def choose(classifier, pilot, lanes):
+        asked.append((len(pilot.attacks), pilot.examples().numbers))
         return Choice("bfloat16", "it is Saturday")
 
     monkeypatch.setattr(evaluation, "choose", choose)
     split = images()
     first = answered(path, split.part("10"))
-    assert asked == [(2, 7)], "a pilot per threat, on the examples the model gets right"
+    assert asked == [(2, tuple(range(3, 30)))], "under each threat, on what the model gets right of the whole data set"
     second = answered(path, split)
     assert len(asked) == 1
-    with RunFile.read(path) as run:
-        assert run.plan().precision == "bfloat16"
-        assert run.evidence().environment["precision"] == "bfloat16: it is Saturday"
+    assert precision_of(path) == ("bfloat16", "bfloat16: it is Saturday")
     assert [a[:10] for a in letters(second)] == letters(first)
     assert letters(second) == letters(undisturbed()), "searching roughly has changed a verdict"
+
+
+class RoughlyImmune(nn.Module):
+    """In bfloat16 nothing that is near this image can be broken."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.inner = net()
+        self.register_buffer("image", image)
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype != torch.bfloat16:
+            return logits
+        near = ((x - self.image).abs().amax(dim=(1, 2, 3)) < 0.07)[:, None]
+        return torch.where(near, self.inner(self.image[None]).expand(len(x), -1), logits)
+
+
+@pytest.mark.parametrize(("is_odd", "expected"), [(False, "bfloat16"), (True, "float32")])
+def test_all_parts_of_a_question_are_searched_in_one_precision(tmp_path, hardware, is_odd, expected):
+    """Also where the example on which low precision fails is in one part alone."""
+    split = images()
+    odd = letters(undisturbed())[0].index("B")
+    module = RoughlyImmune(split.x[odd]) if is_odd else net()
+    parts = ("0:30", f"0:{odd + 1}", f"{odd + 1}:30", "20:23")
+    assert {precision_of_part(tmp_path, split, part, module)[0] for part in parts} == {expected}
+
+
+def precision_of_part(folder, split, part, module):
+    path = folder / f"{part.replace(':', '-')}.robench"
+    answered(path, split.part(part), module=module)
+    return precision_of(path)
+
+
+def test_halves_shards_and_the_whole_end_in_the_same_table_where_bfloat16_is_chosen(tmp_path, hardware):
+    split = images()
+    whole = letters(answered(tmp_path / "whole.robench", split))
+    for size in (15, 7):
+        parts = [split.part(f"{begin}:{min(begin + size, 30)}") for begin in range(0, 30, size)]
+        pieces = [letters(answered(tmp_path / f"{size}-{part.numbers[0]}", part)) for part in parts]
+        assert ["".join(of) for of in zip(*pieces, strict=True)] == whole
+    assert precision_of(tmp_path / "7-28")[0] == "bfloat16"
+
+
+def test_a_resumed_run_keeps_its_precision_and_another_that_is_named_is_noted(path, hardware):
+    split, listens = images(), Listens()
+    answered(path, split.part("10"))
+    assert precision_of(path)[0] == "bfloat16"
+    answered(path, split.part("20"), progress=listens, precision="auto")
+    assert (precision_of(path)[0], listens.notes) == ("bfloat16", [])
+    answered(path, split, progress=listens, precision="float32")
+    precision, record = precision_of(path)
+    assert precision == "float32"
+    assert listens.notes == ["this run was searched in bfloat16 so far, and goes on in float32"]
+    assert precisions({"precision": record}) == ("bfloat16", "float32")
+    assert record.endswith(" | float32: as named")
+
+
+@pytest.mark.parametrize("named", ["float32", "bfloat16"])
+def test_the_environment_names_the_precision(path, hardware, monkeypatch, named):
+    monkeypatch.setenv("ROBENCH_PRECISION", named)
+    monkeypatch.setattr(evaluation, "choose", None)
+    answered(path, images())
+    assert precision_of(path) == (named, f"{named}: as named")
+
+
+class Float32Only(nn.Module):
+    """Refuses to be searched in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return logits
+
+
+@pytest.mark.parametrize("named", ["bfloat16", "auto"])
+def test_a_model_that_bfloat16_does_not_suit_is_searched_in_float32_with_a_note(path, hardware, named):
+    listens = Listens()
+    summary = answered(path, images(), module=Float32Only(), progress=listens, precision=named)
+    told = "not in bfloat16: the model raises TypeError: float32 only"
+    assert listens.notes == [f"searching in float32: {told}"]
+    assert precision_of(path) == ("float32", f"float32: {told}")
+    assert (letters(summary), summary.union.open) == (letters(undisturbed()), 0)
 
 
 def test_a_complete_run_needs_no_pilot(path, monkeypatch):
@@ -829,17 +954,12 @@ class Cramped(torch.nn.Module):
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
-    told = []
-
-    class Listens(Silence):
-        def noted(self, text):
-            told.append(text)
-
-    summary = answered(path, images(), module=Cramped(), lanes=16, progress=Listens())
+    listens = Listens()
+    summary = answered(path, images(), module=Cramped(), lanes=16, progress=listens)
     assert letters(summary) == letters(undisturbed())
-    assert told[-1] == "the batch did not fit the memory; going on with 4 images at once"
+    assert listens.notes[-1] == "the batch did not fit the memory; going on with 4 images at once"
     with RunFile.read(path) as run:
         assert run.plan().lanes == 4
-    told.clear()
-    assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=Listens())) == letters(summary)
-    assert told == [], "the file remembers what fitted"
+    listens.notes.clear()
+    assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=listens)) == letters(summary)
+    assert listens.notes == [], "the file remembers what fitted"

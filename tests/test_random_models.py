@@ -316,13 +316,18 @@ def mixed():
 QUESTION = protocol("l2:0.2", PGD(steps=6, step_size=0.3), APGD(steps=6))
 
 
+def said(notes):
+    """All but that the search is in float32: noted where the environment names another precision."""
+    return [note for note in notes if note != "searching in float32: the model answers at random"]
+
+
 def test_outcomes_are_those_of_the_closed_form(tmp_path):
     notes = []
     model, split = mixed()
     summary = answered(tmp_path / "r", model, split, QUESTION, progress=Told(notes))
     # Moved by 0.2, two noises, straight across: from 30 % to 93 % mistakes, from 0.01 % to 4 %.
     assert summary.threats[0].outcomes == "WBBBSSS"
-    assert notes == ["the model answers at random: judged over 100 passes, gradients averaged over 20"]
+    assert said(notes) == ["the model answers at random: judged over 100 passes, gradients averaged over 20"]
     assert summary.environment["randomness"] == notes[0]
     plan, known = evidence(tmp_path / "r")
     assert (plan.passes, plan.eot, plan.precision) == (PASSES, 20, "float32")
@@ -351,7 +356,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, looks):
     notes = []
     summary = answered(path, model, split, QUESTION, progress=Told(notes))
     after = evidence(path)[1]
-    assert len(notes) == 1
+    assert len(said(notes)) == 1
     assert summary.threats[0].outcomes == "WBBBSSS"
     assert after.clean == before.clean
     known = {c.example for c, v in before.judged() if v.accepted}

@@ -14,7 +14,17 @@ from ..api import Answer, Ask, Subject
 from ..errors import UserError
 from ..problem import durable
 from ..problem.split import Split
-from ..regression import Asking, Baseline, Question, compare, question, read_baseline, refuse_another_model, unchanged
+from ..regression import (
+    Asking,
+    Baseline,
+    Question,
+    compare,
+    precision_for,
+    question,
+    read_baseline,
+    refuse_another_model,
+    unchanged,
+)
 from ..results.comment import Comment
 from ..results.gate import Verdict, read_allowances
 from ..results.summary import Summary
@@ -74,7 +84,7 @@ def command(
     junit_path: Path | None,
     github: bool,
     minutes: float | None,
-    precision: str,
+    precision: str | None,
     device: str,
     quiet: bool,
 ) -> int:
@@ -106,7 +116,8 @@ def command(
     if baseline.is_of(subject.load(asked.split).classifier):
         comment, finished = unchanged(baseline, allowances), True
     else:
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=precision)
+        searching = precision_for(baseline, precision, subject.device)
+        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching)
         clock = _clock(minutes)
         further = _asking_the_baseline(baseline, baseline_model, baseline_arch, subject, asked, ask, clock, quiet)
         comment, finished = compare(

@@ -53,7 +53,7 @@ def command(
     minutes: float | None,
     breakdown: bool,
     masking: str,
-    precision: str,
+    precision: str | None,
     device: str,
     quiet: bool,
 ) -> int:

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from ..errors import UserError
 from ..evaluation import identity_of
 from ..evidence.records import Plan
 from ..evidence.store import RunFile
-from ..results.merging import joint_plan, merge
+from ..results.merging import joint_plan, joint_precisions, merge, searched_in
 from ..results.tables import render
 from .options import debug_option
 from .terminal import echo
@@ -39,10 +40,16 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
         plans = [_plan(file) for file in files]
         for path, plan in zip(runs[1:], plans[1:], strict=True):
             _refuse_another(runs[0], plans[0], path, plan)
-        merged = merge([file.evidence() for file in files])
+        evidences = [file.evidence() for file in files]
+        merged = merge(evidences)
         plan = joint_plan(plans, merged.evidence)
+        searched = [searched_in(*of) for of in zip(plans, evidences, strict=True)]
+        told = merged.evidence.environment
+        if len({*chain(*searched)}) > 1:
+            told = told | {"precision": joint_precisions(told, searched)}
+            listed = [f"{path} in {' and '.join(of)}" for path, of in zip(runs, searched, strict=True) if of]
+            click.echo(f"note: searched in different precisions: {', '.join(listed)}", err=True)
         with RunFile.whole(out) as result, result.writing():
-            told = merged.evidence.environment
             result.put_plan(plan, without_folders(told) if slim else told)
             result.adopt(merged.evidence, merged.sources, [] if slim else files)
     echo(render([load_run(out)], intervals=True), nl=False)

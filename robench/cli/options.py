@@ -51,9 +51,9 @@ def precision_option(command: F) -> F:
     """How exactly the search computes."""
     return click.option(
         "--precision",
-        default="auto",
-        show_default=True,
-        help="Of the search: auto, float32, bfloat16, tf32. Judged is in float32 always.",
+        default=None,
+        help="Of the search: auto, float32, bfloat16, tf32. Verification always uses float32."
+        "  [default: ROBENCH_PRECISION, else auto]",
     )(command)
 
 

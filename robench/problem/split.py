@@ -25,11 +25,17 @@ class Split:
     y: Int[Tensor, "N"]
     numbers: tuple[int, ...]  # the place of each example in the whole part
     classes: int
+    origin: "Split | None" = None  # the whole part that it was cut from; None where it is whole itself
 
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":
         """Every example of a part, numbered from 0."""
         return cls(name, x.contiguous(), y, tuple(range(len(y))), classes)
+
+    @property
+    def uncut(self) -> "Split":
+        """The whole part: the same for all halves and shards of it."""
+        return self if self.origin is None else self.origin
 
     def __len__(self) -> int:
         return len(self.y)
@@ -62,7 +68,7 @@ class Split:
             i = slice(rows.start, rows.stop)  # a view: nothing is copied
         else:
             i = torch.as_tensor(list(rows), dtype=torch.long)
-        return Split(self.name, self.x[i], self.y[i], tuple(self.numbers[r] for r in rows), self.classes)
+        return Split(self.name, self.x[i], self.y[i], tuple(self.numbers[r] for r in rows), self.classes, self.uncut)
 
     @cached_property
     def digests(self) -> tuple[str, ...]:

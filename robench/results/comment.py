@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from tabulate import tabulate
 
 from .gate import Judgement, Row, Verdict
+from .merging import precisions
 from .outcomes import Outcome
 from .summary import Summary
 
@@ -65,6 +66,12 @@ class Comment:
             yield "The model is that of the baseline, to its weights and answers: nothing was attacked again."
             if left := was.union.open:
                 yield f"{left} examples are open in the baseline, and shown as if they stood; finish it to know."
+        searched, before = precisions(now.environment), precisions(was.environment)
+        if searched and before and searched != before:
+            yield (
+                f"Searched in {_line(' and '.join(searched))}, the baseline in {_line(' and '.join(before))}: single"
+                " outcomes may differ for this alone."
+            )
         yield (
             "Shares in percent, upper bounds on robust accuracy; drops in percentage points, with the lower end of the"
             f" one-sided {self._interval()} interval. A regression: that end exceeds what is allowed."

@@ -9,7 +9,7 @@ caller checks that classifier and split are the same; here only the images' dige
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -177,6 +177,34 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
         for key, value in environment.items():
             values.setdefault(key, set()).update(filter(None, value.split(_ALTERNATIVE)))
     return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
+
+
+def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:
+    """The precisions in which a run was searched: those on record, else its plan's; none before its first search."""
+    if not (evidence.claims or evidence.spent) or plan.precision == "auto":
+        return ()
+    return precisions(evidence.environment) or (plan.precision,)
+
+
+def precisions(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The precisions on record, from a text like `bfloat16: why | float32: why`."""
+    texts = environment.get("precision", "").split(_ALTERNATIVE)
+    return tuple(sorted({text.partition(":")[0] for text in texts if text}))
+
+
+def with_precision(environment: Mapping[str, str], precision: str, reason: str) -> str:
+    """The record of `precisions` with one more."""
+    known = environment.get("precision", "").split(_ALTERNATIVE)
+    text = f"{precision}: {reason.replace(_ALTERNATIVE, ', ')}"
+    return _ALTERNATIVE.join(sorted({*known, text} - {""}))
+
+
+def joint_precisions(environment: Mapping[str, str], searched: Iterable[Sequence[str]]) -> str:
+    """The record with the precisions of several runs, also of those that are in no record but in a plan."""
+    text = environment.get("precision", "")
+    for name in {name for names in searched for name in names}.difference(precisions(environment)):
+        text = with_precision({"precision": text}, name, "as its plan says")
+    return text
 
 
 def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:

@@ -15,6 +15,7 @@ from .comparison import ranks
 from .contingency import contingency, contingency_frame
 from .latex import latex
 from .masking import WORST_FIRST, Verdict
+from .merging import precisions
 from .panel import panel
 from .seeds import Claim, Origin, Origins, Row, names, rows, spread
 from .summary import Summary
@@ -289,6 +290,8 @@ def _remarks(summary: Summary) -> Iterable[str]:
         yield f"Note: {line(note)}."
     if summary.clean.error:
         yield f"clean: the model raises on {_count(summary.clean.open, 'example')} ({line(summary.clean.error)})."
+    if len(searched := precisions(summary.environment)) > 1:
+        yield f"Searched partly in {line(' and partly in '.join(searched))}: single outcomes may depend on which."
     for t in summary.threats:
         for r in t.rejections:
             sentence = r.reason or r.rejection

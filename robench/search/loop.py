@@ -56,9 +56,8 @@ class Engine:
         self.rounds = 0  # passes of the whole batch so far
         self.notes: list[str] = []  # optimisations that were dropped, and why
         self._rough = rounded(classifier) if precision == "bfloat16" else classifier
-        # On a device apart, reading a mask stops the pipeline; in low precision every find is asked again.
-        cheap = classifier.device.type == "cpu" and precision == "float32"
-        self._read_every = 1 if cheap else READ_EVERY
+        # Elsewhere than on a CPU, reading a mask stops the pipeline.
+        self._read_every = 1 if classifier.device.type == "cpu" else READ_EVERY
         self._record = cuda_graph if classifier.device.type == "cuda" else None
         self._recording = False
         self._upcoming: Iterator[Job] = iter(())
@@ -360,7 +359,7 @@ class Engine:
         reads, exactly = job.attack.reads, self._exactly(job)
         model = self.classifier if exactly else self._rough
         with arithmetic(x_adv.device, tf32=self.precision == "tf32" and not exactly):
-            lanes = self._awake() if exactly else None
+            lanes = self._awake()
             if reads == "gradients":
                 seen = differentiate(only(model, lanes), self._loss, x_adv, self._batch.y, self._batch.target)
                 return seen.logits, seen

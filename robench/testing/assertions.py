@@ -6,7 +6,7 @@ from pathlib import Path
 from .. import api
 from ..api import Ask, Model
 from ..errors import UserError, unknown
-from ..regression import Baseline, compare, question, read_baseline, unchanged
+from ..regression import Baseline, compare, precision_for, question, read_baseline, unchanged
 from ..results.gate import Verdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
@@ -98,7 +98,8 @@ def _not_worse(
     if baseline.is_of(api.classifier_of(model, asked.split, device)):
         comment = unchanged(baseline, allowances)
     else:
-        ask = Ask(data=asked.data, seed=baseline.summary.seed)
+        searching = precision_for(baseline, None, api.pick_device(device))
+        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching)
         comment, _ = compare(
             *(baseline, asked, allowances),
             lambda split, enough: api.answer(

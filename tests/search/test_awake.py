@@ -8,12 +8,14 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from robench.problem import datasets
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
+from robench.problem.classifier import Classifier
 from robench.problem.threats import parse
 from robench.search import loop
 from robench.search.attacks.hop_skip_jump import HopSkipJump
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.search.awake import LEAST, awake, only
+from robench.search.precision import rounded
 from robench.search.queue import Item
 
 from .running import ends, job
@@ -41,31 +43,37 @@ def test_idle_lanes_get_no_gradient_and_busy_ones_get_theirs():
     assert not told[[0, 2, 3, 4, 6, 7]].any()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("network", ["digits", "mnist", "preactresnet18"])
-def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network):
+def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     if network == "preactresnet18":
-        module = ARCHITECTURES[network].build((3, 32, 32), 10).eval()
+        shape = (3, 32, 32)
+        module = ARCHITECTURES[network].build(shape, 10)
+        model = Classifier(module, name="", architecture="", shape=shape, classes=10)
     else:
-        module = load({"digits": "digits-adv-linf", "mnist": "mnist-adv-linf"}[network]).classifier.module
-    convert_conv2d_weight_memory_format(module, torch.channels_last)
-    x = torch.rand(64, 3 if network == "preactresnet18" else 1, *[32 if network == "preactresnet18" else 28] * 2)
-    y = torch.randint(0, 10, (64,))
+        model = load({"digits": "digits-adv-linf", "mnist": "mnist-adv-linf"}[network]).classifier
+    convert_conv2d_weight_memory_format(model.module, torch.channels_last)
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(64, *model.shape, generator=g), torch.randint(0, 10, (64,), generator=g)
+    answer = rounded(model) if precision == "bfloat16" else model
 
     def told(rows):
-        images = x[:rows].clone().requires_grad_()
-        logits = module(images)
-        (grad,) = torch.autograd.grad(F.cross_entropy(logits, y[:rows], reduction="sum"), images)
+        images = x[rows].clone().requires_grad_()
+        logits = answer(images)
+        (grad,) = torch.autograd.grad(F.cross_entropy(logits, y[rows], reduction="sum"), images)
         return logits.detach(), grad
 
-    logits, grad = told(64)
-    for rows in (32, 16, LEAST):
-        assert all(torch.equal(few, all_[:rows]) for few, all_ in zip(told(rows), (logits, grad), strict=True))
+    logits, grad = told(range(64))
+    elsewhere = torch.randperm(64, generator=g).tolist()
+    for rows in (range(32), range(16), range(LEAST), range(40, 40 + LEAST), elsewhere):
+        assert all(torch.equal(few, all_[rows]) for few, all_ in zip(told(rows), (logits, grad), strict=True))
 
 
 @pytest.mark.parametrize(
     ("attack", "radius"), [(PGD(steps=6), 0.1), (Square(steps=60), 0.1), (HopSkipJump(steps=2), 0.3)], ids=str
 )
-def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius, precision, monkeypatch):
     model, split = load("digits-nat").classifier, datasets.load("digits:test").part("4:8")
     asked = []
     model.module.register_forward_hook(lambda _module, x, _logits: asked.append(len(x[0])))
@@ -73,7 +81,7 @@ def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius,
     def found():
         asked.clear()
         searches = [Item(row, 0, 0) for row in range(3)]
-        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), lanes=256)
+        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), lanes=256, precision=precision)
         return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(asked)
 
     few, cost = found()

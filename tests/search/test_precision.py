@@ -1,26 +1,36 @@
 """A rough search finds what an exact one finds, and nothing it finds or misses is believed unasked."""
 
-import warnings
 from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
+from robench.api import LANES
 from robench.errors import UserError
-from robench.problem.classifier import arithmetic
+from robench.problem.architectures import ARCHITECTURES
+from robench.problem.checkpoints import load
+from robench.problem.classifier import Classifier, arithmetic
 from robench.problem.threats import L2, Linf
-from robench.search import pilot
+from robench.search import precision as precisions
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
-from robench.search.loop import Engine
-from robench.search.pilot import choose
-from robench.search.precision import checked, rounded, speed_up
+from robench.search.precision import (
+    SHARE,
+    VARIABLE,
+    WORTH,
+    checked,
+    has_hardware,
+    multiply_adds,
+    rounded,
+    saves_too_little,
+)
 
 from ..oracles import classifier, toy
 from .running import ends, items, job
 from .test_loop import net
 
+pytestmark = pytest.mark.precision
 N = 40
 SMALL = Linf(Fraction(7, 100))
 CPU = torch.device("cpu")
@@ -125,65 +135,6 @@ def test_an_attack_that_must_be_precise_is(split):
     assert torch.bfloat16 in seen
 
 
-# Who decides
-
-
-def chosen(model, split, ratio, monkeypatch):
-    monkeypatch.setattr(pilot, "speed_up", lambda *_: ratio)
-    return choose(model, [(SMALL, PGD(steps=10))], split, lanes=8, seed=0)
-
-
-def test_a_lower_precision_is_taken_when_it_is_faster_and_breaks_the_same(model, split, monkeypatch):
-    choice = chosen(model, split, 3.4, monkeypatch)
-    assert choice.precision == "bfloat16"
-    assert "3.4 times as fast as float32" in choice.reason
-
-
-def test_a_lower_precision_that_is_not_faster_is_not_tried(model, split, monkeypatch):
-    choice = chosen(model, split, 1.1, monkeypatch)
-    assert (choice.precision, choice.reason) == ("float32", "bfloat16 is 1.1 times as fast here")
-
-
-def test_a_lower_precision_that_breaks_other_examples_is_not_taken(split, model, monkeypatch):
-    real = pilot._broken
-    monkeypatch.setattr(pilot, "_broken", lambda *a: real(*a) - ({min(real(*a))} if a[-1] == "bfloat16" else set()))
-    choice = chosen(model, split, 3.4, monkeypatch)
-    assert (choice.precision, choice.reason) == (
-        "float32",
-        "a pilot in bfloat16 breaks 1 examples other than in float32",
-    )
-
-
-def test_a_model_that_fails_when_rounded_is_searched_in_float32(split, monkeypatch):
-    class Strict(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = net()
-
-        def forward(self, x):
-            logits = self.inner(x)
-            if logits.dtype != torch.float32:
-                raise TypeError("float32 only")
-            return logits
-
-    choice = chosen(classifier(Strict(), 4), split, 3.4, monkeypatch)
-    assert choice.precision == "float32"
-
-
-def test_the_time_of_a_precision_is_measured(model):
-    assert 0.001 < speed_up(model, "bfloat16", 8) < 1000
-
-
-def test_a_torchscript_model_is_searched_in_float32(model, split):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself: people still have such files
-        script = classifier(torch.jit.trace(net().eval(), split.x[:2]), 4)
-    choice = choose(script, [(SMALL, PGD(steps=2))], split, lanes=8, seed=0)
-    assert choice.precision == "float32"
-    with pytest.raises(UserError, match="TorchScript model cannot be rounded"):
-        Engine(script, split, 0, 8, "bfloat16")
-
-
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -196,6 +147,97 @@ def test_precisions_that_are_not_there_are_refused(name, told):
     with pytest.raises(UserError) as refused:
         checked(name, CPU)
     assert told in str(refused.value)
+
+
+def test_the_environment_names_the_precision_where_nobody_else_does(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert checked(None, CPU) == "auto"
+    monkeypatch.setenv(VARIABLE, "bfloat16")
+    assert checked(None, CPU) == "bfloat16"
+    assert [checked(name, CPU) for name in ("auto", "float32")] == ["auto", "float32"]
+    monkeypatch.setenv(VARIABLE, "")
+    assert checked(None, CPU) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("bfloat", "did you mean bfloat16"), ("tf32", "leave ROBENCH_PRECISION unset")]
+)
+def test_a_wrong_precision_in_the_environment_is_refused(value, told, monkeypatch):
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(UserError, match=told):
+        checked(None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("machine", "able", "has"),
+    [
+        ("x86_64", {"_is_avx512_bf16_supported"}, True),
+        ("AMD64", {"_is_amx_tile_supported"}, True),
+        ("x86_64", set(), False),
+        ("aarch64", {"_is_mkldnn_bf16_supported"}, True),
+        ("aarch64", {"_is_avx512_bf16_supported"}, False),
+        ("x86_64", {"_is_mkldnn_bf16_supported"}, False),  # true of every processor with AVX512
+    ],
+)
+def test_hardware_is_what_the_processor_says(machine, able, has, monkeypatch):
+    monkeypatch.setattr(precisions.platform, "machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in able)
+    name = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: name in able)
+    assert has_hardware("bfloat16", CPU) is has
+    assert not has_hardware("tf32", CPU)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_hardware("bfloat16", CPU)
+
+
+def test_multiply_adds_are_counted_by_hand():
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),  # 4 * 20 values of 9 each
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, groups=2),  # 6 * 2 * 3 values of 2 * 9 each
+        nn.ConvTranspose2d(6, 2, 2, stride=2),  # 6 * 2 * 3 values to 2 * 4 each
+        nn.Flatten(),
+        nn.Linear(48, 4),
+    )
+    rest = 36 * 18 + 36 * 8 + 48 * 4
+    assert multiply_adds(classifier(layers, 4)) == (rest, 80 * 9 + rest)
+
+
+def test_a_layer_that_is_met_twice_counts_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again = nn.Linear(20, 20), nn.Linear(20, 20)
+
+        def forward(self, x):
+            return self.again(self.again(self.first(x.flatten(1))))
+
+    assert multiply_adds(classifier(Twice(), 20)) == (800, 1200)
+
+
+def test_small_networks_and_those_that_are_mostly_their_first_layer_gain_too_little(monkeypatch):
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Linear(30, 300), nn.Linear(300, 4)), 4)
+    rest = 30 * 300 + 300 * 4
+    monkeypatch.setitem(WORTH, "cpu", 8 * rest)
+    assert saves_too_little(model, 8) == ""
+    assert "the network is small" in saves_too_little(model, 7)
+    monkeypatch.setattr(precisions, "SHARE", rest / (rest + 600) + 1e-6)
+    assert "the first layer, which stays float32, makes 6% of the multiply-adds" in saves_too_little(model, 8)
+    assert SHARE < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "pays"), [("digits-adv-linf", False), ("mnist-adv-linf", True), ("preactresnet18", True)]
+)
+def test_which_networks_bfloat16_pays_for_on_a_cpu(name, pays):
+    """As measured by benchmarks/precision_gain.py; no clock here."""
+    if name == "preactresnet18":
+        shape = (3, 32, 32)
+        model = Classifier(ARCHITECTURES[name].build(shape, 10), name="", architecture="", shape=shape, classes=10)
+    else:
+        model = load(name).classifier
+    assert (saves_too_little(model, LANES["cpu"]) == "") is pays
 
 
 def test_a_caller_cannot_make_the_arithmetic_rough():

@@ -1,0 +1,132 @@
+"""How many times as fast a step is in a lower precision, network by network, and what the rule makes of them.
+
+    python benchmarks/precision_gain.py [--device cuda] [--precision bfloat16] [--threads N]
+
+A step is a forward pass and an input gradient, on batches as the engine makes them. Both precisions take turns, and the
+median of the ratios is kept: machines are noisy. `--precision auto` decides by the two counts in the table, never by a
+clock; the thresholds (`WORTH` and `SHARE` in robench/search/precision.py) are set so that every network it takes is at
+least 1.2 times as fast here.
+"""
+
+import argparse
+from statistics import median
+
+import torch
+from measuring import keep, seconds
+from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from robench.api import LANES, pick_device
+from robench.problem.architectures import ARCHITECTURES
+from robench.problem.checkpoints import load
+from robench.problem.classifier import Classifier, arithmetic
+from robench.search.attack import Model
+from robench.search.precision import has_hardware, multiply_adds, rounded, saves_too_little
+
+LONG_ENOUGH = 0.02  # seconds of one measurement, at least
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=31)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device = pick_device(asked.device)
+    rows = LANES[device.type]
+    table = [
+        _measured(name, classifier.to(device), rows, asked.precision, asked.rounds) for name, classifier in networks()
+    ]
+    hardware = "has" if has_hardware(asked.precision, device) else "has no"
+    notes = [
+        f"Batches of {rows} images; this device {hardware} hardware for {asked.precision}. Made networks have random"
+        " weights:"
+        " conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
+        f"Command: python benchmarks/precision_gain.py --precision {asked.precision} --threads {asked.threads}",
+    ]
+    keep(f"{asked.precision}-gain", f"What a step gains in {asked.precision}", table, notes, device)
+
+
+def networks() -> list[tuple[str, Classifier]]:
+    """The bundled models' architectures, one of CIFAR-10's, and made ones from small to large."""
+    found = [(name, load(name).classifier) for name in ("digits-adv-linf", "mnist-adv-linf")]
+    architectures = [("lenet", (1, 28, 28)), ("preactresnet18", (3, 32, 32))]
+    made = [(name, _classifier(ARCHITECTURES[name].build(shape, 10), shape)) for name, shape in architectures]
+    for channels, depth, size in [
+        (8, 3, 16),
+        (16, 3, 16),
+        (32, 3, 16),
+        (64, 3, 16),
+        (16, 1, 32),
+        (16, 3, 32),
+        (8, 3, 64),
+    ]:
+        made.append((f"conv{channels}x{depth}@{size}", _classifier(_convolutions(channels, depth), (3, size, size))))
+    for channels, size in [(16, 32), (32, 32), (128, 16)]:
+        made.append((f"separable{channels}x4@{size}", _classifier(_separable(channels, 4), (3, size, size))))
+    for width, depth in [(256, 2), (512, 3), (1024, 3), (2048, 3)]:
+        made.append((f"dense{width}x{depth}", _classifier(_dense(width, depth), (1, 28, 28))))
+    return found + made
+
+
+def _measured(name: str, classifier: Classifier, rows: int, precision: str, rounds: int) -> dict[str, object]:
+    convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
+    device = classifier.device
+    lower: Model = rounded(classifier) if precision == "bfloat16" else classifier
+    x = torch.rand(rows, *classifier.shape, device=device)
+
+    def steps(model: Model, times: int, tf32: bool = False) -> None:
+        with arithmetic(device, tf32=tf32):
+            for _ in range(times):
+                leaf = x.clone().requires_grad_()
+                torch.autograd.grad(model(leaf).sum(), leaf)
+
+    steps(classifier, 1)
+    steps(lower, 1, tf32=precision == "tf32")
+    times = max(1, round(LONG_ENOUGH / seconds(lambda: steps(classifier, 1), device)))
+    exact, rough = [], []
+    for _ in range(rounds):
+        exact.append(seconds(lambda: steps(classifier, times), device) / times)
+        rough.append(seconds(lambda: steps(lower, times, tf32=precision == "tf32"), device) / times)
+    rounded_ones, every = multiply_adds(classifier)
+    return {
+        "network": name,
+        "million multiply-adds a batch, rounded": f"{rows * rounded_ones / 1e6:,.0f}",
+        "of all": f"{rounded_ones / every:.1%}",
+        "float32 ms": 1000 * median(exact),
+        "times as fast": median(a / b for a, b in zip(exact, rough, strict=True)),
+        "auto may take it": "no" if saves_too_little(classifier, rows) else "yes",
+    }
+
+
+def _classifier(module: nn.Module, shape: tuple[int, ...]) -> Classifier:
+    return Classifier(module, name="", architecture="", shape=shape, classes=10)
+
+
+def _convolutions(channels: int, depth: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
+    for _ in range(depth):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def _separable(channels: int, depth: int) -> nn.Module:
+    """Depthwise and pointwise convolutions in turn, as in MobileNet."""
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
+    for _ in range(depth):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.BatchNorm2d(channels), nn.ReLU()]
+        layers += [nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def _dense(width: int, depth: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(784, width), nn.ReLU()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+if __name__ == "__main__":
+    main()
