@@ -490,7 +490,7 @@ def test_dropout_that_stays_on_is_evaluated_reported_and_verified(folder, robenc
 
     report = robench("report", "r.robench")
     assert "The model answers at random: judged over 100 passes, gradients averaged over 20." in report.out
-    verified = robench("verify", "r.robench")
+    verified = robench("verify", "r.robench", "--arch", "net.py:Net")
     assert verified.code == 0, verified.err
     assert "all hold" in verified.out
 

@@ -113,7 +113,12 @@ class _Read:
         if plan is None:
             raise UserError(f"{file.path} holds no plan yet: the run was stopped before it began; leave it out")
         evidence = file.evidence()
-        material = Material(str(file.path), plan, evidence, summarise(plan, evidence, __version__))
+        summary = summarise(plan, evidence, __version__)
+        try:
+            summary.refuse_unreadable()
+        except UserError as error:
+            raise UserError(f"{file.path} cannot be drawn: {error}") from None
+        material = Material(str(file.path), plan, evidence, summary)
         return cls(file, material, reading | {"checkpoint": checkpoint, "data": data})
 
     @cached_property

@@ -148,14 +148,6 @@ class Summary(msgspec.Struct, frozen=True):
     nan: Count = 0  # clean predictions that are not a number
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know, a sentence each without its full stop
 
-    def __post_init__(self) -> None:
-        labels = [attack.name for threat in self.threats for attack in threat.attacks]
-        for name in (self.model.name, self.data.name, self.protocol, *labels):
-            if not name.isprintable():
-                raise UserError(f"the name {name[:100]!a} holds characters that cannot be shown; write another")
-        if "" in labels:
-            raise UserError("an attack has no name; name every attack")
-
     def to_json(self) -> str:
         """The summary file: indented by two spaces, a newline at the end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
@@ -174,7 +166,17 @@ class Summary(msgspec.Struct, frozen=True):
             raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")
         if why := contradiction(summary):
             raise UserError(f"this summary file is damaged: {why}")
+        summary.refuse_unreadable()
         return summary
+
+    def refuse_unreadable(self) -> None:
+        """Raises UserError for a name that cannot be shown, or of an attack that has none."""
+        labels = [attack.name for threat in self.threats for attack in threat.attacks]
+        for name in (self.model.name, self.data.name, self.protocol, *labels):
+            if not name.isprintable():
+                raise UserError(f"the name {name[:100]!a} holds characters that cannot be shown")
+        if "" in labels:
+            raise UserError("an attack has no name")
 
     def _repr_html_(self) -> str:
         """The table that `robench evaluate` prints, as a notebook shows it."""

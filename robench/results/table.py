@@ -53,7 +53,7 @@ class Table:
         # numparse would turn 0.0 into 0.
         align = ["left" if column in TEXT else "right" for column in headers]
         body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align) if rows else ""
-        parts = [f"**{line(caption)}**" if caption else "", body, "\n".join(footer)]
+        parts = [f"**{line(caption)}**" if caption else "", body, "\n".join(map(line, footer))]
         return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -375,6 +377,28 @@ def test_what_was_checked_is_what_is_loaded(monkeypatch):
     monkeypatch.setattr(torchscript, "checked", swap)
     load("m.pt", shape=(1, 1, 3))
     assert not Path("W").exists()
+
+
+CONFINED = """
+import sys
+from robench.problem.checkpoints.torchscript import process
+print(process.give_up_network(), len(open("/proc/net/dev").readlines()) - 2)
+process.confine(5, 0)
+for attempt in (lambda: open("W", "w").write("a" * 99999), lambda: bytearray(8 << 30)):
+    try:
+        attempt()
+    except (OSError, MemoryError) as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lend fewer limits to a process")
+def test_the_process_that_checks_has_no_network_no_memory_to_spare_and_writes_nothing():
+    done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, check=True)
+    network, *refused = done.stdout.splitlines()
+    assert network == "True 1" or network.startswith("False")  # not every Linux lets go of it
+    assert refused == ["OSError", "MemoryError"]
+    assert Path("W").stat().st_size == 0
 
 
 def test_the_check_imports_nothing_from_the_current_folder():
