@@ -12,6 +12,8 @@ from robench.problem.checkpoints.cards import read_card, write_card, zoo_card
 
 from .conftest import files
 
+pytestmark = pytest.mark.precision
+
 
 @pytest.fixture
 def pair(run, robench, folder):
