@@ -32,6 +32,7 @@ from .cli.conftest import calm, folder, robench  # noqa: F401  fixtures
 from .oracles import SHAPE, Linear, classifier, toy
 from .search.running import ends, items, job
 
+pytestmark = pytest.mark.precision
 GREY = 0.5
 SIGMA = 0.1
 ANYWHERE = parse("linf:1")

@@ -27,6 +27,7 @@ from robench.testing.masked import masked
 
 from .results import test_masking as records
 
+pytestmark = pytest.mark.precision
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 18}
 
 

@@ -11,6 +11,7 @@ from robench.protocols.cost import Cost, of_protocol
 
 from .oracles import Linear, fraction
 
+pytestmark = pytest.mark.precision
 SHAPE = (1, 4, 5)
 DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
 

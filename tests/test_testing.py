@@ -14,6 +14,7 @@ from robench.errors import UserError
 from robench.problem.checkpoints import load, locate
 from robench.testing import assert_robust
 
+pytestmark = pytest.mark.precision
 ASKED = {"threats": ["linf:0.1"], "attacks": ["pgd(steps=3)"], "examples": 30}
 
 

@@ -16,6 +16,7 @@ from robench.testing.masked import MASKED, masked, stand_in
 
 from .test_masked import DETERMINISTIC, EXAMPLES, KEEPING, base
 
+pytestmark = pytest.mark.precision
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHANGING = sorted(set(DETERMINISTIC) - set(KEEPING))
 

@@ -13,7 +13,7 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from robench import api, evaluation
+from robench import api, evaluation, regression
 from robench.cli.main import main
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
@@ -22,6 +22,7 @@ from robench.search.attacks.pgd import PGD
 
 from .conftest import files
 
+pytestmark = pytest.mark.precision
 ROOT = Path(__file__).parents[2]
 GATE = """
 name = "gate"
@@ -152,6 +153,36 @@ def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench
         first = min((c for c in claims if c.example == example), key=lambda c: c.id)
         assert steps[label] in first.attack
     assert len(fallen) > 5
+
+
+@pytest.mark.parametrize(
+    ("recorded", "has", "typed", "searched"),
+    [
+        ("bfloat16: as named", True, None, "bfloat16"),
+        ("bfloat16: as named", False, None, "float32"),
+        ("float32: as named", True, None, "float32"),
+        ("float32: as named", True, "bfloat16", "bfloat16"),
+        ("bfloat16: as named", True, "float32", "float32"),
+        ("tf32: a pilot", False, None, "float32"),
+        ("bfloat16: a | float32: b", True, None, "float32"),
+        ("nonsense", True, None, "float32"),
+        ("", True, None, "float32"),
+    ],
+)
+def test_it_searches_in_the_baselines_precision_or_says_that_they_differ(
+    robench, baseline, folder, monkeypatch, recorded, has, typed, searched
+):
+    monkeypatch.setenv("ROBENCH_PRECISION", "")
+    monkeypatch.setattr(regression, "has_hardware", lambda precision, device: has)
+    baseline["environment"]["precision"] = recorded
+    (folder / "baseline.json").write_text(json.dumps(baseline))
+    told = robench(*CHECK, "--run", "r.robench", *(["--precision", typed] if typed else []))
+    assert told.code == 1
+    with RunFile.read(folder / "r.robench") as run:
+        assert run.plan().precision == searched
+    before = " and ".join(text.partition(":")[0] for text in recorded.split(" | "))
+    sentence = f"- Searched in {searched}, the baseline in {before}: single outcomes may differ for this alone.\n"
+    assert (sentence in told.out) is (before not in ("", searched))
 
 
 def test_it_stops_when_the_answer_is_certain(robench, baseline, folder, monkeypatch):

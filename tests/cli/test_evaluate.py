@@ -18,6 +18,7 @@ from robench.results.summary import Summary
 
 from .conftest import files
 
+pytestmark = pytest.mark.precision
 TINY = "evaluate", "digits-nat", "--protocol", "tiny.toml"
 
 # DESIGN.md, section 6, word for word but for the values.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.precision
 ROOT = Path(__file__).parents[2]
 PROTOCOL = """
 [[threat]]

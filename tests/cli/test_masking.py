@@ -15,6 +15,7 @@ from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.testing.masked import masked
 
+pytestmark = pytest.mark.precision
 NET = """
 from robench.problem.architectures.digits_cnn import DigitsCNN
 from robench.testing.masked import masked

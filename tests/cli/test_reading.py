@@ -156,6 +156,7 @@ def test_an_image_whose_bytes_were_changed_is_named(run, refused):
     assert f"the image of example {example} differs from its checksum" in refused("verify", "r.robench")
 
 
+@pytest.mark.precision
 def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder, monkeypatch):
     (folder / "net.py").write_text(
         "from torch.nn import *\ndef build(): return Sequential(Flatten(), Linear(432, 4))\n"
@@ -189,9 +190,10 @@ def halves(folder, robench):
     return folder
 
 
+@pytest.mark.precision
 def test_merged_halves_are_the_whole(halves, robench):
     told = robench("merge", "a.robench", "b.robench", "--out", "m.robench")
-    assert told.code == 0
+    assert (told.code, told.err) == (0, "")
     assert told.out == robench("report", "m.robench", "--intervals").out
     summary = json.loads(robench("report", "m.robench", "--format", "json").out)
     assert {t["threat"]: t["outcomes"] for t in summary["threats"]} == outcomes(halves, "whole.json")
@@ -202,6 +204,27 @@ def test_merged_halves_are_the_whole(halves, robench):
     assert verified.code == 0, verified.err
 
 
+@pytest.mark.precision
+def test_runs_searched_in_different_precisions_are_merged_with_a_note_and_the_page_shows_it(folder, robench):
+    words = shlex.split("evaluate digits-nat --protocol tiny.toml --quiet --examples 4")
+    for precision in ("float32", "bfloat16"):
+        assert robench(*words, "--precision", precision, "--run", f"{precision}.robench").code == 0
+    told = robench("merge", "float32.robench", "bfloat16.robench", "--out", "m.robench")
+    assert told.err == (
+        "note: searched in different precisions: float32.robench in float32, bfloat16.robench in bfloat16\n"
+    )
+    remark = "Searched partly in bfloat16 and partly in float32: single outcomes may depend on which.\n"
+    assert remark in told.out
+    assert remark in robench("report", "m.robench").out
+    (environment,) = [json.loads(robench("report", "m.robench", "--format", "json").out)["environment"]]
+    assert environment["precision"] == "bfloat16: as named | float32: as named"
+    told = robench("merge", "m.robench", "float32.robench", "--out", "again.robench")
+    assert "m.robench in bfloat16 and float32, float32.robench in float32" in told.err
+    alike = robench("merge", "float32.robench", "float32.robench", "--out", "alike.robench")
+    assert (alike.err, "Searched partly" in alike.out) == ("", False)
+
+
+@pytest.mark.precision
 def test_the_order_of_merging_does_not_matter_nor_does_merging_twice(halves, robench):
     tables = set()
     for number, order in enumerate(("a b", "b a", "a a b", "b a whole b")):
@@ -211,6 +234,7 @@ def test_the_order_of_merging_does_not_matter_nor_does_merging_twice(halves, rob
     assert len(tables) == 1
 
 
+@pytest.mark.precision
 def test_merging_reads_and_leaves_its_sources_as_they_are(halves, robench):
     before = files(halves)
     robench("merge", "a.robench", "b.robench", "--out", "m.robench")
@@ -219,6 +243,7 @@ def test_merging_reads_and_leaves_its_sources_as_they_are(halves, robench):
     assert after == before
 
 
+@pytest.mark.precision
 def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, robench):
     robench("merge", "a.robench", "--slim", "--out", "slim.robench")
     with RunFile.read(halves / "slim.robench") as run:

@@ -13,6 +13,8 @@ from robench.problem.checkpoints.zoo import zoo_card
 
 from .conftest import files
 
+pytestmark = pytest.mark.precision
+
 
 @pytest.fixture
 def pair(run, robench, folder):

@@ -34,7 +34,7 @@ def plan(examples=tuple(range(20, 28)), threats=(LINF, L2), every_attack=False, 
         threats=threats,
         device="cpu",
         threads=1,
-        precision="float32",
+        precision=fields.pop("precision", "float32"),
         lanes=8,
         **fields,
     )

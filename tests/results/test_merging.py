@@ -1,9 +1,10 @@
+import msgspec
 import pytest
 from hypothesis import given, settings
 
 from robench.errors import UserError
 from robench.evidence.records import Clean, Effort, Evidence, Failure
-from robench.results.merging import consolidated, merge
+from robench.results.merging import consolidated, joint_precisions, merge, precisions, searched_in, with_precision
 from robench.results.outcomes import outcomes
 
 from .made import (
@@ -17,6 +18,7 @@ from .made import (
     evidences,
     laid_end_to_end,
     outside,
+    plan,
     spent,
 )
 
@@ -121,3 +123,23 @@ def test_where_two_clean_passes_differ_the_worse_is_kept():
 def test_runs_on_different_images_are_not_merged():
     with pytest.raises(UserError, match="example 5 is not the same image"):
         merge([Evidence(clean=(clean(5),)), Evidence(clean=(Clean(5, "another", True, -1.0),))])
+
+
+def test_a_run_was_searched_in_what_is_on_record_else_in_what_its_plan_says():
+    recorded = msgspec.structs.replace(EVIDENCE, environment={"precision": "bfloat16: why | float32: as named"})
+    assert searched_in(PLAN, recorded) == ("bfloat16", "float32")
+    assert searched_in(PLAN, EVIDENCE) == ("float32",), "as older versions left it"
+    assert searched_in(PLAN, Evidence(clean=EVIDENCE.clean)) == (), "nothing was searched yet"
+    assert searched_in(plan(precision="auto"), EVIDENCE) == ()
+
+
+def test_precisions_that_only_a_plan_knows_join_the_record():
+    record = joint_precisions({"precision": "bfloat16: why"}, [("bfloat16",), (), ("float32",)])
+    assert record == "bfloat16: why | float32: as its plan says"
+    assert precisions({"precision": record}) == ("bfloat16", "float32")
+
+
+def test_a_reason_cannot_break_the_record():
+    record = with_precision({}, "float32", "it raises x | y")
+    assert (record, precisions({"precision": record})) == ("float32: it raises x, y", ("float32",))
+    assert with_precision({"precision": record}, "float32", "it raises x, y") == record

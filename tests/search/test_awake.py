@@ -20,6 +20,8 @@ from robench.search.queue import Item
 
 from .running import ends, job
 
+pytestmark = pytest.mark.precision
+
 
 def test_busy_lanes_are_filled_up_with_idle_ones_to_a_power_of_two():
     assert awake([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]
