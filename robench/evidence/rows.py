@@ -25,10 +25,13 @@ R = TypeVar("R")
 
 
 def plan_of(text: Any) -> Plan:
-    """A plan from its JSON. Raises msgspec.ValidationError or DecodeError where it is none, or makes no sense."""
+    """A plan from its JSON. Raises msgspec.ValidationError where it is none, or makes no sense."""
     if not isinstance(text, str) or len(text) > MOST_JSON:
         raise msgspec.ValidationError(f"table plan: expected a text of at most {MOST_JSON:,} characters")
-    plan = msgspec.json.decode(text, type=Plan)
+    try:
+        plan = msgspec.json.decode(text, type=Plan)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise msgspec.ValidationError(f"table plan: {error}") from None
     if why := _nonsense(plan):
         raise msgspec.ValidationError(f"table plan: {why}")
     return plan

@@ -160,7 +160,7 @@ class Summary(msgspec.Struct, frozen=True):
         """
         try:
             summary = msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"this is not a summary file ({error}); write one with robench evaluate --json") from None
         if summary.schema != SCHEMA:
             raise UserError(f"this summary file says {summary.schema!r}; this version of robench reads {SCHEMA!r}")

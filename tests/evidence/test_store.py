@@ -3,7 +3,6 @@
 import os
 import random
 import sqlite3
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -387,31 +386,6 @@ def test_a_run_killed_in_the_act_can_be_read_and_goes_on(tmp_path, later):
 
 def much(first, n=400):
     return [Clean(first + i, "x" * 100, True, -1.0) for i in range(n)]
-
-
-def half_laid_out(path):
-    """The file as a process leaves it that is killed when all pages are written, and their journal not yet deleted."""
-    journal = path.with_name(f"{path.name}-journal")
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        marks = f"PRAGMA application_id = {store.APPLICATION_ID}; PRAGMA user_version = {store.FORMAT};"
-        db.executescript(f"PRAGMA cache_size = 1; BEGIN IMMEDIATE; {marks} {store._SCHEMA}")
-        db.execute("CREATE TABLE filler AS SELECT zeroblob(100000)")  # beyond the cache: the journal reaches the disk
-        kept = journal.read_bytes()
-        db.execute("COMMIT")
-    journal.write_bytes(kept)
-
-
-def test_a_run_killed_while_its_file_was_laid_out_begins_anew(tmp_path):
-    path = tmp_path / "a.robench"
-    half_laid_out(path)
-    with pytest.raises(UserError, match="is not a robench run file"):
-        RunFile.read(path)
-    assert not path.stat().st_size, "nothing was in it"
-    half_laid_out(path)
-    with RunFile.open(path) as run:
-        fill(run)
-    with RunFile.read(path) as run:
-        assert repr(run.evidence()) == repr(EVIDENCE)
 
 
 def test_a_full_disk_loses_nothing_and_the_next_open_goes_on(tmp_path):

@@ -1,0 +1,402 @@
+"""Run files of strangers: nothing in or beside them is obeyed, and each is read or refused, at once."""
+
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+from robench.errors import UserError
+from robench.evidence import store
+from robench.evidence.layout import APPLICATION_ID
+from robench.evidence.store import RunFile
+
+from .records import EVIDENCE, PLAN, beside, elsewhere, fill, killed
+
+JOURNAL = bytes.fromhex("d9d505f920a163d7")  # how SQLite's rollback journals begin, and end where they name another
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Of a whole run file."""
+    path = tmp_path / "r.robench"
+    with RunFile.open(path) as run:
+        fill(run)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(store, "PATIENCE", 0.05)
+
+
+def refusal(action, *arguments):
+    """The one sentence."""
+    with pytest.raises(UserError) as error:
+        action(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def altered(path, *statements):
+    with sqlite3.connect(path) as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def everything(path):
+    with RunFile.read(path) as run:
+        return repr((run.plan(), run.evidence()))
+
+
+# Journals
+
+
+def journal(path, *, deletes=None, pages=()):
+    """A rollback journal beside the file: it puts `pages` back, and has a file deleted that lies anywhere."""
+    held = path.read_bytes()
+    size = int.from_bytes(held[16:18], "big")
+    header = JOURNAL + struct.pack(">IIIII", len(pages), 0, len(held) // size, 512, size)
+    text = header + b"\0" * (512 - len(header))
+    for number, page in pages:
+        total = sum(page[i] for i in range(size - 200, 0, -200)) & 0xFFFFFFFF
+        text += struct.pack(">I", number) + page + struct.pack(">I", total)
+    if deletes is not None:
+        name = str(deletes).encode()
+        text += struct.pack(">I", 0x40000000 // size + 1) + name + struct.pack(">II", len(name), sum(name)) + JOURNAL
+    path.with_name(f"{path.name}-journal").write_bytes(text)
+
+
+def test_a_journal_beside_a_file_is_not_obeyed_by_readers_and_refused_by_writers(path, tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    whole = everything(path)
+    journal(path, deletes=victim)
+    before = beside(path)
+    assert everything(path) == whole
+    assert f"{path}-journal lies beside {path}" in refusal(RunFile.open, path)
+    assert beside(path) == before
+    with sqlite3.connect(path) as db:
+        db.execute("SELECT * FROM plan").fetchall()
+    db.close()
+    assert not victim.exists(), "this is what SQLite does by itself"
+
+
+def test_a_journal_puts_no_pages_back(path):
+    old = path.read_bytes()
+    altered(path, "DELETE FROM claim", "DELETE FROM verdict", "DELETE FROM spent")
+    now = everything(path)
+    size = int.from_bytes(old[16:18], "big")
+    pages = [(n + 1, old[n * size : (n + 1) * size]) for n in range(len(old) // size)]
+    journal(path, pages=pages)
+    before = beside(path)
+    assert everything(path) == now
+    assert "-journal lies beside" in refusal(RunFile.open, path)
+    assert beside(path) == before
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["absent", "empty"])
+def test_a_journal_waits_for_no_file_that_is_yet_to_come(tmp_path, there):
+    path, victim = tmp_path / "r.robench", tmp_path / "victim.txt"
+    victim.write_text("precious")
+    if there:
+        path.touch()
+    header = JOURNAL + struct.pack(">IIIII", 0, 0, 1, 512, 4096)
+    path.with_name("r.robench-journal").write_bytes(header + b"\0" * 484 + str(victim).encode() + JOURNAL)
+    before = beside(path)
+    assert "-journal lies beside" in refusal(RunFile.open, path)
+    assert beside(path) == before
+
+
+def test_a_link_in_place_of_a_journal_is_not_followed(path, tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    path.with_name("r.robench-journal").symlink_to(victim)
+    assert everything(path)
+    assert "-journal lies beside" in refusal(RunFile.open, path)
+    assert victim.read_text() == "precious"
+
+
+def test_robench_needs_no_journal_of_its_own(path, tmp_path):
+    """Where one would be there is a folder, so that SQLite could write none."""
+    for name in ("r.robench", "new.robench"):
+        run = RunFile.open(tmp_path / name)
+        (tmp_path / f"{name}-journal").mkdir()
+        fill(run)
+        run.close()
+        assert not (tmp_path / f"{name}-wal").exists(), "the log is folded in"
+        (tmp_path / f"{name}-journal").rmdir()
+        assert everything(tmp_path / name) == repr((PLAN, EVIDENCE))
+
+
+# Logs
+
+
+def test_a_log_is_read_from_a_copy_and_nothing_beside_the_file_changes(tmp_path):
+    path = tmp_path / "r.robench"
+    killed("fill(run)", path)
+    before = beside(path)
+    assert sorted(before) == ["r.robench", "r.robench-wal"]
+    assert everything(path) == repr((PLAN, EVIDENCE))
+    assert beside(path) == before
+
+
+def test_a_log_whose_pages_are_a_strangers_is_refused(tmp_path):
+    path = tmp_path / "r.robench"
+    killed("run._db.execute('DROP TABLE failure'); run._db.execute('CREATE VIEW failure AS SELECT 1')", path)
+    killed("fill(run)", tmp_path / "other.robench")
+    code = """
+import sqlite3
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute('PRAGMA journal_mode = WAL')
+db.execute('DROP TABLE failure')
+db.execute("CREATE VIEW failure AS SELECT 1 AS example, 't' AS threat, 'a' AS attack, 'e' AS error")
+os.kill(os.getpid(), 9)
+"""
+    with RunFile.open(tmp_path / "whole.robench") as run:
+        fill(run)
+    program = f"import os, sys\n{code}"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "whole.robench")], check=False)
+    before = beside(path)
+    assert before["whole.robench-wal"]
+    for action in (RunFile.read, RunFile.open):
+        assert "is not laid out as a robench run file" in refusal(action, tmp_path / "whole.robench")
+        now = {k: v for k, v in beside(path).items() if not k.endswith("-shm")}
+        assert now == {k: v for k, v in before.items() if not k.endswith("-shm")}
+
+
+def test_a_log_that_is_no_file_is_refused(path, tmp_path):
+    log = path.with_name("r.robench-wal")
+    for make in (lambda: log.symlink_to("/dev/zero"), lambda: os.mkfifo(log), log.mkdir):
+        make()
+        for action in (RunFile.read, RunFile.open):
+            assert f"{log} lies beside {path} and is no log" in refusal(action, path)
+        log.rmdir() if log.is_dir() and not log.is_symlink() else log.unlink()
+    assert everything(path)
+
+
+def test_the_log_of_a_file_that_is_gone_does_not_come_to_life_again(tmp_path):
+    path = tmp_path / "r.robench"
+    killed("fill(run)", path)
+    path.unlink()
+    with RunFile.open(path) as run:
+        assert run.plan() is None
+        assert run.evidence().claims == ()
+
+
+# What is no file
+
+
+@pytest.mark.parametrize("action", [RunFile.read, RunFile.open])
+def test_pipes_devices_links_and_files_without_end_are_refused_at_once(path, tmp_path, action):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    with (tmp_path / "huge").open("wb") as file:
+        file.write(path.read_bytes())
+        file.truncate(2**40)
+    began = time.monotonic()
+    assert "is not a file" in refusal(action, tmp_path / "pipe")
+    assert "is a link" in refusal(action, tmp_path / "link")
+    assert "is a link" in refusal(action, tmp_path / "nowhere")
+    assert "is not a file" in refusal(action, type(path)("/dev/zero"))
+    assert "more than any run file" in refusal(action, tmp_path / "huge")
+    assert time.monotonic() - began < 2
+
+
+# Schemas
+
+
+TWICE = "(example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL, error TEXT NOT NULL"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["ALTER TABLE failure RENAME TO f", "CREATE VIEW failure AS SELECT * FROM f"],
+        [
+            "ALTER TABLE failure RENAME TO f",
+            "CREATE VIEW failure AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+            " SELECT x AS example, 'l2:2' AS threat, 'a' AS attack, 'e' AS error FROM c",
+        ],
+        ["CREATE TRIGGER t AFTER INSERT ON clean BEGIN DELETE FROM claim; END"],
+        ["CREATE TABLE more (x)"],
+        ["CREATE VIEW more AS SELECT 1"],
+        ["CREATE INDEX more ON verdict (accepted)"],
+        ["CREATE INDEX more ON claim (example) WHERE length(hex(zeroblob(example))) > 3"],
+        ["CREATE UNIQUE INDEX more ON claim (abs(example) * id)"],
+        ["DROP TABLE probe"],
+        ["DROP TABLE failure", f"CREATE TABLE failure {TWICE}, PRIMARY KEY (example, threat, attack))"],
+        ["DROP TABLE failure", f"CREATE TABLE failure {TWICE} DEFAULT (hex(zeroblob(10))))"],
+        ["DROP TABLE failure", f"CREATE TABLE failure {TWICE} CHECK (length(error) > 0))"],
+        ["DROP TABLE failure", f"CREATE TABLE failure {TWICE}, x AS (zeroblob(1000000000)))"],
+        ["ALTER TABLE claim ADD COLUMN more"],
+        ["ALTER TABLE clean RENAME COLUMN tied TO bound"],
+        ["DROP INDEX claim_place", "CREATE INDEX claim_place ON claim (threat, example)"],
+        ["DROP TABLE environment", "CREATE VIRTUAL TABLE environment USING fts5(key, value)"],
+        ["PRAGMA user_version = 0"],
+    ],
+)
+def test_a_file_that_is_laid_out_otherwise_is_refused_and_left_as_it_is(path, statements):
+    altered(path, *statements)
+    before = beside(path)
+    for action in (RunFile.read, RunFile.open):
+        assert "is not laid out as a robench run file; it was left as it is" in refusal(action, path)
+        assert beside(path) == before
+
+
+def test_a_schema_without_end_is_refused_at_once(path):
+    with sqlite3.connect(path, isolation_level=None) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("BEGIN")
+        rows = ((f"t{i}", f"t{i}", i + 100, f"CREATE TABLE t{i} (x)") for i in range(200_000))
+        db.executemany("INSERT INTO sqlite_master VALUES ('table', ?, ?, ?, ?)", rows)
+        db.execute("COMMIT")
+    db.close()
+    began = time.monotonic()
+    for action in (RunFile.read, RunFile.open):
+        assert "is damaged" in (told := refusal(action, path)) or "is not laid out" in told
+    assert time.monotonic() - began < 3
+
+
+def test_the_first_layout_without_an_index_is_read_and_written_as_it_is(path):
+    altered(path, "DROP INDEX claim_place")
+    whole = everything(path)
+    with RunFile.open(path) as run:
+        fill(run)
+    assert everything(path) == whole
+
+
+def test_a_file_laid_out_by_hand_in_the_same_words_is_one(tmp_path, path):
+    with sqlite3.connect(path) as db:
+        words = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master")]
+    db.close()
+    again = tmp_path / "again.robench"
+    spaced = [sql.replace(" ", "\n  ") for sql in words]
+    altered(again, *spaced, f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1")
+    with RunFile.read(again) as run:
+        assert run.plan() is None
+
+
+# Kills, and others at the same time
+
+
+def at(moment):
+    """Code that kills the process when it comes to this call."""
+    module, _, name = moment.rpartition(".")
+    return f"""
+import {module}
+real, left = {moment}, [int(sys.argv[2])]
+def struck(*arguments, **more):
+    if left[0] == 0:
+        os.kill(os.getpid(), {signal.SIGKILL:d})
+    left[0] -= 1
+    return real(*arguments, **more)
+{module}.{name} = struck
+"""
+
+
+@pytest.mark.parametrize("moment", ["os.replace", "os.unlink", "robench.evidence.opening.lay_out", "sqlite3.connect"])
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_run_killed_while_its_file_is_begun_leaves_nothing_that_stops_the_same_command(tmp_path, moment, calls):
+    path = tmp_path / "r.robench"
+    program = f"""
+import os, sys
+from pathlib import Path
+from robench.evidence.store import RunFile
+from tests.evidence.records import *
+{at(moment)}
+with RunFile.open(Path(sys.argv[1])) as run:
+    fill(run)
+"""
+    subprocess.run([sys.executable, "-c", program, str(path), str(calls)], check=False)
+    with RunFile.open(path) as run:
+        assert run.plan() in (None, PLAN)
+        fill(run)
+    assert list(beside(path)) == ["r.robench"], "and what it left is cleared away"
+    assert everything(path) == repr((PLAN, EVIDENCE))
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_whole_file_is_there_whole_or_not_at_all(tmp_path, calls):
+    path = tmp_path / "m.robench"
+    program = f"""
+import os, sys
+from pathlib import Path
+from robench.evidence.store import RunFile
+from tests.evidence.records import *
+{at("os.replace")}
+with RunFile.whole(Path(sys.argv[1])) as run:
+    fill(run)
+"""
+    subprocess.run([sys.executable, "-c", program, str(path), str(calls)], check=False)
+    assert not path.exists()
+
+    def half():
+        with RunFile.whole(path) as run:
+            fill(run)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert beside(path) == {}
+    with RunFile.whole(path) as run:
+        fill(run)
+        assert not path.exists()
+    assert list(beside(path)) == ["m.robench"]
+    assert everything(path) == repr((PLAN, EVIDENCE))
+    assert "is there already" in refusal(lambda: RunFile.whole(path).__enter__())
+
+
+def test_two_who_write_the_same_whole_file_do_not_meet(tmp_path):
+    path = tmp_path / "m.robench"
+    code = """
+import os, sys
+from pathlib import Path
+from robench.evidence.store import RunFile
+with RunFile.whole(Path(sys.argv[1])) as run, run.writing():
+    print('there', flush=True); input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "there\n"
+    assert "is in use by another robench" in refusal(lambda: RunFile.whole(path).__enter__())
+    process.communicate("go on\n")
+    assert process.returncode == 0
+
+
+def test_a_file_that_this_process_writes_to_is_not_looked_into(path):
+    """To close another handle of it would let go of the lock, and a second writer come in."""
+    with RunFile.open(path) as run:
+        for action in (RunFile.read, RunFile.open):
+            assert "is in use by another robench" in refusal(action, path)
+        process = elsewhere("", path)
+        process.communicate()
+        assert process.returncode == 1, "the lock is still held"
+        fill(run)
+    assert everything(path)
+
+
+def test_whoever_reads_keeps_writers_out_and_other_readers_in(path):
+    code = """
+import sys
+from pathlib import Path
+from robench.evidence.store import RunFile
+with RunFile.read(Path(sys.argv[1])):
+    print('there', flush=True); input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "there\n"
+    assert everything(path)
+    assert "is in use by another robench" in refusal(RunFile.open, path)
+    process.communicate("go on\n")
+    with RunFile.open(path) as run:
+        fill(run)
