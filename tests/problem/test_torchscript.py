@@ -280,6 +280,14 @@ def test_values_of_every_declared_type_are_read():
     assert examine(net(attributes="\n".join(given), before=BIG + pair, records=HALF, **slots)) == Verdict()
 
 
+@pytest.mark.parametrize("record", ["data.pkl", "constants.pkl", "code/__torch__.py.debug_pkl", "version"])
+@pytest.mark.parametrize("contents", [b"", b"\x80\x02.", b"\x80\x02NN.", b"\x80\x02\x30.", b"\xff" * 9, b"\x80\x02(."])
+def test_a_damaged_record_is_refused_in_one_sentence(record, contents):
+    verdict = examine(net(records={record: contents}))
+    assert verdict.refused or verdict.damaged
+    assert (verdict.refused + verdict.damaged).isprintable()
+
+
 def bomb():
     """An archive with a record of no size that says it unpacks to three gigabytes."""
     buffer = io.BytesIO()

@@ -49,10 +49,13 @@ def check(unit: Any, classes: Collection[str], *, inlined: bool) -> None:
 
 
 def read_source_ranges(unit: Any) -> None:
-    """Reads what torch reads of an archive when it shows where an error arose."""
-    for function in unit.get_functions():
-        for node in function.graph.nodes():
-            node.sourceRange()
+    """Reads what torch reads of an archive when it shows where an error arose. Raises Damaged when it cannot."""
+    try:
+        for function in unit.get_functions():
+            for node in function.graph.nodes():
+                node.sourceRange()
+    except (RuntimeError, ValueError) as error:
+        raise Damaged(reason(error)) from None
 
 
 def _nodes(block: Any, name: str, depth: int = 0) -> Iterator[Any]:

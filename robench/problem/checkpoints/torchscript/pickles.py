@@ -86,9 +86,9 @@ class Pickle:
         try:
             for code, argument, _ in pickletools.genops(data):
                 self._step(code.name, argument)
+            (self.root,) = self._stack
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             raise Refused(f"holds something else in {record} than torch.jit.save writes") from None
-        (self.root,) = self._stack
 
     def _step(self, code: str, argument: Any) -> None:
         if code in ("PROTO", "STOP"):

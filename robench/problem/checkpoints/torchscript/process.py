@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import graphs, objects
-from .archive import Archive, shortened
+from .archive import Archive, reason, shortened
 from .pickles import Pickle
 from .source import Class, outline
 from .verdict import Damaged, Refused, Verdict
@@ -54,6 +54,8 @@ def examine(data: bytes) -> Verdict:
         return Verdict(refused="is nested too deeply to be checked")
     except MemoryError:
         return Verdict(refused="takes more memory to read than its size explains")
+    except Exception as error:  # whatever torch makes of an archive that nobody has thought of
+        return Verdict(refused=f"could not be checked ({type(error).__name__}: {reason(error)})")
     return Verdict()
 
 
