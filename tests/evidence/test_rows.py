@@ -1,6 +1,7 @@
 """Rows of strangers' run files: of the right types and within bounds, or refused in a sentence, at once."""
 
 import json
+import math
 import random
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from robench.errors import UserError
 from robench.evidence import images, rows
 from robench.evidence.records import MOST_ITEMS, Plan
 from robench.evidence.store import RunFile
+from robench.problem.classifier import Identity
 from robench.results.summary import Summary
 from robench.results.tables import render
 
@@ -191,6 +193,19 @@ def test_what_cannot_be_read_is_not_written(path):
     with RunFile.read(path) as run:
         assert run.plan() == PLAN
     assert len(path.read_bytes()) == len(before)
+
+
+def test_a_model_that_answers_nan_on_noise_is_known_again(path):
+    odd = (math.nan, 1.0, math.inf)
+    plan = msgspec.structs.replace(PLAN, model=msgspec.structs.replace(PLAN.model, fingerprint=odd))
+    with RunFile.open(path) as run, run.writing():
+        run.put_plan(plan, {})
+    with RunFile.read(path) as run:
+        model = run.plan().model
+    recorded, now = (Identity("", "", "", logits) for logits in (model.fingerprint, odd))
+    assert recorded.same_as(now)
+    assert not recorded.same_as(Identity("", "", "", (math.nan, 1.1, math.inf)))
+    assert not recorded.same_as(Identity("", "", "", (0.0, 1.0, math.inf)))
 
 
 @pytest.mark.parametrize("threat", ["linf:1e999999999", "linf:abc", "theirs:3", "linf:-1", "linf:1e400", "linf:1/0"])
