@@ -42,11 +42,10 @@ def main() -> None:
     hardware = "has" if has_hardware(asked.precision, device) else "has no"
     notes = [
         f"Batches of {rows} images; this device {hardware} hardware for {asked.precision}. Made networks have random"
-        " weights:"
-        " conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
+        " weights: conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
         f"Command: python benchmarks/precision_gain.py --precision {asked.precision} --threads {asked.threads}",
     ]
-    keep(f"{asked.precision}-gain", f"What a step gains in {asked.precision}", table, notes, device)
+    keep(f"precision-gain-{asked.precision}", f"What a step gains in {asked.precision}", table, notes, device)
 
 
 def networks() -> list[tuple[str, Classifier]]:
