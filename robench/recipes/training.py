@@ -125,7 +125,7 @@ class Training:
         clock = saved = time.monotonic()
         with _asked_to_stop() as stopping:
             for step in range(start, total):
-                # What a network draws by itself, as dropout does, is then the same after a restart.
+                # Random numbers inside the network, as those of dropout, are then the same after a restart.
                 torch.manual_seed(
                     int.from_bytes(hashlib.sha256(f"{self.identity} {step}".encode()).digest()[:8], "big")
                 )

@@ -78,9 +78,9 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_wrapped_model_keeps_its_accuracy(folder, robench, weights, family):
     torch.save(FAMILIES[family](weights), folder / "m.pt")
-    told = robench("evaluate", "m.pt", *EVALUATE[:-1], "--json", "m.json")
-    assert told.code == 0, told.err
-    assert "note: recognised as digits-cnn by its key names and shapes\n" in told.err
+    done = robench("evaluate", "m.pt", *EVALUATE[:-1], "--json", "m.json")
+    assert done.code == 0, done.err
+    assert "note: recognised as digits-cnn by its key names and shapes\n" in done.err
     bare = robench("evaluate", "digits-nat", *EVALUATE, "--json", "bare.json")
     assert bare.code == 0, bare.err
     found, expected = (json.loads((folder / name).read_text()) for name in ("m.json", "bare.json"))
@@ -96,9 +96,9 @@ def test_the_weights_that_were_picked_are_those_that_verify_and_check_read(folde
     )
     assert robench("verify", "r.robench").code == 0
     assert robench("verify", "r.robench", "--weights", "best").code == 0
-    told = robench("verify", "r.robench", "--weights", "last")
-    assert told.code == 2
-    assert "is not the model of r.robench" in told.err
+    done = robench("verify", "r.robench", "--weights", "last")
+    assert done.code == 2
+    assert "is not the model of r.robench" in done.err
     assert robench("check", "m.pt", "--weights", "best", "--baseline", "b.json", "--quiet").code == 0
     assert robench("figures", "r.robench", "--weights", "best", "--kind", "along", "--out", "p", "--quiet").code == 0
 
@@ -123,18 +123,18 @@ def test_what_is_typed_wrongly_is_answered_in_one_line(folder, own, refused, wei
 
 def test_a_network_of_ones_own_is_trained_and_measured_and_its_card_names_no_code_to_run(folder, own, robench):
     arch = "net.py:Viewing(width=6)"
-    told = robench("train", "pgd_at", "--arch", arch, *TRAIN, "--protocol", "tiny.toml", "--out", "m", "--quiet")
-    assert told.code == 0, told.err
+    done = robench("train", "pgd_at", "--arch", arch, *TRAIN, "--protocol", "tiny.toml", "--out", "m", "--quiet")
+    assert done.code == 0, done.err
     card = read_card(folder / "m.toml")
     assert (card.architecture, card.measured["examples"]) == (arch, 12)
     again = robench("evaluate", "m.safetensors", "--protocol", "tiny.toml", "--quiet")
     assert again.code == 2
     assert f"name it: --arch '{arch}'" in again.err
     other = robench("evaluate", "m.safetensors", "--arch", "net.py:Viewing", "--protocol", "tiny.toml", "--quiet")
-    assert f"the card of m says that its architecture is {arch}" in other.err
+    assert f"the card of m names the architecture {arch}" in other.err
     named = robench("evaluate", "m.safetensors", "--arch", arch, "--protocol", "tiny.toml", "--quiet")
     assert named.code == 0
-    assert named.out == told.out
+    assert named.out == done.out
 
 
 def test_a_training_that_goes_on_gives_the_weights_of_one_that_did_not_stop(folder, own, robench, monkeypatch):
@@ -174,9 +174,9 @@ def test_a_model_of_ones_own_is_gone_on_from(folder, own, robench):
     words = "train", "pgd_at", "--arch", "net.py:Viewing", *TRAIN, "--no-evaluation", "--quiet"
     assert robench(*words, "--out", "first").code == 0
     assert robench(*words, "--from", "first.safetensors", "--out", "second").code == 0
-    told = robench(*words[:3], "digits-cnn", *words[4:], "--from", "first.safetensors", "--out", "third")
-    assert told.code == 2
-    assert "net.py:Viewing" in told.err
+    done = robench(*words[:3], "digits-cnn", *words[4:], "--from", "first.safetensors", "--out", "third")
+    assert done.code == 2
+    assert "net.py:Viewing" in done.err
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def refusal(arch, path=None, **settings):
         ("resnet", {"num_classes": 10, "in_channels": 1}),
         ("resnet()", {"num_classes": 10, "in_channels": 1}),
         ("resnet(in_channels=3)", {"num_classes": 10, "in_channels": 3}),
+        ("resnet(7)", {"num_classes": 7, "in_channels": 1}),
         ("timm", {"in_chans": 1, "img_size": 8, "n_classes": 10}),
         ("required", {"input_shape": SHAPE, "nb_classes": 10}),
         ("Class", {"in_chans": 1, "num_classes": 10, "shape": SHAPE}),
@@ -188,7 +189,7 @@ def test_a_network_has_as_many_classes_as_its_weights(folder):
     assert "labels reach 9 but the model m.pt has 7 outputs" in refusal("net.py:imagenet", "m.pt", classes=10)
 
 
-def test_where_only_a_factorys_own_numbers_fit_they_are_taken_and_it_is_said(folder):
+def test_where_only_a_factorys_own_numbers_fit_they_are_taken_with_a_note(folder):
     (folder / "sizes.py").write_text(
         "from torch import nn\ndef make(img_size=4): return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(),"
         " nn.Linear(img_size ** 2, 5))\n"
@@ -198,11 +199,11 @@ def test_where_only_a_factorys_own_numbers_fit_they_are_taken_and_it_is_said(fol
     assert loaded.notes[0] == "make is called without img_size: with the numbers of the data the weights would not fit"
 
 
-def test_a_head_of_another_size_says_what_to_type(folder):
+def test_a_head_of_another_size_is_answered_with_what_to_type(folder):
     saved(made(0))
-    told = refusal("net.py:of_hundred", "m.pt")
-    assert "fc.weight is 5x144 where 100x144 is wanted, and 1 more differs" in told
-    assert "if it takes the number of classes, write it: --arch 'net.py:of_hundred(num_classes=5)'" in told
+    message = refusal("net.py:of_hundred", "m.pt")
+    assert "fc.weight is 5x144 where 100x144 is wanted, and 1 more differs" in message
+    assert "if it takes the number of classes, write it: --arch 'net.py:of_hundred(num_classes=5)'" in message
 
 
 def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
@@ -284,21 +285,21 @@ def test_of_modules_in_one_file_the_class_or_the_key_chooses(written, monkeypatc
 def test_without_trust_nothing_is_imported_and_the_message_names_what_to_type(written, name, monkeypatch):
     monkeypatch.chdir(written)
     what = {"meter.pt": "Meter", "net.pt": "Net and act", "net.pkl": "Net"}[name]
-    told = refusal(None, name)
-    assert f"--trust-pickle --arch SCRIPT.py:NETWORK, of the script that defines {what}," in told
+    message = refusal(None, name)
+    assert f"--trust-pickle --arch SCRIPT.py:NETWORK, of the script that defines {what}," in message
     assert refusal("train.py:Net", name).endswith("or add --trust-pickle if you trust who made the file")
 
 
 def test_a_script_that_is_not_named_or_is_another_is_asked_for(written, monkeypatch):
     monkeypatch.chdir(written)
     (written / "other.py").write_text(NET)
-    told = refusal(None, "meter.pt", trust_pickle=True)
-    assert told == (
+    message = refusal(None, "meter.pt", trust_pickle=True)
+    assert message == (
         "meter.pt was saved by a script that defines Meter itself; name the network in that script with "
         "--arch SCRIPT.py:NETWORK"
     )
-    told = refusal("other.py:Net", "meter.pt", trust_pickle=True)
-    assert "was saved by a script that defines Meter, and other.py does not" in told
+    message = refusal("other.py:Net", "meter.pt", trust_pickle=True)
+    assert "was saved by a script that defines Meter, and other.py does not" in message
 
 
 def test_the_main_module_of_this_process_stays_what_it_is(written, monkeypatch):

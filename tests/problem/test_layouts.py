@@ -1,4 +1,4 @@
-"""Every way in which weights are commonly kept gives back the same network, and says where they lay."""
+"""Every way in which weights are commonly kept gives back the same network, with a note on where they lay."""
 
 import collections
 import io
@@ -73,10 +73,10 @@ def pair(mean: str, std: str, *shape: int, m: float = 0.25, s: float = 0.5) -> W
 
 
 class Layout(NamedTuple):
-    """A row of docs/checkpoints.md: what it is, how it looks, what is said; and how it is written."""
+    """A row of docs/checkpoints.md: name, keys, note; and how it is written."""
 
     name: str
-    looks: str
+    keys: str
     note: str
     held: Callable[[Weights, Weights], object]  # of the network's weights and of others
     normalised: bool = False
@@ -277,7 +277,7 @@ def expected(layout: Layout, network: Any) -> Any:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_the_weights_in_it_are_the_networks_and_it_is_said_where_they_lay(folder, layout):
+def test_the_weights_in_it_are_the_networks_and_a_note_names_their_place(folder, layout):
     network, other = made(0), made(1)
     held = layout.held(network.state_dict(), other.state_dict())
     if layout.write is not None:
@@ -300,7 +300,7 @@ def test_the_weights_in_it_are_the_networks_and_it_is_said_where_they_lay(folder
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_the_page_has_a_row_for_it(layout):
-    row = f"| {layout.name} | {layout.looks} | {layout.note.replace(' · ', '<br>') or '—'} |"
+    row = f"| {layout.name} | {layout.keys} | {layout.note.replace(' · ', '<br>') or '—'} |"
     assert row in PAGE.read_text().splitlines()
 
 

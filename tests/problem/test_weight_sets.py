@@ -100,7 +100,7 @@ def test_parts_are_put_together_only_where_each_layer_has_one_place(folder):
     assert same(picked.classifier, other)
 
 
-def test_names_are_looked_up_in_time_proportional_to_their_number(folder):
+def test_prefixes_are_found_in_time_proportional_to_the_number_of_names(folder):
     seconds = {}
     for count in (2_000, 20_000):
         names = [f"module.blocks.{i}.attention.projection.weight" for i in range(count)]
@@ -135,9 +135,9 @@ def test_a_set_is_picked_by_its_key_or_by_a_prefix(folder, key):
 def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
     one, other = made(0).state_dict(), made(1).state_dict()
     held = {"state_dict": one, "state_dict_ema": other, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
-    told = refusal(held, weights="state_dict_em")
+    message = refusal(held, weights="state_dict_em")
     assert (
-        told
+        message
         == "m.pt has no weights under state_dict_em; did you mean state_dict_ema? it has state_dict, state_dict_ema"
     )
     assert "it has one set of weights: leave --weights out" in refusal(one, weights="ema")
@@ -158,6 +158,16 @@ def test_sets_are_picked_among_registered_architectures_too(folder):
     for arch in (None, "digits-cnn"):
         picked = loaded(held, arch=arch, weights="b", shape=DIGITS, classes=10)
         assert same(picked.classifier, other)
+
+
+def test_what_an_optimiser_keeps_is_never_taken_for_weights(folder):
+    network, other = made(0), made(1)
+    moments = {"optimizer": {"exp_avg": other.state_dict()}, "opt": {"averages": [*other.state_dict().values()]}}
+    assert same(loaded({"some_network": network.state_dict()} | moments).classifier, network)
+    assert "holds the state of an optimiser and no weights" in refusal(moments)
+    assert "holds the state of an optimiser and no weights" in refusal(moments, arch=None)
+    averages = {"optimizer": {"exp_avgs": [*digits(1).state_dict().values()]}, "odd": {"a": torch.ones(3)}}
+    assert "no architecture that robench knows" in refusal(averages, arch=None, shape=DIGITS, classes=10)
 
 
 # What else is in the file
@@ -182,8 +192,8 @@ def test_a_training_state_is_not_listed_and_other_tensors_are(folder):
 def test_a_known_architecture_with_tensors_left_over_is_taken_only_when_it_is_named(folder):
     network = digits()
     held = network.state_dict() | {"bn.weight": torch.ones(32)}
-    told = refusal(held, arch=None, shape=DIGITS, classes=10)
-    assert "has all weights of digits-cnn, and also bn.weight (32); if the network does without, type --arch" in told
+    message = refusal(held, arch=None, shape=DIGITS, classes=10)
+    assert "has all weights of digits-cnn, and also bn.weight (32); if the network does without, type --arch" in message
     named = loaded(held, arch="digits-cnn", shape=DIGITS, classes=10)
     assert same(named.classifier, network)
     assert named.notes[0] == "not used: bn.weight (32)"
@@ -192,8 +202,8 @@ def test_a_known_architecture_with_tensors_left_over_is_taken_only_when_it_is_na
 
 
 def test_a_wrong_name_of_an_architecture_is_answered_with_the_right_one(folder):
-    told = refusal(digits().state_dict(), arch="lenet", shape=DIGITS, classes=10)
-    assert "its weights are those of digits-cnn: type --arch digits-cnn" in told
+    message = refusal(digits().state_dict(), arch="lenet", shape=DIGITS, classes=10)
+    assert "its weights are those of digits-cnn: type --arch digits-cnn" in message
 
 
 def test_names_from_a_file_are_printed_on_one_line_and_not_in_full(folder):
@@ -277,6 +287,27 @@ def test_a_network_that_normalises_by_itself_does_so_once(folder, persistent):
     assert same(found.classifier, normalised(network))
 
 
+def test_a_network_that_normalises_by_itself_does_so_once_however_its_keys_are_written(folder):
+    (folder / "own.py").write_text(
+        CODE + "import torch\nclass Norm(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.register_buffer('mean', torch.ones(1))\n        self.register_buffer('std', torch.ones(1))\n"
+        "    def forward(self, x): return (x - self.mean) / self.std\n"
+        "class Own(Net):\n    def __init__(self):\n        super().__init__(5)\n        self.norm = Norm()\n"
+        "    def forward(self, x): return super().forward(self.norm(x))\n"
+    )
+    network = made(0)
+    held = pair("norm_mean", "norm_std", 1) | {k.replace(".", "_"): v for k, v in network.state_dict().items()}
+    found = loaded(held, arch="own.py:Own")
+    assert found.classifier.normalisation == "none"
+    assert same(found.classifier, normalised(network))
+
+
+def test_the_normalisation_of_a_copy_is_not_the_networks(folder):
+    network = made(0)
+    found = loaded(network.state_dict() | pair("teacher.mean", "teacher.std", 1))
+    assert found.classifier.normalisation == "none"
+
+
 def test_of_two_the_nearer_one_is_taken_and_a_copys_never(folder):
     network = made(0)
     held = pair("mean", "std", 1, m=0.1, s=0.9) | pair("model.normalize.mean", "model.normalize.std", 1)
@@ -291,22 +322,26 @@ def test_of_two_the_nearer_one_is_taken_and_a_copys_never(folder):
     [
         (pair("mean", "std", 1, 8, 8), "mean and std are 1x8x8 and 1x8x8 instead of 1, one for each channel"),
         (pair("mean", "std", 3), "3 numbers each instead of 1"),
+        (pair("mean", "std", 1, 1, 3, 1, 1), "3 numbers each instead of 1"),
         (pair("mean", "std", 1, s=0.0), "0.25/0.0, which is no mean and standard deviation"),
         (pair("mean", "std", 1, m=float("nan")), "which is no mean and standard deviation"),
     ],
 )
 def test_one_that_cannot_be_used_is_refused_for_without_it_another_function_is_measured(folder, buffers, message):
     network = made(0)
-    told = refusal(buffers | network.state_dict())
-    assert message in told
-    assert "--normalise none" in told
+    message = refusal(buffers | network.state_dict())
+    assert message in message
+    assert "--normalise none" in message
     assert same(loaded(buffers | network.state_dict(), normalise="none").classifier, network)
 
 
-def test_layers_with_a_mean_and_more_are_no_normalisation(folder):
+def test_layers_with_a_mean_and_more_or_for_something_else_are_no_normalisation(folder):
     network = made(0)
-    held = network.state_dict() | pair("stats.mean", "stats.std", 1) | {"stats.count": torch.ones(1)}
-    assert loaded(held).classifier.normalisation == "none"
+    for more in (
+        pair("stats.mean", "stats.std", 1) | {"stats.count": torch.ones(1)},
+        pair("prior.mu", "prior.sigma", 64),
+    ):
+        assert loaded(network.state_dict() | more).classifier.normalisation == "none"
 
 
 def test_settings_that_look_like_one_are_only_named(folder):
@@ -324,4 +359,4 @@ def test_metadata_goes_before_what_lies_beside_the_weights(folder):
     safetensors.torch.save_file(tensors, "m.safetensors", {"architecture": "digits-cnn", "normalisation": "none"})
     found = load("m.safetensors", shape=DIGITS, classes=10)
     assert same(found.classifier, network)
-    assert "what m.safetensors says, none, goes before the normalisation in the file" in found.notes[-1]
+    assert "none, from m.safetensors, goes before the normalisation in the file" in found.notes[-1]

@@ -59,7 +59,7 @@ def load(
     """The classifier in a file, or of a bundled model.
 
     `arch` (a registered name, `module:factory` or `file.py:factory`, with or without arguments) and `normalise`
-    (`none`, a data set's name or MEAN/STD) go before what the card or the file's metadata say, and a normalisation
+    (`none`, a data set's name or MEAN/STD) go before what the card or the file's metadata name, and a normalisation
     that lies beside the weights; without an architecture, it is recognised. `shape` (channels, height, width) and
     `classes` are those of the data, where they are known, and `images` a few of them. `weights` names one of several
     sets of weights. Code in the file runs only with `trust_pickle`. Raises UserError with one sentence.
@@ -179,7 +179,7 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
 def _normalisation(
     path: Path, contents: Contents, typed: str | None, said: Said, built: Built
 ) -> tuple[str, tuple[str, ...]]:
-    """What the user types, else the card or the metadata say, else lies beside the weights; and what to say of it.
+    """What the user types, else the card or the metadata name, else lies beside the weights; and the note on it.
 
     Raises UserError where what lies there cannot be used: leaving it out would measure another function.
     """
@@ -190,7 +190,7 @@ def _normalisation(
         silent = "nothing says how its images were normalised, so it gets pixels in [0, 1]; "
         return "none", (silent + (mentioned(contents.nested.numbers) or "--normalise changes that"),)
     if named is not None:
-        who = f"--normalise {typed}" if typed else f"what {said.source} says, {named},"
+        who = f"--normalise {typed}" if typed else f"{named}, from {said.source},"
         return named, (f"{who} goes before the normalisation in the file ({own.called}: {own.text or own.remark})",)
     if not own.text:
         raise UserError(
@@ -215,7 +215,7 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without what it says of its format: `net` of `net.pth.tar`."""
+    """The name of a file without its format: `net` of `net.pth.tar`."""
     name = path.stem
     while name.endswith(STEMS) and not name.startswith("."):
         name = name[: name.rindex(".")]

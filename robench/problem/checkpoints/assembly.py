@@ -14,7 +14,7 @@ from ...errors import UserError, unknown
 from ..architectures import ARCHITECTURES, factories
 from ..architectures.factories import Factory
 from . import recognition
-from .choice import Choice, chosen, chosen_module, under, unused, whence
+from .choice import Choice, chosen, chosen_module, under, unused, weights_of, whence
 from .contents import Contents
 from .misfits import empty, misfit, not_recognised, unknown_set
 from .nested import shown
@@ -76,13 +76,13 @@ def assemble(
     `weights` names one of several sets of weights. Raises UserError when no network can be made, or the weights do not
     fit it.
     """
-    picked = contents if weights is None else under(contents, weights)
+    picked = weights_of(contents) if weights is None else under(contents, weights)
     request = _Request(path, contents, picked, said, shape or said.shape, said.classes or classes, weights)
     if arch is None and (contents.module is not None or picked.nested.modules):
         return _whole(request)
     if isinstance(arch, Factory):
         return _of_class(request, arch) or _from_factory(request, arch)
-    if not contents.tensors:
+    if not picked.tensors and weights is None:
         raise empty(path, contents)
     likely = tuple(s for s in (shape, said.shape) if s is not None)
     name = arch or said.architecture
@@ -128,7 +128,7 @@ def _from_factory(request: _Request, arch: Factory) -> Built:
         if places := _fitting(request.picked, wanted):
             return _filled(request, network, arch.canonical, None, chosen(places, request.picked), notes)
     assert first is not None, "a factory makes at least one network"
-    if not request.contents.tensors:
+    if not request.picked.tensors and request.weights is None:
         raise empty(request.path, request.contents)
     raise _no_fit(request, first, arch.text, _hint(request, arch, first))
 
@@ -176,7 +176,7 @@ def _hint(request: _Request, arch: Factory, wanted: Wanted) -> str:
     """What to type where a factory's network does not fit; empty where nothing more is known."""
     said, outputs = request.said, _outputs(request.picked, wanted)
     if said.architecture is not None and said.architecture != arch.canonical:
-        return f"{said.source} says that its architecture is {said.architecture}"
+        return f"{said.source} names the architecture {shown(said.architecture)}"
     if outputs is not None:
         call = shlex.quote(f"{arch.target}:{arch.name}(num_classes={outputs})")
         return f"if it takes the number of classes, write it: --arch {call}"
@@ -236,7 +236,7 @@ def _filled(
     choice: Choice,
     notes: tuple[str, ...],
 ) -> Built:
-    """The network with the weights that were chosen, and what there is to say about them."""
+    """The network with the weights that were chosen, with the notes on them."""
     contents, place, network = request.contents, choice.place, network.float()
     own: dict[str, Tensor] = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     counters = {key: prefix + key for key in own if key.endswith(COUNTER) for prefix in place.prefixes}
@@ -245,15 +245,14 @@ def _filled(
     precision = _precision(request, given, own)
     # MATLAB's row vectors become vectors again; what fits has as many numbers.
     network.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in given.items()}, strict=False)
-    images = shape or request.shape
-    normalisation = own_normalisation(contents.tensors, place, network, images[0] if images else None)
+    normalisation = own_normalisation(contents.tensors, place, network, shape or request.shape)
     used = normalisation.names if normalisation else ()
     notes += choice.note + whence(place, contents) + unused(choice, contents, used) + precision
     return Built(network, architecture, shape, notes, normalisation)
 
 
 def _precision(request: _Request, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What to say about the precision of the weights. Raises UserError when there are no gradients in it."""
+    """The note on the precision of the weights. Raises UserError when there are no gradients in it."""
     for key, tensor in given.items():
         if own[key].is_floating_point() and not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")

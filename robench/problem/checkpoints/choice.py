@@ -1,4 +1,4 @@
-"""Which of several sets of weights in a file is taken, and what there is to say about the rest of it."""
+"""Which of several sets of weights in a file is taken, and the notes on the rest of it."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,6 +16,8 @@ USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "netwo
 TRAINING = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers", "scaler", "amp", "rng"}
 TRAINING |= {"callbacks", "loops", "sampler"}
 """Words in the keys of what a training keeps beside the weights."""
+MOMENTS = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers"}
+"""Those of them that lie over tensors of the shapes of the weights, which are none."""
 RULES = (
     "no average or other copy by its name",
     "the most usual key",
@@ -25,6 +27,20 @@ RULES = (
 )
 """Which set of weights goes before the others, in the order in which this is decided."""
 MOST = 3  # names in a sentence
+
+
+def weights_of(contents: Contents) -> Contents:
+    """Without the state of optimisers, whose averages of gradients have the keys and shapes of weights."""
+
+    def kept(name: str) -> bool:
+        return MOMENTS.isdisjoint(words(contents.nested.container(name)))
+
+    return replace(contents, tensors={name: tensor for name, tensor in contents.tensors.items() if kept(name)})
+
+
+def words(name: str) -> list[str]:
+    """`lr`, `schedulers` of `lr_schedulers.0.`"""
+    return re.split(r"[\W\d_]+", name.lower())
 
 
 def under(contents: Contents, key: str) -> Contents:
@@ -112,7 +128,7 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
         label = container[:-1] or name.partition(".")[0]
         if container in own:
             beside.append(f"{shown(name[len(container) :])} ({by(tensor.shape)})")
-        elif tensor.ndim and TRAINING.isdisjoint(re.split(r"[\W\d_]+", label.lower())):
+        elif tensor.ndim and TRAINING.isdisjoint(words(label)):
             elsewhere[shown(label)] = elsewhere.get(shown(label), 0) + 1
     pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
     pieces += [listed(beside)] if beside else []
@@ -143,7 +159,7 @@ def _rank(place: Place, held: Nested) -> tuple[object, ...]:
 
 
 def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
-    """What to say of weights that differ, the first of which are taken."""
+    """The note on weights that differ, the first of which are taken."""
     if len(places) < 2:
         return ()
     one, other = (_rank(place, held) for place in places[:2])

@@ -16,6 +16,7 @@ from ..cache import BEGINNING, is_html
 from ..durable import sha256
 from .arrays import is_mat, is_npz, read_mat, read_npz
 from .nested import Nested, nested, shown
+from .pickled_arrays import PickledArray
 from .pickles import unpickled
 from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
 from .shards import INDEX, index_of, read_safetensors, read_sharded
@@ -121,7 +122,8 @@ def _held(path: Path, held: object) -> Contents:
     if isinstance(held, nn.Module):
         return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}")
     if not found.containers:
-        raise UserError(f"{path} holds {type(held).__name__}, not weights by name; save the model's state_dict()")
+        what = "one array" if isinstance(held, PickledArray) else type(held).__name__
+        raise UserError(f"{path} holds {what}, not weights by name; save the model's state_dict()")
     for name, module in found.modules.items():
         found.tensors.update({f"{name}.{key}": tensor for key, tensor in tensors_of(module).items()})
     return Contents(found.tensors, nested=found)

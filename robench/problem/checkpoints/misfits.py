@@ -21,6 +21,8 @@ def empty(path: Path, contents: Contents) -> UserError:
         return UserError(f"{path} is the state of an optimiser, not of a model; name the file with the weights")
     if held.unusable:
         return UserError(f"{path}: {_first_unusable(contents)}")
+    if contents.tensors:
+        return UserError(f"{path} holds the state of an optimiser and no weights; name the file with the weights")
     if held.loops:
         return UserError(f"{path} holds no tensors: its {shown(held.loops[0])} is the file's own container again")
     inside = f"; it holds {listed(map(shown, held.plain))}" if held.plain else ""

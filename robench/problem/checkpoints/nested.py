@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from .pickled_arrays import Array, PickledArray
 
 DEPTH = 50  # containers inside containers
 ENTRIES = 2_000_000  # in all of them together: one container may be listed in several, and then counts each time
@@ -62,7 +63,7 @@ def nested(held: object) -> Nested:
             raise UserError(f"it holds {limit}, which no checkpoint needs; save the model's state_dict()")
         if (few := _few(value)) is not None:
             found.numbers[name] = few
-        if isinstance(value, Tensor | np.ndarray):
+        if isinstance(value, Tensor | np.ndarray | PickledArray):
             _take(found, name, value)
         elif isinstance(value, nn.Module):
             found.modules[name] = value
@@ -116,18 +117,22 @@ def _key(key: object) -> str:
     return "a huge number" if isinstance(key, int) and abs(key) > 2**63 else str(key)
 
 
-def _take(found: Nested, name: str, value: "Tensor | np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> None:
+def _take(found: Nested, name: str, value: Tensor | Array | PickledArray) -> None:
     if name in found.tensors or name in found.unusable:
         raise UserError(f"it holds two tensors called {shown(name)}; save the model's state_dict() alone")
     tensor: Tensor | None = None
-    if isinstance(value, Tensor):
-        tensor, reason = value.detach(), _fault(value)
-    elif value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
-        plain = np.asarray(value)
-        native = plain.astype(plain.dtype.newbyteorder("="), order="C", copy=not plain.flags.writeable)
-        tensor, reason = torch.from_numpy(native), None
+    array = value.array if isinstance(value, PickledArray) else value
+    if isinstance(array, Tensor):
+        tensor, reason = array.detach(), _fault(array)
+    elif array is None:
+        reason = "holds no numbers"
+    elif array.dtype.kind == "c":
+        reason = "is complex"
+    elif array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        reason = f"holds {array.dtype}, not numbers that PyTorch has"
     else:
-        reason = "is complex" if value.dtype.kind == "c" else f"holds {value.dtype}, not numbers"
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable)
+        tensor, reason = torch.from_numpy(native), None
     if tensor is None or reason is not None:
         found.unusable[name] = reason or ""
     else:

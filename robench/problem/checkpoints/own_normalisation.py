@@ -33,9 +33,10 @@ class Own:
 
 
 def own_normalisation(
-    tensors: Mapping[str, Tensor], place: Place, network: nn.Module, channels: int | None
+    tensors: Mapping[str, Tensor], place: Place, network: nn.Module, shape: tuple[int, ...] | None
 ) -> Own | None:
-    """The pair nearest to the weights: beside them, or alone in a module beside them or above.
+    """The pair nearest to the weights: beside them, or alone in a module beside them or above. `shape` is that of the
+    images, where it is known.
 
     A pair that the network itself has is its own, and not found here.
     """
@@ -50,13 +51,20 @@ def own_normalisation(
             continue
         level = base if base in levels else parent(base)
         alone = base in levels or _below(ordered, base) == 2
-        if level in levels and alone and not _has(network, place, base, mean):
+        if level in levels and alone and _alike(tensors[name], shape) and not _has(network, place, base, mean):
             found.append((len(level), name, std))
     if not found:
         return None
     _, name, std = max(found, key=lambda one: one[0])
     others = [one for one in found if one[1] != name and not _equal(tensors, one[1:], (name, std))]
-    return _read(tensors, (name, std), channels, bool(others))
+    return _read(tensors, (name, std), shape[0] if shape else None, bool(others))
+
+
+def _alike(mean: Tensor, shape: tuple[int, ...] | None) -> bool:
+    """Whether a tensor may be the mean of images: a few numbers, one for each channel, or an image."""
+    sides = [side for side in mean.shape if side != 1]
+    few = len(sides) < 2 and mean.numel() <= (max(4, shape[0]) if shape else 4)
+    return few or (shape is not None and tuple(mean.shape[-2:]) == shape[1:])
 
 
 def mentioned(numbers: Mapping[str, tuple[float, ...]]) -> str:

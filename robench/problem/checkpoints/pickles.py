@@ -14,7 +14,8 @@ import torch
 
 from ...errors import UserError
 from ..architectures.factories import Factory, searching
-from .strict_pickles import RefusedError, array_names, is_tar, read_plain, read_tar
+from .pickled_arrays import array_names
+from .strict_pickles import RefusedError, is_tar, read_plain, read_tar
 from .zips import AGAIN
 
 TORCH = b"\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how files of torch.save begin that are no zip files

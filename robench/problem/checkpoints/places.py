@@ -1,7 +1,7 @@
 """Where in a file all weights of a network lie: under which prefix, or in which parts.
 
 Training scripts put `module.`, `model.backbone.` or `state_dict.` before every key of a network, in any order. So the
-keys of the network are looked up as endings of the names in the file, in time proportional to the number of names.
+keys of the network are found as endings of the names in the file, in time proportional to the number of names.
 """
 
 import re

@@ -10,15 +10,15 @@ import pickle
 import struct
 import tarfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import UserError
+from .pickled_arrays import PickledArray, PickledType, array_names
 from .zips import AGAIN
 
 TAR = 257, b"ustar"  # where a tar file names its format
@@ -88,46 +88,11 @@ class _Reader(pickle._Unpickler):
     def build(self) -> None:
         """Gives an object its state: arrays and dictionaries alone, never a function of the table."""
         changed = self.stack[-2]  # type: ignore[attr-defined]
-        if not isinstance(changed, PickledArray | np.dtype | OrderedDict):
+        if not isinstance(changed, PickledArray | PickledType | OrderedDict):
             raise RefusedError(f"the state of {type(changed).__name__}")
         super().load_build()  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: build}
-
-
-class PickledArray(np.ndarray[Any, np.dtype[Any]]):
-    """An array that is empty until its numbers come: NumPy's own makes room for any shape that it is given."""
-
-    def __new__(cls, *_: object) -> "PickledArray":
-        return super().__new__(cls, (0,), np.int8)
-
-
-def _array(*_: object) -> PickledArray:
-    """In place of NumPy's `_reconstruct`."""
-    return PickledArray()
-
-
-def _array_of(data: bytes | bytearray, dtype: "np.dtype[Any]", shape: tuple[int, ...], order: str) -> Any:
-    """In place of NumPy's `_frombuffer`, which pickles of protocol 5 name."""
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _number(dtype: "np.dtype[Any]", data: bytes) -> Any:
-    """In place of NumPy's `scalar`."""
-    return np.frombuffer(data, dtype, count=1)[0]
-
-
-def array_names() -> list[tuple[Callable[..., Any], str]]:
-    """What pickles of arrays and of NumPy's numbers name, under the names of NumPy 1 and 2, and what stands for it."""
-    functions: dict[str, Callable[..., Any]]
-    functions = {"multiarray._reconstruct": _array, "multiarray.scalar": _number, "numeric._frombuffer": _array_of}
-    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUSMm"]
-    return [
-        *((function, f"numpy.{core}.{name}") for core in ("core", "_core") for name, function in functions.items()),
-        (PickledArray, "numpy.ndarray"),
-        (np.dtype, "numpy.dtype"),
-        *((kind, f"numpy.dtypes.{kind.__name__}") for kind in dict.fromkeys(kinds)),
-    ]
 
 
 def _encoded(text: str, encoding: str) -> bytes:
