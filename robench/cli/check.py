@@ -19,7 +19,7 @@ from ..results.comment import Comment
 from ..results.gate import Verdict, read_allowances
 from ..results.summary import Summary
 from .asking import ask_about, refuse_unwritable
-from .options import machine_options, model_options, precision_option
+from .options import data_options, machine_options, model_options, precision_option, preparation
 
 CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}
 UNMEASURED = 2
@@ -45,7 +45,7 @@ STOPPED = 130
 )
 @click.option("--until-decided", is_flag=True, help="Go on with further examples while the verdict is open.")
 @click.option("--baseline-model", metavar="CHECKPOINT", help="For further examples.  [default: as the baseline says]")
-@click.option("--data", metavar="NAME|FILE.npz", help="The images.  [default: those of the baseline]")
+@data_options("those of the baseline, prepared as they were")
 @model_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the model's summary here.")
@@ -72,6 +72,7 @@ def command(
     precision: str,
     device: str,
     quiet: bool,
+    **prepared: str | None,
 ) -> int:
     """Fail when a model is less robust than a baseline.
 
@@ -95,13 +96,13 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    asked = question(baseline, data)
+    asked = question(baseline, data, preparation(prepared))
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     # Before anything is attacked: content decides, so the same file under another name costs nothing.
     if baseline.is_of(subject.load(asked.split).classifier):
         comment, finished = unchanged(baseline, allowances), True
     else:
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=precision)
+        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=precision, preparation=asked.preparation)
         clock = _clock(minutes)
         further = _asking_the_baseline(baseline, baseline_model, subject, asked, ask, clock, quiet)
         comment, finished = compare(

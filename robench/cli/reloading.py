@@ -9,6 +9,7 @@ from ..evaluation import identity_of, refuse_other_noise
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
+from ..problem.datasets.preparation import Preparation
 from ..problem.split import Split
 
 
@@ -19,6 +20,7 @@ def reloaded(
     *,
     checkpoint: str | None,
     data: str | None,
+    preparation: Preparation,
     arch: str | None,
     normalise: str | None,
     trust_pickle: bool,
@@ -35,7 +37,7 @@ def reloaded(
         trust_pickle,
         api.pick_device(device),
     )
-    split = _examples(plan, datasets.load(data or told.get("data") or plan.data), run_path)
+    split = examples_of(run_path, plan, told, data=data, preparation=preparation)
     refuse_other_noise(plan, str(subject.device), str(run_path))
     referee = Referee(subject.load(split).classifier, plan.passes)
     if not identity_of(plan.model).same_as(referee.classifier.identity()):
@@ -43,13 +45,10 @@ def reloaded(
     return split, referee
 
 
-def _examples(plan: Plan, whole: Split, path: Path) -> Split:
-    """The planned examples. Raises UserError when they are not there, or are other images."""
-    rows = {number: row for row, number in enumerate(whole.numbers)}
-    missing = [number for number in plan.examples if number not in rows]
-    if missing:
-        raise UserError(f"{whole.name} has no example {missing[0]}, which {path} is about; name its data with --data")
-    split = whole.take([rows[number] for number in plan.examples])
-    if split.sha256 != plan.data_sha256:
-        raise UserError(f"{whole.name} holds other images than {path} is about; name its data with --data")
-    return split
+def examples_of(
+    run_path: Path, plan: Plan, told: dict[str, str], *, data: str | None, preparation: Preparation
+) -> Split:
+    """The planned examples alone; no model is loaded."""
+    text = data or told.get("data") or plan.data
+    prepared = datasets.prepared(text, preparation, told)
+    return api.planned_examples(run_path, plan, datasets.load(text, preparation=prepared, numbers=plan.examples))

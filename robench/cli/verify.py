@@ -15,14 +15,14 @@ from ..problem.split import Split
 from ..problem.threats.base import NO_WITNESS
 from ..results.summary import summarise
 from ..results.tables import render
-from .options import machine_options, model_options
+from .options import data_options, machine_options, model_options, preparation
 from .reloading import reloaded
 
 
 @click.command("verify")
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
-@click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
+@data_options("where they were, prepared as they were")
 @model_options
 @machine_options
 def command(
@@ -34,6 +34,7 @@ def command(
     trust_pickle: bool,
     device: str,
     quiet: bool,
+    **prepared: str | None,
 ) -> int:
     """Look at every image of a run file again: is it in the set, and does it fool the model?
 
@@ -54,6 +55,7 @@ def command(
             evidence.environment,
             checkpoint=checkpoint,
             data=data,
+            preparation=preparation(prepared),
             arch=arch,
             normalise=normalise,
             trust_pickle=trust_pickle,

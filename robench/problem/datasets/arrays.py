@@ -97,8 +97,8 @@ def whole_labels(y: Array, source: str, *, numbered: bool = False) -> Int64[np.n
     most = int(labels.max())
     if not numbered and len(labels) >= max(ENOUGH_LABELS, most) and most > 1 and set(labels) == set(range(1, most + 1)):
         raise UserError(
-            f"{source} holds the labels 1 to {most} and no 0; classes are numbered from 0: subtract 1, or, if class 0 is"
-            f" only not shown, give the number of classes, {most + 1}, too (an array `classes`, or a robench.Split)"
+            f"{source} holds the labels 1 to {most} and no 0; classes are numbered from 0: subtract 1, or, if class 0"
+            f" is only not shown, give the number of classes, {most + 1}, too (an array `classes`, or a robench.Split)"
         )
     return labels
 
@@ -110,4 +110,5 @@ def _of_one_hot(y: Array, source: str) -> Array:
             f"{source} has shape {y.shape} and is not one-hot, a single 1 in each row; robench reads one label for each"
             " image: shape (N,)"
         )
-    return y.argmax(axis=1)
+    places: Array = y.argmax(axis=1)
+    return places
