@@ -52,10 +52,12 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "__version__",
     },
+    "exporting": {"api", "evidence", "results", "problem", "errors"},
     "regression": {"api", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
     "testing": {"api", "regression", "results", "errors"},
     "cli": {
         "api",
+        "exporting",
         "regression",
         "doctor",
         "evaluation",
@@ -68,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
     }
     | {"__version__"},
-    "__init__": {"api", "results", "errors"},
+    "__init__": {"api", "exporting", "results", "problem", "errors"},
     "__main__": {"cli"},
 }
 
@@ -240,7 +242,16 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_the_public_names_are_few_importable_and_documented():
-    assert set(robench.__all__) == {"Summary", "UserError", "__version__", "evaluate", "load_run"}
+    assert set(robench.__all__) == {
+        "NotMeasuredError",
+        "Split",
+        "Summary",
+        "UserError",
+        "__version__",
+        "evaluate",
+        "load_images",
+        "load_run",
+    }
     for name in robench.__all__:
         assert getattr(robench, name).__doc__, name
     readme = (ROOT / "README.md").read_text()

@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..evaluation import identity_of, refuse_other_noise
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
-from ..problem import datasets
+from ..exporting import examples_of
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Split
 
@@ -43,12 +43,3 @@ def reloaded(
     if not identity_of(plan.model).same_as(referee.classifier.identity()):
         raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
     return split, referee
-
-
-def examples_of(
-    run_path: Path, plan: Plan, told: dict[str, str], *, data: str | None, preparation: Preparation
-) -> Split:
-    """The planned examples alone; no model is loaded."""
-    text = data or told.get("data") or plan.data
-    prepared = datasets.prepared(text, preparation, told)
-    return api.planned_examples(run_path, plan, datasets.load(text, preparation=prepared, numbers=plan.examples))
