@@ -28,7 +28,7 @@ from .problem.datasets import python_data
 from .problem.datasets.preparation import Preparation
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
-from .problem.split import Source, Split
+from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
@@ -62,6 +62,7 @@ class Ask:
     precision: str = "auto"
     masking: str = "off"
     preparation: Preparation = field(default_factory=Preparation)
+    shuffled: bool = False  # take the examples in an order that does not depend on their classes
 
 
 @dataclass(frozen=True)
@@ -172,15 +173,17 @@ def evaluate(
     interpolation: str | None = None,
     labels: str | Path | None = None,
     channels: int | None = None,
+    shuffled: bool = False,
 ) -> Summary:
     """How much accuracy a model keeps under attack.
 
     `model` is a module, or any function, from images in [0, 1] to logits, a checkpoint or the name of a bundled model;
     `data` is a name, a folder of images, an `.npz` file, `(x, y)`, a PyTorch data set or loader, a Hugging Face data
     set or a `Split`, to be given unless the model's card names it. `resize`, `crop`, `interpolation`, `channels` and
-    `labels`, a label map, are those of the command line, for folders and PIL images. With `run`, evidence is kept in
-    that file, and the same call again finishes what is missing; without, it is kept in memory. With `masking`, on or
-    deep, it is then checked whether misleading gradients flatter the number.
+    `labels`, a label map, are those of the command line, for folders and PIL images. With `shuffled`, examples are
+    taken in a fixed order that mixes the classes. With `run`, evidence is kept in that file, and the same call again
+    finishes what is missing; without, it is kept in memory. With `masking`, on or deep, it is then checked whether
+    misleading gradients flatter the number.
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
@@ -194,6 +197,7 @@ def evaluate(
     ask = Ask(
         data=str(data) if named and data is not None else None,
         preparation=preparation,
+        shuffled=shuffled,
         protocol=None if protocol is None else str(protocol),
         threats=threats,
         attacks=attacks,
@@ -313,9 +317,11 @@ def choose(ask: Ask, given: Source | None, card: Card | None) -> tuple[Split, Pr
         whole = _checked(whole) if given is not None else whole
     wanted = protocol.examples if ask.examples is None else ask.examples
     few = ask.examples is None and wanted is not None and wanted.isdigit() and int(wanted) > len(whole)
-    if wanted is None or few:
-        return (whole if isinstance(whole, Split) else whole.take(range(len(whole)))), protocol
-    return whole.part(wanted), protocol
+    rows: Sequence[int] = range(len(whole)) if wanted is None or few else rows_of(wanted, whole)
+    if ask.shuffled:
+        order = shuffled_rows(len(whole))
+        rows = [order[row] for row in rows]
+    return whole.take(rows), protocol
 
 
 def _checked(split: Split) -> Split:

@@ -40,6 +40,7 @@ def command(
     threats: tuple[str, ...],
     attacks: tuple[str, ...],
     examples: str | None,
+    shuffled: bool,
     every_attack: bool,
     curve: bool,
     seed: int | None,

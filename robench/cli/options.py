@@ -57,6 +57,7 @@ def question_options(command: F) -> F:
             "--curve", is_flag=True, help="Let minimum-norm attacks finish: accuracy against radius. Takes longer."
         ),
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
+        click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
         click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
         click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Replace the attacks; repeatable."),
         click.option(

@@ -54,7 +54,8 @@ def of_classes(y: Labels, classes: int) -> str:
     order = ": they are in class order" if n > 1 and bool((y.diff() >= 0).all()) and shown > 1 else ""
     return (
         f"the {n} examples show {shown} of {classes} classes{order}; the number says nothing about the other"
-        f" {'class' if classes - shown == 1 else 'classes'}: shuffle the images, or take others with --examples A:B"
+        f" {'class' if classes - shown == 1 else 'classes'}: mix the classes with --shuffled, or take others with"
+        " --examples A:B"
     )
 
 

@@ -73,14 +73,16 @@ def opened(file: str | io.BytesIO, source: str) -> Image.Image:
 
 
 def _array(image: Image.Image, source: str, as_grey: bool, preparation: Preparation) -> UInt8[np.ndarray, "H W C"]:
-    if image.mode not in (*GREY, *COLOUR):
-        raise UserError(f"{source} has pixels of kind {image.mode}, not of 8 bits; convert it to 8 bits per channel")
-    if as_grey and not preparation.channels and image.mode not in GREY:
-        raise UserError(f"{source} is in colour, where others of these images are grey; give --channels 3, or 1")
-    with _sentences(source), image:
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")  # a palette with transparency loses colours otherwise
-        converted = preparation.apply(image.convert("L" if as_grey else "RGB"), source)
+    with image, _sentences(source):
+        if image.mode not in (*GREY, *COLOUR):
+            raise UserError(
+                f"{source} has pixels of kind {image.mode}, not of 8 bits; convert it to 8 bits per channel"
+            )
+        if as_grey and not preparation.channels and image.mode not in GREY:
+            raise UserError(f"{source} is in colour, where others of these images are grey; give --channels 3, or 1")
+        # A palette with transparency loses colours unless it is unfolded first.
+        unfolded = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        converted = preparation.apply(unfolded.convert("L" if as_grey else "RGB"), source)
         array = np.asarray(converted, dtype=np.uint8)
     return array[:, :, None] if array.ndim == 2 else array
 

@@ -49,7 +49,11 @@ def source_of(data: object, preparation: Preparation | None = None) -> Source:
             return _unprepared(data, preparation, "a robench.Split")
         case TensorDataset() if len(data.tensors) >= 2:
             return _unprepared(_arrays(data.tensors[0], data.tensors[1], "data"), preparation, "tensors")
-        case tuple() | list() if len(data) == 2 and not all(isinstance(part, tuple | list) for part in data):
+        case tuple() | list() if _two_parts(data):
+            raise UserError(
+                f"data={_kind(data)} holds two pairs, as for training and testing; give one of them, (x, y)"
+            )
+        case tuple() | list() if len(data) == 2:
             return _unprepared(_arrays(data[0], data[1], "data"), preparation, "arrays")
         case DataLoader():
             return _of_loader(data, preparation)
@@ -75,6 +79,13 @@ def _kind(data: object) -> str:
     return type(data).__name__
 
 
+def _two_parts(data: Sequence[object]) -> bool:
+    """Whether it is ((x, y), (x, y))."""
+    return len(data) == 2 and all(
+        isinstance(part, tuple | list) and len(part) == 2 and len(getattr(part[0], "shape", ())) >= 3 for part in data
+    )
+
+
 def _map_style(data: object) -> bool:
     """Whether it answers `data[0]` and `len(data)`, and is none of Python's own containers, text or arrays."""
     plain = isinstance(data, str | bytes | Mapping | tuple | list | set | np.ndarray | Tensor | range)
@@ -97,7 +108,9 @@ def _array(values: object, what: str) -> Array:
         values = torch.stack(list(values))
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_quantized or values.is_meta or values.is_complex():
-            raise UserError(f"data: {what} is a tensor of a special kind ({values.layout}); give a dense one")
+            raise UserError(
+                f"data: {what} is a tensor of {values.dtype}, {values.layout}; give a dense one of real numbers"
+            )
         narrow = values.dtype in (torch.bfloat16, torch.float16)
         return (values.detach().float() if narrow else values.detach()).cpu().numpy()
     if isinstance(values, list | tuple):
