@@ -73,7 +73,9 @@ def command(
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
     ask = Ask(
-        data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking, preparation(prepared)
+        *(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking),
+        preparation=preparation(prepared),
+        shuffled=shuffled,
     )
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device))
     if json_path is not None and str(json_path) != "-":

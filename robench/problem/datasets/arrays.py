@@ -18,17 +18,27 @@ ENOUGH_LABELS = 8  # so many labels without a 0 are no accident
 
 
 def split_of_arrays(
-    name: str, x: Array, y: Array, source: str, *, classes: int | None = None, x_name: str = "x", y_name: str = "y"
+    name: str,
+    x: Array,
+    y: Array,
+    source: str,
+    *,
+    classes: int | None = None,
+    channels_last: bool = False,
+    x_name: str = "x",
+    y_name: str = "y",
 ) -> Split:
     """The examples in two arrays.
 
     Images are (N,H,W,C), (N,C,H,W) or (N,H,W), uint8 or float in [0, 1]; the axis with 1, 3 or 4 entries holds the
     channels. Labels are whole numbers from 0, of shape (N,) or (N,1), or one-hot rows; there are as many classes as the
-    highest plus 1 unless `classes` says more. Raises UserError, naming `source`, for anything else.
+    highest plus 1 unless `classes` says more. With `channels_last` the axes are known to be (N,H,W,C).
+    Raises UserError, naming `source`, for anything else.
     """
     if x.ndim and y.ndim and len(x) != len(y):
         raise UserError(f"{source} has {len(x)} images in {x_name} but {len(y)} labels in {y_name}")
-    images = unit_range(channels_first(x, f"{source}: {x_name}"), f"{source}: {x_name}")
+    ordered = x.transpose(0, 3, 1, 2) if channels_last else channels_first(x, f"{source}: {x_name}")
+    images = unit_range(ordered, f"{source}: {x_name}")
     labels = whole_labels(y, f"{source}: {y_name}", numbered=classes is not None)
     shown = int(labels.max()) + 1
     if classes is not None and classes < shown:

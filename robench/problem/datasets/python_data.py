@@ -191,7 +191,8 @@ def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undec
                 f"data={_kind(data)} gives another image each time item {rows[0]} is read; take the random transforms"
                 " out, as for testing"
             )
-        if isinstance(first, Image.Image):
+        as_pictures = isinstance(first, Image.Image)
+        if as_pictures:
             x: Array = pictures.decoded(open_picture, rows, as_grey=as_grey(), preparation=preparation, name=name)
         elif preparation.known():
             raise UserError(f"{preparation.given()} is for PIL images, and these are {_kind(first)}; prepare them")
@@ -200,7 +201,7 @@ def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undec
         listed = getattr(_inner(data), "classes", None)
         known = len(listed) if isinstance(listed, list | tuple) and listed else None
         y = _array([labels[row] for row in rows], "y")
-        split = split_of_arrays(name, x, y, f"data={_kind(data)}", classes=known)
+        split = split_of_arrays(name, x, y, f"data={_kind(data)}", classes=known, channels_last=as_pictures)
         return replace(split, numbers=tuple(rows))
 
     return Undecoded(name, count, decode)
@@ -299,7 +300,8 @@ def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
 
     def decode(rows: Sequence[int]) -> Split:
         first = item(rows[0])
-        if isinstance(first, Image.Image | Mapping):
+        as_pictures = isinstance(first, Image.Image | Mapping)
+        if as_pictures:
             x: Array = pictures.decoded(open_picture, rows, as_grey=as_grey(), preparation=preparation, name=name)
         elif preparation.resize or preparation.crop:
             raise UserError(f"{preparation.given()} is for PIL images, and these are {_kind(first)}; prepare them")
@@ -311,7 +313,9 @@ def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
         elif outputs:
             raise UserError(f"{name} holds labels outside its {len(outputs)} classes in {label}; take these rows out")
         classes = mapped.classes if mapped else len(names) or None
-        split = split_of_arrays(name, x, y, name, classes=classes, x_name=image, y_name=label)
+        split = split_of_arrays(
+            name, x, y, name, classes=classes, channels_last=as_pictures, x_name=image, y_name=label
+        )
         return replace(split, numbers=tuple(rows), class_names=dict(zip(names, outputs, strict=True)))
 
     return Undecoded(name, count, decode)
