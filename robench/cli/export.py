@@ -69,7 +69,9 @@ def command(
     if form not in (*ROWS, *IMAGES):
         raise UserError(f"--out {out} has no suffix that export knows; end it with {', '.join((*IMAGES, *ROWS))}")
     if form == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UserError("a .parquet file needs pyarrow, which is not installed; pip install pyarrow, or write a .csv")
+        raise UserError(
+            "a .parquet file needs pyarrow, which is not installed; pip install 'robench[parquet]', or write a .csv"
+        )
     prepare = preparation(prepared)
     refuse_unwritable(out, "--out", None, [str(run_path), data, prepare.labels])
     selection = selected(threats, attacks, examples)
