@@ -7,11 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["NotMeasuredError", "Split", "Summary", "UserError", "__version__", "evaluate", "load_run"]
+__all__ = ["NotMeasuredError", "Split", "Summary", "UserError", "__version__", "evaluate", "load_images", "load_run"]
 
 if TYPE_CHECKING:
     from .api import evaluate, load_run
     from .errors import UserError
+    from .exporting import load_images
     from .problem.split import Split
     from .results.measured import NotMeasuredError
     from .results.summary import Summary
@@ -22,6 +23,7 @@ _HOMES = {
     "Summary": "results.summary",
     "UserError": "errors",
     "evaluate": "api",
+    "load_images": "exporting",
     "load_run": "api",
 }
 

@@ -26,10 +26,12 @@ from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
 from .problem.checkpoints.probe import probe, random_images, wrong_images
 from .problem.classifier import Classifier
+from .problem.datasets import python_data
+from .problem.datasets.preparation import Preparation
 from .problem.names import as_file_name
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
-from .problem.split import Split
+from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
@@ -39,6 +41,9 @@ from .search.trial import use_channels_last
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
 TRIED = 64  # images on which it is found out what a model of the caller's returns
+
+Data = Any
+"""What `problem.datasets.python_data` reads: arrays, data sets, loaders; or the name of a data set, folder or file."""
 
 Model = Callable[[Tensor], Any] | str | Path
 """A function from images in [0, 1] to logits, mostly a module; a checkpoint; or the name of a bundled model."""
@@ -58,6 +63,8 @@ class Ask:
     curve: bool = False
     precision: str | None = None  # None: that of ROBENCH_PRECISION, else `auto`
     masking: str = "off"
+    preparation: Preparation = field(default_factory=Preparation)
+    shuffled: bool = False  # take the examples in an order that does not depend on their classes
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,9 @@ class Subject:
             images=split.x[:TRIED],
         )
 
-    def told(self, data: str) -> dict[str, str]:
+    def told(self, data: str, preparation: Preparation | None = None) -> dict[str, str]:
         """What `robench verify` needs, from any folder, to load the model and the images again."""
-        said = {"checkpoint": _placed(self.checkpoint), "data": _placed(data), "normalise": self.normalise or ""}
+        said = {"checkpoint": _placed(self.checkpoint), "normalise": self.normalise or "", **located(data, preparation)}
         said["weights"] = self.weights or ""
         if self.arch:
             said["arch"] = factories.placed(self.arch) if factories.named_factory(self.arch) else self.arch
@@ -136,8 +143,16 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     write_card(card, msgspec.structs.replace(read_card(card), measured=found))
 
 
+def located(data: str, preparation: Preparation | None = None) -> dict[str, str]:
+    """What is needed, from any folder, to load these images again."""
+    known = (preparation or Preparation()).known()
+    if "labels" in known:
+        known["labels"] = _placed(known["labels"])
+    return {"data": datasets.placed(data), **known}
+
+
 def _placed(text: str) -> str:
-    """A path in full; the names of bundled models, data sets and modules as they are."""
+    """A path in full; the names of bundled models and modules as they are."""
     path = Path(os.path.expanduser(text))
     return str(path.resolve()) if path.is_file() else text
 
@@ -145,7 +160,7 @@ def _placed(text: str) -> str:
 @plain_process()
 def evaluate(
     model: Model,
-    data: Split | str | Path | None = None,
+    data: Data = None,
     protocol: str | Path | None = None,
     *,
     threats: Sequence[str] = (),
@@ -158,23 +173,36 @@ def evaluate(
     device: str = "cpu",
     precision: str | None = None,
     masking: str = "off",
+    resize: int | str | None = None,
+    crop: int | str | None = None,
+    interpolation: str | None = None,
+    labels: str | Path | None = None,
+    channels: int | None = None,
+    shuffled: bool = False,
 ) -> Summary:
     """How much accuracy a model keeps under attack.
 
     `model` is a module, or any function, from images in [0, 1] to logits, a checkpoint or the name of a bundled model;
-    `data` a
-    name, an `.npz` file or a `Split`, to be given unless the model's card names it. With `run`, evidence is
-    kept in that file, and the same call again finishes what is missing; without, it is kept in memory. With `masking`,
-    on or deep, it is then looked into whether misleading gradients flatter the number.
+    `data` is a name, a folder of images, an `.npz` file, `(x, y)`, a PyTorch data set or loader, a Hugging Face data
+    set or a `Split`, to be given unless the model's card names it. `resize`, `crop`, `interpolation`, `channels` and
+    `labels`, a label map, are those of the command line, for folders and PIL images. With `shuffled`, examples are
+    taken in a fixed order that mixes the classes. With `run`, evidence is kept in that file, and the same call again
+    finishes what is missing; without, it is kept in memory. With `masking`, on or deep, it is then checked whether
+    misleading gradients flatter the number.
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
     Raises UserError, a ValueError, with one sentence on what is wrong; NotMeasuredError, which is one and carries the
     summary, where every planned attack failed. Warns of a threat under which every attack failed.
     """
-    threats, attacks = ([named] if isinstance(named, str) else named for named in (threats, attacks))
+    threats, attacks = ([text] if isinstance(text, str) else text for text in (threats, attacks))
+    named = data is None or isinstance(data, str | Path)
+    prepared = {"resize": resize, "crop": crop, "interpolation": interpolation, "labels": labels, "channels": channels}
+    preparation = Preparation(**{key: "" if value is None else str(value) for key, value in prepared.items()})
     ask = Ask(
-        data=None if data is None or isinstance(data, Split) else str(data),
+        data=str(data) if named and data is not None else None,
+        preparation=preparation,
+        shuffled=shuffled,
         protocol=None if protocol is None else str(protocol),
         threats=threats,
         attacks=attacks,
@@ -185,7 +213,7 @@ def evaluate(
         precision=precision,
         masking=masking,
     )
-    given = data if isinstance(data, Split) else None
+    given = None if named else python_data.source_of(data, preparation)
     if not isinstance(model, str | Path):
         if data is None:
             raise UserError("name the data with data=..., for example data='mnist'")
@@ -217,7 +245,9 @@ def answer(
     classifier, notes = loaded_of(model, split, device)
     referee = Referee(loaded_of(model, split, device)[0])
     by_name = isinstance(model, str | Path)
-    told = Subject(str(model)).told(ask.data or "") if by_name else {}
+    told = Subject(str(model)).told(ask.data or "", ask.preparation) if by_name else {}
+    if ask.data and not by_name:
+        told = located(ask.data, ask.preparation)
     card = checkpoints.locate(str(model))[1] if by_name else None
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
         asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough, card=card, notes=notes)
@@ -271,12 +301,24 @@ def load_run(path: str | Path) -> Summary:
         return summarise(plan, run.evidence(), __version__)
 
 
-def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Protocol]:
+def planned_examples(run: str | Path, plan: Plan, whole: Source) -> Split:
+    """The examples that a run is about. Raises UserError when they are not there, or are other images."""
+    rows = {number: row for row, number in enumerate(whole.numbers)}
+    missing = [number for number in plan.examples if number not in rows]
+    if missing:
+        raise UserError(f"{whole.name} has no example {missing[0]}, which {run} is about; name its data with --data")
+    split = whole.take([rows[number] for number in plan.examples])
+    if split.sha256 != plan.data_sha256:
+        raise UserError(f"{whole.name} holds other images than {run} is about; name its data with --data")
+    return split
+
+
+def choose(ask: Ask, given: Source | None, card: Card | None) -> tuple[Split, Protocol]:
     """The examples and the protocol. Raises UserError when the data are not named and no card does."""
-    data = ask.data or (card.data if card else None) or (split.name if split is not None else None)
+    data = ask.data or (given.name if given is not None else None) or (card.data if card else None)
     if data is None:
         raise UserError("name the data with --data")
-    name = Path(data).stem if data.lower().endswith(".npz") else data.partition(":")[0]
+    name = datasets.title(data)
     text = ask.protocol or (card.protocol if card and not ask.data else "") or protocols.default_name(name)
     protocol = protocols.load(text, name)
     if ask.threats:
@@ -284,13 +326,16 @@ def choose(ask: Ask, split: Split | None, card: Card | None) -> tuple[Split, Pro
         protocol = standard.with_threats(ask.threats, bare=bool(ask.attacks))
     if ask.attacks:
         protocol = protocol.with_attacks(ask.attacks)
-    whole = _checked(split) if split is not None else datasets.load(data)
-    if ask.examples is not None:
-        return whole.part(ask.examples), protocol
-    if protocol.examples is None:
-        return whole, protocol
-    few = protocol.examples.isdigit() and int(protocol.examples) > len(whole)
-    return whole if few else whole.part(protocol.examples), protocol
+    whole = given if given is not None else datasets.source(data, preparation=ask.preparation)
+    if isinstance(whole, Split):
+        whole = _checked(whole) if given is not None else whole
+    wanted = protocol.examples if ask.examples is None else ask.examples
+    few = ask.examples is None and wanted is not None and wanted.isdigit() and int(wanted) > len(whole)
+    rows: Sequence[int] = range(len(whole)) if wanted is None or few else rows_of(wanted, whole)
+    if ask.shuffled:
+        order = shuffled_rows(len(whole))
+        rows = [order[row] for row in rows]
+    return whole.take(rows), protocol
 
 
 def _checked(split: Split) -> Split:
@@ -346,7 +391,11 @@ def evaluation(
     """
     # First: in another layout of memory a model that answers at random meets other noise, and is known by it.
     asked = plan(ask, protocol, split, classifier)
-    known = {"model": "; ".join(notes), "training": cautions.of_training(split, card.data if card else "")}
+    known = {
+        "model": "; ".join(notes),
+        "training": cautions.of_training(split, card.data if card else ""),
+        "labels": cautions.of_class_names(split, classifier.classes, mapped=bool(ask.preparation.labels)),
+    }
     if why := use_channels_last(classifier, split.x):
         known["layout"] = f"the weights stay in the layout they have: channels last {why}"
     return Evaluation(

@@ -39,7 +39,7 @@ from .search.trial import objection_to_smaller_batches
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
-NOTES = ("model", "training", "outputs", "classes", "accuracy", "threats", "failures", "batch")
+NOTES = ("model", "training", "labels", "outputs", "classes", "accuracy", "threats", "failures", "batch")
 DROPPED = ("layout", "graph")  # optimisations: no number depends on them
 CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does

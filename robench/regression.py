@@ -15,7 +15,8 @@ from .evidence.records import ModelRecord
 from .evidence.store import RunFile, is_run_file
 from .problem import datasets, durable, threats
 from .problem.classifier import Classifier
-from .problem.split import Split
+from .problem.datasets.preparation import Preparation
+from .problem.split import Source, Split
 from .protocols import Protocol, ThreatChoice, rebuilt
 from .results.comment import Comment
 from .results.contradictions import numbers
@@ -50,10 +51,11 @@ class Baseline:
 class Question:
     """What the baseline asked, ready to be asked again."""
 
-    whole: Split  # all examples of its data
+    whole: Source  # all examples of its data
     split: Split  # those it is about
     protocol: Protocol
     data: str  # as `--data` names it
+    preparation: Preparation
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -79,11 +81,12 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(path, summary)
 
 
-def question(baseline: Baseline, data: str | None = None) -> Question:
+def question(baseline: Baseline, data: str | None = None, preparation: Preparation | None = None) -> Question:
     """The baseline's examples and protocol. Raises UserError when these data are not the baseline's."""
     entry = baseline.summary.data
     text = data or _data_of(baseline)
-    whole = datasets.load(text)
+    preparation = datasets.prepared(text, preparation, baseline.summary.environment)
+    whole = datasets.source(text, preparation=preparation)
     rows = {number: row for row, number in enumerate(whole.numbers)}
     numbers = _numbers(baseline)
     if missing := [number for number in numbers if number not in rows]:
@@ -97,7 +100,7 @@ def question(baseline: Baseline, data: str | None = None) -> Question:
             f"the examples {entry.numbers} of {whole.name} ({split.sha256[:8]}) are not those of the baseline"
             f" {baseline.path} ({entry.name}, {entry.sha256[:8]}); name its data with --data"
         )
-    return Question(whole, split, _protocol(baseline, split.classes), text)
+    return Question(whole, split, _protocol(baseline, split.classes), text, preparation)
 
 
 def precision_for(baseline: Baseline, named: str | None, device: torch.device) -> str:
@@ -234,7 +237,7 @@ def _data_of(baseline: Baseline) -> str:
     """The baseline's data by name, or from the file it was read from where that is here too."""
     name = baseline.summary.data.name
     told = baseline.summary.environment.get("data", "")
-    return told if told and Path(told).is_file() else name
+    return told if told and Path(told).exists() else name
 
 
 def _protocol(baseline: Baseline, classes: int) -> Protocol:

@@ -55,10 +55,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "verification": {"evaluation", "protocols", "search", "evidence", "results", "problem", "errors"},
     "spot_check": {"api", "evaluation", "protocols", "evidence", "results", "problem", "errors"},
+    "exporting": {"api", "evidence", "results", "problem", "errors"},
     "regression": {"api", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
     "testing": {"api", "regression", "results", "errors"},
     "cli": {
         "api",
+        "exporting",
         "regression",
         "verification",
         "spot_check",
@@ -73,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
     }
     | {"__version__"},
-    "__init__": {"api", "problem", "results", "errors"},
+    "__init__": {"api", "exporting", "results", "problem", "errors"},
     "__main__": {"cli"},
 }
 
@@ -245,8 +247,16 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_the_public_names_are_few_importable_and_documented():
-    names = {"NotMeasuredError", "Split", "Summary", "UserError", "__version__", "evaluate", "load_run"}
-    assert set(robench.__all__) == names
+    assert set(robench.__all__) == {
+        "NotMeasuredError",
+        "Split",
+        "Summary",
+        "UserError",
+        "__version__",
+        "evaluate",
+        "load_images",
+        "load_run",
+    }
     for name in robench.__all__:
         assert getattr(robench, name).__doc__, name
     readme = (ROOT / "README.md").read_text()

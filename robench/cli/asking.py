@@ -47,7 +47,9 @@ def ask_about(
     plan = api.plan(ask, protocol, split, loaded.classifier)
     path = run_path or api.default_run(plan)
     display = Display(quiet, doubt=lambda summary: _doubt(loaded.classifier, split, summary))
-    told = subject.told(ask.data or (found.data if found else "")) | {"command": shlex.join(_command_line())}
+    told = subject.told(ask.data or (found.data if found else ""), ask.preparation) | {
+        "command": shlex.join(_command_line())
+    }
     signal.signal(signal.SIGTERM, interrupt)
     with RunFile.open(path) as run, display.shown():
         for note in loaded.notes:

@@ -30,7 +30,7 @@ from ..results.gate import Verdict, read_allowances
 from ..results.summary import Summary
 from . import consent
 from .asking import ask_about, refuse_unwritable
-from .options import machine_options, model_options, precision_option
+from .options import data_options, machine_options, model_options, precision_option, preparation
 from .terminal import echo
 
 CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}
@@ -58,7 +58,7 @@ STOPPED = 130
 @click.option("--until-decided", is_flag=True, help="Go on with further examples while the verdict is open.")
 @click.option("--baseline-model", metavar="CHECKPOINT", help="For further examples.  [default: as the baseline says]")
 @click.option("--baseline-arch", metavar="NAME|FACTORY", help="Its architecture.  [default: as the baseline says]")
-@click.option("--data", metavar="NAME|FILE.npz", help="The images.  [default: those of the baseline]")
+@data_options("those of the baseline, prepared as they were")
 @model_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the model's summary here.")
@@ -87,6 +87,7 @@ def command(
     precision: str | None,
     device: str,
     quiet: bool,
+    **prepared: str | None,
 ) -> int:
     """Fail when a model is less robust than a baseline.
 
@@ -110,14 +111,14 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    asked = question(baseline, data)
+    asked = question(baseline, data, preparation(prepared))
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     # Before anything is attacked: content decides, so the same file under another name costs nothing.
     if baseline.is_of(subject.load(asked.split).classifier):
         comment, finished = unchanged(baseline, allowances), True
     else:
         searching = precision_for(baseline, precision, subject.device)
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching)
+        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation)
         clock = _clock(minutes)
         further = _asking_the_baseline(baseline, baseline_model, baseline_arch, subject, asked, ask, clock, quiet)
         comment, finished = compare(

@@ -12,13 +12,13 @@ from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
 from .asking import ask_about, refuse_unwritable
-from .options import machine_options, model_options, precision_option, question_options
+from .options import data_options, machine_options, model_options, precision_option, preparation, question_options
 from .terminal import echo
 
 
 @click.command("evaluate")
 @click.argument("checkpoint")
-@click.option("--data", metavar="NAME|FILE.npz", help="The images.  [default: those of the model's card]")
+@data_options("those of the model's card")
 @question_options
 @model_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
@@ -41,6 +41,7 @@ def command(
     threats: tuple[str, ...],
     attacks: tuple[str, ...],
     examples: str | None,
+    shuffled: bool,
     every_attack: bool,
     curve: bool,
     seed: int | None,
@@ -56,6 +57,7 @@ def command(
     precision: str | None,
     device: str,
     quiet: bool,
+    **prepared: str | None,
 ) -> int:
     """Measure how much accuracy a model keeps under attack.
 
@@ -66,15 +68,20 @@ def command(
     robench evaluate digits-adv-linf
     robench evaluate model.pt --data mnist --threat linf:0.3 --threat l2:2 --examples 1000
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
+    robench evaluate model.pt --data imagenet/val --resize 256 --crop 224 --labels imagenet_class_index.json
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
     robench evaluate model.pt --data mnist --masking on
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = Ask(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking)
+    ask = Ask(
+        *(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking),
+        preparation=preparation(prepared),
+        shuffled=shuffled,
+    )
     subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
-        refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol])
+        refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol, ask.preparation.labels])
     answer = ask_about(subject, ask, run_path, minutes, quiet)
     summary = answer.summary
     refuse_unmeasured(summary)

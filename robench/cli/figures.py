@@ -24,7 +24,7 @@ from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Rai
 from ..results.summary import summarise
 from ..search import first_layer
 from ..search.landscape import landscape, lines
-from .options import machine_options, model_options
+from .options import data_options, machine_options, model_options, preparation
 from .reloading import reloaded
 from .terminal import echo, one_line
 
@@ -46,7 +46,7 @@ from .terminal import echo, one_line
     help="A model's card, for the marks of trade-off; bundled ones are known. Repeatable.",
 )
 @click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
-@click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
+@data_options("where they were, prepared as they were")
 @model_options
 @machine_options
 def command(
@@ -80,6 +80,7 @@ def command(
     """
     _known("kind of figure", kinds, KINDS)
     _known("format", forms, FORMS)
+    reading["preparation"] = preparation(reading)
     if checkpoint and len(runs) > 1:
         raise UserError("--model says where the model of one run is; give one run, or leave --model out")
     if out.exists() and not out.is_dir():

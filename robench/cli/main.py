@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "Train a model by a recipe, then evaluate it.",
     "report": "Print tables of run files.",
     "figures": "Draw pictures of run files.",
+    "export": "Write the adversarial images of a run file, or its rows, for other programs.",
     "verify": "Judge the evidence of a run file again.",
     "check": "Fail when a model is less robust than a baseline: the gate for CI.",
     "merge": "Put several run files of one model together.",

@@ -1,9 +1,12 @@
 """Options that several commands take."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ..problem.datasets.preparation import Preparation
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +31,31 @@ def model_options(command: F) -> F:
     return command
 
 
+def data_options(default: str) -> Callable[[F], F]:
+    """Which images, and how they are prepared; `default` says which where none are named."""
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option("--channels", metavar="1|3", help="Read images of a folder as grey, or as colour."),
+            click.option("--labels", metavar="FILE", help="Which output of the model each class of a folder is."),
+            click.option("--interpolation", metavar="NAME", help="Of --resize: bilinear, bicubic, nearest."),
+            click.option("--crop", metavar="N|HxW", help="The middle of the images of a folder, after --resize."),
+            click.option("--resize", metavar="N|HxW", help="Resize the images of a folder; N is the shorter side."),
+            click.option("--data", metavar="NAME|FOLDER|FILE.npz", help=f"The images.  [default: {default}]"),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def preparation(options: dict[str, Any]) -> "Preparation":
+    """What the options about preparing images say, taken out of those of a command."""
+    from ..problem.datasets.preparation import OPTIONS, Preparation  # imports torch, for which --help does not wait
+
+    return Preparation(**{key: options.pop(key) or "" for key in OPTIONS})
+
+
 def question_options(command: F) -> F:
     """What is asked about a model."""
     for option in (
@@ -36,6 +64,7 @@ def question_options(command: F) -> F:
             "--curve", is_flag=True, help="Let minimum-norm attacks finish: accuracy against radius. Takes longer."
         ),
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
+        click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
         click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
         click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Replace the attacks; repeatable."),
         click.option(

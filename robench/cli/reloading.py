@@ -10,6 +10,7 @@ from ..evaluation import identity_of, refuse_other_noise
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
+from ..problem.datasets.preparation import Preparation
 from ..problem.split import Split
 from . import consent
 
@@ -30,6 +31,7 @@ def reloaded(
     *,
     checkpoint: str | None,
     data: str | None,
+    preparation: Preparation,
     arch: str | None,
     weights: str | None,
     normalise: str | None,
@@ -48,22 +50,12 @@ def reloaded(
         api.pick_device(device),
         weights or told.get("weights"),
     )
-    whole = datasets.load(consent.data(data, told, plan.data, str(run_path)))
-    split = _examples(plan, whole, run_path)
+    text = consent.data(data, told, plan.data, str(run_path))
+    prepared = datasets.prepared(text, preparation, told)
+    whole = datasets.load(text, preparation=prepared, numbers=plan.examples)
+    split = api.planned_examples(run_path, plan, whole)
     refuse_other_noise(plan, str(subject.device), str(run_path))
     referee = Referee(subject.load(split).classifier, plan.passes)
     if not identity_of(plan.model).same_as(referee.classifier.identity()):
         raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
     return Reloaded(split, referee, whole, subject)
-
-
-def _examples(plan: Plan, whole: Split, path: Path) -> Split:
-    """The planned examples. Raises UserError when they are not there, or are other images."""
-    rows = {number: row for row, number in enumerate(whole.numbers)}
-    missing = [number for number in plan.examples if number not in rows]
-    if missing:
-        raise UserError(f"{whole.name} has no example {missing[0]}, which {path} is about; name its data with --data")
-    split = whole.take([rows[number] for number in plan.examples])
-    if split.sha256 != plan.data_sha256:
-        raise UserError(f"{whole.name} holds other images than {path} is about; name its data with --data")
-    return split

@@ -104,10 +104,12 @@ def command(
     robench train eat --data mnist --threat linf:0.3 --threat l1:10 --from my-mnist.safetensors --out tuned
     robench train pgd_at --data my.npz --threat linf:0.1 --arch 'net.py:build(depth=20)' --out mine
     """
+    if datasets.is_folder(data):
+        raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
     split = datasets.load(data, "train")
     values = _settings(settings)
     held = usual_validation(len(split)) if validation is None else validation
-    name = Path(data).stem if data.endswith(".npz") else data.partition(":")[0]
+    name = datasets.title(data)
     configured = configure(recipe, name, values)
     if epochs is not None:
         if "steps" in values:

@@ -17,7 +17,7 @@ from ..results.tables import render
 from ..spot_check import LEVEL, SpotCheck, spot_check
 from ..verification import least_passes, verify
 from .display import Display
-from .options import machine_options, model_options
+from .options import data_options, machine_options, model_options, preparation
 from .reloading import Reloaded, reloaded
 
 STOPPED = 130
@@ -26,9 +26,9 @@ STOPPED = 130
 @click.command("verify")
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
-@click.option("--data", metavar="NAME|FILE.npz", help="Where the images are now.  [default: where they were]")
 @click.option("--search", type=click.IntRange(min=1), metavar="N", help="Also search N standing examples again.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of that search.  [default: a new one]")
+@data_options("where they were, prepared as they were")
 @model_options
 @machine_options
 def command(
@@ -43,6 +43,7 @@ def command(
     trust_pickle: bool,
     device: str,
     quiet: bool,
+    **prepared: str | None,
 ) -> int:
     """Hold what a run file says to its images, the data and the model.
 
@@ -66,6 +67,7 @@ def command(
             evidence.environment,
             checkpoint=checkpoint,
             data=data,
+            preparation=preparation(prepared),
             arch=arch,
             weights=weights,
             normalise=normalise,

@@ -11,6 +11,7 @@ from .split import Split
 from .threats import RT, Ball, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
+SHOWN = 10  # names of classes in a note
 IMPROBABLE = 1e-3  # examples drawn at random show so few classes no more often than this
 
 
@@ -53,7 +54,8 @@ def of_classes(y: Labels, classes: int) -> str:
     order = ": they are in class order" if n > 1 and bool((y.diff() >= 0).all()) and shown > 1 else ""
     return (
         f"the {n} examples show {shown} of {classes} classes{order}; the number says nothing about the other"
-        f" {'class' if classes - shown == 1 else 'classes'}: shuffle the images, or take others with --examples A:B"
+        f" {'class' if classes - shown == 1 else 'classes'}: mix the classes with --shuffled, or take others with"
+        " --examples A:B"
     )
 
 
@@ -99,6 +101,21 @@ def of_training(split: Split, trained_on: str) -> str:
     if trained_on and trained_on.partition(":")[0] == name:
         return f"these are the images that the model was trained on, as its card says; measure it on {name}:test"
     return f"these are training images; a model that was trained on {name} does better on them than on {name}:test"
+
+
+def of_class_names(split: Split, outputs: int, *, mapped: bool) -> str:
+    """Which label each named class has; and that places in a list are no outputs of a model that has more of them."""
+    if not split.class_names:
+        return ""
+    pairs = [f"{label} {name}" for name, label in split.class_names.items()]
+    listed = ", ".join(pairs if len(pairs) <= SHOWN else [*pairs[: SHOWN - 1], "...", pairs[-1]])
+    text = f"classes of {split.name}: {listed}"
+    if mapped or outputs <= len(split.class_names):
+        return text
+    return (
+        f"{text}; these are places in the sorted names, and the model has {outputs} outputs: unless its first"
+        f" {len(split.class_names)} are these classes, give a label map with --labels"
+    )
 
 
 def _reaches(threat: Ball, change: float, shape: tuple[int, ...]) -> bool:

@@ -216,6 +216,24 @@ class Summary(msgspec.Struct, frozen=True):
             frame.insert(column, name, value)
         return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(shares, "float64"))
 
+    def examples(self) -> pd.DataFrame:
+        """One row per example and threat, in their order: the number of the example, the threat, and the outcome.
+
+        Outcomes are `wrong` before any attack, `broken`, `standing` and `open`; `robench export` writes more columns.
+        Raises UserError where an older summary file does not hold the numbers of its examples.
+        """
+        numbers = [n for part in self.data.numbers.split() for n in range(*map(int, part.split(":")))]
+        if len(numbers) != self.data.examples:
+            raise UserError(
+                "this summary does not hold the numbers of its examples; write it again with robench report"
+            )
+        rows = [
+            (number, entry.threat, Outcome(letter).name.lower())
+            for entry in self.threats
+            for number, letter in zip(numbers, entry.outcomes, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["example", "threat", "outcome"]).astype({"example": "int64"})
+
 
 def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     """Reads the evidence as the plan asks. Neither order nor repetition of records makes a difference."""

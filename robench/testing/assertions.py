@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import api
-from ..api import Ask, Model
+from ..api import Ask, Data, Model
 from ..errors import UserError, unknown
 from ..regression import Baseline, compare, precision_for, question, read_baseline, unchanged
 from ..results.gate import Verdict, letters_of, read_allowances
@@ -17,7 +17,7 @@ __all__ = ["assert_robust"]
 
 def assert_robust(
     model: Model,
-    data: str | Path | None = None,
+    data: Data = None,
     *,
     baseline: str | Path | None = None,
     max_drop: str | Sequence[str] = (),
@@ -31,7 +31,8 @@ def assert_robust(
 ) -> Summary:
     """Raises AssertionError, with a table, when a model is not as robust as is asked; else returns its summary.
 
-    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model.
+    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model; `data` what
+    `robench.evaluate` takes.
 
     With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse: it is
     asked what the baseline was asked, and the drop in every row may be 1pp, or as `max_drop` says: "2pp", or
@@ -85,7 +86,7 @@ def _check_shares(at_least: Mapping[str, float]) -> None:
 def _not_worse(
     model: Model,
     baseline: Baseline,
-    data: str | Path | None,
+    data: Data,
     max_drop: Sequence[str],
     run: str | Path | None,
     device: str,
@@ -94,12 +95,14 @@ def _not_worse(
 ) -> Summary:
     """The summary of a model that is no worse; with `whole`, the search is not cut short when that is certain."""
     allowances = read_allowances(max_drop, baseline.rows)
+    if data is not None and not isinstance(data, str | Path):
+        raise UserError(f"with a baseline, data is a name, a folder or a file, not {type(data).__name__}; name it")
     asked = question(baseline, None if data is None else str(data))
     if baseline.is_of(api.classifier_of(model, asked.split, device)):
         comment = unchanged(baseline, allowances)
     else:
         searching = precision_for(baseline, None, api.pick_device(device))
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching)
+        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation)
         comment, _ = compare(
             *(baseline, asked, allowances),
             lambda split, enough: api.answer(

@@ -546,7 +546,7 @@ FLOATS = GOOD + np.linspace(0, 1, 6).reshape(6, 1, 1, 1)
         ({"x": GOOD[0, 0], "y": np.arange(7)}, "x has shape (7, 3); robench reads images as"),
         ({"x": GOOD[None], "y": Y[:1]}, "x has shape (1, 6, 9, 7, 3); robench reads images as"),
         ({"x": np.uint8(3), "y": Y}, "x has shape (); robench reads images as"),
-        ({"x": GOOD, "y": np.eye(6)}, "y has shape (6, 6); robench reads one label for each image"),
+        ({"x": GOOD, "y": np.ones((6, 2))}, "y has shape (6, 2) and is not one-hot"),
         ({"x": GOOD[:0], "y": Y[:0]}, "x is empty: its shape is (0, 9, 7, 3)"),
         ({"x": GOOD[:, :3], "y": Y}, "x has shape (6, 3, 7, 3), which reads both as"),
         ({"x": GOOD[..., :2], "y": Y}, "neither its second nor its last axis has 1, 3 or 4 channels"),

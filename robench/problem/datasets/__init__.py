@@ -1,13 +1,15 @@
-"""The data sets robench knows by name, and the user's own in `.npz` files."""
+"""The data sets robench knows by name, and the user's own in `.npz` files and image folders."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ... import errors
-from ..split import Split
+from ...errors import UserError
+from ..split import Source, Split
 from . import cifar10, digits, mnist, npz
+from .preparation import Preparation
 
 PARTS = ("train", "test")
 
@@ -87,11 +89,30 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def load(text: str, part: str = "test") -> Split:
-    """The examples that `mnist`, `mnist:train` or `my.npz` names; a part in the text comes before `part`.
+def load(
+    text: str, part: str = "test", *, preparation: Preparation | None = None, numbers: Sequence[int] | None = None
+) -> Split:
+    """The examples that `mnist`, `mnist:train`, `my.npz` or `folder/` names; a part in the text comes before `part`.
 
-    Raises UserError when there is no such data set, part or file, or its files are damaged.
+    With `numbers`, at least those examples that are there: of an image folder no others are decoded.
+    Raises UserError when there is no such data set, part, file or folder, or its files are damaged.
     """
+    found = source(text, part, preparation)
+    if isinstance(found, Split):
+        return found
+    rows = range(len(found)) if numbers is None else [number for number in numbers if number < len(found)]
+    return found.take(rows or range(1))
+
+
+def source(text: str, part: str = "test", preparation: Preparation | None = None) -> Source:
+    """The same, of which images in files are decoded only when they are taken."""
+    preparation = preparation or Preparation()
+    if is_folder(text):
+        from . import image_folder
+
+        return image_folder.read(Path(os.path.expanduser(text)), preparation)
+    if preparation.known():
+        raise UserError(f"{preparation.given()} is for images in a folder; leave it out for {text}")
     name, colon, ending = text.rpartition(":")
     if colon and not _is_file(text):
         text, part = name, ending
@@ -100,8 +121,37 @@ def load(text: str, part: str = "test") -> Split:
     if _is_file(text):
         return npz.read(Path(os.path.expanduser(text)), part)
     if text not in DATASETS:
+        if "/" in text or os.sep in text or os.path.exists(os.path.expanduser(text)):
+            raise UserError(
+                f"there is no folder {text}; --data takes the name of a data set, a folder of images or an .npz file"
+            )
         raise errors.unknown("data set", text, DATASETS)
     return DATASETS[text].read(part)
+
+
+def is_folder(text: str) -> bool:
+    """Whether the text names a folder that is there, and no data set: `./mnist` is a folder, `mnist` the data set."""
+    return text not in DATASETS and not _is_file(text) and os.path.isdir(os.path.expanduser(text))
+
+
+def placed(text: str) -> str:
+    """The same data as named from any folder: paths in full, names as they are."""
+    path = Path(os.path.expanduser(text))
+    return str(path.resolve()) if is_folder(text) or (_is_file(text) and path.is_file()) else text
+
+
+def prepared(text: str, given: Preparation | None, known: Mapping[str, str]) -> Preparation:
+    """How to prepare these images again: as is said now, else as a run says in its environment."""
+    if given is not None and given.known():
+        return given
+    return Preparation.of(known) if is_folder(text) else Preparation()
+
+
+def title(text: str) -> str:
+    """What the data are called, without part and path: `mnist`, `my` for my.npz, the name of a folder."""
+    if is_folder(text):
+        return Path(os.path.expanduser(text)).resolve().name
+    return Path(text).stem if _is_file(text) else text.partition(":")[0]
 
 
 def fitting(shape: tuple[int, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from ..split import Split
 from . import npz
+from .arrays import Array
 from .batch_pickle import read_batch
 from .files import Places, content, damaged, find, refuse_page, verified
 from .pixels import split_of_bytes
@@ -36,7 +37,7 @@ def from_pickle(data: bytes, source: str) -> Records:
     return np.concatenate([batch.labels[:, None], batch.pixels], axis=1)
 
 
-def from_images(x: npz.Array, y: npz.Array, source: str) -> Records:
+def from_images(x: Array, y: Array, source: str) -> Records:
     """Images (N, 32, 32, 3) of bytes and their labels, as `.npz` files have them."""
     channels, height, width = SHAPE
     if x.dtype != np.uint8 or y.dtype.kind not in "iu" or x.shape != (*y.shape, height, width, channels):

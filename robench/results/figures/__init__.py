@@ -5,7 +5,7 @@ reads a file or asks a model.
 from .along import Walk, walks
 from .curve import curves
 from .first_layer import Layer, Raised, first_layers
-from .gallery import Shown, galleries, nearest
+from .gallery import Shown, contact_sheet, galleries, nearest
 from .landscape import Surface, landscapes
 from .picture import FORMS, Album, Material, Picture, image_bytes
 from .queries import queries
@@ -24,6 +24,7 @@ __all__ = [
     "Shown",
     "Surface",
     "Walk",
+    "contact_sheet",
     "curves",
     "first_layers",
     "galleries",

@@ -21,6 +21,12 @@ HOW = (
     " on a scale of its own."
 )
 
+SHEET = (
+    "Adversarial images, of each broken example the smallest: clean with its label, adversarial, and the difference,"
+    " blue where darker and red where lighter (in colour images: from grey), on a scale of its own."
+)
+ACROSS = 3  # images to a line of a sheet
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -29,7 +35,7 @@ class Shown:
     threat: str
     example: int
     label: int
-    answer: int  # the model's, to the adversarial image
+    answer: int | None  # the model's, to the adversarial image; None where it was not queried
     size: float  # in the unit of the threat
     clean: Image
     adversarial: Image
@@ -55,18 +61,28 @@ def galleries(summary: Summary, shown: Sequence[Shown]) -> Picture:
     return Picture(file_name("gallery", summary.model.name), caption, draw(shown, caption))
 
 
+def contact_sheet(summary: Summary, shown: Sequence[Shown]) -> Picture:
+    """All of them, three to a line, under the threat of each line."""
+    caption = f"{SHEET} Model {summary.model.name}. {asked(summary)}"
+    return Picture(file_name("sheet", summary.model.name), caption, draw(shown, caption, across=ACROSS))
+
+
 @styled()
-def draw(shown: Sequence[Shown], caption: str) -> Figure:
-    """All on one sheet."""
-    rows = {threat: [s for s in shown if s.threat == threat] for threat in dict.fromkeys(s.threat for s in shown)}
-    groups = max(map(len, rows.values()))
+def draw(shown: Sequence[Shown], caption: str, across: int | None = None) -> Figure:
+    """All on one sheet, a line per threat, or lines of at most so many."""
+    rows = []
+    for threat in dict.fromkeys(s.threat for s in shown):
+        found = [s for s in shown if s.threat == threat]
+        step = across or len(found)
+        rows += [(threat, found[i : i + step]) for i in range(0, len(found), step)]
+    groups = max(len(found) for _, found in rows)
     figure = sheet(min(PAGE, 0.4 + 2.3 * groups), 0.45 + 1.08 * len(rows))
     # A narrow empty column between groups keeps threes together.
     widths = ([1, 1, 1, 0.12] * groups)[:-1]
     panels = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
     for axes in panels.flatten():
         axes.set_axis_off()
-    for (threat, found), row in zip(rows.items(), panels, strict=True):
+    for (threat, found), row in zip(rows, panels, strict=True):
         for i, one in enumerate(found):
             _three(list(row[4 * i : 4 * i + 3]), one)
         row[0].text(
@@ -83,7 +99,7 @@ def _broken(threat: str) -> str:
 
 def _three(places: Sequence[Axes], one: Shown) -> None:
     delta = one.adversarial - one.clean
-    most = float(np.abs(delta).max())
+    most = float(np.abs(delta).max()) or 1.0  # a model that answers at random may err on the image itself
     _image(places[0], one.clean)
     _image(places[1], one.adversarial)
     if len(delta) == 1:
@@ -91,7 +107,7 @@ def _three(places: Sequence[Axes], one: Shown) -> None:
     else:
         _image(places[2], 0.5 + delta / (2 * most))
     places[0].set_title(f"label {one.label}", fontsize=7, pad=2)
-    places[1].set_title(f"read as {one.answer}", fontsize=7, pad=2)
+    places[1].set_title("adversarial" if one.answer is None else f"read as {one.answer}", fontsize=7, pad=2)
     places[2].set_title(f"± {most:.2g}", fontsize=7, pad=2, color=QUIET)
     for axes, text in zip(places, (f"example {one.example}", f"size {one.size:.3g}"), strict=False):
         axes.text(0.5, -0.04, text, fontsize=6, color=QUIET, ha="center", va="top", transform=axes.transAxes)

@@ -1,0 +1,124 @@
+"""`robench export`: the images and rows of a run file, for other programs."""
+
+import importlib.util
+import io
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+
+from .. import __version__
+from ..errors import UserError
+from ..evidence.store import RunFile
+from ..exporting import Arrays, Images, examples_of, images_of, planned, selected
+from ..problem import durable
+from ..results import figures
+from ..results.exported import frame
+from ..results.figures import Shown
+from ..results.summary import Summary, summarise
+from .asking import refuse_unwritable
+from .options import data_options, debug_option, preparation
+
+ROWS, IMAGES = (".csv", ".parquet"), (".npz", ".png")
+MOST = 48  # images on a sheet
+
+
+@click.command("export")
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to: .npz, .png, .csv, .parquet.",
+)
+@click.option("--threat", "threats", multiple=True, metavar="THREAT", help="Under this threat alone; repeatable.")
+@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Found by this attack alone; repeatable.")
+@click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1.")
+@data_options("where they were, prepared as they were")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@debug_option
+def command(
+    run_path: Path,
+    out: Path,
+    threats: tuple[str, ...],
+    attacks: tuple[str, ...],
+    examples: str | None,
+    data: str | None,
+    quiet: bool,
+    **prepared: str | None,
+) -> None:
+    """Write the adversarial images of a run file, or a row per example and threat. The suffix decides:
+
+    \b
+    .npz      arrays x, x_adv, y, example, threat, attack, size, margin
+    .png      a sheet: clean, adversarial, and the difference
+    .csv      a row per example and threat: outcome, attack, restart, target, size, margin, costs
+    .parquet  the same rows
+
+    Images are those of broken examples, one per threat: the smallest that counts. For .npz and .png the clean images
+    are loaded, for rows nothing is; the model never is. The run file stays as it is.
+
+    \b
+    robench export runs/digits-adv-linf-1a2b3c4d.robench --out adv.npz
+    robench export runs/mine.robench --out sheet.png --threat linf:0.1 --examples 0:10
+    robench export runs/mine.robench --out rows.csv
+    """
+    form = out.suffix.lower()
+    if form not in (*ROWS, *IMAGES):
+        raise UserError(f"--out {out} has no suffix that export knows; end it with {', '.join((*IMAGES, *ROWS))}")
+    if form == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(
+            "a .parquet file needs pyarrow, which is not installed; pip install 'robench[parquet]', or write a .csv"
+        )
+    prepare = preparation(prepared)
+    refuse_unwritable(out, "--out", None, [str(run_path), data, prepare.labels])
+    selection = selected(threats, attacks, examples)
+    with RunFile.read(run_path) as run:
+        plan, evidence = planned(run)
+        refuse_unwritable(
+            out, "--out", None, [evidence.environment.get(key) for key in ("data", "checkpoint", "labels")]
+        )
+        if form in ROWS:
+            rows = frame(plan, evidence, selection)
+            content = rows.to_csv(index=False).encode() if form == ".csv" else rows.to_parquet(index=False)
+            what = f"{len(rows)} rows"
+        else:
+            split = examples_of(run_path, plan, evidence.environment, data=data, preparation=prepare)
+            images = images_of(run, plan, evidence, split, selection)
+            content = (
+                _npz(images.arrays) if form == ".npz" else _sheet(images.arrays, summarise(plan, evidence, __version__))
+            )
+            what = _counted(images, form)
+    durable.replace(out, content)
+    if not quiet:
+        click.echo(f"{out}: {what}")
+
+
+def _npz(arrays: Arrays) -> bytes:
+    with io.BytesIO() as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+
+def _sheet(arrays: Arrays, summary: Summary) -> bytes:
+    """The first images under each threat, side by side with the clean ones."""
+    columns = [arrays[key][:MOST] for key in ("threat", "example", "y", "size", "x", "x_adv")]
+    shown = [
+        Shown(str(threat), int(example), int(label), None, float(size), x, x_adv)
+        for threat, example, label, size, x, x_adv in zip(*columns, strict=True)
+    ]
+    return figures.image_bytes(figures.contact_sheet(summary, shown), "png")
+
+
+def _counted(images: Images, form: str) -> str:
+    """How many images were written, and how many were not."""
+    count = len(images.arrays["example"])
+    by_threat = ", ".join(f"{threat} {n}" for threat, n in Counter(map(str, images.arrays["threat"])).items())
+    text = f"{count} adversarial {'image' if count == 1 else 'images'} ({by_threat})"
+    if form == ".png" and count > MOST:
+        text = f"the first {MOST} of {text}; choose others with --threat, --attack or --examples"
+    if images.without:
+        text += f"; {images.without} more are not kept, of which the run holds a smaller one by another attack, or none"
+    return text

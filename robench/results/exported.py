@@ -1,0 +1,159 @@
+"""What leaves a run for other programs: a row per example and threat, and which image stands for each."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from ..errors import UserError, unknown
+from ..evidence.records import Claim, Evidence, Plan, PlannedThreat, Spent, Verdict
+from .merging import consolidated
+from .outcomes import Outcome, breaks, outcomes, planned_threat
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which examples, threats and attacks of a run; all where nothing is named."""
+
+    threats: Sequence[str] = ()  # as the plan writes them
+    attacks: Sequence[str] = ()  # by label, name or with every number: only what these found
+    examples: str | None = None  # 100: the first hundred; 20:50: those numbered 20 to 49
+
+
+class Find(NamedTuple):
+    """The claim that counts for a broken example: of those whose images lie in the threat the smallest."""
+
+    threat: str
+    claim: Claim
+    verdict: Verdict
+
+
+def finds(
+    plan: Plan, evidence: Evidence, selection: Selection, kept: Collection[int] | None = None
+) -> tuple[list[Find], int]:
+    """The find of each broken example under each threat, in the order of the plan; and how many have no image.
+
+    With `kept`, the numbers of the claims whose images are there, only among these. Raises UserError when the
+    selection names what the run does not have.
+    """
+    chosen = frozenset(_examples(plan, selection.examples))
+    found, without = [], 0
+    for planned in _threats(plan, selection):
+        letters = dict(zip(plan.examples, outcomes(plan, evidence, planned.threat), strict=True))
+        smallest: dict[int, tuple[Claim, Verdict]] = {}
+        missing = set()
+        for claim, verdict in breaks(evidence, planned.threat):
+            if claim.example not in chosen or letters[claim.example] != Outcome.BROKEN:
+                continue
+            if selection.attacks and not _names(planned, claim.attack) & set(selection.attacks):
+                continue
+            if kept is not None and claim.id not in kept:
+                missing.add(claim.example)
+            elif claim.example not in smallest or verdict.size < smallest[claim.example][1].size:
+                smallest[claim.example] = claim, verdict
+        found += [Find(planned.threat, *smallest[example]) for example in plan.examples if example in smallest]
+        without += len(missing - smallest.keys())
+    return found, without
+
+
+def frame(plan: Plan, evidence: Evidence, selection: Selection) -> pd.DataFrame:
+    """A row per example and threat: the outcome, the find that counts, and what the searches cost.
+
+    `claims` counts accepted images, and `forwards` and `backwards` rows through the network, of all attacks on that
+    example under that threat. With attacks selected, only rows of examples that these broke.
+    """
+    by_place = {(find.threat, find.claim.example): find for find in finds(plan, evidence, selection)[0]}
+    costs = _costs(evidence)
+    rows = []
+    for planned in _threats(plan, selection):
+        accepted = Counter(claim.example for claim, _ in breaks(evidence, planned.threat))
+        letters = dict(zip(plan.examples, outcomes(plan, evidence, planned.threat), strict=True))
+        labels = {attack.spec: attack.label for attack in planned.attacks}
+        for example in _examples(plan, selection.examples):
+            find = by_place.get((planned.threat, example))
+            if selection.attacks and find is None:
+                continue
+            rows.append(
+                {
+                    "example": example,
+                    "threat": planned.threat,
+                    "outcome": Outcome(letters[example]).name.lower(),
+                    **_of_find(find, labels),
+                    "claims": accepted[example],
+                    "forwards": costs[example, planned.threat, "forwards"],
+                    "backwards": costs[example, planned.threat, "backwards"],
+                }
+            )
+    whole = ["example", "restart", "target", "claims", "forwards", "backwards"]
+    kinds = dict.fromkeys(whole, "Int64") | {"size": "float64", "margin": "float64"}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
+
+
+COLUMNS = ["example", "threat", "outcome", "attack", "restart", "target", "size", "margin", "spec", "claims"]
+COLUMNS += ["forwards", "backwards"]
+
+
+def _of_find(find: Find | None, labels: dict[str, str]) -> dict[str, str | float | None]:
+    if find is None:
+        return dict.fromkeys(("attack", "restart", "target", "size", "margin", "spec"))
+    _, claim, verdict = find
+    return {
+        "attack": labels.get(claim.attack, claim.attack),
+        "restart": claim.draw,
+        "target": claim.target if claim.target >= 0 else None,
+        "size": verdict.size,
+        "margin": verdict.margin,
+        "spec": claim.attack,
+    }
+
+
+def _costs(evidence: Evidence) -> Counter[tuple[int, str, str]]:
+    costs: Counter[tuple[int, str, str]] = Counter()
+    by_id = {claim.id: claim for claim in evidence.claims}
+    records: list[Claim | Spent] = [*by_id.values(), *consolidated(evidence.spent)]
+    for record in records:
+        costs[record.example, record.threat, "forwards"] += record.forwards
+        costs[record.example, record.threat, "backwards"] += record.backwards
+    return costs
+
+
+def _threats(plan: Plan, selection: Selection) -> list[PlannedThreat]:
+    """The selected threats in the order of the plan."""
+    chosen = {planned_threat(plan, text).threat for text in selection.threats}
+    planned = [threat for threat in plan.threats if not chosen or threat.threat in chosen]
+    known = {name for threat in planned for attack in threat.attacks for name in _names(threat, attack.spec)}
+    for attack in selection.attacks:
+        if attack not in known:
+            raise unknown("planned attack", attack, known)
+    return planned
+
+
+def _names(planned: PlannedThreat, spec: str) -> set[str]:
+    """What an attack may be called: its label, its name, its name with every number."""
+    labels = {attack.label for attack in planned.attacks if attack.spec == spec}
+    return {spec, spec.partition("(")[0], *labels}
+
+
+def _examples(plan: Plan, text: str | None) -> Iterator[int]:
+    """The selected examples in the order of the plan."""
+    if text is None:
+        yield from plan.examples
+        return
+    first, colon, last = text.partition(":")
+    try:
+        start, stop = (int(first or 0), int(last) if last else None) if colon else (0, int(first))
+    except ValueError:
+        raise UserError(f"--examples {text}: write a count like 100, or a slice like 20:50") from None
+    picked = [
+        example
+        for place, example in enumerate(plan.examples)
+        if start <= (example if colon else place) and (stop is None or (example if colon else place) < stop)
+    ]
+    if not picked:
+        raise UserError(
+            f"--examples {text} names none of the {len(plan.examples)} examples of this run, which are numbered"
+            f" {min(plan.examples)} to {max(plan.examples)}"
+        )
+    yield from picked
