@@ -910,6 +910,22 @@ def test_the_environment_names_the_precision(path, hardware, monkeypatch, named)
     assert precision_of(path) == (named, f"{named}: as named")
 
 
+@pytest.mark.parametrize(("scale", "numbers"), [(1, range(3, 30)), (255, range(20, 30))])
+def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monkeypatch, scale, numbers):
+    """A whole that was scaled after the cut was taken is no data for a model that reads [0, 1]."""
+    tried = []
+
+    def choose(classifier, pilot, lanes):
+        tried.append(pilot.examples().numbers)
+        return Choice("float32", "")
+
+    monkeypatch.setattr(evaluation, "choose", choose)
+    split = images()
+    own = replace(split, x=split.x * scale).part("20:30")
+    robench.evaluate(net(), replace(own, x=own.x / scale), threats=["linf:0.1"], attacks=["pgd"], precision="auto")
+    assert tried == [tuple(numbers)]
+
+
 class Float32Only(nn.Module):
     """Refuses to be searched in bfloat16."""
 

@@ -32,10 +32,10 @@ def checked(name: str | None, device: torch.device) -> str:
     """
     named = name or os.environ.get(VARIABLE) or "auto"
     if named not in (*PRECISIONS, "auto"):
-        raise unknown("precision", named, ("auto", *PRECISIONS))
+        raise unknown("precision" if name else f"precision of {VARIABLE}", named, ("auto", *PRECISIONS))
     if named == "tf32" and device.type != "cuda":
-        instead = f"leave {'--precision out' if name else f'{VARIABLE} unset'}, or take float32 or bfloat16"
-        raise UserError(f"tf32 is a precision of CUDA devices; {instead}")
+        instead = "leave --precision out" if name else f"unset {VARIABLE}"
+        raise UserError(f"tf32 is a precision of CUDA devices; {instead}, or take float32 or bfloat16")
     return named
 
 

@@ -36,6 +36,12 @@ def test_an_example_keeps_its_number_when_a_part_is_cut_again(split):
     assert split.part("20:50").take([3, 0]).numbers == (23, 20)
 
 
+def test_a_cut_knows_the_whole_part_it_is_from(split):
+    assert split.uncut is split
+    assert split.part("20:50").uncut is split
+    assert split.part("20:50").take([3, 0]).uncut is split
+
+
 def test_a_digest_is_the_hash_of_the_label_the_shape_and_the_float32_pixels(split):
     expected = hashlib.sha256(b"3 (1, 4, 5) " + split.x[10].numpy().astype("<f4").tobytes()).hexdigest()[:16]
     assert split.digests[10] == expected
