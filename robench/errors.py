@@ -8,6 +8,16 @@ class UserError(ValueError):
     """Says what was given, what was wanted, and what to type instead."""
 
 
+def first_line(error: BaseException) -> str:
+    """The message of an exception, in one line."""
+    return str(error).strip().partition("\n")[0] or "no message"
+
+
+def described(error: BaseException) -> str:
+    """The class of an exception and its message, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """No `kind` is called `name`: suggests the nearest names, else lists them all."""
     names = sorted(known)
