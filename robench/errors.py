@@ -8,14 +8,20 @@ class UserError(ValueError):
     """Says what was given, what was wanted, and what to type instead."""
 
 
+def first_line(error: BaseException) -> str:
+    """The line of an exception's message that says what happened: the first, but of TorchScript's traceback the last."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return lines[-1] if "TorchScript" in lines[0] else lines[0]
+
+
+def described(error: BaseException) -> str:
+    """The class of an exception and its message, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """No `kind` is called `name`: suggests the nearest names, else lists them all."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}"
     return UserError(f"no {kind} is called {name!r}; {hint}")
-
-
-def described(error: BaseException) -> str:
-    """An error that is put on record: its class and its message."""
-    return f"{type(error).__name__}: {error}"

@@ -328,7 +328,7 @@ class Evaluation:
             self._note(
                 "failures",
                 f"the model raises on {len(errors)} of {len(self.split)} clean images, which stay open (first: example"
-                f" {first}: {errors[first].splitlines()[0]})",
+                f" {first}: {errors[first]})",
             )
         answers = zip(missing.numbers, missing.digests, heard.right.tolist(), heard.margin.tolist(), strict=True)
         clean = [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers if n not in errors]

@@ -182,7 +182,7 @@ def _of_clean(plan: Plan, evidence: Evidence, answers: Mapping[int, _Answer], no
 def _differs(clean: Clean, answer: _Answer, passes: int, noise: float) -> str:
     """What was recorded otherwise than it is; empty where nothing was."""
     if answer.error:
-        return f"recorded with an answer before any attack, and the model raises {answer.error.splitlines()[0]}"
+        return f"recorded with an answer before any attack, and the model raises {answer.error}"
     close = 0 < abs(answer.margin) <= noise if passes == 1 else abs(2 * answer.failures - passes) <= 2
     if clean.digest != answer.digest:
         return "recorded with another image or label"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from ..errors import UserError, unknown
+from ..errors import UserError, described, unknown
 from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES, factories
 from ..problem.cautions import boundless
@@ -197,10 +197,7 @@ def _network(order: Order, split: Split) -> nn.Module:
     try:
         logits = copy.deepcopy(network).train()(torch.rand(2, *split.shape))
     except Exception as error:  # whatever the user's code raises
-        reason = str(error).strip().partition("\n")[0] or "no message"
-        raise UserError(
-            f"--arch {order.architecture} fails in training with {type(error).__name__}: {reason}"
-        ) from error
+        raise UserError(f"--arch {order.architecture} fails in training with {described(error)}") from error
     if not isinstance(logits, Tensor):
         raise UserError(
             f"--arch {order.architecture} answers with {type(logits).__name__} in training, not with one tensor"

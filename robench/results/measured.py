@@ -27,9 +27,8 @@ def is_unmeasured(entry: ThreatEntry) -> bool:
 def failure(entry: ThreatEntry) -> str:
     """What happened under such a threat, and what to do."""
     first = entry.failures[0]
-    reason = first.error.strip().splitlines()[-1 if "TorchScript" in first.error else 0]
     return (
-        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {reason}); mend the"
+        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {first.error}); mend the"
         " model's forward and backward pass, or name other attacks with --attack"
     )
 

@@ -64,7 +64,7 @@ def objection(plain: Answers, optimised: Answers) -> str:
     if plain.logits is None:
         return ""
     if optimised.logits is None or (optimised.gradient is None and plain.gradient is not None):
-        return f"makes the model raise {optimised.error.splitlines()[0].rstrip('.')}"
+        return f"makes the model raise {optimised.error.rstrip('.')}"
     apart = _apart(plain.logits, optimised.logits)
     spread = (plain.logits.amax(dim=1) - plain.logits.amin(dim=1)).amax()
     noise = torch.maximum(LOGIT_NOISE * spread, ROUNDING * plain.logits.abs().amax())

@@ -90,13 +90,13 @@ def test_a_wrapped_model_keeps_its_accuracy(folder, robench, weights, family):
 
 def test_the_weights_that_were_picked_are_those_that_verify_and_check_read(folder, robench, weights):
     other = {key: value.flip(0) for key, value in weights.items()}
-    torch.save({"best": other, "last": weights}, folder / "m.pt")
+    torch.save({"best": other, "net": weights}, folder / "m.pt")
     assert (
         robench("evaluate", "m.pt", "--weights", "best", *EVALUATE, "--run", "r.robench", "--json", "b.json").code == 0
     )
     assert robench("verify", "r.robench").code == 0
     assert robench("verify", "r.robench", "--weights", "best").code == 0
-    done = robench("verify", "r.robench", "--weights", "last")
+    done = robench("verify", "r.robench", "--weights", "net")
     assert done.code == 2
     assert "is not the model of r.robench" in done.err
     assert robench("check", "m.pt", "--weights", "best", "--baseline", "b.json", "--quiet").code == 0

@@ -44,6 +44,7 @@ network = Net(5)
 def imagenet(num_classes=1000): return Net(num_classes)
 def of_hundred(): return Net(100)
 def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+def lazy_maps(): return nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.LazyLinear(5))
 """
 )
 
@@ -212,6 +213,24 @@ def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
     weights = torch.load("m.pt")
     x = torch.rand(2, *SHAPE)
     assert torch.allclose(loaded.classifier(x), x.flatten(1) @ weights["1.weight"].T + weights["1.bias"], atol=1e-6)
+
+
+def test_such_layers_need_an_image_that_suits_them(folder):
+    saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
+    message = sentence(lambda: load("m.pt", arch="net.py:lazy"))
+    assert "has layers that learn their size from an image; name the data with --data" in message
+    message = sentence(lambda: load("m.pt", arch="net.py:lazy_maps", shape=(3, 8, 8)))
+    assert "fails on images of 3x8x8 with RuntimeError" in message
+
+
+def test_a_network_that_does_not_take_weights_is_named(folder):
+    (folder / "stubborn.py").write_text(
+        NET
+        + "class Stubborn(Net):\n    def load_state_dict(self, *args, **kwargs): raise ValueError('not from here')\n"
+    )
+    saved(made(0))
+    message = refusal("stubborn.py:Stubborn", "m.pt")
+    assert "stubborn.py:Stubborn does not take its weights from m.pt (ValueError: not from here)" in message
 
 
 # Modules that a script saved whole

@@ -111,6 +111,19 @@ def test_prefixes_are_found_in_time_proportional_to_the_number_of_names(folder):
     assert seconds[20_000] < 100 * max(seconds[2_000], 0.001)  # ten times is wanted, a hundred times is quadratic
 
 
+def test_the_same_weights_are_the_same_model_in_parts(folder):
+    torch.manual_seed(0)
+    network = ARCHITECTURES["preactresnet18"].build((3, 32, 32), 10)
+    for key, value in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            value += 7
+    weights = network.state_dict()
+    parts = {("head." if key.startswith("linear") else "backbone.") + key: value for key, value in weights.items()}
+    whole, put_together = (loaded(held, arch=None, shape=(3, 32, 32), classes=10) for held in (weights, parts))
+    assert "weights read in parts, from backbone and head" in put_together.notes
+    assert whole.classifier.identity() == put_together.classifier.identity()
+
+
 # Several sets
 
 
@@ -144,6 +157,13 @@ def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
     assert "may be a.x, b.x; write one of them in full" in refusal({"a": {"x": one}, "b": {"x": other}}, weights="x")
     digits_sets = {"first": digits(0).state_dict(), "second": digits(1).state_dict()}
     assert "it has first, second" in refusal(digits_sets, arch=None, weights="third", shape=DIGITS, classes=10)
+
+
+def test_a_copy_in_another_precision_is_a_second_set(folder):
+    weights = made(0).state_dict()
+    for kind in (torch.float16, torch.float8_e4m3fn):
+        held = {"model": weights, "small": {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()}}
+        assert loaded(held).notes[0].startswith("2 sets of weights fit and differ (model, small): model is taken")
 
 
 def test_equal_copies_are_no_second_set(folder):

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UserError, unknown
+from ...errors import UserError, described, unknown
 
 CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "nclasses", "num_class", "n_class", "num_labels")
 CHANNELS = ("in_channels", "in_chans", "in_channel", "input_channels")
@@ -97,7 +97,7 @@ class Factory:
             made = factory(*self.positional, **values)
         except (Exception, SystemExit) as error:
             raise UserError(
-                f"--arch {self.text} failed with {type(error).__name__}: {_line(error)}; it was called as "
+                f"--arch {self.text} failed with {described(error)}; it was called as "
                 f"{_call(self.name, self.positional, values)}, and arguments can be written behind its name"
             ) from error
         if not isinstance(made, nn.Module):
@@ -258,9 +258,7 @@ def _import(target: str, text: str) -> ModuleType:
         with searching(Path.cwd()):
             return importlib.import_module(target)
     except (Exception, SystemExit) as error:
-        raise UserError(
-            f"--arch {text}: importing {target} failed with {type(error).__name__}: {_line(error)}"
-        ) from error
+        raise UserError(f"--arch {text}: importing {target} failed with {described(error)}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -285,7 +283,3 @@ def searching(folder: Path) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = before
         sys.path.remove(str(folder))
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or "no message"

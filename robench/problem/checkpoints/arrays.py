@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .nested import by, shown
 from .zips import AGAIN, most, too_large
 
@@ -65,7 +65,7 @@ def _npy(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: {shown(name)} is damaged ({_line(error)}); {AGAIN}") from None
+        raise UserError(f"{path}: {shown(name)} is damaged ({first_line(error)}); {AGAIN}") from None
 
 
 def is_mat(beginning: bytes) -> bool:
@@ -92,7 +92,7 @@ def read_mat(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     except (struct.error, zlib.error, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is cut off or damaged ({_line(error)}); {AGAIN}") from None
+        raise UserError(f"{path} is cut off or damaged ({first_line(error)}); {AGAIN}") from None
     return arrays, others
 
 
@@ -146,7 +146,3 @@ def _matrix(content: bytes, order: str) -> tuple[str, "Array | str"]:
         raise ValueError(f"{shown(called)} has no numbers")
     array = np.frombuffer(numbers, order + TYPES[kind]).reshape(shape, order="F")
     return called, array.astype(CLASSES[word & 0xFF])
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

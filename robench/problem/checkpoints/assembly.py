@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ...errors import UserError, unknown
+from ...errors import UserError, described, unknown
 from ..architectures import ARCHITECTURES, factories
 from ..architectures.factories import Factory
 from . import recognition
 from .choice import Choice, chosen, chosen_module, under, unused, weights_of, whence
 from .contents import Contents
 from .misfits import empty, misfit, not_recognised, unknown_set
-from .nested import shown
+from .nested import by, shown
 from .own_normalisation import Own, own_normalisation
-from .places import COUNTER, Place, Wanted, find, fits, nearest
+from .places import Place, Wanted, find, fits, nearest
 from .recognition import BY_NAMES, Match
 
 SCALES = ("weight_scale", "weight_scale_inv", "scale_weight")
@@ -136,25 +136,33 @@ def _from_factory(request: _Request, arch: Factory) -> Built:
 def _made(request: _Request, arch: Factory) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
     """The network for these images and classes; for as many classes as the weights have; with its own defaults."""
     shape, classes = request.shape, request.classes
-    network = _materialised(arch.build(shape, classes), shape)
+    network = _materialised(arch, arch.build(shape, classes), shape)
     yield network, ()
     outputs = _outputs(request.picked, Wanted.of(network))
     filled, least = arch.filled(shape, classes), arch.filled(shape, classes, defaults=True)
     with suppress(UserError):  # what the weights do not fit is the better message
         if outputs is not None and arch.filled(shape, outputs) != filled:
-            yield _materialised(arch.build(shape, outputs), shape), ()
+            yield _materialised(arch, arch.build(shape, outputs), shape), ()
         if filled != least:
             own = ", ".join(sorted(filled.keys() - least.keys()))
             note = f"{arch.name} is called without {own}: with the numbers of the data the weights would not fit"
-            yield _materialised(arch.build(shape, classes, defaults=True), shape), (note,)
+            yield _materialised(arch, arch.build(shape, classes, defaults=True), shape), (note,)
 
 
-def _materialised(network: nn.Module, shape: tuple[int, ...] | None) -> nn.Module:
-    """The network after it has seen an image, if it has layers that learn their size from one."""
-    lazy = any(nn.parameter.is_lazy(p) for p in (*network.parameters(), *network.buffers()))
-    if lazy and shape is not None:
+def _materialised(arch: Factory, network: nn.Module, shape: tuple[int, ...] | None) -> nn.Module:
+    """The network after it has seen an image, if it has layers that learn their size from one. Raises UserError."""
+    if not any(nn.parameter.is_lazy(weight) for weight in (*network.parameters(), *network.buffers())):
+        return network
+    if shape is None:
+        raise UserError(f"--arch {arch.text} has layers that learn their size from an image; name the data with --data")
+    try:
         with torch.no_grad():
             network.float().eval()(torch.zeros(2, *shape))
+    except Exception as error:  # whatever the network's own code raises
+        raise UserError(
+            f"--arch {arch.text} fails on images of {by(shape)} with {described(error)}; choose "
+            "the data that it was trained on with --data"
+        ) from error
     return network
 
 
@@ -239,12 +247,16 @@ def _filled(
     """The network with the weights that were chosen, with the notes on them."""
     contents, place, network = request.contents, choice.place, network.float()
     own: dict[str, Tensor] = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    counters = {key: prefix + key for key in own if key.endswith(COUNTER) for prefix in place.prefixes}
-    names = {**{key: name for key, name in counters.items() if name in contents.tensors}, **place.names}
-    given = {key: contents.tensors[name] for key, name in names.items()}
+    given = place.tensors(contents.tensors)
     precision = _precision(request, given, own)
-    # MATLAB's row vectors become vectors again; what fits has as many numbers.
-    network.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in given.items()}, strict=False)
+    try:
+        # MATLAB's row vectors become vectors again; what fits has as many numbers.
+        network.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in given.items()}, strict=False)
+    except Exception as error:  # the network's own code may have a part in it
+        raise UserError(
+            f"{architecture} does not take its weights from {request.path} ({described(error)}); "
+            "make a network that loads a state dict in the usual way"
+        ) from error
     normalisation = own_normalisation(contents.tensors, place, network, shape or request.shape)
     used = normalisation.names if normalisation else ()
     notes += choice.note + whence(place, contents) + unused(choice, contents, used) + precision

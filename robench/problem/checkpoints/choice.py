@@ -1,6 +1,5 @@
 """Which of several sets of weights in a file is taken, and the notes on the rest of it."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,16 +7,15 @@ from torch import Tensor
 
 from ...errors import UserError
 from .contents import Contents
-from .nested import Nested, by, count, shown
+from .nested import Nested, by, count, shown, words
 from .places import COUNTER, Place, is_copy, same
 
 USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
 """Keys under which training scripts put the weights beside the optimiser, the most usual first."""
-TRAINING = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers", "scaler", "amp", "rng"}
-TRAINING |= {"callbacks", "loops", "sampler"}
+OPTIMISERS = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers"}
+"""Words in the keys of what an optimiser keeps: its averages of gradients look like weights."""
+TRAINING = OPTIMISERS | {"scaler", "amp", "rng", "callbacks", "loops", "sampler"}
 """Words in the keys of what a training keeps beside the weights."""
-MOMENTS = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers"}
-"""Those of them that lie over tensors of the shapes of the weights, which are none."""
 RULES = (
     "no average or other copy by its name",
     "the most usual key",
@@ -33,14 +31,9 @@ def weights_of(contents: Contents) -> Contents:
     """Without the state of optimisers, whose averages of gradients have the keys and shapes of weights."""
 
     def kept(name: str) -> bool:
-        return MOMENTS.isdisjoint(words(contents.nested.container(name)))
+        return OPTIMISERS.isdisjoint(words(contents.nested.container(name)))
 
     return replace(contents, tensors={name: tensor for name, tensor in contents.tensors.items() if kept(name)})
-
-
-def words(name: str) -> list[str]:
-    """`lr`, `schedulers` of `lr_schedulers.0.`"""
-    return re.split(r"[\W\d_]+", name.lower())
 
 
 def under(contents: Contents, key: str) -> Contents:

@@ -3,6 +3,7 @@
 `{"model": {"conv.weight": w}}` holds `model.conv.weight`: the key of a dictionary in a file is a prefix like any other.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,6 +86,11 @@ def shown(name: str) -> str:
     """A name from a file, fit to be printed: of one line, and not too long."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def words(name: str) -> list[str]:
+    """The words of a name: `lr`, `schedulers` of `lr_schedulers.0.`"""
+    return re.split(r"[\W\d_]+", name.lower())
 
 
 def by(shape: Sequence[int]) -> str:

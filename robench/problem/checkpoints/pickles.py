@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...errors import UserError
+from ...errors import UserError, described
 from ..architectures.factories import Factory, searching
 from .pickled_arrays import array_names
 from .strict_pickles import RefusedError, is_tar, read_plain, read_tar
@@ -70,10 +70,9 @@ def _trusted(path: Path, beginning: bytes, script: Factory | None) -> object:
             "SCRIPT.py:NETWORK"
         ) from None
     except Exception as error:  # the file's own code may raise anything
-        reason = str(error).strip().partition("\n")[0] or "no message"
         raise UserError(
-            f"{path} could not be unpickled ({type(error).__name__}: {reason}); run robench where the classes of the "
-            "model can be imported, or save its state_dict() and name the architecture with --arch"
+            f"{path} could not be unpickled ({described(error)}); run robench where the classes "
+            "of the model can be imported, or save its state_dict() and name the architecture with --arch"
         ) from error
 
 

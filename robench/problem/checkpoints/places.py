@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .nested import words
+
 Shape = tuple[int, ...]
 
 COPIES = {"ema", "swa", "avg", "average", "averaged", "polyak", "shadow", "momentum", "teacher", "target", "k", "key"}
@@ -79,7 +81,7 @@ def parent(prefix: str) -> str:
 
 def is_copy(prefix: str) -> bool:
     """Whether weights of this name are a copy of others, as `model_ema.` and `encoder_k.`."""
-    return not COPIES.isdisjoint(re.split(r"[\W\d_]+", prefix.lower()))
+    return not COPIES.isdisjoint(words(prefix))
 
 
 def find(names: Iterable[str], wanted: Wanted) -> list[Place]:
@@ -121,8 +123,10 @@ def fits(tensor: Tensor, shape: Shape, *, loose: bool) -> bool:
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights are equal."""
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    """Whether two sets of weights are equal, and of one precision."""
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
 
 
 def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str, str], dict[str, str], str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, described
 from ..noise import keyed, uniform
 from .nested import by
 
@@ -66,11 +66,9 @@ def wrong_images(
     if wanted is not None and wanted != shape:
         kind = f"{by(wanted)} images" if len(wanted) == 3 else f"{wanted[0]}-channel images"
         return UserError(f"{path} reads {kind}, but those of the data are {by(shape)}; choose other data with --data")
-    lines = str(error).strip().splitlines() or ["no message"]
-    # TorchScript says what happened at the end of its traceback, others at the beginning.
-    reason = lines[-1] if "TorchScript" in lines[0] else lines[0]
+    why = described(error) if error is not None else "no message"
     return UserError(
-        f"{path} fails on two images of {by(shape)} with {type(error).__name__}: {reason}; "
+        f"{path} fails on two images of {by(shape)} with {why}; "
         "choose the data that it was trained on with --data, or its architecture with --arch"
     )
 

@@ -15,6 +15,8 @@ from .places import COUNTER, Place, Wanted, find, fits, is_copy
 
 SIDES = (28, 32, 64, 96, 224)
 """Heights and widths to try where neither the data nor the file says them, in pixels."""
+ANY = (1, 32, 32), 2
+"""An image and a number of classes that every architecture takes: the keys are the same for all."""
 BY_NAMES = "its key names and shapes"
 BY_SHAPES = "the shapes of its tensors alone, for it has other key names"
 
@@ -57,7 +59,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _by_names(architecture: Architecture, contents: Contents, likely: tuple[tuple[int, ...], ...]) -> Iterator[Match]:
-    for place in find(contents.tensors, Wanted.like(_any_layout(architecture))):
+    for place in find(contents.tensors, Wanted.like(_state(architecture, *ANY))):
         tensors = place.tensors(contents.tensors)
         read = architecture.read(shapes_of(tensors))
         if read is None:
@@ -144,11 +146,16 @@ def _layouts(
 
 def _any_layout(architecture: Architecture) -> Shapes:
     """The keys, which are the same for all images."""
-    return _layout(architecture, (1, 32, 32), 2)
+    return _layout(architecture, *ANY)
 
 
 @lru_cache(maxsize=256)
 def _layout(architecture: Architecture, shape: tuple[int, ...], classes: int) -> Shapes:
+    """The shapes that a file must have: without the counters of batch norm."""
+    return {key: s for key, s in _state(architecture, shape, classes).items() if not key.endswith(COUNTER)}
+
+
+@lru_cache(maxsize=256)
+def _state(architecture: Architecture, shape: tuple[int, ...], classes: int) -> Shapes:
     with torch.device("meta"):
-        state = shapes_of(architecture.build(shape, classes).state_dict())
-    return {key: shape for key, shape in state.items() if not key.endswith(COUNTER)}
+        return shapes_of(architecture.build(shape, classes).state_dict())
