@@ -299,7 +299,8 @@ def npy(array: np.ndarray) -> bytes:
 def test_a_small_file_that_unpacks_to_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "LARGEST", 10**6)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2000, 1, 28, 28), dtype=np.uint8), y=np.zeros(2000, dtype=int))
-    assert "unpacks to 0.0 GB from a file of 0.0 MB" in message_of(lambda: datasets.load(str(tmp_path / "a.npz")))
+    message = message_of(lambda: datasets.load(str(tmp_path / "a.npz")))
+    assert message.startswith(f"{tmp_path / 'a.npz'}: x unpacks to 0.0 GB from a file of 0.0 MB")
 
 
 def test_an_array_that_declares_more_than_the_file_holds_is_damaged(tmp_path):

@@ -73,6 +73,8 @@ def _array(archive: Any, name: str, path: Path) -> Array:
     try:
         _refuse_oversized(archive.zip, name, path)
         array = archive[name]
+    except UserError:
+        raise
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise _damaged(f"{path}: {name}", error) from None

@@ -57,6 +57,10 @@ def source_of(data: object, preparation: Preparation | None = None) -> Source:
             return _unprepared(_arrays(data[0], data[1], "data"), preparation, "arrays")
         case DataLoader():
             return _of_loader(data, preparation)
+    if isinstance(data, Mapping) and data and all(hasattr(part, "column_names") for part in data.values()):
+        raise UserError(
+            f"data={_kind(data)} holds the parts {', '.join(map(str, data))}; give one of them, as data[...]"
+        )
     if hasattr(data, "features") and hasattr(data, "column_names"):
         return _of_hugging_face(data, preparation)
     if isinstance(data, IterableDataset) or (isinstance(data, Iterator) and not hasattr(data, "__getitem__")):
@@ -263,8 +267,6 @@ def _same(one: object, other: object) -> bool:
 def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
     """A `datasets.Dataset` by its columns; the library itself is not imported."""
     columns = data.column_names
-    if isinstance(columns, Mapping):
-        raise UserError(f"data={_kind(data)} holds the parts {', '.join(columns)}; give one of them, as data['test']")
     if not columns or not hasattr(data, "__len__"):
         raise UserError(
             f"data={_kind(data)} is read as a stream and has no numbered examples; load it whole, or a part"
