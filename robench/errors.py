@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The line of an exception's message that says what happened: the first, but of TorchScript's traceback the last."""
+    """The line of an exception that says what happened: the first, but of TorchScript's traceback the last."""
     lines = str(error).strip().splitlines() or ["no message"]
     return lines[-1] if "TorchScript" in lines[0] else lines[0]
 

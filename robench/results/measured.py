@@ -28,8 +28,8 @@ def failure(entry: ThreatEntry) -> str:
     """What happened under such a threat, and what to do."""
     first = entry.failures[0]
     return (
-        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {first.error}); mend the"
-        " model's forward and backward pass, or name other attacks with --attack"
+        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {first.error}); mend"
+        " the model's forward and backward pass, or name other attacks with --attack"
     )
 
 
