@@ -106,7 +106,8 @@ def command(
     """
     if datasets.is_folder(data):
         raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
-    split = datasets.load(data, "train")
+    undivided = datasets.is_undivided(data)
+    split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
     values = _settings(settings)
     held = usual_validation(len(split)) if validation is None else validation
     name = datasets.title(data)
@@ -124,7 +125,7 @@ def command(
     order = Order(
         recipe=configured,
         threats=against,
-        data=data,
+        data=f"{data}:{datasets.HELD_OUT}" if undivided else data,
         architecture=arch or default_architecture(name),
         seed=seed,
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
@@ -138,6 +139,12 @@ def command(
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         anew=not resume,
     )
+    if undivided and not quiet:
+        click.echo(
+            f"note: {data} has no test part, so the model is trained on {len(split)} of its images, and measured on the"
+            f" others ({order.data})",
+            err=True,
+        )
     there = order.card.stat().st_mtime_ns if order.card.exists() else None
     signal.signal(signal.SIGTERM, interrupt)
     display = TrainingDisplay(quiet, configured.batch)

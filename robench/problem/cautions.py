@@ -3,6 +3,8 @@
 Everything here is read from passes that are made anyway. Each caution is one sentence without its full stop.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -96,6 +98,11 @@ def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
 def of_training(split: Split, trained_on: str) -> str:
     """Images of a training part. `trained_on` is the data set of the model's card, empty where there is none."""
     name, _, part = split.name.partition(":")
+    data, _, kept = trained_on.rpartition(":")
+    if kept == "held-out" and Path(data).name == name and part != "held-out":
+        return f"the model was trained on these images, but for those of {name}:held-out, as its card says"
+    if part == "rest":
+        return f"these are training images: measure a model that was trained on them on {name}:held-out"
     if part != "train":
         return ""
     if trained_on and trained_on.partition(":")[0] == name:

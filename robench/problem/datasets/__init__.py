@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ... import errors
 from ...errors import UserError
-from ..split import Source, Split
+from ..split import Source, Split, shuffled_rows
 from . import cifar10, digits, mnist, npz
 from .preparation import Preparation
 
 PARTS = ("train", "test")
+MOST_HELD_OUT = 1000  # images: more of them measure hardly better
+HELD_OUT, REST = "held-out", "rest"  # parts of an .npz file that has no test part of its own
 
 
 def _always(part: str) -> bool:
@@ -107,6 +109,9 @@ def load(
 def source(text: str, part: str = "test", preparation: Preparation | None = None) -> Source:
     """The same, of which images in files are decoded only when they are taken."""
     preparation = preparation or Preparation()
+    file, cut = _file_and_part(text)
+    if cut:
+        return _part_of(npz.read(Path(os.path.expanduser(file))), cut)
     if is_folder(text):
         from . import image_folder
 
@@ -136,8 +141,10 @@ def is_folder(text: str) -> bool:
 
 def placed(text: str) -> str:
     """The same data as named from any folder: paths in full, names as they are."""
-    path = Path(os.path.expanduser(text))
-    return str(path.resolve()) if is_folder(text) or (_is_file(text) and path.is_file()) else text
+    file, cut = _file_and_part(text)
+    path = Path(os.path.expanduser(file))
+    there = is_folder(file) or (_is_file(file) and path.is_file())
+    return str(path.resolve()) + (f":{cut}" if cut else "") if there else text
 
 
 def prepared(text: str, given: Preparation | None, known: Mapping[str, str]) -> Preparation:
@@ -151,12 +158,35 @@ def title(text: str) -> str:
     """What the data are called, without part and path: `mnist`, `my` for my.npz, the name of a folder."""
     if is_folder(text):
         return Path(os.path.expanduser(text)).resolve().name
-    return Path(text).stem if _is_file(text) else text.partition(":")[0]
+    file = _file_and_part(text)[0]
+    return Path(file).stem if _is_file(file) else text.partition(":")[0]
+
+
+def is_undivided(text: str) -> bool:
+    """Whether the text names an `.npz` file with images and labels alone: none of them are for testing."""
+    path = Path(os.path.expanduser(text))
+    return _is_file(text) and path.is_file() and npz.is_undivided(path)
 
 
 def fitting(shape: tuple[int, ...]) -> list[str]:
     """The names of the data sets with images of this shape: channels, height, width."""
     return [data.name for data in DATASETS.values() if data.shape == shape]
+
+
+def _file_and_part(text: str) -> tuple[str, str]:
+    """`my.npz:held-out` as its file and its part; any other text with no part."""
+    file, colon, ending = text.rpartition(":")
+    return (file, ending) if colon and ending in (HELD_OUT, REST) and _is_file(file) else (text, "")
+
+
+def _part_of(whole: Split, part: str) -> Split:
+    """A fifth of the examples, at most a thousand, in an order that mixes classes; or the rest."""
+    rows = shuffled_rows(len(whole))
+    held = min(MOST_HELD_OUT, len(whole) // 5)
+    chosen = rows[:held] if part == HELD_OUT else rows[held:]
+    if not chosen:
+        raise UserError(f"{whole.name} holds {len(whole)} images, too few to hold any out; add images")
+    return replace(whole.take(sorted(chosen)), name=f"{whole.name}:{part}", origin=None)
 
 
 def _is_file(text: str) -> bool:

@@ -25,7 +25,7 @@ def read(path: Path, part: str = "test") -> Split:
     there are. Raises UserError with one sentence when anything else is found.
     """
     held = names(path)
-    plain = {"x", "y"} <= set(held)
+    plain = is_undivided(path)
     x_name, y_name = ("x", "y") if plain else (f"x_{part}", f"y_{part}")
     x, y = arrays(path, x_name, y_name)
     classes = _number_of_classes(path) if "classes" in held else None
@@ -38,6 +38,11 @@ def _number_of_classes(path: Path) -> int:
     if array.size != 1 or array.dtype.kind not in "iu" or not 1 <= int(array.item()) <= 10**6:
         raise UserError(f"{path}: classes is not the number of classes; save one whole number, as classes=10")
     return int(array.item())
+
+
+def is_undivided(path: Path) -> bool:
+    """Whether the file holds `x` and `y`, so that no part of it is for testing."""
+    return {"x", "y"} <= set(names(path))
 
 
 def names(path: Path) -> list[str]:
