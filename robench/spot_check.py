@@ -1,4 +1,4 @@
-"""Some of the examples that stand, searched again with other noise: what the run's word for them is worth."""
+"""Some of the examples that stand, searched again with other noise: a test of the run's word for them."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -96,8 +96,9 @@ def spot_check(
     with RunFile.in_memory() as run:
         with run.writing():  # what is broken already is not searched
             run.adopt(Evidence(claims=tuple(c for c, _ in known), verdicts=tuple(v for _, v in known)), {}, [])
-        ask = Ask(seed=seed, precision="float32")
-        search = api.evaluation(ask, protocol, split, classifier, referee, run, {}, progress=progress)
+        search = api.evaluation(
+            Ask(seed=seed, precision="float32"), protocol, split, classifier, referee, run, {}, progress=progress
+        )
         finished = True
         try:
             search.answer()
@@ -108,7 +109,7 @@ def spot_check(
 
 
 def _protocol(plan: Plan, classes: int) -> tuple[Protocol, tuple[str, ...]]:
-    """What the plan asks, as far as it can be asked here; and the attacks that cannot."""
+    """The plan's threats with the attacks that can run here; and those that cannot."""
     choices, left_out = [], []
     for t in plan.threats:
         attacks = []

@@ -1,4 +1,4 @@
-"""Whether what a run file says can be true: its evidence by recomputation, its question by the protocol it names."""
+"""Whether a run file can be true: its evidence by recomputation, its question by the protocol it names."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,11 +16,11 @@ from .results.merging import MERGED
 from .search.attack import ForeignAttack
 from .search.attacks import ATTACKS, build, parse
 
-MOST = 10**6  # of a setting, as far as the cost of a search is looked at
+MOST = 10**6  # of a setting, up to which the cost of a search is worked out
 
 
 def verify(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
-    """Everything that can be recomputed or looked up, compared with what is recorded. No attack is run.
+    """Everything that can be recomputed, and the protocol, compared with what is recorded. No attack is run.
 
     Raises UserError where that cannot be done.
     """
@@ -47,6 +47,8 @@ def least_passes(threat: str, attack: str) -> int:
 def _of_question(plan: Plan, classes: int) -> Iterator[str]:
     """What the plan asks otherwise than the protocols it names; nothing of those that come from somebody's own file."""
     for t in plan.threats:
+        if not _is_known(t.threat):
+            yield f"the plan: {t.threat} is no threat model of this robench"
         for a in t.attacks:
             if a.items % (each := _searches(a.spec, classes)):
                 yield f"the plan: {a.label} under {t.threat} makes {a.items} searches, and they come by {each}"
@@ -54,22 +56,30 @@ def _of_question(plan: Plan, classes: int) -> Iterator[str]:
     known: dict[str, tuple[PlannedThreat, ...]] = {}
     for name in names:
         try:
-            if (asked := _asked(name, plan, classes, merged=len(names) > 1)) is not None:
-                known[name] = asked
+            if (expected := _expected(name, plan, classes, merged=len(names) > 1)) is not None:
+                known[name] = expected
         except UserError as error:
             yield f"the plan: {error}"
             return
     planned = {t.threat: t for t in plan.threats}
-    for name, asked in known.items():
-        for t in asked:
+    for name, expected in known.items():
+        for t in expected:
             same = planned.get(t.threat) == t if len(names) == 1 else _holds(planned.get(t.threat), t)
             if not same:
                 yield f"the plan: what it asks under {t.threat} is not what this robench's protocol {name} asks"
     if len(known) == len(names):
-        yield from _beyond(plan, [t for asked in known.values() for t in asked])
+        yield from _beyond(plan, [t for expected in known.values() for t in expected])
 
 
-def _asked(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[PlannedThreat, ...] | None:
+def _is_known(threat: str) -> bool:
+    """Whether this robench writes a threat model so."""
+    try:
+        return str(threats.parse(threat)) == threat
+    except UserError:
+        return False
+
+
+def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[PlannedThreat, ...] | None:
     """What the protocol of this name asks; None where this robench does not know. Raises UserError where it cannot."""
     base, *own = name.split(", ")
     if base not in protocols.names() or not set(own) <= {OWN_THREATS, OWN_ATTACKS} or (own and merged):
@@ -80,24 +90,24 @@ def _asked(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[Planne
     if OWN_THREATS in own:
         protocol = protocol.with_threats([t.threat for t in plan.threats])
     eot = 1 if plan.passes == 1 else EOT if protocol.eot is None else protocol.eot
-    asked = tuple(as_planned(choice, classes, eot) for choice in protocol.threats)
+    expected = tuple(as_planned(choice, classes, eot) for choice in protocol.threats)
     if OWN_ATTACKS in own:
         planned = {t.threat: t for t in plan.threats}
-        asked = tuple(planned.get(t.threat, t) for t in asked)
-    return asked
+        expected = tuple(planned.get(t.threat, t) for t in expected)
+    return expected
 
 
-def _holds(planned: PlannedThreat | None, asked: PlannedThreat) -> bool:
+def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:
     """Whether a merged plan holds every attack of one protocol, with as many searches or more."""
     items = {a.spec: a.items for a in planned.attacks} if planned else {}
-    return planned is not None and all(items.get(a.spec, 0) >= a.items for a in asked.attacks)
+    return planned is not None and all(items.get(a.spec, 0) >= a.items for a in expected.attacks)
 
 
-def _beyond(plan: Plan, asked: Iterable[PlannedThreat]) -> Iterator[str]:
+def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:
     """What the plan asks and no protocol that it names."""
     most: dict[tuple[str, str], int] = {}
     texts = set()
-    for t in asked:
+    for t in expected:
         texts.add(t.threat)
         for a in t.attacks:
             most[t.threat, a.spec] = max(a.items, most.get((t.threat, a.spec), 0))
@@ -111,6 +121,6 @@ def _beyond(plan: Plan, asked: Iterable[PlannedThreat]) -> Iterator[str]:
 def _searches(spec: str, classes: int) -> int:
     """How many searches a restart of this attack makes on an example, as far as this robench knows the attack."""
     try:
-        return rebuilt.searches(spec, classes)
+        return rebuilt.searches(spec, classes) if parse(spec)[0] in ATTACKS else 1
     except UserError:
         return 1

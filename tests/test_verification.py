@@ -481,6 +481,14 @@ def test_a_merged_plan_holds_every_protocol_that_it_names(protocol, threats_left
     assert (other.faults() == ()) is holds
 
 
+@pytest.mark.parametrize("text", ["linf:1/5", "linf:0.20", "theirs:3", "linf:1e999999999"])
+def test_a_planned_threat_that_robench_does_not_write_so_is_no_threat(text):
+    run = honest()
+    other = run.asking(threats=put(run.plan.threats, 0, threat=text), protocol="mine")
+    (fault,) = other.faults()
+    assert fault == f"the plan: {text} is no threat model of this robench"
+
+
 def test_a_number_of_searches_that_no_attack_makes_is_refuted():
     run = honest()
     targeted = PlannedAttack("apgd-t", build("apgd", {"loss": "dlr", "targets": 9}).spec, 18)

@@ -1,4 +1,4 @@
-"""`robench verify`: hold what a run file says to its images, the data and the model."""
+"""`robench verify`: compare a run file with its images, the data and the model."""
 
 import secrets
 from pathlib import Path
@@ -45,11 +45,11 @@ def command(
     quiet: bool,
     **prepared: str | None,
 ) -> int:
-    """Hold what a run file says to its images, the data and the model.
+    """Compare a run file with its images, the data and the model.
 
-    Loads the model and the images, judges every adversarial image again, compares all that can be recomputed, and
-    prints the table. Exit 1 when something does not hold. This proves the broken part of the table; that the rest
-    stands is the run's word, which --search puts to the test.
+    Judges every adversarial image again, recomputes whatever can be recomputed, and prints the table. Exit 1 when
+    something does not hold. This proves the broken part of the table; that the rest stands is the run's word, which
+    --search puts to the test.
 
     \b
     robench verify runs/digits-adv-linf-1a2b3c4d.robench

@@ -52,7 +52,7 @@ def lay_out(db: sqlite3.Connection) -> None:
 
 
 def is_ours(header: bytes) -> bool:
-    """Whether a file that begins so says that it is a run file."""
+    """Whether a file that begins so is marked as a run file."""
     return header[:16] == b"SQLite format 3\0" and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
@@ -62,7 +62,7 @@ def format_of(header: bytes) -> int:
 
 
 def uses_log(header: bytes) -> bool:
-    """Whether SQLite looks for a log (-wal) beside a file that begins so."""
+    """Whether SQLite opens a log (-wal) beside a file that begins so."""
     return 2 in header[18:20]
 
 

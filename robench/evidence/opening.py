@@ -34,7 +34,7 @@ _SHARED = 510, 0x40000002
 
 # The files that this process writes to, by device and inode. The system knows no locks between parts of one process.
 # And to close any handle of a file lets go of all locks that the process has on it, so that a file of ours may not even
-# be looked into.
+# be opened to read.
 _written_here: set[tuple[int, int]] = set()
 
 
@@ -85,8 +85,8 @@ def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.
         )
     begun = _begin(path, patience)
     if not begun:
-        with ExitStack() as looking:
-            for_reading(path, patience, looking)
+        with ExitStack() as checking:
+            for_reading(path, patience, checking)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     db = _connect(path, "rw", patience)
@@ -176,7 +176,7 @@ def _begin(path: Path, patience: float) -> bool:
 
 
 _SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-"""Should a file have become a pipe or a link since it was looked at, that neither blocks nor is followed."""
+"""Should a file have become a pipe or a link since it was checked, that neither blocks nor is followed."""
 
 
 @contextmanager

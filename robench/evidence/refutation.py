@@ -1,7 +1,7 @@
 """What of a run's records the images, the data and the model refute, without any attack.
 
 This proves the broken part of a table. That a search was made and found nothing is the run's word: here only its cost
-is looked at.
+is checked.
 """
 
 import math
@@ -30,7 +30,7 @@ margins of all committed runs, recomputed on another processor, differ by 4e-7 o
 
 ROUNDING = 1e-9  # of a size: sums in float64, in another order
 AT_ONCE = 512  # images judged together
-LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
+REPEATED = 8  # clean images, answered twice to detect a model that answers at random
 
 Place = tuple[int, str]
 """An example under a threat."""
@@ -56,7 +56,7 @@ class Facts:
     @cached_property
     def at_random(self) -> bool:
         """Whether the model answers the same images differently."""
-        return Referee(self.classifier).answers_at_random(self.whole.x[:LOOKED_AT])
+        return Referee(self.classifier).answers_at_random(self.whole.x[:REPEATED])
 
     @cached_property
     def rows(self) -> dict[int, int]:
@@ -103,7 +103,7 @@ class Refuted:
 def refuted(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
     """Everything that can be recomputed, compared with what is recorded; `images` as `RunFile.images` gives them.
 
-    Where the plan is about another model or other data, that alone is told.
+    Where the plan is about another model or other data, only that is reported.
     """
     wrong = [*_of_model(plan.model, facts), *_of_data(plan, facts), *_of_passes(plan, facts)]
     if wrong:
@@ -129,13 +129,13 @@ def refuted(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]],
 def _of_model(model: ModelRecord, facts: Facts) -> Iterator[str]:
     found = facts.identity
     recorded = Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
-    for what, said, is_ in (
+    for what, record, value in (
         ("weights", recorded.weights_sha256, found.weights_sha256),
         ("architecture", recorded.architecture, found.architecture),
         ("normalisation", recorded.normalisation, found.normalisation),
     ):
-        if said != is_:
-            yield f"the plan: its model has {what} {_short(said)}, and this one {_short(is_)}"
+        if record != value:
+            yield f"the plan: its model has {what} {_short(record)}, and this one {_short(value)}"
             return
     if not recorded.same_as(found):
         yield "the plan: its model answers otherwise than this one, whose weights are the same"
@@ -191,8 +191,7 @@ def _differs(clean: Clean, answer: _Answer, passes: int, noise: float) -> str:
     if not _near(clean.margin, answer.margin, noise):
         return f"recorded with a margin of {clean.margin:.6g} before any attack, and it has {answer.margin:.6g}"
     if clean.tied != (answer.margin == 0) and not close:
-        said, is_ = ("a tie", "it is none") if clean.tied else ("no tie", "it is one")
-        return f"recorded as {said} before any attack, and {is_}"
+        return f"recorded as {'a' if clean.tied else 'no'} tie before any attack, and it is not so"
     return ""
 
 
@@ -273,7 +272,7 @@ class _Images:
         """What is recorded otherwise of an image that holds; empty where nothing is."""
         verdict = self.verdicts.get(claim.id)
         if verdict is None:
-            return ""  # said elsewhere
+            return ""  # which `contradictions` reports
         if not verdict.accepted:
             return f"its image breaks it, and is recorded as turned down ({verdict.rejection})"
         if not _near(verdict.size, ruling.size, rounding):
@@ -319,7 +318,7 @@ def _rounding(threat: ThreatModel, size: float, x: torch.Tensor) -> float:
 
 
 def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
-    """Searches that are said to have found nothing for less than they cost."""
+    """Searches on record as done in fewer forward passes than they take."""
     paid: Counter[tuple[int, str, str]] = Counter()
     rejected = {v.claim for v in evidence.verdicts if not v.accepted}
     for claim in evidence.claims:

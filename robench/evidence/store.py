@@ -109,7 +109,7 @@ class RunFile:
         try:
             rows.plan_of(text)
         except msgspec.ValidationError as error:
-            raise UserError(f"a run file holds no such plan ({error}); ask for less, or for something else") from None
+            raise UserError(f"this plan cannot be kept in a run file ({error}); change what is evaluated") from None
         self._db.execute("DELETE FROM plan")
         self._db.execute("INSERT INTO plan VALUES (?)", [text])
         self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
@@ -270,7 +270,7 @@ _WORDS = {"locked": _BUSY, "readonly": _READ_ONLY, "disk I/O": _DISK, "full": _F
 def _code(error: sqlite3.Error) -> int:
     number: int | None = getattr(error, "sqlite_errorcode", None)
     if number is not None:
-        return number & 0xFF  # the rest says more exactly what
+        return number & 0xFF  # the higher bits are more specific
     return next((code for words, code in _WORDS.items() if words in str(error)), 0)
 
 

@@ -1,4 +1,4 @@
-"""A protocol from what a run or a summary says that it asked: every attack with every number, no protocol file."""
+"""A protocol from a run or a summary, which name every attack with every number: no protocol file is needed."""
 
 from dataclasses import replace
 

@@ -93,7 +93,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as Python says of what is nested deep
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deep
         return text
 
 
