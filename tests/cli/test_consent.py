@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from robench import api
 from robench.cli.terminal import one_line, plain
 from robench.errors import UserError
+from robench.evidence.store import RunFile
 from robench.problem.checkpoints import load
 from robench.problem.durable import sha256
 
@@ -213,6 +216,17 @@ def test_names_in_a_run_move_neither_files_nor_the_cursor(run, robench, folder, 
         assert all(c.isprintable() or c in "\n\t" for c in told.out + told.err)
         assert "\nb: all hold" not in told.out + told.err
     assert {p for p in folder.parent.rglob("*") if folder not in p.parents} == before
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_usual_run_file_lies_in_the_folder_of_runs(run, name):
+    with RunFile.read(run) as file:
+        plan = file.plan()
+    usual = api.default_run(msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, name=name)))
+    assert usual.parent == Path("runs")
+    assert usual.name.isprintable()
+    assert len(usual.name) < 150
+    assert api.default_run(plan).name.startswith("digits-nat-")
 
 
 def test_what_cannot_be_shown_is_written_out():
