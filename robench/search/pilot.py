@@ -175,8 +175,9 @@ def _broken(
         raise
     except Exception as error:
         raise _PilotError(_text(error)) from error
-    if job.error:
-        raise _PilotError(" ".join(job.error.split()))
+    for text in (job.error, *(end.error for end in ended)):
+        if text:
+            raise _PilotError(" ".join(text.split()))
     return {end.item.row for end in ended if end.x_adv is not None}, sum(end.forwards + end.backwards for end in ended)
 
 
