@@ -69,7 +69,7 @@ def baseline(folder, strong):
 def unattacked(monkeypatch):
     """Fails when anything is attacked."""
 
-    def attacked(*arguments):
+    def attacked(*arguments, **settings):
         raise AssertionError("something was attacked")
 
     monkeypatch.setattr(evaluation, "Engine", attacked)

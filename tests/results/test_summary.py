@@ -69,6 +69,7 @@ def test_the_file_by_hand():
         "ci95": [round(wilson(6, 8)[0], 6), round(wilson(7, 8)[1], 6)],
         "correct": 6,
         "open": 1,
+        "error": "",
     }
     linf, l2 = file["threats"]
     counts = ("wrong", "broken", "standing", "open", "accuracy", "outcomes")
