@@ -35,11 +35,11 @@ from .search.job import Ended, Job
 from .search.loop import Engine
 from .search.pilot import Choice, Pilot, choose, named, notes
 from .search.precision import checked
-from .search.trial import objection_to_smaller_batches
+from .search.trial import gradient_caution, objection_to_smaller_batches
 
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
-NOTES = ("model", "training", "labels", "outputs", "classes", "accuracy", "threats", "failures", "batch")
+NOTES = ("model", "training", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures", "batch")
 DROPPED = ("layout", "graph")  # optimisations: no number depends on them
 CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
@@ -345,6 +345,8 @@ class Evaluation:
         self._note("accuracy", cautions.of_accuracy(correct, self.split.y, self.classifier.classes))
         boundless = (cautions.of_threat(choice.threat, self.split.shape) for choice in self.protocol.threats)
         self._note("threats", "; ".join(filter(None, boundless)))
+        if self.plan.passes == 1:
+            self._note("gradients", gradient_caution(self.classifier, few))
         if self.plan.passes == 1 and (why := objection_to_smaller_batches(self.classifier, few)):
             self._note(
                 "batch",

@@ -145,11 +145,9 @@ class Referee:
 
         Raises UserError where that cannot be repeated: its noise comes from elsewhere than the global random numbers.
         """
-        first, second = self._from_seed(0, x), self._from_seed(1, x)
-        apart = (first - second).abs().nan_to_num(0.0).amax().item()  # NaN: the model raises on this image
-        if not apart > 0:
-            return False
-        if not torch.equal(first.nan_to_num(0.0), self._from_seed(0, x).nan_to_num(0.0)):
+        first, again, other = (self._from_seed(seed, x).nan_to_num(0.0) for seed in (0, 0, 1))  # NaN where it raises
+        apart = (first - again).abs().amax().item()
+        if apart > 0:
             if self._repeats_afresh(x):
                 raise UserError(
                     f"the model keeps a state from call to call: its logits for the same images differ by up to"
@@ -160,7 +158,7 @@ class Referee:
                 " numpy and random does not make it repeat them; draw its noise from torch's global generator, as"
                 " torch.randn_like does"
             )
-        return True
+        return not torch.equal(first, other)
 
     def _repeats_afresh(self, x: Inputs) -> bool:
         """Whether two copies of the model answer alike in their first call: then what differs is their state."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError, described
+from .memory import out_of_memory
 from .noise import keyed, uniform
 from .randomness import seeded
 from .shapes import Inputs, Logits
@@ -91,7 +93,15 @@ class Classifier:
         size = int(torch.tensor(self.shape).prod())
         images = uniform(keys, 0, size).view(-1, *self.shape)
         with torch.no_grad(), arithmetic(self.device), seeded(0, self.device):
-            logits = self(images.to(self.device)).float().cpu()
+            try:
+                logits = self(images.to(self.device)).float().cpu()
+            except Exception as error:  # whatever the model's own code raises
+                if out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"{self.name} raises on eight images of noise, by which it would be known again"
+                    f" ({described(error)}); mend its forward pass"
+                ) from error
         return Identity(
             weights_sha256=weights_sha256(self.module),
             architecture=self.architecture,

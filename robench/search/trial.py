@@ -65,17 +65,42 @@ def objection(plain: Answers, optimised: Answers) -> str:
         return ""
     if optimised.logits is None or (optimised.gradient is None and plain.gradient is not None):
         return f"makes the model raise {optimised.error.rstrip('.')}"
-    apart = _apart(plain.logits, optimised.logits)
-    spread = (plain.logits.amax(dim=1) - plain.logits.amin(dim=1)).amax()
-    noise = torch.maximum(LOGIT_NOISE * spread, ROUNDING * plain.logits.abs().amax())
-    if not apart <= noise:  # NaN too
-        return f"changes the logits by up to {apart.item():.3g}"
+    if _beyond_noise(plain.logits, optimised.logits):
+        return f"changes the logits by up to {_apart(plain.logits, optimised.logits).item():.3g}"
     if plain.gradient is None or optimised.gradient is None:
         return ""
     length = plain.gradient.flatten(1).norm(dim=1).amax()
     moved = (plain.gradient - optimised.gradient).flatten(1).norm(dim=1).amax()
     if plain.gradient.isfinite().all() and not moved <= GRADIENT_NOISE * length:
         return "changes the gradients"
+    return ""
+
+
+def gradient_caution(classifier: Classifier, x: Inputs) -> str:
+    """What is odd about a model's gradients at the first images, a sentence; empty where nothing is.
+
+    A model that answers otherwise while gradients are recorded is searched as another function than it is judged as,
+    and where the gradient is exactly 0 attacks that read it stand still.
+    """
+    images = _images(classifier, x, LEAST)
+    plain = answers(classifier, images, classifier.device)
+    with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
+        try:
+            recorded = classifier(images.clone().requires_grad_()).detach().float()
+        except Exception as error:  # which the attacks will meet, and report
+            if out_of_memory(error):
+                raise
+            return ""
+    if plain.logits is not None and _beyond_noise(plain.logits, recorded):
+        return (
+            "the model answers otherwise while gradients are recorded, so attacks search another function than is"
+            " judged and the number may be far too high; make its forward pass the same in both modes"
+        )
+    if plain.gradient is not None and not plain.gradient.any():
+        return (
+            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it stand still and the"
+            " number may be far too high; add --masking on, or attacks that read labels, such as --attack hop-skip-jump"
+        )
     return ""
 
 
@@ -104,6 +129,13 @@ def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
         return lambda rows: model(torch.cat([rows, many[LEAST:]]))[:LEAST]
 
     return objection(answers(first(classifier), few, few.device), answers(classifier, few, few.device))
+
+
+def _beyond_noise(one: Tensor, other: Tensor) -> bool:
+    """Whether logits differ by more than sums in another order make them; NaN in one alone is a difference."""
+    spread = (one.amax(dim=1) - one.amin(dim=1)).amax()
+    noise = torch.maximum(LOGIT_NOISE * spread, ROUNDING * one.abs().amax())
+    return not bool(_apart(one, other) <= noise)
 
 
 def _images(classifier: Classifier, x: Inputs, rows: int) -> Tensor:
