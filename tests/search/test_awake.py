@@ -49,7 +49,7 @@ def test_idle_lanes_get_no_gradient_and_busy_ones_get_theirs():
 @pytest.mark.parametrize("network", ["digits", "mnist", "preactresnet18"])
 def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     if network == "preactresnet18":
-        shape = (3, 32, 32)
+        shape = (3, 16, 16)  # where bfloat16 is emulated, larger ones take minutes
         module = ARCHITECTURES[network].build(shape, 10)
         model = Classifier(module, name="", architecture="", shape=shape, classes=10)
     else:
