@@ -303,7 +303,7 @@ def test_of_modules_in_one_file_the_class_or_the_key_chooses(written, monkeypatc
 @pytest.mark.parametrize("name", ["net.pt", "net.pkl", "meter.pt"])
 def test_without_trust_nothing_is_imported_and_the_message_names_what_to_type(written, name, monkeypatch):
     monkeypatch.chdir(written)
-    what = {"meter.pt": "Meter", "net.pt": "Net and act", "net.pkl": "Net"}[name]
+    what = {"meter.pt": "Meter", "net.pt": "Net, act", "net.pkl": "Net"}[name]
     message = refusal(None, name)
     assert f"--trust-pickle --arch SCRIPT.py:NETWORK, of the script that defines {what}," in message
     assert refusal("train.py:Net", name).endswith("or add --trust-pickle if you trust who made the file")

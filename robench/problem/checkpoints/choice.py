@@ -1,13 +1,13 @@
 """Which of several sets of weights in a file is taken, and the notes on the rest of it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ...errors import UserError
 from .contents import Contents
-from .nested import Nested, by, count, shown, words
+from .nested import Nested, by, count, first, shown, words
 from .places import COUNTER, Place, is_copy, same
 
 USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
@@ -24,7 +24,6 @@ RULES = (
     "the first in the file",
 )
 """Which set of weights goes before the others, in the order in which this is decided."""
-MOST = 3  # names in a sentence
 
 
 def weights_of(contents: Contents) -> Contents:
@@ -43,7 +42,7 @@ def under(contents: Contents, key: str) -> Contents:
     places = {name[: at + len(wanted) - 1] for name in names if (at := f".{name}.".find(f".{wanted}")) >= 0}
     full = [place for place in places if place + "." == wanted] or sorted(places)
     if len(full) > 1:
-        raise UserError(f"--weights {key} may be {listed(full)}; write one of them in full")
+        raise UserError(f"--weights {key} may be {first(full)}; write one of them in full")
     prefix = f"{full[0]}." if full else None
     held = contents.nested
 
@@ -123,22 +122,15 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
             beside.append(f"{shown(name[len(container) :])} ({by(tensor.shape)})")
         elif tensor.ndim and TRAINING.isdisjoint(words(label)):
             elsewhere[shown(label)] = elsewhere.get(shown(label), 0) + 1
-    pieces = [f"{listed(map(called, choice.equal))} (equal weights)"] if choice.equal else []
-    pieces += [listed(beside)] if beside else []
-    pieces += [listed(f"{label} ({count(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
+    pieces = [f"{first(map(called, choice.equal))} (equal weights)"] if choice.equal else []
+    pieces += [first(beside)] if beside else []
+    pieces += [first(f"{label} ({count(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
     return (f"not used: {'; '.join(pieces)}",) if pieces else ()
-
-
-def listed(names: Iterable[str], most: int = MOST) -> str:
-    """The first of some names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
 
 
 def shapes_listed(tensors: Mapping[str, Tensor] | Mapping[str, tuple[int, ...]]) -> str:
     """The first keys with their shapes."""
-    return listed(f"{shown(k)} ({by(v.shape if isinstance(v, Tensor) else v)})" for k, v in tensors.items())
+    return first(f"{shown(k)} ({by(v.shape if isinstance(v, Tensor) else v)})" for k, v in tensors.items())
 
 
 def _rank(place: Place, held: Nested) -> tuple[object, ...]:
@@ -159,6 +151,6 @@ def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
     decided = next((rule for rule, a, b in zip(RULES, one, other, strict=False) if a != b), RULES[-1])
     names = [called(place) for place in places]
     return (
-        f"{len(names)} sets of weights fit and differ ({listed(names)}): {names[0]} is taken, {decided}; --weights "
+        f"{len(names)} sets of weights fit and differ ({first(names)}): {names[0]} is taken, {decided}; --weights "
         f"{names[1]} takes {'the other' if len(names) == 2 else 'another'}",
     )

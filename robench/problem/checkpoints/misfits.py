@@ -4,9 +4,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ...errors import UserError
-from .choice import called, listed, shapes_listed
+from .choice import called, shapes_listed
 from .contents import Contents
-from .nested import by, count, shown
+from .nested import by, count, first, shown
 from .places import Place, Wanted, fits
 from .recognition import Match
 
@@ -25,7 +25,7 @@ def empty(path: Path, contents: Contents) -> UserError:
         return UserError(f"{path} holds the state of an optimiser and no weights; name the file with the weights")
     if held.loops:
         return UserError(f"{path} holds no tensors: its {shown(held.loops[0])} is the file's own container again")
-    inside = f"; it holds {listed(map(shown, held.plain))}" if held.plain else ""
+    inside = f"; it holds {first(held.plain)}" if held.plain else ""
     return UserError(f"{path} holds no tensors{inside}; name the file with the weights")
 
 
@@ -62,7 +62,7 @@ def unknown_set(path: Path, contents: Contents, weights: str, places: list[Place
     sets = [called(place) for place in places if place.prefixes != ("",)] or _sets(contents)
     near = get_close_matches(weights, sets, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    there = f"it has {listed(sets, most=8)}" if sets else "it has one set of weights: leave --weights out"
+    there = f"it has {first(sets, most=8)}" if sets else "it has one set of weights: leave --weights out"
     return UserError(f"{path} has no weights under {shown(weights)}; {hint}{there}")
 
 

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -86,6 +86,13 @@ def shown(name: str) -> str:
     """A name from a file, fit to be printed: of one line, and not too long."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def first(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, fit to be printed, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(map(shown, every[:most])) + more
 
 
 def words(name: str) -> list[str]:

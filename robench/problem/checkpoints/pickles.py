@@ -14,6 +14,7 @@ import torch
 
 from ...errors import UserError, described
 from ..architectures.factories import Factory, searching
+from .nested import first
 from .pickled_arrays import array_names
 from .strict_pickles import RefusedError, is_tar, read_plain, read_tar
 from .zips import AGAIN
@@ -127,14 +128,12 @@ def _would_run(path: Path, named: list[str], script: Factory | None) -> UserErro
         named = [*named, *sorted({*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {*named, *_allowed()})]
     except Exception:  # the older formats; what was found first is named
         named = named[:1]
-    listed = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
-    mains = [name.removeprefix("__main__.") for name in named if name.startswith("__main__.")]
-    more = (
-        f" --arch SCRIPT.py:NETWORK, of the script that defines {' and '.join(mains)}," if mains and not script else ""
-    )
+    mains = first(name.removeprefix("__main__.") for name in named if name.startswith("__main__."))
+    more = f" --arch SCRIPT.py:NETWORK, of the script that defines {mains}," if mains and not script else ""
+    which = f" ({first(named)})" if named else ""
     return UserError(
-        f"{path} is a pickle that would run code to be read{f' ({listed})' if listed else ''}, so nothing of it was "
-        f"run; save the model's state_dict() alone, or add --trust-pickle{more} if you trust who made the file"
+        f"{path} is a pickle that would run code to be read{which}, so nothing of it was run; save the model's "
+        f"state_dict() alone, or add --trust-pickle{more} if you trust who made the file"
     )
 
 

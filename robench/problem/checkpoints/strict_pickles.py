@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from .nested import shown
 from .pickled_arrays import PickledArray, PickledType, array_names
 from .zips import AGAIN
 
@@ -49,7 +50,7 @@ def read_tar(path: Path) -> object:
             members = {member.name.removeprefix("./"): member for member in archive.getmembers() if member.isfile()}
             if not {"pickle", "storages", "tensors"} <= members.keys():
                 inside = next((name for name in members if name.endswith((".pt", ".pth", ".safetensors"))), "")
-                like = f", like {inside}" if inside else ""
+                like = f", like {shown(inside)}" if inside else ""
                 raise UserError(f"{path} is a tar archive; unpack it and name the checkpoint in it{like}")
             content = {name: _content(archive, members[name]) for name in ("pickle", "storages", "tensors")}
         storages = _storages(io.BytesIO(content["storages"]))
