@@ -481,6 +481,17 @@ def test_a_merged_plan_holds_every_protocol_that_it_names(protocol, threats_left
     assert (other.faults() == ()) is holds
 
 
+@pytest.mark.parametrize("protocol", ["quick", "quick + quick"])
+def test_what_a_protocol_does_not_ask_is_not_in_its_plan(protocol):
+    run = honest()
+    more = msgspec.structs.replace(run.plan.threats[0], threat="linf:0.1")
+    assert run.asking(protocol=protocol, threats=run.plan.threats).faults() == ()
+    assert run.asking(protocol=protocol, threats=(*run.plan.threats, more)).faults()
+    first, *others = run.plan.threats[0].attacks
+    longer = msgspec.structs.replace(run.plan.threats[0], attacks=(put((first,), 0, items=50)[0], *others))
+    assert run.asking(protocol=protocol, threats=(longer, *run.plan.threats[1:])).faults()
+
+
 @pytest.mark.parametrize("text", ["linf:1/5", "linf:0.20", "theirs:3", "linf:1e999999999"])
 def test_a_planned_threat_that_robench_does_not_write_so_is_no_threat(text):
     run = honest()

@@ -1,5 +1,6 @@
 """Run files of strangers: nothing in or beside them is obeyed, and each is read or refused, at once."""
 
+import ctypes
 import os
 import signal
 import sqlite3
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -122,16 +124,36 @@ def test_a_link_in_place_of_a_journal_is_not_followed(path, tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_robench_needs_no_journal_of_its_own(path, tmp_path):
-    """Where one would be there is a folder, so that SQLite could write none."""
-    for name in ("r.robench", "new.robench"):
-        run = RunFile.open(tmp_path / name)
-        (tmp_path / f"{name}-journal").mkdir()
-        fill(run)
-        run.close()
-        assert not (tmp_path / f"{name}-wal").exists(), "the log is folded in"
-        (tmp_path / f"{name}-journal").rmdir()
-        assert everything(tmp_path / name) == repr((PLAN, EVIDENCE))
+@contextmanager
+def created(folder):
+    """The names of all files that come into being in a folder, however short their life."""
+    libc, names = ctypes.CDLL(None, use_errno=True), []
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(watch, str(folder).encode(), 0x100) >= 0  # IN_CREATE
+    try:
+        yield names
+        events = os.read(watch, 2**16)
+        while events:
+            length = int.from_bytes(events[12:16], "little")
+            names.append(events[16 : 16 + length].rstrip(b"\0").decode())
+            events = events[16 + length :]
+    finally:
+        os.close(watch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by inotify, which is Linux's")
+def test_robench_writes_no_journal_itself(tmp_path):
+    """Not while a file is begun, nor when its log is switched on and off."""
+    path = tmp_path / "r.robench"
+    with created(tmp_path) as names:
+        for _ in range(2):
+            with RunFile.open(path) as run:
+                fill(run)
+        with RunFile.whole(tmp_path / "w.robench") as run:
+            fill(run)
+    assert {"r.robench", "r.robench-wal", ".w.robench.part-wal"} <= set(names)
+    assert [name for name in names if "journal" in name] == []
+    assert path.read_bytes()[18:20] == b"\1\1", "and the file does not ask for a log any more"
 
 
 # Logs

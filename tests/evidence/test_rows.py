@@ -6,6 +6,7 @@ import random
 import shutil
 import sqlite3
 import time
+import tracemalloc
 import zlib
 
 import msgspec
@@ -225,8 +226,13 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused_at_once(path):
     bomb = zlib.compress(b"\0" * 10**8, 9)
     assert len(bomb) < 10**5
     altered(path, "UPDATE claim SET image = ?, encoding = 'u8' WHERE id = 1", bomb)
-    with RunFile.read(path) as run, pytest.raises(UserError, match="the image of example 3 differs"):
-        list(run.images(SHAPE))
+    tracemalloc.start()
+    try:
+        with RunFile.read(path) as run, pytest.raises(UserError, match="the image of example 3 differs"):
+            list(run.images(SHAPE))
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

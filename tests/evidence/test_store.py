@@ -466,6 +466,8 @@ def test_of_equal_finds_the_merged_run_keeps_an_image(tmp_path):
         assert len(merged.evidence.claims) == 1
         ((_, pixels),) = result.images(SHAPE)
         assert np.array_equal(pixels, image(1 / 8))
+        ((claim, verdict),) = result.evidence().judged()
+        assert (claim.draw, verdict.margin) == (1, 0.1), "and the numbers are those of this image"
 
 
 def test_a_merged_run_keeps_the_smallest_image_of_all_files_and_every_hash(tmp_path):
