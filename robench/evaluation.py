@@ -40,6 +40,7 @@ from .search.trial import gradient_caution, objection_to_smaller_batches
 LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
 OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
 NOTES = ("model", "training", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures", "batch")
+OF_MODEL = ("outputs", "gradients", "batch")  # those that are found out once
 DROPPED = ("layout", "graph")  # optimisations: no number depends on them
 CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
@@ -290,9 +291,13 @@ class Evaluation:
             self.plan = _as_before(self.plan, before)
             if before.passes > 1:
                 self._judge_at_random(before.passes)
-        for kind, text in list(self.notes.items()):
+        recorded = self.run.evidence().environment
+        known = {kind: recorded.get(f"{NOTE}{kind}", "") for kind in OF_MODEL} if f"{NOTE}outputs" in recorded else {}
+        for kind, text in [*self.notes.items(), *known.items()]:
             self._note(kind, text)
         clean, failures = self._clean_answers()
+        if not known:
+            self._caution_of_model()
         self._caution(clean)
         with self.run.writing():
             self.run.put_plan(self.plan, self._environment())
@@ -320,6 +325,8 @@ class Evaluation:
             self._judge_at_random(PASSES)
         heard = self.referee.hear(missing.x, missing.y)
         errors = {n: error for n, error in zip(missing.numbers, heard.errors, strict=False) if error}
+        if "outputs" not in self.notes:
+            self._note("outputs", cautions.of_outputs(heard.logits[:OUTPUTS]))
         if len(errors) == len(self.split):
             raise _never_answers(self.split, errors)
         _refuse_not_finite(missing, heard.logits, errors)
@@ -335,19 +342,21 @@ class Evaluation:
         return clean, [Failure(n, "", CLEAN_PASS, error) for n, error in errors.items()]
 
     def _caution(self, new: Sequence[Clean]) -> None:
-        """Note what a reader should know of these outputs, examples and threats."""
-        few = self.split.x[:LOOKED_AT]
-        with seeded(0, self.classifier.device):
-            self._note("outputs", cautions.of_outputs(self.referee.logits(self.split.x[:OUTPUTS])))
+        """Note what a reader should know of these examples and threats."""
         self._note("classes", cautions.of_classes(self.split.y, self.classifier.classes))
         right = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
         correct = sum(right.get(number, True) for number in self.split.numbers)
         self._note("accuracy", cautions.of_accuracy(correct, self.split.y, self.classifier.classes))
         boundless = (cautions.of_threat(choice.threat, self.split.shape) for choice in self.protocol.threats)
         self._note("threats", "; ".join(filter(None, boundless)))
-        if self.plan.passes == 1:
-            self._note("gradients", gradient_caution(self.classifier, few))
-        if self.plan.passes == 1 and (why := objection_to_smaller_batches(self.classifier, few)):
+
+    def _caution_of_model(self) -> None:
+        """Note what is odd about the model's gradients and batches; a run file keeps it."""
+        if self.plan.passes > 1:
+            return
+        few = self.split.x[:LOOKED_AT]
+        self._note("gradients", gradient_caution(self.classifier, few))
+        if why := objection_to_smaller_batches(self.classifier, few):
             self._note(
                 "batch",
                 f"answers depend on the rest of the batch: leaving idle rows out {why}, so whole batches are asked"

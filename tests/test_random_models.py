@@ -318,8 +318,8 @@ QUESTION = protocol("l2:0.2", PGD(steps=6, step_size=0.3), APGD(steps=6))
 
 
 def said(notes):
-    """All but that the search is in float32: noted where the environment names another precision."""
-    return [note for note in notes if note != "searching in float32: the model answers at random"]
+    """What is noted of the model's randomness: the toys here are mostly of one class, which is noted too."""
+    return [note for note in notes if note.startswith("the model answers at random")]
 
 
 def test_outcomes_are_those_of_the_closed_form(tmp_path):
@@ -329,7 +329,7 @@ def test_outcomes_are_those_of_the_closed_form(tmp_path):
     # Moved by 0.2, two noises, straight across: from 30 % to 93 % mistakes, from 0.01 % to 4 %.
     assert summary.threats[0].outcomes == "WBBBSSS"
     assert said(notes) == ["the model answers at random: judged over 100 passes, gradients averaged over 20"]
-    assert summary.environment["randomness"] == notes[0]
+    assert summary.environment["randomness"] in notes
     plan, known = evidence(tmp_path / "r")
     assert (plan.passes, plan.eot, plan.precision) == (PASSES, 20, "float32")
     assert {v.passes for v in known.verdicts} == {PASSES}
@@ -438,7 +438,7 @@ def test_of_a_model_that_answers_the_same_nothing_more_is_asked(tmp_path):
         told = Told(notes)
         summary = Evaluation(plan, question, model, Referee(classifier(Judged())), split, run, progress=told).answer()
     assert summary.threats[0].standing == 30
-    assert Searched.calls == 1 + 4  # the fingerprint; every point the lanes visit
+    assert Searched.calls == 1 + 7 + 4  # the fingerprint; gradients and batches, tried once; every point on the lanes
     assert Judged.calls == 2 + 2  # two batches of clean images; eight images twice
     assert (plan.passes, plan.eot, notes) == (1, 1, [])
     assert summary.threats[0].attacks[0].forwards == 30 * 4

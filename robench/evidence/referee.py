@@ -145,8 +145,11 @@ class Referee:
 
         Raises UserError where that cannot be repeated: its noise comes from elsewhere than the global random numbers.
         """
-        first, again, other = (self._from_seed(seed, x).nan_to_num(0.0) for seed in (0, 0, 1))  # NaN where it raises
-        apart = (first - again).abs().amax().item()
+        first, other = (self._from_seed(seed, x).nan_to_num(0.0) for seed in (0, 1))  # NaN where it raises
+        if torch.equal(first, other):
+            return False
+        again, once_more = (self._from_seed(0, x).nan_to_num(0.0) for _ in range(2))
+        apart = torch.stack([first - again, again - once_more]).abs().amax().item()
         if apart > 0:
             if self._repeats_afresh(x):
                 raise UserError(
@@ -158,7 +161,7 @@ class Referee:
                 " numpy and random does not make it repeat them; draw its noise from torch's global generator, as"
                 " torch.randn_like does"
             )
-        return not torch.equal(first, other)
+        return True
 
     def _repeats_afresh(self, x: Inputs) -> bool:
         """Whether two copies of the model answer alike in their first call: then what differs is their state."""
