@@ -80,7 +80,9 @@ def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
 
 
 def test_a_model_that_lets_out_no_gradient_is_attacked_all_the_same():
-    plain = evaluate(masked("no-graph", base()), "off")
+    with pytest.raises(robench.NotMeasuredError) as raised:
+        evaluate(masked("no-graph", base()), "off")
+    plain = raised.value.summary
     assert plain.threats[0].open == plain.clean.correct
     (after,) = evaluate(masked("no-graph", base())).threats
     assert after.masking.verdict == "masked"

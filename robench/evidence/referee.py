@@ -153,8 +153,9 @@ class Referee:
         if apart > 0:
             if self._repeats_afresh(x):
                 raise UserError(
-                    f"the model keeps a state from call to call: its logits for the same images differ by up to"
-                    f" {apart:.3g}; reset the state at the beginning of its forward pass"
+                    f"the model gives different logits for the same images (up to {apart:.3g} apart): it keeps a state"
+                    " from call to call, or draws noise from a generator of its own; reset the state at the beginning of its"
+                    " forward pass, or draw from torch's global generator"
                 )
             raise UserError(
                 f"the model gives different logits for the same images (up to {apart:.3g} apart), and seeding torch,"

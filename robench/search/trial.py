@@ -13,7 +13,6 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..errors import described
 from ..problem.classifier import Classifier, arithmetic
-from ..problem.memory import out_of_memory
 from ..problem.randomness import seeded
 from ..problem.shapes import Inputs
 from .attack import Model
@@ -40,9 +39,7 @@ def answers(model: Model, x: Inputs, device: torch.device) -> Answers:
         try:
             with torch.no_grad():
                 logits = model(x).float()
-        except Exception as error:  # whatever the model's own code raises
-            if out_of_memory(error):
-                raise
+        except Exception as error:  # whatever the model's own code raises; a full memory, the engine deals with
             return Answers(None, None, described(error))
         try:
             with torch.enable_grad():
@@ -50,8 +47,6 @@ def answers(model: Model, x: Inputs, device: torch.device) -> Answers:
                 total = (model(leaf).float() * torch.arange(1.0, logits.shape[1] + 1, device=device)).sum()
                 (gradient,) = torch.autograd.grad(total, leaf)
         except Exception as error:
-            if out_of_memory(error):
-                raise
             return Answers(logits, None, described(error))
     return Answers(logits, gradient)
 
@@ -87,9 +82,7 @@ def gradient_caution(classifier: Classifier, x: Inputs) -> str:
     with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
         try:
             recorded = classifier(images.clone().requires_grad_()).detach().float()
-        except Exception as error:  # which the attacks will meet, and report
-            if out_of_memory(error):
-                raise
+        except Exception:  # which the attacks will meet, and report
             return ""
     if plain.logits is not None and _beyond_noise(plain.logits, recorded):
         return (

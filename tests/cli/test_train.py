@@ -272,7 +272,7 @@ def monotonous(folder):
         ("pgd_at --threat linf:8", "under linf:8 any image may become any other"),
         ("pgd_at --threat linf:0", "must be above 0"),
         ("spatial_at --threat rt:28px,30deg", "under rt:28px,30deg any image may become any other"),
-        ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz are all of one class"),
+        ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz:rest are all of one class"),
         ("nat --validation -1", "--validation"),
         ("nat --epochs nan", "--epochs nan never ends"),
         ("nat --epochs 2 --set steps=9", "--epochs and --set steps=... both say how long to train; give one of them"),

@@ -195,7 +195,7 @@ def test_an_error_of_the_pilots_attack_is_reported_and_proves_nothing(model, spl
     monkeypatch.setattr(pilots, "Engine", Failing)
     choice = chosen(model, split)
     assert (choice.precision, choice.failed) == ("float32", True)
-    assert choice.reason.startswith(f"a pilot of pgd under {SMALL} failed (RuntimeError: no gradient today)")
+    assert choice.reason.startswith(f"a pilot of pgd under {SMALL} failed (RuntimeError: no gradient)")
     assert notes(choice, "auto", (), CPU) == [f"searching in float32: {choice.reason}"]
 
 
