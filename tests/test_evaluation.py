@@ -573,7 +573,7 @@ class Liar(Engine):
 
     def __call__(self, classifier, split, seed, rows, precision, *, compact=True):
         self.asked = [] if self.asked is None else self.asked
-        self.split, self.rows = split, rows
+        self.split, self.rows, self.notes = split, rows, []
         return self
 
     def work(self, jobs):
@@ -888,7 +888,7 @@ def test_halves_shards_and_the_whole_end_in_the_same_table_where_bfloat16_is_cho
     assert precision_of(tmp_path / "7-28")[0] == "bfloat16"
 
 
-def about_precision(listens):
+def notes_of(listens):
     """The notes, but for that on the classes of the few toys."""
     return [note for note in listens.notes if "examples show" not in note]
 
@@ -898,11 +898,11 @@ def test_a_resumed_run_keeps_its_precision_and_another_that_is_named_is_noted(pa
     answered(path, split.part("10"))
     assert precision_of(path)[0] == "bfloat16"
     answered(path, split.part("20"), progress=listens, precision="auto")
-    assert (precision_of(path)[0], about_precision(listens)) == ("bfloat16", [])
+    assert (precision_of(path)[0], notes_of(listens)) == ("bfloat16", [])
     answered(path, split, progress=listens, precision="float32")
     precision, record = precision_of(path)
     assert precision == "float32"
-    assert about_precision(listens) == ["this run was searched in bfloat16 so far, and goes on in float32"]
+    assert notes_of(listens) == ["this run was searched in bfloat16 so far, and goes on in float32"]
     assert precisions({"precision": record}) == ("bfloat16", "float32")
     assert record.endswith(" | float32: as named")
 
@@ -950,7 +950,7 @@ def test_a_model_that_bfloat16_does_not_suit_is_searched_in_float32_with_a_note(
     listens = Listens()
     summary = answered(path, images(), module=Float32Only(), progress=listens, precision=named)
     told = "not in bfloat16: the model raises TypeError: float32 only"
-    assert about_precision(listens) == [f"searching in float32: {told}"]
+    assert notes_of(listens) == [f"searching in float32: {told}"]
     assert precision_of(path) == ("float32", f"float32: {told}")
     assert (letters(summary), summary.union.open) == (letters(undisturbed()), 0)
 
@@ -983,4 +983,4 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
         assert run.plan().lanes == 4
     listens.notes.clear()
     assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=listens)) == letters(summary)
-    assert listens.notes == [], "the file remembers what fitted"
+    assert notes_of(listens) == [], "the file remembers what fitted"
