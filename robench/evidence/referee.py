@@ -154,8 +154,8 @@ class Referee:
             if self._repeats_afresh(x):
                 raise UserError(
                     f"the model gives different logits for the same images (up to {apart:.3g} apart): it keeps a state"
-                    " from call to call, or draws noise from a generator of its own; reset the state at the beginning of"
-                    " its forward pass, or draw from torch's global generator"
+                    " from call to call, or draws noise from a generator of its own; reset the state at the beginning"
+                    " of its forward pass, or draw from torch's global generator"
                 )
             raise UserError(
                 f"the model gives different logits for the same images (up to {apart:.3g} apart), and seeding torch,"
