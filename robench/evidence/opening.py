@@ -102,7 +102,7 @@ def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.
 def write_ahead(db: sqlite3.Connection) -> None:
     """From now on commits go to a log beside the file."""
     if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        # This changes a few bytes at the beginning of the file, for which SQLite would write a journal: not in memory.
+        # A few bytes at the beginning of the file change. SQLite writes a journal for that: here in memory.
         db.execute("PRAGMA journal_mode = MEMORY")
         db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # a pulled plug loses nothing that was committed
@@ -128,6 +128,8 @@ def appearing(path: Path, patience: float) -> Iterator[Path]:
     _discard(part)
     try:
         yield part
+        if _log_of(part) is not None:  # it could not be folded in
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.replace(part, path)
     finally:
         _discard(part)

@@ -25,8 +25,8 @@ from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
 from .referee import Heard, Referee, Ruling
 
 NOISE = 1e-4
-"""Of the largest logit: how far logits in float32 may differ between machines, which add in other orders. The clean
-margins of all committed runs, recomputed on another processor, differ by 4e-7 of it at most."""
+"""Of the largest logit: how far logits in float32 may differ between machines, which add in other orders. A test
+holds the committed runs of digits, made on another processor, to a hundredth of this."""
 
 ROUNDING = 1e-9  # of a size: sums in float64, in another order
 AT_ONCE = 512  # images judged together

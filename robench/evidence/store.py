@@ -88,7 +88,7 @@ class RunFile:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """All records of the block are kept, or none."""
-        with _explained(self.path):
+        with _explained(self.path, lasting=self.path == self._place):
             if not self._claimed:
                 opening.write_ahead(self._db)
                 self._claimed = True
@@ -275,8 +275,9 @@ def _code(error: sqlite3.Error) -> int:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """SQLite's errors and the system's, as one sentence that says what to do."""
+def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
+    """SQLite's errors and the system's, as one sentence that says what to do; `lasting` where commits are kept."""
+    kept = ": everything up to now is kept" if lasting else ""
     try:
         yield
     except opening.InUseError:
@@ -286,13 +287,9 @@ def _explained(path: Path) -> Iterator[None]:
         if code == _BUSY:
             raise _in_use(path) from None
         if code == _FULL:
-            raise UserError(
-                f"the disk of {path} is full: everything up to now is kept; free some space and type the command again"
-            ) from None
+            raise UserError(f"the disk of {path} is full{kept}; free some space and type the command again") from None
         if code == _DISK:
-            raise UserError(
-                f"the disk of {path} fails ({text}): everything up to now is kept; type the command again when it works"
-            ) from None
+            raise UserError(f"the disk of {path} fails ({text}){kept}; type the command again when it works") from None
         if code in (_READ_ONLY, _CANNOT_OPEN):
             raise UserError(f"cannot write {path} ({text}); name a file in a folder you can write with --run") from None
         raise _damaged(path, text) from None

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +210,11 @@ def _attack_choice(entry: Entry) -> AttackChoice:
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
     """Labels made unique by numbering: pgd, pgd-2."""
-    taken: dict[str, int] = {}
-    unique = []
+    unique: list[AttackChoice] = []
     for choice in choices:
-        taken[choice.label] = n = taken.get(choice.label, 0) + 1
-        unique.append(choice if n == 1 else replace(choice, label=f"{choice.label}-{n}"))
+        taken = {other.label for other in unique}
+        numbered = (f"{choice.label}-{n}" if n > 1 else choice.label for n in count(1))
+        unique.append(replace(choice, label=next(label for label in numbered if label not in taken)))
     if not unique:
         raise UserError("no attack is named; name one, such as pgd")
     specs = [choice.attack.spec for choice in unique]

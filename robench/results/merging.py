@@ -8,10 +8,10 @@ caller checks that classifier and split are the same; here only the images' dige
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import msgspec
 
@@ -231,10 +231,9 @@ def _joint_attacks(plans: Sequence[Plan], threat: str) -> tuple[PlannedAttack, .
     for attack in (a for plan in plans for t in plan.threats if t.threat == threat for a in t.attacks):
         held = by_spec.get(attack.spec, attack)
         by_spec[attack.spec] = msgspec.structs.replace(held, items=max(held.items, attack.items))
-    labels: Counter[str] = Counter()
-    joint = []
+    joint: dict[str, PlannedAttack] = {}  # by label
     for attack in by_spec.values():
-        labels[attack.label] += 1
-        n = labels[attack.label]
-        joint.append(attack if n == 1 else msgspec.structs.replace(attack, label=f"{attack.label}-{n}"))
-    return tuple(joint)
+        numbered = (f"{attack.label}-{n}" if n > 1 else attack.label for n in count(1))
+        label = next(text for text in numbered if text not in joint)
+        joint[label] = msgspec.structs.replace(attack, label=label)
+    return tuple(joint.values())

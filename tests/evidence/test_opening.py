@@ -375,6 +375,28 @@ with RunFile.whole(Path(sys.argv[1])) as run:
     assert "is there already" in refusal(lambda: RunFile.whole(path).__enter__())
 
 
+def test_a_whole_file_that_does_not_fit_the_disk_is_not_there(tmp_path):
+    """By a limit on the size of files, set when all is committed to the log and has yet to be folded in."""
+    path = tmp_path / "m.robench"
+    program = """
+import resource, sys
+from pathlib import Path
+from robench.evidence.store import RunFile
+from tests.evidence.records import *
+try:
+    with RunFile.whole(Path(sys.argv[1])) as run:
+        fill(run)
+        with run.writing():
+            run.put_clean([Clean(1000 + i, 'x' * 100, True, -1.0) for i in range(2000)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+except ValueError as error:
+    print(f'{type(error).__name__}: {error}')
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"UserError: cannot use {path}: No space left on device")
+    assert beside(path) == {}
+
+
 def test_two_who_write_the_same_whole_file_do_not_meet(tmp_path):
     path = tmp_path / "m.robench"
     code = """

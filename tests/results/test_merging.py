@@ -3,8 +3,16 @@ import pytest
 from hypothesis import given, settings
 
 from robench.errors import UserError
-from robench.evidence.records import Clean, Effort, Evidence, Failure
-from robench.results.merging import consolidated, joint_precisions, merge, precisions, searched_in, with_precision
+from robench.evidence.records import Clean, Effort, Evidence, Failure, PlannedAttack, PlannedThreat
+from robench.results.merging import (
+    consolidated,
+    joint_plan,
+    joint_precisions,
+    merge,
+    precisions,
+    searched_in,
+    with_precision,
+)
 from robench.results.outcomes import outcomes
 
 from .made import (
@@ -143,3 +151,14 @@ def test_a_reason_cannot_break_the_record():
     record = with_precision({}, "float32", "it raises x | y")
     assert (record, precisions({"precision": record})) == ("float32: it raises x, y", ("float32",))
     assert with_precision({"precision": record}, "float32", "it raises x, y") == record
+
+
+def test_attacks_of_a_joint_plan_are_called_differently_whatever_they_were_called():
+    """`pgd-2` may be what one plan calls an attack, and what a second `pgd` would be called."""
+    named = [("pgd", "pgd(steps=1)"), ("pgd-2", "pgd(steps=2)")], [("pgd", "pgd(steps=3)")], [("pgd", "pgd(steps=4)")]
+    plans = [
+        plan(threats=(PlannedThreat("linf:0.3", tuple(PlannedAttack(label, spec, 1) for label, spec in attacks)),))
+        for attacks in named
+    ]
+    (threat,) = joint_plan(plans, Evidence()).threats
+    assert [a.label for a in threat.attacks] == ["pgd", "pgd-2", "pgd-3", "pgd-4"]
