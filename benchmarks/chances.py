@@ -14,7 +14,7 @@ from scipy.stats import binom
 from tabulate import tabulate
 
 from robench.results.gate import LEVEL, Counts, p_value
-from robench.results.intervals import Interval, average, clopper_pearson, wilson
+from robench.results.stats.intervals import Interval, average, clopper_pearson, wilson
 
 SHARES = np.arange(0.01, 0.995, 0.01)
 TRIALS = 20_000

@@ -25,10 +25,10 @@ from robench.search.attack import AnyAttack, Model, differentiate
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.job import Job
-from robench.search.loop import Engine
-from robench.search.precision import rounded
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Job
+from robench.search.engine.precision import rounded
+from robench.search.engine.scheduler import Item, Waiting
 
 CASES: list[tuple[str, type[AnyAttack]]] = [
     ("linf:1/100000", PGD),

@@ -23,9 +23,9 @@ from robench.search.attacks.apgd import APGD
 from robench.search.attacks.frank_wolfe import FrankWolfe
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.job import Job
-from robench.search.loop import Engine
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Item, Waiting
 
 STEPS = (5, 10, 20, 50, 100, 200, 500)
 

@@ -26,8 +26,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from witnesses import standing_exactly, standing_surely, witnessed
 
-from robench import api, scrutiny
+from robench import api
 from robench.api import Ask
+from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import Ball, parse
 from robench.results.summary import Summary

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from robench.environment import environment
+from robench.evaluation.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

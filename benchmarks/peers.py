@@ -31,9 +31,9 @@ from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
-from robench.search.job import Job
-from robench.search.loop import Engine
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Item, Waiting
 
 Row = dict[str, object]
 

@@ -29,9 +29,9 @@ from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
 from robench.search.attacks.pointwise import Pointwise
 from robench.search.attacks.salt_and_pepper import SaltAndPepper
-from robench.search.job import Job
-from robench.search.loop import Engine
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Item, Waiting
 
 EVERYTHING = parse("l1:100000")  # holds every image
 

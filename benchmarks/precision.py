@@ -27,9 +27,9 @@ from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
 from robench.search.attacks import build
 from robench.search.attacks import parse as parse_attack
-from robench.search.job import Job
-from robench.search.loop import Engine
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Item, Waiting
 
 
 class Scaled(nn.Module):

@@ -4,7 +4,7 @@
 
 A step is a forward pass and an input gradient, on batches as the engine makes them. Both precisions take turns, and the
 median of the ratios is kept: machines are noisy. `--precision auto` decides by the two counts in the table, never by a
-clock; the thresholds (`WORTH` and `SHARE` in robench/search/precision.py) are set so that every network it takes is at
+clock; the thresholds (`WORTH` and `SHARE` in robench/search/engine/precision.py) are set so that every network it takes is at
 least 1.2 times as fast here.
 """
 
@@ -21,7 +21,7 @@ from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
 from robench.search.attack import Model
-from robench.search.precision import has_hardware, multiply_adds, rounded, saves_too_little
+from robench.search.engine.precision import has_hardware, multiply_adds, rounded, saves_too_little
 
 LONG_ENOUGH = 0.02  # seconds of one measurement, at least
 

@@ -12,7 +12,7 @@ __all__ = ["NotMeasuredError", "Split", "Summary", "UserError", "__version__", "
 if TYPE_CHECKING:
     from .api import evaluate, load_run
     from .errors import UserError
-    from .exporting import load_images
+    from .evaluation.export import load_images
     from .problem.split import Split
     from .results.measured import NotMeasuredError
     from .results.summary import Summary

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, protocols
-from .environment import environment, use_granted_cores
 from .errors import UserError
-from .evaluation import Evaluation, Progress, Silence, make_plan
+from .evaluation.environment import environment, use_granted_cores
+from .evaluation.runner import Evaluation, Progress, Silence, make_plan
 from .evidence.records import Evidence, Plan
 from .evidence.referee import Referee
 from .evidence.store import RunFile
+from .masking.schedule import level
 from .problem import cautions, checkpoints, datasets
 from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
@@ -35,8 +36,7 @@ from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
-from .scrutiny import level
-from .search.trial import use_channels_last
+from .search.engine.trial import use_channels_last
 
 LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on

@@ -23,7 +23,7 @@ from robench.recipes.training import Training, TrainingData
 from robench.search.attacks import build
 from robench.search.attacks import parse as parse_attack
 
-from .oracles import Linear, classifier, distance, toy
+from .exact_distances import Linear, classifier, distance, toy
 from .search.running import broken_rows
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from torch import nn
 
 from robench.errors import UserError
-from robench.evaluation import Evaluation, Silence, make_plan, refuse_other_noise
+from robench.evaluation.runner import Evaluation, Silence, make_plan, refuse_other_noise
 from robench.evidence.referee import LEVEL, PASSES, Heard, Referee, failures_needed
 from robench.evidence.store import RunFile
 from robench.problem import datasets
@@ -26,10 +26,10 @@ from robench.search.attack import Seen
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
-from robench.search.chance import Average, averaged
+from robench.search.engine.eot import Average, averaged
 
 from .cli.conftest import calm, folder, robench  # noqa: F401  fixtures
-from .oracles import SHAPE, Linear, classifier, toy
+from .exact_distances import SHAPE, Linear, classifier, toy
 from .search.running import ends, items, job
 
 pytestmark = pytest.mark.precision

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 
 from robench.api import load_run, write_measured
 from robench.cli.report import command
+from robench.evaluation.verification import least_passes, verify
 from robench.evidence import refutation
 from robench.evidence.refutation import Facts
 from robench.evidence.store import RunFile
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.checkpoints.cards import read_card
-from robench.verification import least_passes, verify
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "reports" / "README.md").read_text()

@@ -9,7 +9,7 @@ from robench.errors import UserError
 from robench.problem.split import Split
 from robench.protocols.cost import Cost, of_protocol
 
-from .oracles import Linear, fraction
+from .exact_distances import Linear, fraction
 
 pytestmark = pytest.mark.precision
 SHAPE = (1, 4, 5)

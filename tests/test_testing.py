@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import robench
-from robench import evaluation
 from robench.errors import UserError
+from robench.evaluation import runner as evaluation
 from robench.problem.checkpoints import load, locate
 from robench.testing import assert_robust
 

@@ -12,9 +12,7 @@ import click
 from .. import api
 from ..api import Answer, Ask, Subject
 from ..errors import UserError
-from ..problem import durable
-from ..problem.split import Split
-from ..regression import (
+from ..evaluation.regression import (
     Asking,
     Baseline,
     Question,
@@ -25,12 +23,14 @@ from ..regression import (
     refuse_another_model,
     unchanged,
 )
+from ..problem import durable
+from ..problem.split import Split
 from ..results.comment import Comment
 from ..results.gate import Verdict, read_allowances
 from ..results.summary import Summary
 from . import consent
-from .asking import ask_about, refuse_unwritable
 from .options import data_options, machine_options, model_options, precision_option, preparation
+from .running import ask_about, refuse_unwritable
 from .terminal import echo
 
 CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}

@@ -4,9 +4,9 @@ import click
 import torch
 
 from ..doctor import installed
+from ..doctor.attacks import patients
 from ..doctor.cases import cases
-from ..doctor.examination import examine
-from ..doctor.patients import patients
+from ..doctor.checks import examine
 from ..doctor.report import Examined, markdown
 from .options import debug_option
 from .terminal import echo

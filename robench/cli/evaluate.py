@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
-from .asking import ask_about, refuse_unwritable
 from .options import data_options, machine_options, model_options, precision_option, preparation, question_options
+from .running import ask_about, refuse_unwritable
 from .terminal import echo
 
 

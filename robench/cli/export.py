@@ -10,15 +10,15 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UserError
+from ..evaluation.export import Arrays, Images, examples_of, images_of, planned, selected
 from ..evidence.store import RunFile
-from ..exporting import Arrays, Images, examples_of, images_of, planned, selected
 from ..problem import durable
 from ..results import figures
 from ..results.exported import frame
 from ..results.figures import Shown
 from ..results.summary import Summary, summarise
-from .asking import refuse_unwritable
 from .options import data_options, debug_option, preparation
+from .running import refuse_unwritable
 
 ROWS, IMAGES = (".csv", ".parquet"), (".npz", ".png")
 MOST = 48  # images on a sheet

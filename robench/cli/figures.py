@@ -11,6 +11,8 @@ import click
 import torch
 
 from .. import __version__
+from ..analysis import first_layer
+from ..analysis.landscape import landscape, lines
 from ..errors import UserError, unknown
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
@@ -22,8 +24,6 @@ from ..problem.split import Split
 from ..results import figures
 from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Raised, Shown, Surface, Walk
 from ..results.summary import summarise
-from ..search import first_layer
-from ..search.landscape import landscape, lines
 from .options import data_options, machine_options, model_options, preparation
 from .reloading import reloaded
 from .terminal import echo, one_line

@@ -12,7 +12,7 @@ import click
 
 from ..api import load_run
 from ..errors import UserError
-from ..evaluation import identity_of
+from ..evaluation.runner import identity_of
 from ..evidence.records import Plan
 from ..evidence.store import RunFile
 from ..results.merging import joint_plan, joint_precisions, merge, searched_in

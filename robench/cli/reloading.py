@@ -6,7 +6,7 @@ from typing import NamedTuple
 from .. import api
 from ..api import Subject
 from ..errors import UserError
-from ..evaluation import identity_of, refuse_other_noise
+from ..evaluation.runner import identity_of, refuse_other_noise
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets

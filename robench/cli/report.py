@@ -13,9 +13,9 @@ from ..evidence.store import is_run_file
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
-from ..results.claims import published
 from ..results.summary import MOST_BYTES, Summary
 from ..results.tables import FORMS, Claim, Origin, questions, render
+from ..results.tables.published import published
 from .options import debug_option
 from .terminal import echo
 

@@ -18,9 +18,9 @@ from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..results.measured import refuse_unmeasured
 from ..results.tables import render
-from .asking import ask_about, interrupt
 from .display import TrainingDisplay
 from .options import machine_options
+from .running import ask_about, interrupt
 from .terminal import echo
 
 

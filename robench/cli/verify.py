@@ -7,6 +7,8 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from ..evaluation.spot_check import LEVEL, SpotCheck, spot_check
+from ..evaluation.verification import least_passes, verify
 from ..evidence.records import Plan
 from ..evidence.refutation import Facts, Refuted
 from ..evidence.store import RunFile
@@ -14,8 +16,6 @@ from ..problem import checkpoints
 from ..problem.datasets import DATASETS
 from ..results.summary import Summary, summarise
 from ..results.tables import render
-from ..spot_check import LEVEL, SpotCheck, spot_check
-from ..verification import least_passes, verify
 from .display import Display
 from .options import data_options, machine_options, model_options, preparation
 from .reloading import Reloaded, reloaded

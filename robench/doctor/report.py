@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..problem.threats import BALLS
+from .attacks import OURS, Patient
 from .cases import Case
-from .examination import Finding
+from .checks import Finding
 from .installed import Library
-from .patients import OURS, Patient
 
 PASSED, FAILED = "✓", "✗"
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from . import shares
-from .masking import WORST_FIRST
+from .masking.verdict import WORST_FIRST
 from .outcomes import Outcome, union
+from .stats import shares
 
 if TYPE_CHECKING:
-    from .ledger import AttackEntry
+    from .attack_rows import AttackEntry
     from .summary import CurveEntry, DataEntry, Summary, ThreatEntry, UnionEntry
 
 NEAR = 1e-6  # intervals are rounded to six digits

@@ -23,8 +23,8 @@ from scipy.special import betainc, gammaln, xlog1py, xlogy
 
 from ..errors import UserError, unknown
 from ..evidence.records import Evidence, Plan
-from .intervals import clopper_pearson
 from .outcomes import Outcome, breaks
+from .stats.intervals import clopper_pearson
 from .summary import ModelEntry, Summary
 
 LEVEL = 0.01  # false alarms over all rows together, when no row has dropped by more than its allowance

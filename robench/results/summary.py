@@ -8,12 +8,13 @@ import pandas as pd
 
 from ..errors import UserError
 from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Total
-from . import masking, shares
+from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
 from .contradictions import contradiction
-from .intervals import Interval
-from .ledger import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
-from .masking import Indicator, Verdict
+from .masking import verdict as masking
+from .masking.verdict import Indicator, Verdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
+from .stats import shares
+from .stats.intervals import Interval
 
 SCHEMA = "robench.summary/1"
 NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
@@ -181,7 +182,7 @@ class Summary(msgspec.Struct, frozen=True):
     def _repr_html_(self) -> str:
         """The table that `robench evaluate` prints, as a notebook shows it."""
         from .tables import main_table  # tables are made of summaries
-        from .webpage import fragment
+        from .tables.webpage import fragment
 
         return fragment([main_table([self], intervals=True)])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from .. import api
 from ..api import Ask, Data, Model
 from ..errors import UserError, unknown
-from ..regression import Baseline, compare, precision_for, question, read_baseline, unchanged
+from ..evaluation.regression import Baseline, compare, precision_for, question, read_baseline, unchanged
 from ..results.gate import Verdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary

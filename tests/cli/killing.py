@@ -15,12 +15,13 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (imported when digits are read, so before forking)
 import torch
 
-from robench import api, evaluation
+from robench import api
 from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)
 from robench.cli.main import main
 from robench.errors import UserError
+from robench.evaluation import runner as evaluation
 from robench.evidence.store import RunFile
-from robench.search.loop import Engine
+from robench.search.engine.engine import Engine
 
 
 def start(words: list[str], log: Path) -> int:

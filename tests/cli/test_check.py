@@ -13,11 +13,13 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from robench import api, evaluation, regression
+from robench import api
 from robench.cli.main import main
+from robench.evaluation import regression
+from robench.evaluation import runner as evaluation
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
-from robench.results import shares
+from robench.results.stats import shares
 from robench.search.attacks.pgd import PGD
 
 from .conftest import files

@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from robench import api, scrutiny
+from robench import api
+from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
-from robench.results import masking
+from robench.results.masking.verdict import verdict as masking
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square

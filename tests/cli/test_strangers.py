@@ -265,7 +265,7 @@ def test_a_summary_that_contradicts_itself_is_refused(run, folder, refused, word
 
 
 def test_a_summary_as_large_as_no_summary_is_is_refused(folder, refused, monkeypatch):
-    for module in ("robench.cli.report", "robench.regression"):
+    for module in ("robench.cli.report", "robench.evaluation.regression"):
         monkeypatch.setattr(f"{module}.MOST_BYTES", 1000)
     (folder / "large.json").write_text("{" + " " * 2000 + "}")
     assert "has more than 1,000 bytes" in refused("report", "large.json")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from robench.doctor import installed
+from robench.doctor.attacks import LIBRARIES, NOTHING, OURS, Patient, patients
 from robench.doctor.cases import cases
-from robench.doctor.examination import Finding
+from robench.doctor.checks import Finding
 from robench.doctor.installed import Library
-from robench.doctor.patients import LIBRARIES, NOTHING, OURS, Patient, patients
 from robench.doctor.report import FAILED, Examined, markdown, reach_of
 from robench.errors import UserError
 from robench.problem.datasets import DATASETS
@@ -30,7 +30,7 @@ def test_only_libraries_that_are_installed_are_examined():
 
 
 def test_the_page_that_comes_along_is_about_these_attacks_and_all_of_ours_pass(monkeypatch):
-    monkeypatch.setattr("robench.doctor.patients.find_spec", lambda name: None)  # it was made without numba
+    monkeypatch.setattr("robench.doctor.attacks.find_spec", lambda name: None)  # it was made without numba
     page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
     rows = {tuple(line.strip("|").split(" | ")[:3]): line for line in page.splitlines() if line.startswith("| `")}
     examined = patients([], ["Foolbox", "AutoAttack"])

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from robench.errors import UserError
-from robench.results.latex import escaped, latex
-from robench.results.seeds import Origin
 from robench.results.summary import ThreatMaskingEntry
-from robench.results.table import Table
 from robench.results.tables import main_table, render
+from robench.results.tables.latex import escaped, latex
+from robench.results.tables.seeds import Origin
+from robench.results.tables.table import Table
 
 from .made import EVIDENCE, PLAN
-from .test_tables import models, summarise
+from .tables.test_tables import models, summarise
 
 # Under l2, "b" loses five examples of those that "a" keeps, p = 1/16, and "c" six, p = 1/32. Union and average follow.
 LETTERS = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from robench.errors import UserError
 from robench.evidence.records import Clean, Evidence, PlannedAttack, PlannedThreat, Spent
-from robench.results.intervals import average, wilson
+from robench.results.stats.intervals import average, wilson
 from robench.results.summary import Summary, summarise
 
 from .made import (

@@ -5,10 +5,10 @@ import torch
 
 from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
-from robench.search.job import Job
-from robench.search.queue import Waiting
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Waiting
 
-from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
+from ..exact_distances import SHAPE, Linear, classifier, distance, fraction, toy
 from .running import ends, items
 
 N = 12

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from robench.evidence.referee import Referee
-from robench.search.job import Ended, Job
-from robench.search.loop import Engine
-from robench.search.queue import Item, Waiting
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Ended, Job
+from robench.search.engine.scheduler import Item, Waiting
 
 
 def items(model, attack, split, rows: Iterable[int], draws: int = 1) -> list[Item]:

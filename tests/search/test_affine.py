@@ -13,7 +13,7 @@ from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 from robench.search.attacks.spatial import Grid
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows, ends, items, job
 
 N = 16

@@ -15,7 +15,7 @@ from robench.search.attacks.apgd import APGD, _sparse, level
 from robench.search.attacks.frank_wolfe import FrankWolfe
 from robench.search.attacks.slide import SLIDE, sparse
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows
 
 STEPS = 50

@@ -9,9 +9,9 @@ from robench.errors import UserError
 from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
 from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBethge, boldest
-from robench.search.queue import Item
+from robench.search.engine.scheduler import Item
 
-from ..oracles import Linear, classifier, distance, toy
+from ..exact_distances import Linear, classifier, distance, toy
 from .nearest import check_distances, check_lane_mates, edgy, linear_models
 from .running import ends, job
 

@@ -9,7 +9,7 @@ from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
 from robench.search.attacks.carlini_wagner import CarliniWagner
 
-from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
+from ..exact_distances import SHAPE, Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, run
 
 N = 12

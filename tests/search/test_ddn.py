@@ -9,7 +9,7 @@ from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
 from robench.search.attacks.ddn import DDN, fading, log_odds
 
-from ..oracles import Linear, classifier, toy
+from ..exact_distances import Linear, classifier, toy
 from .nearest import N, asked_about, check_distances, check_lane_mates, edgy, linear_models
 
 FAST = DDN(steps=100)

@@ -10,12 +10,12 @@ from robench.problem.threats import parse
 from robench.search.attacks import build
 from robench.search.attacks.boundary import Boundary
 from robench.search.attacks.hop_skip_jump import HopSkipJump
-from robench.search.job import Job
-from robench.search.queue import Waiting
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Waiting
 
-from ..oracles import Linear, classifier, distance, toy
+from ..exact_distances import Linear, classifier, distance, toy
+from .engine.test_independence import OneHot
 from .running import ends, items
-from .test_company import OneHot
 
 FIFTY = (1, 5, 10)
 N = 5

@@ -10,7 +10,7 @@ from robench.search.attacks import ATTACKS
 from robench.search.attacks.fab import FAB
 from robench.search.attacks.hyperplane import to_hyperplane
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, run
 
 N = 12

@@ -7,7 +7,7 @@ from robench.errors import UserError
 from robench.problem.threats import parse
 from robench.search.attacks.fmn import FMN
 
-from ..oracles import Linear, classifier
+from ..exact_distances import Linear, classifier
 from .nearest import asked_about, check_distances, check_lane_mates, edgy, linear_models
 
 NORMS = ["linf", "l2", "l1"]

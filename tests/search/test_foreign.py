@@ -18,12 +18,12 @@ from robench.problem.threats import BALLS, L2, Ball, Linf
 from robench.search.attack import ForeignAttack
 from robench.search.attacks import build, parse
 from robench.search.attacks.pgd import PGD
+from robench.search.engine.engine import Engine
+from robench.search.engine.library_runner import IDLE, Watched
+from robench.search.engine.scheduler import Item
 from robench.search.foreign.library import library
-from robench.search.host import IDLE, Watched
-from robench.search.loop import Engine
-from robench.search.queue import Item
 
-from ..oracles import SHAPE, Linear, classifier, distance, fraction, toy
+from ..exact_distances import SHAPE, Linear, classifier, distance, fraction, toy
 from .running import broken_rows, ends, items, job
 
 foolbox = library("foolbox", install="foolbox")

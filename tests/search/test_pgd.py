@@ -7,7 +7,7 @@ import pytest
 from robench.problem.threats import parse
 from robench.search.attacks.pgd import PGD
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows
 
 N = 16

@@ -9,13 +9,13 @@ from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.search.attack import Batch
 from robench.search.attacks.pointwise import AGAIN, RESOLUTION, SEEK, Pointwise
-from robench.search.job import Job
-from robench.search.queue import Waiting
+from robench.search.engine.job import Job
+from robench.search.engine.scheduler import Waiting
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
+from .engine.test_engine import net
+from .engine.test_independence import OneHot
 from .running import broken_rows, ends, items, job
-from .test_company import OneHot
-from .test_loop import net
 
 N = 12
 STEPS = 60

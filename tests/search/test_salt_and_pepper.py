@@ -9,10 +9,10 @@ from robench.problem.threats import parse
 from robench.search.attack import Batch
 from robench.search.attacks.salt_and_pepper import BEYOND, SaltAndPepper
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
+from .engine.test_engine import net
+from .engine.test_independence import OneHot
 from .running import broken_rows, ends, items, job
-from .test_company import OneHot
-from .test_loop import net
 from .test_pointwise import Marked, nearest_finds
 
 N = 12

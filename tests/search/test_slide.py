@@ -12,7 +12,7 @@ from robench.search.attack import Batch, Seen, unroll
 from robench.search.attacks.frank_wolfe import FrankWolfe
 from robench.search.attacks.slide import SLIDE, sparse
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows
 
 N = 12

@@ -13,7 +13,7 @@ from robench.search.attack import Batch
 from robench.search.attacks import build
 from robench.search.attacks.spatial import Grid, RandomPoses
 
-from ..oracles import Linear, classifier, toy
+from ..exact_distances import Linear, classifier, toy
 from .running import ends, items, job
 
 N = 20

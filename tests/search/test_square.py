@@ -9,9 +9,9 @@ from robench.problem.threats import parse
 from robench.search.attack import Batch
 from robench.search.attacks import ATTACKS
 from robench.search.attacks.square import Square, _pattern
-from robench.search.loop import Engine
+from robench.search.engine.engine import Engine
 
-from ..oracles import Linear, classifier, distance, fraction, toy
+from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, job, run
 
 N = 10

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..intervals import wilson
-from ..seeds import names
+from ..stats.intervals import wilson
 from ..summary import CurveEntry, Summary, ThreatEntry
+from ..tables.seeds import names
 from .picture import (
     COLUMN,
     NORMS,

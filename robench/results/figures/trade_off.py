@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..seeds import names
 from ..summary import Summary, ThreatEntry, UnionEntry
+from ..tables.seeds import names
 from .picture import (
     COLOURS,
     COLUMN,

@@ -1,0 +1,31 @@
+"""Accuracies and their intervals from outcomes, a letter per example, as the summary file has them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..outcomes import Outcome
+from .intervals import Interval, average, wilson
+
+
+def accuracy(letters: str) -> float:
+    """The share of all examples that are neither wrong nor broken: an upper bound while some are open."""
+    return sum(letters.count(outcome) for outcome in (Outcome.STANDING, Outcome.OPEN)) / len(letters)
+
+
+def interval(standing: int, still_open: int, n: int) -> Interval:
+    """Covers whichever number the open examples will come to."""
+    return _rounded(wilson(standing, n)[0], wilson(standing + still_open, n)[1])
+
+
+def mean(rows: Sequence[str]) -> tuple[float, Interval]:
+    """The mean accuracy over threats, at least one, and its interval."""
+    table = np.array([list(row) for row in rows])
+    stands = table == Outcome.STANDING.value
+    may_stand = stands | (table == Outcome.OPEN.value)
+    return sum(map(accuracy, rows)) / len(rows), _rounded(average(stands)[0], average(may_stand)[1])
+
+
+def _rounded(low: float, high: float) -> Interval:
+    """Six digits: far below what n can tell, and the same on every machine."""
+    return round(low, 6), round(high, 6)

@@ -1,0 +1,121 @@
+"""Attack by attack: what each was tried on, what it broke, and which of them would have been enough."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, combinations
+
+import msgspec
+import pandas as pd
+
+from ..outcomes import Outcome
+from ..summary import Summary, ThreatEntry
+from .cells import percent
+from .seeds import names
+from .table import Table
+
+EARLY_STOP = "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures."
+ALONE = "Percent of all examples left standing by one attack alone; where not measured, how many of those it met."
+MOST = 20  # attacks of which every subset is tried
+
+
+def breakdown(summary: Summary) -> Table:
+    """A row per threat and attack: what it was tried on, what it broke, what was left, what it cost.
+
+    What is left is an accuracy in percent where the attack ran on every correct example, else a count. `alone`
+    is what no other attack broke. Under it, the smallest set of attacks that breaks the same examples.
+    """
+    rows = []
+    for threat in summary.threats:
+        for a in threat.attacks:
+            row = {"threat": threat.threat, "attack": a.name, "tried": str(a.tried), "broken": str(a.broken)}
+            row["left"] = f"{a.standing} of {a.tried} standing" if a.accuracy is None else percent(a.accuracy)
+            if summary.every_attack:
+                row["alone"] = "" if a.alone is None else str(a.alone)
+            row |= {"seconds": f"{a.seconds:.1f}", "forwards": f"{a.forwards:,}", "backwards": f"{a.backwards:,}"}
+            rows.append(row)
+    footer = [] if summary.every_attack else [EARLY_STOP]
+    footer += [sentence for threat in summary.threats if (sentence := _enough(threat))]
+    footer += [
+        f"{t.threat}: {t.elsewhere} more {'example' if t.elsewhere == 1 else 'examples'} broken by an image found under"
+        " another threat or by an attack not listed."
+        for t in summary.threats
+        if t.elsewhere
+    ]
+    return Table(pd.DataFrame(rows), f"Attacks on {summary.model.name}", tuple(footer if rows else ["No attack ran."]))
+
+
+def across(summaries: Sequence[Summary]) -> Table:
+    """A row per threat and attack, a column per model: what that attack alone leaves standing; then all together.
+
+    All summaries must answer the same question.
+    """
+    first = summaries[0]
+    rows = []
+    for i, threat in enumerate(first.threats):
+        for j, attack in enumerate(threat.attacks):
+            rows.append([threat.threat, attack.name, *(_left(s.threats[i], j) for s in summaries)])
+        rows.append([threat.threat, "all together", *(_together(s.threats[i]) for s in summaries)])
+    frame = pd.DataFrame(rows, columns=["threat", "attack", *names(summaries)])
+    return Table(frame, "What each attack leaves standing", (ALONE,) if rows else ("No attack ran.",))
+
+
+def smallest_set(felled: Mapping[str, frozenset[int]]) -> list[str] | None:
+    """The fewest attacks that break between them all that any of them broke; the earliest listed, of several sets.
+
+    An attack that breaks an example alone is in every such set; of the others every subset is tried, the small
+    ones first. So it is exact; None when there are too many to try.
+    """
+    everything = frozenset(chain.from_iterable(felled.values()))
+    needed = [name for name in felled if felled[name] - _by_others(felled, name)]
+    missing = everything.difference(*(felled[name] for name in needed))
+    rest = {name: felled[name] & missing for name in felled if felled[name] & missing}
+    if len(rest) > MOST:
+        return None
+    for size in range(len(rest) + 1):
+        for chosen in combinations(rest, size):
+            if missing <= frozenset(chain.from_iterable(rest[name] for name in chosen)):
+                return [name for name in felled if name in needed or name in chosen]
+    raise AssertionError("all together break everything")
+
+
+def attack_frame(summary: Summary) -> pd.DataFrame:
+    """The breakdown in numbers: a row per threat and attack, with the fields of the summary file, but the outcomes."""
+    rows = [
+        {**summary.about(), "threat": t.threat, **_renamed(msgspec.structs.asdict(a))}
+        for t in summary.threats
+        for a in t.attacks
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame
+
+
+def _enough(threat: ThreatEntry) -> str:
+    """Which attacks would have been enough, where each is known on every example."""
+    if len(threat.attacks) < 2 or not all(a.outcomes and a.accuracy is not None for a in threat.attacks):
+        return ""
+    felled = {a.name: frozenset(_broken(a.outcomes)) for a in threat.attacks}
+    count = len(frozenset(chain.from_iterable(felled.values())))
+    chosen = smallest_set(felled)
+    if not count or chosen is None:
+        return ""
+    return f"{threat.threat}: the smallest set of attacks that breaks the same {count}: {', '.join(chosen)}."
+
+
+def _by_others(felled: Mapping[str, frozenset[int]], name: str) -> frozenset[int]:
+    return frozenset(chain.from_iterable(found for other, found in felled.items() if other != name))
+
+
+def _broken(outcomes: str) -> list[int]:
+    return [i for i, letter in enumerate(outcomes) if letter == Outcome.BROKEN.value]
+
+
+def _left(threat: ThreatEntry, place: int) -> str:
+    attack = threat.attacks[place]
+    return f"{attack.standing} of {attack.tried}" if attack.accuracy is None else percent(attack.accuracy)
+
+
+def _together(threat: ThreatEntry) -> str:
+    return f"≤ {percent(threat.accuracy)} ({threat.open} open)" if threat.open else percent(threat.accuracy)
+
+
+def _renamed(fields: dict[str, object]) -> dict[str, object]:
+    return {"attack" if key == "name" else key: value for key, value in fields.items() if key != "outcomes"}

@@ -1,0 +1,120 @@
+"""The numbers of one row of the main table: a share for each column, how sure it is, and what to rank it by."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..measured import is_unmeasured
+from ..outcomes import Outcome
+from ..stats.comparison import Scores
+from ..stats.intervals import Interval
+from ..summary import Summary
+from .seeds import Row, spread
+
+MASKED = ("masked", "suspect")
+"""Verdicts under which an accuracy is marked."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An accuracy of one run, or of several that differ in their seed only."""
+
+    shares: tuple[float, ...]
+    ci95: Interval
+    open: int = 0
+    bound: bool = False  # searches are still to do
+    masked: bool = False
+    measured: bool = True  # False: every planned attack failed
+    scores: Scores | None = None  # none for a bound, which may yet fall
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return spread(self.shares)[0]
+
+    def text(self, intervals: bool) -> str:
+        """In percent; a bound as such, with how many examples are open; over seeds with the standard deviation.
+
+        Where nothing was measured there is no number: what is open would read as accuracy.
+        """
+        if not self.measured:
+            return "not measured"
+        text = percent(self.mean)
+        if len(self.shares) > 1:
+            text += f" ± {percent(spread(self.shares)[1])}"
+        elif intervals:
+            text += f" [{percent(self.ci95[0])}, {percent(self.ci95[1])}]"
+        counted = f" ({self.open} open)" if self.open else ""
+        return f"≤ {text}{counted}" if self.bound else text
+
+
+def cells(row: Row) -> dict[str, Cell]:
+    """By column: clean, each threat, and with two threats or more union and average, which for one are that threat."""
+    first = row.runs[0]
+    made = {"clean": _joined(row, _clean)}
+    made |= {t.threat: _joined(row, partial(_threat, place=i)) for i, t in enumerate(first.threats)}
+    if len(first.threats) > 1:
+        made |= {"union": _joined(row, _union), "average": _joined(row, _average)}
+    return made
+
+
+def percent(share: float) -> str:
+    """One digit after the point."""
+    return f"{100 * share:.1f}"
+
+
+def _joined(row: Row, of: Callable[[Summary], Cell]) -> Cell:
+    parts = [of(run) for run in row.runs]
+    bound = any(part.bound for part in parts)
+    scores = [part.scores for part in parts if part.scores is not None]
+    return Cell(
+        shares=tuple(share for part in parts for share in part.shares),
+        ci95=parts[0].ci95,
+        open=sum(part.open for part in parts),
+        bound=bound,
+        masked=any(part.masked for part in parts),
+        measured=all(part.measured for part in parts),
+        scores=None if bound else _sum(scores),
+    )
+
+
+def _clean(summary: Summary) -> Cell:
+    entry = summary.clean
+    right = Scores(_where(summary.union.outcomes, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN))
+    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, scores=right)
+
+
+def _threat(summary: Summary, place: int) -> Cell:
+    entry = summary.threats[place]
+    masked = entry.masking.verdict in MASKED
+    stands = Scores(_where(entry.outcomes, Outcome.STANDING))
+    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, not is_unmeasured(entry), stands)
+
+
+def _union(summary: Summary) -> Cell:
+    entry = summary.union
+    masked = summary.masking.verdict in MASKED
+    stands = Scores(_where(entry.outcomes, Outcome.STANDING))
+    measured = not all(map(is_unmeasured, summary.threats))
+    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, measured, stands)
+
+
+def _average(summary: Summary) -> Cell:
+    entry = summary.average
+    assert entry.accuracy is not None, "threats have an average"
+    assert entry.ci95 is not None, "threats have an average"
+    bound = any(t.open for t in summary.threats)
+    stands = _sum([Scores(_where(t.outcomes, Outcome.STANDING)) for t in summary.threats])
+    measured = not any(map(is_unmeasured, summary.threats))
+    return Cell((entry.accuracy,), entry.ci95, 0, bound, summary.masking.verdict in MASKED, measured, stands)
+
+
+def _where(letters: str, *outcomes: Outcome) -> np.ndarray:
+    return np.array([int(letter in {o.value for o in outcomes}) for letter in letters])
+
+
+def _sum(scores: Sequence[Scores]) -> Scores:
+    """The mean of them, counted out of their sum."""
+    return Scores(np.sum([s.points for s in scores], axis=0), sum(s.out_of for s in scores))

@@ -1,0 +1,142 @@
+"""Whether an optimisation leaves a model's answers as they are: tried on two images before it is used.
+
+A model that works in PyTorch is searched as it is. What raises, or changes logits or gradients beyond float noise, is
+dropped, and the note says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from ...errors import described
+from ...problem.classifier import Classifier, arithmetic
+from ...problem.randomness import seeded
+from ...problem.shapes import Inputs
+from ..attack import Model
+from .compaction import LEAST
+
+IMAGES = 2
+LOGIT_NOISE = 1e-4  # of the spread of the logits: sums in another order differ by a hundredth of that
+GRADIENT_NOISE = 0.1  # of its length: one rectifier that switches moves a small network's gradient by a few percent
+ROUNDING = 1e-5  # of the largest logit: float32 resolves no less where all logits share a large offset
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits, and the gradient of a fixed weighted sum of them; or what the model raised instead."""
+
+    logits: Tensor | None
+    gradient: Tensor | None
+    error: str = ""
+
+
+def answers(model: Model, x: Inputs, device: torch.device) -> Answers:
+    """What a model answers about a batch, from one seed."""
+    with arithmetic(device), seeded(0, device):
+        try:
+            with torch.no_grad():
+                logits = model(x).float()
+        except Exception as error:  # whatever the model's own code raises; a full memory, the engine deals with
+            return Answers(None, None, described(error))
+        try:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                total = (model(leaf).float() * torch.arange(1.0, logits.shape[1] + 1, device=device)).sum()
+                (gradient,) = torch.autograd.grad(total, leaf)
+        except Exception as error:
+            return Answers(logits, None, described(error))
+    return Answers(logits, gradient)
+
+
+def objection(plain: Answers, optimised: Answers) -> str:
+    """Why an optimisation is not used: a clause after "it"; empty where it changes nothing beyond float noise.
+
+    What fails without it cannot be held against it.
+    """
+    if plain.logits is None:
+        return ""
+    if optimised.logits is None or (optimised.gradient is None and plain.gradient is not None):
+        return f"makes the model raise {optimised.error.rstrip('.')}"
+    if _beyond_noise(plain.logits, optimised.logits):
+        return f"changes the logits by up to {_apart(plain.logits, optimised.logits).item():.3g}"
+    if plain.gradient is None or optimised.gradient is None:
+        return ""
+    length = plain.gradient.flatten(1).norm(dim=1).amax()
+    moved = (plain.gradient - optimised.gradient).flatten(1).norm(dim=1).amax()
+    if plain.gradient.isfinite().all() and not moved <= GRADIENT_NOISE * length:
+        return "changes the gradients"
+    return ""
+
+
+def gradient_caution(classifier: Classifier, x: Inputs) -> str:
+    """What is odd about a model's gradients at the first images, a sentence; empty where nothing is.
+
+    A model that answers otherwise while gradients are recorded is searched as another function than it is judged as,
+    and where the gradient is exactly 0 attacks that read it stand still.
+    """
+    images = _images(classifier, x, LEAST)
+    plain = answers(classifier, images, classifier.device)
+    with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
+        try:
+            recorded = classifier(images.clone().requires_grad_()).detach().float()
+        except Exception:  # which the attacks will meet, and report
+            return ""
+    if plain.logits is not None and _beyond_noise(plain.logits, recorded):
+        return (
+            "the model answers otherwise while gradients are recorded, so attacks search another function than is"
+            " judged and the number may be far too high; make its forward pass the same in both modes"
+        )
+    if plain.gradient is not None and not plain.gradient.any():
+        return (
+            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it stand still and the"
+            " number may be far too high; add --masking on, or attacks that read labels, such as --attack hop-skip-jump"
+        )
+    return ""
+
+
+def use_channels_last(classifier: Classifier, x: Inputs) -> str:
+    """Lay the weights of convolutions out channels last, half as fast again on a CPU. Returns why not, else nothing.
+
+    `x` are images to try it on.
+    """
+    if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in classifier.module.modules()):
+        return ""
+    images = _images(classifier, x, IMAGES)
+    plain = answers(classifier, images, classifier.device)
+    convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
+    why = objection(plain, answers(classifier, images, classifier.device))
+    if why:
+        convert_conv2d_weight_memory_format(classifier.module, torch.contiguous_format)
+    return why
+
+
+def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
+    """Why every query must be a whole batch, else nothing: the answers about some rows depend on the others."""
+    few = _images(classifier, x, LEAST)
+    many = torch.cat([few, torch.zeros_like(few)])  # idle rows may hold anything
+
+    def first(model: Callable[[Inputs], Tensor]) -> Model:
+        return lambda rows: model(torch.cat([rows, many[LEAST:]]))[:LEAST]
+
+    return objection(answers(first(classifier), few, few.device), answers(classifier, few, few.device))
+
+
+def _beyond_noise(one: Tensor, other: Tensor) -> bool:
+    """Whether logits differ by more than sums in another order make them; NaN in one alone is a difference."""
+    spread = (one.amax(dim=1) - one.amin(dim=1)).amax()
+    noise = torch.maximum(LOGIT_NOISE * spread, ROUNDING * one.abs().amax())
+    return not bool(_apart(one, other) <= noise)
+
+
+def _images(classifier: Classifier, x: Inputs, rows: int) -> Tensor:
+    """So many rows of the first images, in turn."""
+    return x[torch.arange(rows) % min(IMAGES, len(x))].to(classifier.device)
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """The largest difference; equal infinities and NaN in the same place are none."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    return torch.where(same, 0.0, (one - other).abs()).amax()

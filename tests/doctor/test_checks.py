@@ -1,0 +1,222 @@
+"""The doctor knows the sound from the broken: a planted fault is found in the case that is there for it."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robench.doctor import cases as all_cases
+from robench.doctor.attacks import NOTHING, OURS, Patient
+from robench.doctor.cases import cases
+from robench.doctor.checks import examine
+from robench.evidence.referee import Referee
+from robench.problem.losses import UNTARGETED, margin
+from robench.search.attack import ForeignAttack, GradientAttack, State, differentiate
+from robench.search.attacks import build, parse
+from robench.search.attacks.pgd import PGD
+
+SOUND = PGD(steps=12, step_size=0.2)
+CASES = [case.name for case in cases()]
+
+
+def failing(attack, threat="linf", reach=1.25):
+    """The cases in which the doctor has something to say."""
+    findings = list(examine(Patient(OURS, attack.name, attack, threat, reach), cases()))
+    assert [finding.case for finding in findings] == CASES
+    return {finding.case: finding.complaint for finding in findings if not finding.passed}
+
+
+@pytest.mark.parametrize("threat", ["linf", "l1"])
+def test_a_sound_attack_passes_every_case(threat):
+    assert failing(SOUND, threat) == {}
+
+
+def test_an_attack_on_poses_passes_where_no_distance_is_known():
+    assert failing(build(*parse("grid(translations=3, rotations=3, steps=3)")), "rt") == {}
+
+
+@dataclass(frozen=True)
+class Broken(GradientAttack):
+    """Projected ascent with a fault."""
+
+    name: ClassVar[str] = "broken"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+
+    steps: int = 12
+    targets: int = 0
+
+    @property
+    def objective(self):
+        return UNTARGETED["margin"]
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def step(self, threat, batch, state, seen):
+        delta = state.delta + 0.2 * threat.r * self.direction(threat, batch, state, seen)
+        return State(threat.project(delta, batch.x))
+
+    def direction(self, threat, batch, state, seen):
+        return threat.steepest(seen.grad)
+
+
+class DoesNothing(Broken):
+    def direction(self, threat, batch, state, seen):
+        return 0 * seen.grad
+
+
+class CannotMoveAtTheEdge(Broken):
+    """As C&W does in tanh space."""
+
+    def direction(self, threat, batch, state, seen):
+        return threat.steepest(seen.grad) * ((batch.x > 0) & (batch.x < 1))
+
+
+class TakesZeroForTheLowestLogit(Broken):
+    """As torchattacks masks the right class in C&W and EAD."""
+
+    @property
+    def objective(self):
+        def loss(logits, y, target):
+            right = F.one_hot(y, logits.shape[1])
+            return ((1 - right) * logits).amax(dim=1) - (right * logits).amax(dim=1).clamp(min=0)
+
+        return loss
+
+
+class GivesUpOnSureModels(Broken):
+    """Where the right class leads by more than 1, its loss is flat."""
+
+    @property
+    def objective(self):
+        return lambda logits, y, target: margin(logits, y).clamp(min=-1)
+
+
+class StepsAsLongAsTheGradient(Broken):
+    def direction(self, threat, batch, state, seen):
+        return seen.grad
+
+
+class WantsThreeClasses(Broken):
+    def step(self, threat, batch, state, seen):
+        seen.logits.topk(3)
+        return super().step(threat, batch, state, seen)
+
+
+class WantsFourClasses(Broken):
+    def step(self, threat, batch, state, seen):
+        seen.logits.topk(4)
+        return super().step(threat, batch, state, seen)
+
+
+class TakesImagesForSquares(Broken):
+    def direction(self, threat, batch, state, seen):
+        side = batch.x.shape[2]
+        return threat.steepest(seen.grad.contiguous().view(-1, batch.x.shape[1], side, side))
+
+
+class TakesGradientsForContiguous(Broken):
+    def direction(self, threat, batch, state, seen):
+        return threat.steepest(seen.grad.view(len(batch.y), -1).view_as(batch.x))
+
+
+class AsksForRightImages(Broken):
+    def step(self, threat, batch, state, seen):
+        first = ~state.delta.flatten(1).any(dim=1)
+        assert not (first & (seen.logits.argmax(dim=1) != batch.y)).any()
+        return super().step(threat, batch, state, seen)
+
+
+class LooksAtItsNeighbours(Broken):
+    def direction(self, threat, batch, state, seen):
+        return threat.steepest(seen.grad) * (len(batch.y) > 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "told"),
+    [
+        (DoesNothing, CASES, "images that lie within 0.8 of the radius"),
+        (CannotMoveAtTheEdge, ["binary"], "misses"),
+        (TakesZeroForTheLowestLogit, ["logits − 100"], "misses"),
+        (GivesUpOnSureModels, ["logits × 30"], "misses"),
+        (StepsAsLongAsTheGradient, ["logits / 30"], "misses"),
+        (WantsThreeClasses, ["2 classes"], "raises RuntimeError: selected index k out of range"),
+        (WantsFourClasses, ["2 classes", "3 classes"], "raises RuntimeError: selected index k out of range"),
+        (TakesImagesForSquares, ["not square", "channels last"], "raises RuntimeError: shape"),
+        (TakesGradientsForContiguous, ["channels last"], "raises RuntimeError: view size is not compatible"),
+        (AsksForRightImages, ["partly wrong"], "raises AssertionError"),
+        (LooksAtItsNeighbours, ["one by one"], "misses"),
+    ],
+)
+def test_a_planted_fault_is_found_in_its_case(kind, expected, told):
+    found = failing(kind())
+    assert set(expected) <= set(found)
+    assert all(told in found[case] for case in expected)
+    if kind is not DoesNothing:
+        assert "plain" not in found
+
+
+def test_an_attack_that_is_lucky_in_company_is_found_one_by_one():
+    """Both ways are right by the distances: the images it differs on lie between what must and what can fall."""
+
+    @dataclass(frozen=True)
+    class Lucky(ForeignAttack):
+        name: ClassVar[str] = "lucky"
+        source: ClassVar[str] = "tests"
+        threats: ClassVar[tuple[str, ...]] = ("linf",)
+
+        def visits(self, threat):
+            return 1
+
+        def run(self, model, threat, batch):
+            share = 1.0 if len(batch.y) > 1 else 0.25
+            grad = differentiate(model, UNTARGETED["margin"], batch.x, batch.y, batch.y).grad
+            model((batch.x + share * threat.r * grad.sign()).clamp(0, 1))
+
+    assert failing(Lucky(), reach=4.0) == {"one by one": "2 of 4 images end otherwise than in 'plain'"}
+
+
+def test_an_attack_that_promises_nothing_need_find_nothing():
+    assert failing(DoesNothing(), reach=NOTHING) == {}
+
+
+def test_what_falls_beyond_the_radius_is_noticed(monkeypatch):
+    """It would be the doctor's own mistake: the referee accepts nothing outside the ball."""
+    case = cases()[0]
+    double = {row: 2 * far for row, far in case.distances("linf").items()}
+    monkeypatch.setattr(all_cases.Case, "distances", lambda self, norm: double)
+    (finding,) = examine(Patient(OURS, "pgd", SOUND, "linf"), [case])
+    assert "images that lie beyond the radius" in finding.complaint
+
+
+def test_an_image_that_the_referee_turns_down_is_told(monkeypatch):
+    judge = Referee.judge
+
+    def strict(self, *args):
+        return [replace(ruling, accepted=False, reason="is not what it seems") for ruling in judge(self, *args)]
+
+    monkeypatch.setattr(Referee, "judge", strict)
+    (finding,) = examine(Patient(OURS, "pgd", SOUND, "linf"), cases()[:1])
+    assert finding.complaint == "an image it found is not what it seems"
+
+
+@pytest.mark.parametrize("case", cases(), ids=CASES)
+def test_the_distances_are_those_of_the_model_that_is_asked(case):
+    """An image moved straight to the boundary is still right just before it, and wrong just behind."""
+    for row, far in case.distances("linf").items():
+        x, y = case.split.x[row], int(case.split.y[row])
+        weight = case.truth.weight
+        turned = []
+        for share in (0.999, 1.001):
+            push = torch.stack([(x + share * far * (w - weight[y]).sign().view_as(x)).clamp(0, 1) for w in weight])
+            turned.append(bool((case.model(push).argmax(dim=1) != y).any()))
+        assert turned == [False, True]
+
+
+def test_a_radius_lets_some_images_fall_and_others_stand():
+    for case in cases():
+        findings = list(examine(Patient(OURS, "pgd", SOUND, "linf"), [replace(case, like="")]))
+        assert 0 < len(findings[0].fallen & set(case.right)) < len(case.right)

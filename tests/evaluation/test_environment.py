@@ -1,0 +1,34 @@
+"""Where a run happens."""
+
+import pytest
+import torch
+
+from robench.evaluation.environment import use_granted_cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"),
+    [("200000 100000\n", 2), ("150000 100000\n", 2), ("10000 100000\n", 1), ("max 100000\n", 4), ("", 4)],
+)
+def test_no_more_threads_run_than_a_container_grants_cores(tmp_path, monkeypatch, quota, threads):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "cpu.max").write_text(quota)
+    torch.set_num_threads(4)
+    try:
+        use_granted_cores(tmp_path / "cpu.max")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_somebody_has_chosen_stand(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    (tmp_path / "cpu.max").write_text("100000 100000")
+    torch.set_num_threads(3)
+    try:
+        use_granted_cores(tmp_path / "cpu.max")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

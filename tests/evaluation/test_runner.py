@@ -1,0 +1,986 @@
+"""One question, asked in pieces: what is done is never done again, and every order gives the same answer."""
+
+import contextlib
+import functools
+import random
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench.errors import UserError
+from robench.evaluation import runner as evaluation
+from robench.evaluation.attack_run import RETRY
+from robench.evaluation.runner import Evaluation, Silence, make_plan
+from robench.evidence.referee import Referee
+from robench.evidence.store import RunFile
+from robench.problem.classifier import Classifier
+from robench.problem.losses import UNTARGETED
+from robench.problem.split import Split
+from robench.problem.threats import Ball, parse
+from robench.protocols import AttackChoice, Protocol, ThreatChoice
+from robench.results.merging import precisions
+from robench.search.attack import GradientAttack, LabelAttack, State
+from robench.search.attacks.fab import FAB
+from robench.search.attacks.pgd import PGD
+from robench.search.engine import pilot
+from robench.search.engine.engine import Engine
+from robench.search.engine.job import Ended
+from robench.search.engine.pilot import Choice
+
+from ..exact_distances import SHAPE, Linear, distance, fraction, toy
+
+pytestmark = pytest.mark.precision
+CLASSES = 4
+QUICK = AttackChoice("quick", PGD(steps=3, step_size=0.25, random_start=False))
+RANDOM = AttackChoice("random", PGD(steps=6), restarts=2)
+SMALL, LARGE = "linf:0.06", "l2:0.3"
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+
+def as_classifier(module, name="net"):
+    return Classifier(module, name=name, architecture="mlp", shape=SHAPE, classes=CLASSES)
+
+
+def images(n=30, wrong=3):
+    """Random images; the model is right on all but the first few."""
+    split = toy(as_classifier(net()), n)
+    split.y[:wrong] = (split.y[:wrong] + 1) % CLASSES
+    return split
+
+
+def asking(*threats, attacks=(QUICK, RANDOM)):
+    """A protocol with the same attacks under every threat."""
+    choices = tuple(ThreatChoice(parse(text), attacks) for text in threats)
+    return Protocol("tiny", "", "toy", None, 0, choices)
+
+
+BOTH = asking(SMALL, LARGE)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "r.robench"
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """Every search that ended, in order: (threat, attack, example, draw)."""
+    log = []
+
+    class Watched(Engine):
+        def work(self, jobs):
+            for ended in super().work(jobs):
+                log.extend(
+                    (str(end.job.threat), end.job.attack.spec, self.split.numbers[end.item.row], end.item.draw)
+                    for end in ended
+                    if not end.dropped
+                )
+                yield ended
+
+    monkeypatch.setattr(evaluation, "Engine", Watched)
+    return log
+
+
+def prepared(
+    run,
+    split,
+    protocol=BOTH,
+    *,
+    module=None,
+    seed=0,
+    every_attack=False,
+    lanes=8,
+    progress=None,
+    referee=None,
+    precision=None,
+):
+    module = net() if module is None else module
+    classifier = as_classifier(module)
+    plan = make_plan(
+        classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes, precision=precision
+    )
+    referee = referee or Referee(classifier)
+    return Evaluation(plan, protocol, classifier, referee, split, run, progress=progress or Silence())
+
+
+def answered(path, split, protocol=BOTH, **more):
+    with RunFile.open(path) as run:
+        return prepared(run, split, protocol, **more).answer()
+
+
+def alone(split, protocol=BOTH, **more):
+    """The answer of a run that knows nothing else."""
+    with RunFile.in_memory() as run:
+        return prepared(run, split, protocol, **more).answer()
+
+
+def letters(summary):
+    return [t.outcomes for t in summary.threats]
+
+
+@functools.cache
+def undisturbed():
+    """The answer to the question that most tests below ask in pieces."""
+    return alone(images())
+
+
+def evidence(path):
+    with RunFile.read(path) as run:
+        return run.evidence()
+
+
+def finished(path):
+    """What need not be done again: (threat, attack, example), and the draws of searches that were spent."""
+    known = evidence(path)
+    broken = {(c.threat, c.example) for c, v in known.judged() if v.accepted}
+    spent = {(s.threat, s.attack, s.example, i) for s in known.spent for i in range(8) if s.done >> i & 1}
+    return broken, spent
+
+
+@dataclass
+class Pulled(Silence):
+    """A plug that is pulled after so many looks."""
+
+    looks: int
+
+    def moved(self, *_):
+        self.looks -= 1
+        if not self.looks:
+            raise KeyboardInterrupt
+
+
+# The answer
+
+
+def test_the_question_has_every_answer_or_the_tests_below_say_little():
+    summary = undisturbed()
+    for threat in summary.threats:
+        assert (threat.wrong, threat.open) == (3, 0)
+        assert threat.broken >= 4
+        assert threat.standing >= 4
+    assert all(attack.broken for attack in summary.threats[0].attacks)
+    assert any(attack.broken for attack in summary.threats[1].attacks)
+
+
+def test_the_outcomes_are_those_of_attacking_each_image_by_itself():
+    """By another road: a plain loop over images, steps and restarts, with nothing shared."""
+    split, threat, module = images(), parse(SMALL), net()
+    attack = QUICK.attack
+
+    def breaks(x, y):
+        delta = torch.zeros_like(x)
+        for _ in range(attack.steps + 1):
+            x_adv = (x + delta).requires_grad_()
+            logits = module(x_adv)
+            if logits.argmax() != y:
+                return True
+            wrong = logits[0, [k for k in range(CLASSES) if k != y]].max()
+            (grad,) = torch.autograd.grad(wrong - logits[0, y], x_adv)
+            stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
+            moved = delta + attack.stride * threat.r * grad.masked_fill(stuck, 0).sign()
+            delta = (x + moved.clamp(-threat.r, threat.r)).clamp(0, 1).detach() - x
+        return False
+
+    expected = ["WB"[n >= 3] if n < 3 or breaks(split.x[[n]], int(split.y[n])) else "S" for n in range(30)]
+    assert letters(alone(split, asking(SMALL, attacks=(QUICK,)))) == ["".join(expected)]
+
+
+def test_a_spent_search_costs_one_pass_per_point_it_asked_about(path):
+    answered(path, images())
+    for spent in evidence(path).spent:
+        steps = {QUICK.attack.spec: 3, RANDOM.attack.spec: 6}[spent.attack]
+        assert spent.forwards == spent.backwards == spent.draws * (steps + 1)
+
+
+def test_every_broken_example_keeps_an_image_that_breaks_it(path):
+    split = images()
+    summary = answered(path, split)
+    referee = Referee(as_classifier(net()))
+    with RunFile.read(path) as run:
+        known = {c.id: c for c in run.evidence().claims}
+        kept = {(known[i].threat, known[i].example): torch.from_numpy(x) for i, x in run.images(SHAPE)}
+    for threat in summary.threats:
+        for number, letter in enumerate(threat.outcomes):
+            assert ((threat.threat, number) in kept) == (letter == "B")
+            if letter == "B":
+                x, y, x_adv = split.x[[number]], split.y[[number]], kept[threat.threat, number][None]
+                assert referee.judge(parse(threat.threat), x, y, x_adv)[0].accepted
+
+
+@pytest.mark.parametrize(("lanes", "seed"), [(1, 0), (5, 1), (5, 2), (64, 3)])
+def test_verdicts_are_the_same_in_any_order_of_examples_and_on_any_number_of_lanes(lanes, seed):
+    split = images()
+    order = random.Random(seed).sample(range(30), 30)
+    straight, stirred = undisturbed(), alone(split.take(order), lanes=lanes)
+    for one, other in zip(letters(straight), letters(stirred), strict=True):
+        assert "".join(one[i] for i in order) == other
+
+
+def test_an_example_keeps_its_number_in_a_slice(path, searched):
+    split = images()
+    part = answered(path, split.part("5:12"))
+    assert [c.example for c in evidence(path).clean] == list(range(5, 12))
+    assert {example for _, _, example, _ in searched} <= set(range(5, 12))
+    assert [row[5:12] for row in letters(undisturbed())] == letters(part)
+
+
+def test_with_every_attack_each_is_measured_as_if_it_were_alone():
+    split = images()
+    together = alone(split, every_attack=True)
+    assert letters(together) == letters(undisturbed())
+    for choice in (QUICK, RANDOM):
+        single = alone(split, asking(SMALL, LARGE, attacks=(choice,)))
+        for threat, by_itself in zip(together.threats, single.threats, strict=True):
+            (entry,) = (a for a in threat.attacks if a.name == choice.label)
+            # An image that another threat's search found may count as well, so it can only be lower.
+            assert entry.accuracy <= by_itself.accuracy
+            assert entry.tried == 27
+            assert entry.alone is not None
+    first = alone(split, asking(SMALL, attacks=(QUICK, RANDOM)), every_attack=True).threats[0]
+    for entry, choice in zip(first.attacks, (QUICK, RANDOM), strict=True):
+        assert entry.accuracy == alone(split, asking(SMALL, attacks=(choice,))).threats[0].accuracy
+
+
+def test_ties_are_right_or_wrong_by_argmax_and_are_counted():
+    class Undecided(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :1] * 0 + torch.tensor([1.0, 1.0, 0.0, 0.0])
+
+    split = images(4, wrong=0)
+    split.y.copy_(torch.tensor([0, 1, 2, 0]))
+    summary = alone(split, asking(SMALL, attacks=(QUICK,)), module=Undecided())
+    assert summary.ties == 3
+    assert letters(summary) == ["SWWS"]
+
+
+# What is done is not done again
+
+
+def test_a_run_that_is_complete_asks_the_searched_model_nothing(path, searched):
+    split, module, passes = images(), net(), []
+    module.register_forward_hook(lambda *_: passes.append(1))
+    with RunFile.open(path) as run:
+        once = prepared(run, split, module=module, referee=Referee(as_classifier(net())))
+        passes.clear()
+        first = once.answer()
+    assert len(passes) > 10
+    searched.clear()
+    with RunFile.open(path) as run:
+        again = prepared(run, split, module=module, referee=Referee(as_classifier(net())))
+        passes.clear()
+        assert again.answer() == first
+    assert passes == searched == []
+
+
+@pytest.mark.parametrize("looks", [1, 5, 9, 14, 20, 40])
+def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, looks):
+    split = images()
+    with pytest.raises(KeyboardInterrupt):
+        answered(path, split, progress=Pulled(looks))
+    broken, spent = finished(path)
+    searched.clear()
+    summary = answered(path, split)
+    for threat, attack, example, draw in searched:
+        assert (threat, example) not in broken
+        assert (threat, attack, example, draw) not in spent
+    assert letters(summary) == letters(undisturbed())
+    assert summary.cost.forwards == undisturbed().cost.forwards
+
+
+def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
+    split, sittings = images(), 0
+    while True:
+        try:
+            summary = answered(path, split, progress=Pulled(9), lanes=4)
+            break
+        except KeyboardInterrupt:
+            sittings += 1
+    assert sittings > 5
+    assert letters(summary) == letters(undisturbed())
+
+
+def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
+    """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
+    split, real = images(), RunFile.writing
+    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0)
+    for strike in (2, 4, 5, 8):
+        left = strike
+
+        @contextlib.contextmanager
+        def struck(self):
+            nonlocal left
+            with real(self):
+                yield
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(RunFile, "writing", struck)
+        with pytest.raises(KeyboardInterrupt):
+            answered(path, split)
+        monkeypatch.setattr(RunFile, "writing", real)
+        assert answered(path, split).union == undisturbed().union
+        path.unlink()
+
+
+def test_more_examples_cost_only_themselves(path, searched):
+    split = images()
+    answered(path, split.part("20"))
+    searched.clear()
+    summary = answered(path, split)
+    assert {example for _, _, example, _ in searched} == set(range(20, 30))
+    assert letters(summary) == letters(undisturbed())
+
+
+def test_fewer_examples_cost_nothing(path, searched):
+    split = images()
+    whole = answered(path, split)
+    searched.clear()
+    assert letters(answered(path, split.part("10"))) == [row[:10] for row in letters(whole)]
+    assert searched == []
+
+
+def test_another_threat_costs_only_itself(path, searched):
+    split = images()
+    answered(path, split, asking(SMALL))
+    searched.clear()
+    summary = answered(path, split)
+    assert {threat for threat, _, _, _ in searched} == {LARGE}
+    assert letters(summary) == letters(undisturbed())
+
+
+def test_more_restarts_cost_only_themselves(path, searched):
+    split = images()
+    answered(path, split)
+    standing = {(t, n) for t in (SMALL, LARGE) for n, o in enumerate(letters_of(path, split)[t]) if o == "S"}
+    searched.clear()
+    more = asking(SMALL, LARGE, attacks=(QUICK, replace(RANDOM, restarts=4)))
+    summary = answered(path, split, more)
+    assert {(t, n) for t, _, n, _ in searched} == standing
+    assert {draw for _, _, _, draw in searched} <= {2, 3}
+    assert letters(summary) == letters(alone(split, more))
+
+
+def letters_of(path, split):
+    return {t.threat: t.outcomes for t in answered(path, split).threats}
+
+
+def test_a_deadline_that_has_passed_leaves_the_rest_open_and_another_day_finishes_it(path):
+    split = images()
+    with RunFile.open(path) as run:
+        early = prepared(run, split)
+        early.deadline = 0.0
+        summary = early.answer()
+    assert summary.clean.correct == 27
+    assert [t.open for t in summary.threats] == [27, 27]
+    assert letters(answered(path, split)) == letters(undisturbed())
+
+
+# An image counts wherever it lies
+
+
+def test_an_image_found_under_a_small_radius_counts_under_a_larger_one(path, searched):
+    split = images()
+    summary = answered(path, split, asking("linf:0.06", "linf:0.1"))
+    small, large = letters(summary)
+    broken = {n for n, letter in enumerate(small) if letter == "B"}
+    assert broken
+    assert not broken & {n for threat, _, n, _ in searched if threat == "linf:0.1"}
+    assert all(large[n] == "B" for n in broken)
+    assert large == letters(alone(split, asking("linf:0.1")))[0]
+
+
+def test_an_l_inf_image_counts_in_an_l2_ball_if_it_lies_in_it(path, searched):
+    split = images()
+    far = 0.06 * 20**0.5  # the corner of the box of 20 pixels
+    wide, narrow = f"l2:{far + 0.001:.6f}", "l2:0.1"
+    summary = answered(path, split, asking(SMALL, wide, narrow, attacks=(QUICK,)))
+    box, outer, _ = letters(summary)
+    broken = {n for n, letter in enumerate(box) if letter == "B"}
+    assert not broken & {n for threat, _, n, _ in searched if threat == wide}
+    assert all(outer[n] == "B" for n in broken)
+    claims = [(c, v) for c, v in evidence(path).judged() if v.accepted]
+    reach = {c.example: v.size for c, v in claims if c.threat == wide and c.forwards == 0}  # paid for under linf
+    assert reach.keys() == broken
+    far_ones = {n for n, size in reach.items() if size > 0.1}
+    assert far_ones
+    assert far_ones <= {n for threat, _, n, _ in searched if threat == narrow}
+
+
+def test_an_image_of_an_older_question_counts_for_a_new_one(path, searched):
+    split = images()
+    old = letters(answered(path, split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    searched.clear()
+    new = letters(answered(path, split, asking("linf:0.09", attacks=(RANDOM,))))[0]
+    assert not {n for _, _, n, _ in searched} & {n for n, letter in enumerate(old) if letter == "B"}
+    assert all(b == "B" for a, b in zip(old, new, strict=True) if a == "B")
+
+
+# Attacks that fail, and attacks that lie
+
+
+@dataclass(frozen=True)
+class Moody(GradientAttack[Ball, State]):
+    """Raises on some days, from its second step on."""
+
+    name: ClassVar[str] = "moody"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+    fails: ClassVar[bool] = True
+
+    steps: int = 3
+    targets: int = 0
+
+    @property
+    def objective(self):
+        return UNTARGETED["margin"]
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def step(self, threat, batch, state, seen):
+        if self.fails and bool((state.delta != 0).any()):
+            raise RuntimeError("no gradient today")
+        return State(threat.project(state.delta + threat.r * threat.steepest(seen.grad), batch.x))
+
+
+def test_an_attack_that_raises_leaves_its_examples_open_and_is_tried_again(path, searched, monkeypatch):
+    split = images()
+    ask = asking("linf:0.06", attacks=(QUICK, AttackChoice("moody", Moody())))
+    quick = letters(alone(split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    for _ in range(2):  # on a bad day it fails each time
+        summary = answered(path, split, ask)
+        (threat,) = summary.threats
+        assert threat.outcomes == quick.replace("S", "O")
+        assert threat.standing == 0
+        (failure,) = threat.failures
+        assert (failure.attack, failure.examples) == ("moody", quick.count("S"))
+        assert failure.error == "RuntimeError: no gradient today"
+    monkeypatch.setattr(Moody, "fails", False)
+    searched.clear()
+    (threat,) = answered(path, split, ask).threats
+    assert {n for _, _, n, _ in searched} == {n for n, letter in enumerate(quick) if letter == "S"}
+    assert (threat.open, threat.failures) == (0, ())
+
+
+@dataclass(frozen=True)
+class Stranger(LabelAttack[Ball, State]):
+    """Comes from outside: asks about one image far from the example, black or bright by the label."""
+
+    name: ClassVar[str] = "stranger"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+    comes_from_outside: ClassVar[bool] = True
+
+    steps: int = 1
+    targets: int = 0
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def query(self, threat, batch, state):
+        return torch.zeros_like(batch.x).unsqueeze(1)
+
+    def step(self, threat, batch, state, labels):
+        return state
+
+
+def test_an_attack_without_a_start_leaves_the_example_open_and_with_one_it_has_spent_its_search(path):
+    split = images()
+    black = as_classifier(net())(torch.zeros(1, *SHAPE)).argmax().item()  # these have no start
+    (threat,) = answered(path, split, asking("linf:0.06", attacks=(AttackChoice("stranger", Stranger()),))).threats
+    expected = [
+        "W" if n < 3 else "O" if y == black else "S" for n, y in zip(split.numbers, split.y.tolist(), strict=True)
+    ]
+    assert "O" in expected
+    assert "S" in expected
+    assert threat.outcomes == "".join(expected)
+    (failure,) = threat.failures
+    assert failure.error == "found no start: none of the images it tried fools the model"
+
+
+# The curve
+
+
+def linear_subject(n=20):
+    module = Linear(2)
+    model = Classifier(module, name="linear", architecture="oracle", shape=SHAPE, classes=2)
+    split = toy(model, n, spread=0.3, edges=False)
+    return module, model, split, [distance(module, split.x[row], int(split.y[row]), "l2") for row in range(n)]
+
+
+@pytest.mark.parametrize("every_attack", [False, True])
+def test_the_curve_of_a_minimum_norm_attack_is_accuracy_against_radius(every_attack):
+    _, model, split, distances = linear_subject()
+    radius = 2 * sorted(distances)[10]
+    choices = (QUICK, AttackChoice("fab", FAB(steps=20, eta=1.01)))
+    ask = Protocol("tiny", "", "toy", None, 0, (ThreatChoice(parse(f"l2:{fraction(radius)}"), choices),))
+    plan = make_plan(model, split, ask, seed=0, every_attack=every_attack, curve=True, lanes=8)
+    with RunFile.in_memory() as run:
+        summary = Evaluation(plan, ask, model, Referee(model), split, run).answer()
+        sizes = {c.example: v.size for c, v in run.evidence().judged() if c.attack.startswith("fab")}
+    within = [n for n, d in enumerate(distances) if d < radius / 1.02]
+    assert set(within) <= set(sizes), "also those that another attack had broken"
+    assert all(distances[n] * (1 - 1e-5) <= sizes[n] <= 1.02 * distances[n] for n in within)
+    curve = summary.threats[0].curve
+    assert curve.radius[0] == 0
+    assert curve.radius[-1] == pytest.approx(radius)
+    assert curve.accuracy[0] == summary.clean.accuracy == 1
+    assert curve.accuracy[-1] == summary.threats[0].accuracy
+    for r, accuracy in zip(curve.radius, curve.accuracy, strict=True):
+        stand = [sum(d > r * slack for d in distances) / len(distances) for slack in (1, 1 / 1.02)]
+        assert min(stand) <= accuracy <= max(stand)
+
+
+def test_without_asking_for_it_there_is_no_curve_and_searches_end_at_their_first_find():
+    (threat,) = alone(images()).threats[:1]
+    assert (threat.curve.radius, threat.curve.accuracy) == ((), ())
+
+
+def test_an_attack_that_raises_does_not_stop_the_next(path):
+    split = images()
+    ask = asking("linf:0.06", attacks=(AttackChoice("moody", Moody()), QUICK))
+    (threat,) = answered(path, split, ask).threats
+    quick = letters(alone(split, asking("linf:0.06", attacks=(QUICK,))))[0]
+    assert threat.outcomes == quick.replace("S", "O")
+
+
+def test_an_error_in_telling_is_not_taken_for_one_of_the_attack(path):
+    class Stammers(Silence):
+        def moved(self, *_):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        answered(path, images(), progress=Stammers())
+    assert evidence(path).failures == ()
+
+
+@dataclass
+class Liar(Engine):
+    """A search that brings images far outside the set, each time it is asked."""
+
+    stop_after: int = 10**9
+    asked: list = None
+
+    def __call__(self, classifier, split, seed, rows, precision, *, compact=True):
+        self.asked = [] if self.asked is None else self.asked
+        self.split, self.rows, self.notes = split, rows, []
+        return self
+
+    def work(self, jobs):
+        for job in jobs:
+            while (item := job.waiting.take()) is not None:
+                self.asked.append((self.split.numbers[item.row], item.number, item.draw))
+                x_adv = torch.where(self.split.x[item.row] > 0.5, 0.0, 1.0)
+                yield [Ended(job, item, x_adv, 5, 4)]
+                if len(self.asked) == self.stop_after:
+                    raise KeyboardInterrupt
+
+
+def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, monkeypatch):
+    liar, split = Liar(), images(12)
+    monkeypatch.setattr(evaluation, "Engine", liar)
+    ask = asking(SMALL, attacks=(RANDOM,))
+    (threat,) = answered(path, split, ask).threats
+    assert threat.outcomes == "WWW" + "S" * 9
+    tries = [(n, i, draw) for n in range(3, 12) for i in range(2) for draw in (i, i + RETRY)]
+    assert sorted(liar.asked) == tries
+    assert threat.rejected == {"outside": 36, "outside the box": 0, "does not fool": 0, "not finite": 0}
+    (rejection,) = threat.rejections
+    assert (rejection.attack, rejection.claims) == ("random", 36)
+    assert "outside linf:0.06" in rejection.reason
+    (attack,) = threat.attacks
+    assert (attack.forwards, attack.backwards) == (36 * 5, 36 * 4)
+    liar.asked.clear()
+    assert answered(path, split, ask).threats == (threat,)
+    assert liar.asked == []
+
+
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypatch, stop_after):
+    split, ask = images(7), asking(SMALL, attacks=(RANDOM,))
+    first, second = Liar(stop_after), Liar()
+    monkeypatch.setattr(evaluation, "Engine", first)
+    with pytest.raises(KeyboardInterrupt):
+        answered(path, split, ask, lanes=2)
+    monkeypatch.setattr(evaluation, "Engine", second)
+    (threat,) = answered(path, split, ask, lanes=2).threats
+    assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
+    assert threat.rejected["outside"] == 16
+    assert threat.outcomes == "WWWSSSS"
+
+
+def test_nan_during_a_search_is_noted_and_breaks_nothing(path):
+    class Torn(nn.Module):
+        """NaN for everything but clean images, which hold no pixel strictly between 0.4 and 0.6."""
+
+        def forward(self, x):
+            torn = ((x > 0.4) & (x < 0.6)).flatten(1).any(dim=1)
+            slope = torch.tensor([-0.01, 0.01, 0, 0])
+            logits = torch.tensor([2.0, 0, 0, 0]) + x.flatten(1).sum(dim=1, keepdim=True) * slope
+            return torch.where(torn[:, None], torch.nan, logits)
+
+    x = torch.full((5, *SHAPE), 0.4)
+    split = Split.whole("toy:test", x, torch.zeros(5, dtype=torch.long), CLASSES)
+    (threat,) = answered(path, split, asking(SMALL, attacks=(QUICK,)), module=Torn()).threats
+    assert threat.outcomes == "SSSSS"
+    assert {p.example for p in evidence(path).probes} == set(range(5))
+    assert {p.name for p in evidence(path).probes} == {"nan"}
+
+
+# Runs that are refused, with nothing written
+
+
+def refused(path, *arguments, **more):
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(UserError) as error:
+        answered(path, *arguments, **more)
+    assert (path.read_bytes() if path.exists() else None) == before
+    return str(error.value)
+
+
+def test_a_run_file_of_something_else_is_refused_and_stays_as_it_is(path):
+    split = images()
+    answered(path, split, asking(SMALL, attacks=(QUICK,)))
+    assert "run of another model (net, weights " in refused(path, split, module=net(seed=1))
+    elsewhere = Split(name="other:test", x=split.x, y=split.y, numbers=split.numbers, classes=CLASSES)
+    assert "a run on toy:test with seed 0, not on other:test with seed 0" in refused(path, elsewhere)
+    assert "not on toy:test with seed 5" in refused(path, split, seed=5)
+    x, y = split.x.clone(), split.y.clone()
+    x[4, 0, 0, 0] = 1 - x[4, 0, 0, 0]
+    assert "another image as example 4 of toy:test" in refused(path, replace(split, x=x))
+    y[9] = (y[9] + 1) % CLASSES  # another label is another question
+    assert "another image as example 9 of toy:test" in refused(path, replace(split, y=y))
+
+
+@pytest.mark.parametrize("offset", [0, 1])  # 0 / 0 is NaN, 1 / 0 is infinite
+def test_a_model_without_finite_answers_on_clean_images_is_refused(path, offset):
+    class Dark(nn.Module):
+        """Divides by 0 on a black image."""
+
+        def forward(self, x):
+            return ((x + offset) / x.amax(dim=(1, 2, 3), keepdim=True)).flatten(1)[:, :CLASSES]
+
+    split = images()
+    split.x[[7, 11]] = 0
+    message = refused(path, split, module=Dark())
+    assert "answers NaN or infinite logits on 2 of 30 clean images (first: example 7 of toy:test)" in message
+    assert not path.exists()
+
+
+def test_a_model_whose_answers_no_seed_repeats_is_refused(path):
+    class Restless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+            self.dice = torch.Generator().manual_seed(0)
+
+        def forward(self, x):
+            return self.net(x + torch.randn(x.shape, generator=self.dice))
+
+    assert "different logits for the same images" in refused(path, images(), module=Restless())
+    assert not path.exists()
+
+
+# robench.evaluate
+
+TINY = """
+[[threat]]
+threat = "linf:0.06"
+attacks = [
+    { attack = "pgd", label = "quick", steps = 3, step_size = 0.25, random_start = false },
+    { attack = "pgd", label = "random", steps = 6, restarts = 2 },
+]
+[[threat]]
+threat = "l2:0.3"
+attacks = [
+    { attack = "pgd", label = "quick", steps = 3, step_size = 0.25, random_start = false },
+    { attack = "pgd", label = "random", steps = 6, restarts = 2 },
+]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def test_evaluate_answers_for_a_module_and_images_of_ones_own(tiny, path):
+    split = images()
+    summary = robench.evaluate(net(), split, tiny, run=path)
+    assert letters(summary) == letters(undisturbed())
+    assert (summary.model.name, summary.data.name, summary.protocol) == ("Sequential", "toy:test", "tiny")
+    assert robench.evaluate(net(), split, tiny, run=path).union == summary.union
+    part = robench.evaluate(net(), split, tiny, examples="5:12", threats=["linf:0.06"], seed=0)
+    assert letters(part) == [letters(summary)[0][5:12]]
+    only = robench.evaluate(net(), split, tiny, attacks=["pgd(steps=3, random_start=False)"], every_attack=True)
+    assert [a.name for a in only.threats[0].attacks] == ["pgd"]
+
+
+def test_evaluate_leaves_the_module_as_it_was(tiny):
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(18, CLASSES)
+    ).train()
+    module[0].weight.requires_grad_(False)
+    module[5].weight.grad = torch.ones_like(module[5].weight)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    strides = [p.stride() for p in module.parameters()]
+    robench.evaluate(module, images(), tiny)
+    assert all(m.training for m in module.modules())
+    assert [p.requires_grad for p in module.parameters()] == [False] + [True] * 5
+    assert [p.stride() for p in module.parameters()] == strides
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert bool((module[5].weight.grad == 1).all())
+    assert [p.grad is None for p in module.parameters()] == [True] * 4 + [False, True]
+
+
+def test_evaluate_reads_images_of_other_types_as_float32(tiny):
+    split = images()
+    for dtype in (torch.float64, torch.float32):
+        again = Split.whole("toy:test", split.x.to(dtype), split.y.to(torch.int32), CLASSES)
+        assert letters(robench.evaluate(net(), again, tiny)) == letters(undisturbed())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda x, y: (x * 255, y), "pixels from 0 to 255; they go from 0 to 1"),
+        (lambda x, y: (x - 0.5, y), "pixels from -0.5 to 0.5"),
+        (lambda x, y: (x * torch.nan, y), "pixels from nan to nan"),
+        (lambda x, y: (x, y + 1), "labels from 1 to 4; its 4 classes are numbered 0 to 3"),
+        (lambda x, y: (x, y - 1), "labels from -1 to 2"),
+        (lambda x, y: (x[:0], y[:0]), "toy:test is empty"),
+    ],
+)
+def test_evaluate_refuses_images_and_labels_on_which_attacks_mean_nothing(tiny, path, spoil, told):
+    split = images(wrong=0)
+    split.y[:4] = torch.arange(4)
+    x, y = spoil(split.x, split.y)
+    with pytest.raises(UserError) as error:
+        robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny, run=path)
+    assert told in str(error.value)
+    assert isinstance(error.value, ValueError)
+    assert not path.exists()
+
+
+def test_evaluate_refuses_what_it_cannot_ask(tiny):
+    split = images()
+    with pytest.raises(UserError, match="name the data"):
+        robench.evaluate(net(), protocol=tiny)
+    with pytest.raises(UserError, match="labels reach 4 but the model Sequential has 4 outputs"):
+        robench.evaluate(net(), replace(split, classes=5), tiny)
+    with pytest.raises(UserError, match="the seed -1 is out of range"):
+        robench.evaluate(net(), split, tiny, seed=-1)
+    with pytest.raises(UserError, match="no threat model is called 'linv'; did you mean linf"):
+        robench.evaluate(net(), split, tiny, threats=["linv:0.1"])
+    with pytest.raises(UserError, match="fails on two images of 1x4x5 with RuntimeError"):
+        robench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(21, 4)), split, tiny)
+
+
+def test_all_public_names_can_be_had():
+    for name in robench.__all__:
+        assert getattr(robench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'evalute'"):
+        robench.evalute  # noqa: B018
+
+
+def test_fractions_of_radii_reach_the_summary_as_they_were_asked():
+    summary = alone(images(6), asking("linf:8/255", "l2:0.5"))
+    assert [t.threat for t in summary.threats] == ["linf:8/255", "l2:0.5"]
+    assert parse(summary.threats[0].threat).radius == Fraction(8, 255)
+
+
+# The conditions of a plan
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """A device with hardware for bfloat16, on which it pays for small networks too; nothing is named."""
+    monkeypatch.setenv("ROBENCH_PRECISION", "")
+    monkeypatch.setattr(pilot, "has_hardware", lambda precision, device: precision == "bfloat16")
+    monkeypatch.setattr(pilot, "saves_too_little", lambda classifier, rows: "")
+
+
+class Listens(Silence):
+    """Keeps what is noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
+def precision_of(path):
+    """In which precision a run is searched, and the record of all in which it was."""
+    with RunFile.read(path) as run:
+        return run.plan().precision, run.evidence().environment["precision"]
+
+
+def test_a_precision_is_settled_once_per_run_file(path, hardware, monkeypatch):
+    asked = []
+
+    def choose(classifier, pilot, lanes):
+        asked.append((len(pilot.attacks), pilot.examples().numbers))
+        return Choice("bfloat16", "it is Saturday")
+
+    monkeypatch.setattr(evaluation, "choose", choose)
+    split = images()
+    first = answered(path, split.part("10"))
+    assert asked == [(2, tuple(range(3, 30)))], "under each threat, on what the model gets right of the whole data set"
+    second = answered(path, split)
+    assert len(asked) == 1
+    assert precision_of(path) == ("bfloat16", "bfloat16: it is Saturday")
+    assert [a[:10] for a in letters(second)] == letters(first)
+    assert letters(second) == letters(undisturbed()), "searching roughly has changed a verdict"
+
+
+class RoughlyImmune(nn.Module):
+    """In bfloat16 nothing that is near this image can be broken."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.inner = net()
+        self.register_buffer("image", image)
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype != torch.bfloat16:
+            return logits
+        near = ((x - self.image).abs().amax(dim=(1, 2, 3)) < 0.07)[:, None]
+        return torch.where(near, self.inner(self.image[None]).expand(len(x), -1), logits)
+
+
+@pytest.mark.parametrize(("is_odd", "expected"), [(False, "bfloat16"), (True, "float32")])
+def test_all_parts_of_a_question_are_searched_in_one_precision(tmp_path, hardware, is_odd, expected):
+    """Also where the example on which low precision fails is in one part alone."""
+    split = images()
+    odd = letters(undisturbed())[0].index("B")
+    module = RoughlyImmune(split.x[odd]) if is_odd else net()
+    parts = ("0:30", f"0:{odd + 1}", f"{odd + 1}:30", "20:23")
+    assert {precision_of_part(tmp_path, split, part, module)[0] for part in parts} == {expected}
+
+
+def precision_of_part(folder, split, part, module):
+    path = folder / f"{part.replace(':', '-')}.robench"
+    answered(path, split.part(part), module=module)
+    return precision_of(path)
+
+
+def test_halves_shards_and_the_whole_end_in_the_same_table_where_bfloat16_is_chosen(tmp_path, hardware):
+    split = images()
+    whole = letters(answered(tmp_path / "whole.robench", split))
+    for size in (15, 7):
+        parts = [split.part(f"{begin}:{min(begin + size, 30)}") for begin in range(0, 30, size)]
+        pieces = [letters(answered(tmp_path / f"{size}-{part.numbers[0]}", part)) for part in parts]
+        assert ["".join(of) for of in zip(*pieces, strict=True)] == whole
+    assert precision_of(tmp_path / "7-28")[0] == "bfloat16"
+
+
+def notes_of(listens):
+    """The notes, but for that on the classes of the few toys."""
+    return [note for note in listens.notes if "examples show" not in note]
+
+
+def test_a_resumed_run_keeps_its_precision_and_another_that_is_named_is_noted(path, hardware):
+    split, listens = images(), Listens()
+    answered(path, split.part("10"))
+    assert precision_of(path)[0] == "bfloat16"
+    answered(path, split.part("20"), progress=listens, precision="auto")
+    assert (precision_of(path)[0], notes_of(listens)) == ("bfloat16", [])
+    answered(path, split, progress=listens, precision="float32")
+    precision, record = precision_of(path)
+    assert precision == "float32"
+    assert notes_of(listens) == ["this run was searched in bfloat16 so far, and goes on in float32"]
+    assert precisions({"precision": record}) == ("bfloat16", "float32")
+    assert record.endswith(" | float32: as named")
+
+
+@pytest.mark.parametrize("named", ["float32", "bfloat16"])
+def test_the_environment_names_the_precision(path, hardware, monkeypatch, named):
+    monkeypatch.setenv("ROBENCH_PRECISION", named)
+    monkeypatch.setattr(evaluation, "choose", None)
+    answered(path, images())
+    assert precision_of(path) == (named, f"{named}: as named")
+
+
+@pytest.mark.parametrize(("scale", "numbers"), [(1, range(3, 30)), (255, range(20, 30))])
+def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monkeypatch, scale, numbers):
+    """A whole that was scaled after the cut was taken is no data for a model that reads [0, 1]."""
+    tried = []
+
+    def choose(classifier, pilot, lanes):
+        tried.append(pilot.examples().numbers)
+        return Choice("float32", "")
+
+    monkeypatch.setattr(evaluation, "choose", choose)
+    split = images()
+    own = replace(split, x=split.x * scale).part("20:30")
+    robench.evaluate(net(), replace(own, x=own.x / scale), threats=["linf:0.1"], attacks=["pgd"], precision="auto")
+    assert tried == [tuple(numbers)]
+
+
+class Float32Only(nn.Module):
+    """Refuses to be searched in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return logits
+
+
+@pytest.mark.parametrize("named", ["bfloat16", "auto"])
+def test_a_model_that_bfloat16_does_not_suit_is_searched_in_float32_with_a_note(path, hardware, named):
+    listens = Listens()
+    summary = answered(path, images(), module=Float32Only(), progress=listens, precision=named)
+    told = "not in bfloat16: the model raises TypeError: float32 only"
+    assert notes_of(listens) == [f"searching in float32: {told}"]
+    assert precision_of(path) == ("float32", f"float32: {told}")
+    assert (letters(summary), summary.union.open) == (letters(undisturbed()), 0)
+
+
+def test_a_complete_run_needs_no_pilot(path, monkeypatch):
+    answered(path, images())
+    monkeypatch.setattr(evaluation, "choose", None)
+    assert letters(answered(path, images())) == letters(undisturbed())
+
+
+class Cramped(torch.nn.Module):
+    """Fits five images."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        if len(x) > 5 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(x)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
+    listens = Listens()
+    summary = answered(path, images(), module=Cramped(), lanes=16, progress=listens)
+    assert letters(summary) == letters(undisturbed())
+    assert listens.notes[-1] == "the batch did not fit the memory; going on with 4 images at once"
+    with RunFile.read(path) as run:
+        assert run.plan().lanes == 4
+    listens.notes.clear()
+    assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=listens)) == letters(summary)
+    assert notes_of(listens) == [], "the file remembers what fitted"

@@ -1,0 +1,133 @@
+"""What is known of the zoo without any detector: by an attacker who knows the mask, and by reckoning."""
+
+import itertools
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robench.testing import masked as zoo
+from robench.testing.masked import MASKED, masked, stand_in
+
+from ..test_masked import DETERMINISTIC, EXAMPLES, KEEPING, base
+
+pytestmark = pytest.mark.precision
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CHANGING = sorted(set(DETERMINISTIC) - set(KEEPING))
+
+
+@pytest.fixture(scope="module")
+def witnesses():
+    """The benchmark's module; an attack of it."""
+    made = runpy.run_path(str(BENCHMARKS / "witnesses.py"))
+    made["witnessed"].__globals__["ATTACKS"] = ("apgd(loss='margin', steps=30)",)
+    return made
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_who_knows_a_mask_attacks_what_answers_as_it_does_and_has_a_gradient_everywhere(name):
+    x = EXAMPLES.x[:8].clone().requires_grad_()
+    known = stand_in(name, base())(x)
+    assert torch.equal(known, masked(name, base())(EXAMPLES.x[:8]))
+    right = known.gather(1, EXAMPLES.y[:8, None]).sum()
+    (gradient,) = torch.autograd.grad(right, x)
+    assert (gradient.flatten(1) != 0).any(dim=1).all()
+
+
+def test_behind_a_mask_that_keeps_predictions_it_is_the_model_inside():
+    assert torch.equal(stand_in("one-hot", base())(EXAMPLES.x[:2]), base()(EXAMPLES.x[:2]))
+
+
+def test_the_stand_in_of_a_mask_at_random_answers_what_many_draws_do_on_average():
+    torch.manual_seed(0)
+    module, known = masked("noise", base()), stand_in("noise", base())
+    with torch.no_grad():
+        many = torch.stack([module(EXAMPLES.x[:4]) for _ in range(100)])
+        of_stand_in = torch.stack([known(EXAMPLES.x[:4]) for _ in range(13)])
+    assert known.draws == 8
+    standard_error = many.std(dim=0) * 2**0.5 / 100**0.5
+    assert ((of_stand_in.mean(dim=0) - many.mean(dim=0)).abs() < 5 * standard_error).all()
+
+
+def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(witnesses):
+    left = witnesses["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
+    assert left.open == 0
+    assert left.broken >= 3
+    assert not masked("black-and-white", base())(
+        EXAMPLES.x[:1].clone().requires_grad_()
+    ).requires_grad  # of its own none
+
+
+def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(witnesses, monkeypatch):
+    class Liar(nn.Module):
+        """Always another class, by a hair that depends on the image."""
+
+        def __init__(self, mask):
+            super().__init__()
+            self.mask = mask
+
+        def forward(self, x):
+            return self.mask(x).roll(1, dims=1)
+
+    monkeypatch.setitem(zoo.MASKED, "rounded-input", replace(MASKED["rounded-input"], known=Liar))
+    left = witnesses["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
+    assert (left.broken, left.standing) == (0, 3)
+    assert left.rejected["does not fool"] >= 3
+
+
+@pytest.mark.parametrize("name", ["", "rounded-input", "black-and-white", "dead-threshold"])
+@pytest.mark.parametrize("radius", [0.1, 0.3])
+def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid(name, radius, witnesses, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(30, 1, 2, 2, generator=generator)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(3, 4, generator=generator))
+        module = masked(name, net) if name else net
+        y = module(x).argmax(dim=1)
+        y[:3] = (y[:3] + 1) % 3  # wrong before any attack
+        np.savez(tmp_path / "d.npz", x=x.numpy(), y=y.numpy())
+        exact = witnesses["standing_exactly"](module, str(tmp_path / "d.npz"), radius, 30)
+        steps = torch.linspace(-radius, radius, 9).tolist()
+        aside = torch.tensor(list(itertools.product(steps, repeat=4))).view(-1, 1, 2, 2)
+        stands = [
+            (module((image + aside).clamp(0, 1)).argmax(dim=1) == label).all()
+            for image, label in zip(x, y, strict=True)
+        ]
+    assert exact == sum(stands)
+    assert 0 < exact < 27
+
+
+@pytest.mark.parametrize("name", ["rounded-input", "dead-threshold"])
+def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_room_it_is_the_answer(name, witnesses):
+    module = masked(name, base())
+    still, tiny, wide = (witnesses["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        corners = [
+            EXAMPLES.x,
+            *((EXAMPLES.x + torch.randn_like(EXAMPLES.x).sign() * 1e-3).clamp(0, 1) for _ in range(8)),
+        ]
+        stands = torch.stack([module(x).argmax(dim=1) == EXAMPLES.y for x in corners])
+    assert still == stands[0].sum()
+    assert 0 < tiny <= stands.all(dim=0).sum()
+    assert wide <= tiny < 40
+
+
+def test_a_benchmark_goes_on_from_the_rows_it_has_kept_and_begins_anew_for_another_question(tmp_path):
+    kept = runpy.run_path(str(BENCHMARKS / "kept.py"))["Kept"](tmp_path)
+    made = []
+
+    def make():
+        made.append(1)
+        return [{"on": f"{len(made)}.0"}]
+
+    assert kept.rows("linear, small", {"n": 1}, make) == kept.rows("linear, small", {"n": 1}, make) == [{"on": "1.0"}]
+    assert kept.rows("linear, small", {"n": 2}, make) == [{"on": "2.0"}]
+    assert [json.loads(path.read_text())["rows"] for path in tmp_path.iterdir()] == [[{"on": "2.0"}]]
+    assert len(kept.note()) == 1

@@ -1,0 +1,196 @@
+"""Measurements on models whose gradients are known."""
+
+import copy
+import functools
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from robench.masking import diagnostics as probes
+from robench.problem import checkpoints, datasets
+from robench.problem.classifier import Classifier
+from robench.problem.split import Split
+from robench.problem.threats import parse
+from robench.testing.masked import MASKED, masked
+
+DIGITS = datasets.load("digits").part("24")
+
+
+def linear(blind=0):
+    """Three classes by random weights on 4x5 grey images, none on the first `blind` pixels."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
+    noise = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(3, 20, generator=noise))
+        net[1].weight[:, :blind] = 0
+    return net
+
+
+def split(module, n=10):
+    """Images in the middle of the box, labelled as the model has them."""
+    x = 0.3 + 0.4 * torch.rand(n, 1, 4, 5, generator=torch.Generator().manual_seed(1))
+    return Split.whole("made:up", x, module(x).argmax(dim=1).detach(), classes=3)
+
+
+def classifier(module, shape=(1, 4, 5), classes=3):
+    return Classifier(module, name="m", architecture="m", shape=shape, classes=classes)
+
+
+def by_name(measured):
+    values = {}
+    for m in measured:
+        values.setdefault(m.name, []).append(m.value)
+    return values
+
+
+def of_threat(module, threat="l2:0.2", images=None):
+    images = split(module) if images is None else images
+    return by_name(probes.of_threat(classifier(module), parse(threat), images, seed=0))
+
+
+@functools.cache
+def of_digits(name, examples=24):
+    images = DIGITS.take(range(examples))
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
+    return by_name(probes.of_model(model, images, seed=0)), by_name(
+        probes.of_threat(model, parse("linf:0.2"), images, seed=0)
+    )
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.2", "l1:0.5"])
+def test_a_linear_model_tells_the_truth(threat):
+    told = of_threat(linear(), threat)
+    assert told["slope"] == pytest.approx([1.0] * 10, abs=0.05)  # except where rivals change places
+    assert told["agrees"] == pytest.approx([1.0] * 10)
+    assert mean(told["leads"]) > (0.8 if threat[:2] != "l1" else 0.3)  # of 20 pixels chance often takes the best too
+    for name in ("zero", "not finite", "loss zero", "blind", "same"):
+        assert told[name] == [0.0] * 10, name
+
+
+def test_the_norm_is_that_of_the_difference_of_two_rows():
+    module = linear()
+    rows = module[1].weight.detach()
+    distances = {round((rows[i] - rows[j]).norm().item(), 4) for i in range(3) for j in range(i)}
+    assert {round(value, 4) for value in of_threat(module)["norm"]} <= distances
+
+
+def test_blind_is_the_share_of_pixels_without_a_weight():
+    assert of_threat(linear(blind=5))["blind"] == [0.25] * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "probe", "value"),
+    [
+        ("flipped", "slope", -1.0),
+        ("staircase", "zero", 1.0),
+        ("detached", "zero", 1.0),
+        ("not-a-number", "not finite", 1.0),
+        ("large-logits", "loss zero", 0.9),
+        ("staircase", "same", 0.9),
+        ("rounded-input", "blind", 1.0),
+        ("noisy-gradient", "agrees", 0.0),
+        ("decoy", "leads", 0.1),
+        ("anti-adversary", "zero", 1.0),
+    ],
+)
+def test_a_mask_shows_where_it_should(name, probe, value):
+    assert mean(of_digits(name)[1][probe]) == pytest.approx(value, abs=0.12)
+
+
+def test_an_honest_network_shows_nothing():
+    whole, told = of_digits("")
+    assert (whole["repeatable"], whole["no gradient"], whole["inner gradients"]) == ([1.0], [0.0], [0.0])
+    assert mean(told["leads"]) > 0.9
+    assert mean(told["slope"]) == pytest.approx(1.0, abs=0.05)
+    assert max(told["zero"] + told["not finite"] + told["loss zero"] + told["same"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "probe", "value"),
+    [
+        ("probabilities", "probabilities", 1.0),
+        ("one-hot", "one-hot", 1.0),
+        ("staircase", "probabilities", 0.0),
+        ("no-graph", "no gradient", 1.0),
+        ("one-hot", "no gradient", 1.0),
+        ("noise", "repeatable", 0.0),
+        ("anti-adversary", "inner gradients", 3.0),
+    ],
+)
+def test_what_is_told_of_the_whole_model(name, probe, value):
+    assert of_digits(name)[0][probe] == [value]
+
+
+def test_layers_left_in_training_mode_are_counted_and_an_image_alone_is_answered_otherwise():
+    class Stubborn(nn.Sequential):
+        def train(self, mode=True):
+            return super().train(True)
+
+    module = Stubborn(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(20, 3))
+    told = by_name(probes.of_model(classifier(module), split(linear()), seed=0))
+    assert told["training layers"] == [3.0]
+    assert told["alone"][0] > 0.1
+    honest = by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))
+    assert honest["training layers"] == [0.0]
+    assert honest["alone"][0] < 1e-4
+
+
+def test_log_probabilities_are_known_from_logits():
+    whole = by_name(probes.of_model(classifier(nn.Sequential(linear(), nn.LogSoftmax(1))), split(linear()), seed=0))
+    assert whole["log-probabilities"] == [1.0]
+    assert whole["probabilities"] == [0.0]
+    assert by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
+
+
+def test_it_costs_what_it_says():
+    rows = Counter()
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = linear()
+
+        def forward(self, x):
+            rows["gradients" if torch.is_grad_enabled() else "forwards"] += len(x)
+            return self.net(x)
+
+    of_threat(Counting(), images=split(linear(), n=7))
+    assert rows == {"gradients": 5 * 7, "forwards": 65 * 7}
+
+
+def test_measuring_changes_neither_random_numbers_nor_torch():
+    grad, backward = torch.autograd.grad, torch.Tensor.backward
+    noisy = classifier(nn.Sequential(linear(), nn.Dropout()).train())
+    noisy.module.train()
+    images = split(linear())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert by_name(probes.of_model(noisy, images, seed=0))["repeatable"] == [0.0]
+    by_name(probes.of_threat(noisy, parse("l2:0.2"), images, seed=0))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.autograd.grad is grad
+    assert torch.Tensor.backward is backward
+
+
+def test_the_numbers_of_an_example_do_not_depend_on_its_company():
+    module = linear(blind=3)
+    images = split(module, n=9)
+    together = of_threat(module, images=images)
+    few = of_threat(module, images=images.take([4, 7]))
+    for name, values in few.items():
+        assert values == pytest.approx([together[name][4], together[name][7]], rel=1e-4, abs=1e-5), name
+
+
+def test_every_mask_can_be_measured():
+    for name in MASKED:
+        whole, told = of_digits(name, examples=2)
+        assert all(len(values) == 1 for values in whole.values())
+        assert all(value == value for values in told.values() for value in values), name

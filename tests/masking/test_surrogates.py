@@ -1,0 +1,254 @@
+"""Backward passes put right, on functions whose right gradient is known."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robench.masking import surrogates as remedies
+from robench.problem import checkpoints, datasets
+from robench.problem.checkpoints.programs import Program
+from robench.problem.classifier import Classifier
+from robench.problem.threats import parse
+from robench.testing.masked import MASKED, masked
+
+DIGITS = datasets.load("digits").part("60")
+WEIGHTS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+X = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+
+
+class Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+class Of(nn.Module):
+    """A linear model of images to which something is done."""
+
+    def __init__(self, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.linear = nn.Linear(6, 3, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(WEIGHTS)
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        return self.after(self.linear(self.before(x).flatten(1)))
+
+
+class Doubled(nn.Module):
+    """Twice the logits, in float64."""
+
+    def forward(self, z):
+        return 2 * z.double()
+
+
+def classifier(module, shape=(1, 2, 3), classes=3):
+    return Classifier(module, name="m", architecture="m", shape=shape, classes=classes)
+
+
+def hooked(x):
+    x = x.clone()
+    if x.requires_grad:
+        x.register_hook(lambda grad: -grad)
+    return x
+
+
+def without_graph(x):
+    with torch.no_grad():
+        return x + 0.0
+
+
+BEFORE = {
+    "round": lambda x: (8 * x).round() / 8,
+    "floor": lambda x: (8 * x).floor() / 8,
+    "comparison": lambda x: (x > 0.5).float(),
+    "turned comparison": lambda x: 1 - (x < 0.5).to(x.dtype),
+    "clamp": lambda x: x.clamp(0.4, 0.6),
+    "detach": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "no_grad": without_graph,
+    "hook": hooked,
+    "function": lambda x: Turned.apply(x),
+    "half": lambda x: x.half().float(),
+    "square root of 0": lambda x: x + (0 * x).sum().sqrt(),
+}
+AFTER = {
+    "argmax": lambda z: F.one_hot(z.argmax(dim=1), 3).float(),
+    "softmax": lambda z: F.softmax(1000 * z, dim=1) / 1000,
+    "method": lambda z: (1000 * z).sigmoid() / 1000,
+}
+
+
+def gradient(model, k):
+    x = X.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(model(x)[:, k].sum(), x)
+    return grad.flatten(1)
+
+
+@pytest.mark.parametrize("model", [*(Of(before=f) for f in BEFORE.values()), *(Of(after=f) for f in AFTER.values())],
+                         ids=[*BEFORE, *AFTER])  # fmt: skip
+def test_a_useless_derivative_becomes_that_of_the_identity_and_values_stay(model):
+    whole = remedies.repaired(classifier(model))
+    with torch.no_grad():
+        assert torch.equal(whole(X), model(X))
+    for k in range(3):
+        assert torch.allclose(gradient(whole, k), WEIGHTS[k].expand(4, 6), atol=1e-3)
+
+
+def test_a_dead_unit_leaks_where_it_is_asked_to_and_a_live_one_never_does():
+    model = classifier(Of(before=lambda x: F.relu(x - 0.5)))
+    for leak in (0.0, remedies.LEAK):
+        slopes = torch.where(X.flatten(1) > 0.5, 1.0, leak)
+        assert torch.allclose(gradient(remedies.repaired(model, leak=leak), 0), slopes * WEIGHTS[0])
+
+
+def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
+    apply = torch.autograd.Function.__dict__["apply"]
+
+    def raises(x):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        remedies.repaired(classifier(Of(before=raises)))(X)
+    with torch.no_grad():
+        remedies.repaired(classifier(masked("anti-adversary", Of()), classes=3))(X)
+        assert not torch.is_grad_enabled()
+    assert torch.autograd.Function.__dict__["apply"] is apply
+    assert torch.equal((X > 0.5).float(), (X > 0.5).to(torch.float32))
+    assert not X.clone().requires_grad_().detach().requires_grad
+
+
+@pytest.mark.parametrize("name", [n for n, mask in MASKED.items() if n not in ("noise", "dropped", "shifted")])
+def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base), (1, 28, 28), 10)
+    with torch.no_grad():
+        told = model(DIGITS.x[:8])
+    repaired = remedies.repaired(model, differentiates=name == "anti-adversary")
+    assert torch.equal(repaired(DIGITS.x[:8]).detach(), told.float())
+
+
+@pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
+def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base), (1, 28, 28), 10)
+    inner = remedies.inside(model, DIGITS.x)
+    x = DIGITS.x[:8].clone().requires_grad_()
+    assert torch.equal(inner(x), base(x))
+    (taken,) = torch.autograd.grad(inner(x)[:, 0].sum(), x)
+    (honest,) = torch.autograd.grad(base(x)[:, 0].sum(), x)
+    assert torch.allclose(taken, honest, atol=1e-6)
+
+
+def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_layer_lends_its_gradient():
+    model = classifier(Of(after=lambda z: torch.where(z[:, :1] > z[:, 1:2], z.flip(1) * 2, z * 2)))
+    x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        told, layer = model(x), model.module.linear(x.flatten(1))
+    remedied = remedies._with(model, remedies._Inside(model.module, False, "linear"))
+    agrees = told.argmax(dim=1) == layer.argmax(dim=1)
+    assert 0 < agrees.sum() < len(x)
+    heard = remedied(x).detach()
+    assert torch.equal(heard[agrees], layer[agrees])
+    assert torch.allclose(heard[~agrees], told[~agrees])
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(remedied(leaf)[:, 0].sum(), leaf)
+    assert torch.allclose(grad.flatten(1), WEIGHTS[0].expand(400, 6), atol=1e-5)
+
+
+def test_an_honest_model_has_no_other_voice():
+    assert remedies.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e30])
+def test_rescaled_logits_have_a_common_size_and_the_same_predictions(scale):
+    model = classifier(Of(after=lambda z: z * scale))
+    spread = model(X).double().std(dim=1).median().item()
+    whole = remedies.rescaled(model, spread, probabilities=False)
+    assert torch.equal(whole(X).argmax(dim=1), model(X).argmax(dim=1))
+    assert whole(X).std(dim=1).median().item() == pytest.approx(1.0, rel=1e-5)
+    assert torch.allclose(gradient(whole, 1), (WEIGHTS[1] * (scale / spread)).expand(4, 6), rtol=1e-3)
+
+
+def test_probabilities_become_their_logarithms():
+    model = classifier(Of(after=lambda z: z.softmax(dim=1)))
+    whole = remedies.rescaled(model, 0.1, probabilities=True)
+    assert torch.allclose(whole(X).float(), (X.flatten(1) @ WEIGHTS.T).log_softmax(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("remedy", ["repaired", "inside", "rescaled"])
+def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64(remedy):
+    model = classifier(nn.Sequential(Of(), Doubled()))
+    remedied = {
+        "repaired": lambda: remedies.repaired(model),
+        "inside": lambda: remedies.inside(model, X),
+        "rescaled": lambda: remedies.rescaled(model, 2.0, probabilities=False),
+    }[remedy]()
+    assert model(X).dtype == torch.float64
+    assert remedied(X).dtype == torch.float32
+
+
+class Rippled(nn.Module):
+    """Logits with a ripple so fine that the gradient is its own, and so low that it hardly matters."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x) + 2e-3 * (1e4 * x).sin().flatten(1).sum(dim=1, keepdim=True) * torch.arange(3)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.2", "l2:0.4", "l1:0.8"])
+def test_the_mean_of_gradients_nearby_points_where_a_rippled_model_goes_and_answers_stay(threat, monkeypatch):
+    monkeypatch.setattr(remedies, "NEARBY", 4000)
+    model = classifier(Rippled(Of()))
+    nearby = remedies.smoothed(model, parse(threat))
+    x = 0.3 + 0.4 * X
+    assert torch.equal(nearby(x), model(x))
+    for asked, least, most in ((nearby, 0.8, 1.0), (model, -1.0, 0.8)):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(asked(leaf)[:, 2].sum(), leaf)
+        alike = F.cosine_similarity(gradient.flatten(1), WEIGHTS[2:3], dim=1)
+        assert ((least <= alike) & (alike <= most + 1e-6)).all()
+
+
+def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in_its_set():
+    seen = []
+
+    class Listening(Of):
+        def forward(self, x):
+            seen.append(x.detach())
+            return super().forward(x)
+
+    nearby = remedies.smoothed(classifier(Listening()), parse("l2:0.4"))
+    nearby(X), nearby(X[[2, 0]])
+    among_four, among_two = seen[1].view(8, 4, -1), seen[3].view(8, 2, -1)
+    assert torch.equal(among_four[:, [2, 0]], among_two)
+    away = (among_four - X.flatten(1)).norm(dim=2)
+    assert (away <= 0.2 + 1e-6).all()
+    assert (seen[1] >= 0).all()
+    assert (seen[1] <= 1).all()
+
+
+def test_what_was_exported_is_said_to_be_closed():
+    exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), (X[:2],)).module()
+    assert remedies.is_compiled(classifier(Program(exported)))
+
+
+def test_what_torchscript_has_compiled_is_said_to_be_closed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
+        script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
+    assert remedies.is_compiled(classifier(script))
+    assert not remedies.is_compiled(classifier(Of()))
+    assert remedies.inside(classifier(script), X) is None

@@ -1,5 +1,0 @@
-"""Models whose smallest adversarial perturbation is known in closed form, box included."""
-
-from robench.doctor.oracles import SHAPE, Linear, classifier, distance, fraction, toy
-
-__all__ = ["SHAPE", "Linear", "classifier", "distance", "fraction", "toy"]

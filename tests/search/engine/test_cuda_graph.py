@@ -1,0 +1,100 @@
+"""A recorded step gives what the step gives. On a CPU the recorder is one that runs the step again."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from robench.problem.threats import L1, L2, Linf
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.pgd import PGD
+from robench.search.attacks.slide import SLIDE
+from robench.search.engine.cuda_graph import Recorded, cuda_graph
+from robench.search.engine.engine import Engine
+
+from ...exact_distances import classifier, toy
+from ..running import items, job
+from .test_engine import net
+from .test_independence import N, outcome
+
+CASES = [
+    (Linf(Fraction(3, 100)), PGD(steps=9)),
+    (L2(Fraction(1, 8)), APGD(steps=15)),
+    (L1(Fraction(1, 4)), APGD(steps=15)),
+    (L1(Fraction(1, 4)), SLIDE(steps=12)),
+]
+
+
+def again(run):
+    """Records nothing: replaying is running."""
+    run()
+    return run
+
+
+def found(model, split, threat, attack, record, lanes=7):
+    engine = Engine(model, split, 0, lanes)
+    engine._record = record
+    one = job(threat, attack, items(model, attack, split, range(N), draws=2))
+    ended = [end for some in engine.work([one]) for end in some]
+    assert one.error == ""
+    return outcome(ended)
+
+
+@pytest.mark.parametrize(("threat", "attack"), CASES)
+def test_a_replayed_search_finds_what_a_search_finds(threat, attack):
+    model = classifier(net(), 4)
+    split = toy(model, N)
+    replays = []
+
+    def counted(run):
+        run()
+
+        def replay():
+            replays.append(1)
+            run()
+
+        return replay
+
+    plain, played = found(model, split, threat, attack, None), found(model, split, threat, attack, counted)
+    assert len(replays) > 20, "nothing was replayed"
+    assert plain.keys() == played.keys()
+    for key, x_adv in plain.items():
+        assert (x_adv is None) == (played[key] is None)
+        assert x_adv is None or torch.equal(x_adv, played[key])
+
+
+def test_a_step_that_cannot_be_recorded_is_made_as_it_is():
+    def refuses(run):
+        run()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = classifier(net(), 4)
+    split = toy(model, N)
+    for threat, attack in CASES:
+        plain, tried = found(model, split, threat, attack, None), found(model, split, threat, attack, refuses)
+        assert {key: x is None for key, x in plain.items()} == {key: x is None for key, x in tried.items()}
+
+
+def test_a_recording_that_gives_other_values_is_not_used():
+    with pytest.raises(RuntimeError, match="gives other values"):
+        Recorded(lambda c, v: (v[0] + c[0],), (torch.ones(3),), (torch.zeros(3),), record=lambda run: lambda: None)
+
+
+def test_values_that_trade_places_do_not_overwrite_each_other():
+    swap = Recorded(lambda c, v: (v[1], v[0] + c[0]), (torch.ones(2),), (torch.zeros(2), torch.ones(2)), record=again)
+    one, other = swap((torch.ones(2),), (torch.zeros(2), torch.ones(2)), times=3)
+    assert (one.tolist(), other.tolist()) == ([2.0, 2.0], [2.0, 2.0])
+    one, other = swap((torch.ones(2),), (torch.zeros(2), 5 * torch.ones(2)), times=1)
+    assert (one.tolist(), other.tolist()) == ([5.0, 5.0], [1.0, 1.0])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_replayed_search_finds_what_a_search_finds():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    model = classifier(net().cuda(), 4)
+    split = toy(classifier(net(), 4), N)
+    for threat, attack in CASES:
+        played = found(model, split, threat, attack, cuda_graph)
+        plain = found(model, split, threat, attack, None)
+        assert {key: x is None for key, x in plain.items()} == {key: x is None for key, x in played.items()}

@@ -1,0 +1,288 @@
+"""Jobs that share the lanes, questions of several points at once, and a memory that is too small."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from robench.errors import UserError
+from robench.problem.noise import normal
+from robench.problem.threats import L1, L2, Ball, Linf
+from robench.search.attack import LabelAttack, ScoreAttack, State
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.pgd import PGD
+from robench.search.attacks.slide import SLIDE
+from robench.search.engine.engine import Engine, batch_of
+from robench.search.engine.scheduler import Item
+
+from ...exact_distances import Linear, classifier, toy
+from ..running import ends, items, job
+from .test_engine import net
+
+N = 9
+
+
+@pytest.fixture
+def model():
+    return classifier(net(), 4)
+
+
+@pytest.fixture
+def split(model):
+    return toy(model, N)
+
+
+def several(model, split):
+    """Five jobs of different attacks under different threats, some of several draws or targets."""
+    asked = [
+        (Linf(Fraction(3, 100)), PGD(steps=9), 2),
+        (L2(Fraction(1, 8)), PGD(steps=4, loss="cross-entropy"), 1),
+        (L1(Fraction(1, 4)), SLIDE(steps=12), 1),
+        (L1(Fraction(1, 4)), APGD(steps=15), 1),
+        (Linf(Fraction(3, 100)), APGD(steps=7, loss="dlr", targets=3), 1),
+    ]
+    return [job(threat, attack, items(model, attack, split, range(N), draws)) for threat, attack, draws in asked]
+
+
+def outcome(ended):
+    return {(str(end.job.threat), end.job.attack.spec, end.item): end.x_adv for end in ended}
+
+
+@pytest.mark.parametrize("lanes", [1, 7, 64])
+def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, lanes):
+    together = outcome(ends(model, split, *several(model, split), lanes=lanes))
+    alone = outcome([end for one in several(model, split) for end in ends(model, split, one, lanes=lanes)])
+    assert together.keys() == alone.keys()
+    for key, x_adv in together.items():
+        assert (x_adv is None) == (alone[key] is None), key
+        if x_adv is not None:
+            torch.testing.assert_close(x_adv, alone[key], atol=2e-5, rtol=0)
+    assert 5 < sum(x is None for x in alone.values()) < len(alone) - 5, "both outcomes must occur"
+
+
+def test_lanes_do_not_run_dry_between_jobs(model, split):
+    together, jobs = Engine(model, split, 0, rows=4), several(model, split)
+    list(together.work(jobs))
+    alone = 0
+    for one in several(model, split):
+        engine = Engine(model, split, 0, rows=4)
+        list(engine.work([one]))
+        alone += engine.rounds
+    steps = sum(one.steps for one in jobs)
+    assert steps > 0.93 * 4 * together.rounds, (
+        "of the lanes, fewer than one in fourteen may be idle: the very last ones"
+    )
+    assert alone > 1.05 * together.rounds
+
+
+def test_a_job_is_asked_for_when_lanes_fall_free_and_not_before(model, split):
+    handed = []
+
+    def line() -> Iterator:
+        for number, one in enumerate(several(model, split)):
+            handed.append(number)
+            yield one
+
+    work = Engine(model, split, 0, rows=8).work(line())
+    next(work)
+    assert handed == [0]
+    list(work)
+    assert handed == [0, 1, 2, 3, 4]
+
+
+class Fails(PGD):
+    name: ClassVar[str] = "fails"
+    at: ClassVar[str] = "step"
+
+    def start(self, threat, batch):
+        return self._maybe("start") or super().start(threat, batch)
+
+    def query(self, threat, batch, state):
+        return self._maybe("query") or super().query(threat, batch, state)
+
+    def step(self, threat, batch, state, seen):
+        return self._maybe("step") or super().step(threat, batch, state, seen)
+
+    def _maybe(self, where):
+        if where == self.at:
+            raise ZeroDivisionError(f"in {where}")
+
+
+@pytest.mark.parametrize("where", ["start", "query", "step"])
+def test_an_attack_that_raises_costs_its_lane_mates_nothing(model, split, where, monkeypatch):
+    monkeypatch.setattr(Fails, "at", where)
+    threat = Linf(Fraction(3, 100))
+    jobs = [
+        job(threat, attack, items(model, attack, split, range(N)))
+        for attack in (PGD(steps=9), Fails(steps=9), APGD(steps=9))
+    ]
+    got = outcome(ends(model, split, *jobs, lanes=10, may_fail=True))
+    assert [one.error for one in jobs] == ["", f"ZeroDivisionError: in {where}", ""]
+    assert jobs[1].unfinished == set(range(N))
+    alone = outcome(
+        ends(model, split, *[job(threat, a, items(model, a, split, range(N))) for a in (PGD(steps=9), APGD(steps=9))])
+    )
+    assert {key: x is None for key, x in got.items()} == {key: x is None for key, x in alone.items()}
+    assert all(one.over for one in jobs)
+
+
+def test_a_model_that_raises_fails_every_attack_with_its_own_words(split):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise KeyError("no such layer")
+
+    jobs = several(classifier(Linear(4), 4), split)
+    assert ends(classifier(Broken(), 4), split, *jobs, may_fail=True) == []
+    assert {one.error for one in jobs} == {"KeyError: 'no such layer'"}
+
+
+# Memory
+
+
+class Cramped(nn.Module):
+    """Fits so many images and no more."""
+
+    def __init__(self, room: int, error: Exception):
+        super().__init__()
+        self.inner, self.room, self.error = net(), room, error
+
+    def forward(self, x):
+        if len(x) > self.room:
+            raise self.error
+        return self.inner(x)
+
+
+CUDA_SAYS = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU_SAYS = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
+@pytest.mark.parametrize("error", [CUDA_SAYS, CPU_SAYS, MemoryError()], ids=["cuda", "cpu", "python"])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_finds_the_same(split, error):
+    roomy, cramped = classifier(net(), 4), classifier(Cramped(5, error), 4)
+    engine = Engine(cramped, split, 0, rows=64)
+    jobs = several(roomy, split)
+    got = outcome([end for some in engine.work(jobs) for end in some])
+    assert engine.rows == 4
+    wanted = outcome(ends(roomy, split, *several(roomy, split), lanes=4))
+    assert {key: x is None for key, x in got.items()} == {key: x is None for key, x in wanted.items()}
+
+
+def test_a_model_that_cannot_hold_one_image_is_refused(split):
+    cramped = classifier(Cramped(0, CUDA_SAYS), 4)
+    with pytest.raises(UserError, match=r"runs out of memory on a single image \(CUDA out of memory"):
+        ends(cramped, split, *several(classifier(net(), 4), split))
+
+
+# Several points at once
+
+
+@dataclass(frozen=True)
+class Tries(LabelAttack[Ball, State]):
+    """Random members, several at a time."""
+
+    name: ClassVar[str] = "tries"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+
+    steps: int = 6
+    targets: int = 0
+    wide: int = 5
+
+    @property
+    def width(self):
+        return self.wide
+
+    def start(self, threat, batch):
+        return State(torch.zeros_like(batch.x))
+
+    def visits(self, threat):
+        return self.steps
+
+    def query(self, threat, batch, state):
+        tries = [batch.x + threat.sample(batch.x, normal(batch.keys, draw=k, like=batch.x)) for k in range(self.wide)]
+        return torch.stack(tries, dim=1)
+
+    def step(self, threat, batch, state, labels):
+        assert labels.shape == (len(batch.y), self.wide)
+        assert not labels.is_floating_point()
+        return state
+
+
+@dataclass(frozen=True)
+class Scores(ScoreAttack[Ball, State]):
+    """The same, by logits."""
+
+    name: ClassVar[str] = "scores"
+    source: ClassVar[str] = "tests"
+    threats: ClassVar[tuple[str, ...]] = ("linf",)
+
+    steps: int = 6
+    targets: int = 0
+    wide: ClassVar[int] = 5
+    width: ClassVar[int] = 5
+    start, visits, query = Tries.start, Tries.visits, Tries.query
+
+    def step(self, threat, batch, state, logits):
+        assert logits.shape == (len(batch.y), 5, 4)
+        return state
+
+
+class OneHot(nn.Module):
+    """Says nothing but the class, and cannot be differentiated."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        assert not torch.is_grad_enabled(), "an attack that reads labels has asked for a gradient"
+        return nn.functional.one_hot(self.inner(x).argmax(dim=1), 4).float()
+
+
+@pytest.mark.parametrize("rows", [64, 7, 3])
+def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(model, split, rows):
+    threat, attack = Linf(Fraction(1, 2)), Tries()
+    ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), lanes=rows)
+    batch = batch_of(model, job(threat, attack, []), split, [end.item for end in ended], seed=0)
+    tries = attack.query(threat, batch, None)
+    fooled = (model(tries.flatten(0, 1)).argmax(dim=1).view(-1, 5) != batch.y[:, None]).any(dim=1)
+    assert [end.x_adv is not None for end in ended] == fooled.tolist()
+    assert 1 < fooled.sum() < N - 1, "both outcomes must occur"
+    for end in ended:
+        assert (end.forwards, end.backwards) == (5 if end.x_adv is not None else 30, 0)
+
+
+def test_who_reads_labels_finds_the_same_where_there_is_nothing_else_to_read(model, split):
+    attack = Tries()
+    asked = [job(Linf(Fraction(1, 5)), attack, items(model, attack, split, range(N))) for _ in range(2)]
+    plain, bare = ends(model, split, asked[0]), ends(classifier(OneHot(net()), 4), split, asked[1])
+    assert [(e.item, e.x_adv is None) for e in plain] == [(e.item, e.x_adv is None) for e in bare]
+
+
+def test_attacks_that_read_differently_take_turns(model, split):
+    threat = Linf(Fraction(1, 5))
+    jobs = [job(threat, a, items(model, a, split, range(N))) for a in (PGD(steps=3), Tries(), Scores(), PGD(steps=4))]
+    ended = ends(model, split, *jobs, lanes=9)
+    assert [jobs.index(end.job) for end in ended] == sorted(jobs.index(end.job) for end in ended)
+    assert len(ended) == 4 * N
+
+
+def test_a_point_at_which_the_model_says_nan_fools_nobody_who_reads_labels(split):
+    class Torn(nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 4), torch.nan)
+
+    seen = []
+
+    class Reads(Tries):
+        def step(self, threat, batch, state, labels):
+            seen.append((labels == batch.y[:, None]).all())
+            return state
+
+    (end,) = ends(classifier(Torn(), 4), split, job(Linf(Fraction(1, 5)), Reads(), [Item(0, 0, 0)]))
+    assert (end.x_adv, end.nan, end.blind) == (None, True, True)
+    assert all(seen)

@@ -1,0 +1,314 @@
+"""Who decides on a precision: hardware, network and a fixed pilot, and no clock."""
+
+import time
+import warnings
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from robench.errors import UserError
+from robench.problem.threats import L2
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.hop_skip_jump import HopSkipJump
+from robench.search.attacks.pgd import PGD
+from robench.search.engine import pilot as pilots
+from robench.search.engine.engine import Engine
+from robench.search.engine.pilot import AMONG, EXAMPLES, STEPS, Choice, Pilot, choose, named, notes
+from robench.search.engine.precision_cache import VARIABLE
+
+from ...exact_distances import classifier, toy
+from .test_engine import net
+from .test_precision import SMALL, TwoFaced
+
+pytestmark = pytest.mark.precision
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model():
+    return classifier(net(), 4)
+
+
+@pytest.fixture
+def split(model):
+    return toy(model, 100)
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """A device with hardware for bfloat16, on which it pays for small networks too."""
+    monkeypatch.setattr(pilots, "has_hardware", lambda precision, device: precision == "bfloat16")
+    monkeypatch.setattr(pilots, "saves_too_little", lambda classifier, rows: "")
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The precisions in which a pilot's attack was made, one after the other."""
+    log, real = [], pilots._broken
+
+    def logged(*arguments):
+        log.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(pilots, "_broken", logged)
+    return log
+
+
+def asked(model, split, *attacks, threat=SMALL):
+    right = lambda part: model(part.x).argmax(dim=1) == part.y  # noqa: E731
+    return Pilot.of([(threat, attacks or (PGD(steps=10),))], split, right, "a model")
+
+
+def chosen(model, split, *attacks):
+    return choose(model, asked(model, split, *attacks), lanes=8)
+
+
+class Strict(nn.Module):
+    """Cannot be searched in another precision than float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return logits
+
+
+def test_a_precision_with_hardware_that_pays_and_breaks_the_same_is_taken(model, split, hardware):
+    choice = chosen(model, split)
+    assert (choice.precision, choice.failed) == ("bfloat16", False)
+    assert choice.reason.startswith("a pilot on 64 images breaks the same, with ")
+
+
+def test_without_hardware_nothing_is_tried(model, split, monkeypatch, tried):
+    monkeypatch.setattr(pilots, "has_hardware", lambda *_: False)
+    assert chosen(model, split) == Choice("float32", "the device has no hardware for a lower precision")
+    assert not tried
+
+
+def test_a_network_too_small_to_gain_is_not_tried(model, split, monkeypatch, tried):
+    monkeypatch.setattr(pilots, "has_hardware", lambda *_: True)
+    choice = chosen(model, split)
+    assert choice == Choice("float32", "the network is small: 0 million multiply-adds a batch, below 200 million")
+    assert not tried
+
+
+def test_no_clock_is_read(model, split, hardware, monkeypatch):
+    def read(*_):
+        raise AssertionError("a decision must not depend on the moment")
+
+    for clock in ("perf_counter", "process_time", "monotonic", "time", "thread_time", "perf_counter_ns"):
+        monkeypatch.setattr(time, clock, read)
+    assert chosen(model, split).precision == "bfloat16"
+
+
+def test_every_part_of_a_data_set_has_the_same_pilot(model, split):
+    split.y[:3] = (split.y[:3] + 1) % 4  # wrong before any attack
+    whole = asked(model, split).examples()
+    assert whole.numbers == tuple(range(3, 3 + EXAMPLES))
+    for part in (split.part("50"), split.part("50:100"), split.part("90:91"), split.part("50:100").part("20:30")):
+        held = asked(model, part)
+        assert held.begin.sha256 == split.sha256
+        assert held.examples().numbers == whole.numbers
+        assert torch.equal(held.examples().x, whole.x)
+
+
+def test_a_pilot_reads_no_further_than_it_must(model):
+    split, shown = toy(model, 2 * AMONG), []
+
+    def right(part):
+        shown.extend(part.numbers)
+        return torch.tensor([number > 100 for number in part.numbers])
+
+    held = Pilot.of([], split, right, "")
+    assert held.examples().numbers == tuple(range(101, 101 + EXAMPLES))
+    assert shown == list(range(192))
+
+
+def test_the_first_attack_that_low_precision_can_mislead_runs_with_a_bounded_budget(split, model):
+    attacks = (APGD(steps=9, targets=3), HopSkipJump(steps=2), PGD(steps=1000), PGD(steps=5))
+    ((threat, attack),) = asked(model, split, *attacks).attacks
+    assert (threat, attack) == (SMALL, PGD(steps=STEPS))
+    assert asked(model, split, HopSkipJump(steps=2)).attacks == []
+
+
+def test_a_question_without_such_an_attack_is_searched_in_float32(model, split, hardware):
+    choice = chosen(model, split, HopSkipJump(steps=2))
+    assert choice == Choice("float32", "no attack of this question could search in another")
+
+
+def test_a_precision_that_breaks_other_examples_is_not_taken(model, split, hardware, monkeypatch):
+    real = pilots._broken
+
+    def missing_one(*arguments):
+        rows, queries = real(*arguments)
+        return (rows - {min(rows)} if arguments[-1] == "bfloat16" else rows), queries
+
+    monkeypatch.setattr(pilots, "_broken", missing_one)
+    choice = chosen(model, split)
+    told = f"a pilot in bfloat16 breaks 1 example under {SMALL} otherwise than in float32"
+    assert choice == Choice("float32", told)
+
+
+def test_a_precision_that_needs_more_queries_is_not_taken(model, split, hardware, monkeypatch):
+    real = pilots._broken
+
+    def slower(*arguments):
+        rows, queries = real(*arguments)
+        return rows, queries * (1.2 if arguments[-1] == "bfloat16" else 1)
+
+    monkeypatch.setattr(pilots, "_broken", slower)
+    choice = chosen(model, split)
+    assert choice.precision == "float32"
+    assert "times the queries of float32" in choice.reason
+
+
+def test_every_threat_must_agree(model, split, hardware, tried):
+    held = Pilot.of([(SMALL, [PGD(steps=5)]), (L2(Fraction(1, 3)), [APGD(steps=5)])], split, lambda p: p.y >= 0, "")
+    assert choose(model, held, lanes=8).precision == "bfloat16"
+    assert tried == ["float32", "bfloat16"] * 2
+
+
+def test_a_model_that_gets_nothing_right_has_no_pilot(model, split, hardware, tried):
+    wrong = Pilot.of([(SMALL, [PGD(steps=5)])], split, lambda part: part.y < 0, "")
+    assert choose(model, wrong, lanes=8) == Choice("float32", "the model gets no example of a pilot right")
+    assert not tried
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_error_of_the_pilots_attack_is_reported_and_proves_nothing(model, split, hardware, monkeypatch, precision):
+    class Broken(PGD):
+        def step(self, *arguments):
+            raise RuntimeError("no gradient\n  today")
+
+    class Failing(Engine):
+        def work(self, jobs):
+            (job,) = jobs
+            job.attack = Broken(steps=3) if self.precision == precision else job.attack
+            return super().work([job])
+
+    monkeypatch.setattr(pilots, "Engine", Failing)
+    choice = chosen(model, split)
+    assert (choice.precision, choice.failed) == ("float32", True)
+    assert choice.reason.startswith(f"a pilot of pgd under {SMALL} failed (RuntimeError: no gradient)")
+    assert notes(choice, "auto", (), CPU) == [f"searching in float32: {choice.reason}"]
+
+
+def test_what_the_engine_raises_is_reported_too(model, split, hardware, monkeypatch):
+    def raising(*_):
+        raise ZeroDivisionError("engine")
+
+    monkeypatch.setattr(pilots, "Engine", raising)
+    choice = chosen(model, split)
+    assert choice.failed
+    assert "failed (ZeroDivisionError: engine)" in choice.reason
+
+
+def test_a_model_that_fails_in_a_lower_precision_is_searched_in_float32(split, hardware, tried):
+    strict = classifier(Strict(), 4)
+    told = "not in bfloat16: the model raises TypeError: float32 only"
+    assert chosen(strict, split) == Choice("float32", told, failed=True)
+    assert named(strict, "bfloat16", split.x) == Choice("float32", told, failed=True)
+    assert not tried
+
+
+@pytest.mark.parametrize("added", [100.0, float("nan")])
+def test_a_model_that_computes_otherwise_in_a_lower_precision_is_searched_in_float32(split, hardware, added):
+    other = classifier(TwoFaced(lambda x: torch.zeros(len(x), dtype=torch.long), added), 4)
+    choice = named(other, "bfloat16", split.x)
+    assert (choice.precision, choice.failed) == ("float32", True)
+    assert "it changes the logits by " in choice.reason
+
+
+def test_a_model_without_gradients_can_be_searched_in_bfloat16(split):
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            return self.inner(x.detach())
+
+    assert named(classifier(Detached(), 4), "bfloat16", split.x).precision == "bfloat16"
+
+
+def test_a_torchscript_model_is_searched_in_float32(split, monkeypatch):
+    monkeypatch.setattr(pilots, "has_hardware", lambda *_: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself: people still have such files
+        script = classifier(torch.jit.trace(net().eval(), split.x[:2]), 4)
+    assert chosen(script, split) == Choice(
+        "float32", "the layers of a TorchScript model cannot be counted, nor rounded"
+    )
+    typed = named(script, "bfloat16", split.x)
+    told = "not in bfloat16: the layers of a TorchScript model cannot be rounded to bfloat16"
+    assert typed == Choice("float32", told, failed=True)
+    assert notes(typed, "bfloat16", (), CPU) == [f"searching in float32: {told}"]
+    with pytest.raises(UserError, match="TorchScript model cannot be rounded"):
+        Engine(script, split, 0, 8, "bfloat16")
+
+
+def test_a_run_that_goes_on_in_another_precision_notes_it():
+    changed = notes(Choice("float32", "as named"), "float32", ("bfloat16",), CPU)
+    assert changed == ["this run was searched in bfloat16 so far, and goes on in float32"]
+    assert notes(Choice("float32", "as named"), "float32", ("float32",), CPU) == []
+
+
+def test_emulated_bfloat16_is_noted(monkeypatch):
+    monkeypatch.setattr(pilots, "has_hardware", lambda *_: False)
+    (note,) = notes(Choice("bfloat16", "as named"), "bfloat16", (), CPU)
+    assert note.startswith("this device emulates bfloat16")
+
+
+# What is kept
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_a_pilot_runs_once(model, split, hardware, tried, cache):
+    first = chosen(model, split)
+    assert len(tried) == 2
+    assert chosen(model, split.part("50:100")) == first
+    assert len(tried) == 2
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_another_model_data_attack_or_batch_has_a_pilot_of_its_own(model, split, hardware, tried, cache, monkeypatch):
+    def times(**changes):
+        before = len(tried)
+        held = asked(model, changes.get("split", split), PGD(steps=changes.get("steps", 1)))
+        choose(model, pilots.replace(held, model=changes.get("model", "a model")), lanes=changes.get("lanes", 8))
+        return len(tried) - before
+
+    assert times() == 2
+    assert times() == 0
+    for change in ({"split": toy(model, 100, seed=5)}, {"steps": 2}, {"model": "another"}, {"lanes": 16}):
+        assert times(**change) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert times() == 2
+
+
+def test_a_refusal_is_kept_and_an_error_is_not(model, split, hardware, monkeypatch, cache):
+    monkeypatch.setattr(pilots, "COSTLIER", 0.5)
+    refused = chosen(model, split)
+    assert refused.precision == "float32"
+    monkeypatch.setattr(pilots, "_broken", None)
+    assert chosen(model, split) == refused
+    for path in cache.iterdir():
+        path.unlink()
+
+    def raising(*_):
+        raise pilots._PilotError("once")
+
+    monkeypatch.setattr(pilots, "_broken", raising)
+    assert chosen(model, split).failed
+    assert not list(cache.iterdir())

@@ -1,0 +1,257 @@
+"""A rough search finds what an exact one finds, and nothing it finds or misses is believed unasked."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from robench.api import LANES
+from robench.errors import UserError
+from robench.problem.architectures import ARCHITECTURES
+from robench.problem.checkpoints import load
+from robench.problem.classifier import Classifier, arithmetic
+from robench.problem.threats import L2, Linf
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.pgd import PGD
+from robench.search.engine import precision as precisions
+from robench.search.engine.precision import (
+    SHARE,
+    VARIABLE,
+    WORTH,
+    checked,
+    has_hardware,
+    multiply_adds,
+    rounded,
+    saves_too_little,
+)
+
+from ...exact_distances import classifier, toy
+from ..running import ends, items, job
+from .test_engine import net
+
+pytestmark = pytest.mark.precision
+N = 40
+SMALL = Linf(Fraction(7, 100))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model():
+    return classifier(net(), 4)
+
+
+@pytest.fixture
+def split(model):
+    return toy(model, N)
+
+
+def broken(model, split, threat, attack, precision):
+    ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), precision=precision)
+    for end in ended:
+        if end.x_adv is not None:
+            with torch.no_grad():
+                assert model(end.x_adv[None]).argmax(dim=1) != split.y[end.item.row], "a find that fools only roughly"
+    return {end.item.row for end in ended if end.x_adv is not None}
+
+
+@pytest.mark.parametrize(("threat", "attack"), [(SMALL, PGD(steps=20)), (L2(Fraction(1, 3)), APGD(steps=20))])
+def test_a_search_in_bfloat16_breaks_what_one_in_float32_breaks(model, split, threat, attack):
+    exactly = broken(model, split, threat, attack, "float32")
+    assert 5 < len(exactly) < N - 5, "both outcomes must occur"
+    assert len(exactly ^ broken(model, split, threat, attack, "bfloat16")) <= 1
+
+
+def test_the_first_layer_is_not_rounded(split):
+    """All that happens in one layer is exact; with two, bfloat16 shows."""
+    torch.manual_seed(0)
+    one = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 4)), 4)
+    two = classifier(net(), 4)
+    with torch.no_grad():
+        assert torch.equal(rounded(one)(split.x), one(split.x))
+        apart = (rounded(two)(split.x) - two(split.x)).abs().max()
+    assert 1e-5 < apart < 0.05
+
+
+def test_rounding_leaves_the_classifier_as_it_was(model, split):
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with torch.no_grad():
+        logits = model(split.x)
+        rounded(model)(split.x)
+        assert torch.equal(model(split.x), logits)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
+class TwoFaced(nn.Module):
+    """Answers as `net` does, and in bfloat16 with this much added to the logit of the right class."""
+
+    def __init__(self, y_of, added):
+        super().__init__()
+        self.inner, self.y_of, self.added = net(), y_of, added
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if logits.dtype == torch.bfloat16:
+            right = self.y_of(x)
+            logits = logits.float() + self.added * nn.functional.one_hot(right, 4)
+        return logits
+
+
+def test_what_fools_in_bfloat16_alone_is_no_find(split):
+    near = lambda x: split.y[torch.cdist(x.flatten(1), split.x.flatten(1)).argmin(dim=1)]  # noqa: E731
+    gullible = classifier(TwoFaced(near, added=-100.0), 4)
+    exactly = broken(gullible, split, SMALL, PGD(steps=20), "float32")
+    assert broken(gullible, split, SMALL, PGD(steps=20), "bfloat16") == exactly
+
+
+def test_what_does_not_fool_in_bfloat16_is_asked_again_before_the_search_is_given_up(split):
+    near = lambda x: split.y[torch.cdist(x.flatten(1), split.x.flatten(1)).argmin(dim=1)]  # noqa: E731
+    stubborn = classifier(TwoFaced(near, added=100.0), 4)
+    exactly = broken(stubborn, split, SMALL, PGD(steps=20), "float32")
+    assert len(exactly) > 5
+    assert broken(stubborn, split, SMALL, PGD(steps=20), "bfloat16") == exactly
+
+
+def test_an_attack_that_must_be_precise_is(split):
+    class Precise(PGD):
+        precise = True
+
+    seen = set()
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            logits = self.inner(x)
+            seen.add(logits.dtype)
+            return logits
+
+    spied = classifier(Spy(), 4)
+    ends(spied, split, job(SMALL, Precise(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
+    assert seen == {torch.float32}
+    ends(spied, split, job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
+    assert torch.bfloat16 in seen
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("fp16", "no precision is called 'fp16'"),
+        ("bf16", "did you mean bfloat16"),
+        ("tf32", "tf32 is a precision of CUDA devices"),
+    ],
+)
+def test_precisions_that_are_not_there_are_refused(name, told):
+    with pytest.raises(UserError) as refused:
+        checked(name, CPU)
+    assert told in str(refused.value)
+
+
+def test_the_environment_names_the_precision_where_nobody_else_does(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert checked(None, CPU) == "auto"
+    monkeypatch.setenv(VARIABLE, "bfloat16")
+    assert checked(None, CPU) == "bfloat16"
+    assert [checked(name, CPU) for name in ("auto", "float32")] == ["auto", "float32"]
+    monkeypatch.setenv(VARIABLE, "")
+    assert checked(None, CPU) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("bfloat", "no precision of ROBENCH_PRECISION is called .*did you mean bfloat16"),
+        ("tf32", "unset ROBENCH_PRECISION, or take"),
+    ],
+)
+def test_a_wrong_precision_in_the_environment_is_refused(value, told, monkeypatch):
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(UserError, match=told):
+        checked(None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("machine", "able", "has"),
+    [
+        ("x86_64", {"_is_avx512_bf16_supported"}, True),
+        ("AMD64", {"_is_amx_tile_supported"}, True),
+        ("x86_64", set(), False),
+        ("aarch64", {"_is_mkldnn_bf16_supported"}, True),
+        ("aarch64", {"_is_avx512_bf16_supported"}, False),
+        ("x86_64", {"_is_mkldnn_bf16_supported"}, False),  # true of every processor with AVX512
+    ],
+)
+def test_hardware_is_what_the_processor_says(machine, able, has, monkeypatch):
+    monkeypatch.setattr(precisions.platform, "machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in able)
+    name = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: name in able)
+    assert has_hardware("bfloat16", CPU) is has
+    assert not has_hardware("tf32", CPU)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_hardware("bfloat16", CPU)
+
+
+def test_multiply_adds_are_counted_by_hand():
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),  # 4 * 20 values of 9 each
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, groups=2),  # 6 * 2 * 3 values of 2 * 9 each
+        nn.ConvTranspose2d(6, 2, 2, stride=2),  # 6 * 2 * 3 values to 2 * 4 each
+        nn.Flatten(),
+        nn.Linear(48, 4),
+    )
+    rest = 36 * 18 + 36 * 8 + 48 * 4
+    assert multiply_adds(classifier(layers, 4)) == (rest, 80 * 9 + rest)
+
+
+def test_a_layer_that_is_met_twice_counts_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again = nn.Linear(20, 20), nn.Linear(20, 20)
+
+        def forward(self, x):
+            return self.again(self.again(self.first(x.flatten(1))))
+
+    assert multiply_adds(classifier(Twice(), 20)) == (800, 1200)
+
+
+def test_small_networks_and_those_that_are_mostly_their_first_layer_gain_too_little(monkeypatch):
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Linear(30, 300), nn.Linear(300, 4)), 4)
+    rest = 30 * 300 + 300 * 4
+    monkeypatch.setitem(WORTH, "cpu", 8 * rest)
+    assert saves_too_little(model, 8) == ""
+    assert "the network is small" in saves_too_little(model, 7)
+    monkeypatch.setattr(precisions, "SHARE", rest / (rest + 600) + 1e-6)
+    assert "the first layer, which stays float32, makes 6% of the multiply-adds" in saves_too_little(model, 8)
+    assert SHARE < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "pays"), [("digits-adv-linf", False), ("mnist-adv-linf", True), ("preactresnet18", True)]
+)
+def test_which_networks_bfloat16_pays_for_on_a_cpu(name, pays):
+    """As measured by benchmarks/precision_gain.py; no clock here."""
+    if name == "preactresnet18":
+        shape = (3, 32, 32)
+        model = Classifier(ARCHITECTURES[name].build(shape, 10), name="", architecture="", shape=shape, classes=10)
+    else:
+        model = load(name).classifier
+    assert (saves_too_little(model, LANES["cpu"]) == "") is pays
+
+
+def test_a_caller_cannot_make_the_arithmetic_rough():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with arithmetic(CPU):
+                assert torch.get_float32_matmul_precision() == "highest"
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
