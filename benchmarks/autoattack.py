@@ -33,7 +33,7 @@ def main() -> None:
         rows = []
         for name in (OURS, THEIRS):
             timed = [evaluated(asked, threat, name, seed) for seed in range(asked.seeds)]
-            runs, taken = [run for run, _ in timed], [spent for _, spent in timed]
+            runs, taken = [run for run, _ in timed], [exhausted for _, exhausted in timed]
             rows.append(
                 {
                     "attack": name,

@@ -55,15 +55,15 @@ def intervals() -> Rows:
 
 def averages(trials: int) -> Rows:
     """Of the mean over three threats, where an example's luck is its own under each, half shared, or the same."""
-    dice = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     rows: Rows = []
     for shares in ((0.9, 0.6, 0.3), (0.98, 0.95, 0.9), (0.1, 0.05, 0.02)):
         row: dict[str, object] = {"shares": ", ".join(f"{100 * s:.0f} %" for s in shares)}
         for shared, name in ((0.0, "apart"), (0.5, "half together"), (1.0, "together")):
             held = 0
             for _ in range(trials // 10):
-                own, common = dice.random((3, 200)), dice.random((1, 200))
-                luck = np.where(dice.random((1, 200)) < shared, common, own)
+                own, common = noise.random((3, 200)), noise.random((1, 200))
+                luck = np.where(noise.random((1, 200)) < shared, common, own)
                 low, high = average(luck < np.array(shares)[:, None])
                 held += bool(low <= np.mean(shares) <= high)
             row[name] = percent(held / (trials // 10))
@@ -77,9 +77,9 @@ def false_alarms(trials: int) -> Rows:
     for n in (200, 1000):
         row: dict[str, object] = {"examples": n}
         for drop in (0.0, 0.01):
-            dice = np.random.default_rng(0)
-            shared = dice.multinomial(n, [0.01 + drop, 0.01, 0.98 - drop], size=trials)
-            own = dice.multinomial(n, [0.01, 0.01, 0.98], size=(3, trials))
+            noise = np.random.default_rng(0)
+            shared = noise.multinomial(n, [0.01 + drop, 0.01, 0.98 - drop], size=trials)
+            own = noise.multinomial(n, [0.01, 0.01, 0.98], size=(3, trials))
             lost, gained = (shared[:, i] + own[:, :, i] for i in (0, 1))
             alarms = sum(
                 min(p_value(Counts(n, *pair), 0.01) for pair in zip(a, b, strict=True)) <= LEVEL / 3

@@ -14,7 +14,7 @@ import torch
 from measuring import keep, seconds
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
@@ -58,13 +58,13 @@ def main() -> None:
     assert loaded.card is not None, "a bundled model has a card"
     classifier = loaded.classifier
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    lanes = asked.lanes or LANES[device.type]
+    slots = asked.slots or SLOTS[device.type]
     whole = datasets.load(loaded.card.data)
     with torch.no_grad():
-        right = (classifier(whole.x[: 2 * lanes].to(device)).argmax(dim=1).cpu() == whole.y[: 2 * lanes]).nonzero()
-    split = whole.take(right.flatten()[:lanes].tolist())
+        right = (classifier(whole.x[: 2 * slots].to(device)).argmax(dim=1).cpu() == whole.y[: 2 * slots]).nonzero()
+    split = whole.take(right.flatten()[:slots].tolist())
 
-    batches = sorted({lanes // 4, lanes // 2, lanes, 2 * lanes, 4 * lanes})
+    batches = sorted({slots // 4, slots // 2, slots, 2 * slots, 4 * slots})
     rates = {rows: _raw_rate(classifier, split, rows, asked.precision) for rows in batches}
     best = max(rates, key=lambda rows: rates[rows])
     rows = [
@@ -74,7 +74,7 @@ def main() -> None:
     said = ", ".join(f"{rate:,.0f} at {rows}" for rows, rate in rates.items())
     command = f"python benchmarks/engine.py --model {asked.model} --precision {asked.precision}"
     notes = [
-        f"{asked.model}, {asked.precision}, {lanes} lanes, {asked.steps} steps, {asked.rounds} rounds of raw and engine"
+        f"{asked.model}, {asked.precision}, {slots} lanes, {asked.steps} steps, {asked.rounds} rounds of raw and engine"
         " in turn; rates in images per second and shares are medians of the rounds.",
         f"Raw rates by batch size: {said}. Compared with the best.",
         f"Command: {command} --steps {asked.steps} --threads {asked.threads} --rounds {asked.rounds}",
@@ -108,11 +108,11 @@ def _measured(
     model = rounded(classifier) if precision == "bfloat16" else classifier
     at = torch.arange(batch) % len(split)
     x, y = split.x[at].to(classifier.device), split.y[at].to(classifier.device)
-    count = DRAWS * attack.visits(threat) * len(split)
+    count = DRAWS * attack.max_queries(threat) * len(split)
     times = max(1, count // batch)
 
     def engine() -> int:
-        items = [Item(row, draw, draw) for draw in range(DRAWS) for row in range(len(split))]
+        items = [Item(row, restart, restart) for restart in range(DRAWS) for row in range(len(split))]
         work = Engine(classifier, split, 0, len(split), precision).work([Job(threat, attack, Waiting.of(items))])
         return sum(end.forwards for some in work for end in some)
 

@@ -13,7 +13,7 @@ import torch
 from measuring import RESULTS, keep
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -64,7 +64,7 @@ def main() -> None:
         for name, attack in attacks(steps).items():
             standing = set(right)
             job = Job(threat, attack, Waiting.of(Item(r, 0, 0) for r in right))
-            for ended in Engine(classifier, split, 0, LANES[device.type]).work([job]):
+            for ended in Engine(classifier, split, 0, SLOTS[device.type]).work([job]):
                 for end in ended:
                     if end.x_adv is not None:
                         r = [end.item.row]

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from kept import Kept, Row, add_option
 from measuring import keep
+from params import standing_exactly, standing_surely, witnessed
 from tabulate import tabulate
 from torch import Tensor, nn
-from witnesses import standing_exactly, standing_surely, witnessed
 
 from robench import api
-from robench.api import Ask
+from robench.api import EvalRequest
 from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import Ball, parse
@@ -49,7 +49,7 @@ NEAR = 3.0  # points, between what is found and the truth
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSource:
     """A model to be asked about, and what is known of it."""
 
     name: str
@@ -101,30 +101,30 @@ def main() -> None:
 def unhurried(examples: int) -> None:
     """One thread, no limit in time, and no idle rows in a batch: what is found must not depend on a busy machine."""
     torch.set_num_threads(1)
-    scrutiny.LEAST = float("inf")
-    api.LANES["cpu"] = min(64, examples)  # a model that answers at random pays for every idle row at every pass
+    scrutiny.MIN = float("inf")
+    api.SLOTS["cpu"] = min(64, examples)  # a model that answers at random pays for every idle row at every pass
 
 
 def evaluated(
     module: nn.Module, threats: Sequence[str], examples: int, level: str, run: Path | None = None, seed: int = 0
 ) -> Summary:
     """The protocol quick with these threats on digits, then a look at gradients."""
-    ask = Ask("digits", "quick", tuple(threats), examples=str(examples), seed=seed, masking=level)
+    ask = EvalRequest("digits", "quick", tuple(threats), examples=str(examples), seed=seed, masking=level)
     split, protocol = api.choose(ask, None, None)
     return api.answer(module, ask, split, replace(protocol, eot=PASSES), run=run).summary
 
 
-def _subjects() -> Iterator[Subject]:
+def _subjects() -> Iterator[ModelSource]:
     for name, threats in HONEST.items():
-        yield Subject(name, "honest", loaded(name), threats)
-    yield Subject("linear", "honest", _linear(0.0), LINEAR, linear=True)
-    yield Subject("linear, small weights", "honest", _linear(0.05), (THREAT, "l2:2"), linear=True)
+        yield ModelSource(name, "honest", loaded(name), threats)
+    yield ModelSource("linear", "honest", _linear(0.0), LINEAR, linear=True)
+    yield ModelSource("linear, small weights", "honest", _linear(0.05), (THREAT, "l2:2"), linear=True)
     for name, mask in MASKED.items():
         kind = f"{'keeps' if mask.keeps else 'changes'} predictions{', held out' if mask.held_out else ''}"
-        yield Subject(name, kind, masked(name, loaded(BASE)), (THREAT,), mask=name)
+        yield ModelSource(name, kind, masked(name, loaded(BASE)), (THREAT,), mask=name)
     for name in PIXELWISE:
         wrapped = masked(name, _linear(0.0))
-        yield Subject(f"{name}, linear", "changes predictions, linear", wrapped, LINEAR[:1], linear=True)
+        yield ModelSource(f"{name}, linear", "changes predictions, linear", wrapped, LINEAR[:1], linear=True)
 
 
 def _keeping(names: Sequence[str]) -> bool:
@@ -150,7 +150,7 @@ def _linear(decay: float) -> nn.Module:
     return net
 
 
-def _asked(subject: Subject, examples: int, deep: bool) -> Iterator[Row]:
+def _asked(subject: ModelSource, examples: int, deep: bool) -> Iterator[Row]:
     told: dict[str, tuple[Summary, float]] = {}
     # At random, full attacks would take hours; an honest model has nothing more to show.
     deep = deep and subject.kind != "honest" and subject.name not in ("noise", "dropped", "shifted")
@@ -170,7 +170,7 @@ def _asked(subject: Subject, examples: int, deep: bool) -> Iterator[Row]:
         yield row | {"truth": _truth(subject, threat, examples)}
 
 
-def _truth(subject: Subject, threat: str, examples: int) -> str:
+def _truth(subject: ModelSource, threat: str, examples: int) -> str:
     """What the accuracy should come to, in percent; empty where nobody knows, or another row says it."""
     about = parse(threat)
     assert isinstance(about, Ball), f"{threat} has no radius"

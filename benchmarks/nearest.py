@@ -25,7 +25,7 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -157,7 +157,7 @@ def robench(
     """The distance of the nearest image found for every row, and the queries of all together."""
     job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(split))), smallest=True)
     found: Distances = {}
-    for ended in Engine(classifier, split, seed=0, rows=LANES[classifier.device.type]).work([job]):
+    for ended in Engine(classifier, split, seed=0, rows=SLOTS[classifier.device.type]).work([job]):
         for end in ended:
             if end.x_adv is not None:
                 found |= accepted(referee, split, threat, [end.item.row], end.x_adv[None])
@@ -167,9 +167,9 @@ def robench(
 
 def accepted(referee: Referee, split: Split, threat: ThreatModel, rows: list[int], x_adv: Tensor) -> Distances:
     """The distances of those images that the referee accepts."""
-    rulings = referee.judge(threat, split.x[rows], split.y[rows], x_adv)
+    decisions = referee.judge(threat, split.x[rows], split.y[rows], x_adv)
     size = threat.measure(x_adv, split.x[rows]).tolist()
-    return {row: far for row, far, ruling in zip(rows, size, rulings, strict=True) if ruling.accepted}
+    return {row: far for row, far, decision in zip(rows, size, decisions, strict=True) if decision.accepted}
 
 
 class Counted(nn.Module):

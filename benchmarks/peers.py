@@ -21,7 +21,7 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -92,12 +92,12 @@ def robench(
     standing, jobs = set(range(len(split))), list[Job]()
 
     def line() -> Iterator[Job]:
-        for attack, draws in attacks:
-            items = list(_items(classifier, split, sorted(standing), attack, draws))
+        for attack, restarts in attacks:
+            items = list(_items(classifier, split, sorted(standing), attack, restarts))
             jobs.append(Job(threat, attack, Waiting.of(items)))
             yield jobs[-1]
 
-    for ended in Engine(classifier, split, seed, LANES[classifier.device.type]).work(line()):
+    for ended in Engine(classifier, split, seed, SLOTS[classifier.device.type]).work(line()):
         for end in ended:
             if end.x_adv is None or end.item.row not in standing:
                 continue
@@ -109,17 +109,17 @@ def robench(
     return standing, sum(job.asked for job in jobs)
 
 
-def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAttack, draws: int) -> Iterable[Item]:
+def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAttack, restarts: int) -> Iterable[Item]:
     aims: list[list[int]] = [[-1] for _ in rows]
     if attack.targets and rows:
         x, y = split.x[rows].to(classifier.device), split.y[rows]
         with torch.no_grad():
             logits = classifier(x).cpu().scatter(1, y[:, None], -torch.inf)
         aims = logits.topk(min(attack.targets, logits.shape[1] - 1), dim=1).indices.tolist()
-    for draw in range(draws):
+    for restart in range(restarts):
         for rank in range(max(map(len, aims), default=0)):
             for row, targets in zip(rows, aims, strict=True):
-                yield Item(row, draw * len(targets) + rank, draw, targets[rank])
+                yield Item(row, restart * len(targets) + rank, restart, targets[rank])
 
 
 def _foolbox(
@@ -257,7 +257,7 @@ def _summed(rows: list[Row]) -> Row:
 
 
 def _broken(referee: Referee, threat: ThreatModel, x: Tensor, y: Tensor, x_adv: Tensor) -> list[bool]:
-    return [ruling.accepted for ruling in referee.judge(threat, x.cpu(), y.cpu(), x_adv.detach().cpu())]
+    return [decision.accepted for decision in referee.judge(threat, x.cpu(), y.cpu(), x_adv.detach().cpu())]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from measuring import keep, seconds
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -80,7 +80,7 @@ def _until_broken(
     found: Distances = {}
 
     def search() -> None:
-        for ended in Engine(classifier, split, seed=0, rows=LANES[classifier.device.type]).work([job]):
+        for ended in Engine(classifier, split, seed=0, rows=SLOTS[classifier.device.type]).work([job]):
             for end in ended:
                 if end.x_adv is not None:
                     found.update(accepted(referee, split, threat, [end.item.row], end.x_adv[None]))

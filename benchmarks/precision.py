@@ -16,7 +16,7 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -117,7 +117,7 @@ def _searched(
     """The rows that are broken, with the margin of the find in float32."""
     referee = Referee(classifier)
     job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(split))))
-    engine = Engine(classifier, split, 0, LANES[classifier.device.type], precision)
+    engine = Engine(classifier, split, 0, SLOTS[classifier.device.type], precision)
     return {
         end.item.row: margin(referee.logits(end.x_adv[None]), split.y[[end.item.row]]).item()
         for ended in engine.work([job])

@@ -16,7 +16,7 @@ from measuring import keep, seconds
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import LANES, pick_device
+from robench.api import SLOTS, pick_device
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
@@ -35,7 +35,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)
-    rows = LANES[device.type]
+    rows = SLOTS[device.type]
     table = [
         _measured(name, classifier.to(device), rows, asked.precision, asked.rounds) for name, classifier in networks()
     ]

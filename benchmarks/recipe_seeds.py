@@ -21,7 +21,7 @@ from measuring import keep
 from recipes import Quiet
 
 from robench import api
-from robench.api import Ask
+from robench.api import EvalRequest
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure
@@ -97,7 +97,7 @@ def trained(recipe: str, threats: Sequence[str], seed: int, steps: int, out: Pat
 def measured(out: Path, threats: Sequence[str], examples: int) -> Row:
     """Percent standing: clean, under each threat, under all of them, and on average."""
     module = checkpoints.load(f"{out}.safetensors").classifier.module
-    ask = Ask(DATA, PROTOCOL, POSES if tuple(threats) == POSES else NORMS, examples=str(examples), seed=SEED)
+    ask = EvalRequest(DATA, PROTOCOL, POSES if tuple(threats) == POSES else NORMS, examples=str(examples), seed=SEED)
     summary = api.answer(module, ask, *api.choose(ask, None, None)).summary
     told = {threat.threat: threat.accuracy for threat in summary.threats}
     shares = {"clean": summary.clean.accuracy, **told, "union": summary.union.accuracy}

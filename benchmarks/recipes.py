@@ -51,7 +51,7 @@ class InTurn(TrainingData):
 
     sides: int = 1
 
-    def dice(self, step: int) -> float:
+    def noise(self, step: int) -> float:
         return (step % self.sides + 0.5) / self.sides
 
 

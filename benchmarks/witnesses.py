@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robench.api import Answer, Ask, choose, classifier_of, evaluation
+from robench.api import EvalRequest, EvalResult, choose, classifier_of, evaluation
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
 from robench.problem.architectures.digits_cnn import DigitsCNN
@@ -36,14 +36,14 @@ def witnessed(name: str, base: nn.Module, data: str, threat: str, examples: int 
     """What the masked model keeps when its mask is known: one witness, verified, for every image that is broken."""
     known = stand_in(name, base)
     attacks = AT_RANDOM if isinstance(known, Averaged) else ATTACKS
-    ask = Ask(data=data, threats=(threat,), attacks=attacks, examples=str(examples))
+    ask = EvalRequest(data=data, threats=(threat,), attacks=attacks, examples=str(examples))
     split, protocol = choose(ask, None, None)
     searched = classifier_of(known, split)
     judged = Referee(classifier_of(masked(name, base), split))
     with RunFile.in_memory() as run:
         asked = evaluation(ask, replace(protocol, eot=EOT), split, searched, judged, run, {})
         asked.answer()
-        return Answer.of(asked).summary
+        return EvalResult.of(asked).summary
 
 
 def standing_exactly(mask: nn.Module, data: str, radius: float, examples: int | str) -> int:
@@ -74,7 +74,7 @@ def standing_surely(mask: Wrapped, data: str, radius: float, examples: int | str
 
 def _ends(mask: nn.Module, data: str, radius: float, examples: int | str) -> tuple[Tensor, Tensor, Tensor]:
     """What the model inside is shown, pixel by pixel, at least and at most; and the labels."""
-    split, _ = choose(Ask(data=data, examples=str(examples)), None, None)
+    split, _ = choose(EvalRequest(data=data, examples=str(examples)), None, None)
     before = mask.before if isinstance(mask, Wrapped) else nn.Identity()
     low, high = (before((split.x + step).clamp(0, 1)).double() for step in (-radius, radius))
     return low, high, split.y

@@ -38,7 +38,7 @@ from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
 from .search.engine.trial import use_channels_last
 
-LANES = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
+SLOTS = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # so many are there, from 0 on
 TRIED = 64  # images on which it is found out what a model of the caller's returns
 
@@ -50,7 +50,7 @@ Model = Callable[[Tensor], Any] | str | Path
 
 
 @dataclass(frozen=True)
-class Ask:
+class EvalRequest:
     """What a user wants to know, as they said it. None means: as the protocol or the model's card say."""
 
     data: str | None = None
@@ -68,7 +68,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSource:
     """A checkpoint to be asked about, and how to read it."""
 
     checkpoint: str
@@ -102,7 +102,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EvalResult:
     """What an evaluation has come to: the question, what is known, and its summary."""
 
     plan: Plan
@@ -111,7 +111,7 @@ class Answer:
     finished: bool = True  # False: stopped by somebody
 
     @classmethod
-    def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "Answer":
+    def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "EvalResult":
         """As far as it has come."""
         return cls(evaluation.plan, evaluation.run.evidence(), evaluation.summary(), finished)
 
@@ -199,7 +199,7 @@ def evaluate(
     named = data is None or isinstance(data, str | Path)
     prepared = {"resize": resize, "crop": crop, "interpolation": interpolation, "labels": labels, "channels": channels}
     preparation = Preparation(**{key: "" if value is None else str(value) for key, value in prepared.items()})
-    ask = Ask(
+    ask = EvalRequest(
         data=str(data) if named and data is not None else None,
         preparation=preparation,
         shuffled=shuffled,
@@ -233,26 +233,26 @@ def evaluate(
 @plain_process()
 def answer(
     model: Model,
-    ask: Ask,
+    ask: EvalRequest,
     split: Split,
     protocol: Protocol,
     *,
     run: str | Path | None = None,
     device: str = "cpu",
     enough: Callable[[Summary], bool] | None = None,
-) -> Answer:
+) -> EvalResult:
     """What becomes of these examples under this protocol; with `enough`, no more of it than is asked for."""
     classifier, notes = loaded_of(model, split, device)
     referee = Referee(loaded_of(model, split, device)[0])
     by_name = isinstance(model, str | Path)
-    told = Subject(str(model)).told(ask.data or "", ask.preparation) if by_name else {}
+    told = ModelSource(str(model)).told(ask.data or "", ask.preparation) if by_name else {}
     if ask.data and not by_name:
         told = located(ask.data, ask.preparation)
     card = checkpoints.locate(str(model))[1] if by_name else None
     with RunFile.open(Path(run)) if run is not None else RunFile.in_memory() as file:
         asked = evaluation(ask, protocol, split, classifier, referee, file, told, enough=enough, card=card, notes=notes)
         asked.answer()
-        return Answer.of(asked)
+        return EvalResult.of(asked)
 
 
 @plain_process()
@@ -265,7 +265,7 @@ def loaded_of(model: Model, split: Split, device: str = "cpu") -> tuple[Classifi
     """The same, with what there is to note about how it was read."""
     where = pick_device(device)
     if isinstance(model, str | Path):
-        loaded = Subject(str(model), device=where).load(split)
+        loaded = ModelSource(str(model), device=where).load(split)
         return loaded.classifier, loaded.notes
     text = name_of(model)
     module, notes = _own_module(model, text, split, where)
@@ -313,7 +313,7 @@ def planned_examples(run: str | Path, plan: Plan, whole: Source) -> Split:
     return split
 
 
-def choose(ask: Ask, given: Source | None, card: Card | None) -> tuple[Split, Protocol]:
+def choose(ask: EvalRequest, given: Source | None, card: Card | None) -> tuple[Split, Protocol]:
     """The examples and the protocol. Raises UserError when the data are not named and no card does."""
     data = ask.data or (given.name if given is not None else None) or (card.data if card else None)
     if data is None:
@@ -371,7 +371,7 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def evaluation(
-    ask: Ask,
+    ask: EvalRequest,
     protocol: Protocol,
     split: Split,
     classifier: Classifier,
@@ -414,19 +414,19 @@ def evaluation(
     )
 
 
-def plan(ask: Ask, protocol: Protocol, split: Split, classifier: Classifier) -> Plan:
+def plan(ask: EvalRequest, protocol: Protocol, split: Split, classifier: Classifier) -> Plan:
     """The question with the conditions of this machine."""
     seed = protocol.seed if ask.seed is None else ask.seed
     if not 0 <= seed < SEEDS:
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
-    lanes = LANES.get(classifier.device.type, LANES["cuda"])
+    slots = SLOTS.get(classifier.device.type, SLOTS["cuda"])
     level(ask.masking)
     return make_plan(
         *(classifier, split, protocol),
         seed=seed,
         every_attack=ask.every_attack,
         curve=ask.curve,
-        lanes=lanes,
+        slots=slots,
         precision=ask.precision,
     )
 

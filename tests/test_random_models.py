@@ -15,7 +15,7 @@ from torch import nn
 
 from robench.errors import UserError
 from robench.evaluation.runner import Evaluation, Silence, make_plan, refuse_other_noise
-from robench.evidence.referee import LEVEL, PASSES, Heard, Referee, failures_needed
+from robench.evidence.referee import LEVEL, PASSES, Predictions, Referee, failures_needed
 from robench.evidence.store import RunFile
 from robench.problem import datasets
 from robench.problem.randomness import reseed, seeded
@@ -95,7 +95,7 @@ def protocol(text, *attacks, eot=None):
 
 def prepared(run, module, split, question, seed=0, **more):
     model = classifier(module)
-    plan = make_plan(model, split, question, seed=seed, every_attack=False, lanes=8)
+    plan = make_plan(model, split, question, seed=seed, every_attack=False, slots=8)
     return Evaluation(plan, question, model, Referee(classifier(module)), split, run, **more)
 
 
@@ -128,9 +128,9 @@ def test_a_model_that_answers_the_same_need_fail_once():
 
 
 def test_an_image_that_fails_half_of_the_time_is_seldom_believed_however_often_it_is_claimed():
-    dice = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     needed = np.array([failures_needed(PASSES, nth) for nth in range(1, 201)])
-    failures = dice.binomial(PASSES, 0.5, size=(20_000, len(needed)))
+    failures = noise.binomial(PASSES, 0.5, size=(20_000, len(needed)))
     believed = (failures >= needed).any(axis=1).mean()
     assert 0.01 < believed < LEVEL
     assert (failures >= needed[0]).any(axis=1).mean() > 0.9, "without a correction nearly all would be"
@@ -138,9 +138,9 @@ def test_an_image_that_fails_half_of_the_time_is_seldom_believed_however_often_i
 
 def test_most_of_the_passes_on_a_clean_image_must_be_right():
     failures = torch.tensor([0, 49, 50, 51, 100])
-    heard = Heard(torch.zeros(5, 2), torch.zeros(5), failures, PASSES)
-    assert heard.right.tolist() == [True, True, False, False, False]
-    once = Heard(torch.zeros(2, 2), torch.zeros(2), torch.tensor([0, 1]), 1)
+    predictions = Predictions(torch.zeros(5, 2), torch.zeros(5), failures, PASSES)
+    assert predictions.right.tolist() == [True, True, False, False, False]
+    once = Predictions(torch.zeros(2, 2), torch.zeros(2), torch.tensor([0, 1]), 1)
     assert once.right.tolist() == [True, False]
 
 
@@ -152,37 +152,37 @@ def test_images_that_fail_mostly_are_accepted_and_others_are_not():
     x, y = model.at(*[0.4] * 8, *[0.9] * 8)
     assert model.failing(x, y) == pytest.approx([0.4] * 8 + [0.9] * 8, abs=1e-5)
     x = x + torch.arange(len(x)).view(-1, 1, 1, 1) * 1e-6  # each its own noise
-    rulings = at_random(model).judge(ANYWHERE, x, y, x)
-    assert [r.accepted for r in rulings] == [False] * 8 + [True] * 8
-    assert {r.passes for r in rulings} == {PASSES}
-    assert "of 100 passes fail and 61 are needed to tell that most do" in rulings[0].reason
+    decisions = at_random(model).judge(ANYWHERE, x, y, x)
+    assert [r.accepted for r in decisions] == [False] * 8 + [True] * 8
+    assert {r.passes for r in decisions} == {PASSES}
+    assert "of 100 passes fail and 61 are needed to tell that most do" in decisions[0].reason
 
 
 def test_what_is_heard_is_what_the_closed_form_says():
     model = Noisy()
     x, y = model.at(*[0.3] * 20)
     x = x + torch.arange(len(x)).view(-1, 1, 1, 1) * 1e-6
-    heard = at_random(model).hear(x, y)
-    assert abs(heard.failures.sum().item() / 2000 - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 2000)
+    predictions = at_random(model).predict(x, y)
+    assert abs(predictions.failures.sum().item() / 2000 - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 2000)
     across = (model.weight[1] - model.weight[0]).norm().item()
     wanted = SIGMA * across * NormalDist().inv_cdf(0.3)
-    assert abs(heard.margin.mean().item() - wanted) < 4 * SIGMA * across / math.sqrt(2000)
+    assert abs(predictions.margin.mean().item() - wanted) < 4 * SIGMA * across / math.sqrt(2000)
 
 
 def test_every_pass_draws_anew_although_the_model_draws_once_for_a_batch():
     x, y = Noisy().at(*[0.5] * 8)
     x = x + torch.arange(len(x)).view(-1, 1, 1, 1) * 1e-6
-    failures = at_random(Noisy(once=True)).hear(x, y).failures
+    failures = at_random(Noisy(once=True)).predict(x, y).failures
     assert ((failures - 50).abs() < 20).all()
     assert len(set(failures.tolist())) > 1, "and for every image"
 
 
 def test_the_noise_of_an_image_comes_again_in_any_company_and_leaves_that_of_the_process_alone():
     x, y = Noisy().at(0.2, 0.5, 0.6)
-    together = at_random(Noisy()).hear(x, y)
+    together = at_random(Noisy()).predict(x, y)
     torch.manual_seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    alone = at_random(Noisy()).hear(x[[2]], y[[2]])
+    alone = at_random(Noisy()).predict(x[[2]], y[[2]])
     assert torch.equal(alone.logits[0], together.logits[2])
     assert alone.failures[0] == together.failures[2]
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -197,7 +197,7 @@ def test_models_may_draw_from_numpy_and_python():
     x, y = Noisy().at(0.2, 0.5)
     referee = at_random(Elsewhere())
     assert referee.answers_at_random(x)
-    assert torch.equal(referee.hear(x, y).logits, referee.hear(x, y).logits)
+    assert torch.equal(referee.predict(x, y).logits, referee.predict(x, y).logits)
 
 
 def test_seeds_give_the_same_numbers_and_are_gone_afterwards():
@@ -248,12 +248,12 @@ def broken(attack, radius, eot, n=20):
     split = model.module.images(n, 0.1)
     search = replace(job(threat, attack, items(model, attack, split, range(n))), eot=eot)
     with seeded(0, torch.device("cpu")):
-        finds = [(end.item.row, end.x_adv) for end in ends(model, split, search, lanes=n) if end.x_adv is not None]
+        finds = [(end.item.row, end.x_adv) for end in ends(model, split, search, slots=n) if end.x_adv is not None]
     if not finds:
         return 0
     rows = [row for row, _ in finds]
-    rulings = Referee(model, PASSES).judge(threat, split.x[rows], split.y[rows], torch.stack([x for _, x in finds]))
-    return sum(ruling.accepted for ruling in rulings)
+    decisions = Referee(model, PASSES).judge(threat, split.x[rows], split.y[rows], torch.stack([x for _, x in finds]))
+    return sum(decision.accepted for decision in decisions)
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=12, step_size=0.2), Square(steps=50)])
@@ -275,7 +275,7 @@ def test_a_search_goes_on_until_all_passes_fail_and_every_pass_is_counted():
 
     def end(radius, row):
         search = replace(job(parse(radius), attack, items(model, attack, split, [row])), eot=20)
-        (only,) = ends(model, split, search, lanes=1)
+        (only,) = ends(model, split, search, slots=1)
         assert search.asked == only.forwards == only.backwards
         return only
 
@@ -334,7 +334,7 @@ def test_outcomes_are_those_of_the_closed_form(tmp_path):
     assert (plan.passes, plan.eot, plan.precision) == (PASSES, 20, "float32")
     assert {v.passes for v in known.verdicts} == {PASSES}
     assert plan.threats[0].attacks[0].spec.endswith(") over 20 passes"), "a number of the attack, and so of its key"
-    standing = [s for s in known.spent if s.example >= 4]
+    standing = [s for s in known.exhausted if s.example >= 4]
     assert {s.forwards for s in standing} == {7 * 20}
 
 
@@ -344,7 +344,7 @@ def test_the_same_run_again_gives_the_same_evidence(tmp_path):
         torch.manual_seed(ord(name))
         answered(tmp_path / name, model, split, QUESTION)
     (_, a), (_, b) = evidence(tmp_path / "a"), evidence(tmp_path / "b")
-    assert (a.clean, a.claims, a.verdicts, a.spent) == (b.clean, b.claims, b.verdicts, b.spent)
+    assert (a.clean, a.claims, a.verdicts, a.exhausted) == (b.clean, b.claims, b.verdicts, b.exhausted)
 
 
 @pytest.mark.parametrize("looks", [0, 5])
@@ -433,7 +433,7 @@ def test_of_a_model_that_answers_the_same_nothing_more_is_asked(tmp_path):
     question = protocol("linf:0.0001", PGD(steps=3, random_start=False))
     with RunFile.open(tmp_path / "r") as run:
         model = classifier(Searched())
-        plan = make_plan(model, split, question, seed=0, every_attack=False, lanes=32, precision="float32")
+        plan = make_plan(model, split, question, seed=0, every_attack=False, slots=32, precision="float32")
         notes = []
         told = Told(notes)
         summary = Evaluation(plan, question, model, Referee(classifier(Judged())), split, run, progress=told).answer()

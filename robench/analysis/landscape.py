@@ -47,12 +47,12 @@ def landscape(
     x, y = x.to(device), y.to(device)
     with arithmetic(device), seeded(seed, device):
         gradient = gradient_at(classifier, x, y)
-        noise = normal(keyed(seed, torch.tensor([number]), draw=0), 0, x.cpu()).to(device)
-        uphill, aside = _furthest(threat, gradient, x), _furthest(threat, noise, x)
+        noise = normal(keyed(seed, torch.tensor([number]), restart=0), 0, x.cpu()).to(device)
+        ascent, aside = _furthest(threat, gradient, x), _furthest(threat, noise, x)
         along = torch.linspace(-reach, reach, points, device=device)
         images = (
             x + (along[:, None].expand(points, points).reshape(-1, 1, 1, 1) * aside)
-            + (along[None, :].expand(points, points).reshape(-1, 1, 1, 1) * uphill)
+            + (along[None, :].expand(points, points).reshape(-1, 1, 1, 1) * ascent)
         ).clamp(0, 1)  # fmt: skip
         logits = answers(classifier, images)
     right = y.expand(len(logits))
@@ -91,8 +91,8 @@ def lines(
     x, y = x.to(device), y.to(device)
     with arithmetic(device), seeded(seed, device):
         gradient = gradient_at(classifier, x, y)
-        key = keyed(seed, torch.tensor([number]), draw=0)
-        noises = [normal(key, draw, x.cpu()).to(device) for draw in range(random)]
+        key = keyed(seed, torch.tensor([number]), restart=0)
+        noises = [normal(key, restart, x.cpu()).to(device) for restart in range(random)]
         steps = torch.cat([_furthest(threat, direction, x) for direction in (gradient, *noises)])
         part = torch.linspace(0, 1, points, device=device).view(1, points, 1, 1, 1)
         logits = answers(classifier, (x[:, None] + part * steps[:, None]).flatten(0, 1).clamp(0, 1))

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from .. import api
-from ..api import Answer, Ask, Subject
+from ..api import EvalRequest, EvalResult, ModelSource
 from ..errors import UserError
 from ..evaluation.regression import (
-    Asking,
     Baseline,
+    Evaluate,
     Question,
     compare,
     precision_for,
@@ -26,14 +26,14 @@ from ..evaluation.regression import (
 from ..problem import durable
 from ..problem.split import Split
 from ..results.comment import Comment
-from ..results.gate import Verdict, read_allowances
+from ..results.gate import GateVerdict, read_allowances
 from ..results.summary import Summary
 from . import consent
 from .options import data_options, machine_options, model_options, precision_option, preparation
 from .running import ask_about, refuse_unwritable
 from .terminal import echo
 
-CODES = {Verdict.NONE: 0, Verdict.REGRESSION: 1, Verdict.UNDECIDED: 3}
+CODES = {GateVerdict.NONE: 0, GateVerdict.REGRESSION: 1, GateVerdict.UNDECIDED: 3}
 UNMEASURED = 2
 STOPPED = 130
 
@@ -112,13 +112,15 @@ def command(
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
     asked = question(baseline, data, preparation(prepared))
-    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
+    subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     # Before anything is attacked: content decides, so the same file under another name costs nothing.
     if baseline.is_of(subject.load(asked.split).classifier):
         comment, finished = unchanged(baseline, allowances), True
     else:
         searching = precision_for(baseline, precision, subject.device)
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation)
+        ask = EvalRequest(
+            data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation
+        )
         clock = _clock(minutes)
         further = _asking_the_baseline(baseline, baseline_model, baseline_arch, subject, asked, ask, clock, quiet)
         comment, finished = compare(
@@ -126,7 +128,7 @@ def command(
             ask_baseline=further if until_decided else None,
         )
     _tell(comment, json_path, junit_path, github)
-    if not finished and comment.judgement.verdict is Verdict.UNDECIDED:
+    if not finished and comment.judgement.verdict is GateVerdict.UNDECIDED:
         return STOPPED
     return UNMEASURED if comment.unmeasured else CODES[comment.judgement.verdict]
 
@@ -154,15 +156,20 @@ def _clock(minutes: float | None) -> Callable[[], float | None]:
 
 
 def _asking(
-    subject: Subject, ask: Ask, asked: Question, run: Path | None, clock: Callable[[], float | None], quiet: bool
-) -> Asking:
-    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> Answer:
+    subject: ModelSource,
+    ask: EvalRequest,
+    asked: Question,
+    run: Path | None,
+    clock: Callable[[], float | None],
+    quiet: bool,
+) -> Evaluate:
+    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> EvalResult:
         return ask_about(subject, ask, run, clock(), quiet, chosen=(split, asked.protocol), enough=enough)
 
     return answer
 
 
-def _baseline_subject(baseline: Baseline, checkpoint: str | None, arch: str | None, like: Subject) -> Subject:
+def _baseline_subject(baseline: Baseline, checkpoint: str | None, arch: str | None, like: ModelSource) -> ModelSource:
     """The baseline's model, on the device of `like`, the model that is checked.
 
     Raises UserError where the baseline names code that the command line does not.
@@ -183,15 +190,15 @@ def _asking_the_baseline(
     baseline: Baseline,
     checkpoint: str | None,
     arch: str | None,
-    like: Subject,
+    like: ModelSource,
     asked: Question,
-    ask: Ask,
+    ask: EvalRequest,
     clock: Callable[[], float | None],
     quiet: bool,
-) -> Asking:
+) -> Evaluate:
     """Asks the baseline's model, once further examples are needed, into a run file that is nobody else's."""
 
-    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> Answer:
+    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> EvalResult:
         subject = _baseline_subject(baseline, checkpoint, arch, like)
         try:
             classifier = subject.load(split).classifier

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from ..recipes.validation import Look
+from ..recipes.validation import ValidationCheck
 from ..results.summary import Summary
 from .terminal import one_line
 
@@ -118,7 +118,7 @@ class TrainingDisplay:
         else:
             click.echo(text, err=True)
 
-    def looked(self, look: Look) -> None:
+    def looked(self, look: ValidationCheck) -> None:
         """At the images kept out."""
         robust = "" if look.robust is None else f", {look.robust:.1%} under attack"
         self._line(f"kept out: {look.clean:.1%} clean{robust}, after step {look.step}")

@@ -4,7 +4,7 @@ import click
 import torch
 
 from ..doctor import installed
-from ..doctor.attacks import patients
+from ..doctor.attacks import attacks_under_test
 from ..doctor.cases import cases
 from ..doctor.checks import examine
 from ..doctor.report import Examined, markdown
@@ -29,13 +29,13 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
     torch.set_num_threads(1)  # the models are tiny
     libraries = installed.libraries()
     examined = []
-    every = patients(attacks, [library.name for library in libraries if library])
-    for number, patient in enumerate(every, start=1):
-        found = Examined(patient, tuple(examine(patient, cases())))
+    every = attacks_under_test(attacks, [library.name for library in libraries if library])
+    for number, tested in enumerate(every, start=1):
+        found = Examined(tested, tuple(examine(tested, cases())))
         examined.append(found)
         if not quiet:
             fails = ", ".join(finding.case for finding in found.failed)
             verdict = f"fails in {fails}" if fails else "ok"
-            echo(f"[{number}/{len(every)}] {patient.name}, {patient.threat}: {verdict}", err=True)
+            echo(f"[{number}/{len(every)}] {tested.name}, {tested.threat}: {verdict}", err=True)
     echo(markdown(examined, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
-    return 1 if any(one.failed and one.patient.ours for one in examined) else 0
+    return 1 if any(one.failed and one.tested.ours for one in examined) else 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .. import api
-from ..api import Ask, Subject
+from ..api import EvalRequest, ModelSource
 from ..errors import UserError
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
@@ -74,12 +74,12 @@ def command(
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = Ask(
+    ask = EvalRequest(
         *(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking),
         preparation=preparation(prepared),
         shuffled=shuffled,
     )
-    subject = Subject(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
+    subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
         refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol, ask.preparation.labels])
     answer = ask_about(subject, ask, run_path, minutes, quiet)

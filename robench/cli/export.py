@@ -21,7 +21,7 @@ from .options import data_options, debug_option, preparation
 from .running import refuse_unwritable
 
 ROWS, IMAGES = (".csv", ".parquet"), (".npz", ".png")
-MOST = 48  # images on a sheet
+MAX = 48  # images on a sheet
 
 
 @click.command("export")
@@ -104,7 +104,7 @@ def _npz(arrays: Arrays) -> bytes:
 
 def _sheet(arrays: Arrays, summary: Summary) -> bytes:
     """The first images under each threat, side by side with the clean ones."""
-    columns = [arrays[key][:MOST] for key in ("threat", "example", "y", "size", "x", "x_adv")]
+    columns = [arrays[key][:MAX] for key in ("threat", "example", "y", "size", "x", "x_adv")]
     shown = [
         Shown(str(threat), int(example), int(label), None, float(size), x, x_adv)
         for threat, example, label, size, x, x_adv in zip(*columns, strict=True)
@@ -117,8 +117,8 @@ def _counted(images: Images, form: str) -> str:
     count = len(images.arrays["example"])
     by_threat = ", ".join(f"{threat} {n}" for threat, n in Counter(map(str, images.arrays["threat"])).items())
     text = f"{count} adversarial {'image' if count == 1 else 'images'} ({by_threat})"
-    if form == ".png" and count > MOST:
-        text = f"the first {MOST} of {text}; choose others with --threat, --attack or --examples"
+    if form == ".png" and count > MAX:
+        text = f"the first {MAX} of {text}; choose others with --threat, --attack or --examples"
     if images.without:
         text += f"; {images.without} more are not kept, of which the run holds a smaller one by another attack, or none"
     return text

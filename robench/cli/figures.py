@@ -246,8 +246,8 @@ def _gallery(run: _Read, each: int) -> Picture:
     for planned in material.plan.threats:
         for claim, verdict in figures.nearest(material.plan, material.evidence, planned.threat, images, each):
             row, x_adv = rows[claim.example], images[claim.id]
-            heard = referee.hear(torch.from_numpy(x_adv)[None], split.y[row : row + 1])
-            answer = int(heard.logits.argmax())
+            predictions = referee.predict(torch.from_numpy(x_adv)[None], split.y[row : row + 1])
+            answer = int(predictions.logits.argmax())
             shown.append(
                 Shown(
                     planned.threat,

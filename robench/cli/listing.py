@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import click
 
 from .. import api, protocols
-from ..api import Subject
+from ..api import ModelSource
 from ..errors import UserError, unknown
 from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
@@ -150,7 +150,7 @@ class Payer:
                 f"{model} has no card that says what it takes; name a bundled model, such as mnist-adv-linf"
             )
         split = datasets.load(card.data)
-        classifier = Subject(model, device=api.pick_device("auto")).load(split).classifier
+        classifier = ModelSource(model, device=api.pick_device("auto")).load(split).classifier
         return cls(classifier, split, card.data.partition(":")[0], cost.measured_rate(classifier))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import api
-from ..api import Subject
+from ..api import ModelSource
 from ..errors import UserError
 from ..evaluation.runner import identity_of, refuse_other_noise
 from ..evidence.records import Plan
@@ -21,7 +21,7 @@ class Reloaded(NamedTuple):
     split: Split  # the planned examples
     referee: Referee
     whole: Split  # all examples of the data
-    subject: Subject
+    subject: ModelSource
 
 
 def reloaded(
@@ -42,7 +42,7 @@ def reloaded(
 
     Raises UserError when either is not there, or is another, or when the run names code.
     """
-    subject = Subject(
+    subject = ModelSource(
         consent.checkpoint(checkpoint, told, plan.model.name, str(run_path), "--model", trust_pickle=trust_pickle),
         consent.architecture(arch, told, str(run_path)),
         normalise or told.get("normalise"),

@@ -13,8 +13,8 @@ from ..evidence.store import is_run_file
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
-from ..results.summary import MOST_BYTES, Summary
-from ..results.tables import FORMS, Claim, Origin, questions, render
+from ..results.summary import MAX_BYTES, Summary
+from ..results.tables import FORMS, Origin, PublishedClaim, questions, render
 from ..results.tables.published import published
 from .options import debug_option
 from .terminal import echo
@@ -98,7 +98,7 @@ def _once(summaries: Iterable[Summary]) -> list[Summary]:
 
 def read_summaries(path: Path) -> list[Summary]:
     """Of the last question asked into a run file, or those in a summary file."""
-    text = durable.read(path, MOST_BYTES) if path.is_file() and not is_run_file(path) else b""
+    text = durable.read(path, MAX_BYTES) if path.is_file() and not is_run_file(path) else b""
     if text.lstrip()[:1] not in (b"{", b"["):
         return [load_run(path)]
     try:
@@ -134,7 +134,7 @@ def _origin(card: Card) -> Origin:
         hours=None if (minutes := minutes_in_all(card)) is None else minutes / 60,
         method=msgspec.json.encode(made, order="deterministic").decode() if card.recipe else "",
         seed=card.seed,
-        claims=tuple(Claim(c.source, frozenset(c.threats), c.accuracy) for c in card.claimed.values()),
+        claims=tuple(PublishedClaim(c.source, frozenset(c.threats), c.accuracy) for c in card.claimed.values()),
     )
 
 

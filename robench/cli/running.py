@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from .. import api
-from ..api import Answer, Ask, Subject
+from ..api import EvalRequest, EvalResult, ModelSource
 from ..errors import UserError
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
@@ -25,15 +25,15 @@ from .display import Display
 
 
 def ask_about(
-    subject: Subject,
-    ask: Ask,
+    subject: ModelSource,
+    ask: EvalRequest,
     run_path: Path | None,
     minutes: float | None,
     quiet: bool,
     *,
     chosen: tuple[Split, Protocol] | None = None,
     enough: Callable[[Summary], bool] | None = None,
-) -> Answer:
+) -> EvalResult:
     """The answer. Ctrl-C and a polite kill end it early, with what is known by then.
 
     `chosen` examples and protocol go before those that the question names; with `enough`, it ends when that says so.
@@ -68,7 +68,7 @@ def ask_about(
             evaluation.answer()
         except KeyboardInterrupt:
             finished = False
-        answer = Answer.of(evaluation, finished=finished)
+        answer = EvalResult.of(evaluation, finished=finished)
         if enough is not None and not answer.summary.unanswered and enough(answer.summary):
             display.say(f"enough is known; the evidence is in {path}")
         else:
@@ -111,7 +111,7 @@ def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -
     display.say(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")
 
 
-def _data_missing(subject: Subject) -> UserError:
+def _data_missing(subject: ModelSource) -> UserError:
     """Names the data sets whose images the model can read, as far as its weights tell."""
     loaded = load(
         subject.checkpoint,

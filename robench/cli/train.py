@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import api
-from ..api import Ask, Subject
+from ..api import EvalRequest, ModelSource
 from ..errors import UserError
 from ..problem import datasets, threats
 from ..recipes import configure
@@ -137,7 +137,7 @@ def command(
         commit=api.commit(picked),
         hardware=api.hardware(picked),
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
-        anew=not resume,
+        restarted=not resume,
     )
     if undivided and not quiet:
         click.echo(
@@ -160,9 +160,9 @@ def command(
     echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
     if no_evaluation:
         return 0
-    ask = Ask(data=None, protocol=protocol)
+    ask = EvalRequest(data=None, protocol=protocol)
     # Only what is typed names code: the card does not.
-    subject = Subject(str(order.weights), arch=order.architecture if order.factory else None, device=picked)
+    subject = ModelSource(str(order.weights), arch=order.architecture if order.factory else None, device=picked)
     answer = ask_about(subject, ask, None, None, quiet)
     refuse_unmeasured(answer.summary)
     echo(render([answer.summary], intervals=True), nl=False)

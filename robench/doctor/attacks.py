@@ -66,7 +66,7 @@ WITH_NUMBA = (  # which Foolbox does not ask for
 
 
 @dataclass(frozen=True)
-class Patient:
+class AttackUnderTest:
     """An attack under one threat."""
 
     library: str
@@ -81,21 +81,21 @@ class Patient:
         return self.library == OURS
 
 
-def patients(only: Sequence[str], installed: Sequence[str]) -> list[Patient]:
+def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[AttackUnderTest]:
     """Every attack of these libraries under every threat it is made for, or those that are named.
 
     Raises UserError for a name that none of them has.
     """
     if only:
-        return [patient for text in only for patient in _named(text, installed)]
-    return [patient for library in (OURS, *installed) for patient in LIBRARIES[library]()]
+        return [tested for text in only for tested in _named(text, installed)]
+    return [tested for library in (OURS, *installed) for tested in LIBRARIES[library]()]
 
 
-def _named(text: str, installed: Sequence[str]) -> Iterator[Patient]:
+def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
     """By name as in the table, with the doctor's budget, or with settings of the user's own."""
     if text in LIBRARIES and text not in (OURS, *installed):
         raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` looks at robench's own attacks")
-    known = [patient for library in (OURS, *installed) for patient in LIBRARIES[library]()]
+    known = [tested for library in (OURS, *installed) for tested in LIBRARIES[library]()]
     found = [p for p in known if text in (p.name, p.attack.name, p.library)]
     if found:
         return iter(found)
@@ -112,36 +112,38 @@ def _library(text: str) -> str:
     return FOOLBOX if text.startswith(PREFIX) else AUTOATTACK if text.startswith("autoattack-") else OURS
 
 
-def _under_every_threat(library: str, texts: Sequence[str]) -> Iterator[Patient]:
+def _under_every_threat(library: str, texts: Sequence[str]) -> Iterator[AttackUnderTest]:
     for text in texts:
         attack = build(*parse(text))
         for threat in attack.threats:
-            yield Patient(library, text, attack, threat, REACHES.get((attack.name, threat), REACH))
+            yield AttackUnderTest(library, text, attack, threat, REACHES.get((attack.name, threat), REACH))
 
 
-def _ours() -> Iterator[Patient]:
+def _ours() -> Iterator[AttackUnderTest]:
     names = [name for name, kind in ATTACKS.items() if not issubclass(kind, ForeignAttack)]
     yield from _under_every_threat(OURS, [text for name in names for text in BUDGETS.get(name, [name])])
 
 
-def _of_foolbox() -> Iterator[Patient]:
+def _of_foolbox() -> Iterator[AttackUnderTest]:
     texts = OF_FOOLBOX + (WITH_NUMBA if find_spec("numba") else ())
     yield from _under_every_threat(FOOLBOX, [PREFIX + text for text in texts])
 
 
-def _of_autoattack() -> Iterator[Patient]:
+def _of_autoattack() -> Iterator[AttackUnderTest]:
     yield from _under_every_threat(AUTOATTACK, BUDGETS["autoattack-reference"])
 
 
-def _of_others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Callable[[], Iterator[Patient]]:
-    def every() -> Iterator[Patient]:
+def _of_others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Callable[[], Iterator[AttackUnderTest]]:
+    def every() -> Iterator[AttackUnderTest]:
         for attack in attacks():
-            yield from (Patient(library, attack.spec.removesuffix("()"), attack, threat) for threat in attack.threats)
+            yield from (
+                AttackUnderTest(library, attack.spec.removesuffix("()"), attack, threat) for threat in attack.threats
+            )
 
     return every
 
 
-LIBRARIES: dict[str, Callable[[], Iterator[Patient]]] = {
+LIBRARIES: dict[str, Callable[[], Iterator[AttackUnderTest]]] = {
     OURS: _ours,
     FOOLBOX: _of_foolbox,
     AUTOATTACK: _of_autoattack,

@@ -21,22 +21,22 @@ class Case:
     """A linear model, images, and how they are put to the attack."""
 
     name: str  # heads its column
-    asks: str  # what it is about, as a clause
+    question: str  # what it is about, as a clause
     model: Classifier
     truth: Linear  # the same decisions, with known distances
     split: Split
     wrong: tuple[int, ...] = ()  # rows that the model gets wrong before any attack
-    lanes: int = IMAGES
+    slots: int = IMAGES
     like: str = ""  # the case whose images and decisions are the same
 
     @property
-    def right(self) -> list[int]:
+    def correct(self) -> list[int]:
         """The rows that the model gets right."""
         return [row for row in range(len(self.split)) if row not in self.wrong]
 
     def distances(self, norm: str) -> dict[int, float]:
         """How far each right image lies from the nearest other class, by its row."""
-        return dict(_distances(self.truth, self.split, tuple(self.right), norm))
+        return dict(_distances(self.truth, self.split, tuple(self.correct), norm))
 
 
 class Rescaled(nn.Module):
@@ -73,7 +73,7 @@ def cases() -> tuple[Case, ...]:
     plain = Case("plain", "four classes, grey images away from 0 and 1", model, four, images)
     return (
         plain,
-        replace(plain, name="binary", asks="every pixel is exactly 0 or 1", split=_binary(model)),
+        replace(plain, name="binary", question="every pixel is exactly 0 or 1", split=_binary(model)),
         _rescaled(plain, "logits − 100", "all logits lowered by 100", shift=-100.0),
         _rescaled(plain, "logits × 30", "all logits multiplied by 30", scale=30.0),
         _rescaled(plain, "logits / 30", "all logits divided by 30", scale=1 / 30),
@@ -87,17 +87,17 @@ def cases() -> tuple[Case, ...]:
         replace(
             plain,
             name="one by one",
-            asks="one image at a time: the same ones must fall as in a batch of all",
+            question="one image at a time: the same ones must fall as in a batch of all",
             split=images.take(range(IMAGES // 3)),
-            lanes=1,
+            slots=1,
             like="plain",
         ),
     )
 
 
-def _rescaled(plain: Case, name: str, asks: str, scale: float = 1.0, shift: float = 0.0) -> Case:
+def _rescaled(plain: Case, name: str, question: str, scale: float = 1.0, shift: float = 0.0) -> Case:
     model = classifier(Rescaled(plain.truth, scale, shift), plain.model.classes, plain.model.shape)
-    return replace(plain, name=name, asks=asks, model=model, like=plain.name)
+    return replace(plain, name=name, question=question, model=model, like=plain.name)
 
 
 def _of_classes(classes: int) -> Case:
@@ -106,21 +106,23 @@ def _of_classes(classes: int) -> Case:
     return Case(f"{classes} classes", f"a model with {classes} classes", model, module, toy(model, IMAGES, edges=False))
 
 
-def _colour(name: str, asks: str, *, channels_last: bool) -> Case:
+def _colour(name: str, question: str, *, channels_last: bool) -> Case:
     module = Linear(4, COLOUR)
     split = toy(classifier(module, 4, COLOUR), IMAGES, edges=False)
     if not channels_last:
-        return Case(name, asks, classifier(module, 4, COLOUR), module, split)
+        return Case(name, question, classifier(module, 4, COLOUR), module, split)
     model = classifier(ChannelsLast(module, COLOUR), 4, COLOUR)
-    return Case(name, asks, model, module, replace(split, x=split.x.to(memory_format=torch.channels_last)))
+    return Case(name, question, model, module, replace(split, x=split.x.to(memory_format=torch.channels_last)))
 
 
 def _partly_wrong(plain: Case) -> Case:
     wrong = tuple(range(0, IMAGES, 3))
     y = plain.split.y.clone()
     y[list(wrong)] = (y[list(wrong)] + 1) % plain.model.classes
-    asks = "a third of the images is wrong before any attack"
-    return replace(plain, name="partly wrong", asks=asks, split=replace(plain.split, y=y), wrong=wrong, like=plain.name)
+    question = "a third of the images is wrong before any attack"
+    return replace(
+        plain, name="partly wrong", question=question, split=replace(plain.split, y=y), wrong=wrong, like=plain.name
+    )
 
 
 def _binary(model: Classifier) -> Split:

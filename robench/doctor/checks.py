@@ -13,7 +13,7 @@ from ..search.attack import AnyAttack
 from ..search.engine.engine import Engine
 from ..search.engine.job import Job
 from ..search.engine.scheduler import Item, Waiting
-from .attacks import Patient
+from .attacks import AttackUnderTest
 from .cases import Case
 from .exact_distances import fraction
 
@@ -25,11 +25,11 @@ OTHERS = {"rt": "rt:1px,10deg", "affine-lp": "affine:linf:0.02+l1:0.2", "affine-
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """How an attack did in one case."""
 
     case: str
-    fallen: frozenset[int]  # the rows that the referee counts as broken
+    broken: frozenset[int]  # the rows that the referee counts as broken
     complaint: str  # empty: it did as it must
 
     @property
@@ -38,36 +38,36 @@ class Finding:
         return not self.complaint
 
 
-def examine(patient: Patient, cases: Sequence[Case]) -> Iterator[Finding]:
+def check(tested: AttackUnderTest, cases: Sequence[Case]) -> Iterator[CheckResult]:
     """How the attack does in each case, in their order; one that is like another comes after it."""
-    found: dict[str, Finding] = {}
+    found: dict[str, CheckResult] = {}
     by_name = {case.name: case for case in cases}
     for case in cases:
-        threat = _threat(patient, by_name.get(case.like, case))
-        found[case.name] = _examined(patient, threat, case, found.get(case.like))
+        threat = _threat(tested, by_name.get(case.like, case))
+        found[case.name] = _checked(tested, threat, case, found.get(case.like))
         yield found[case.name]
 
 
-def _examined(patient: Patient, threat: ThreatModel, case: Case, like: Finding | None) -> Finding:
-    job = Job(threat, patient.attack, Waiting.of(_items(patient.attack, case)))
+def _checked(tested: AttackUnderTest, threat: ThreatModel, case: Case, like: CheckResult | None) -> CheckResult:
+    job = Job(threat, tested.attack, Waiting.of(_items(tested.attack, case)))
     try:
-        fallen, complaints = _search(job, case)
+        broken, complaints = _search(job, case)
     except Exception as error:  # whatever it is: one attack's failure is no reason to stop
-        return Finding(case.name, frozenset(), _told(f"{type(error).__name__}: {error}"))
+        return CheckResult(case.name, frozenset(), _raised(f"{type(error).__name__}: {error}"))
     if not complaints and isinstance(threat, Ball):
-        complaints = list(_against_the_truth(threat, case, fallen, patient.reach))
+        complaints = list(_against_the_truth(threat, case, broken, tested.reach))
     if not complaints and like is not None and like.passed:
-        complaints = list(_against_the_like(threat, case, fallen, like))
-    return Finding(case.name, frozenset(fallen), "; ".join(complaints))
+        complaints = list(_against_the_like(threat, case, broken, like))
+    return CheckResult(case.name, frozenset(broken), "; ".join(complaints))
 
 
-def _threat(patient: Patient, case: Case) -> ThreatModel:
+def _threat(tested: AttackUnderTest, case: Case) -> ThreatModel:
     """A radius at which about half of the images must fall, and others cannot."""
-    if patient.threat not in BALLS:
-        return parse(OTHERS[patient.threat])
-    reach = patient.reach if math.isfinite(patient.reach) else 1.0
-    radius = reach * median(case.distances(patient.threat).values())
-    return BALLS[patient.threat](fraction(math.ceil(radius) if patient.threat == "l0" else radius))
+    if tested.threat not in BALLS:
+        return parse(OTHERS[tested.threat])
+    reach = tested.reach if math.isfinite(tested.reach) else 1.0
+    radius = reach * median(case.distances(tested.threat).values())
+    return BALLS[tested.threat](fraction(math.ceil(radius) if tested.threat == "l0" else radius))
 
 
 def _items(attack: AnyAttack, case: Case) -> Iterator[Item]:
@@ -80,41 +80,41 @@ def _items(attack: AnyAttack, case: Case) -> Iterator[Item]:
 
 def _search(job: Job, case: Case) -> tuple[set[int], list[str]]:
     """The rows on which it finds what a referee accepts, and what went wrong on the way."""
-    ended = [end for some in Engine(case.model, case.split, SEED, case.lanes).work([job]) for end in some]
+    ended = [end for some in Engine(case.model, case.split, SEED, case.slots).work([job]) for end in some]
     errors = [end.error for end in ended if end.error] or ([job.error] if job.error else [])
     if errors:
         on = f" on {len(errors)} of {len(case.split)} images" if len(errors) > 1 else ""
-        return set(), [_told(errors[0]) + on]
+        return set(), [_raised(errors[0]) + on]
     finds = [end for end in ended if end.x_adv is not None]
     if not finds:
         return set(), []
     rows = [end.item.row for end in finds]
     images = torch.stack([end.x_adv for end in finds if end.x_adv is not None])
-    witnesses = torch.tensor([end.witness or (0.0, 0.0, 0.0) for end in finds])
-    rulings = Referee(case.model).judge(job.threat, case.split.x[rows], case.split.y[rows], images, witnesses)
-    turned_down = [ruling.reason for ruling in rulings if not ruling.accepted]
+    params = torch.tensor([end.params or (0.0, 0.0, 0.0) for end in finds])
+    decisions = Referee(case.model).judge(job.threat, case.split.x[rows], case.split.y[rows], images, params)
+    turned_down = [decision.reason for decision in decisions if not decision.accepted]
     complaints = [f"an image it found {turned_down[0]}"] if turned_down else []
-    return {row for row, ruling in zip(rows, rulings, strict=True) if ruling.accepted}, complaints
+    return {row for row, decision in zip(rows, decisions, strict=True) if decision.accepted}, complaints
 
 
-def _against_the_truth(threat: Ball, case: Case, fallen: set[int], reach: float) -> Iterator[str]:
+def _against_the_truth(threat: Ball, case: Case, broken: set[int], reach: float) -> Iterator[str]:
     """What lies well inside the radius must fall; what lies outside cannot."""
     distances = case.distances(threat.name)
     within = {row for row, far in distances.items() if far * reach <= threat.r * (1 + ROUNDING)}
-    if missed := within - fallen:
+    if missed := within - broken:
         yield f"misses {len(missed)} of the {len(within)} images that lie within {1 / reach:.3g} of the radius"
-    if impossible := {row for row, far in distances.items() if far > threat.r * (1 + ROUNDING)} & fallen:
+    if impossible := {row for row, far in distances.items() if far > threat.r * (1 + ROUNDING)} & broken:
         yield f"breaks {len(impossible)} images that lie beyond the radius"
 
 
-def _against_the_like(threat: ThreatModel, case: Case, fallen: set[int], like: Finding) -> Iterator[str]:
+def _against_the_like(threat: ThreatModel, case: Case, broken: set[int], like: CheckResult) -> Iterator[str]:
     """The same images under the same decisions."""
-    if isinstance(threat, Ball) and case.lanes > 1:
+    if isinstance(threat, Ball) and case.slots > 1:
         return  # other logits are other numbers: between what must fall and what cannot, they may decide otherwise
-    rows = set(case.right)
-    if apart := (fallen & rows) ^ (like.fallen & rows):
+    rows = set(case.correct)
+    if apart := (broken & rows) ^ (like.broken & rows):
         yield f"{len(apart)} of {len(rows)} images end otherwise than in {like.case!r}"
 
 
-def _told(error: str) -> str:
+def _raised(error: str) -> str:
     return f"raises {' '.join(error.split())[:120]}"

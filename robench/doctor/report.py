@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..problem.threats import BALLS
-from .attacks import OURS, Patient
+from .attacks import OURS, AttackUnderTest
 from .cases import Case
-from .checks import Finding
+from .checks import CheckResult
 from .installed import Library
 
 PASSED, FAILED = "✓", "✗"
@@ -18,11 +18,11 @@ PASSED, FAILED = "✓", "✗"
 class Examined:
     """A patient, and how it did in every case."""
 
-    patient: Patient
-    findings: tuple[Finding, ...]
+    tested: AttackUnderTest
+    findings: tuple[CheckResult, ...]
 
     @property
-    def failed(self) -> list[Finding]:
+    def failed(self) -> list[CheckResult]:
         """The cases it did not do well in."""
         return [finding for finding in self.findings if not finding.passed]
 
@@ -44,9 +44,9 @@ def markdown(
         " reach, because no distance is known or more budget would be needed, must raise nothing, and break the same"
         " images wherever it is shown the same. The numbers in a row are the budget, where it is not the attack's own.",
         _installed(libraries, data_sets),
-        "## Cases\n\n" + "\n".join(f"- **{case.name}**: {case.asks}" for case in cases),
+        "## Cases\n\n" + "\n".join(f"- **{case.name}**: {case.question}" for case in cases),
     ]
-    for library, group in groupby(examined, key=lambda one: one.patient.library):
+    for library, group in groupby(examined, key=lambda one: one.tested.library):
         parts.append(_section(library, list(group), cases))
     return "\n\n".join(parts) + "\n"
 
@@ -61,9 +61,9 @@ def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) 
     title = "robench's own attacks" if library == OURS else library
     rows = [
         (
-            f"`{one.patient.name}`",
-            one.patient.threat,
-            reach_of(one.patient),
+            f"`{one.tested.name}`",
+            one.tested.threat,
+            reach_of(one.tested),
             *(PASSED if f.passed else FAILED for f in one.findings),
         )
         for one in examined
@@ -74,10 +74,10 @@ def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) 
     return text
 
 
-def reach_of(patient: Patient) -> str:
+def reach_of(tested: AttackUnderTest) -> str:
     """How far it promises to come, as the table says it."""
-    known = patient.threat in BALLS and math.isfinite(patient.reach)
-    return f"{patient.reach:g}" if known else "–"
+    known = tested.threat in BALLS and math.isfinite(tested.reach)
+    return f"{tested.reach:g}" if known else "–"
 
 
 def _complaints(one: Examined) -> Iterable[str]:
@@ -87,7 +87,7 @@ def _complaints(one: Examined) -> Iterable[str]:
         cases.setdefault(finding.complaint, []).append(finding.case)
     for complaint, names in cases.items():
         where = "every case" if len(names) == len(one.findings) else ", ".join(names)
-        yield f"- `{one.patient.name}`, {one.patient.threat}, {where}: {complaint}"
+        yield f"- `{one.tested.name}`, {one.tested.threat}, {where}: {complaint}"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..evidence.records import Claim, Effort, Failure, Plan, PlannedAttack, Probe, Spent, Verdict
-from ..evidence.referee import Referee, Ruling
+from ..evidence.records import Claim, Effort, Exhausted, Failure, Plan, PlannedAttack, Probe, Verdict
+from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
-from ..problem.threats.base import NO_WITNESS
+from ..problem.threats.base import NO_PARAMS
 from ..protocols import AttackChoice
 from ..results.outcomes import answers, outcomes
 from ..search.attack import ForeignAttack
@@ -29,7 +29,7 @@ Broken = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Court:
+class ClaimContext:
     """Where finds are brought: the referee, the images it compares with, every threat a find may count for."""
 
     referee: Referee
@@ -49,15 +49,15 @@ class Court:
 
 
 @dataclass
-class Attempt:
+class AttackRun:
     """An attack under a threat on every example that still needs it. Made by `prepare`."""
 
     threat: ThreatModel
     planned: PlannedAttack
-    court: Court
+    context: ClaimContext
     job: Job
     every_attack: bool
-    spent: dict[int, Spent]  # by example number
+    exhausted: dict[int, Exhausted]  # by example number
     seconds: float  # over all sessions
     standing: int  # examples not yet known to break under the threat
     unbroken: set[int]  # their rows, as far as the job has them
@@ -74,21 +74,21 @@ class Attempt:
             if end.nan:
                 self._nan.add(self._number(end.item))
             if end.dropped:
-                self._note_spent(end, done=False)
+                self._record_exhausted(end, done=False)
             elif end.error:
                 self._raised[self._number(end.item)] = end.error
-            elif end.blind:
+            elif end.no_query_inside:
                 self._blind.add(self._number(end.item))
             elif (str(self.threat), end.item.row) in broken:
                 if not self.job.smallest:  # another search may find a smaller one
                     self.job.drop(end.item.row)
-            elif end.x_adv is not None and end.item.draw < RETRY:
-                self.job.waiting.add(end.item._replace(draw=end.item.draw + RETRY))
+            elif end.x_adv is not None and end.item.restart < RETRY:
+                self.job.waiting.add(end.item._replace(restart=end.item.restart + RETRY))
             else:
-                self._note_spent(end, done=True)
+                self._record_exhausted(end, done=True)
         return broken
 
-    def hear(self, broken: Iterable[Broken]) -> None:
+    def predict(self, broken: Iterable[Broken]) -> None:
         """What any attack has broken under this threat need not be searched here, unless every attack is asked for."""
         rows = {row for threat, row in broken if threat == str(self.threat)} & self.unbroken
         self.standing -= len(rows)
@@ -101,13 +101,13 @@ class Attempt:
         name = str(self.threat)
         for claim, verdict, image in self._found:
             run.put_judged(claim, verdict, image.numpy())
-        run.put_spent(self.spent[number] for number in self._changed)
+        run.put_exhausted(self.exhausted[number] for number in self._changed)
         run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
         why = NO_START if self.job.attack.comes_from_outside else BLIND
         failures = [Failure(number, name, self.planned.spec, why) for number in self._blind]
         failures += [Failure(number, name, self.planned.spec, error) for number, error in self._raised.items()]
         if self.job.error:  # what it had still to do stays open
-            numbers = sorted(self.court.split.numbers[row] for row in self.job.unfinished)
+            numbers = sorted(self.context.split.numbers[row] for row in self.job.unfinished)
             failures += [Failure(number, name, self.planned.spec, self.job.error) for number in numbers]
         run.put_failures(failures)
         run.put_effort([Effort(name, self.planned.spec, self.seconds)])
@@ -122,57 +122,57 @@ class Attempt:
         if not finds:
             return set()
         rows = [end.item.row for end, _ in finds]
-        x, y = self.court.split.x[rows], self.court.split.y[rows]
+        x, y = self.context.split.x[rows], self.context.split.y[rows]
         exact = torch.stack([image for _, image in finds])
         rounded = (exact * 255).round() / 255  # what an image file can hold; kept where it serves as well
-        witness = torch.tensor([end.witness or NO_WITNESS for end, _ in finds])
-        referee, n = self.court.referee, len(finds)
+        params = torch.tensor([end.params or NO_PARAMS for end, _ in finds])
+        referee, n = self.context.referee, len(finds)
         if referee.passes == 1:
-            both = referee.hear(torch.cat([exact, rounded]), y.repeat(2))
-            heard, heard_rounded = both.part(0, n), both.part(n, 2 * n)
+            both = referee.predict(torch.cat([exact, rounded]), y.repeat(2))
+            predictions, predictions_rounded = both.part(0, n), both.part(n, 2 * n)
         else:  # its rounding would be a second chance
-            rounded, heard = exact, referee.hear(exact, y)
-            heard_rounded = heard
-        nth = self.court.numbered(self._number(end.item) for end, _ in finds)
+            rounded, predictions = exact, referee.predict(exact, y)
+            predictions_rounded = predictions
+        nth = self.context.numbered(self._number(end.item) for end, _ in finds)
         broken = set()
-        for threat in self.court.threats:
-            as_found = referee.rule(threat, x, exact, heard, witness, nth)
-            in_8_bits = referee.rule(threat, x, rounded, heard_rounded, witness, nth)
+        for threat in self.context.threats:
+            as_found = referee.rule(threat, x, exact, predictions, params, nth)
+            in_8_bits = referee.rule(threat, x, rounded, predictions_rounded, params, nth)
             for i, (end, _) in enumerate(finds):
                 # What was found is judged; only where it holds may its rounding stand in for it.
                 # Not where the smallest is asked for: rounding makes it larger.
                 stands_in = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
-                ruling, image = (in_8_bits[i], rounded[i]) if stands_in else (as_found[i], exact[i])
-                if threat == self.threat or ruling.accepted:
-                    self._note_claim(threat, end, ruling, image)
-                if ruling.accepted:
+                decision, image = (in_8_bits[i], rounded[i]) if stands_in else (as_found[i], exact[i])
+                if threat == self.threat or decision.accepted:
+                    self._note_claim(threat, end, decision, image)
+                if decision.accepted:
                     broken.add((str(threat), end.item.row))
         return broken
 
-    def _note_claim(self, threat: ThreatModel, end: Ended, ruling: Ruling, image: Tensor) -> None:
+    def _note_claim(self, threat: ThreatModel, end: Ended, decision: Decision, image: Tensor) -> None:
         own = threat == self.threat  # the search is paid for once, where it was made
         claim = Claim(
-            id=next(self.court.claim_ids),
+            id=next(self.context.claim_ids),
             example=self._number(end.item),
             threat=str(threat),
             # Found by the way: not the work of the attack that is planned there under the same spec.
             attack=self.planned.spec if own else f"{self.planned.spec} under {self.threat}",
-            draw=end.item.draw,
+            restart=end.item.restart,
             target=end.item.target,
             forwards=end.forwards if own else 0,
             backwards=end.backwards if own else 0,
-            witness=end.witness if any(end.witness) else (),
+            params=end.params if any(end.params) else (),
         )
-        r = ruling
+        r = decision
         verdict = Verdict(claim.id, r.accepted, r.rejection, r.reason, r.size, r.margin, r.passes)
         self._found.append((claim, verdict, image))
-        self.court.claims[claim.example] += 1
+        self.context.claims[claim.example] += 1
 
-    def _note_spent(self, end: Ended, *, done: bool) -> None:
+    def _record_exhausted(self, end: Ended, *, done: bool) -> None:
         """A search in vain, and what it cost. One that was dropped is not done, but has cost something."""
         number = self._number(end.item)
-        so_far = self.spent.get(number, Spent(number, str(self.threat), self.planned.spec, 0, 0, 0))
-        self.spent[number] = Spent(
+        so_far = self.exhausted.get(number, Exhausted(number, str(self.threat), self.planned.spec, 0, 0, 0))
+        self.exhausted[number] = Exhausted(
             *(number, so_far.threat, so_far.attack),
             done=so_far.done | int(done) << end.item.number,
             # What a rejected claim cost is on the claim.
@@ -182,31 +182,31 @@ class Attempt:
         self._changed.add(number)
 
     def _number(self, item: Item) -> int:
-        return self.court.split.numbers[item.row]
+        return self.context.split.numbers[item.row]
 
 
 def prepare(
     plan: Plan,
     run: RunFile,
-    court: Court,
+    context: ClaimContext,
     threat: ThreatModel,
     planned: PlannedAttack,
     choice: AttackChoice,
     *,
     among: frozenset[int] | None = None,
     again: bool = False,
-) -> Attempt:
+) -> AttackRun:
     """What this attack still has to do, by what the run file holds.
 
     `among` these examples only, by number; with `again` also on those that others have broken.
     """
     evidence = run.evidence()
-    split, name = court.split, str(threat)
+    split, name = context.split, str(threat)
     letters, answered = outcomes(plan, evidence, name), answers(evidence)
-    spent = {s.example: s for s in evidence.spent if (s.threat, s.attack) == (name, planned.spec)}
+    exhausted = {s.example: s for s in evidence.exhausted if (s.threat, s.attack) == (name, planned.spec)}
     own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
     mine = {c.example for c, v in own if v.accepted}
-    turned_down = {(c.example, c.draw, c.target) for c, v in own if not v.accepted}
+    turned_down = {(c.example, c.restart, c.target) for c, v in own if not v.accepted}
     smallest = plan.curve and choice.attack.minimises
     every_attack = smallest or (plan.every_attack if among is None else again)
     todo = [
@@ -216,23 +216,23 @@ def prepare(
         and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
-    aims = _aims(court, todo, choice.attack.targets)
-    done = {row: spent[split.numbers[row]].done for row in todo if split.numbers[row] in spent}
+    aims = _aims(context, todo, choice.attack.targets)
+    done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
-        item._replace(draw=item.draw + RETRY)
-        if (split.numbers[item.row], item.draw, item.target) in turned_down
+        item._replace(restart=item.restart + RETRY)
+        if (split.numbers[item.row], item.restart, item.target) in turned_down
         else item
         for item in _items(todo, planned.items, done, aims)
     )
     every = (1 << planned.items) - 1
     waiting = Waiting(items, {row: (every & ~done.get(row, 0)).bit_count() for row in todo})
-    return Attempt(
+    return AttackRun(
         threat=threat,
         planned=planned,
-        court=court,
+        context=context,
         job=Job(threat, choice.attack, waiting, smallest, eot=_eot(plan, choice)),
         every_attack=every_attack,
-        spent=spent,
+        exhausted=exhausted,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
@@ -252,17 +252,17 @@ def _items(
         for row in rows:
             if not done.get(row, 0) >> number & 1:
                 targets = aims(row)
-                yield Item(row, number, draw=number // len(targets), target=targets[number % len(targets)])
+                yield Item(row, number, restart=number // len(targets), target=targets[number % len(targets)])
 
 
-def _aims(court: Court, rows: Sequence[int], targets: int) -> Callable[[int], Sequence[int]]:
+def _aims(context: ClaimContext, rows: Sequence[int], targets: int) -> Callable[[int], Sequence[int]]:
     """The classes an example is aimed at: its likeliest wrong ones, by the referee's clean logits; -1 for none."""
     if not targets or not rows:
         return lambda _: (-1,)
     likeliest: dict[int, list[int]] = {}
     for some in (rows[begin : begin + AIMED_AT_ONCE] for begin in range(0, len(rows), AIMED_AT_ONCE)):
-        y = court.split.y[list(some)]
-        logits = court.referee.hear(court.split.x[list(some)], y).logits.scatter(1, y[:, None], -torch.inf)
+        y = context.split.y[list(some)]
+        logits = context.referee.predict(context.split.x[list(some)], y).logits.scatter(1, y[:, None], -torch.inf)
         best = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
         likeliest |= dict(zip(some, best, strict=True))
     return lambda row: likeliest[row]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..api import Answer
+from ..api import EvalResult
 from ..errors import UserError
 from ..evidence.records import ModelRecord
 from ..evidence.store import RunFile, is_run_file
@@ -20,12 +20,12 @@ from ..problem.split import Source, Split
 from ..protocols import Protocol, ThreatChoice, rebuilt
 from ..results.comment import Comment
 from ..results.contradictions import numbers
-from ..results.gate import LEVEL, Judgement, Verdict, felled_by, judge, letters_of, paired, same_function
+from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, letters_of, paired, same_function
 from ..results.merging import precisions
-from ..results.summary import MOST_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
+from ..results.summary import MAX_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
 
-Asking = Callable[[Split, Callable[[Summary], bool] | None], Answer]
+Evaluate = Callable[[Split, Callable[[Summary], bool] | None], EvalResult]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
 
 
@@ -135,8 +135,8 @@ def compare(
     baseline: Baseline,
     asked: Question,
     allowances: Mapping[str, Fraction],
-    ask: Asking,
-    ask_baseline: Asking | None = None,
+    ask: Evaluate,
+    ask_baseline: Evaluate | None = None,
 ) -> tuple[Comment, bool]:
     """The verdict, and whether the model was let answer to the end.
 
@@ -154,10 +154,10 @@ def compare(
             raise UserError("stopped before anything was measured; the same command begins again")
         rest = [row for row, number in enumerate(asked.whole.numbers) if number not in set(split.numbers)]
         comment = Comment(
-            *(gate.judge(answer.summary), baseline.summary, answer.summary, split.numbers, _felled(answer)),
+            *(gate.judge(answer.summary), baseline.summary, answer.summary, split.numbers, _broken_by(answer)),
             exhausted=not rest,
         )
-        decided = comment.judgement.verdict is not Verdict.UNDECIDED
+        decided = comment.judgement.verdict is not GateVerdict.UNDECIDED
         if ask_baseline is None or decided or answer.summary.union.open or not answer.finished or not rest:
             return comment, answer.finished
         more = asked.whole.take(rest[: len(split)])
@@ -195,7 +195,7 @@ class _Gate:
 
     def certain(self, now: Summary) -> bool:
         """Whether what is open may turn out as it likes: the judge has counted it for or against already."""
-        return self.judge(now).verdict is not Verdict.UNDECIDED
+        return self.judge(now).verdict is not GateVerdict.UNDECIDED
 
 
 def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
@@ -212,8 +212,8 @@ def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
             )
 
 
-def _felled(answer: Answer) -> dict[str, dict[int, str]]:
-    return {t.threat: felled_by(answer.plan, answer.evidence, t.threat) for t in answer.plan.threats}
+def _broken_by(answer: EvalResult) -> dict[str, dict[int, str]]:
+    return {t.threat: broken_by(answer.plan, answer.evidence, t.threat) for t in answer.plan.threats}
 
 
 def _summary(path: Path) -> Summary:
@@ -224,7 +224,7 @@ def _summary(path: Path) -> Summary:
                 raise UserError(f"the baseline {path} holds no plan: it was stopped before it began; start it again")
             return summarise(plan, run.evidence(), __version__)
     try:
-        return Summary.from_json(durable.read(path, MOST_BYTES))
+        return Summary.from_json(durable.read(path, MAX_BYTES))
     except UserError as error:
         raise UserError(f"the baseline {path} cannot be read: {error}") from None
 

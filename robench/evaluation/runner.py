@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..evidence.records import Clean, Failure, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from ..evidence.referee import PASSES, Referee
 from ..evidence.store import RunFile
-from ..masking.schedule import Masking, Scrutiny, Step
+from ..masking.schedule import MaskingCheck, MaskingLevel, Step
 from ..problem import cautions
 from ..problem.classifier import Classifier, Identity
 from ..problem.randomness import seeded
@@ -35,9 +35,9 @@ from ..search.engine.job import Ended, Job
 from ..search.engine.pilot import Choice, Pilot, choose, named, notes
 from ..search.engine.precision import checked
 from ..search.engine.trial import gradient_caution, objection_to_smaller_batches
-from .attack_run import Attempt, Broken, Court, prepare
+from .attack_run import AttackRun, Broken, ClaimContext, prepare
 
-LOOKED_AT = 8  # clean images, asked about twice, to tell whether the model answers at random
+RANDOMNESS_IMAGES = 8  # clean images, asked about twice, to tell whether the model answers at random
 OUTPUTS = 64  # clean images from whose outputs it is read whether they are logits
 NOTES = ("model", "training", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures", "batch")
 OF_MODEL = ("outputs", "gradients", "batch")  # those that are found out once
@@ -45,8 +45,8 @@ DROPPED = ("layout", "graph")  # optimisations: no number depends on them
 CLEAN_PASS = "clean pass"  # the attack of failures before any attack
 EOT = 20  # passes over which a search averages, as AutoAttack's version for random models does
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
-LOOK_EVERY = 1.0  # seconds between looks at whether the answer will do already, at least
-LOOK_SHARE = 0.05  # of the time, at most, may go into such looks
+CHECK_EVERY = 1.0  # seconds between looks at whether the answer will do already, at least
+CHECK_SHARE = 0.05  # of the time, at most, may go into such looks
 
 
 @runtime_checkable
@@ -98,13 +98,13 @@ class Evaluation:
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
     enough: Callable[[Summary], bool] | None = None  # whether an answer will do although examples are open
-    masking: Masking = "off"  # how closely to look, afterwards, whether gradients mislead
+    masking: MaskingLevel = "off"  # how closely to look, afterwards, whether gradients mislead
     notes: dict[str, str] = field(default_factory=dict)  # by NOTES or DROPPED
-    _live: list[Attempt] = field(default_factory=list)
+    _live: list[AttackRun] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # yet to be prepared
     _before: tuple[str, ...] = ()  # precisions in which this run was searched before
     _asked: int = 0  # queries of the attempts that are over
-    _next_look: float = 0.0  # not before this moment
+    _next_check: float = 0.0  # not before this moment
 
     def answer(self) -> Summary:
         """Do what is missing, then sum up. Stopped anywhere, the same call later goes on from there."""
@@ -126,12 +126,12 @@ class Evaluation:
 
     def _engine(self, classifier: Classifier, precision: str = "float32") -> Engine:
         return Engine(
-            *(classifier, self.split, self.plan.seed, self.plan.lanes, precision), compact="batch" not in self.notes
+            *(classifier, self.split, self.plan.seed, self.plan.slots, precision), compact="batch" not in self.notes
         )
 
-    def _scrutinise(self, masking: Masking) -> None:
+    def _scrutinise(self, masking: MaskingLevel) -> None:
         """Whether what stands owes it to its gradients. In float32: rounding is a mask of its own."""
-        scrutiny = Scrutiny(
+        scrutiny = MaskingCheck(
             *(self.plan, self.protocol, self.classifier, self.split, self.run, masking),
             spec=lambda choice: _spec(choice, self.plan.eot),
         )
@@ -148,10 +148,10 @@ class Evaluation:
         """
         threats = tuple(choice.threat for choice in self.protocol.threats)
         claims = Counter(claim.example for claim in self.run.evidence().claims)
-        court = Court(self.referee, self.split, threats, count(self.run.next_claim()), claims)
+        context = ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims)
         for place, (choice, planned, attack_choice) in enumerate(steps):
             self._commit()
-            asked = (self.plan, self.run, court, choice.threat, planned, attack_choice)
+            asked = (self.plan, self.run, context, choice.threat, planned, attack_choice)
             attempt = prepare(*asked, among=among, again=again)
             if attempt.job.over:
                 continue
@@ -181,7 +181,7 @@ class Evaluation:
                     now = time.monotonic()
                     self._take(ended, now - clock)
                     clock = now
-                    if engine.rows != self.plan.lanes:
+                    if engine.rows != self.plan.slots:
                         self._shrink(engine.rows)
                     if engine.notes:
                         self._note("graph", "; ".join(engine.notes))
@@ -200,14 +200,14 @@ class Evaluation:
     def _take(self, ended: list[Ended], seconds: float) -> None:
         """Judge what has ended, and tell the attacks what is broken. They share the time by the lanes they held."""
         of = {attempt.job: [end for end in ended if end.job is attempt.job] for attempt in self._live}
-        lanes = sum(job.in_flight + len(ends) for job, ends in of.items())
+        slots = sum(job.in_flight + len(ends) for job, ends in of.items())
         broken: set[Broken] = set()
         for attempt in self._live:
             ends = of[attempt.job]
-            attempt.seconds += seconds * (attempt.job.in_flight + len(ends)) / max(lanes, 1)
+            attempt.seconds += seconds * (attempt.job.in_flight + len(ends)) / max(slots, 1)
             broken |= attempt.take(ends)
         for attempt in self._live:
-            attempt.hear(broken)
+            attempt.predict(broken)
         if self._live:
             newest = self._live[-1]
             left = sum(a.job.left for a in self._live) + newest.standing * self._queries_of_each(self._after)
@@ -216,7 +216,7 @@ class Evaluation:
     def _queries_of_each(self, steps: Iterable[Step]) -> int:
         """What these attacks will ask about an example that stands under every threat."""
         return sum(
-            planned.items * choice.attack.visits(threat.threat) * choice.attack.width * self.plan.eot
+            planned.items * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step * self.plan.eot
             for threat, planned, choice in steps
         )
 
@@ -231,11 +231,11 @@ class Evaluation:
     def _will_do(self) -> bool:
         """Whether what is written down is answer enough."""
         began = time.monotonic()
-        if self.enough is None or began < self._next_look:
+        if self.enough is None or began < self._next_check:
             return False
         will_do = self.enough(self.summary())
         now = time.monotonic()
-        self._next_look = now + max(LOOK_EVERY, (now - began) / LOOK_SHARE)
+        self._next_check = now + max(CHECK_EVERY, (now - began) / CHECK_SHARE)
         return will_do
 
     def _let_go(self) -> None:
@@ -246,7 +246,7 @@ class Evaluation:
     def _shrink(self, rows: int) -> None:
         """The batch did not fit the memory: from here on it is a plan with fewer lanes, and the file says so."""
         self.progress.noted(f"the batch did not fit the memory; going on with {rows} images at once")
-        self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
+        self._change_plan(msgspec.structs.replace(self.plan, slots=rows))
 
     def _settle(self) -> None:
         """Decide on a precision where none is named, and try the one that is."""
@@ -256,8 +256,8 @@ class Evaluation:
         elif asked == "auto":
             choices = [(t.threat, [a.attack for a in t.attacks]) for t in self.protocol.threats]
             identity = repr(identity_of(self.plan.model))
-            pilot = Pilot.of(choices, self.split, lambda part: self.referee.hear(part.x, part.y).right, identity)
-            choice = choose(self.classifier, pilot, self.plan.lanes)
+            pilot = Pilot.of(choices, self.split, lambda part: self.referee.predict(part.x, part.y).correct, identity)
+            choice = choose(self.classifier, pilot, self.plan.slots)
         else:
             choice = named(self.classifier, asked, self.split.x)
         for note in notes(choice, asked, self._before, self.classifier.device):
@@ -321,15 +321,15 @@ class Evaluation:
         missing = self.split.take(rows) if known else self.split
         if not len(missing):
             return [], []
-        if self.plan.passes == 1 and self.referee.answers_at_random(missing.x[:LOOKED_AT]):
+        if self.plan.passes == 1 and self.referee.answers_at_random(missing.x[:RANDOMNESS_IMAGES]):
             self._judge_at_random(PASSES)
-        heard = self.referee.hear(missing.x, missing.y)
-        errors = {n: error for n, error in zip(missing.numbers, heard.errors, strict=False) if error}
+        predictions = self.referee.predict(missing.x, missing.y)
+        errors = {n: error for n, error in zip(missing.numbers, predictions.errors, strict=False) if error}
         if "outputs" not in self.notes:
-            self._note("outputs", cautions.of_outputs(heard.logits[:OUTPUTS]))
+            self._note("outputs", cautions.of_outputs(predictions.logits[:OUTPUTS]))
         if len(errors) == len(self.split):
             raise _never_answers(self.split, errors)
-        _refuse_not_finite(missing, heard.logits, errors)
+        _refuse_not_finite(missing, predictions.logits, errors)
         if errors:
             first = next(iter(errors))
             self._note(
@@ -337,15 +337,19 @@ class Evaluation:
                 f"the model raises on {len(errors)} of {len(self.split)} clean images, which stay open (first: example"
                 f" {first}: {errors[first]})",
             )
-        answers = zip(missing.numbers, missing.digests, heard.right.tolist(), heard.margin.tolist(), strict=True)
-        clean = [Clean(n, digest, right, gap, tied=gap == 0) for n, digest, right, gap in answers if n not in errors]
+        answers = zip(
+            missing.numbers, missing.digests, predictions.correct.tolist(), predictions.margin.tolist(), strict=True
+        )
+        clean = [
+            Clean(n, digest, correct, gap, tied=gap == 0) for n, digest, correct, gap in answers if n not in errors
+        ]
         return clean, [Failure(n, "", CLEAN_PASS, error) for n, error in errors.items()]
 
     def _caution(self, new: Sequence[Clean]) -> None:
         """Note what a reader should know of these examples and threats."""
         self._note("classes", cautions.of_classes(self.split.y, self.classifier.classes))
-        right = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
-        correct = sum(right.get(number, True) for number in self.split.numbers)
+        correct = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
+        correct = sum(correct.get(number, True) for number in self.split.numbers)
         self._note("accuracy", cautions.of_accuracy(correct, self.split.y, self.classifier.classes))
         boundless = (cautions.of_threat(choice.threat, self.split.shape) for choice in self.protocol.threats)
         self._note("threats", "; ".join(filter(None, boundless)))
@@ -354,7 +358,7 @@ class Evaluation:
         """Note what is odd about the model's gradients and batches; a run file keeps it."""
         if self.plan.passes > 1:
             return
-        few = self.split.x[:LOOKED_AT]
+        few = self.split.x[:RANDOMNESS_IMAGES]
         self._note("gradients", gradient_caution(self.classifier, few))
         if why := objection_to_smaller_batches(self.classifier, few):
             self._note(
@@ -384,7 +388,7 @@ def make_plan(
     *,
     seed: int,
     every_attack: bool,
-    lanes: int,
+    slots: int,
     curve: bool = False,
     precision: str | None = None,
 ) -> Plan:
@@ -408,7 +412,7 @@ def make_plan(
         device=str(classifier.device),
         threads=torch.get_num_threads(),
         precision=checked(precision, classifier.device),
-        lanes=lanes,
+        slots=slots,
         curve=curve,
     )
 
@@ -459,7 +463,7 @@ def _as_before(plan: Plan, before: Plan) -> Plan:
     if before.device != plan.device:
         return plan
     settled = before.precision if plan.precision == "auto" else plan.precision
-    return msgspec.structs.replace(plan, precision=settled, lanes=min(plan.lanes, before.lanes))
+    return msgspec.structs.replace(plan, precision=settled, slots=min(plan.slots, before.slots))
 
 
 def _never_answers(split: Split, errors: Mapping[int, str]) -> UserError:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import api
-from ..api import Ask
+from ..api import EvalRequest
 from ..errors import UserError
 from ..evidence.records import Evidence, Plan
 from ..evidence.referee import Referee
@@ -14,7 +14,7 @@ from ..problem import threats
 from ..problem.classifier import Classifier
 from ..problem.split import Split
 from ..protocols import Protocol, ThreatChoice, rebuilt
-from ..results.gate import felled_by
+from ..results.gate import broken_by
 from ..results.outcomes import Outcome, outcomes
 from ..results.stats.intervals import clopper_pearson
 from .runner import Progress
@@ -97,7 +97,14 @@ def spot_check(
         with run.writing():  # what is broken already is not searched
             run.adopt(Evidence(claims=tuple(c for c, _ in known), verdicts=tuple(v for _, v in known)), {}, [])
         search = api.evaluation(
-            Ask(seed=seed, precision="float32"), protocol, split, classifier, referee, run, {}, progress=progress
+            EvalRequest(seed=seed, precision="float32"),
+            protocol,
+            split,
+            classifier,
+            referee,
+            run,
+            {},
+            progress=progress,
         )
         finished = True
         try:
@@ -131,7 +138,7 @@ def _now(
     broken: dict[tuple[int, str], str] = {}
     still_open = set()
     for t in plan.threats:
-        by = felled_by(plan, evidence, t.threat)
+        by = broken_by(plan, evidence, t.threat)
         for example, letter in zip(plan.examples, outcomes(plan, evidence, t.threat), strict=True):
             if t.threat in under[example]:
                 if letter == Outcome.BROKEN:

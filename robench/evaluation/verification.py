@@ -16,7 +16,7 @@ from ..search.attack import ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
 from .runner import EOT, as_planned
 
-MOST = 10**6  # of a setting, up to which the cost of a search is worked out
+MAX = 10**6  # of a setting, up to which the cost of a search is worked out
 
 
 def verify(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
@@ -37,11 +37,11 @@ def least_passes(threat: str, attack: str) -> int:
         if name not in ATTACKS:
             return 1
         # A search that takes fewer steps costs no more, so for huge numbers this is still a lower bound.
-        settings = {key: min(v, MOST) if isinstance(v, int) else v for key, v in settings.items()}
+        settings = {key: min(v, MAX) if isinstance(v, int) else v for key, v in settings.items()}
         built, under = build(name, settings), threats.parse(threat)
         if isinstance(built, ForeignAttack) or under.name not in built.threats:
             return 1
-        return max(1, built.visits(under) * built.width * (passes or 1))
+        return max(1, built.max_queries(under) * built.queries_per_step * (passes or 1))
     except (UserError, ArithmeticError):  # of an older robench, of a repaired model, or of nobody
         return 1
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-MOST_EXAMPLES = 10**6  # of a plan
-MOST_ITEMS = 2**20  # searches on one example
+MAX_EXAMPLES = 10**6  # of a plan
+MAX_ITEMS = 2**20  # searches on one example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -39,7 +39,7 @@ class PlannedAttack(msgspec.Struct, frozen=True):
 
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
-    items: Annotated[int, Meta(ge=1, le=MOST_ITEMS)]  # draws times targets: searches of each example it does not break
+    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # draws times targets: searches of each example it does not break
 
 
 class PlannedThreat(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
     model: ModelRecord
     data: Text  # mnist:test
     data_sha256: Text  # of the examples below, in this order
-    examples: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=MOST_EXAMPLES)]  # in split order
+    examples: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=MAX_EXAMPLES)]  # in split order
     protocol: Text
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     every_attack: bool
@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
     device: Text
     threads: Annotated[int, Meta(ge=1, lt=2**20)]
     precision: Text
-    lanes: Annotated[int, Meta(ge=1, lt=2**31)]
+    slots: Annotated[int, Meta(ge=1, lt=2**31)]
     curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
     passes: Annotated[int, Meta(ge=1, le=10**4)] = (
         1  # over which every image is judged: more where it answers at random
@@ -88,12 +88,12 @@ class Claim(msgspec.Struct, frozen=True):
     example: Number
     threat: ThreatText
     attack: Text  # PlannedAttack.spec
-    draw: Number
+    restart: Number
     target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the class it aimed at, -1 when untargeted
     forwards: Count  # spent on this item up to the find
     backwards: Count
     # How the image was made, in threat models that need to know: tx, ty, angle.
-    witness: Annotated[tuple[float, ...], Meta(max_length=3)] = ()
+    params: Annotated[tuple[float, ...], Meta(max_length=3)] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -108,7 +108,7 @@ class Verdict(msgspec.Struct, frozen=True):
     passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is the mean of theirs
 
 
-class Spent(msgspec.Struct, frozen=True):
+class Exhausted(msgspec.Struct, frozen=True):
     """Searches of one attack on one example under one threat that ended in vain."""
 
     example: Number
@@ -119,7 +119,7 @@ class Spent(msgspec.Struct, frozen=True):
     backwards: Count
 
     @property
-    def draws(self) -> int:
+    def restarts(self) -> int:
         """How many items were spent."""
         return self.done.bit_count()
 
@@ -156,7 +156,7 @@ class Evidence(msgspec.Struct, frozen=True):
     clean: tuple[Clean, ...] = ()
     claims: tuple[Claim, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
-    spent: tuple[Spent, ...] = ()
+    exhausted: tuple[Exhausted, ...] = ()
     failures: tuple[Failure, ...] = ()
     efforts: tuple[Effort, ...] = ()
     probes: tuple[Probe, ...] = ()

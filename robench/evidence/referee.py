@@ -18,7 +18,7 @@ from ..problem.module_copy import own_copy
 from ..problem.randomness import reseed, seeded
 from ..problem.shapes import Inputs, Labels, Logits, Mask, PerExample
 from ..problem.threats import ThreatModel, in_box
-from ..problem.threats.base import Witness
+from ..problem.threats.base import TransformParams
 from .records import Rejection
 
 BATCH = 16  # of the referee's own: every batch is filled up to it, so an image meets the same arithmetic always
@@ -27,7 +27,7 @@ LEVEL = 0.05  # how probably an example may be called broken although no image c
 
 
 @dataclass(frozen=True)
-class Heard:
+class Predictions:
     """What the model says of some images, one row each: once, or in several passes where it answers at random."""
 
     logits: Logits  # the mean over the passes
@@ -37,18 +37,18 @@ class Heard:
     errors: tuple[str, ...] = ()  # by row: what the model raised on this image alone, else empty; () where it never did
 
     @property
-    def right(self) -> Mask:
+    def correct(self) -> Mask:
         """Where more than half of the passes are right."""
         return 2 * self.failures < self.passes
 
-    def part(self, begin: int, end: int) -> "Heard":
+    def part(self, begin: int, end: int) -> "Predictions":
         """The answers about some of the images."""
         rows = slice(begin, end)
-        return Heard(self.logits[rows], self.margin[rows], self.failures[rows], self.passes, self.errors[rows])
+        return Predictions(self.logits[rows], self.margin[rows], self.failures[rows], self.passes, self.errors[rows])
 
 
 @dataclass(frozen=True)
-class Ruling:
+class Decision:
     """What the referee says of one image under one threat."""
 
     accepted: bool
@@ -103,7 +103,7 @@ class Referee:
         filled = torch.cat([rows, rows[:1].expand(BATCH - len(rows), *rows.shape[1:])])
         return self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu()
 
-    def hear(self, x: Inputs, y: Labels) -> Heard:
+    def predict(self, x: Inputs, y: Labels) -> Predictions:
         """The model's answers about images with these labels.
 
         Passes at random are independent, so each is a call of its own about one image: a model may draw once for all
@@ -111,7 +111,7 @@ class Referee:
         """
         if self.passes == 1:
             logits, errors = self._answers(x)
-            return Heard(logits, margin(logits, y), fooled(logits, y).long(), 1, errors)
+            return Predictions(logits, margin(logits, y), fooled(logits, y).long(), 1, errors)
         means, gaps, failures, raised = [], [], [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device), seeded(0, self.classifier.device):
             for row in range(len(x)):
@@ -122,12 +122,12 @@ class Referee:
                         raise
                     raised[row] = described(error)
                     logits = torch.full((self.passes, self.classifier.classes), torch.nan)
-                right = y[row].expand(self.passes)
+                correct = y[row].expand(self.passes)
                 means.append(logits.mean(dim=0))
-                gaps.append(margin(logits, right).nanmean())
-                failures.append(fooled(logits, right).sum())
+                gaps.append(margin(logits, correct).nanmean())
+                failures.append(fooled(logits, correct).sum())
         errors = tuple(raised) if any(raised) else ()
-        return Heard(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes, errors)
+        return Predictions(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes, errors)
 
     def _at_random(self, image: Float[Tensor, "1 *D"]) -> Logits:
         """Every pass about one image."""
@@ -179,20 +179,20 @@ class Referee:
             return self.logits(x)
 
     def judge(
-        self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, witness: Witness | None = None
-    ) -> list[Ruling]:
+        self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, params: TransformParams | None = None
+    ) -> list[Decision]:
         """One ruling per row: is x_adv finite, in the box, in the threat set of x, and misclassified?"""
-        return self.rule(threat, x, x_adv, self.hear(x_adv, y), witness)
+        return self.rule(threat, x, x_adv, self.predict(x_adv, y), params)
 
     def rule(
         self,
         threat: ThreatModel,
         x: Inputs,
         x_adv: Inputs,
-        heard: Heard,
-        witness: Witness | None = None,
+        predictions: Predictions,
+        params: TransformParams | None = None,
         nth: Sequence[int] = (),
-    ) -> list[Ruling]:
+    ) -> list[Decision]:
         """The same, when the answers about x_adv are known already: they do not depend on the threat.
 
         `nth` numbers the claims about each example from 1 on, where the model answers at random: the more, the more
@@ -201,15 +201,15 @@ class Referee:
         answers = zip(
             x_adv.isfinite().flatten(1).all(dim=1).tolist(),
             in_box(x_adv).tolist(),
-            threat.contains(x_adv, x, witness).tolist(),
-            threat.measure(x_adv, x, witness).tolist(),
-            heard.margin.tolist(),
-            heard.failures.tolist(),
-            heard.errors or [""] * len(x),
-            (failures_needed(heard.passes, n) for n in nth or [1] * len(x)),
+            threat.contains(x_adv, x, params).tolist(),
+            threat.measure(x_adv, x, params).tolist(),
+            predictions.margin.tolist(),
+            predictions.failures.tolist(),
+            predictions.errors or [""] * len(x),
+            (failures_needed(predictions.passes, n) for n in nth or [1] * len(x)),
             strict=True,
         )
-        return [_ruling(threat, heard.passes, *answer) for answer in answers]
+        return [_decision(threat, predictions.passes, *answer) for answer in answers]
 
 
 @lru_cache(maxsize=4096)
@@ -233,7 +233,7 @@ def fooled(logits: Logits, y: Labels) -> Tensor:
     return (logits.argmax(dim=1) != y) & ~logits.isnan().any(dim=1)
 
 
-def _ruling(
+def _decision(
     threat: ThreatModel,
     passes: int,
     finite: bool,
@@ -244,7 +244,7 @@ def _ruling(
     failures: int,
     error: str,
     needed: int,
-) -> Ruling:
+) -> Decision:
     rejection: Rejection
     if not finite:
         rejection, reason = "not finite", NOT_FINITE
@@ -262,7 +262,7 @@ def _ruling(
             reason += f", {failures} of {passes} passes fail and {needed} are needed to tell that most do"
     else:
         rejection, reason = "", ""
-    return Ruling(not rejection, rejection, reason, size, gap, passes)
+    return Decision(not rejection, rejection, reason, size, gap, passes)
 
 
 NOT_FINITE = "has pixels that are not finite"

@@ -17,12 +17,12 @@ from ..problem import threats
 from ..problem.classifier import Classifier, Identity
 from ..problem.split import Split
 from ..problem.threats import AffineRT, ThreatModel
-from ..problem.threats.base import NO_WITNESS
+from ..problem.threats.base import NO_PARAMS
 from ..problem.threats.rt import SAME
 from .contradiction import contradictions
 from .images import Image
 from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
-from .referee import Heard, Referee, Ruling
+from .referee import Decision, Predictions, Referee
 
 NOISE = 1e-4
 """Of the largest logit: how far logits in float32 may differ between machines, which add in other orders. A test
@@ -69,10 +69,10 @@ class Facts:
         missing = [e for e, key in wanted.items() if key not in self._answers]
         if missing:
             split = self.whole.take([self.rows[e] for e in missing])
-            heard = referee.hear(split.x, split.y)
+            predictions = referee.predict(split.x, split.y)
             columns = (
-                *(heard.right.tolist(), heard.margin.tolist(), heard.failures.tolist()),
-                *(_reach(heard), split.digests, heard.errors or ("",) * len(split)),
+                *(predictions.right.tolist(), predictions.margin.tolist(), predictions.failures.tolist()),
+                *(_reach(predictions), split.digests, predictions.errors or ("",) * len(split)),
             )
             self._answers.update(zip([wanted[e] for e in missing], map(_Answer, *columns), strict=True))
         return {e: self._answers[key] for e, key in wanted.items()}
@@ -205,7 +205,7 @@ def _near(recorded: float, found: float, noise: float) -> bool:
 def _of_unanswered(evidence: Evidence) -> Iterator[str]:
     """Records about examples of which nothing is on record before any attack: nobody attacks those."""
     known = {c.example for c in evidence.clean}
-    attacked = {c.example for c in evidence.claims} | {s.example for s in evidence.spent}
+    attacked = {c.example for c in evidence.claims} | {s.example for s in evidence.exhausted}
     for example in sorted((attacked | {f.example for f in evidence.failures if f.threat}) - known):
         yield f"example {example}: on record under attack, and not before any"
 
@@ -253,32 +253,32 @@ class _Images:
         index = [self.facts.rows[claim.example] for claim, _ in finds]
         x, y = self.facts.whole.x[index], self.facts.whole.y[index]
         x_adv = torch.stack([torch.from_numpy(image) for _, image in finds])
-        heard = self.referee.hear(x_adv, y)
-        witness = torch.tensor([claim.witness or NO_WITNESS for claim, _ in finds])
-        rulings = self.referee.rule(threat, x, x_adv, heard, witness)
+        predictions = self.referee.predict(x_adv, y)
+        params = torch.tensor([claim.params or NO_PARAMS for claim, _ in finds])
+        decisions = self.referee.rule(threat, x, x_adv, predictions, params)
         self.judged += len(finds)
-        for (claim, _), ruling, reach in zip(finds, rulings, _reach(heard), strict=True):
+        for (claim, _), decision, reach in zip(finds, decisions, _reach(predictions), strict=True):
             noise = max(self.noise, NOISE * reach)
-            close = heard.passes == 1 and 0 < abs(ruling.margin) <= noise
+            close = predictions.passes == 1 and 0 < abs(decision.margin) <= noise
             self.close += close
-            if ruling.accepted or (close and ruling.rejection == "does not fool"):
-                why = self._otherwise(claim, ruling, noise, _rounding(threat, ruling.size, x))
+            if decision.accepted or (close and decision.rejection == "does not fool"):
+                why = self._otherwise(claim, decision, noise, _rounding(threat, decision.size, x))
             else:
-                why = f"its image {ruling.reason}"
+                why = f"its image {decision.reason}"
             if why:
                 yield f"example {claim.example} under {text}: {why}"
 
-    def _otherwise(self, claim: Claim, ruling: Ruling, noise: float, rounding: float) -> str:
+    def _otherwise(self, claim: Claim, decision: Decision, noise: float, rounding: float) -> str:
         """What is recorded otherwise of an image that holds; empty where nothing is."""
         verdict = self.verdicts.get(claim.id)
         if verdict is None:
             return ""  # which `contradictions` reports
         if not verdict.accepted:
             return f"its image breaks it, and is recorded as turned down ({verdict.rejection})"
-        if not _near(verdict.size, ruling.size, rounding):
-            return f"its image is recorded at {verdict.size:.9g}, and lies at {ruling.size:.9g}"
-        if not _near(verdict.margin, ruling.margin, noise):
-            return f"its image is recorded with a margin of {verdict.margin:.6g}, and has {ruling.margin:.6g}"
+        if not _near(verdict.size, decision.size, rounding):
+            return f"its image is recorded at {verdict.size:.9g}, and lies at {decision.size:.9g}"
+        if not _near(verdict.margin, decision.margin, noise):
+            return f"its image is recorded with a margin of {verdict.margin:.6g}, and has {decision.margin:.6g}"
         return ""
 
     def _of_kept(self, kept: Mapping[Place, Sequence[int]]) -> Iterator[str]:
@@ -300,9 +300,9 @@ class _Images:
                 yield f"{about}: an image at {smallest:.9g} is on record, and the one that is kept lies at {held:.9g}"
 
 
-def _reach(heard: Heard) -> list[float]:
+def _reach(predictions: Predictions) -> list[float]:
     """The largest logit about each image; 0 where there is no number."""
-    reach: list[float] = heard.logits.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1).tolist()
+    reach: list[float] = predictions.logits.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1).tolist()
     return reach
 
 
@@ -324,13 +324,13 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
     for claim in evidence.claims:
         if claim.id in rejected:  # a search may end with these instead
             paid[claim.example, claim.threat, claim.attack] += claim.forwards
-    for spent in evidence.spent:
-        if not spent.done:
+    for exhausted in evidence.exhausted:
+        if not exhausted.done:
             continue
-        claimed = paid[spent.example, spent.threat, spent.attack]
-        least = 1 if claimed else facts.least(spent.threat, spent.attack)
-        if spent.forwards + claimed < least:
+        claimed = paid[exhausted.example, exhausted.threat, exhausted.attack]
+        least = 1 if claimed else facts.least(exhausted.threat, exhausted.attack)
+        if exhausted.forwards + claimed < least:
             yield (
-                f"example {spent.example} under {spent.threat}: {_short(spent.attack)} is on record as done in"
-                f" {spent.forwards} forward passes, and takes {least}"
+                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as done in"
+                f" {exhausted.forwards} forward passes, and takes {least}"
             )

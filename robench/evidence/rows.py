@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 
 from .. import radius
-from .records import MOST_ITEMS, Claim, Clean, Effort, Evidence, Failure, Plan, Probe, Spent, Verdict
+from .records import MAX_ITEMS, Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
 
 FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
-MOST_JSON = 2**26  # characters of a plan
-MOST_SEARCHES = 10**7  # examples times attacks of a plan: what making a table of it goes through
-MOST_PASSES = 2**62  # forward and backward passes, all together: what a summary file can hold
+MAX_JSON = 2**26  # characters of a plan
+MAX_SEARCHES = 10**7  # examples times attacks of a plan: what making a table of it goes through
+MAX_PASSES = 2**62  # forward and backward passes, all together: what a summary file can hold
 
 H = TypeVar("H", bound=Hashable)
 R = TypeVar("R")
@@ -26,8 +26,8 @@ R = TypeVar("R")
 
 def plan_of(text: Any) -> Plan:
     """A plan from its JSON. Raises msgspec.ValidationError where it is none, or makes no sense."""
-    if not isinstance(text, str) or len(text) > MOST_JSON:
-        raise msgspec.ValidationError(f"table plan: expected a text of at most {MOST_JSON:,} characters")
+    if not isinstance(text, str) or len(text) > MAX_JSON:
+        raise msgspec.ValidationError(f"table plan: expected a text of at most {MAX_JSON:,} characters")
     try:
         plan = msgspec.convert(_with_nan(msgspec.json.decode(text)), Plan)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -57,8 +57,8 @@ def _nonsense(plan: Plan) -> str:
             return f"it names the attack {spec} twice under {t.threat}"
         if (label := _repeated(a.label for a in t.attacks)) is not None:
             return f"it calls two attacks {label} under {t.threat}"
-    if len(plan.examples) * sum(len(t.attacks) for t in plan.threats) > MOST_SEARCHES:
-        return f"it plans attacks on more than {MOST_SEARCHES:,} examples"
+    if len(plan.examples) * sum(len(t.attacks) for t in plan.threats) > MAX_SEARCHES:
+        return f"it plans attacks on more than {MAX_SEARCHES:,} examples"
     return ""
 
 
@@ -89,7 +89,7 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
             _read(db, Claim, "claim", "id, example, threat, attack, draw, target, forwards, backwards, witness")
         ),
         verdicts=tuple(_read(db, Verdict, "verdict", "claim, accepted, rejection, reason, size, margin, passes")),
-        spent=tuple(_read(db, Spent, "spent", "example, threat, attack, done, forwards, backwards, draws")),
+        exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
         probes=tuple(_read(db, Probe, "probe", "threat, example, name, value")),
@@ -97,8 +97,8 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
     )
     if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
         raise msgspec.ValidationError("table environment: expected texts")
-    passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.spent) for r in records)
-    if passes > MOST_PASSES:
+    passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
+    if passes > MAX_PASSES:
         raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
     return evidence
 
@@ -158,20 +158,20 @@ def _number(value: Any) -> Any:
     return math.nan if value is None else value  # SQLite has no NaN
 
 
-def _numbers(witness: Any) -> tuple[float, ...]:
-    if witness is None:
+def _numbers(params: Any) -> tuple[float, ...]:
+    if params is None:
         return ()
-    if not isinstance(witness, bytes) or len(witness) != 3 * 8:
+    if not isinstance(params, bytes) or len(params) != 3 * 8:
         raise ValueError("witness: expected three numbers of eight bytes")
-    numbers = tuple(np.frombuffer(witness, "<f8").tolist())
+    numbers = tuple(np.frombuffer(params, "<f8").tolist())
     if not all(abs(number) <= FARTHEST for number in numbers):
         raise ValueError(f"witness: expected numbers of at most {FARTHEST:g}")
     return numbers
 
 
 def _items(done: Any) -> int:
-    if not isinstance(done, bytes) or len(done) > MOST_ITEMS // 8:
-        raise ValueError(f"done: expected the bits of at most {MOST_ITEMS:,} items")
+    if not isinstance(done, bytes) or len(done) > MAX_ITEMS // 8:
+        raise ValueError(f"done: expected the bits of at most {MAX_ITEMS:,} items")
     return int.from_bytes(done, "little")
 
 

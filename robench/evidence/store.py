@@ -12,7 +12,7 @@ from ..errors import UserError
 from . import images, opening, rows
 from .images import Image
 from .layout import lay_out
-from .records import Claim, Clean, Effort, Evidence, Failure, Plan, Probe, Spent, Verdict
+from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
 
 PATIENCE = 2.0  # seconds to wait for another process to let go of a file
 
@@ -142,7 +142,7 @@ class RunFile:
                 if holder != number:
                     claim, verdict = _numbered(claim.id, *known[which][holder])
             self._put_claim(claim, verdict, *packed)
-        self.put_spent(evidence.spent)
+        self.put_exhausted(evidence.exhausted)
         self.put_failures(evidence.failures)
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
@@ -171,8 +171,8 @@ class RunFile:
         self._db.execute(
             "INSERT OR IGNORE INTO claim VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                *(c.id, c.example, c.threat, c.attack, c.draw, c.target),
-                *(rows.blob(c.witness), pixels, encoding, sha256, c.forwards, c.backwards),
+                *(c.id, c.example, c.threat, c.attack, c.restart, c.target),
+                *(rows.blob(c.params), pixels, encoding, sha256, c.forwards, c.backwards),
             ],
         )
         self._db.execute(
@@ -194,9 +194,11 @@ class RunFile:
         self._db.execute("UPDATE claim SET image = NULL, encoding = NULL WHERE id = ?", [held[0]])
         return True
 
-    def put_spent(self, records: Iterable[Spent]) -> None:
+    def put_exhausted(self, records: Iterable[Exhausted]) -> None:
         """The searches done so far on an example; replaces what was said before."""
-        values = [(s.example, s.threat, s.attack, s.draws, s.forwards, s.backwards, rows.bits(s.done)) for s in records]
+        values = [
+            (s.example, s.threat, s.attack, s.restarts, s.forwards, s.backwards, rows.bits(s.done)) for s in records
+        ]
         self._db.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def put_failures(self, records: Iterable[Failure]) -> None:

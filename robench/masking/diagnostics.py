@@ -84,7 +84,7 @@ def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> 
     changes no logit. `agrees`: the cosine between two gradients asked for at one place.
     """
     device = classifier.device
-    keys = keyed(seed, torch.tensor(split.numbers), text_key(f"probes {threat}"), draw=0)
+    keys = keyed(seed, torch.tensor(split.numbers), text_key(f"probes {threat}"), restart=0)
     with arithmetic(device), seeded(seed, device):
         for some in range(0, len(split), AT_ONCE):
             rows = slice(some, some + AT_ONCE)
@@ -128,12 +128,12 @@ def _leads(
 
     Only entries that the box lets move are shuffled among each other, so that no step is shorter for its place.
     """
-    uphill = threat.steepest(inward(gradient, start - x, x)).flatten(1)
-    orders = [uphill]
-    for draw in range(1, SHUFFLES + 1):
-        noise = uniform(keys, draw, uphill.shape[1])
-        signs = (uniform(keys, SHUFFLES + draw, uphill.shape[1]) > 0.5) * 2 - 1
-        orders.append(signs * uphill.gather(1, noise.argsort(dim=1)))
+    ascent = threat.steepest(inward(gradient, start - x, x)).flatten(1)
+    orders = [ascent]
+    for restart in range(1, SHUFFLES + 1):
+        noise = uniform(keys, restart, ascent.shape[1])
+        signs = (uniform(keys, SHUFFLES + restart, ascent.shape[1]) > 0.5) * 2 - 1
+        orders.append(signs * ascent.gather(1, noise.argsort(dim=1)))
     led = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     base = _margin(classifier, start, y)
     for reach in REACHES:

@@ -24,7 +24,7 @@ from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import measured_rate, of_protocol
 from ..results.masking import verdict as masking
 from ..results.outcomes import answers
-from ..search.attack import AnyLaneAttack
+from ..search.attack import AnySteppedAttack
 from ..search.attacks.apgd import APGD
 from ..search.attacks.boundary import Boundary
 from ..search.attacks.brendel_bethge import BrendelBethge
@@ -35,19 +35,19 @@ from ..search.attacks.pointwise import Pointwise
 from ..search.attacks.salt_and_pepper import SaltAndPepper
 from ..search.attacks.square import Square
 from . import diagnostics as probes
-from . import surrogates as remedies
+from . import surrogates as surrogates
 
-Masking = Literal["off", "on", "deep"]
+MaskingLevel = Literal["off", "on", "deep"]
 """How closely to look."""
 
-LEVELS: tuple[Masking, ...] = ("off", "on", "deep")
+LEVELS: tuple[MaskingLevel, ...] = ("off", "on", "deep")
 SHARE = 0.05  # of the time that the protocol would take were every example to stand
-LEAST = 10.0  # seconds, where that share is less
+MIN = 10.0  # seconds, where that share is less
 
 Step = tuple[ThreatChoice, PlannedAttack, AttackChoice]
 
 
-def level(text: str) -> Masking:
+def level(text: str) -> MaskingLevel:
     """One of them. Raises UserError for another word."""
     for known in LEVELS:
         if text == known:
@@ -83,7 +83,7 @@ class Search:
 
 
 @dataclass
-class Scrutiny:
+class MaskingCheck:
     """What has to be looked at, in turn. Each search depends on what the one before it has found."""
 
     plan: Plan
@@ -91,7 +91,7 @@ class Scrutiny:
     classifier: Classifier
     split: Split
     run: RunFile
-    depth: Masking
+    depth: MaskingLevel
     spec: Callable[[AttackChoice], str]  # the key of an attack's evidence
     _begun: float = field(default_factory=time.monotonic)
 
@@ -117,19 +117,19 @@ class Scrutiny:
         sample = self._sample(threat, depth)
         doubted = any(i.suspicious for i in masking.indicators(self.plan, self.run.evidence(), threat))
         if doubted:  # a gradient that works is the cheapest of all
-            yield from self._with_remedies(choice, sample, whole, until)
+            yield from self._with_surrogates(choice, sample, whole, until)
         others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.depth), sample, until)
         self._announce(others)
         yield others
         if not doubted and self.depth == "deep":
-            yield from self._with_remedies(choice, sample, whole, until)
+            yield from self._with_surrogates(choice, sample, whole, until)
         averaged = self.plan.passes > 1  # it answers at random, so every gradient is a mean already
         if not averaged and (self._jumps(threat) or self.depth == "deep"):
             halfway = (time.monotonic() + until) / 2  # dear; what has fallen so far needs its control
-            nearby = remedies.smoothed(self.classifier, choice.threat)
-            yield self._search(nearby, choice, climbing(self.depth)[:2], sample, halfway, remedy="smoothed")
-        fallen = masking.unsettled(self.plan, self.run.evidence(), threat)
-        settle = frozenset([e for e in fallen if e in sample][: depth.settled])
+            nearby = surrogates.smoothed(self.classifier, choice.threat)
+            yield self._search(nearby, choice, ascent_attacks(self.depth)[:2], sample, halfway, surrogate="smoothed")
+        broken = masking.unsettled(self.plan, self.run.evidence(), threat)
+        settle = frozenset([e for e in broken if e in sample][: depth.settled])
         yield self._search(self.classifier, choice, control(), settle, until, again=True)
 
     def _jumps(self, threat: str) -> bool:
@@ -137,13 +137,13 @@ class Scrutiny:
         odd = {i.name for i in masking.indicators(self.plan, self.run.evidence(), threat) if i.suspicious}
         return bool(odd & {masking.BLIND, masking.GAIN}) and masking.ZERO not in odd
 
-    def _with_remedies(
+    def _with_surrogates(
         self, choice: ThreatChoice, sample: frozenset[int], whole: dict[str, float], until: float
     ) -> Iterator[Search]:
         shown = masking.indicators(self.plan, self.run.evidence(), str(choice.threat))
         blind = any(i.suspicious and i.name == masking.BLIND for i in shown)
-        for name, remedied in self._remedied(whole, blind):
-            yield self._search(remedied, choice, climbing(self.depth), sample, until, remedy=name)
+        for name, surrogate in self._surrogates(whole, blind):
+            yield self._search(surrogate, choice, ascent_attacks(self.depth), sample, until, surrogate=name)
 
     def _search(
         self,
@@ -153,10 +153,10 @@ class Scrutiny:
         examples: frozenset[int],
         until: float,
         *,
-        remedy: str = "",
+        surrogate: str = "",
         again: bool = False,
     ) -> Search:
-        by = f"{masking.BY}{remedy}" if remedy else ""
+        by = f"{masking.BY}{surrogate}" if surrogate else ""
         steps = [(choice, PlannedAttack(f"{a.label}{by}", f"{self.spec(a)}{by}", self._items(a)), a) for a in attacks]
         return Search(classifier, steps, examples, again, until)
 
@@ -175,32 +175,35 @@ class Scrutiny:
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
 
-    def _remedied(self, whole: dict[str, float], blind: bool) -> Iterator[tuple[str, Classifier]]:
+    def _surrogates(self, whole: dict[str, float], blind: bool) -> Iterator[tuple[str, Classifier]]:
         """The model with gradients put right, in one way after the other."""
         differentiates = whole.get("inner gradients", 0) > 0
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
         if not whole.get("compiled"):
-            yield "repaired", remedies.repaired(self.classifier, differentiates=differentiates)
+            yield "repaired", surrogates.bpda(self.classifier, differentiates=differentiates)
             if blind or self.depth == "deep":
-                yield "leaking", remedies.repaired(self.classifier, differentiates=differentiates, leak=remedies.LEAK)
-            if (inner := remedies.inside(self.classifier, x, differentiates=differentiates)) is not None:
+                yield (
+                    "leaking",
+                    surrogates.bpda(self.classifier, differentiates=differentiates, leak=surrogates.LEAKY_SLOPE),
+                )
+            if (inner := surrogates.inside(self.classifier, x, differentiates=differentiates)) is not None:
                 yield "inside", inner
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
         if (probabilities and not whole.get("one-hot")) or not 1e-2 < spread < 1e2:
-            yield "rescaled", remedies.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
+            yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
 
     # What is looked at
 
     def _correct(self) -> list[int]:
         """The examples that are right before any attack, in an order of their own, the same in every run."""
-        right = answers(self.run.evidence())
-        return self._shuffled([e for e in self.plan.examples if right.get(e, False)])
+        correct = answers(self.run.evidence())
+        return self._shuffled([e for e in self.plan.examples if correct.get(e, False)])
 
     def _shuffled(self, examples: Sequence[int]) -> list[int]:
         """By a hash of the number, so that a larger sample holds every smaller one."""
         if not examples:
             return []
-        keys = keyed(self.plan.seed, torch.tensor(examples), text_key("masking"), draw=0).tolist()
+        keys = keyed(self.plan.seed, torch.tensor(examples), text_key("masking"), restart=0).tolist()
         return [example for _, example in sorted(zip(keys, examples, strict=True))]
 
     def _images(self, examples: Sequence[int]) -> Split:
@@ -227,7 +230,7 @@ class Scrutiny:
         if not known:
             few = self._images(self._correct()[:16])
             found = [_probe(m) for m in probes.of_model(self.classifier, few, self.plan.seed)]
-            compiled = float(remedies.is_compiled(self.classifier))
+            compiled = float(surrogates.is_compiled(self.classifier))
             found.append(Probe("", probes.WHOLE, "compiled", compiled))
             with self.run.writing():
                 self.run.put_probes(found)
@@ -253,12 +256,12 @@ class Scrutiny:
         try:
             rate = measured_rate(self.classifier)
         except RuntimeError:  # no gradient can be had, so the protocol's attacks take no time at all
-            return LEAST
+            return MIN
         each = rate.seconds(of_protocol(self.protocol, self.classifier.classes))
-        return max(LEAST, SHARE * each * self.plan.eot * len(self._correct()))
+        return max(MIN, SHARE * each * self.plan.eot * len(self._correct()))
 
 
-def of_another_kind(threat: str, depth: Masking) -> list[AttackChoice]:
+def of_another_kind(threat: str, depth: MaskingLevel) -> list[AttackChoice]:
     """Attacks that read no gradient, or start where the model is wrong already, for one norm."""
     deep = depth == "deep"
     square = _choice("square", Square(steps=5000 if deep else 150))
@@ -272,7 +275,7 @@ def of_another_kind(threat: str, depth: Masking) -> list[AttackChoice]:
     return [pointwise, square, *([_choice("salt-and-pepper", SaltAndPepper())] if deep else []), outside]
 
 
-def climbing(depth: Masking) -> list[AttackChoice]:
+def ascent_attacks(depth: MaskingLevel) -> list[AttackChoice]:
     """Attacks on a remedied model: steps of one length first, which climb where the loss itself tells nothing."""
     targets = 9 if depth == "deep" else 3
     return [
@@ -284,11 +287,11 @@ def climbing(depth: Masking) -> list[AttackChoice]:
 
 def control() -> list[AttackChoice]:
     """First-order attacks on losses that scale does not saturate: more gradients than `masking.CONTROL` asks for."""
-    climb = _choice("apgd-margin", APGD(loss="margin"), 2)
-    return [climb, _choice("apgd-t", APGD(loss="dlr", targets=4)), _choice("fab", FAB(targets=4, steps=50))]
+    ascent = _choice("apgd-margin", APGD(loss="margin"), 2)
+    return [ascent, _choice("apgd-t", APGD(loss="dlr", targets=4)), _choice("fab", FAB(targets=4, steps=50))]
 
 
-def _choice(label: str, attack: AnyLaneAttack, restarts: int = 1) -> AttackChoice:
+def _choice(label: str, attack: AnySteppedAttack, restarts: int = 1) -> AttackChoice:
     return AttackChoice(label, attack, restarts)
 
 

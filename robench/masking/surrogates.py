@@ -18,7 +18,7 @@ from ..problem.shapes import Inputs, Logits
 from ..problem.threats import Ball
 
 AGREEMENT = 0.9  # share of predictions that an inner layer must share with the model to speak for it
-LEAK = 0.1  # slope of a dead unit, where it has one
+LEAKY_SLOPE = 0.1  # slope of a dead unit, where it has one
 NEARBY = 8  # images whose gradients are averaged
 AWAY = 0.5  # of the way from an image to random members of its threat set, where these lie
 
@@ -30,7 +30,7 @@ _BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__"
 _UNITS = {"relu", "threshold", "relu_"}
 
 
-def repaired(classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0) -> Classifier:
+def bpda(classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0) -> Classifier:
     """Functions without a useful derivative get that of the identity.
 
     These are steps, comparisons that become numbers, cuts, saturating functions, casts, and autograd functions of the
@@ -39,7 +39,7 @@ def repaired(classifier: Classifier, *, differentiates: bool = False, leak: floa
     differentiates on its way to an answer would be led to another answer by other derivatives, so that it is asked a
     second time, as it is.
     """
-    return _with(classifier, _Repaired(classifier.module, differentiates, leak))
+    return _with(classifier, _BPDA(classifier.module, differentiates, leak))
 
 
 def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -> Classifier | None:
@@ -73,8 +73,8 @@ def smoothed(classifier: Classifier, threat: Ball) -> Classifier:
     Tramèr et al. 2020 break k-winners-take-all so, https://arxiv.org/abs/2002.08347. Every image is looked at in the
     same directions. Costs NEARBY gradients for one, and looks into no layer, so it serves what was compiled too.
     """
-    draws = torch.Generator().manual_seed(0)
-    noise = torch.randn(NEARBY, *classifier.shape, generator=draws).to(classifier.device)
+    restarts = torch.Generator().manual_seed(0)
+    noise = torch.randn(NEARBY, *classifier.shape, generator=restarts).to(classifier.device)
     return _with(classifier, _Smoothed(classifier.module, threat, noise))
 
 
@@ -90,7 +90,7 @@ def _with(classifier: Classifier, module: nn.Module) -> Classifier:
     return Classifier(module, name=classifier.name, shape=classifier.shape, classes=classifier.classes, **about)
 
 
-class _Repaired(nn.Module):
+class _BPDA(nn.Module):
     def __init__(self, module: nn.Module, differentiates: bool, leak: float = 0.0):
         super().__init__()
         self.module = module
@@ -110,20 +110,20 @@ class _Repaired(nn.Module):
         return told.float()
 
 
-class _Inside(_Repaired):
+class _Inside(_BPDA):
     def __init__(self, module: nn.Module, differentiates: bool, place: str):
         super().__init__(module, differentiates)
         self.place = place
 
     def forward(self, x: Inputs) -> Logits:
-        heard: list[Tensor] = []
-        handle = self.module.get_submodule(self.place).register_forward_hook(lambda m, i, out: heard.append(out))
+        predictions: list[Tensor] = []
+        handle = self.module.get_submodule(self.place).register_forward_hook(lambda m, i, out: predictions.append(out))
         try:
             with _repairs(self.leak):
                 told: Tensor = self.module(x)
         finally:
             handle.remove()
-        return _in_place_of(self.value(x) if self.differentiates else told, heard[-1])
+        return _in_place_of(self.value(x) if self.differentiates else told, predictions[-1])
 
 
 class _Rescaled(nn.Module):
@@ -164,15 +164,15 @@ def _in_place_of(told: Logits, inner: Logits) -> Logits:
 
 def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:
     """What each inner layer answers, in the order in which they last end; of TorchScript nothing can be heard."""
-    heard: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hear(layer: nn.Module, given: Any, out: Any) -> None:
+        def predict(layer: nn.Module, given: Any, out: Any) -> None:
             if isinstance(out, Tensor):
-                heard.pop(name, None)
-                heard[name] = out.detach()
+                predictions.pop(name, None)
+                predictions[name] = out.detach()
 
-        return hear
+        return predict
 
     listened = [(n, m) for n, m in module.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
     handles = [layer.register_forward_hook(hook(name)) for name, layer in listened]
@@ -182,7 +182,7 @@ def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return heard
+    return predictions
 
 
 class _As(torch.autograd.Function):

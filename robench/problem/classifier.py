@@ -89,7 +89,7 @@ class Classifier:
 
         A model that answers at random does so from one seed, and so the same each time on the same kind of device.
         """
-        keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), draw=0)
+        keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), restart=0)
         size = int(torch.tensor(self.shape).prod())
         images = uniform(keys, 0, size).view(-1, *self.shape)
         with torch.no_grad(), arithmetic(self.device), seeded(0, self.device):

@@ -25,10 +25,10 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
-def keyed(seed: int, *numbers: Int[Tensor, "B"] | int, draw: int | Int[Tensor, "B"]) -> Keys:
+def keyed(seed: int, *numbers: Int[Tensor, "B"] | int, restart: int | Int[Tensor, "B"]) -> Keys:
     """One key per row from the run's seed, the row's numbers (example, attack, target) and its draw."""
     key = torch.zeros(1, dtype=torch.long)
-    for number in (seed, *numbers, draw):
+    for number in (seed, *numbers, restart):
         key = _mix(key * _GOLDEN + _mix(torch.as_tensor(number) + 1))
     return key
 
@@ -38,16 +38,16 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def uniform(keys: Keys, draw: int | Int[Tensor, "B"], n: int) -> Float[Tensor, "B n"]:
+def uniform(keys: Keys, restart: int | Int[Tensor, "B"], n: int) -> Float[Tensor, "B n"]:
     """n numbers in (0, 1) for each row, fixed by (key, draw) alone."""
     i = torch.arange(1, n + 1, device=keys.device)
-    draw = torch.as_tensor(draw, device=keys.device).expand_as(keys)
-    z = _mix((_mix(keys) + _mix(draw + 1))[:, None] + _GOLDEN * i)
+    restart = torch.as_tensor(restart, device=keys.device).expand_as(keys)
+    z = _mix((_mix(keys) + _mix(restart + 1))[:, None] + _GOLDEN * i)
     # 53 bits make a double; the clamp keeps float32 strictly inside (0, 1).
     return ((z >> 11) & ((1 << 53) - 1)).double().add(0.5).mul(2.0**-53).float().clamp(2**-24, 1 - 2**-24)
 
 
-def normal(keys: Keys, draw: int | Int[Tensor, "B"], like: Inputs) -> Inputs:
+def normal(keys: Keys, restart: int | Int[Tensor, "B"], like: Inputs) -> Inputs:
     """Standard normal noise in the shape of `like`, by inversion of the distribution function."""
     n = like[0].numel()
-    return (torch.erfinv(2 * uniform(keys, draw, n) - 1) * 2**0.5).to(like.dtype).view_as(like)
+    return (torch.erfinv(2 * uniform(keys, restart, n) - 1) * 2**0.5).to(like.dtype).view_as(like)

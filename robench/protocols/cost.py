@@ -48,7 +48,9 @@ def planned_items(choice: AttackChoice, classes: int) -> int:
 
 def of_attack(threat: ThreatChoice, choice: AttackChoice, classes: int) -> Cost:
     """An attack with all its restarts and targets."""
-    questions = planned_items(choice, classes) * choice.attack.visits(threat.threat) * choice.attack.width
+    questions = (
+        planned_items(choice, classes) * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step
+    )
     return Cost(questions, 0) if choice.attack.reads == "gradients" else Cost(0, questions)
 
 

@@ -58,5 +58,5 @@ def _check(kind: type[Recipe], key: str, value: Any, wanted: Any) -> None:
         if not isfinite(value) or value < 0 or (value == 0 and key not in kind.may_be_zero):
             least = "0 or more" if key in kind.may_be_zero else "above 0"
             raise UserError(f"{refusal}: it must be {least}, and finite")
-        if key in kind.at_most_one and value > 1:
+        if key in kind.max_one and value > 1:
             raise UserError(f"{refusal}: it is a share, 1 at most")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 KEY = "errors"  # in the training's memory
 
@@ -26,16 +26,16 @@ class Adaptive(AdversarialTraining):
     name: ClassVar[str] = "adaptive"
     source: ClassVar[str] = "a threat per batch, where the model fails; after E-AT, https://arxiv.org/abs/2105.12508"
 
-    at_most_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.at_most_one, "recent", "least")
+    max_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.max_one, "recent", "least")
     may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "recent", "least")
 
     recent: float = 0.95  # weight of what was known before about a threat's share of errors
     least: float = 0.3  # of the draws are uniform
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        errors = lesson.memory.setdefault(KEY, torch.ones(len(lesson.threats)))
-        chosen = drawn(self.shares(errors), lesson.dice)
-        outcome = learnt(lesson.module, self.images(lesson, lesson.threats[chosen]), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        errors = step.memory.setdefault(KEY, torch.ones(len(step.threats)))
+        chosen = drawn(self.shares(errors), step.noise)
+        outcome = cross_entropy_step(step.module, self.images(step, step.threats[chosen]), step.batch.y)
         errors[chosen] = self.recent * errors[chosen] + (1 - self.recent) * (1 - outcome.accuracy)
         return outcome
 
@@ -45,6 +45,6 @@ class Adaptive(AdversarialTraining):
         return self.least * even + (1 - self.least) * errors / errors.sum() if errors.any() else even
 
 
-def drawn(shares: Tensor, dice: float) -> int:
+def drawn(shares: Tensor, noise: float) -> int:
     """Which of the shares a number in [0, 1) falls into."""
-    return min(int((shares.cumsum(0) <= dice).sum()), len(shares) - 1)
+    return min(int((shares.cumsum(0) <= noise).sum()), len(shares) - 1)

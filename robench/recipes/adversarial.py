@@ -14,24 +14,24 @@ from ..problem.threats import RT, Ball, ThreatModel
 from ..search.attack import Batch, GradientAttack, State, unroll
 from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
-from ..search.attacks.spatial import posed, random_poses
+from ..search.attacks.spatial import random_transforms, transformed
 from .recipe import Recipe
-from .training import Training, TrainingData, right
+from .training import Training, TrainingData, share_correct
 
-GENTLE = 3  # so many times smaller are the threats at first
+WARMUP_DIVISOR = 3  # so many times smaller are the threats at first
 
 
-class Lesson(NamedTuple):
+class TrainingStep(NamedTuple):
     """One step: the batch, and the threats at the size they have by then."""
 
     module: nn.Module
     batch: Batch
     threats: tuple[ThreatModel, ...]
-    dice: float  # uniform in [0, 1), the step's own
+    noise: float  # uniform in [0, 1), the step's own
     memory: dict[str, Tensor]  # what a recipe keeps from step to step; saved with the state
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What a step goes down, and the share of its adversarial images that were classified right."""
 
     loss: Tensor
@@ -52,7 +52,7 @@ class AdversarialTraining(Recipe):
         "digits": {"steps": 2000, "batch": 64},
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
-    at_most_one: ClassVar[tuple[str, ...]] = ("warmup",)
+    max_one: ClassVar[tuple[str, ...]] = ("warmup",)
     may_be_zero: ClassVar[tuple[str, ...]] = ("warmup",)
 
     steps: int = 6000
@@ -62,7 +62,7 @@ class AdversarialTraining(Recipe):
     inner_step_size: float = 0.25  # in radii
     warmup: float = 0.1  # the share of the training that is done at a third of the radius
     augment: bool = False
-    poses: int = 10  # of rotations and translations: so many are tried on each image, and the worst is taken
+    transforms: int = 10  # of rotations and translations: so many are tried on each image, and the worst is taken
     # The adversary's passes in train mode, where they move the batch-norm statistics, as in the code of Madry et al.
     # and of MNG-AC (P-31). Left out of `repr`, and so of the identity, where it is as it was before it came.
     bn_train_attack: bool = field(default=False, repr=False)
@@ -72,7 +72,7 @@ class AdversarialTraining(Recipe):
         return () if "rt" in cls.attacked else ("poses",)
 
     @abstractmethod
-    def lesson(self, lesson: Lesson) -> Outcome:
+    def train_step(self, step: TrainingStep) -> StepResult:
         """The loss of one step. The module comes in the adversary's mode; what it learns from is in train mode."""
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
@@ -89,33 +89,33 @@ class AdversarialTraining(Recipe):
         return "rt:3px,30deg" if self.attacked == ("rt",) else "linf:0.3"
 
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
-        early = tuple(map(gentle, threats))
+        early = tuple(map(warmup_threat, threats))
         for step in training.steps(self.steps):
             against = early if step < self.warmup * self.steps else threats
             training.module.train(self.bn_train_attack)
-            lesson = Lesson(training.module, data.at(step), against, data.dice(step), training.memory)
-            outcome = self.lesson(lesson)
+            step = TrainingStep(training.module, data.at(step), against, data.noise(step), training.memory)
+            outcome = self.train_step(step)
             training.down(outcome.loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)
             training.report.step(step + 1, self.steps, outcome.loss.item(), outcome.accuracy)
 
-    def climb(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
+    def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
         """PGD; under l_1 SLIDE, as in Tramèr and Boneh: one coordinate at a time is too weak a teacher."""
         kind = SLIDE if threat.name == "l1" else PGD
         return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
 
-    def images(self, lesson: Lesson, threat: ThreatModel) -> Inputs:
+    def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
         """What the adversary makes of the batch."""
         if isinstance(threat, RT):
-            return self._worst_pose(lesson, threat)
+            return self._worst_transform(step, threat)
         assert isinstance(threat, Ball), "check() has seen it"
-        return lesson.batch.x + unroll(lesson.module, threat, self.climb(threat), lesson.batch).delta
+        return step.batch.x + unroll(step.module, threat, self.inner_attack(threat), step.batch).delta
 
-    def _worst_pose(self, lesson: Lesson, threat: RT) -> Inputs:
+    def _worst_transform(self, step: TrainingStep, threat: RT) -> Inputs:
         """Of some random poses of each image, the one with the highest loss: Engstrom et al. 2019, worst of k."""
-        batch = lesson.batch
+        batch = step.batch
         first = torch.zeros_like(batch.y)
-        candidates = posed(threat, batch.x, random_poses(threat, batch, first, self.poses))
-        return highest(lesson.module, candidates, batch.y)
+        candidates = transformed(threat, batch.x, random_transforms(threat, batch, first, self.transforms))
+        return highest(step.module, candidates, batch.y)
 
 
 def highest(module: nn.Module, candidates: Tensor, y: Labels) -> Inputs:
@@ -130,16 +130,16 @@ def losses(module: nn.Module, x: Inputs, y: Labels) -> PerExample:
         return F.cross_entropy(module(x), y, reduction="none")
 
 
-def learnt(module: nn.Module, x: Inputs, y: Labels) -> Outcome:
+def cross_entropy_step(module: nn.Module, x: Inputs, y: Labels) -> StepResult:
     """Cross-entropy of these images, in train mode."""
     module.train()
     logits = module(x)
-    return Outcome(F.cross_entropy(logits, y), right(logits, y))
+    return StepResult(F.cross_entropy(logits, y), share_correct(logits, y))
 
 
-def gentle(threat: ThreatModel) -> ThreatModel:
+def warmup_threat(threat: ThreatModel) -> ThreatModel:
     """A third of it."""
     if isinstance(threat, RT):
-        return replace(threat, pixels=threat.pixels / GENTLE, degrees=threat.degrees / GENTLE)
+        return replace(threat, pixels=threat.pixels / WARMUP_DIVISOR, degrees=threat.degrees / WARMUP_DIVISOR)
     assert isinstance(threat, Ball), "check() has seen it"
-    return replace(threat, radius=threat.radius / GENTLE)
+    return replace(threat, radius=threat.radius / WARMUP_DIVISOR)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Average(AdversarialTraining):
     name: ClassVar[str] = "avg"
     source: ClassVar[str] = "mean loss over all threats, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        x_adv = torch.cat([self.images(lesson, threat) for threat in lesson.threats])
-        return learnt(lesson.module, x_adv, lesson.batch.y.repeat(len(lesson.threats)))
+    def train_step(self, step: TrainingStep) -> StepResult:
+        x_adv = torch.cat([self.images(step, threat) for threat in step.threats])
+        return cross_entropy_step(step.module, x_adv, step.batch.y.repeat(len(step.threats)))

@@ -15,13 +15,13 @@ from ..problem.threats import L1, Ball, ThreatModel
 from ..search.attack import differentiate
 from ..search.attacks.apgd import APGD
 from .adaptive import drawn
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 HELD, MET = "held", "met"  # in the training's memory: examples of each threat that stood, and all of them
 L1_SHARE = 0.05  # of the coordinates move at first under l_1, as in the authors' training; 0.2 when they evaluate
 
 
-class Climbed(NamedTuple):
+class Ascent(NamedTuple):
     """What APGD made of a batch."""
 
     x_adv: Inputs  # where the loss was highest
@@ -45,7 +45,7 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         "E-AT, an extreme norm per batch, where it fails; Croce and Hein 2022, https://arxiv.org/abs/2105.12508"
     )
     attacked: ClassVar[tuple[str, ...]] = APGD.threats
-    at_most_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.at_most_one, "kept")
+    max_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.max_one, "kept")
     may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "kept")
 
     kept: float = 1.0  # of the counts, by every step
@@ -54,20 +54,20 @@ class ExtremeAdversarialTraining(AdversarialTraining):
     def unused(cls) -> tuple[str, ...]:
         return (*super().unused(), "inner_step_size")  # APGD finds its own
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        held = lesson.memory.setdefault(HELD, torch.zeros(len(lesson.threats)))
-        met = lesson.memory.setdefault(MET, torch.zeros(len(lesson.threats)))
-        chosen = drawn(likely(held, met), lesson.dice)
-        x_adv, stood = self.climbed(lesson, chosen)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        held = step.memory.setdefault(HELD, torch.zeros(len(step.threats)))
+        met = step.memory.setdefault(MET, torch.zeros(len(step.threats)))
+        chosen = drawn(likely(held, met), step.noise)
+        x_adv, stood = self.ascended(step, chosen)
         held.mul_(self.kept)
         met.mul_(self.kept)
         held[chosen] += float(stood.sum())
         met[chosen] += len(stood)
-        return learnt(lesson.module, x_adv, lesson.batch.y)
+        return cross_entropy_step(step.module, x_adv, step.batch.y)
 
-    def climbed(self, lesson: Lesson, chosen: int) -> Climbed:
+    def ascended(self, step: TrainingStep, chosen: int) -> Ascent:
         """The batch under one of the threats."""
-        threat, batch = lesson.threats[chosen], lesson.batch
+        threat, batch = step.threats[chosen], step.batch
         assert isinstance(threat, Ball), "check() has seen it"
         attack = APGD(steps=self.inner_steps, loss="cross-entropy", staged=False)
         state = attack.start(threat, batch)
@@ -75,14 +75,14 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         share = torch.full_like(state.share, L1_SHARE) if isinstance(threat, L1) else state.share
         state = replace(state, delta=zero, previous=zero, top=zero, share=share)
         stood = torch.ones_like(batch.y, dtype=torch.bool)
-        for _ in range(attack.visits(threat)):
-            seen = differentiate(lesson.module, cross_entropy, batch.x + state.delta, batch.y, batch.y)
+        for _ in range(attack.max_queries(threat)):
+            seen = differentiate(step.module, cross_entropy, batch.x + state.delta, batch.y, batch.y)
             stood &= seen.logits.argmax(dim=1) == batch.y
             state = attack.step(threat, batch, state, seen)
-        return Climbed(batch.x + state.top, stood)
+        return Ascent(batch.x + state.top, stood)
 
-    def images(self, lesson: Lesson, threat: ThreatModel) -> Inputs:
-        return self.climbed(lesson, lesson.threats.index(threat)).x_adv
+    def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
+        return self.ascended(step, step.threats.index(threat)).x_adv
 
 
 def likely(held: Tensor, met: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
 from .recipe import Recipe
-from .training import Report, Training, TrainingData, kept_out, resumable
-from .validation import KEY as LOOKS_KEY
-from .validation import Look, Validation
+from .training import Report, Training, TrainingData, held_out, resumable
+from .validation import KEY as CHECKS_KEY
+from .validation import Validation, ValidationCheck
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -51,7 +51,7 @@ class Order:
     commit: str = ""  # of robench, for the card
     hardware: str = ""  # it is trained on, for the card
     compiled: bool = False  # the network's passes, by torch.compile
-    anew: bool = False  # whatever is there already, of this training or of another
+    restarted: bool = False  # whatever is there already, of this training or of another
 
     @property
     def identity(self) -> str:
@@ -98,7 +98,11 @@ class Order:
 
 
 def make(
-    order: Order, split: Split, device: torch.device, report: Report, looked: Callable[[Look], None] = lambda _: None
+    order: Order,
+    split: Split,
+    device: torch.device,
+    report: Report,
+    looked: Callable[[ValidationCheck], None] = lambda _: None,
 ) -> Card:
     """Train, then write weights and card. Called again after a kill, it goes on from the last kept state.
 
@@ -107,7 +111,7 @@ def make(
     """
     recipe = order.recipe
     _check(order, split)
-    if order.anew:
+    if order.restarted:
         order.state.unlink(missing_ok=True)
     elif (there := _made(order, split)) is not None:
         return there
@@ -125,7 +129,7 @@ def make(
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
     adam = torch.optim.Adam(module.parameters())
     training = Training(learner, adam, order.state, order.identity, report, data=split.sha256)
-    without = kept_out(len(split), order.validation)
+    without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
     if order.validation:
         Validation.of(recipe, order.threats, training, split.take(sorted(without)), looked)
@@ -317,5 +321,5 @@ def _seen(training: Training, examples: int) -> dict[str, Any]:
     """The last look at the images kept out, for the card."""
     if not examples:
         return {}
-    _, clean, robust, _ = training.memory[LOOKS_KEY][-1].tolist()
+    _, clean, robust, _ = training.memory[CHECKS_KEY][-1].tolist()
     return {"examples": examples, "clean": clean} | ({"robust": robust} if robust >= 0 else {})

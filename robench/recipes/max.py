@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from .adversarial import AdversarialTraining, Lesson, Outcome, highest, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step, highest
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Maximum(AdversarialTraining):
     name: ClassVar[str] = "max"
     source: ClassVar[str] = "worst loss over all threats, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        candidates = torch.stack([self.images(lesson, threat) for threat in lesson.threats], dim=1)
-        return learnt(lesson.module, highest(lesson.module, candidates, lesson.batch.y), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        candidates = torch.stack([self.images(step, threat) for threat in step.threats], dim=1)
+        return cross_entropy_step(step.module, highest(step.module, candidates, step.batch.y), step.batch.y)

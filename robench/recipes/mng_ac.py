@@ -17,7 +17,7 @@ from ..problem.shapes import Inputs, Keys, Labels, per_example
 from ..problem.threats import L1, Ball
 from ..search.attack import Batch
 from ..search.attacks.pgd import PGD
-from .adversarial import AdversarialTraining, Lesson, Outcome
+from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .sat_ac import consistent
 
 KERNELS = (1, 3, 1, 1)  # of the generator's convolutions
@@ -63,26 +63,26 @@ class MetaNoiseGenerator(AdversarialTraining):
     generator: str = "image"
     noise_unit: str = "radius"
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        threat = lesson.threats[int(lesson.dice * len(lesson.threats))]
+    def train_step(self, step: TrainingStep) -> StepResult:
+        threat = step.threats[int(step.noise * len(step.threats))]
         assert isinstance(threat, Ball), "check() has seen it"
-        x_adv = self.images(lesson, threat)
-        self.improve(lesson, threat, x_adv)
-        x_aug = self.noisy(lesson.batch, threat, remembered(lesson, "weights"), FRESH_NOISE)
-        return consistent(lesson, x_adv, x_aug, self.beta)
+        x_adv = self.images(step, threat)
+        self.improve(step, threat, x_adv)
+        x_aug = self.noisy(step.batch, threat, remembered(step, "weights"), FRESH_NOISE)
+        return consistent(step, x_adv, x_aug, self.beta)
 
-    def improve(self, lesson: Lesson, threat: Ball, x_adv: Inputs) -> None:
+    def improve(self, step: TrainingStep, threat: Ball, x_adv: Inputs) -> None:
         """A step of the generator, in the training's memory: equation 10, with momentum and decay."""
-        weights = remembered(lesson, "weights") or self.fresh(lesson.batch)
-        speed = remembered(lesson, "speed") or {key: torch.zeros_like(weight) for key, weight in weights.items()}
-        gradient = self.meta_gradient(lesson, threat, x_adv, weights)
+        weights = remembered(step, "weights") or self.fresh(step.batch)
+        speed = remembered(step, "speed") or {key: torch.zeros_like(weight) for key, weight in weights.items()}
+        gradient = self.meta_gradient(step, threat, x_adv, weights)
         for key, weight in weights.items():
-            lesson.memory[f"speed.{key}"] = MOMENTUM * speed[key] + gradient[key] + DECAY * weight
-            lesson.memory[f"weights.{key}"] = weight - self.alpha * lesson.memory[f"speed.{key}"]
+            step.memory[f"speed.{key}"] = MOMENTUM * speed[key] + gradient[key] + DECAY * weight
+            step.memory[f"weights.{key}"] = weight - self.alpha * step.memory[f"speed.{key}"]
 
-    def meta_gradient(self, lesson: Lesson, threat: Ball, x_adv: Inputs, weights: Weights) -> Weights:
+    def meta_gradient(self, step: TrainingStep, threat: Ball, x_adv: Inputs, weights: Weights) -> Weights:
         """Of the loss on the attacked images after the trial step, by the generator's weights; exact, second order."""
-        module, batch = lesson.module.train(), lesson.batch
+        module, batch = step.module.train(), step.batch
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # the trial leaves no trace
         parameters = dict(module.named_parameters())
         weights = {key: weight.detach().requires_grad_() for key, weight in weights.items()}
@@ -98,10 +98,10 @@ class MetaNoiseGenerator(AdversarialTraining):
             gradient = torch.autograd.grad(after, list(weights.values()))
         return dict(zip(weights, gradient, strict=True))
 
-    def noisy(self, batch: Batch, threat: Ball, weights: Weights, draw: int) -> Inputs:
+    def noisy(self, batch: Batch, threat: Ball, weights: Weights, restart: int) -> Inputs:
         """The images with what the generator makes of this draw, on the ball: equation 6."""
         canvas = F.pad(batch.x, [1] * 4)
-        noise = normal(batch.keys, draw, canvas)
+        noise = normal(batch.keys, restart, canvas)
         seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
         made = noise[..., 1:-1, 1:-1] + generated(weights, seen)
         if self.noise_unit == "radius":  # as large as the noise itself is where it just fits the ball
@@ -119,9 +119,9 @@ def _loss(module: nn.Module, state: Weights, x: Inputs, y: Labels) -> Tensor:
     return F.cross_entropy(logits, y)
 
 
-def remembered(lesson: Lesson, what: str) -> Weights:
+def remembered(step: TrainingStep, what: str) -> Weights:
     """What is kept, where the images are: a state that is gone on from may come from another device."""
-    return {key: value.to(lesson.batch.x.device) for key, value in kept(lesson.memory, what).items()}
+    return {key: value.to(step.batch.x.device) for key, value in kept(step.memory, what).items()}
 
 
 def kept(memory: Mapping[str, Tensor], what: str) -> Weights:

@@ -13,7 +13,7 @@ from ..problem.shapes import Inputs, per_example
 from ..problem.threats import Ball
 from ..search.attack import State, differentiate
 from ..search.attacks.pgd import PGD
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt, losses
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step, losses
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class MultiSteepestDescent(AdversarialTraining):
     inner_steps: int = 20
     inner_step_size: float = 0.125  # in radii
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        return learnt(lesson.module, lesson.batch.x + self.perturbation(lesson), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        return cross_entropy_step(step.module, step.batch.x + self.perturbation(step), step.batch.y)
 
-    def perturbation(self, lesson: Lesson) -> Inputs:
+    def perturbation(self, step: TrainingStep) -> Inputs:
         """The deltas that raised the loss most."""
-        module, batch = lesson.module, lesson.batch
-        balls = [threat for threat in lesson.threats if isinstance(threat, Ball)]
-        assert len(balls) == len(lesson.threats), "check() has seen them"
+        module, batch = step.module, step.batch
+        balls = [threat for threat in step.threats if isinstance(threat, Ball)]
+        assert len(balls) == len(step.threats), "check() has seen them"
         delta = best = torch.zeros_like(batch.x)
         most = losses(module, batch.x, batch.y)
         for _ in range(self.inner_steps):
             seen = differentiate(module, cross_entropy, batch.x + delta, batch.y, batch.y)
-            moves = [self.climb(ball).step(ball, batch, State(delta), seen).delta for ball in balls]
+            moves = [self.inner_attack(ball).step(ball, batch, State(delta), seen).delta for ball in balls]
             raised = torch.stack([losses(module, batch.x + move, batch.y) for move in moves])
             high, which = raised.max(dim=0)
             delta = torch.stack(moves)[which, torch.arange(len(which), device=which.device)]

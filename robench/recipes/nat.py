@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..problem.threats import ThreatModel
 from .recipe import Recipe
-from .training import Training, TrainingData, right
+from .training import Training, TrainingData, share_correct
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ class Nat(Recipe):
             logits = training.module(batch.x)
             loss = F.cross_entropy(logits, batch.y)
             training.down(loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)
-            training.report.step(step + 1, self.steps, loss.item(), right(logits, batch.y))
+            training.report.step(step + 1, self.steps, loss.item(), share_correct(logits, batch.y))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..search.attacks.pgd import PGD
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,6 @@ class PGDAdversarialTraining(AdversarialTraining):
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
     several: ClassVar[bool] = False
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        (threat,) = lesson.threats
-        return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        (threat,) = step.threats
+        return cross_entropy_step(step.module, self.images(step, threat), step.batch.y)

@@ -18,7 +18,7 @@ class Recipe(ABC):
     presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
 
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by setting, where it is one of a few names
-    at_most_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
+    max_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # all others are above 0
     twice_differentiated: ClassVar[bool] = False  # it asks for gradients of gradients, which compiled code has not
 

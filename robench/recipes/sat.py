@@ -6,7 +6,7 @@ robench train sat --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,6 @@ class StochasticAdversarialTraining(AdversarialTraining):
         "a random threat per batch, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        threat = lesson.threats[int(lesson.dice * len(lesson.threats))]
-        return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        threat = step.threats[int(step.noise * len(step.threats))]
+        return cross_entropy_step(step.module, self.images(step, threat), step.batch.y)

@@ -14,8 +14,8 @@ from ..problem.noise import normal
 from ..problem.shapes import Inputs, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attacks.pgd import PGD
-from .adversarial import AdversarialTraining, Lesson, Outcome
-from .training import right
+from .adversarial import AdversarialTraining, StepResult, TrainingStep
+from .training import share_correct
 
 SECOND_NOISE = 1  # the draw; the attack starts from draw 0, and what is compared with its end is to be independent
 
@@ -40,25 +40,25 @@ class AdversarialConsistency(AdversarialTraining):
 
     beta: float = 12.0  # of the divergence
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        threat = lesson.threats[int(lesson.dice * len(lesson.threats))]
+    def train_step(self, step: TrainingStep) -> StepResult:
+        threat = step.threats[int(step.noise * len(step.threats))]
         assert isinstance(threat, Ball), "check() has seen it"
-        x_adv = self.images(lesson, threat)
-        x = lesson.batch.x
-        x_aug = x + threat.project(normal(lesson.batch.keys, SECOND_NOISE, x), x)
-        return consistent(lesson, x_adv, x_aug, self.beta)
+        x_adv = self.images(step, threat)
+        x = step.batch.x
+        x_aug = x + threat.project(normal(step.batch.keys, SECOND_NOISE, x), x)
+        return consistent(step, x_adv, x_aug, self.beta)
 
 
-def consistent(lesson: Lesson, x_adv: Inputs, x_aug: Inputs, beta: float) -> Outcome:
+def consistent(step: TrainingStep, x_adv: Inputs, x_aug: Inputs, beta: float) -> StepResult:
     """Equation 7: cross-entropy of the attacked images, and beta times the divergence of equation 8.
 
     Each of the three is a batch of its own to batch-norm, as in the code of MNG-AC.
     """
-    module, batch = lesson.module, lesson.batch
+    module, batch = step.module, step.batch
     module.train()
     clean, augmented, attacked = module(batch.x), module(x_aug), module(x_adv)
     loss = F.cross_entropy(attacked, batch.y) + beta * jensen_shannon(clean, attacked, augmented).mean()
-    return Outcome(loss, right(attacked, batch.y))
+    return StepResult(loss, share_correct(attacked, batch.y))
 
 
 def jensen_shannon(*answers: Logits) -> PerExample:

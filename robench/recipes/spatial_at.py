@@ -6,7 +6,7 @@ robench train spatial_at --data mnist --threat rt:3px,30deg --out mnist-adv-rt
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .adversarial import AdversarialTraining, Lesson, Outcome, learnt
+from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,6 @@ class SpatialAdversarialTraining(AdversarialTraining):
     def unused(cls) -> tuple[str, ...]:
         return ("inner_steps", "inner_step_size")
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        (threat,) = lesson.threats
-        return learnt(lesson.module, self.images(lesson, threat), lesson.batch.y)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        (threat,) = step.threats
+        return cross_entropy_step(step.module, self.images(step, threat), step.batch.y)

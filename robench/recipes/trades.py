@@ -15,8 +15,8 @@ from ..problem.shapes import Inputs, Labels, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attack import State, differentiate
 from ..search.attacks.pgd import PGD
-from .adversarial import AdversarialTraining, Lesson, Outcome
-from .training import right
+from .adversarial import AdversarialTraining, StepResult, TrainingStep
+from .training import share_correct
 
 NOISE = 0.001  # standard deviation of the start around the image, in pixel values, as in the authors' code
 
@@ -41,17 +41,17 @@ class Trades(AdversarialTraining):
 
     beta: float = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
 
-    def lesson(self, lesson: Lesson) -> Outcome:
-        module, batch = lesson.module, lesson.batch
-        x_adv = self.neighbours(lesson)
+    def train_step(self, step: TrainingStep) -> StepResult:
+        module, batch = step.module, step.batch
+        x_adv = self.neighbours(step)
         module.train()
         clean, answered = module(batch.x), module(x_adv)
         loss = F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, answered).mean()
-        return Outcome(loss, right(answered, batch.y))
+        return StepResult(loss, share_correct(answered, batch.y))
 
-    def neighbours(self, lesson: Lesson) -> Inputs:
+    def neighbours(self, step: TrainingStep) -> Inputs:
         """Images whose answers diverge most from those to the batch's own."""
-        module, batch, (threat,) = lesson.module, lesson.batch, lesson.threats
+        module, batch, (threat,) = step.module, step.batch, step.threats
         assert isinstance(threat, Ball), "check() has seen it"
         with torch.no_grad():
             clean = module(batch.x)
@@ -59,12 +59,12 @@ class Trades(AdversarialTraining):
         def apart(logits: Logits, y: Labels, target: Labels) -> PerExample:
             return divergence(clean, logits)
 
-        climb = self.climb(threat)
-        start = NOISE * normal(batch.keys, draw=0, like=batch.x)
+        inner_attack = self.inner_attack(threat)
+        start = NOISE * normal(batch.keys, restart=0, like=batch.x)
         state = State(threat.project(start, batch.x))
         for _ in range(self.inner_steps):
             seen = differentiate(module, apart, batch.x + state.delta, batch.y, batch.y)
-            state = climb.step(threat, batch, state, seen)
+            state = inner_attack.step(threat, batch, state, seen)
         return batch.x + state.delta
 
 

@@ -28,7 +28,7 @@ from ..problem.split import Split
 from ..search.attack import Batch
 
 SAVE_EVERY = 60.0  # seconds between copies of the state
-KEPT_OUT = 0  # the seed of what is kept out: the same images in every training on this data
+HELD_OUT_SEED = 0  # the seed of what is kept out: the same images in every training on this data
 
 
 @runtime_checkable
@@ -73,16 +73,16 @@ class TrainingData:
         """Full batches in an epoch."""
         return (len(self.y) - len(self.without)) // self.batch
 
-    def dice(self, step: int) -> float:
+    def noise(self, step: int) -> float:
         """A number in [0, 1) that belongs to the step."""
-        return float(uniform(keyed(self.seed, torch.tensor([step]), text_key("dice"), draw=0), 0, 1))
+        return float(uniform(keyed(self.seed, torch.tensor([step]), text_key("dice"), restart=0), 0, 1))
 
     def at(self, step: int) -> Batch:
         """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
         epoch, place = divmod(step, self.batches)
         order = _order(len(self.y), self.without, self.seed * 1_000_003 + epoch)
         rows = order[place * self.batch : (place + 1) * self.batch]
-        keys = keyed(self.seed, rows, text_key("training"), draw=epoch).to(self.x.device)
+        keys = keyed(self.seed, rows, text_key("training"), restart=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
         x = self.x[rows]
         if self.augment:
@@ -97,9 +97,9 @@ def _order(examples: int, without: frozenset[int], seed: int) -> Tensor:
     return order[~torch.isin(order, torch.tensor(sorted(without)))] if without else order
 
 
-def kept_out(examples: int, count: int) -> frozenset[int]:
+def held_out(examples: int, count: int) -> frozenset[int]:
     """So many rows of a training set of this size, to validate on."""
-    shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(KEPT_OUT))
+    shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(HELD_OUT_SEED))
     return frozenset(shuffled[:count].tolist())
 
 
@@ -221,7 +221,7 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def right(logits: Tensor, y: Tensor) -> float:
+def share_correct(logits: Tensor, y: Tensor) -> float:
     """The share of the batch that is classified right."""
     return (logits.argmax(dim=1) == y).float().mean().item()
 
@@ -229,11 +229,11 @@ def right(logits: Tensor, y: Tensor) -> float:
 def _shifted_and_mirrored(x: Tensor, keys: Tensor, reach: int = 4) -> Tensor:
     """Each image shifted by up to `reach` pixels over black, and mirrored half of the time."""
     n, _, height, width = x.shape
-    dice = uniform(keys, 1_000_003, 3)
-    down, right_ = ((dice[:, i] * (2 * reach + 1)).long() for i in (0, 1))
+    noise = uniform(keys, 1_000_003, 3)
+    down, right_ = ((noise[:, i] * (2 * reach + 1)).long() for i in (0, 1))
     rows = torch.arange(height, device=x.device) + down[:, None]
     columns = torch.arange(width, device=x.device)
-    columns = torch.where(dice[:, 2:] < 0.5, width - 1 - columns, columns) + right_[:, None]
+    columns = torch.where(noise[:, 2:] < 0.5, width - 1 - columns, columns) + right_[:, None]
     padded = nn.functional.pad(x, (reach, reach, reach, reach))
     return padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2

@@ -12,17 +12,17 @@ from ..problem.shapes import Inputs, Labels, Mask
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
 from ..search.attack import Batch, Model, take_rows
-from .adversarial import AdversarialTraining, Lesson
+from .adversarial import AdversarialTraining, TrainingStep
 from .recipe import Recipe
 from .training import Report, Training
 
-LOOKS = 20  # over a training
+CHECKS = 20  # over a training
 SURE = 2.0  # standard errors by which a fall must exceed chance
-LEAST_STEPS = 10  # of the attack: overfitting to fewer cannot be seen by as few
+MIN_STEPS = 10  # of the attack: overfitting to fewer cannot be seen by as few
 KEY, SINCE = "looks", "since the last look"  # in the training's memory
 
 
-class Look(NamedTuple):
+class ValidationCheck(NamedTuple):
     """What was seen."""
 
     step: int
@@ -46,7 +46,7 @@ class Validation:
     training: Training
     images: Batch
     report: Report  # who else is told of every step
-    tell: Callable[[Look], None]
+    tell: Callable[[ValidationCheck], None]
 
     @classmethod
     def of(
@@ -55,21 +55,21 @@ class Validation:
         threats: tuple[ThreatModel, ...],
         training: Training,
         held: Split,
-        tell: Callable[[Look], None],
+        tell: Callable[[ValidationCheck], None],
     ) -> "Validation":
         """Of a training that reports to it from now on."""
         device = next(training.module.parameters()).device
-        keys = keyed(0, torch.tensor(held.numbers), text_key("validation"), draw=0)
+        keys = keyed(0, torch.tensor(held.numbers), text_key("validation"), restart=0)
         y = held.y.to(device)
         images = Batch(x=held.x.to(device), y=y, target=y, keys=keys.to(device))
-        if isinstance(recipe, AdversarialTraining) and recipe.inner_steps < LEAST_STEPS:
-            recipe = replace(recipe, inner_steps=LEAST_STEPS, inner_step_size=2.5 / LEAST_STEPS)
+        if isinstance(recipe, AdversarialTraining) and recipe.inner_steps < MIN_STEPS:
+            recipe = replace(recipe, inner_steps=MIN_STEPS, inner_step_size=2.5 / MIN_STEPS)
         validation = cls(recipe, threats, training, images, training.report, tell)
         training.report = validation
         return validation
 
     @property
-    def looks(self) -> Tensor:
+    def checks(self) -> Tensor:
         """Step, clean, robust and trained accuracy of every look so far: rows of float64, kept with the training."""
         return self.training.memory.get(KEY, torch.zeros(0, 4, dtype=torch.float64))
 
@@ -80,20 +80,20 @@ class Validation:
 
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
         self.training.memory[SINCE] = self.since + torch.tensor([accuracy, 1.0], dtype=torch.float64)
-        if step % max(1, steps // LOOKS) == 0 or step == steps:
-            self.tell(self.look(step))
+        if step % max(1, steps // CHECKS) == 0 or step == steps:
+            self.tell(self.check_held_out(step))
         self.report.step(step, steps, loss, accuracy)
 
-    def look(self, step: int) -> Look:
+    def check_held_out(self, step: int) -> ValidationCheck:
         """Once over the images kept out."""
         clean, robust = self._accuracies()
         total, steps = self.since.tolist()
         trained = total / max(steps, 1)
         self.training.memory[SINCE] = torch.zeros(2, dtype=torch.float64)
-        seen = Look(step, clean, robust, trained, "")
-        warning = fallen(self.looks, seen, len(self.images.y))
+        seen = ValidationCheck(step, clean, robust, trained, "")
+        warning = overfitting_warning(self.checks, seen, len(self.images.y))
         row = torch.tensor([[step, clean, -1.0 if robust is None else robust, trained]], dtype=torch.float64)
-        self.training.memory[KEY] = torch.cat([self.looks, row])
+        self.training.memory[KEY] = torch.cat([self.checks, row])
         return seen._replace(warning=warning)
 
     def _accuracies(self) -> tuple[float, float | None]:
@@ -107,21 +107,21 @@ class Validation:
             stand = _right(module, batch.x, batch.y)
             clean += int(stand.sum())
             if isinstance(recipe, AdversarialTraining):
-                lesson = Lesson(module, batch, self.threats, 0.0, {})
+                step = TrainingStep(module, batch, self.threats, 0.0, {})
                 for threat in self.threats:
-                    stand &= _right(module, recipe.images(lesson, threat), batch.y)
+                    stand &= _right(module, recipe.images(step, threat), batch.y)
                 robust += int(stand.sum())
         module.train(learning)
         return clean / n, robust / n if isinstance(recipe, AdversarialTraining) else None
 
 
-def fallen(looks: Tensor, now: Look, examples: int) -> str:
+def overfitting_warning(checks: Tensor, now: ValidationCheck, examples: int) -> str:
     """The warning of catastrophic overfitting: since an earlier look the model became better on what it is trained on
     and, by more than chance, worse on what it is not; Wong et al. 2020, https://arxiv.org/abs/2001.03994.
     """
     if now.robust is None:
         return ""
-    for step, _, robust, trained in looks[looks[:, 2].argsort(descending=True)].tolist():
+    for step, _, robust, trained in checks[checks[:, 2].argsort(descending=True)].tolist():
         chance = SURE * (2 * robust * (1 - robust) / examples) ** 0.5
         if robust - now.robust > chance and now.trained > trained:
             return (

@@ -9,21 +9,21 @@ import msgspec
 from msgspec import Meta
 
 from ..evidence.records import (
-    MOST_ITEMS,
+    MAX_ITEMS,
     Claim,
     Count,
     Evidence,
+    Exhausted,
     Failure,
     Plan,
     PlannedAttack,
     Rejection,
     Seconds,
-    Spent,
     Total,
     Verdict,
 )
 from .merging import consolidated
-from .outcomes import Outcome, answers, ball, breaks, done_items, is_spent, planned_threat
+from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
@@ -46,7 +46,7 @@ class AttackEntry(msgspec.Struct, frozen=True):
     backwards: Total
     spec: str = ""
     standing: Count = 0  # examples on which it was spent wholly, in vain
-    items: Annotated[int, Meta(ge=0, le=MOST_ITEMS)] = (
+    items: Annotated[int, Meta(ge=0, le=MAX_ITEMS)] = (
         0  # searches planned on each example: restarts times targets; 0 where an older file does not say
     )
     outcomes: str = ""  # with every attack, a letter per example: were this the only attack
@@ -69,7 +69,7 @@ class FailureEntry(msgspec.Struct, frozen=True):
     error: str
 
 
-class ThreatLedger:
+class ThreatRows:
     """The records about one planned threat and the planned examples that were correct before any attack."""
 
     def __init__(self, plan: Plan, evidence: Evidence, threat: str):
@@ -108,7 +108,7 @@ class ThreatLedger:
         entries = []
         broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
         for attack in self.planned:
-            ended = self._felled(attack) | self._spent(attack) | broken
+            ended = self._broken_by(attack) | self._exhausted(attack) | broken
             errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
             left = sorted((example, error) for example, error in errors if example not in ended)
             if left:
@@ -140,33 +140,33 @@ class ThreatLedger:
         return len({c.example for c, _ in self.finds} - beyond)
 
     def _attack(self, attack: PlannedAttack) -> AttackEntry:
-        felled, spent = self._felled(attack), self._spent(attack)
+        broken, exhausted = self._broken_by(attack), self._exhausted(attack)
         ours = [c for c in self._claims if c.attack == attack.spec]
         searches = [s for s in self._searches if s.attack == attack.spec]
-        costs: list[Claim | Spent] = [*ours, *searches]
-        first = {e for e in felled if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
+        costs: list[Claim | Exhausted] = [*ours, *searches]
+        first = {e for e in broken if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
         measured = self._measured([attack])
         return AttackEntry(
             name=attack.label,
             tried=len({c.example for c in ours} | {s.example for s in searches if s.done}),
-            accuracy=(len(self.correct) - len(felled)) / len(self.plan.examples) if measured else None,
-            broken=len(felled if self.plan.every_attack else first),
-            alone=len(felled - self._felled_by_others(attack)) if self._measured(self.planned) else None,
+            accuracy=(len(self.correct) - len(broken)) / len(self.plan.examples) if measured else None,
+            broken=len(broken if self.plan.every_attack else first),
+            alone=len(broken - self._broken_by_others(attack)) if self._measured(self.planned) else None,
             seconds=self._seconds(attack),
             forwards=sum(c.forwards for c in costs),
             backwards=sum(c.backwards for c in costs),
             spec=attack.spec,
-            standing=len(spent - felled),
+            standing=len(exhausted - broken),
             items=attack.items,
-            outcomes="".join(self._letter(e, felled, spent).value for e in self.plan.examples)
+            outcomes="".join(self._letter(e, broken, exhausted).value for e in self.plan.examples)
             if self.plan.every_attack
             else "",
         )
 
-    def _letter(self, example: int, felled: set[int], spent: set[int]) -> Outcome:
-        if example in felled:
+    def _letter(self, example: int, broken: set[int], exhausted: set[int]) -> Outcome:
+        if example in broken:
             return Outcome.BROKEN
-        if example in spent:
+        if example in exhausted:
             return Outcome.STANDING
         return Outcome.WRONG if self.answered.get(example) is False else Outcome.OPEN
 
@@ -176,8 +176,8 @@ class ThreatLedger:
         return [by_id[i] for i in sorted(by_id)]
 
     @cached_property
-    def _searches(self) -> tuple[Spent, ...]:
-        return consolidated(s for s in self.evidence.spent if self._ours(s))
+    def _searches(self) -> tuple[Exhausted, ...]:
+        return consolidated(s for s in self.evidence.exhausted if self._ours(s))
 
     @cached_property
     def _turned_down(self) -> list[tuple[Claim, Verdict]]:
@@ -191,18 +191,18 @@ class ThreatLedger:
         """Who broke each example: the accepted claim with the smallest id."""
         return {c.example: c for c, _ in reversed(self.finds)}
 
-    def _felled(self, attack: PlannedAttack) -> set[int]:
+    def _broken_by(self, attack: PlannedAttack) -> set[int]:
         return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack == attack.spec}
 
-    def _felled_by_others(self, attack: PlannedAttack) -> set[int]:
+    def _broken_by_others(self, attack: PlannedAttack) -> set[int]:
         return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack != attack.spec}
 
-    def _spent(self, attack: PlannedAttack) -> set[int]:
-        return {e for e in self.correct if is_spent(attack, self.done.get((e, attack.spec), 0))}
+    def _exhausted(self, attack: PlannedAttack) -> set[int]:
+        return {e for e in self.correct if is_exhausted(attack, self.done.get((e, attack.spec), 0))}
 
     def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
         """Whether these attacks have each run to their end on every correct example, and all are known."""
-        ended = (self._felled(attack) | self._spent(attack) for attack in attacks)
+        ended = (self._broken_by(attack) | self._exhausted(attack) for attack in attacks)
         return self.plan.every_attack and self.known and all(examples == self.correct for examples in ended)
 
     def _seconds(self, attack: PlannedAttack) -> float:
@@ -210,7 +210,7 @@ class ThreatLedger:
         efforts = self.evidence.efforts
         return max((e.seconds for e in efforts if (e.threat, e.attack) == (self.threat, attack.spec)), default=0.0)
 
-    def _ours(self, record: Claim | Spent | Failure) -> bool:
+    def _ours(self, record: Claim | Exhausted | Failure) -> bool:
         return record.threat == self.threat and record.example in self.correct
 
     def _in_plan(self, claim: Claim) -> bool:

@@ -8,15 +8,15 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
-from .gate import Judgement, Row, Verdict
+from .gate import GateRow, GateVerdict, Judgement
 from .merging import precisions
 from .outcomes import Outcome
 from .summary import Summary
 
 NAMED = 20  # examples of one attack in the comment; JUnit names them all
 BEFORE = "wrong before any attack"
-ANNOTATIONS = {Verdict.REGRESSION.value: "error", Verdict.UNDECIDED.value: "warning"}
-MARKS = {Verdict.REGRESSION.value: "**regression**"}
+ANNOTATIONS = {GateVerdict.REGRESSION.value: "error", GateVerdict.UNDECIDED.value: "warning"}
+MARKS = {GateVerdict.REGRESSION.value: "**regression**"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Comment:
     before: Summary
     now: Summary
     numbers: tuple[int, ...]  # of the examples, in the order of the outcomes
-    felled: Mapping[str, Mapping[int, str]]  # by threat and example: the attack that broke it first
+    broken: Mapping[str, Mapping[int, str]]  # by threat and example: the attack that broke it first
     unchanged: bool = False  # the very model of the baseline
     exhausted: bool = False  # there are no further examples
 
@@ -35,7 +35,7 @@ class Comment:
     def unmeasured(self) -> bool:
         """Whether it is undecided because examples are open, and not because there are too few."""
         judged = (row for row in self.judgement.rows if row.allowance is not None)
-        return self.judgement.verdict is Verdict.UNDECIDED and any(row.pairs.open for row in judged)
+        return self.judgement.verdict is GateVerdict.UNDECIDED and any(row.pairs.open for row in judged)
 
     @property
     def heading(self) -> str:
@@ -83,13 +83,13 @@ class Comment:
                 f" {100 * self.judgement.level:g} %."
             )
         still_open = max(row.pairs.open for row in self.judgement.rows)
-        if still_open and self.judgement.verdict is Verdict.UNDECIDED:
+        if still_open and self.judgement.verdict is GateVerdict.UNDECIDED:
             where = " in the baseline" if all(Outcome.OPEN not in row.pairs.now for row in self.judgement.rows) else ""
             yield f"{still_open} examples are open{where}; evaluated to the end, it may be decided."
         elif still_open:
             yield "Stopped early: no outcome of the examples still open (≤) could change the verdict."
         for row in self.judgement.rows:
-            if row.more is not None and row.verdict is Verdict.UNDECIDED:
+            if row.more is not None and row.verdict is GateVerdict.UNDECIDED:
                 yield (
                     f"{_line(row.name)}: about {row.more:,} further examples would decide, if they flip as"
                     f" these do{', but the data hold no more' if self.exhausted else ''}."
@@ -101,7 +101,7 @@ class Comment:
                     f" ({_line(failure.error)}), which stay open."
                 )
 
-    def flips(self, row: Row, most: int | None = None) -> str:
+    def flips(self, row: GateRow, most: int | None = None) -> str:
         """The examples that held and do not now, by what felled them; those of the union stand under its threats."""
         if row.name == "union":
             return ""
@@ -109,7 +109,7 @@ class Comment:
         for place in row.pairs.lost():
             number = self.numbers[place]
             wrong = row.pairs.now[place] == Outcome.WRONG
-            cause = BEFORE if wrong else self.felled.get(row.name, {}).get(number, "an attack")
+            cause = BEFORE if wrong else self.broken.get(row.name, {}).get(number, "an attack")
             by.setdefault(cause, []).append(number)
         parts = []
         for cause in sorted(by, key=lambda c: (c != BEFORE, c)):
@@ -123,10 +123,14 @@ class Comment:
         """One test case per judged row: a regression is a failure, an undecided row an error."""
         judged = [row for row in self.judgement.rows if row.verdict is not None]
         words = [self._word(row) for row in judged]
-        kinds = {Verdict.REGRESSION.value: "failure", Verdict.UNDECIDED.value: "error", "not finished": "skipped"}
+        kinds = {
+            GateVerdict.REGRESSION.value: "failure",
+            GateVerdict.UNDECIDED.value: "error",
+            "not finished": "skipped",
+        }
         counts = {
-            "failures": words.count(Verdict.REGRESSION.value),
-            "errors": words.count(Verdict.UNDECIDED.value),
+            "failures": words.count(GateVerdict.REGRESSION.value),
+            "errors": words.count(GateVerdict.UNDECIDED.value),
             "skipped": words.count("not finished"),
         }
         suite = ElementTree.Element("testsuite", name="robench check", tests=str(len(judged)))
@@ -152,7 +156,7 @@ class Comment:
             lines = [f"::notice title=robench check::{_escaped('no regression: ' + next(self.sentences()))}"]
         return "\n".join(lines) + "\n"
 
-    def _told(self, row: Row) -> str:
+    def _told(self, row: GateRow) -> str:
         before, now, drop = self._shares(row)
         assert row.allowance is not None, "only judged rows are told"
         allowed = f"{100 * float(row.allowance):g}"
@@ -160,17 +164,19 @@ class Comment:
             f"{self._word(row)}: {row.name} went from {before} to {now} %, a drop of {drop} pp; allowed are {allowed}"
         )
 
-    def _word(self, row: Row) -> str:
+    def _word(self, row: GateRow) -> str:
         """The verdict on a row; where a regression elsewhere ended the search, there is none yet."""
-        left = row.verdict is Verdict.UNDECIDED and self.judgement.verdict is Verdict.REGRESSION and row.pairs.open
+        left = (
+            row.verdict is GateVerdict.UNDECIDED and self.judgement.verdict is GateVerdict.REGRESSION and row.pairs.open
+        )
         return "not finished" if left else row.verdict.value if row.verdict else ""
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: GateRow) -> list[str]:
         before, now, drop = self._shares(row)
         allowed = "" if row.allowance is None else f"{100 * float(row.allowance):g}"
         return [_line(row.name), before, now, drop, allowed, MARKS.get(self._word(row), self._word(row))]
 
-    def _shares(self, row: Row) -> tuple[str, str, str]:
+    def _shares(self, row: GateRow) -> tuple[str, str, str]:
         """Before, now and the drop between them, with the lower end of its interval."""
         drop = _points(row.drop) if row.drop == row.most else f"{_points(row.drop)} to {_points(row.most)}"
         # Cut, not rounded: what is printed is never more than what was shown.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .summary import CurveEntry, DataEntry, Summary, ThreatEntry, UnionEntry
 
 NEAR = 1e-6  # intervals are rounded to six digits
-MOST_SEEDS = 2**32
+MAX_SEEDS = 2**32
 
 
 def contradiction(summary: "Summary") -> str:
@@ -44,7 +44,7 @@ def _all(summary: "Summary") -> Iterator[str]:
     if n < 1:
         yield "it is about no example"
         return
-    if not 0 <= summary.seed < MOST_SEEDS:
+    if not 0 <= summary.seed < MAX_SEEDS:
         yield f"its seed is {summary.seed}"
     names = [t.threat for t in summary.threats]
     yield from (f"it names the threat {name} twice" for name, count in Counter(names).items() if count > 1)

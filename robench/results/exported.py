@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..errors import UserError, unknown
-from ..evidence.records import Claim, Evidence, Plan, PlannedThreat, Spent, Verdict
+from ..evidence.records import Claim, Evidence, Exhausted, Plan, PlannedThreat, Verdict
 from .merging import consolidated
 from .outcomes import Outcome, breaks, outcomes, planned_threat
 
@@ -101,7 +101,7 @@ def _of_find(find: Find | None, labels: dict[str, str]) -> dict[str, str | float
     _, claim, verdict = find
     return {
         "attack": labels.get(claim.attack, claim.attack),
-        "restart": claim.draw,
+        "restart": claim.restart,
         "target": claim.target if claim.target >= 0 else None,
         "size": verdict.size,
         "margin": verdict.margin,
@@ -112,7 +112,7 @@ def _of_find(find: Find | None, labels: dict[str, str]) -> dict[str, str | float
 def _costs(evidence: Evidence) -> Counter[tuple[int, str, str]]:
     costs: Counter[tuple[int, str, str]] = Counter()
     by_id = {claim.id: claim for claim in evidence.claims}
-    records: list[Claim | Spent] = [*by_id.values(), *consolidated(evidence.spent)]
+    records: list[Claim | Exhausted] = [*by_id.values(), *consolidated(evidence.exhausted)]
     for record in records:
         costs[record.example, record.threat, "forwards"] += record.forwards
         costs[record.example, record.threat, "backwards"] += record.backwards

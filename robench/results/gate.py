@@ -34,7 +34,7 @@ POINTS = r"\s*(-?[0-9]{1,3}(?:\.[0-9]{1,9})?)\s*pp"
 RATES = 41  # at which the rate of gains is tried; then as many again around the worst
 
 
-class Verdict(str, Enum):
+class GateVerdict(str, Enum):
     """What the gate says of a row, and of all together."""
 
     REGRESSION = "regression"
@@ -88,12 +88,12 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Row:
+class GateRow:
     """One row of the gate's table. Drops are fractions of all examples, and positive when the model got worse."""
 
     pairs: Pairs
     allowance: Fraction | None  # None: shown, not judged
-    verdict: Verdict | None
+    verdict: GateVerdict | None
     drop: Fraction  # observed; while examples are open, the least it can come to
     most: Fraction  # the most it can come to; equal to `drop` when nothing is open
     at_least: float  # the lower end of the one-sided interval for the drop in the population
@@ -110,17 +110,17 @@ class Row:
 class Judgement:
     """All rows of the table, and what they come to."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[GateRow, ...]
     level: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> GateVerdict:
         """A regression if any row is one; none if no row can be."""
         verdicts = {row.verdict for row in self.rows}
-        for worst in (Verdict.REGRESSION, Verdict.UNDECIDED):
+        for worst in (GateVerdict.REGRESSION, GateVerdict.UNDECIDED):
             if worst in verdicts:
                 return worst
-        return Verdict.NONE
+        return GateVerdict.NONE
 
 
 def letters_of(summary: Summary) -> dict[str, str]:
@@ -219,7 +219,7 @@ def read_allowances(texts: Iterable[str], rows: Sequence[str]) -> dict[str, Frac
     return everywhere | named
 
 
-def felled_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
+def broken_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     """The attack that broke each example first, as the tables call it."""
     labels = {(t.threat, a.spec): a.label for t in plan.threats for a in t.attacks}
     first: dict[int, str] = {}
@@ -232,17 +232,17 @@ def felled_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     return first
 
 
-def _row(pairs: Pairs, allowance: Fraction | None, level: float, worse: bool) -> Row:
+def _row(pairs: Pairs, allowance: Fraction | None, level: float, worse: bool) -> GateRow:
     least, most = pairs.least(), pairs.most()
     if allowance is None:
-        return Row(pairs, None, None, least.drop, most.drop, lower_end(least, level), level, None)
-    verdict = Verdict.REGRESSION if worse else Verdict.NONE if most.drop <= allowance else Verdict.UNDECIDED
+        return GateRow(pairs, None, None, least.drop, most.drop, lower_end(least, level), level, None)
+    verdict = GateVerdict.REGRESSION if worse else GateVerdict.NONE if most.drop <= allowance else GateVerdict.UNDECIDED
     # The two sides of the allowance are searched apart: what is printed agrees with the verdict to the last digit.
     low, high = (float(allowance), float(least.drop)) if worse else (-1.0, min(float(allowance), float(least.drop)))
     at_least = _boundary(least, level, low, high)
-    undecided = verdict is Verdict.UNDECIDED and not pairs.open
+    undecided = verdict is GateVerdict.UNDECIDED and not pairs.open
     more = more_examples(least, allowance, level) if undecided else None
-    return Row(pairs, allowance, verdict, least.drop, most.drop, at_least, level, more)
+    return GateRow(pairs, allowance, verdict, least.drop, most.drop, at_least, level, more)
 
 
 def _boundary(counts: Counts, level: float, low: float, high: float, tolerance: float = 1e-4) -> float:

@@ -21,11 +21,11 @@ from ..evidence.records import (
     Clean,
     Effort,
     Evidence,
+    Exhausted,
     Failure,
     Plan,
     PlannedAttack,
     PlannedThreat,
-    Spent,
     Verdict,
 )
 
@@ -57,7 +57,7 @@ class _Find:
     def content(self) -> tuple[object, ...]:
         """All but the ids: equal for copies of one find, NaN included."""
         c, v = self.claim, self.verdict
-        claimed = (*self.place, c.draw, c.target, c.forwards, c.backwards)
+        claimed = (*self.place, c.restart, c.target, c.forwards, c.backwards)
         if v is None:
             return claimed
         size, margin = (math.isnan(v.size), repr(v.size)), (math.isnan(v.margin), repr(v.margin))
@@ -78,7 +78,7 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
             clean=_worst_clean(c for e in evidences for c in e.clean),
             claims=tuple(msgspec.structs.replace(f.claim, id=i) for i, f in numbered),
             verdicts=tuple(msgspec.structs.replace(f.verdict, claim=i) for i, f in numbered if f.verdict is not None),
-            spent=consolidated(s for e in evidences for s in e.spent),
+            exhausted=consolidated(s for e in evidences for s in e.exhausted),
             failures=_distinct(f for e in evidences for f in e.failures),
             efforts=_added(f for e in evidences for f in e.efforts),
             probes=tuple(sorted({p for e in evidences for p in e.probes}, key=msgspec.structs.astuple)),
@@ -88,19 +88,19 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
     )
 
 
-def consolidated(spent: Iterable[Spent]) -> tuple[Spent, ...]:
+def consolidated(exhausted: Iterable[Exhausted]) -> tuple[Exhausted, ...]:
     """One record per example, threat and attack, with every item that any of them has spent.
 
     Costs add up when the items are different; where some are the same, only the dearer record is counted.
     """
-    together: dict[tuple[int, str, str], Spent] = {}
-    for s in sorted(set(spent), key=msgspec.structs.astuple):
+    together: dict[tuple[int, str, str], Exhausted] = {}
+    for s in sorted(set(exhausted), key=msgspec.structs.astuple):
         place = (s.example, s.threat, s.attack)
         together[place] = _both(together[place], s) if place in together else s
     return tuple(together[place] for place in sorted(together))
 
 
-def _both(one: Spent, other: Spent) -> Spent:
+def _both(one: Exhausted, other: Exhausted) -> Exhausted:
     disjoint = not one.done & other.done
     return msgspec.structs.replace(
         one,
@@ -181,7 +181,7 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
 
 def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:
     """The precisions in which a run was searched: those on record, else its plan's; none before its first search."""
-    if not (evidence.claims or evidence.spent) or plan.precision == "auto":
+    if not (evidence.claims or evidence.exhausted) or plan.precision == "auto":
         return ()
     return precisions(evidence.environment) or (plan.precision,)
 

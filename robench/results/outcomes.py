@@ -30,19 +30,19 @@ def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
     open: nobody has looked. Raises UserError when `threat` is not planned.
     """
     attacks = planned_threat(plan, threat).attacks
-    right = answers(evidence)
+    correct = answers(evidence)
     broken = {claim.example for claim, _ in breaks(evidence, threat)}
     done = done_items(evidence, threat)
 
     def outcome(example: int) -> Outcome:
-        if example not in right:
+        if example not in correct:
             return Outcome.OPEN
-        if not right[example]:
+        if not correct[example]:
             return Outcome.WRONG
         if example in broken:
             return Outcome.BROKEN
-        spent = bool(attacks) and all(is_spent(a, done.get((example, a.spec), 0)) for a in attacks)
-        return Outcome.STANDING if spent else Outcome.OPEN
+        exhausted = bool(attacks) and all(is_exhausted(a, done.get((example, a.spec), 0)) for a in attacks)
+        return Outcome.STANDING if exhausted else Outcome.OPEN
 
     return "".join(outcome(example) for example in plan.examples)
 
@@ -54,8 +54,8 @@ def union(*letters: str) -> str:
 
 def before_attack(plan: Plan, evidence: Evidence) -> str:
     """The outcomes of a plan without threats: wrong where the model was, else open, for nobody has looked."""
-    right = answers(evidence)
-    return "".join(Outcome.OPEN if right.get(example, True) else Outcome.WRONG for example in plan.examples)
+    correct = answers(evidence)
+    return "".join(Outcome.OPEN if correct.get(example, True) else Outcome.WRONG for example in plan.examples)
 
 
 def planned_threat(plan: Plan, threat: str) -> PlannedThreat:
@@ -68,10 +68,10 @@ def planned_threat(plan: Plan, threat: str) -> PlannedThreat:
 
 def answers(evidence: Evidence) -> dict[int, bool]:
     """Whether the model was right before any attack; where two machines disagree, it was wrong."""
-    right: dict[int, bool] = {}
+    correct: dict[int, bool] = {}
     for clean in evidence.clean:
-        right[clean.example] = right.get(clean.example, True) and clean.correct
-    return right
+        correct[clean.example] = correct.get(clean.example, True) and clean.correct
+    return correct
 
 
 def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
@@ -87,10 +87,10 @@ def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
 
 def done_items(evidence: Evidence, threat: str) -> dict[tuple[int, str], int]:
     """The items spent, as bits, by example and attack."""
-    return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.spent if s.threat == threat)}
+    return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.exhausted if s.threat == threat)}
 
 
-def is_spent(attack: PlannedAttack, done: int) -> bool:
+def is_exhausted(attack: PlannedAttack, done: int) -> bool:
     """Whether a set of items holds all that the plan asks of this attack; more does no harm."""
     wanted = (1 << attack.items) - 1
     return done & wanted == wanted

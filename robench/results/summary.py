@@ -8,17 +8,17 @@ import pandas as pd
 
 from ..errors import UserError
 from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Total
-from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatLedger
+from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatRows
 from .contradictions import contradiction
 from .masking import verdict as masking
-from .masking.verdict import Indicator, Verdict
+from .masking.verdict import Indicator, MaskingVerdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 from .stats import shares
 from .stats.intervals import Interval
 
 SCHEMA = "robench.summary/1"
 NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
-MOST_BYTES = 2**28  # of a summary file: a hundred thousand examples under ten threats take a hundredth of it
+MAX_BYTES = 2**28  # of a summary file: a hundred thousand examples under ten threats take a hundredth of it
 POINTS = 20  # of a curve, beside radius 0
 FINGERPRINT = 80  # logits, about: enough to tell a changed network, and one line
 
@@ -62,14 +62,14 @@ class CurveEntry(msgspec.Struct, frozen=True):
 class MaskingEntry(msgspec.Struct, frozen=True):
     """Whether gradients are masked: masked, suspect, none-found or untested. Never a clearance."""
 
-    verdict: Verdict = "untested"
+    verdict: MaskingVerdict = "untested"
     evidence: tuple[str, ...] = ()
 
 
 class ThreatMaskingEntry(msgspec.Struct, frozen=True):
     """The same for one threat, with the command that would tell more."""
 
-    verdict: Verdict = "untested"
+    verdict: MaskingVerdict = "untested"
     evidence: tuple[str, ...] = ()
     next: str = ""
     indicators: tuple[Indicator, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured
@@ -282,18 +282,18 @@ def _slices(numbers: Sequence[int]) -> str:
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
-    right = answers(evidence)
-    correct = sum(right.get(example, False) for example in plan.examples)
-    still_open = sum(example not in right for example in plan.examples)
+    correct = answers(evidence)
+    correct = sum(correct.get(example, False) for example in plan.examples)
+    still_open = sum(example not in correct for example in plan.examples)
     n = len(plan.examples)
-    planned = frozenset(plan.examples) - right.keys()
+    planned = frozenset(plan.examples) - correct.keys()
     errors = sorted((f.example, f.error) for f in evidence.failures if not f.threat and f.example in planned)
     interval = shares.interval(correct, still_open, n)
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
 def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: masking.Finding) -> ThreatEntry:
-    ledger = ThreatLedger(plan, evidence, threat)
+    ledger = ThreatRows(plan, evidence, threat)
     whole = _union_entry(letters)
     return ThreatEntry(
         threat=threat,
@@ -316,7 +316,7 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, fou
     )
 
 
-def _curve(ledger: ThreatLedger, n: int) -> CurveEntry:
+def _curve(ledger: ThreatRows, n: int) -> CurveEntry:
     """The share of examples without a find up to each radius: an upper bound, like accuracy itself."""
     reach = ledger.radius
     if reach is None:

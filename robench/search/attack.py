@@ -17,7 +17,7 @@ from torch import Tensor
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
-from ..problem.threats.base import WITNESS
+from ..problem.threats.base import N_PARAMS
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class State:
 Candidates = Float[Tensor, "L W *D"]
 """The images that each of L lanes asks about at once, W of them."""
 
-Witnesses = Float[Tensor, "L W 3"]
+CandidateParams = Float[Tensor, "L W 3"]
 """How each of those images was made, where the threat model needs to know; else 0."""
 
 Reads = Literal["labels", "logits", "gradients", "anything"]
@@ -82,17 +82,17 @@ class Attack(ABC):
         return spec(self.name, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @abstractmethod
-    def visits(self, threat: Any) -> int:
+    def max_queries(self, threat: Any) -> int:
         """How often it asks the model about an example it finds nothing for."""
 
     @property
-    def width(self) -> int:
+    def queries_per_step(self) -> int:
         """How many images it asks about at once for each example."""
         return 1
 
 
 @dataclass(frozen=True)
-class LaneAttack(Attack, Generic[T, S]):
+class SteppedAttack(Attack, Generic[T, S]):
     """A search that can be paused after any step.
 
     Lanes are independent: no reduction over the batch, no counter they share, no global random state. The engine
@@ -106,17 +106,17 @@ class LaneAttack(Attack, Generic[T, S]):
     def start(self, threat: T, batch: Batch) -> S:
         """The state of fresh lanes. Asks the model nothing."""
 
-    def visits(self, threat: T) -> int:
+    def max_queries(self, threat: T) -> int:
         """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
         return self.steps + 1
 
-    def witness(self, threat: T, batch: Batch, state: S) -> Witnesses:
+    def params(self, threat: T, batch: Batch, state: S) -> CandidateParams:
         """How the images of `query` were made."""
-        return batch.x.new_zeros(len(batch.y), self.width, WITNESS)
+        return batch.x.new_zeros(len(batch.y), self.queries_per_step, N_PARAMS)
 
 
 @dataclass(frozen=True)
-class GradientAttack(LaneAttack[T, S]):
+class GradientAttack(SteppedAttack[T, S]):
     """An attack that climbs a loss and reads logits, loss and gradient."""
 
     reads: ClassVar[Reads] = "gradients"
@@ -136,7 +136,7 @@ class GradientAttack(LaneAttack[T, S]):
 
 
 @dataclass(frozen=True)
-class ScoreAttack(LaneAttack[T, S]):
+class ScoreAttack(SteppedAttack[T, S]):
     """An attack that reads logits and no gradient."""
 
     reads: ClassVar[Reads] = "logits"
@@ -151,7 +151,7 @@ class ScoreAttack(LaneAttack[T, S]):
 
 
 @dataclass(frozen=True)
-class LabelAttack(LaneAttack[T, S]):
+class LabelAttack(SteppedAttack[T, S]):
     """An attack that reads nothing but the predicted class."""
 
     reads: ClassVar[Reads] = "labels"
@@ -187,8 +187,8 @@ class ForeignAttack(Attack):
         """
 
 
-AnyLaneAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
-AnyAttack = AnyLaneAttack | ForeignAttack
+AnySteppedAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
+AnyAttack = AnySteppedAttack | ForeignAttack
 
 
 def spec(name: str, settings: Mapping[str, object]) -> str:
@@ -201,15 +201,15 @@ def batch_seed(batch: Batch) -> int:
     return int(batch.keys.sum()) % 2**32
 
 
-def take_rows(rows: Rows, lanes: Int[Tensor, "L"]) -> Rows:
+def take_rows(rows: Rows, slots: Int[Tensor, "L"]) -> Rows:
     """The rows of the given lanes."""
-    taken: dict[str, Any] = {f.name: getattr(rows, f.name).index_select(0, lanes) for f in fields(rows)}
+    taken: dict[str, Any] = {f.name: getattr(rows, f.name).index_select(0, slots) for f in fields(rows)}
     return replace(rows, **taken)
 
 
-def put_rows(rows: Rows, lanes: Int[Tensor, "L"], fresh: Rows) -> Rows:
+def put_rows(rows: Rows, slots: Int[Tensor, "L"], fresh: Rows) -> Rows:
     """`rows` with the given lanes replaced by `fresh`."""
-    return _by_field(lambda old, new: old.index_copy(0, lanes, new), rows, fresh)
+    return _by_field(lambda old, new: old.index_copy(0, slots, new), rows, fresh)
 
 
 def where_rows(mask: Mask, first: Rows, second: Rows) -> Rows:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import api
-from ..api import Ask, Data, Model
+from ..api import Data, EvalRequest, Model
 from ..errors import UserError, unknown
 from ..evaluation.regression import Baseline, compare, precision_for, question, read_baseline, unchanged
-from ..results.gate import Verdict, letters_of, read_allowances
+from ..results.gate import GateVerdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import render
@@ -102,14 +102,16 @@ def _not_worse(
         comment = unchanged(baseline, allowances)
     else:
         searching = precision_for(baseline, None, api.pick_device(device))
-        ask = Ask(data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation)
+        ask = EvalRequest(
+            data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation
+        )
         comment, _ = compare(
             *(baseline, asked, allowances),
             lambda split, enough: api.answer(
                 model, ask, split, asked.protocol, run=run, device=device, enough=None if whole else enough
             ),
         )
-    if comment.judgement.verdict is not Verdict.NONE:
+    if comment.judgement.verdict is not GateVerdict.NONE:
         raise AssertionError(comment.markdown())
     return comment.now
 

@@ -219,8 +219,8 @@ class AntiAdversary(Wrapped):
             for _ in range(3):
                 surer.requires_grad_()
                 sure = self.base(surer).log_softmax(dim=1).amax(dim=1).sum()
-                (uphill,) = torch.autograd.grad(sure, surer)
-                surer = (surer + 0.02 * uphill.sign()).clamp(0, 1).detach()
+                (ascent,) = torch.autograd.grad(sure, surer)
+                surer = (surer + 0.02 * ascent.sign()).clamp(0, 1).detach()
         return surer + (0 * x)
 
 

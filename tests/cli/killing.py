@@ -82,14 +82,14 @@ def known(path: Path) -> dict[str, list[object]]:
         raise
     return {
         "broken": [[c.threat, c.example] for c, v in evidence.judged() if v.accepted],
-        "spent": [[s.threat, s.attack, s.example, i] for s in evidence.spent for i in range(8) if s.done >> i & 1],
+        "spent": [[s.threat, s.attack, s.example, i] for s in evidence.exhausted for i in range(8) if s.done >> i & 1],
         "claims": [[c.threat, c.attack, c.example, c.draw] for c in evidence.claims if c.forwards],
     }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    api.LANES = {"cpu": 16, "cuda": 16}
+    api.SLOTS = {"cpu": 16, "cuda": 16}
     path, moments, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     for number, moment in enumerate([*moments, None]):
         log = path.with_name(f"{path.stem}-{number}.log")

@@ -49,7 +49,7 @@ def strong(tmp_path_factory):
     (folder / "gate.toml").write_text(GATE)
     words = f"robench evaluate digits-adv-linf --protocol {folder}/gate.toml --examples 40 --quiet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LANES", {"cpu": 16, "cuda": 16})
+        patch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
         patch.setattr(
             sys, "argv", [*words.split(), "--run", f"{folder}/b.robench", "--json", f"{folder}/baseline.json"]
         )
@@ -126,7 +126,7 @@ def test_a_model_that_was_checked_before_is_not_attacked_again(robench, baseline
 
 
 def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench, baseline, folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "LOOK_EVERY", 1e9)  # to the end
+    monkeypatch.setattr(evaluation, "CHECK_EVERY", 1e9)  # to the end
     told = robench(*CHECK, "--json", "now.json", "--junit", "junit.xml", "--quiet")
     assert told.code == 1
     assert told.err == ""
@@ -189,13 +189,13 @@ def test_it_searches_in_the_baselines_precision_or_says_that_they_differ(
 
 def test_it_stops_when_the_answer_is_certain(robench, baseline, folder, monkeypatch):
     monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0.0)
-    monkeypatch.setattr(evaluation, "LOOK_EVERY", 0.0)
-    monkeypatch.setattr(evaluation, "LOOK_SHARE", 1e9)
+    monkeypatch.setattr(evaluation, "CHECK_EVERY", 0.0)
+    monkeypatch.setattr(evaluation, "CHECK_SHARE", 1e9)
     early = robench(*CHECK, "--json", "early.json", "--run", "early.robench")
     assert early.code == 1
     assert "Stopped early" in early.out
     assert "not finished" in early.out
-    monkeypatch.setattr(evaluation, "LOOK_EVERY", 1e9)
+    monkeypatch.setattr(evaluation, "CHECK_EVERY", 1e9)
     whole = robench(*CHECK, "--json", "whole.json", "--run", "whole.robench")
     assert whole.code == 1
     cost = [json.loads((folder / f"{name}.json").read_text())["cost"]["forwards"] for name in ("early", "whole")]

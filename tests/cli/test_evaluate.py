@@ -250,7 +250,7 @@ def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     summary = json.loads((folder / "s.json").read_text())
     assert summary["union"]["open"] > 0
     with RunFile.read(folder / "r.robench") as run:
-        assert sum(s.draws for s in run.evidence().spent) > 0
+        assert sum(s.draws for s in run.evidence().exhausted) > 0
 
 
 def test_what_a_search_in_bfloat16_finds_holds_in_float32(robench, folder):

@@ -50,10 +50,10 @@ def tuples(rows):
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_table(folder, robench):
     (folder / "kill.toml").write_text(PROTOCOL)
     (whole,), undisturbed = starts(folder, "whole", [])
-    dice = random.Random(0)
+    noise = random.Random(0)
     # Early ones strike before and while the file is begun, later ones in the midst of the work.
-    moments = [dice.random() * 0.3 for _ in range(6)] + [whole["seconds"] * dice.random() / 7 for _ in range(14)]
-    dice.shuffle(moments)
+    moments = [noise.random() * 0.3 for _ in range(6)] + [whole["seconds"] * noise.random() / 7 for _ in range(14)]
+    noise.shuffle(moments)
     sittings, disturbed = starts(folder, "killed", moments)
 
     assert sum(not sitting["over"] for sitting in sittings) >= 10, "it must be killed at work, or this says little"
@@ -65,12 +65,12 @@ def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_table(folder, ro
 
     finished, lost = set(), 0
     for sitting in sittings:
-        searched, spent = tuples(sitting["searched"]), tuples(sitting["spent"])
+        searched, exhausted = tuples(sitting["searched"]), tuples(sitting["spent"])
         broken = tuples(sitting["broken"])
         assert not searched & finished, "what was finished was done again"
-        gone = {item for item in searched if item not in spent and (item[0], item[2]) not in broken}
+        gone = {item for item in searched if item not in exhausted and (item[0], item[2]) not in broken}
         lost += len(gone)
-        finished = spent
+        finished = exhausted
         claims = [tuple(claim) for claim in sitting["claims"]]
         assert len(claims) == len(set(claims)), "a find was written down twice"
     assert not gone

@@ -33,8 +33,8 @@ def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
     square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
-    monkeypatch.setattr(api, "LANES", {"cpu": 16, "cuda": 16})
-    monkeypatch.setattr(scrutiny, "LEAST", float("inf"))
+    monkeypatch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])
     monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])

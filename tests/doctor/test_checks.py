@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from robench.doctor import cases as all_cases
-from robench.doctor.attacks import NOTHING, OURS, Patient
+from robench.doctor.attacks import NOTHING, OURS, AttackUnderTest
 from robench.doctor.cases import cases
-from robench.doctor.checks import examine
+from robench.doctor.checks import check
 from robench.evidence.referee import Referee
 from robench.problem.losses import UNTARGETED, margin
 from robench.search.attack import ForeignAttack, GradientAttack, State, differentiate
@@ -23,7 +23,7 @@ CASES = [case.name for case in cases()]
 
 def failing(attack, threat="linf", reach=1.25):
     """The cases in which the doctor has something to say."""
-    findings = list(examine(Patient(OURS, attack.name, attack, threat, reach), cases()))
+    findings = list(check(AttackUnderTest(OURS, attack.name, attack, threat, reach), cases()))
     assert [finding.case for finding in findings] == CASES
     return {finding.case: finding.complaint for finding in findings if not finding.passed}
 
@@ -81,8 +81,8 @@ class TakesZeroForTheLowestLogit(Broken):
     @property
     def objective(self):
         def loss(logits, y, target):
-            right = F.one_hot(y, logits.shape[1])
-            return ((1 - right) * logits).amax(dim=1) - (right * logits).amax(dim=1).clamp(min=0)
+            correct = F.one_hot(y, logits.shape[1])
+            return ((1 - correct) * logits).amax(dim=1) - (correct * logits).amax(dim=1).clamp(min=0)
 
         return loss
 
@@ -168,7 +168,7 @@ def test_an_attack_that_is_lucky_in_company_is_found_one_by_one():
         source: ClassVar[str] = "tests"
         threats: ClassVar[tuple[str, ...]] = ("linf",)
 
-        def visits(self, threat):
+        def max_queries(self, threat):
             return 1
 
         def run(self, model, threat, batch):
@@ -188,7 +188,7 @@ def test_what_falls_beyond_the_radius_is_noticed(monkeypatch):
     case = cases()[0]
     double = {row: 2 * far for row, far in case.distances("linf").items()}
     monkeypatch.setattr(all_cases.Case, "distances", lambda self, norm: double)
-    (finding,) = examine(Patient(OURS, "pgd", SOUND, "linf"), [case])
+    (finding,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [case])
     assert "images that lie beyond the radius" in finding.complaint
 
 
@@ -196,10 +196,10 @@ def test_an_image_that_the_referee_turns_down_is_told(monkeypatch):
     judge = Referee.judge
 
     def strict(self, *args):
-        return [replace(ruling, accepted=False, reason="is not what it seems") for ruling in judge(self, *args)]
+        return [replace(decision, accepted=False, reason="is not what it seems") for decision in judge(self, *args)]
 
     monkeypatch.setattr(Referee, "judge", strict)
-    (finding,) = examine(Patient(OURS, "pgd", SOUND, "linf"), cases()[:1])
+    (finding,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), cases()[:1])
     assert finding.complaint == "an image it found is not what it seems"
 
 
@@ -218,5 +218,5 @@ def test_the_distances_are_those_of_the_model_that_is_asked(case):
 
 def test_a_radius_lets_some_images_fall_and_others_stand():
     for case in cases():
-        findings = list(examine(Patient(OURS, "pgd", SOUND, "linf"), [replace(case, like="")]))
-        assert 0 < len(findings[0].fallen & set(case.right)) < len(case.right)
+        findings = list(check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [replace(case, like="")]))
+        assert 0 < len(findings[0].broken & set(case.correct)) < len(case.correct)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from robench.doctor import installed
-from robench.doctor.attacks import LIBRARIES, NOTHING, OURS, Patient, patients
+from robench.doctor.attacks import LIBRARIES, NOTHING, OURS, AttackUnderTest, attacks_under_test
 from robench.doctor.cases import cases
-from robench.doctor.checks import Finding
+from robench.doctor.checks import CheckResult
 from robench.doctor.installed import Library
 from robench.doctor.report import FAILED, Examined, markdown, reach_of
 from robench.errors import UserError
@@ -19,21 +19,25 @@ from robench.search.attacks.pgd import PGD
 
 
 def test_every_attack_of_ours_is_examined_under_every_threat_it_is_made_for():
-    ours = {(patient.attack.name, patient.threat) for patient in patients([], [])}
+    ours = {(tested.attack.name, tested.threat) for tested in attacks_under_test([], [])}
     own = [kind for kind in ATTACKS.values() if not issubclass(kind, ForeignAttack)]
     assert ours == {(kind.name, threat) for kind in own for threat in kind.threats}
 
 
 def test_only_libraries_that_are_installed_are_examined():
-    assert {patient.library for patient in patients([], ["Foolbox", "AutoAttack"])} == {OURS, "Foolbox", "AutoAttack"}
-    assert {patient.library for patient in patients([], [])} == {OURS}
+    assert {tested.library for tested in attacks_under_test([], ["Foolbox", "AutoAttack"])} == {
+        OURS,
+        "Foolbox",
+        "AutoAttack",
+    }
+    assert {tested.library for tested in attacks_under_test([], [])} == {OURS}
 
 
 def test_the_page_that_comes_along_is_about_these_attacks_and_all_of_ours_pass(monkeypatch):
     monkeypatch.setattr("robench.doctor.attacks.find_spec", lambda name: None)  # it was made without numba
     page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
     rows = {tuple(line.strip("|").split(" | ")[:3]): line for line in page.splitlines() if line.startswith("| `")}
-    examined = patients([], ["Foolbox", "AutoAttack"])
+    examined = attacks_under_test([], ["Foolbox", "AutoAttack"])
     expected = {(f" `{p.name}`", p.threat, reach_of(p)): p for p in examined}
     assert rows.keys() == expected.keys()
     assert not [row for row, line in rows.items() if expected[row].library == OURS and FAILED in line]
@@ -42,21 +46,21 @@ def test_the_page_that_comes_along_is_about_these_attacks_and_all_of_ours_pass(m
 @pytest.mark.parametrize("library", ["torchattacks", "ART", "adv-lib"])
 def test_the_other_libraries_have_attacks_of_their_own_names(library):
     """That they run is seen where they are installed."""
-    every = patients([], [library])
-    theirs = [patient for patient in every if patient.library == library]
+    every = attacks_under_test([], [library])
+    theirs = [tested for tested in every if tested.library == library]
     assert len(theirs) > 10
-    assert {patient.attack.name.partition(":")[0] for patient in theirs} == {library.lower()}
-    assert not any(patient.ours for patient in theirs)
-    assert len({(patient.attack.spec, patient.threat) for patient in theirs}) == len(theirs)
+    assert {tested.attack.name.partition(":")[0] for tested in theirs} == {library.lower()}
+    assert not any(tested.ours for tested in theirs)
+    assert len({(tested.attack.spec, tested.threat) for tested in theirs}) == len(theirs)
 
 
 def test_an_attack_may_be_named_alone_with_its_library_or_with_settings():
-    assert {p.threat for p in patients(["pgd"], [])} == {"linf", "l2", "l1"}
-    assert [p.name for p in patients(["pgd(steps=3)"], [])] == ["pgd(steps=3)"] * 3
-    assert {p.library for p in patients(["Foolbox"], ["Foolbox"])} == {"Foolbox"}
-    (ddn,) = patients(["foolbox:DDNAttack(steps=9)"], ["Foolbox"])
+    assert {p.threat for p in attacks_under_test(["pgd"], [])} == {"linf", "l2", "l1"}
+    assert [p.name for p in attacks_under_test(["pgd(steps=3)"], [])] == ["pgd(steps=3)"] * 3
+    assert {p.library for p in attacks_under_test(["Foolbox"], ["Foolbox"])} == {"Foolbox"}
+    (ddn,) = attacks_under_test(["foolbox:DDNAttack(steps=9)"], ["Foolbox"])
     assert (ddn.library, ddn.threat, dict(ddn.attack.settings)["steps"]) == ("Foolbox", "l2", 9)
-    assert {p.library for p in patients(["autoattack-reference(steps=2)"], ["AutoAttack"])} == {"AutoAttack"}
+    assert {p.library for p in attacks_under_test(["autoattack-reference(steps=2)"], ["AutoAttack"])} == {"AutoAttack"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_an_attack_may_be_named_alone_with_its_library_or_with_settings():
 )
 def test_a_name_that_is_not_there_is_one_sentence(text, told):
     with pytest.raises(UserError, match=told):
-        patients([text], ["Foolbox"])
+        attacks_under_test([text], ["Foolbox"])
 
 
 def test_libraries_are_told_with_their_versions(monkeypatch):
@@ -103,14 +107,14 @@ def test_data_sets_are_here_when_their_files_are(monkeypatch, tmp_path):
 
 def test_the_report_has_a_mark_for_every_case_and_a_line_for_every_complaint():
     names = [case.name for case in cases()]
-    sound = tuple(Finding(name, frozenset(), "") for name in names)
-    ill = tuple(Finding(name, frozenset(), "misses 3" if name in ("binary", "2 classes") else "") for name in names)
-    dead = tuple(Finding(name, frozenset(), "raises OSError: no") for name in names)
+    sound = tuple(CheckResult(name, frozenset(), "") for name in names)
+    ill = tuple(CheckResult(name, frozenset(), "misses 3" if name in ("binary", "2 classes") else "") for name in names)
+    dead = tuple(CheckResult(name, frozenset(), "raises OSError: no") for name in names)
     text = markdown(
         [
-            Examined(Patient(OURS, "pgd(steps=40)", PGD(), "linf"), sound),
-            Examined(Patient("Foolbox", "foolbox:One", PGD(), "l2", NOTHING), ill),
-            Examined(Patient("Foolbox", "foolbox:Two", PGD(), "rt"), dead),
+            Examined(AttackUnderTest(OURS, "pgd(steps=40)", PGD(), "linf"), sound),
+            Examined(AttackUnderTest("Foolbox", "foolbox:One", PGD(), "l2", NOTHING), ill),
+            Examined(AttackUnderTest("Foolbox", "foolbox:Two", PGD(), "rt"), dead),
         ],
         cases(),
         [Library("Foolbox", "foolbox", "3.3.4"), Library("ART", "adversarial-robustness-toolbox", "")],
@@ -128,4 +132,4 @@ def test_the_report_has_a_mark_for_every_case_and_a_line_for_every_complaint():
     assert "- `foolbox:One`, l2, binary, 2 classes: misses 3" in lines
     assert "- `foolbox:Two`, rt, every case: raises OSError: no" in lines
     assert len([line for line in lines if line.startswith("- `")]) == 2
-    assert all(f"- **{case.name}**: {case.asks}" in lines for case in cases())
+    assert all(f"- **{case.name}**: {case.question}" in lines for case in cases())

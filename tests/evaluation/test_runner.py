@@ -80,7 +80,7 @@ def searched(monkeypatch):
         def work(self, jobs):
             for ended in super().work(jobs):
                 log.extend(
-                    (str(end.job.threat), end.job.attack.spec, self.split.numbers[end.item.row], end.item.draw)
+                    (str(end.job.threat), end.job.attack.spec, self.split.numbers[end.item.row], end.item.restart)
                     for end in ended
                     if not end.dropped
                 )
@@ -98,7 +98,7 @@ def prepared(
     module=None,
     seed=0,
     every_attack=False,
-    lanes=8,
+    slots=8,
     progress=None,
     referee=None,
     precision=None,
@@ -106,7 +106,7 @@ def prepared(
     module = net() if module is None else module
     classifier = as_classifier(module)
     plan = make_plan(
-        classifier, split, protocol, seed=seed, every_attack=every_attack, lanes=lanes, precision=precision
+        classifier, split, protocol, seed=seed, every_attack=every_attack, slots=slots, precision=precision
     )
     referee = referee or Referee(classifier)
     return Evaluation(plan, protocol, classifier, referee, split, run, progress=progress or Silence())
@@ -142,8 +142,8 @@ def finished(path):
     """What need not be done again: (threat, attack, example), and the draws of searches that were spent."""
     known = evidence(path)
     broken = {(c.threat, c.example) for c, v in known.judged() if v.accepted}
-    spent = {(s.threat, s.attack, s.example, i) for s in known.spent for i in range(8) if s.done >> i & 1}
-    return broken, spent
+    exhausted = {(s.threat, s.attack, s.example, i) for s in known.exhausted for i in range(8) if s.done >> i & 1}
+    return broken, exhausted
 
 
 @dataclass
@@ -196,9 +196,9 @@ def test_the_outcomes_are_those_of_attacking_each_image_by_itself():
 
 def test_a_spent_search_costs_one_pass_per_point_it_asked_about(path):
     answered(path, images())
-    for spent in evidence(path).spent:
-        steps = {QUICK.attack.spec: 3, RANDOM.attack.spec: 6}[spent.attack]
-        assert spent.forwards == spent.backwards == spent.draws * (steps + 1)
+    for exhausted in evidence(path).exhausted:
+        steps = {QUICK.attack.spec: 3, RANDOM.attack.spec: 6}[exhausted.attack]
+        assert exhausted.forwards == exhausted.backwards == exhausted.restarts * (steps + 1)
 
 
 def test_every_broken_example_keeps_an_image_that_breaks_it(path):
@@ -216,11 +216,11 @@ def test_every_broken_example_keeps_an_image_that_breaks_it(path):
                 assert referee.judge(parse(threat.threat), x, y, x_adv)[0].accepted
 
 
-@pytest.mark.parametrize(("lanes", "seed"), [(1, 0), (5, 1), (5, 2), (64, 3)])
-def test_verdicts_are_the_same_in_any_order_of_examples_and_on_any_number_of_lanes(lanes, seed):
+@pytest.mark.parametrize(("slots", "seed"), [(1, 0), (5, 1), (5, 2), (64, 3)])
+def test_verdicts_are_the_same_in_any_order_of_examples_and_on_any_number_of_lanes(slots, seed):
     split = images()
     order = random.Random(seed).sample(range(30), 30)
-    straight, stirred = undisturbed(), alone(split.take(order), lanes=lanes)
+    straight, stirred = undisturbed(), alone(split.take(order), slots=slots)
     for one, other in zip(letters(straight), letters(stirred), strict=True):
         assert "".join(one[i] for i in order) == other
 
@@ -286,12 +286,12 @@ def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, loo
     split = images()
     with pytest.raises(KeyboardInterrupt):
         answered(path, split, progress=Pulled(looks))
-    broken, spent = finished(path)
+    broken, exhausted = finished(path)
     searched.clear()
     summary = answered(path, split)
-    for threat, attack, example, draw in searched:
+    for threat, attack, example, restart in searched:
         assert (threat, example) not in broken
-        assert (threat, attack, example, draw) not in spent
+        assert (threat, attack, example, restart) not in exhausted
     assert letters(summary) == letters(undisturbed())
     assert summary.cost.forwards == undisturbed().cost.forwards
 
@@ -300,7 +300,7 @@ def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
     split, sittings = images(), 0
     while True:
         try:
-            summary = answered(path, split, progress=Pulled(9), lanes=4)
+            summary = answered(path, split, progress=Pulled(9), slots=4)
             break
         except KeyboardInterrupt:
             sittings += 1
@@ -366,7 +366,7 @@ def test_more_restarts_cost_only_themselves(path, searched):
     more = asking(SMALL, LARGE, attacks=(QUICK, replace(RANDOM, restarts=4)))
     summary = answered(path, split, more)
     assert {(t, n) for t, _, n, _ in searched} == standing
-    assert {draw for _, _, _, draw in searched} <= {2, 3}
+    assert {restart for _, _, _, restart in searched} <= {2, 3}
     assert letters(summary) == letters(alone(split, more))
 
 
@@ -524,7 +524,7 @@ def test_the_curve_of_a_minimum_norm_attack_is_accuracy_against_radius(every_att
     radius = 2 * sorted(distances)[10]
     choices = (QUICK, AttackChoice("fab", FAB(steps=20, eta=1.01)))
     ask = Protocol("tiny", "", "toy", None, 0, (ThreatChoice(parse(f"l2:{fraction(radius)}"), choices),))
-    plan = make_plan(model, split, ask, seed=0, every_attack=every_attack, curve=True, lanes=8)
+    plan = make_plan(model, split, ask, seed=0, every_attack=every_attack, curve=True, slots=8)
     with RunFile.in_memory() as run:
         summary = Evaluation(plan, ask, model, Referee(model), split, run).answer()
         sizes = {c.example: v.size for c, v in run.evidence().judged() if c.attack.startswith("fab")}
@@ -579,7 +579,7 @@ class Liar(Engine):
     def work(self, jobs):
         for job in jobs:
             while (item := job.waiting.take()) is not None:
-                self.asked.append((self.split.numbers[item.row], item.number, item.draw))
+                self.asked.append((self.split.numbers[item.row], item.number, item.restart))
                 x_adv = torch.where(self.split.x[item.row] > 0.5, 0.0, 1.0)
                 yield [Ended(job, item, x_adv, 5, 4)]
                 if len(self.asked) == self.stop_after:
@@ -592,7 +592,7 @@ def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, mon
     ask = asking(SMALL, attacks=(RANDOM,))
     (threat,) = answered(path, split, ask).threats
     assert threat.outcomes == "WWW" + "S" * 9
-    tries = [(n, i, draw) for n in range(3, 12) for i in range(2) for draw in (i, i + RETRY)]
+    tries = [(n, i, restart) for n in range(3, 12) for i in range(2) for restart in (i, i + RETRY)]
     assert sorted(liar.asked) == tries
     assert threat.rejected == {"outside": 36, "outside the box": 0, "does not fool": 0, "not finite": 0}
     (rejection,) = threat.rejections
@@ -611,9 +611,9 @@ def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypa
     first, second = Liar(stop_after), Liar()
     monkeypatch.setattr(evaluation, "Engine", first)
     with pytest.raises(KeyboardInterrupt):
-        answered(path, split, ask, lanes=2)
+        answered(path, split, ask, slots=2)
     monkeypatch.setattr(evaluation, "Engine", second)
-    (threat,) = answered(path, split, ask, lanes=2).threats
+    (threat,) = answered(path, split, ask, slots=2).threats
     assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
     assert threat.rejected["outside"] == 16
     assert threat.outcomes == "WWWSSSS"
@@ -682,10 +682,10 @@ def test_a_model_whose_answers_no_seed_repeats_is_refused(path):
         def __init__(self):
             super().__init__()
             self.net = net()
-            self.dice = torch.Generator().manual_seed(0)
+            self.noise = torch.Generator().manual_seed(0)
 
         def forward(self, x):
-            return self.net(x + torch.randn(x.shape, generator=self.dice))
+            return self.net(x + torch.randn(x.shape, generator=self.noise))
 
     assert "different logits for the same images" in refused(path, images(), module=Restless())
     assert not path.exists()
@@ -831,7 +831,7 @@ def precision_of(path):
 def test_a_precision_is_settled_once_per_run_file(path, hardware, monkeypatch):
     asked = []
 
-    def choose(classifier, pilot, lanes):
+    def choose(classifier, pilot, slots):
         asked.append((len(pilot.attacks), pilot.examples().numbers))
         return Choice("bfloat16", "it is Saturday")
 
@@ -920,7 +920,7 @@ def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monk
     """A whole that was scaled after the cut was taken is no data for a model that reads [0, 1]."""
     tried = []
 
-    def choose(classifier, pilot, lanes):
+    def choose(classifier, pilot, slots):
         tried.append(pilot.examples().numbers)
         return Choice("float32", "")
 
@@ -976,11 +976,11 @@ class Cramped(torch.nn.Module):
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
     listens = Listens()
-    summary = answered(path, images(), module=Cramped(), lanes=16, progress=listens)
+    summary = answered(path, images(), module=Cramped(), slots=16, progress=listens)
     assert letters(summary) == letters(undisturbed())
     assert listens.notes[-1] == "the batch did not fit the memory; going on with 4 images at once"
     with RunFile.read(path) as run:
-        assert run.plan().lanes == 4
+        assert run.plan().slots == 4
     listens.notes.clear()
-    assert letters(answered(path, images(), module=Cramped(), lanes=16, progress=listens)) == letters(summary)
+    assert letters(answered(path, images(), module=Cramped(), slots=16, progress=listens)) == letters(summary)
     assert notes_of(listens) == [], "the file remembers what fitted"

@@ -10,7 +10,7 @@ from robench.errors import UserError
 from robench.evaluation.runner import Silence
 from robench.evaluation.spot_check import SpotCheck, sample, spot_check, standing
 from robench.evaluation.verification import verify
-from robench.evidence.records import PlannedAttack, Spent
+from robench.evidence.records import Exhausted, PlannedAttack
 from robench.evidence.referee import Referee
 from robench.results.outcomes import outcomes
 
@@ -33,12 +33,14 @@ def hidden(run, count=2):
     gone = [e for e, letter in zip(run.plan.examples, letters, strict=True) if letter == "B"][:count]
     drop = {c.id for c in run.evidence.claims if c.example in gone and c.threat == threat}
     attacks = next(t.attacks for t in run.plan.threats if t.threat == threat)
-    forged = {(e, a.spec): Spent(e, threat, a.spec, (1 << a.items) - 1, 10**6, 10**6) for e in gone for a in attacks}
-    kept = [s for s in run.evidence.spent if s.threat != threat or (s.example, s.attack) not in forged]
+    forged = {
+        (e, a.spec): Exhausted(e, threat, a.spec, (1 << a.items) - 1, 10**6, 10**6) for e in gone for a in attacks
+    }
+    kept = [s for s in run.evidence.exhausted if s.threat != threat or (s.example, s.attack) not in forged]
     lie = run.but(
         claims=tuple(c for c in run.evidence.claims if c.id not in drop),
         verdicts=tuple(v for v in run.evidence.verdicts if v.claim not in drop),
-        spent=(*kept, *forged.values()),
+        exhausted=(*kept, *forged.values()),
     )
     return gone, type(run)(lie.plan, lie.evidence, {n: i for n, i in run.images.items() if n not in drop})
 
@@ -88,14 +90,14 @@ def test_attacks_that_cannot_run_here_are_named_and_the_others_run():
     missing = PlannedAttack("theirs", "foolbox:NoSuchAttack(steps=3)", 1)
     threats = [msgspec.structs.replace(t, attacks=(*t.attacks, missing)) for t in run.plan.threats]
     more = run.asking(threats=tuple(threats))
-    done = [Spent(e, t.threat, missing.spec, 1, 9, 9) for t in threats for e in run.plan.examples]
-    found = searched(more.but(spent=(*run.evidence.spent, *done)), n=2)
+    done = [Exhausted(e, t.threat, missing.spec, 1, 9, 9) for t in threats for e in run.plan.examples]
+    found = searched(more.but(exhausted=(*run.evidence.exhausted, *done)), n=2)
     assert len(found.left_out) == 3
     assert all("theirs under " in text and "NoSuchAttack" in text for text in found.left_out)
     assert found.searched == 2
     alone = run.asking(threats=tuple(msgspec.structs.replace(t, attacks=(missing,)) for t in run.plan.threats))
     with pytest.raises(UserError, match="nothing can be searched again: theirs under linf"):
-        searched(alone.but(spent=(*run.evidence.spent, *done)), n=2)
+        searched(alone.but(exhausted=(*run.evidence.exhausted, *done)), n=2)
 
 
 def test_a_search_that_is_stopped_says_what_it_has_not_done():
@@ -110,5 +112,5 @@ def test_a_search_that_is_stopped_says_what_it_has_not_done():
 
 
 def test_where_nothing_stands_nothing_is_searched():
-    run = honest().but(spent=())
+    run = honest().but(exhausted=())
     assert searched(run).chosen == ()

@@ -22,7 +22,7 @@ CHANGING = sorted(set(DETERMINISTIC) - set(KEEPING))
 
 
 @pytest.fixture(scope="module")
-def witnesses():
+def params():
     """The benchmark's module; an attack of it."""
     made = runpy.run_path(str(BENCHMARKS / "witnesses.py"))
     made["witnessed"].__globals__["ATTACKS"] = ("apgd(loss='margin', steps=30)",)
@@ -49,13 +49,13 @@ def test_the_stand_in_of_a_mask_at_random_answers_what_many_draws_do_on_average(
     with torch.no_grad():
         many = torch.stack([module(EXAMPLES.x[:4]) for _ in range(100)])
         of_stand_in = torch.stack([known(EXAMPLES.x[:4]) for _ in range(13)])
-    assert known.draws == 8
+    assert known.restarts == 8
     standard_error = many.std(dim=0) * 2**0.5 / 100**0.5
     assert ((of_stand_in.mean(dim=0) - many.mean(dim=0)).abs() < 5 * standard_error).all()
 
 
-def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(witnesses):
-    left = witnesses["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
+def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(params):
+    left = params["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
     assert left.open == 0
     assert left.broken >= 3
     assert not masked("black-and-white", base())(
@@ -63,7 +63,7 @@ def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(witnesses):
     ).requires_grad  # of its own none
 
 
-def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(witnesses, monkeypatch):
+def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(params, monkeypatch):
     class Liar(nn.Module):
         """Always another class, by a hair that depends on the image."""
 
@@ -75,14 +75,14 @@ def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(witnes
             return self.mask(x).roll(1, dims=1)
 
     monkeypatch.setitem(zoo.MASKED, "rounded-input", replace(MASKED["rounded-input"], known=Liar))
-    left = witnesses["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
+    left = params["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
     assert (left.broken, left.standing) == (0, 3)
     assert left.rejected["does not fool"] >= 3
 
 
 @pytest.mark.parametrize("name", ["", "rounded-input", "black-and-white", "dead-threshold"])
 @pytest.mark.parametrize("radius", [0.1, 0.3])
-def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid(name, radius, witnesses, tmp_path):
+def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid(name, radius, params, tmp_path):
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(30, 1, 2, 2, generator=generator)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -92,7 +92,7 @@ def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid
         y = module(x).argmax(dim=1)
         y[:3] = (y[:3] + 1) % 3  # wrong before any attack
         np.savez(tmp_path / "d.npz", x=x.numpy(), y=y.numpy())
-        exact = witnesses["standing_exactly"](module, str(tmp_path / "d.npz"), radius, 30)
+        exact = params["standing_exactly"](module, str(tmp_path / "d.npz"), radius, 30)
         steps = torch.linspace(-radius, radius, 9).tolist()
         aside = torch.tensor(list(itertools.product(steps, repeat=4))).view(-1, 1, 2, 2)
         stands = [
@@ -104,9 +104,9 @@ def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid
 
 
 @pytest.mark.parametrize("name", ["rounded-input", "dead-threshold"])
-def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_room_it_is_the_answer(name, witnesses):
+def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_room_it_is_the_answer(name, params):
     module = masked(name, base())
-    still, tiny, wide = (witnesses["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
+    still, tiny, wide = (params["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
     torch.manual_seed(0)
     with torch.no_grad():
         corners = [

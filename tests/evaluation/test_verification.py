@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from robench import api, protocols
-from robench.api import Ask
+from robench.api import EvalRequest
 from robench.evaluation.verification import least_passes, verify
-from robench.evidence.records import Claim, Evidence, Plan, PlannedAttack, Spent, Verdict
+from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
 from robench.evidence.store import RunFile
@@ -83,7 +83,7 @@ def answered(run, examples=range(EXAMPLES), seed=0, asked=None):
     """The records of an evaluation of the first digits under `quick`."""
     split = FACTS.whole.take(examples)
     protocol = asked or protocols.load("quick", "digits")
-    ask = Ask(precision="float32", seed=seed)
+    ask = EvalRequest(precision="float32", seed=seed)
     evaluation = api.evaluation(ask, protocol, split, classifier(), Referee(classifier()), run, {})
     evaluation.answer()
     return Run(evaluation.plan, run.evidence(), dict(run.images(SHAPE)))
@@ -95,10 +95,12 @@ def honest():
     with RunFile.in_memory() as run:
         answered(run)
         example, x = 0, FACTS.whole.x[:1]
-        (ruling,) = Referee(classifier()).judge(threats.parse("l2:2"), x, FACTS.whole.y[:1], x)
+        (decision,) = Referee(classifier()).judge(threats.parse("l2:2"), x, FACTS.whole.y[:1], x)
         number = run.next_claim()
         claim = Claim(number, example, "l2:2", "pgd(steps=1)", 0, -1, 2, 2)
-        verdict = Verdict(number, ruling.accepted, ruling.rejection, ruling.reason, ruling.size, ruling.margin)
+        verdict = Verdict(
+            number, decision.accepted, decision.rejection, decision.reason, decision.size, decision.margin
+        )
         assert verdict.rejection == "does not fool"
         with run.writing():
             run.put_judged(claim, verdict, x[0].numpy())
@@ -146,8 +148,8 @@ def far():
 # Forgeries. Each changes something and says whether a recomputation could notice.
 
 
-def pick(dice, records):
-    at = dice.randrange(len(records))
+def pick(noise, records):
+    at = noise.randrange(len(records))
     return at, records[at]
 
 
@@ -155,10 +157,10 @@ def put(records, at, **changes):
     return (*records[:at], msgspec.structs.replace(records[at], **changes), *records[at + 1 :])
 
 
-def forged_plan(dice, run):
+def forged_plan(noise, run):
     plan = run.plan
-    at, threat = pick(dice, plan.threats)
-    place, attack = pick(dice, threat.attacks)
+    at, threat = pick(noise, plan.threats)
+    place, attack = pick(noise, threat.attacks)
 
     def attacks(**changes):
         changed = msgspec.structs.replace(threat, attacks=put(threat.attacks, place, **changes))
@@ -168,46 +170,50 @@ def forged_plan(dice, run):
         return {"model": msgspec.structs.replace(plan.model, **changes)}
 
     bent = list(plan.model.fingerprint)
-    bent[dice.randrange(len(bent))] += dice.choice([-1, 1]) * dice.uniform(0.2, 5)
+    bent[noise.randrange(len(bent))] += noise.choice([-1, 1]) * noise.uniform(0.2, 5)
     shuffled = list(plan.examples)
-    first = dice.randrange(EXAMPLES - 1)
+    first = noise.randrange(EXAMPLES - 1)
     shuffled[first : first + 2] = shuffled[first : first + 2][::-1]
-    changes = dice.choice(
+    changes = noise.choice(
         [
-            model(name=dice.choice(["digits-adv-linf", "mine", "means "])),
-            model(weights_sha256=f"{dice.getrandbits(256):064x}"),
+            model(name=noise.choice(["digits-adv-linf", "mine", "means "])),
+            model(weights_sha256=f"{noise.getrandbits(256):064x}"),
             model(architecture="digits-cnn"),
             model(normalisation="0.5/0.5"),
             model(fingerprint=tuple(bent)),
             model(fingerprint=plan.model.fingerprint[:-1]),
-            {"data": dice.choice(["mnist:test", "digits:train", "digits"])},
-            {"data_sha256": f"{dice.getrandbits(256):064x}"},
+            {"data": noise.choice(["mnist:test", "digits:train", "digits"])},
+            {"data_sha256": f"{noise.getrandbits(256):064x}"},
             {"examples": tuple(shuffled)},
-            {"examples": plan.examples[: dice.randrange(1, EXAMPLES)]},
-            {"examples": (*plan.examples, dice.choice([EXAMPLES, 10**6]))},
+            {"examples": plan.examples[: noise.randrange(1, EXAMPLES)]},
+            {"examples": (*plan.examples, noise.choice([EXAMPLES, 10**6]))},
             {"examples": (plan.examples[0],) * EXAMPLES},
             {
-                "protocol": dice.choice(
+                "protocol": noise.choice(
                     ["standard-mnist", "standard", "quick-mnist", "quick, own threats, own attacks "]
                 )
             },
             {"threats": plan.threats[:at] + plan.threats[at + 1 :]},
-            {"threats": put(plan.threats, at, threat=f"{threat.threat.partition(':')[0]}:{dice.uniform(0.01, 9):.4f}")},
-            attacks(items=dice.choice([i for i in range(1, 40) if i != attack.items])),
+            {
+                "threats": put(
+                    plan.threats, at, threat=f"{threat.threat.partition(':')[0]}:{noise.uniform(0.01, 9):.4f}"
+                )
+            },
+            attacks(items=noise.choice([i for i in range(1, 40) if i != attack.items])),
             attacks(label="fab"),
             attacks(spec=attack.spec.replace("steps=", "steps=1")),
-            {"passes": dice.choice([2, 100])},
+            {"passes": noise.choice([2, 100])},
             {"eot": 20},
         ]
     )
     return run.asking(**changes), "own" not in changes.get("protocol", "")
 
 
-def forged_clean(dice, run):
-    at, clean = pick(dice, run.evidence.clean)
+def forged_clean(noise, run):
+    at, clean = pick(noise, run.evidence.clean)
     wrong = "f" * 16
-    shift = dice.choice([-1, 1]) * dice.uniform(far(), 5)
-    changes = dice.choice(
+    shift = noise.choice([-1, 1]) * noise.uniform(far(), 5)
+    changes = noise.choice(
         [
             {"correct": not clean.correct},
             {"tied": not clean.tied},
@@ -227,12 +233,12 @@ def kept_sizes(run):
     return {(c.example, c.threat): v.size for c, v in run.evidence.judged() if c.id in run.images}
 
 
-def forged_verdict(dice, run):
-    at, verdict = pick(dice, run.evidence.verdicts)
+def forged_verdict(noise, run):
+    at, verdict = pick(noise, run.evidence.verdicts)
     claim = next(c for c in run.evidence.claims if c.id == verdict.claim)
     shown = verdict.claim in run.images
     records = run.evidence.verdicts
-    kind = dice.choice(["accepted", "turned down", "rejection", "reason", "size", "margin", "passes", "claim", "gone"])
+    kind = noise.choice(["accepted", "turned down", "rejection", "reason", "size", "margin", "passes", "claim", "gone"])
     if kind == "accepted":
         return run.but(verdicts=put(records, at, accepted=not verdict.accepted)), True
     if kind == "turned down":  # with a rejection that fits its numbers, or numbers that fit the rejection
@@ -240,7 +246,7 @@ def forged_verdict(dice, run):
             beyond = radius(claim.threat) * 2
             why = f"lies at {beyond:.6g}, outside {claim.threat}"
             return run.but(verdicts=put(records, at, rejection="outside", reason=why, size=beyond)), False
-        gap = dice.choice([verdict.margin, -abs(verdict.margin) - far()])
+        gap = noise.choice([verdict.margin, -abs(verdict.margin) - far()])
         forged = {
             "accepted": False,
             "rejection": "does not fool",
@@ -250,17 +256,17 @@ def forged_verdict(dice, run):
         return run.but(verdicts=put(records, at, margin=gap, **forged)), shown or gap > 0
     if kind == "rejection":
         other = [r for r in ("", "outside", "outside the box", "does not fool", "not finite") if r != verdict.rejection]
-        return run.but(verdicts=put(records, at, rejection=dice.choice(other))), True
+        return run.but(verdicts=put(records, at, rejection=noise.choice(other))), True
     if kind == "reason":
         return run.but(verdicts=put(records, at, reason="because" if not verdict.reason else "")), True
     if kind == "size":
-        new = dice.choice([verdict.size * dice.uniform(0, 0.999), verdict.size * dice.uniform(1.001, 9), 1e9, 0.0])
+        new = noise.choice([verdict.size * noise.uniform(0, 0.999), verdict.size * noise.uniform(1.001, 9), 1e9, 0.0])
         if not verdict.accepted:
             return run.but(verdicts=put(records, at, size=new)), new > radius(claim.threat) * 1.001
         smaller = new < kept_sizes(run)[claim.example, claim.threat]
         return run.but(verdicts=put(records, at, size=new)), shown or smaller or new > radius(claim.threat) * 1.001
     if kind == "margin":
-        new = verdict.margin + dice.choice([-1, 1]) * dice.uniform(far(), 9)
+        new = verdict.margin + noise.choice([-1, 1]) * noise.uniform(far(), 9)
         changed = run.but(verdicts=put(records, at, margin=new))
         if not verdict.accepted:  # its reason quotes the margin in three digits
             return changed, f"{new:.3g}" != f"{verdict.margin:.3g}"
@@ -272,11 +278,11 @@ def forged_verdict(dice, run):
     return run.but(verdicts=records[:at] + records[at + 1 :]), True
 
 
-def forged_claim(dice, run):
-    at, claim = pick(dice, run.evidence.claims)
+def forged_claim(noise, run):
+    at, claim = pick(noise, run.evidence.claims)
     records, shown = run.evidence.claims, claim.id in run.images
     verdict = next(v for v in run.evidence.verdicts if v.claim == claim.id)
-    kind = dice.choice(["example", "threat", "target", "label", "forwards", "id", "gone"])
+    kind = noise.choice(["example", "threat", "target", "label", "forwards", "id", "gone"])
     if kind == "gone":
         return run.but(claims=records[:at] + records[at + 1 :]), True
     if kind == "id":
@@ -284,15 +290,15 @@ def forged_claim(dice, run):
     if kind == "forwards":
         return run.but(claims=put(records, at, forwards=0)), " under " not in claim.attack and bool(claim.forwards)
     if kind in ("target", "label"):
-        target = int(FACTS.whole.y[claim.example]) if kind == "label" else dice.choice([10, 1000])
+        target = int(FACTS.whole.y[claim.example]) if kind == "label" else noise.choice([10, 1000])
         return run.but(claims=put(records, at, target=target)), True
     sizes = kept_sizes(run)
     if kind == "example":
-        example = dice.choice([e for e in range(EXAMPLES + 3) if e != claim.example])
+        example = noise.choice([e for e in range(EXAMPLES + 3) if e != claim.example])
         threat = claim.threat
     else:
         example = claim.example
-        threat = dice.choice([t for t in ("linf:0.2", "l2:2", "l1:10", "linf:0.01", "l2:0.3") if t != claim.threat])
+        threat = noise.choice([t for t in ("linf:0.2", "l2:2", "l1:10", "linf:0.01", "l2:0.3") if t != claim.threat])
     changed = run.but(claims=put(records, at, example=example, threat=threat))
     if example >= EXAMPLES:
         return changed, True  # nothing else is known of it
@@ -308,38 +314,38 @@ def forged_claim(dice, run):
     return changed, False
 
 
-def forged_image(dice, run):
+def forged_image(noise, run):
     """Some pixels changed, and the numbers of the verdict as they were."""
-    number = dice.choice(list(run.images))
+    number = noise.choice(list(run.images))
     claim = next(c for c in run.evidence.claims if c.id == number)
     verdict = next(v for v in run.evidence.verdicts if v.claim == number)
     image = run.images[number].copy()
-    kind = dice.choice(["pixel", "clean", "outside", "nan", "another", "gone"])
+    kind = noise.choice(["pixel", "clean", "outside", "nan", "another", "gone"])
     if kind == "gone":
         return replace(run, images={n: i for n, i in run.images.items() if n != number}), True
     if kind == "pixel":
-        i, j = dice.randrange(28), dice.randrange(28)
+        i, j = noise.randrange(28), noise.randrange(28)
         image[0, i, j] = 1 - image[0, i, j]
     elif kind == "clean":
         image = FACTS.whole.x[claim.example].numpy()
     elif kind == "outside":
-        image[0, 14, 14] = dice.choice([-0.01, 1.01])
+        image[0, 14, 14] = noise.choice([-0.01, 1.01])
     elif kind == "nan":
         image[0, 3, 3] = np.nan
     else:
-        image = run.images[dice.choice(list(run.images))]
+        image = run.images[noise.choice(list(run.images))]
     there, gap = size(image, claim.example, claim.threat), margin(image, claim.example)
     same = abs(there - verdict.size) <= 1e-6 * there and abs(gap - verdict.margin) <= far()
     holds = image.min() >= 0 and image.max() <= 1 and there <= radius(claim.threat) and gap > 0
     return replace(run, images={**run.images, number: image}), not (same and holds)
 
 
-def forged_search(dice, run):
-    spent = [s for s in run.evidence.spent if s.done]
-    at = run.evidence.spent.index(dice.choice(spent))
-    records = run.evidence.spent
-    changes = dice.choice([{"forwards": 0}, {"forwards": 1}, {"example": 1000}])
-    return run.but(spent=put(records, at, **changes)), True
+def forged_search(noise, run):
+    exhausted = [s for s in run.evidence.exhausted if s.done]
+    at = run.evidence.exhausted.index(noise.choice(exhausted))
+    records = run.evidence.exhausted
+    changes = noise.choice([{"forwards": 0}, {"forwards": 1}, {"example": 1000}])
+    return run.but(exhausted=put(records, at, **changes)), True
 
 
 KINDS = (forged_plan, forged_clean, forged_verdict, forged_claim, forged_image, forged_search)
@@ -348,9 +354,9 @@ KINDS = (forged_plan, forged_clean, forged_verdict, forged_claim, forged_image, 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_forgery_that_a_recomputation_could_refute_holds(kind):
     """2,000 forgeries, over all kinds, each of one record."""
-    dice, refutable, missed = random.Random(kind.__name__), 0, []
+    noise, refutable, missed = random.Random(kind.__name__), 0, []
     for number in range(FORGERIES // len(KINDS) + 1):
-        run, could = kind(dice, honest())
+        run, could = kind(noise, honest())
         refutable += could
         if could and not run.faults():
             missed.append(number)
@@ -364,13 +370,13 @@ def test_no_forgery_that_a_recomputation_could_refute_holds(kind):
 def test_verdicts_turned_round_are_refuted_though_searches_are_forged_to_fit():
     run = honest()
     gone = [Verdict(v.claim, False, "does not fool", "x", v.size, v.margin) for v in run.evidence.verdicts]
-    spent = [
-        Spent(example, t.threat, a.spec, (1 << a.items) - 1, 10**6, 10**6)
+    exhausted = [
+        Exhausted(example, t.threat, a.spec, (1 << a.items) - 1, 10**6, 10**6)
         for t in run.plan.threats
         for a in t.attacks
         for example in run.plan.examples
     ]
-    faults = run.but(verdicts=tuple(gone), spent=tuple(spent)).faults()
+    faults = run.but(verdicts=tuple(gone), exhausted=tuple(exhausted)).faults()
     assert sum("its image breaks it" in fault for fault in faults) == len(run.images)
 
 
@@ -428,9 +434,9 @@ def test_merged_runs_hold_and_what_is_forged_in_them_is_found():
         both = Run(plan, result.evidence(), dict(result.images(SHAPE)))
     assert both.plan.protocol == "quick"
     assert both.faults() == ()
-    dice = random.Random(0)
+    noise = random.Random(0)
     for _ in range(50):
-        run, could = forged_verdict(dice, both)
+        run, could = forged_verdict(noise, both)
         assert run.faults() or not could
 
 

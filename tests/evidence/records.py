@@ -11,13 +11,13 @@ from robench.evidence.records import (
     Clean,
     Effort,
     Evidence,
+    Exhausted,
     Failure,
     ModelRecord,
     Plan,
     PlannedAttack,
     PlannedThreat,
     Probe,
-    Spent,
     Verdict,
 )
 
@@ -35,7 +35,7 @@ PLAN = Plan(
     device="cpu",
     threads=1,
     precision="float32",
-    lanes=8,
+    slots=8,
 )
 EVIDENCE = Evidence(
     clean=(Clean(3, "a", True, -1.5), Clean(7, "b", False, 0.0, tied=True), Clean(9, "ß", False, NAN)),
@@ -49,7 +49,10 @@ EVIDENCE = Evidence(
         Verdict(2, False, "not finite", "has pixels that are not finite", NAN, NAN),
         Verdict(5, False, "outside", "lies at inf, outside l2:2", INF, -INF, passes=100),
     ),
-    spent=(Spent(3, "l2:2", "pgd(steps=4)", 0b101, 10, 9), Spent(7, "l2:2", "pgd(steps=4)", 1 << 200 | 1, 0, 2**50)),
+    exhausted=(
+        Exhausted(3, "l2:2", "pgd(steps=4)", 0b101, 10, 9),
+        Exhausted(7, "l2:2", "pgd(steps=4)", 1 << 200 | 1, 0, 2**50),
+    ),
     failures=(Failure(9, "l2:2", "pgd(steps=4)", "RuntimeError: a\nb \x00 c"),),
     efforts=(Effort("l2:2", "pgd(steps=4)", 1e-9),),
     probes=(Probe("l2:2", 3, "nan", NAN),),
@@ -68,7 +71,7 @@ def fill(run):
         run.put_clean(EVIDENCE.clean)
         for claim, verdict in EVIDENCE.judged():
             run.put_judged(claim, verdict, image())
-        run.put_spent(EVIDENCE.spent)
+        run.put_exhausted(EVIDENCE.exhausted)
         run.put_failures(EVIDENCE.failures)
         run.put_effort(EVIDENCE.efforts)
         run.put_probes(EVIDENCE.probes)

@@ -15,7 +15,7 @@ import pytest
 from robench.api import load_run
 from robench.errors import UserError
 from robench.evidence import images, rows
-from robench.evidence.records import MOST_ITEMS, Plan
+from robench.evidence.records import MAX_ITEMS, Plan
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Identity
 from robench.results.summary import Summary
@@ -112,8 +112,8 @@ def test_a_row_of_another_kind_is_refused_with_its_table(path, change, value, ta
 def test_counts_that_no_summary_holds_are_refused(path):
     many = 2**52
     with RunFile.open(path) as run, run.writing():
-        run.put_spent(
-            msgspec.structs.replace(EVIDENCE.spent[0], example=e, forwards=many, backwards=many) for e in range(600)
+        run.put_exhausted(
+            msgspec.structs.replace(EVIDENCE.exhausted[0], example=e, forwards=many, backwards=many) for e in range(600)
         )
     assert "no machine makes so many forward and backward passes" in refusal(path)
 
@@ -150,7 +150,7 @@ ATTACK = {"label": "pgd", "spec": "pgd(steps=4)", "items": 3}
         ({"examples": list(range(10**6 + 1))}, "length <= 1000000"),
         ({"threats__0__attacks__0__items": 0}, ">= 1"),
         ({"threats__0__attacks__0__items": -1}, ">= 1"),
-        ({"threats__0__attacks__0__items": MOST_ITEMS + 1}, "<= "),
+        ({"threats__0__attacks__0__items": MAX_ITEMS + 1}, "<= "),
         ({"threats__0__attacks__0__items": 10**9}, "<= "),
         ({"threats__0__attacks": [ATTACK, {**ATTACK, "label": "b"}]}, "it names the attack pgd(steps=4) twice"),
         ({"threats__0__attacks": [ATTACK, {**ATTACK, "spec": "b()"}]}, "it calls two attacks pgd"),
@@ -290,13 +290,13 @@ def test_whatever_is_in_the_cells_a_file_is_summed_up_or_refused(path, tmp_path)
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = [(t, row[1]) for t in tables if t != "plan" for row in db.execute(f"PRAGMA table_info({t})")]
     db.close()
-    dice, spoilt, ends = random.Random(0), tmp_path / "m.robench", set()
+    noise, spoilt, ends = random.Random(0), tmp_path / "m.robench", set()
     for _ in range(100):
         shutil.copy(path, spoilt)
-        for _ in range(dice.choice([1, 1, 2, 4])):
-            table, column = dice.choice(columns)
+        for _ in range(noise.choice([1, 1, 2, 4])):
+            table, column = noise.choice(columns)
             try:
-                altered(spoilt, f"UPDATE OR REPLACE {table} SET {column} = ?", dice.choice(NASTY))
+                altered(spoilt, f"UPDATE OR REPLACE {table} SET {column} = ?", noise.choice(NASTY))
             except sqlite3.IntegrityError:
                 continue
         began = time.monotonic()

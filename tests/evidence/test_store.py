@@ -77,7 +77,7 @@ def test_a_later_question_replaces_the_plan_and_keeps_the_evidence(path):
         assert run.plan() == later
         evidence = run.evidence()
         assert evidence.environment == EVIDENCE.environment | {"torch": "2.7"}
-        assert evidence.spent == EVIDENCE.spent
+        assert evidence.exhausted == EVIDENCE.exhausted
 
 
 def test_failures_are_forgotten_for_one_attack_alone(path):
@@ -108,12 +108,12 @@ def test_a_transaction_that_fails_leaves_nothing(path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_of_all_images_of_an_example_under_a_threat_the_smallest_accepted_is_kept(tmp_path, seed):
-    dice = random.Random(seed)
+    noise = random.Random(seed)
     found = []  # (example, threat, size, accepted, level)
     with RunFile.open(tmp_path / "r.robench") as run:
         for number in range(1, 61):
-            size, level = dice.choice([0.1, 0.2, 0.3, 0.4]), np.float32(number / 64)
-            example, threat, accepted = dice.randrange(3), dice.choice(["linf:0.4", "l2:2"]), dice.random() < 0.6
+            size, level = noise.choice([0.1, 0.2, 0.3, 0.4]), np.float32(number / 64)
+            example, threat, accepted = noise.randrange(3), noise.choice(["linf:0.4", "l2:2"]), noise.random() < 0.6
             found.append((example, threat, size, accepted, number, level))
             claim = Claim(number, example, threat, "a()", number, -1, 1, 1)
             with run.writing():
@@ -241,11 +241,11 @@ def test_a_damaged_file_with_a_log_beside_it_stays_as_it_is_too(tmp_path):
 
 def test_whatever_bytes_are_flipped_the_file_is_read_or_refused(path):
     """200 times, a few bits each: no other error than the one for the user."""
-    dice, held, outcomes = random.Random(0), path.read_bytes(), set()
+    noise, held, outcomes = random.Random(0), path.read_bytes(), set()
     for _ in range(200):
         spoilt = bytearray(held)
-        for _ in range(dice.choice([1, 1, 3, 30])):
-            spoilt[dice.randrange(len(held))] ^= 1 << dice.randrange(8)
+        for _ in range(noise.choice([1, 1, 3, 30])):
+            spoilt[noise.randrange(len(held))] ^= 1 << noise.randrange(8)
         path.write_bytes(bytes(spoilt))
         try:
             contents(path)
@@ -467,7 +467,7 @@ def test_of_equal_finds_the_merged_run_keeps_an_image(tmp_path):
         ((_, pixels),) = result.images(SHAPE)
         assert np.array_equal(pixels, image(1 / 8))
         ((claim, verdict),) = result.evidence().judged()
-        assert (claim.draw, verdict.margin) == (1, 0.1), "and the numbers are those of this image"
+        assert (claim.restart, verdict.margin) == (1, 0.1), "and the numbers are those of this image"
 
 
 def test_a_merged_run_keeps_the_smallest_image_of_all_files_and_every_hash(tmp_path):

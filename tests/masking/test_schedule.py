@@ -31,17 +31,19 @@ pytestmark = pytest.mark.precision
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 18}
 
 
-FEW = scrutiny.control, scrutiny.climbing, scrutiny.of_another_kind
+FEW = scrutiny.control, scrutiny.ascent_attacks, scrutiny.of_another_kind
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste: results must not depend on how busy the machine is."""
-    monkeypatch.setattr(scrutiny, "LEAST", float("inf"))
+    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 30)
     margin = APGD(steps=30, loss="margin")
     monkeypatch.setattr(scrutiny, "control", lambda: [AttackChoice("apgd-margin", margin)])
-    monkeypatch.setattr(scrutiny, "climbing", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))])
+    monkeypatch.setattr(
+        scrutiny, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
+    )
     square = AttackChoice("square", Square(steps=60))
     monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
 
@@ -125,7 +127,7 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
 def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(tmp_path, monkeypatch):
     module = base()
     with monkeypatch.context() as hurried:
-        hurried.setattr(scrutiny, "LEAST", 0.0)
+        hurried.setattr(scrutiny, "MIN", 0.0)
         hurried.setattr(scrutiny, "SHARE", 0.0)
         (short,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert short.masking.verdict == "untested"
@@ -141,7 +143,7 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(
             raise KeyboardInterrupt
         yield from ()
 
-    monkeypatch.setattr(scrutiny.Scrutiny, "_of_threat", stop)
+    monkeypatch.setattr(scrutiny.MaskingCheck, "_of_threat", stop)
     two = {"threats": ["linf:0.2", "l2:1"], "examples": 2, "run": tmp_path / "r.robench"}
     with pytest.raises(KeyboardInterrupt):
         evaluate(base(), **two)
@@ -185,7 +187,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
         torch.jit.script(whole).save(str(tmp_path / "compiled.pt"))
     (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
     assert after.masking.verdict in ("masked", "suspect")
-    assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").spent}
+    assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").exhausted}
     (told,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
     assert told.value == "1"
 
@@ -197,7 +199,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
 def test_gradients_are_averaged_over_neighbours_where_there_are_some_and_they_jump(odd, smoothed):
     run = SimpleNamespace(evidence=lambda: records.evidence(probes=odd))
     looking = SimpleNamespace(plan=records.PLAN, run=run)
-    assert scrutiny.Scrutiny._jumps(looking, records.THREAT) is smoothed
+    assert scrutiny.MaskingCheck._jumps(looking, records.THREAT) is smoothed
 
 
 def test_a_threat_that_is_no_ball_is_left_untested():
@@ -206,8 +208,8 @@ def test_a_threat_that_is_no_ball_is_left_untested():
 
 
 def test_the_control_asks_for_more_gradients_than_the_verdict_demands():
-    visits = [c.attack.visits(parse("linf:0.1")) * c.restarts * max(1, c.attack.targets) for c in FEW[0]()]
-    assert sum(visits) > REAL_CONTROL
+    max_queries = [c.attack.max_queries(parse("linf:0.1")) * c.restarts * max(1, c.attack.targets) for c in FEW[0]()]
+    assert sum(max_queries) > REAL_CONTROL
 
 
 def test_a_word_that_is_no_level_is_refused():
@@ -218,10 +220,10 @@ def test_a_word_that_is_no_level_is_refused():
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("depth", ["on", "deep"])
 def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat, depth):
-    control, climbing, of_another_kind = FEW
+    control, ascent_attacks, of_another_kind = FEW
     for choice in of_another_kind(threat, depth):
         assert threat in choice.attack.threats
         assert kind_of(choice.attack.spec) in ("scores", "labels", "outside")
-    for choice in (*climbing(depth), *control()):
+    for choice in (*ascent_attacks(depth), *control()):
         assert threat in choice.attack.threats
         assert kind_of(choice.attack.spec) == "first-order"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robench.masking import surrogates as remedies
+from robench.masking import surrogates as surrogates
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier
@@ -97,7 +97,7 @@ def gradient(model, k):
 @pytest.mark.parametrize("model", [*(Of(before=f) for f in BEFORE.values()), *(Of(after=f) for f in AFTER.values())],
                          ids=[*BEFORE, *AFTER])  # fmt: skip
 def test_a_useless_derivative_becomes_that_of_the_identity_and_values_stay(model):
-    whole = remedies.repaired(classifier(model))
+    whole = surrogates.bpda(classifier(model))
     with torch.no_grad():
         assert torch.equal(whole(X), model(X))
     for k in range(3):
@@ -106,9 +106,9 @@ def test_a_useless_derivative_becomes_that_of_the_identity_and_values_stay(model
 
 def test_a_dead_unit_leaks_where_it_is_asked_to_and_a_live_one_never_does():
     model = classifier(Of(before=lambda x: F.relu(x - 0.5)))
-    for leak in (0.0, remedies.LEAK):
+    for leak in (0.0, surrogates.LEAKY_SLOPE):
         slopes = torch.where(X.flatten(1) > 0.5, 1.0, leak)
-        assert torch.allclose(gradient(remedies.repaired(model, leak=leak), 0), slopes * WEIGHTS[0])
+        assert torch.allclose(gradient(surrogates.bpda(model, leak=leak), 0), slopes * WEIGHTS[0])
 
 
 def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
@@ -118,9 +118,9 @@ def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        remedies.repaired(classifier(Of(before=raises)))(X)
+        surrogates.bpda(classifier(Of(before=raises)))(X)
     with torch.no_grad():
-        remedies.repaired(classifier(masked("anti-adversary", Of()), classes=3))(X)
+        surrogates.bpda(classifier(masked("anti-adversary", Of()), classes=3))(X)
         assert not torch.is_grad_enabled()
     assert torch.autograd.Function.__dict__["apply"] is apply
     assert torch.equal((X > 0.5).float(), (X > 0.5).to(torch.float32))
@@ -133,15 +133,15 @@ def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
     model = classifier(masked(name, base), (1, 28, 28), 10)
     with torch.no_grad():
         told = model(DIGITS.x[:8])
-    repaired = remedies.repaired(model, differentiates=name == "anti-adversary")
-    assert torch.equal(repaired(DIGITS.x[:8]).detach(), told.float())
+    bpda = surrogates.bpda(model, differentiates=name == "anti-adversary")
+    assert torch.equal(bpda(DIGITS.x[:8]).detach(), told.float())
 
 
 @pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
 def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base), (1, 28, 28), 10)
-    inner = remedies.inside(model, DIGITS.x)
+    inner = surrogates.inside(model, DIGITS.x)
     x = DIGITS.x[:8].clone().requires_grad_()
     assert torch.equal(inner(x), base(x))
     (taken,) = torch.autograd.grad(inner(x)[:, 0].sum(), x)
@@ -154,26 +154,26 @@ def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_la
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         told, layer = model(x), model.module.linear(x.flatten(1))
-    remedied = remedies._with(model, remedies._Inside(model.module, False, "linear"))
+    surrogate = surrogates._with(model, surrogates._Inside(model.module, False, "linear"))
     agrees = told.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
-    heard = remedied(x).detach()
-    assert torch.equal(heard[agrees], layer[agrees])
-    assert torch.allclose(heard[~agrees], told[~agrees])
+    predictions = surrogate(x).detach()
+    assert torch.equal(predictions[agrees], layer[agrees])
+    assert torch.allclose(predictions[~agrees], told[~agrees])
     leaf = x.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(remedied(leaf)[:, 0].sum(), leaf)
+    (grad,) = torch.autograd.grad(surrogate(leaf)[:, 0].sum(), leaf)
     assert torch.allclose(grad.flatten(1), WEIGHTS[0].expand(400, 6), atol=1e-5)
 
 
 def test_an_honest_model_has_no_other_voice():
-    assert remedies.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
+    assert surrogates.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e30])
 def test_rescaled_logits_have_a_common_size_and_the_same_predictions(scale):
     model = classifier(Of(after=lambda z: z * scale))
     spread = model(X).double().std(dim=1).median().item()
-    whole = remedies.rescaled(model, spread, probabilities=False)
+    whole = surrogates.rescaled(model, spread, probabilities=False)
     assert torch.equal(whole(X).argmax(dim=1), model(X).argmax(dim=1))
     assert whole(X).std(dim=1).median().item() == pytest.approx(1.0, rel=1e-5)
     assert torch.allclose(gradient(whole, 1), (WEIGHTS[1] * (scale / spread)).expand(4, 6), rtol=1e-3)
@@ -181,20 +181,20 @@ def test_rescaled_logits_have_a_common_size_and_the_same_predictions(scale):
 
 def test_probabilities_become_their_logarithms():
     model = classifier(Of(after=lambda z: z.softmax(dim=1)))
-    whole = remedies.rescaled(model, 0.1, probabilities=True)
+    whole = surrogates.rescaled(model, 0.1, probabilities=True)
     assert torch.allclose(whole(X).float(), (X.flatten(1) @ WEIGHTS.T).log_softmax(dim=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("remedy", ["repaired", "inside", "rescaled"])
-def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64(remedy):
+@pytest.mark.parametrize("surrogate", ["repaired", "inside", "rescaled"])
+def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64(surrogate):
     model = classifier(nn.Sequential(Of(), Doubled()))
-    remedied = {
-        "repaired": lambda: remedies.repaired(model),
-        "inside": lambda: remedies.inside(model, X),
-        "rescaled": lambda: remedies.rescaled(model, 2.0, probabilities=False),
-    }[remedy]()
+    surrogate = {
+        "repaired": lambda: surrogates.bpda(model),
+        "inside": lambda: surrogates.inside(model, X),
+        "rescaled": lambda: surrogates.rescaled(model, 2.0, probabilities=False),
+    }[surrogate]()
     assert model(X).dtype == torch.float64
-    assert remedied(X).dtype == torch.float32
+    assert surrogate(X).dtype == torch.float32
 
 
 class Rippled(nn.Module):
@@ -210,9 +210,9 @@ class Rippled(nn.Module):
 
 @pytest.mark.parametrize("threat", ["linf:0.2", "l2:0.4", "l1:0.8"])
 def test_the_mean_of_gradients_nearby_points_where_a_rippled_model_goes_and_answers_stay(threat, monkeypatch):
-    monkeypatch.setattr(remedies, "NEARBY", 4000)
+    monkeypatch.setattr(surrogates, "NEARBY", 4000)
     model = classifier(Rippled(Of()))
-    nearby = remedies.smoothed(model, parse(threat))
+    nearby = surrogates.smoothed(model, parse(threat))
     x = 0.3 + 0.4 * X
     assert torch.equal(nearby(x), model(x))
     for asked, least, most in ((nearby, 0.8, 1.0), (model, -1.0, 0.8)):
@@ -230,7 +230,7 @@ def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in
             seen.append(x.detach())
             return super().forward(x)
 
-    nearby = remedies.smoothed(classifier(Listening()), parse("l2:0.4"))
+    nearby = surrogates.smoothed(classifier(Listening()), parse("l2:0.4"))
     nearby(X), nearby(X[[2, 0]])
     among_four, among_two = seen[1].view(8, 4, -1), seen[3].view(8, 2, -1)
     assert torch.equal(among_four[:, [2, 0]], among_two)
@@ -242,13 +242,13 @@ def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in
 
 def test_what_was_exported_is_said_to_be_closed():
     exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), (X[:2],)).module()
-    assert remedies.is_compiled(classifier(Program(exported)))
+    assert surrogates.is_compiled(classifier(Program(exported)))
 
 
 def test_what_torchscript_has_compiled_is_said_to_be_closed():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
         script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
-    assert remedies.is_compiled(classifier(script))
-    assert not remedies.is_compiled(classifier(Of()))
-    assert remedies.inside(classifier(script), X) is None
+    assert surrogates.is_compiled(classifier(script))
+    assert not surrogates.is_compiled(classifier(Of()))
+    assert surrogates.inside(classifier(script), X) is None

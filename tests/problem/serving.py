@@ -36,8 +36,8 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._http.server_port}"
-        self.address = f"http://{self.host}/"
+        self.run_library = f"127.0.0.1:{self._http.server_port}"
+        self.address = f"http://{self.run_library}/"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> "Server":

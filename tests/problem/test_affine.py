@@ -75,14 +75,14 @@ def test_projection_lands_inside_and_leaves_members_alone(text):
 def test_a_mixture_with_a_rotation_spends_one_budget_on_both():
     threat = parse("affine:linf:0.2+rt:2px,20deg")
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
-    witness = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0], [2.0, 2.0, 20.0]])  # shares 0.5 .5 0 1
-    moved = threat.rt.apply(x, witness)
+    params = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0], [2.0, 2.0, 20.0]])  # shares 0.5 .5 0 1
+    moved = threat.rt.apply(x, params)
     rest = 0.2 * torch.tensor([0.5, 0.5, 1.0, 0.0]).view(-1, 1, 1, 1)
     inward = torch.where(moved > 0.5, -1.0, 1.0)
-    assert threat.contains(moved + rest * inward, x, witness).all()
-    assert not threat.contains(moved + (rest + 0.004) * inward, x, witness).any()
+    assert threat.contains(moved + rest * inward, x, params).all()
+    assert not threat.contains(moved + (rest + 0.004) * inward, x, params).any()
     torch.testing.assert_close(
-        threat.measure(moved + rest * inward, x, witness), torch.ones(4).double(), atol=1e-5, rtol=0
+        threat.measure(moved + rest * inward, x, params), torch.ones(4).double(), atol=1e-5, rtol=0
     )
 
 

@@ -422,12 +422,12 @@ class Command:
         return self.call, self.args
 
 
-def hostile_pickles(witness: Path) -> list[bytes]:
-    touch = (os.system, f"touch {witness}")
+def hostile_pickles(params: Path) -> list[bytes]:
+    touch = (os.system, f"touch {params}")
     return [
         pickle.dumps(Command(*touch), protocol=2),
         pickle.dumps({b"labels": [1], b"data": Command(*touch)}, protocol=4),
-        pickle.dumps({b"data": Command(eval, f"open({str(witness)!r}, 'w')")}, protocol=0),
+        pickle.dumps({b"data": Command(eval, f"open({str(params)!r}, 'w')")}, protocol=0),
         pickle.dumps({b"data": Command(getattr, np.ndarray, "dump")}, protocol=2),
         b"cnumpy\nload\n.",  # from an admitted module
         b"cnumpy.core.multiarray\nfromfile\n.",
@@ -437,10 +437,10 @@ def hostile_pickles(witness: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("case", range(7))
 def test_a_pickle_that_would_call_anything_is_refused_and_nothing_is_called(tmp_path, case):
-    witness = tmp_path / "was-run"
-    message = message_of(lambda: read_batch(hostile_pickles(witness)[case], "data_batch_1"))
+    params = tmp_path / "was-run"
+    message = message_of(lambda: read_batch(hostile_pickles(params)[case], "data_batch_1"))
     assert message.startswith("data_batch_1 asks to run ")
-    assert not witness.exists()
+    assert not params.exists()
 
 
 def test_the_witness_of_the_hostile_pickles_would_have_been_seen(tmp_path):

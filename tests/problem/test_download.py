@@ -66,7 +66,7 @@ def test_what_is_not_the_published_file_is_named_and_leaves_nothing_behind(
         server.missing_bytes["images.gz"] = missing_bytes
     with pytest.raises(UserError) as caught:
         fetch(wanted(server.address + "images.gz"), tmp_path, "toy")
-    assert f"({server.host}: {answer})" in str(caught.value)
+    assert f"({server.run_library}: {answer})" in str(caught.value)
     assert left_in(tmp_path) == []
 
 

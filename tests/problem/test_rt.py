@@ -15,7 +15,7 @@ def images(shape, n=6, seed=0):
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def poses(n=6, seed=1):
+def transforms(n=6, seed=1):
     g = torch.Generator().manual_seed(seed)
     return (2 * torch.rand(n, 3, generator=g) - 1) * torch.tensor([3.0, 3.0, 30.0])
 
@@ -32,10 +32,10 @@ def by_scipy(image, tx, ty, degrees, padding):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_an_image_is_rotated_about_its_middle_and_then_shifted(shape, padding):
     threat = parse("rt:3px,30deg" + (f",pad{padding}" if padding else ""))
-    x, witness = images(shape), poses()
-    moved = threat.apply(x, witness)
-    for image, pose, got in zip(x.double().numpy(), witness.tolist(), moved.numpy(), strict=True):
-        wanted = np.stack([by_scipy(channel, *pose, padding) for channel in image])
+    x, params = images(shape), transforms()
+    moved = threat.apply(x, params)
+    for image, transform, got in zip(x.double().numpy(), params.tolist(), moved.numpy(), strict=True):
+        wanted = np.stack([by_scipy(channel, *transform, padding) for channel in image])
         np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
@@ -54,22 +54,22 @@ def test_whole_pixels_and_quarter_turns_only_move_pixels():
 def test_padding_keeps_what_the_rotation_would_push_out_of_the_frame():
     x = torch.zeros(1, 1, 9, 9)
     x[..., 0, 0] = 1  # a corner: a turn takes it out of the frame, a shift brings it back
-    pose = torch.tensor([[3.0, 3.0, 20.0]])
-    assert parse("rt:3px,30deg").apply(x, pose).sum() < 0.2
-    assert parse("rt:3px,30deg,pad16").apply(x, pose).sum() > 0.9
+    transform = torch.tensor([[3.0, 3.0, 20.0]])
+    assert parse("rt:3px,30deg").apply(x, transform).sum() < 0.2
+    assert parse("rt:3px,30deg,pad16").apply(x, transform).sum() > 0.9
 
 
 @pytest.mark.parametrize("text", ["rt:3px,30deg", "rt:3px,30deg,pad4", "rt:0px,5deg", "rt:0.5px,0deg"])
 def test_images_in_their_pose_are_members_and_no_others(text):
     threat, x = parse(text), images((1, 10, 8))
     limits = threat.limits(x)
-    witness = limits * (2 * torch.rand(6, 3, generator=torch.Generator().manual_seed(3)) - 1)
-    x_adv = threat.apply(x, witness)
-    assert threat.contains(x_adv, x, witness).all()
-    assert threat.contains(x_adv[:3], x[:3], witness[:3]).tolist() == [True] * 3, "in a batch of another size, too"
+    params = limits * (2 * torch.rand(6, 3, generator=torch.Generator().manual_seed(3)) - 1)
+    x_adv = threat.apply(x, params)
+    assert threat.contains(x_adv, x, params).all()
+    assert threat.contains(x_adv[:3], x[:3], params[:3]).tolist() == [True] * 3, "in a batch of another size, too"
     off = x_adv.clone()
     off[:, 0, 5, 4] += 0.01 * torch.where(off[:, 0, 5, 4] > 0.5, -1, 1)
-    assert not threat.contains(off, x, witness).any(), "the image must be the one the witness leads to"
+    assert not threat.contains(off, x, params).any(), "the image must be the one the witness leads to"
     assert not threat.contains(x_adv, x).any(), "without a witness nothing was moved"
     too_far = 1.01 * limits.expand(6, 3)
     assert not threat.contains(threat.apply(x, too_far), x, too_far).any()

@@ -15,7 +15,7 @@ from robench.errors import UserError
 from robench.problem.checkpoints import load, torchscript
 from robench.problem.checkpoints.torchscript import checked, operators
 from robench.problem.checkpoints.torchscript.process import examine
-from robench.problem.checkpoints.torchscript.verdict import Verdict
+from robench.problem.checkpoints.torchscript.verdict import Inspection
 
 from .archives import SOURCE, archive, instance, net, tensor, text
 from .programs import PROGRAMS
@@ -277,7 +277,7 @@ def test_values_of_every_declared_type_are_read():
     }
     slots = {declared.partition(" ")[0]: value for declared, value in given.items()}
     pair = "class Pair(NamedTuple):\n  a : int\n  b : int\n"
-    assert examine(net(attributes="\n".join(given), before=BIG + pair, records=HALF, **slots)) == Verdict()
+    assert examine(net(attributes="\n".join(given), before=BIG + pair, records=HALF, **slots)) == Inspection()
 
 
 @pytest.mark.parametrize("record", ["data.pkl", "constants.pkl", "code/__torch__.py.debug_pkl", "version"])

@@ -272,7 +272,7 @@ def test_what_is_not_the_file_of_the_card_leaves_nothing_under_its_name(
     monkeypatch.setenv(zoo.VARIABLE, server.address)
     message = refusal()
     assert message.startswith(f"the model {NAME} is not on this machine and {FILE} cannot be downloaded ")
-    assert f"({server.host}: {answer})" in message
+    assert f"({server.run_library}: {answer})" in message
     assert all_ways_out_are_in(message)
     assert left_in(tmp_path / "cache") == []
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from robench.problem.threats import parse
 from robench.recipes import configure
-from robench.recipes.adversarial import Lesson
+from robench.recipes.adversarial import TrainingStep
 from robench.recipes.mng_ac import META_NOISE, kept, projected
 from robench.search.attack import Batch
 
@@ -22,8 +22,8 @@ def tiny(dtype=torch.float64, size=5):
     return module, Batch(x, y, y, keys=torch.arange(100, 112))
 
 
-def a_lesson(module, batch, texts=BALLS, dice=0.0):
-    return Lesson(module.eval(), batch, tuple(map(parse, texts)), dice, {})
+def a_lesson(module, batch, texts=BALLS, noise=0.0):
+    return TrainingStep(module.eval(), batch, tuple(map(parse, texts)), noise, {})
 
 
 def after_the_trial_step(module, recipe, batch, threat, x_adv, weights):

@@ -16,7 +16,7 @@ from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure, training
 from robench.recipes.adaptive import drawn
-from robench.recipes.adversarial import Lesson, losses
+from robench.recipes.adversarial import TrainingStep, losses
 from robench.recipes.eat import likely
 from robench.recipes.making import Order, make
 from robench.recipes.sat_ac import jensen_shannon
@@ -74,18 +74,18 @@ def plain(steps, folder):
 
 
 @pytest.fixture(scope="module")
-def fallen(tmp_path_factory):
+def overfitting_warning(tmp_path_factory):
     return plain(250, tmp_path_factory.mktemp("fallen"))
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
-def test_a_second_of_training_makes_a_net_stand_that_fell(name, fallen, tmp_path):
+def test_a_second_of_training_makes_a_net_stand_that_fell(name, overfitting_warning, tmp_path):
     threats, split, firm = tuple(map(parse, LEARNT[name])), blobs(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
     settings |= {} if name == "eat" else {"inner_step_size": 0.6}
     recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
     recipe.train(*training_of(firm, split, tmp_path), threats)
-    before, after = ([standing(net, split, threat) for threat in threats] for net in (fallen, firm))
+    before, after = ([standing(net, split, threat) for threat in threats] for net in (overfitting_warning, firm))
     assert before[0] < 0.1 < 0.75 < after[0], (before, after)
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
@@ -97,49 +97,49 @@ def test_training_on_poses_makes_a_net_stand_that_fell(tmp_path):
     x[y == 1, :, 3:5, 2:6] = 1
     x = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     split, threat = Split.whole("bars:train", x, y, 2), parse("rt:2px,30deg")
-    fallen, firm = mlp(), mlp()
+    overfitting_warning, firm = mlp(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
-    configure("nat", "bars", settings).train(*training_of(fallen, split, tmp_path), ())
+    configure("nat", "bars", settings).train(*training_of(overfitting_warning, split, tmp_path), ())
     (tmp_path / "state").unlink()
     configure("spatial_at", "bars", settings).train(*training_of(firm, split, tmp_path), (threat,))
 
     def under_every_pose(module):
         limits = threat.limits(x)
-        poses = torch.cartesian_prod(*[torch.linspace(-1, 1, 5)] * 3) * limits
-        moved = [threat.apply(x, pose.expand(len(x), 3)) for pose in poses]
+        transforms = torch.cartesian_prod(*[torch.linspace(-1, 1, 5)] * 3) * limits
+        moved = [threat.apply(x, transform.expand(len(x), 3)) for transform in transforms]
         with torch.no_grad():
             return torch.stack([module.eval()(images).argmax(dim=1) == y for images in moved]).all(dim=0).float().mean()
 
-    assert under_every_pose(fallen) < 0.5 < 0.8 < under_every_pose(firm)
+    assert under_every_pose(overfitting_warning) < 0.5 < 0.8 < under_every_pose(firm)
 
 
-def lesson(module, split, texts, dice=0.0):
+def train_step(module, split, texts, noise=0.0):
     batch = Batch(split.x, split.y, split.y, keys=torch.arange(len(split)))
-    return Lesson(module.eval(), batch, tuple(map(parse, texts)), dice, {})
+    return TrainingStep(module.eval(), batch, tuple(map(parse, texts)), noise, {})
 
 
 def test_avg_goes_down_the_mean_loss_over_all_threats_and_max_down_the_worst_of_each_example():
     module, split, texts = mlp(), blobs(40), ("linf:0.05", "l2:0.36", "l1:1.6")
     recipe = configure("avg", "blobs", {"batch": 40})
-    now = lesson(module, split, texts)
+    now = step(module, split, texts)
     each = torch.stack([losses(module.eval(), recipe.images(now, threat), split.y) for threat in now.threats])
     assert (each.argmax(dim=0).bincount() > 0).sum() > 1, "no threat is the worst for all"
-    torch.testing.assert_close(recipe.lesson(now).loss.detach(), each.mean())
-    worst = configure("max", "blobs", {"batch": 40}).lesson(lesson(module, split, texts))
+    torch.testing.assert_close(recipe.train_step(now).loss.detach(), each.mean())
+    worst = configure("max", "blobs", {"batch": 40}).train_step(step(module, split, texts))
     torch.testing.assert_close(worst.loss.detach(), each.amax(dim=0).mean())
 
 
 def test_sat_meets_every_threat_equally_often_and_one_per_batch():
     split, texts = blobs(128), ("linf:0.05", "l2:0.6", "l1:2")
     data = TrainingData.of(split, 64, 0, CPU)
-    dice = [data.dice(step) for step in range(900)]
-    drawn_ = torch.tensor([int(d * 3) for d in dice]).bincount(minlength=3)
+    noise = [data.noise(step) for step in range(900)]
+    drawn_ = torch.tensor([int(d * 3) for d in noise]).bincount(minlength=3)
     assert (drawn_ - 300).abs().max() < 45  # three standard deviations
     recipe, module = configure("sat", "blobs", {"batch": 64}), mlp()
     for place, text in enumerate(texts):
-        now = lesson(module, split, texts, dice=(place + 0.5) / 3)
+        now = step(module, split, texts, noise=(place + 0.5) / 3)
         alone = losses(module.eval(), recipe.images(now, parse(text)), split.y).mean()
-        torch.testing.assert_close(recipe.lesson(now).loss.detach(), alone)
+        torch.testing.assert_close(recipe.train_step(now).loss.detach(), alone)
 
 
 def test_adaptive_draws_where_the_model_fails_and_forgets_no_threat():
@@ -158,12 +158,12 @@ def test_the_divergence_of_trades_is_that_of_the_book():
         [sum(a * (a / b).log() for a, b in zip(r, s, strict=True)) for r, s in zip(p, q, strict=True)]
     )
     torch.testing.assert_close(divergence(first, second).double(), by_hand, atol=1e-6, rtol=1e-5)
-    now = lesson(mlp(), blobs(16), ("linf:0.1",))
+    now = step(mlp(), blobs(16), ("linf:0.1",))
     recipe = configure("trades", "blobs", {"batch": 16, "beta": 3.0})
     x_adv = recipe.neighbours(now)
     clean, answered = (now.module(x).detach() for x in (now.batch.x, x_adv))
     expected = nn.functional.cross_entropy(clean, now.batch.y) + 3 * divergence(clean, answered).mean()
-    torch.testing.assert_close(recipe.lesson(now).loss.detach(), expected)
+    torch.testing.assert_close(recipe.train_step(now).loss.detach(), expected)
     assert parse("linf:0.1").contains(x_adv, now.batch.x).all()
     noise = (now.batch.x + 0.1 * torch.randn_like(now.batch.x).sign()).clamp(0, 1)
     assert divergence(clean, answered).mean() > divergence(clean, now.module(noise).detach()).mean()
@@ -172,10 +172,10 @@ def test_the_divergence_of_trades_is_that_of_the_book():
 def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highest_of_all():
     module, split, texts = mlp().eval(), blobs(24), ("linf:0.05", "l2:0.6", "l1:2")
     recipe = configure("msd", "blobs", {"batch": 24, "inner_steps": 1})
-    now = lesson(module, split, texts)
+    now = step(module, split, texts)
     each = []
     for threat in now.threats:  # one step from zero, by PGD itself
-        attack = recipe.climb(threat)
+        attack = recipe.inner_attack(threat)
         seen = differentiate(module, cross_entropy, split.x, split.y, split.y)
         moved = attack.step(threat, now.batch, State(torch.zeros_like(split.x)), seen)
         each.append(losses(module, split.x + moved.delta, split.y))
@@ -190,25 +190,25 @@ def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
     assert torch.equal(likely(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), "until all have been met"
     assert torch.equal(likely(torch.tensor([8.0, 8.0]), torch.tensor([8.0, 8.0])), even), "where nothing fails"
     torch.testing.assert_close(likely(torch.tensor([6.0, 2.0]), torch.tensor([8.0, 8.0])), torch.tensor([0.25, 0.75]))
-    now = lesson(mlp(), blobs(32), ("linf:0.1", "l1:1"), dice=0.4)
+    now = step(mlp(), blobs(32), ("linf:0.1", "l1:1"), noise=0.4)
     for kept, met in ((1.0, [64.0, 0.0]), (0.5, [48.0, 0.0])):
         now.memory.clear()
         recipe = configure("eat", "blobs", {"batch": 32, "kept": kept})
         for _ in range(2):
-            recipe.lesson(now._replace(module=now.module.eval()))
+            recipe.train_step(now._replace(module=now.module.eval()))
         assert now.memory["met"].tolist() == met
 
 
 def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_on_the_way_fooled(tmp_path):
     module, split = mlp(), blobs(64)
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
-    now = lesson(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))
+    now = step(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))
     recipe = configure("eat", "blobs", {"batch": 64})
     asked = []
     handle = module.register_forward_hook(lambda m, args, out: asked.append((args[0].detach(), out.detach())))
     for chosen, threat in enumerate(now.threats):
         asked.clear()
-        x_adv, stood = recipe.climbed(now, chosen)
+        x_adv, stood = recipe.ascended(now, chosen)
         points, answers = zip(*asked, strict=True)
         assert len(points) == recipe.inner_steps + 1
         assert torch.equal(points[0], split.x), "it starts at the image itself"
@@ -238,10 +238,10 @@ def test_the_divergence_of_consistency_is_that_of_the_book():
 def test_sat_ac_adds_the_divergence_among_clean_noisy_and_attacked_images_to_the_loss_of_sat():
     module, split, texts = mlp(), blobs(32), ("linf:0.1", "l2:0.3", "l1:1")
     for place, text in enumerate(texts):
-        now = lesson(module, split, texts, dice=(place + 0.5) / 3)
+        now = step(module, split, texts, noise=(place + 0.5) / 3)
         seen = []
         handle = module.register_forward_pre_hook(lambda m, args, seen=seen: seen.append((m.training, args[0])))
-        loss = configure("sat_ac", "blobs", {"beta": 2.0}).lesson(now).loss.detach()
+        loss = configure("sat_ac", "blobs", {"beta": 2.0}).train_step(now).loss.detach()
         handle.remove()
         module.eval()
         x, noisy, x_adv = (images for learning, images in seen if learning)
@@ -273,8 +273,8 @@ def linear(w):
 def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach):
     w = torch.cat([torch.ones(56), torch.tensor([5.0]), torch.zeros(7)])  # absolute sum 61, length (56 + 25)^(1/2) = 9
     split = Split.whole("grey", torch.full((6, 1, 8, 8), 0.5), torch.ones(6, dtype=torch.long), 2)
-    now = lesson(linear(w), split, texts)
-    outcome = configure("msd", "grey", {"batch": 6}).lesson(now)
+    now = step(linear(w), split, texts)
+    outcome = configure("msd", "grey", {"batch": 6}).train_step(now)
     # Of a grey image the margin is 0, and the worst of the threats takes radius x dual norm away.
     torch.testing.assert_close(outcome.loss.detach(), torch.tensor(reach).exp().log1p())
     assert outcome.accuracy == 0

@@ -12,7 +12,7 @@ from robench.problem.architectures import ARCHITECTURES, Architecture
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import configure, training
-from robench.recipes.adversarial import learnt
+from robench.recipes.adversarial import cross_entropy_step
 from robench.recipes.making import Order, make
 from robench.recipes.sat import StochasticAdversarialTraining
 from robench.recipes.training import Training, TrainingData
@@ -26,22 +26,22 @@ class Observed(StochasticAdversarialTraining):
 
     seen: tuple = ()
 
-    def lesson(self, lesson):
-        self.seen[0].append(lesson.threats)
-        return learnt(lesson.module, lesson.batch.x, lesson.batch.y)
+    def train_step(self, step):
+        self.seen[0].append(step.threats)
+        return cross_entropy_step(step.module, step.batch.x, step.batch.y)
 
 
 @pytest.mark.parametrize(
-    ("steps", "warmup", "gentle"), [(10, 0.3, 3), (10, 0.25, 3), (6, 0.0, 0), (4, 1.0, 4), (50, 0.1, 5)]
+    ("steps", "warmup", "warmup_threat"), [(10, 0.3, 3), (10, 0.25, 3), (6, 0.0, 0), (4, 1.0, 4), (50, 0.1, 5)]
 )
-def test_the_first_share_of_a_training_is_at_a_third_of_every_threat(steps, warmup, gentle, tmp_path):
+def test_the_first_share_of_a_training_is_at_a_third_of_every_threat(steps, warmup, warmup_threat, tmp_path):
     third, whole = (
         tuple(map(parse, texts))
         for texts in (("linf:0.1", "l2:0.5", "l1:4", "rt:1px,10deg"), ("linf:0.3", "l2:1.5", "l1:12", "rt:3px,30deg"))
     )
     recipe = Observed(steps=steps, batch=16, warmup=warmup, seen=([],))
     recipe.train(*training_of(mlp(), blobs(32), tmp_path, 16), whole)
-    assert recipe.seen[0] == [third] * gentle + [whole] * (steps - gentle)
+    assert recipe.seen[0] == [third] * warmup_threat + [whole] * (steps - warmup_threat)
 
 
 @pytest.mark.parametrize("name", ["nat", "sat", "mng_ac"])
@@ -123,29 +123,29 @@ def test_a_training_with_batch_norm_and_images_kept_out_is_killed_and_ends_as_it
 
     def made(place, stops):
         order = Order(recipe, threats, "toy", small, 0, tmp_path / place, "", validation=16, precision=precision)
-        looks = []
+        checks = []
         for stop in stops:
             with contextlib.suppress(KeyboardInterrupt):
-                card = make(order, images, CPU, Killer(stop, "killed"), looks.append)
-        return card, {look.step: look for look in looks}
+                card = make(order, images, CPU, Killer(stop, "killed"), checks.append)
+        return card, {check.step: check for check in checks}
 
     (whole, seen), (pieces, seen_in_pieces) = made("whole", [99]), made("pieces", [2, 5, 99])
     assert pieces.sha256 == whole.sha256, "the same file, statistics of batch-norm and all"
     assert pieces.validation == whole.validation
     assert [*seen] == [*seen_in_pieces] == [1, 2, 3, 4, 5, 6]
-    assert [look[:4] for look in seen.values()] == [look[:4] for look in seen_in_pieces.values()]
+    assert [check[:4] for check in seen.values()] == [check[:4] for check in seen_in_pieces.values()]
 
 
 def test_a_look_after_a_kill_tells_of_all_steps_since_the_look_before(tmp_path, monkeypatch, images):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     recipe = configure("nat", "toy", {"steps": 60, "batch": 8})
 
-    def looks(place, stops):
+    def checks(place, stops):
         order = Order(recipe, (), "toy", "digits-cnn", 0, tmp_path / place, "", validation=16)
         told = []
         for stop in stops:
             with contextlib.suppress(KeyboardInterrupt):
                 make(order, images, CPU, Killer(stop, "killed"), told.append)
-        return {look.step: look.trained for look in told}
+        return {check.step: check.trained for check in told}
 
-    assert looks("whole", [99]) == looks("pieces", [44, 99])  # a look every third step, so 44 lies between two
+    assert checks("whole", [99]) == checks("pieces", [44, 99])  # a look every third step, so 44 lies between two

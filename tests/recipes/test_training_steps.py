@@ -12,7 +12,7 @@ from robench.search.attack import unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 
-from .test_recipes import LEARNT, blobs, lesson, mlp, plain, training_of
+from .test_recipes import LEARNT, blobs, mlp, plain, step, training_of
 
 THREE = ("linf:0.05", "l2:0.3", "l1:1")
 WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images, and on fewer than half
@@ -28,38 +28,38 @@ def wrong(module, x, y):
     return (module(x).argmax(dim=1) != y).float().mean().item()
 
 
-@pytest.mark.parametrize(("dice", "place"), [(0.23, 0), (0.25, 1), (0.68, 1), (0.7, 2)])
-def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_sees(learning, dice, place):
-    now = lesson(learning, blobs(64), WEAK, dice)
+@pytest.mark.parametrize(("noise", "place"), [(0.23, 0), (0.25, 1), (0.68, 1), (0.7, 2)])
+def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_sees(learning, noise, place):
+    now = step(learning, blobs(64), WEAK, noise)
     before = [0.2, 0.5, 0.3]  # so that the shares are 0.1 + 0.7 of that: 0.24, 0.45 and 0.31
     now.memory["errors"] = torch.tensor(before)
     recipe = configure("adaptive", "blobs", {"recent": 0.75, "least": 0.3})
     x_adv = recipe.images(now, now.threats[place])
     errors = wrong(learning, x_adv, now.batch.y)
     assert 0 < errors < 0.4, "not to be taken for the share that was right"
-    outcome = recipe.lesson(now)
+    outcome = recipe.train_step(now)
     torch.testing.assert_close(outcome.loss.detach(), losses(learning, x_adv, now.batch.y).mean())
     before[place] = 0.75 * before[place] + 0.25 * errors
     torch.testing.assert_close(now.memory["errors"], torch.tensor(before))
 
 
 def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
-    now = lesson(learning, blobs(64), WEAK, dice=0.4)
+    now = step(learning, blobs(64), WEAK, noise=0.4)
     recipe = configure("adaptive", "blobs", {})
     errors = wrong(learning, recipe.images(now, now.threats[1]), now.batch.y)
-    recipe.lesson(now)
+    recipe.train_step(now)
     torch.testing.assert_close(now.memory["errors"], torch.tensor([1.0, 0.95 + 0.05 * errors, 1.0]))
 
 
-@pytest.mark.parametrize(("dice", "place"), [(0.24, 0), (0.26, 1)])
-def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, dice, place):
-    now = lesson(learning, blobs(64), ("linf:0.1", "l1:0.8"), dice)
+@pytest.mark.parametrize(("noise", "place"), [(0.24, 0), (0.26, 1)])
+def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, noise, place):
+    now = step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
     held, met = [70.0, 25.0], [80.0, 40.0]  # errors of 1/8 and 3/8: shares of 1/4 and 3/4
     now.memory.update(held=torch.tensor(held), met=torch.tensor(met))
     recipe = configure("eat", "blobs", {})
-    x_adv, stood = recipe.climbed(now, place)
+    x_adv, stood = recipe.ascended(now, place)
     assert 32 < stood.sum() < 64, "not to be taken for those that fell"
-    outcome = recipe.lesson(now)
+    outcome = recipe.train_step(now)
     torch.testing.assert_close(outcome.loss.detach(), losses(learning, x_adv, now.batch.y).mean())
     held[place] += int(stood.sum())
     met[place] += 64
@@ -71,10 +71,10 @@ def test_the_gradient_of_trades_goes_through_both_answers():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     split = blobs(16)
-    now, beta = lesson(module, split, ("linf:0.1",)), 3.0
+    now, beta = step(module, split, ("linf:0.1",)), 3.0
     recipe = configure("trades", "blobs", {"beta": beta})
     x, x_adv = split.x.flatten(1), recipe.neighbours(now).flatten(1)
-    loss = recipe.lesson(now).loss
+    loss = recipe.train_step(now).loss
     (gradient,) = torch.autograd.grad(loss, module[1].weight)
     with torch.no_grad():
         p, q = module(split.x).softmax(dim=1), module(x_adv).softmax(dim=1)
@@ -97,18 +97,18 @@ class Valley(nn.Module):
 def test_msd_learns_from_the_highest_loss_it_met_and_not_from_the_last():
     split = Split.whole("grey", torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long), 2)
     module = Valley()
-    now = lesson(module, split, ("linf:0.3", "linf:0.001"))
+    now = step(module, split, ("linf:0.3", "linf:0.001"))
     recipe = configure("msd", "grey", {"inner_steps": 2, "inner_step_size": 0.25})
     # Steps of 0.075: from 0.5 to 0.575, and over the valley to 0.65.
     torch.testing.assert_close(recipe.perturbation(now), torch.full_like(split.x, 0.075))
-    torch.testing.assert_close(recipe.lesson(now).loss, torch.tensor(-10 * 0.025).exp().log1p())
+    torch.testing.assert_close(recipe.train_step(now).loss, torch.tensor(-10 * 0.025).exp().log1p())
 
 
 def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     split = Split.whole("noise", torch.rand(8, 1, 16, 16), torch.arange(8) % 3, 3)
-    now = lesson(module, split, ("linf:0.1", "l2:0.5", "l1:3"))
+    now = step(module, split, ("linf:0.1", "l2:0.5", "l1:3"))
     recipe = configure("sat", "noise", {"inner_steps": 4, "inner_step_size": 0.3})
     numbers = {"steps": 4, "step_size": 0.3, "loss": "cross-entropy"}
     for threat, attack in zip(now.threats, (PGD(**numbers), PGD(**numbers), SLIDE(**numbers)), strict=True):
@@ -119,25 +119,25 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
 @pytest.mark.parametrize("settings", [{}, {"poses": 3}])
 def test_the_worst_of_as_many_poses_is_learnt_from_as_the_recipe_says(settings):
     module, split = mlp(), blobs(12)
-    now, asked = lesson(module, split, ("rt:2px,20deg",)), []
+    now, asked = step(module, split, ("rt:2px,20deg",)), []
     handle = module.register_forward_pre_hook(lambda m, args: asked.append(args[0]))
     x_adv = configure("spatial_at", "blobs", settings).images(now, now.threats[0])
     handle.remove()
-    poses = settings.get("poses", 10)
+    transforms = settings.get("poses", 10)
     (candidates,) = (x.view(12, -1, 1, 8, 8) for x in asked)
-    assert candidates.shape[1] == poses
-    assert all(len(of_one.unique(dim=0)) == poses for of_one in candidates), "all different"
-    each = torch.stack([losses(module, candidates[:, pose], split.y) for pose in range(poses)])
+    assert candidates.shape[1] == transforms
+    assert all(len(of_one.unique(dim=0)) == transforms for of_one in candidates), "all different"
+    each = torch.stack([losses(module, candidates[:, transform], split.y) for transform in range(transforms)])
     torch.testing.assert_close(losses(module, x_adv, split.y), each.amax(dim=0))
 
 
 @pytest.mark.parametrize(("place", "text"), [*enumerate(THREE)])
 def test_mng_ac_adds_the_divergence_among_clean_attacked_and_newly_noisy_images(place, text):
     module, split, seen = mlp(), blobs(32), []
-    now = lesson(module, split, THREE, dice=(place + 0.5) / 3)
+    now = step(module, split, THREE, noise=(place + 0.5) / 3)
     handle = module.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0].detach())))
     # The generator hardly moves: the same draw would give the same noise again.
-    loss = configure("mng_ac", "blobs", {"beta": 2.0, "alpha": 1e-6}).lesson(now).loss.detach()
+    loss = configure("mng_ac", "blobs", {"beta": 2.0, "alpha": 1e-6}).train_step(now).loss.detach()
     handle.remove()
     module.eval()
     trial, after, x, noisy, x_adv = (images for learning, images in seen if learning)
@@ -173,7 +173,7 @@ PASSES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_adversary_moves_batch_norm_statistics_on_request_alone(name, tmp_path):
-    learnt, attacked = PASSES[name]
+    cross_entropy_step, attacked = PASSES[name]
     inner = {} if name in ("nat", "spatial_at") else {"inner_steps": 2}
     for train_mode in (False, True) if name != "nat" else (False,):
         torch.manual_seed(0)
@@ -182,4 +182,4 @@ def test_the_adversary_moves_batch_norm_statistics_on_request_alone(name, tmp_pa
         recipe = configure(name, "blobs", {"steps": 1, "batch": 32, **inner, **asked})
         (tmp_path / str(train_mode)).mkdir()
         recipe.train(*training_of(module, blobs(64), tmp_path / str(train_mode), 32), tuple(map(parse, LEARNT[name])))
-        assert int(module[1].num_batches_tracked) == learnt + attacked * train_mode
+        assert int(module[1].num_batches_tracked) == cross_entropy_step + attacked * train_mode

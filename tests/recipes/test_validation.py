@@ -12,19 +12,19 @@ from robench.problem.checkpoints import load
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import configure
-from robench.recipes.adversarial import Lesson
+from robench.recipes.adversarial import TrainingStep
 from robench.recipes.making import Order, make
-from robench.recipes.training import TrainingData, kept_out
-from robench.recipes.validation import LOOKS, Look, Validation, fallen
+from robench.recipes.training import TrainingData, held_out
+from robench.recipes.validation import CHECKS, Validation, ValidationCheck, overfitting_warning
 
 from .test_recipes import CPU, LEARNT, Silent, blobs, mlp, training_of
 
 
 def test_the_images_kept_out_are_never_trained_on_and_the_others_keep_their_order_and_noise():
     split = blobs(100)
-    without = kept_out(100, 30)
+    without = held_out(100, 30)
     assert len(without) == 30
-    assert kept_out(100, 10) < without, "more are these and others"
+    assert held_out(100, 10) < without, "more are these and others"
     all_, rest = (TrainingData.of(split, 10, 3, CPU, without=w) for w in (frozenset(), without))
     assert (all_.batches, rest.batches) == (10, 7)
     for epoch in range(2):
@@ -38,21 +38,21 @@ def test_the_images_kept_out_are_never_trained_on_and_the_others_keep_their_orde
 
 @pytest.mark.parametrize("name", ["nat", "max", "spatial_at", "eat", "mng_ac"])
 def test_looking_at_the_images_kept_out_changes_no_weight(name, tmp_path):
-    threats, split, without = tuple(map(parse, LEARNT[name])), blobs(256), kept_out(256, 40)
+    threats, split, without = tuple(map(parse, LEARNT[name])), blobs(256), held_out(256, 40)
     climbs = name not in ("nat", "spatial_at")
     recipe = configure(name, "blobs", {"steps": 6, "batch": 32, **({"inner_steps": 2} if climbs else {})})
-    ended, looks = [], []
+    ended, checks = [], []
     for number, watched in enumerate((False, True)):
         (tmp_path / str(number)).mkdir()
         torch.manual_seed(0)
         module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
         training, _ = training_of(module, split, tmp_path / str(number))
         if watched:
-            Validation.of(recipe, threats, training, split.take(sorted(without)), looks.append)
+            Validation.of(recipe, threats, training, split.take(sorted(without)), checks.append)
         recipe.train(training, TrainingData.of(split, 32, 0, CPU, without=without), threats)
         ended.append(module.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ended[0].values(), ended[1].values(), strict=True))
-    assert [look.step for look in looks] == [1, 2, 3, 4, 5, 6]
+    assert [check.step for check in checks] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_trained_since(tmp_path):
@@ -65,18 +65,18 @@ def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_t
     validation = Validation.of(recipe, threats, training, held, told.append)
     for step in range(1, 101):
         validation.step(step, 100, 1.0, step / 100)
-    assert [look.step for look in told] == list(range(5, 101, 5))
-    assert len(told) == LOOKS
-    torch.testing.assert_close([look.trained for look in told[:2]], [0.03, 0.08])
-    assert len({look[1:3] for look in told}) == 1, "the same net, the same noise: the same answer"
+    assert [check.step for check in told] == list(range(5, 101, 5))
+    assert len(told) == CHECKS
+    torch.testing.assert_close([check.trained for check in told[:2]], [0.03, 0.08])
+    assert len({check[1:3] for check in told}) == 1, "the same net, the same noise: the same answer"
     clean = (module(held.x).argmax(dim=1) == held.y).float().mean().item()
     assert told[0].clean == pytest.approx(clean)
     images = validation.images
-    now = Lesson(module.eval(), images, threats, 0.0, {})
+    now = TrainingStep(module.eval(), images, threats, 0.0, {})
     right = [module(x).argmax(dim=1) == held.y for x in (held.x, *(recipe.images(now, threat) for threat in threats))]
     assert told[0].robust == pytest.approx(torch.stack(right).all(dim=0).float().mean().item())
     assert 0.1 < told[0].robust < min(float(right[place].float().mean()) for place in (0, -1)), "not the last alone"
-    assert validation.looks[:, 0].tolist() == [look.step for look in told]
+    assert validation.checks[:, 0].tolist() == [check.step for check in told]
 
 
 def test_a_look_has_ten_steps_however_few_the_training_has(tmp_path):
@@ -87,21 +87,21 @@ def test_a_look_has_ten_steps_however_few_the_training_has(tmp_path):
     for settings in (few, ten):
         training, _ = training_of(module, split, tmp_path)
         recipe = configure("pgd_at", "blobs", settings)
-        seen.append(Validation.of(recipe, (parse("l2:0.45"),), training, held, print).look(1).robust)
+        seen.append(Validation.of(recipe, (parse("l2:0.45"),), training, held, print).check_held_out(1).robust)
     images = Validation.of(recipe, (), training, held, print).images
-    now = Lesson(module.eval(), images, (), 0.0, {})
+    now = TrainingStep(module.eval(), images, (), 0.0, {})
     one_step = module(configure("pgd_at", "blobs", few).images(now, parse("l2:0.45"))).argmax(dim=1) == held.y
     assert seen[0] == seen[1] < one_step.float().mean()
 
 
 def a_look(step, robust, trained):
-    return Look(step, 0.99, robust, trained, "")
+    return ValidationCheck(step, 0.99, robust, trained, "")
 
 
 def test_a_fall_on_images_kept_out_while_training_rises_is_called_overfitting():
     def told(robust, trained, n=200):
-        looks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
-        return fallen(looks, a_look(300, robust, trained), n)
+        checks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
+        return overfitting_warning(checks, a_look(300, robust, trained), n)
 
     assert "from step 200 to 300 robust accuracy fell from 60.0% to 20.0%" in told(0.2, 0.95)
     assert told(0.2, 0.95).count("rose from 70.0% to 95.0%") == 1
@@ -110,8 +110,8 @@ def test_a_fall_on_images_kept_out_while_training_rises_is_called_overfitting():
     assert told(0.55, 0.95) == "", "less than two standard errors of 200 images"
     assert told(0.55, 0.95, n=2000) != ""
     assert told(0.7, 0.95) == ""
-    assert fallen(torch.zeros(0, 4), a_look(1, 0.5, 0.5), 100) == ""
-    assert fallen(torch.tensor([[1, 0.9, -1.0, 0.5]]), Look(2, 0.9, None, 0.9, ""), 100) == ""
+    assert overfitting_warning(torch.zeros(0, 4), a_look(1, 0.5, 0.5), 100) == ""
+    assert overfitting_warning(torch.tensor([[1, 0.9, -1.0, 0.5]]), ValidationCheck(2, 0.9, None, 0.9, ""), 100) == ""
 
 
 def an_order(tmp_path, name="nat", threats=(), **more):
@@ -125,14 +125,14 @@ def toy(classes=10):
 
 
 def test_the_card_tells_what_was_seen_on_the_images_kept_out(tmp_path):
-    looks = []
-    card = make(an_order(tmp_path, validation=20), toy(), CPU, Silent(), looks.append)
-    assert card.validation == {"examples": 20, "clean": looks[-1].clean}
+    checks = []
+    card = make(an_order(tmp_path, validation=20), toy(), CPU, Silent(), checks.append)
+    assert card.validation == {"examples": 20, "clean": checks[-1].clean}
     assert card.settings["validation"] == 20
-    order = an_order(tmp_path, "pgd_at", (parse("linf:0.1"),), validation=20, anew=True)
-    card = make(order, toy(), CPU, Silent(), looks.append)
-    assert card.validation == {"examples": 20, "clean": looks[-1].clean, "robust": looks[-1].robust}
-    whole = make(an_order(tmp_path, anew=True), toy(), CPU, Silent())
+    order = an_order(tmp_path, "pgd_at", (parse("linf:0.1"),), validation=20, restarted=True)
+    card = make(order, toy(), CPU, Silent(), checks.append)
+    assert card.validation == {"examples": 20, "clean": checks[-1].clean, "robust": checks[-1].robust}
+    whole = make(an_order(tmp_path, restarted=True), toy(), CPU, Silent())
     assert whole.validation == {}
     assert {"validation", "precision", "bn_train_attack"} & {*whole.settings} == set()
     assert order.identity.endswith("seed 0, validation=20")

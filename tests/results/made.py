@@ -9,12 +9,12 @@ from robench.evidence.records import (
     Clean,
     Effort,
     Evidence,
+    Exhausted,
     Failure,
     ModelRecord,
     Plan,
     PlannedAttack,
     PlannedThreat,
-    Spent,
     Verdict,
 )
 
@@ -35,7 +35,7 @@ def plan(examples=tuple(range(20, 28)), threats=(LINF, L2), every_attack=False, 
         device="cpu",
         threads=1,
         precision=fields.pop("precision", "float32"),
-        lanes=8,
+        slots=8,
         **fields,
     )
 
@@ -44,8 +44,8 @@ def clean(example, correct=True, **more):
     return Clean(example, f"digest {example}", correct, -1.0 if correct else 1.0, **more)
 
 
-def claim(number, example, threat="linf:0.3", attack=PGD.spec, draw=0, forwards=10, backwards=9):
-    return Claim(number, example, threat, attack, draw, -1, forwards, backwards)
+def claim(number, example, threat="linf:0.3", attack=PGD.spec, restart=0, forwards=10, backwards=9):
+    return Claim(number, example, threat, attack, restart, -1, forwards, backwards)
 
 
 def accepted(number, size=0.29, margin=0.5):
@@ -56,8 +56,8 @@ def outside(number, size=0.31):
     return Verdict(number, False, "outside", f"lies at {size}, outside linf:0.3", size, 0.5)
 
 
-def spent(example, done, threat="linf:0.3", attack=PGD.spec, forwards=40, backwards=40):
-    return Spent(example, threat, attack, done, forwards, backwards)
+def exhausted(example, done, threat="linf:0.3", attack=PGD.spec, forwards=40, backwards=40):
+    return Exhausted(example, threat, attack, done, forwards, backwards)
 
 
 PLAN = plan()
@@ -74,11 +74,11 @@ EVIDENCE = Evidence(
         claim(5, 23, "l2:1", "old()"),
     ),
     verdicts=(accepted(1), accepted(2), outside(3), accepted(4, size=1.9), accepted(5, size=0.9)),
-    spent=(
-        *(spent(e, 0b11) for e in (22, 23, 25)),
-        spent(24, 0b01, forwards=20, backwards=20),
-        *(spent(e, 1, attack=APGD.spec, forwards=101, backwards=100) for e in (23, 24, 25, 26)),
-        *(spent(e, 1, threat="l2:2") for e in (21, 24, 25, 26)),
+    exhausted=(
+        *(exhausted(e, 0b11) for e in (22, 23, 25)),
+        exhausted(24, 0b01, forwards=20, backwards=20),
+        *(exhausted(e, 1, attack=APGD.spec, forwards=101, backwards=100) for e in (23, 24, 25, 26)),
+        *(exhausted(e, 1, threat="l2:2") for e in (21, 24, 25, 26)),
     ),
     failures=(Failure(26, "linf:0.3", PGD.spec, "RuntimeError: no gradient"),),
     efforts=(
@@ -123,7 +123,7 @@ def any_evidence(seed):
         clean=tuple(clean(e, random.random() < 0.8) for e in range(5) if random.random() < 0.9),
         claims=claims,
         verdicts=tuple(verdicts),
-        spent=tuple(Spent(*place(), random.randrange(4), *cost()) for _ in range(random.randrange(40))),
+        exhausted=tuple(Exhausted(*place(), random.randrange(4), *cost()) for _ in range(random.randrange(40))),
         failures=tuple(Failure(*place(), "boom") for _ in range(random.randrange(3))),
         efforts=tuple(Effort(*place()[1:], random.random()) for _ in range(random.randrange(3))),
     )
@@ -151,7 +151,7 @@ def laid_end_to_end(*parts):
         for name in ("clean", "spent", "failures", "efforts"):
             fields[name] += getattr(part, name)
         fields["claims"] += [
-            Claim(c.id + 1000 * number, c.example, c.threat, c.attack, c.draw, c.target, c.forwards, c.backwards)
+            Claim(c.id + 1000 * number, c.example, c.threat, c.attack, c.restart, c.target, c.forwards, c.backwards)
             for c in part.claims
         ]
         fields["verdicts"] += [

@@ -18,7 +18,7 @@ from robench.results.figures import Layer, Material, Raised, Shown, Surface, Wal
 from robench.results.figures.queries import Fall, falls
 from robench.results.summary import summarise
 
-from .made import EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, plan, spent
+from .made import EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
 
 
 def material(asked=PLAN, evidence=EVIDENCE, path="r.robench"):
@@ -103,8 +103,8 @@ def test_a_curve_goes_through_the_share_of_examples_without_a_find_up_to_each_ra
     radii, heights = line.get_data()
     assert radii[0] == 0
     assert radii[-1] == pytest.approx(0.3)
-    felled = [sum(size <= radius for size in SIZES.values()) for radius in radii]
-    np.testing.assert_allclose(heights, [100 * (7 - count) / 8 for count in felled])
+    broken = [sum(size <= radius for size in SIZES.values()) for radius in radii]
+    np.testing.assert_allclose(heights, [100 * (7 - count) / 8 for count in broken])
     assert (heights[0], heights[-1]) == (87.5, 37.5)
 
 
@@ -210,7 +210,7 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
         clean=(*map(clean, examples[:3]), clean(23, correct=False)),
         claims=(claim(1, 20, "l2:2", forwards=7), claim(2, 21, "l2:2", forwards=3)),
         verdicts=(accepted(1), accepted(2)),
-        spent=(spent(22, 1, "l2:2", forwards=40), spent(20, 0, "l2:2", forwards=5)),
+        exhausted=(exhausted(22, 1, "l2:2", forwards=40), exhausted(20, 0, "l2:2", forwards=5)),
     )
     (fall,) = falls(material(asked, evidence), "l2:2")
     assert fall == Fall("pgd", (1, 3, 12, 40), (3 / 4, 2 / 4, 1 / 4, 1 / 4))
@@ -220,7 +220,7 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
 
 def test_with_every_attack_examples_it_did_not_come_to_count_as_standing():
     asked = plan(threats=(L2,), every_attack=True)
-    evidence = Evidence(clean=tuple(map(clean, range(20, 28))), spent=(spent(20, 1, "l2:2", forwards=40),))
+    evidence = Evidence(clean=tuple(map(clean, range(20, 28))), exhausted=(exhausted(20, 1, "l2:2", forwards=40),))
     assert falls(material(asked, evidence), "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
 
 
@@ -308,7 +308,7 @@ def test_a_loss_of_0_is_drawn_at_the_foot_and_nan_is_not_drawn():
     torn.loss[1], torn.loss[2], torn.margin[2] = 0, np.nan, np.nan
     picture = figures.walks(material().summary, [torn])
     assert b"<svg" in figures.image_bytes(picture, "svg")
-    foot = figures.along.LEAST
+    foot = figures.along.MIN
     assert foot / 2 < picture.figure.axes[0].get_ylim()[0] <= foot
 
 

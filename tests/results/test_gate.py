@@ -13,8 +13,8 @@ from robench.errors import UserError
 from robench.results.gate import (
     LEVEL,
     Counts,
+    GateVerdict,
     Pairs,
-    Verdict,
     judge,
     lower_end,
     more_examples,
@@ -110,10 +110,10 @@ def test_more_losses_never_make_it_less_certain_and_more_gains_never_more():
 
 def test_a_wrong_model_is_found_out_a_like_one_passes_and_few_examples_decide_nothing():
     allowed = {"union": ONE}
-    assert judge([pairs(held=500, lost=40, gained=5, fallen=455)], allowed).verdict is Verdict.REGRESSION
-    assert judge([pairs(held=500, lost=12, gained=5, fallen=483)], allowed).verdict is Verdict.NONE
+    assert judge([pairs(held=500, lost=40, gained=5, fallen=455)], allowed).verdict is GateVerdict.REGRESSION
+    assert judge([pairs(held=500, lost=12, gained=5, fallen=483)], allowed).verdict is GateVerdict.NONE
     (row,) = judge([pairs(held=14, lost=4, fallen=12)], allowed).rows
-    assert row.verdict is Verdict.UNDECIDED
+    assert row.verdict is GateVerdict.UNDECIDED
     assert row.at_least < 0.01 < row.drop
     assert row.more > 10
 
@@ -121,7 +121,7 @@ def test_a_wrong_model_is_found_out_a_like_one_passes_and_few_examples_decide_no
 def test_the_printed_interval_always_agrees_with_the_verdict():
     for lost in range(0, 40, 2):
         (row,) = judge([pairs(held=300, lost=lost, gained=4, fallen=200)], {"union": ONE}).rows
-        assert (row.at_least >= ONE) == (row.verdict is Verdict.REGRESSION), lost
+        assert (row.at_least >= ONE) == (row.verdict is GateVerdict.REGRESSION), lost
         assert row.at_least <= row.drop
 
 
@@ -137,11 +137,12 @@ def test_more_examples_that_flip_alike_decide_when_so_many_are_there():
 
 def test_holm_is_holm():
     """Against the textbook: the j-th smallest of k p-values is turned down at level / (k - j + 1), until one is not."""
-    dice = random.Random(0)
+    noise = random.Random(0)
     seen = set()
     for _ in range(12):
         rows = [
-            pairs(f"t{i}", held=150, lost=dice.randrange(1, 16), gained=dice.randrange(3), fallen=40) for i in range(4)
+            pairs(f"t{i}", held=150, lost=noise.randrange(1, 16), gained=noise.randrange(3), fallen=40)
+            for i in range(4)
         ]
         p = {row.name: p_value(row.least(), ONE) for row in rows}
         wanted = set()
@@ -150,7 +151,7 @@ def test_holm_is_holm():
                 break
             wanted.add(name)
         judged = judge(rows, dict.fromkeys(p, ONE))
-        assert {row.name for row in judged.rows if row.verdict is Verdict.REGRESSION} == wanted
+        assert {row.name for row in judged.rows if row.verdict is GateVerdict.REGRESSION} == wanted
         seen.add(len(wanted))
     assert len(seen) >= 3
 
@@ -172,15 +173,15 @@ def test_open_examples_neither_hide_a_regression_nor_make_one_up():
         said = judge([row], {"union": ONE}).verdict
         verdicts.add(said)
         comes_to = {judge([whole], {"union": ONE}).verdict for whole in completions(row)}
-        if said is not Verdict.UNDECIDED:
+        if said is not GateVerdict.UNDECIDED:
             assert comes_to == {said}
-    assert verdicts == set(Verdict)
+    assert verdicts == set(GateVerdict)
 
 
 def test_what_was_open_in_the_baseline_is_no_proof_of_a_drop():
     row = Pairs("union", "O" * 40, "B" * 40)
-    assert judge([row], {"union": ONE}).verdict is Verdict.UNDECIDED
-    assert judge([Pairs("union", "S" * 40, "B" * 40)], {"union": ONE}).verdict is Verdict.REGRESSION
+    assert judge([row], {"union": ONE}).verdict is GateVerdict.UNDECIDED
+    assert judge([Pairs("union", "S" * 40, "B" * 40)], {"union": ONE}).verdict is GateVerdict.REGRESSION
 
 
 def test_a_wrong_example_that_an_attack_had_broken_before_is_no_loss():
@@ -189,10 +190,10 @@ def test_a_wrong_example_that_an_attack_had_broken_before_is_no_loss():
 
 def test_false_alarms_over_correlated_threats_are_as_rare_as_said():
     """20,000 pairs of models under three threats, each dropped by just what is allowed; most flips are shared."""
-    dice = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     n, alarms, trials = 200, 0, 20_000
-    shared = dice.multinomial(n, [0.02, 0.01, 0.97], size=trials)
-    own = dice.multinomial(n, [0.01, 0.01, 0.98], size=(3, trials))
+    shared = noise.multinomial(n, [0.02, 0.01, 0.97], size=trials)
+    own = noise.multinomial(n, [0.01, 0.01, 0.98], size=(3, trials))
     for both, each in zip(shared.tolist(), own.transpose(1, 0, 2).tolist(), strict=True):
         rows = [Counts(n, both[0] + one[0], both[1] + one[1]) for one in each]
         alarms += min(p_value(row, ONE) for row in rows) <= LEVEL / 3

@@ -7,7 +7,7 @@ from robench.evidence.records import Evidence, Failure
 from robench.results.measured import NotMeasuredError, refuse_unmeasured, unmeasured
 from robench.results.summary import summarise
 
-from .made import APGD, EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, plan, spent
+from .made import APGD, EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
 
 EXAMPLES = range(20, 28)
 CLEAN = tuple(map(clean, EXAMPLES))
@@ -30,8 +30,8 @@ def test_a_threat_is_unmeasured_where_each_attack_failed_and_nothing_was_broken_
     whole = failures("linf:0.3", PGD, APGD)
     assert names(summary(whole)) == ["linf:0.3"]
     assert names(summary(failures("linf:0.3", PGD))) == [], "the other attack is still to come"
-    assert names(summary(whole, spent=(spent(21, 0b11),))) == []
-    assert names(summary(whole, spent=(spent(21, 0b01),))) == ["linf:0.3"], "one of two items proves nothing"
+    assert names(summary(whole, exhausted=(exhausted(21, 0b11),))) == []
+    assert names(summary(whole, exhausted=(exhausted(21, 0b01),))) == ["linf:0.3"], "one of two items proves nothing"
     assert names(summary(whole, claims=(claim(1, 22),), verdicts=(accepted(1),))) == []
     found_elsewhere = {"claims": (claim(1, 22, "linf:0.1", "old()"),), "verdicts": (accepted(1, size=0.1),)}
     assert names(summary(whole, **found_elsewhere)) == []

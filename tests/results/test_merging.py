@@ -24,10 +24,10 @@ from .made import (
     claim,
     clean,
     evidences,
+    exhausted,
     laid_end_to_end,
     outside,
     plan,
-    spent,
 )
 
 
@@ -78,7 +78,7 @@ def test_a_copy_of_a_run_adds_no_claim(evidence):
 def test_merging_the_example_by_hand_with_itself_changes_nothing():
     merged = merge([EVIDENCE, EVIDENCE]).evidence
     assert {t: outcomes(PLAN, merged, t) for t in ANSWERS} == ANSWERS
-    assert set(merged.spent) == set(EVIDENCE.spent)
+    assert set(merged.exhausted) == set(EVIDENCE.exhausted)
     assert (merged.claims, merged.verdicts, merged.clean) == (EVIDENCE.claims, EVIDENCE.verdicts, EVIDENCE.clean)
     assert set(merged.efforts) == set(EVIDENCE.efforts)
 
@@ -100,10 +100,10 @@ def test_an_unjudged_claim_waits_unless_its_verdict_is_elsewhere():
 
 
 def test_different_items_add_up_and_the_same_item_is_counted_once():
-    first, second = spent(5, 0b01, forwards=10, backwards=9), spent(5, 0b10, forwards=20, backwards=19)
-    dearer = spent(5, 0b01, forwards=15, backwards=3)
-    assert consolidated([first, second]) == (spent(5, 0b11, forwards=30, backwards=28),)
-    assert consolidated([first, dearer]) == (spent(5, 0b01, forwards=15, backwards=9),)
+    first, second = exhausted(5, 0b01, forwards=10, backwards=9), exhausted(5, 0b10, forwards=20, backwards=19)
+    dearer = exhausted(5, 0b01, forwards=15, backwards=3)
+    assert consolidated([first, second]) == (exhausted(5, 0b11, forwards=30, backwards=28),)
+    assert consolidated([first, dearer]) == (exhausted(5, 0b01, forwards=15, backwards=9),)
     assert consolidated([first, first]) == (first,)
 
 

@@ -18,10 +18,10 @@ from .made import (
     claim,
     clean,
     evidences,
+    exhausted,
     laid_end_to_end,
     outside,
     plan,
-    spent,
     stirred,
 )
 
@@ -51,11 +51,11 @@ def test_letters_follow_the_order_of_the_plan():
 
 def test_an_example_stands_only_when_every_item_of_every_attack_is_spent():
     both = (PGD, APGD)
-    pgd, apgd = (spent(5, 0b01), spent(5, 0b10)), spent(5, 1, attack=APGD.spec)
-    assert of_one(attacks=both, spent=(*pgd, apgd)) == "S"
-    assert of_one(attacks=both, spent=(pgd[0], apgd)) == "O"
-    assert of_one(attacks=both, spent=pgd) == "O"
-    assert of_one(attacks=both, spent=(spent(5, 0b11, threat="l2:2"), apgd)) == "O"
+    pgd, apgd = (exhausted(5, 0b01), exhausted(5, 0b10)), exhausted(5, 1, attack=APGD.spec)
+    assert of_one(attacks=both, exhausted=(*pgd, apgd)) == "S"
+    assert of_one(attacks=both, exhausted=(pgd[0], apgd)) == "O"
+    assert of_one(attacks=both, exhausted=pgd) == "O"
+    assert of_one(attacks=both, exhausted=(exhausted(5, 0b11, threat="l2:2"), apgd)) == "O"
 
 
 def test_a_threat_without_attacks_leaves_everything_open():
@@ -71,11 +71,13 @@ def test_a_claim_counts_only_when_it_is_accepted():
 
 
 def test_a_rejected_claim_stands_once_the_search_has_marked_its_item():
-    assert of_one(claims=(claim(1, 5),), verdicts=(outside(1),), spent=(spent(5, 0b11),)) == "S"
+    assert of_one(claims=(claim(1, 5),), verdicts=(outside(1),), exhausted=(exhausted(5, 0b11),)) == "S"
 
 
 def test_an_accepted_image_breaks_whichever_attack_found_it():
-    assert of_one(claims=(claim(1, 5, attack="other()"),), verdicts=(accepted(1),), spent=(spent(5, 0b11),)) == "B"
+    assert (
+        of_one(claims=(claim(1, 5, attack="other()"),), verdicts=(accepted(1),), exhausted=(exhausted(5, 0b11),)) == "B"
+    )
 
 
 @pytest.mark.parametrize(

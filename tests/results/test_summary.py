@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robench.errors import UserError
-from robench.evidence.records import Clean, Evidence, PlannedAttack, PlannedThreat, Spent
+from robench.evidence.records import Clean, Evidence, Exhausted, PlannedAttack, PlannedThreat
 from robench.results.stats.intervals import average, wilson
 from robench.results.summary import Summary, summarise
 
@@ -23,9 +23,9 @@ from .made import (
     claim,
     clean,
     evidences,
+    exhausted,
     outside,
     plan,
-    spent,
     stirred,
 )
 
@@ -121,40 +121,40 @@ def test_rejections_and_failures_name_the_attack_and_quote_the_sentence():
 
 
 def test_a_failure_that_was_made_up_for_is_forgotten():
-    mended = msgspec.structs.replace(EVIDENCE, spent=(*EVIDENCE.spent, spent(26, 0b11)))
+    mended = msgspec.structs.replace(EVIDENCE, exhausted=(*EVIDENCE.exhausted, exhausted(26, 0b11)))
     assert summarise(PLAN, mended, "").threats[0].failures == ()
 
 
-def of_four(*finds, spent=(), every_attack=True):
+def of_four(*finds, exhausted=(), every_attack=True):
     """A threat with two attacks on four correct examples: claims by (example, attack), all accepted."""
     claims = [claim(i, example, attack=attack.spec) for i, (example, attack) in enumerate(finds, start=1)]
     evidence = Evidence(
         clean=tuple(map(clean, range(4))),
         claims=tuple(claims),
         verdicts=tuple(accepted(c.id) for c in claims),
-        spent=tuple(spent),
+        exhausted=tuple(exhausted),
     )
     asked = plan(tuple(range(4)), (PlannedThreat("linf:0.3", (PGD, APGD)),), every_attack)
     return summarise(asked, evidence, "").threats[0].attacks
 
 
-WHOLE = [*(spent(e, 0b11) for e in (2, 3)), *(spent(e, 1, attack=APGD.spec) for e in (0, 3))]
+WHOLE = [*(exhausted(e, 0b11) for e in (2, 3)), *(exhausted(e, 1, attack=APGD.spec) for e in (0, 3))]
 
 
 def test_with_every_attack_each_gets_all_it_broke_and_what_it_broke_alone():
-    pgd, apgd = of_four((0, PGD), (1, PGD), (1, APGD), (2, APGD), spent=WHOLE)
+    pgd, apgd = of_four((0, PGD), (1, PGD), (1, APGD), (2, APGD), exhausted=WHOLE)
     assert (pgd.broken, pgd.accuracy, pgd.alone, pgd.standing) == (2, 0.5, 1, 2)
     assert (apgd.broken, apgd.accuracy, apgd.alone, apgd.standing) == (2, 0.5, 1, 2)
 
 
 def test_accuracy_is_null_until_an_attack_has_run_everywhere_and_alone_until_all_have():
-    pgd, apgd = of_four((0, PGD), (1, PGD), (1, APGD), (2, APGD), spent=WHOLE[:3])
+    pgd, apgd = of_four((0, PGD), (1, PGD), (1, APGD), (2, APGD), exhausted=WHOLE[:3])
     assert (pgd.accuracy, pgd.alone) == (0.5, None)
     assert (apgd.accuracy, apgd.alone) == (None, None)
 
 
 def test_stopped_early_the_first_to_break_gets_the_credit():
-    pgd, apgd = of_four((0, PGD), (1, APGD), (1, PGD), (2, APGD), spent=WHOLE, every_attack=False)
+    pgd, apgd = of_four((0, PGD), (1, APGD), (1, PGD), (2, APGD), exhausted=WHOLE, every_attack=False)
     assert (pgd.broken, apgd.broken) == (1, 2)
     assert (pgd.accuracy, pgd.alone) == (None, None)
 
@@ -176,7 +176,7 @@ def test_a_clean_run_of_a_thousand_gives_the_numbers_of_the_contract():
         clean=tuple(clean(e, correct=e >= 9) for e in range(1000)),
         claims=tuple(claim(e, e, attack="pgd()") for e in range(9, 89)),
         verdicts=tuple(accepted(e) for e in range(9, 89)),
-        spent=tuple(Spent(e, "linf:0.3", "pgd()", 1, 0, 0) for e in range(89, 1000)),
+        exhausted=tuple(Exhausted(e, "linf:0.3", "pgd()", 1, 0, 0) for e in range(89, 1000)),
     )
     summary = summarise(asked, evidence, "0.1.0")
     (linf,) = summary.threats

@@ -47,7 +47,7 @@ def asked_about(model, attack, threat, x, y, target):
     """Every delta asked about, (questions, rows, ...)."""
     batch = Batch(x, y, target, keys=torch.arange(len(x)))
     state, asked = attack.start(threat, batch), []
-    for _ in range(attack.visits(threat)):
+    for _ in range(attack.max_queries(threat)):
         x_adv = attack.query(threat, batch, state)
         asked.append(x_adv - x)
         state = attack.step(threat, batch, state, differentiate(model, attack.objective, x_adv, y, target))
@@ -90,15 +90,15 @@ def check_lane_mates(attack, norm):
     exact = sorted(distance(module, split.x[row], int(split.y[row]), norm) for row in range(N))
     threat, waiting = parse(f"{norm}:{fraction(1.01 * exact[N // 2])}"), items(model, attack, split, range(N))
 
-    def found(order, lanes):
-        ended = ends(model, split, Job(threat, attack, Waiting.of(order)), lanes=lanes)
+    def found(order, slots):
+        ended = ends(model, split, Job(threat, attack, Waiting.of(order)), slots=slots)
         return {end.item: end.x_adv for end in ended}
 
     together = found(waiting, 8)
     assert any(x is None for x in together.values())
     assert any(x is not None for x in together.values())
-    for order, lanes in [(waiting[::-1], 5), (waiting[1::6], 1), (waiting, 40)]:
-        for item, x_adv in found(order, lanes).items():
+    for order, slots in [(waiting[::-1], 5), (waiting[1::6], 1), (waiting, 40)]:
+        for item, x_adv in found(order, slots).items():
             assert (x_adv is None) == (together[item] is None), item
             if x_adv is not None:
                 torch.testing.assert_close(x_adv, together[item], atol=2e-5, rtol=0)

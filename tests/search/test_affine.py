@@ -19,14 +19,14 @@ from .running import broken_rows, ends, items, job
 N = 16
 
 
-def judged(model, split, threat, attack, draws=1):
+def judged(model, split, threat, attack, restarts=1):
     """The rows broken, as a referee who is shown the witness has it."""
-    found = ends(model, split, job(threat, attack, items(model, attack, split, range(N), draws)), lanes=N)
+    found = ends(model, split, job(threat, attack, items(model, attack, split, range(N), restarts)), slots=N)
     rows = set()
     for end in found:
         if end.x_adv is not None:
-            x, witness = split.x[[end.item.row]], torch.tensor([end.witness])
-            assert threat.contains(end.x_adv[None], x, witness).item()
+            x, params = split.x[[end.item.row]], torch.tensor([end.params])
+            assert threat.contains(end.x_adv[None], x, params).item()
             rows.add(end.item.row)
     return rows
 
@@ -79,7 +79,7 @@ def test_rotations_and_a_ball_together_break_what_neither_breaks_alone():
     alone = judged(model, split, threat.rt, Grid(rotations=1))
     alone |= broken_rows(model, threat.ball, PGD(steps=10), split, range(N))
     assert alone == set((heights < max(falls_at[0], falls_at[-1])).nonzero().flatten().tolist())
-    mixed = judged(model, split, threat, AffineRTAttack(steps=4, poses=30, splits=9))
+    mixed = judged(model, split, threat, AffineRTAttack(steps=4, transforms=30, splits=9))
     assert set((heights < 0.95 * falls_at.max()).nonzero().flatten().tolist()) <= mixed
     assert mixed <= set((heights < falls_at.max()).nonzero().flatten().tolist())
     assert len(mixed) > len(alone) + 3
@@ -92,7 +92,7 @@ def test_splits_reach_from_one_part_alone_to_the_other():
     batch = Batch(split.x, split.y, split.y, torch.arange(N))
     state = attack.start(threat, batch)
     largest = {}
-    for move in range(attack.visits(threat)):
+    for move in range(attack.max_queries(threat)):
         beta = move // 9 / 2
         one, two = threat.one.size(state.one).max().item(), threat.two.size(state.two).max().item()
         assert one <= beta * 0.05 + 1e-6

@@ -45,7 +45,7 @@ def ours(model, threat, attack, batch, start=None):
     state = attack.start(threat, batch)
     if start is not None:
         state = attack._begin(threat, torch.zeros_like(batch.keys), start)
-    for _ in range(attack.visits(threat)):
+    for _ in range(attack.max_queries(threat)):
         last = state
         seen = looked(model, attack, batch, state)
         state = attack.step(threat, batch, state, seen)
@@ -116,8 +116,8 @@ def test_apgd_l1_climbs_as_high_as_the_authors_code():
 def test_stages_cover_all_steps_and_end_at_the_radius():
     stages = APGD(steps=100).stages(parse("l1:3"))
     assert stages == ((30, 3.0), (30, 2.0), (40, 1.0))
-    assert APGD(steps=100).visits(parse("l1:3")) == 103
-    assert APGD(steps=100, staged=False).visits(parse("l1:3")) == 101
+    assert APGD(steps=100).max_queries(parse("l1:3")) == 103
+    assert APGD(steps=100, staged=False).max_queries(parse("l1:3")) == 101
     assert sum(moves for moves, _ in APGD(steps=37).stages(parse("l1:3"))) == 37
     assert APGD(steps=100).stages(parse("linf:1")) == ((100, 1.0),)
 
@@ -148,7 +148,7 @@ def _check_around(model, split, distances, attack, norm, beyond):
     assert len(reachable) >= N / 2
     for exact in reachable[1::4]:
         for radius in (exact * beyond, exact * 0.999):
-            broken = broken_rows(model, parse(f"{norm}:{fraction(radius)}"), attack, split, range(N), lanes=N)
+            broken = broken_rows(model, parse(f"{norm}:{fraction(radius)}"), attack, split, range(N), slots=N)
             assert {row for row in range(N) if distances[row] * beyond <= radius * 1.000001} <= broken
             assert all(distances[row] <= radius for row in broken)
 
@@ -188,11 +188,11 @@ def ranked(grad, share):
 
 
 @st.composite
-def gradients(draw):
+def gradients(restart):
     """Of many scales down to the smallest floats, with ties and zeros, in both precisions."""
-    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    noise = torch.randn(6, 2, 5, 7, generator=g, dtype=draw(st.sampled_from([torch.float32, torch.float64])))
-    kind = draw(st.sampled_from(["noise", "ties", "scales", "tiny", "equal", "sparse"]))
+    g = torch.Generator().manual_seed(restart(st.integers(0, 2**31)))
+    noise = torch.randn(6, 2, 5, 7, generator=g, dtype=restart(st.sampled_from([torch.float32, torch.float64])))
+    kind = restart(st.sampled_from(["noise", "ties", "scales", "tiny", "equal", "sparse"]))
     grad = {
         "noise": noise,
         "ties": noise.round(),
@@ -219,8 +219,8 @@ def best_by_sorting(grad, x, r):
     flat, image = grad.flatten(1).double(), x.flatten(1).double()
     worth, order = flat.abs().sort(dim=1, descending=True)
     wall = torch.where(flat > 0, 1 - image, image).gather(1, order)
-    spent = torch.minimum(wall, (r - (wall.cumsum(dim=1) - wall)).clamp(min=0))
-    return (worth * spent).sum(dim=1)
+    exhausted = torch.minimum(wall, (r - (wall.cumsum(dim=1) - wall)).clamp(min=0))
+    return (worth * exhausted).sum(dim=1)
 
 
 @pytest.mark.parametrize("text", ["l1:0.01", "l1:2", "l1:1000000000"])
@@ -266,6 +266,6 @@ def test_every_l1_attack_stays_in_ball_and_box(attack):
     if attack.name != "apgd":  # whose stages begin in larger balls
         assert threat.contains(split.x + delta, split.x).all()
     state = attack.start(threat, batch)
-    for _ in range(attack.visits(threat) - 1):
+    for _ in range(attack.max_queries(threat) - 1):
         state = attack.step(threat, batch, state, looked(module, attack, batch, state))
     assert threat.contains(split.x + state.delta, split.x).all()

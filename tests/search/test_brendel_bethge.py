@@ -101,7 +101,7 @@ def test_it_looks_for_a_start_then_for_the_boundary_then_walks():
     x, y = edgy(model)
     threat, batch = parse("l2:1"), Batch(x, y, y, torch.arange(len(x)))
     state, fooled_before = FAST.start(threat, batch), torch.zeros(len(x), dtype=torch.bool)
-    for _ in range(FAST.visits(threat)):
+    for _ in range(FAST.max_queries(threat)):
         assert ((x + state.delta >= 0) & (x + state.delta <= 1)).all()
         seen = differentiate(model, FAST.objective, x + state.delta, y, y)
         fooled = seen.loss > 0

@@ -22,7 +22,7 @@ def searched(model, attack, x, y, target):
     """The state after every question, and all that was asked: (questions, rows, ...)."""
     batch = Batch(x, y, target, keys=torch.arange(len(x)))
     state, asked = attack.start(THREAT, batch), []
-    for _ in range(attack.visits(THREAT)):
+    for _ in range(attack.max_queries(THREAT)):
         asked.append(state.delta)
         seen = differentiate(model, attack.objective, x + asked[-1], y, target)
         state = attack.step(THREAT, batch, state, seen)
@@ -95,7 +95,7 @@ def test_an_example_breaks_just_beyond_its_distance_and_never_before():
     attack = CarliniWagner(steps=60, learning_rate=0.02, rounds=4, c=0.5)
     for factor in (1.05, 0.999):
         threat = parse(f"l2:{fraction(float(exact[row]) * factor)}")
-        broken = broken_rows(model, threat, attack, split, range(N), lanes=N)
+        broken = broken_rows(model, threat, attack, split, range(N), slots=N)
         assert (row in broken) is (factor > 1)
         assert all(exact[other] <= threat.r for other in broken)
 
@@ -130,7 +130,7 @@ def test_where_nothing_fools_it_finds_nothing():
     x = toy(model, N).x.round()
     split = Split.whole("toy:test", x, torch.zeros(N, dtype=torch.long), 2)
     assert smallest(model, SHORT, x, split.y).isinf().all()
-    assert broken_rows(model, parse("l2:100"), SHORT, split, range(N), lanes=N) == set()
+    assert broken_rows(model, parse("l2:100"), SHORT, split, range(N), slots=N) == set()
 
 
 def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its_bounds():
@@ -156,15 +156,15 @@ def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its
             c = 10 * c if high == float("inf") else (low + high) / 2
 
 
-@pytest.mark.parametrize("lanes", [3, 40])
-def test_the_same_is_found_among_any_lane_mates(lanes):
+@pytest.mark.parametrize("slots", [3, 40])
+def test_the_same_is_found_among_any_lane_mates(slots):
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
     threat = parse(f"l2:{fraction(float(lengths(module, split.x, split.y).median()))}")
     every = items(model, SHORT, split, range(2, 10))
-    alone = run(model, threat, SHORT, split, every, lanes=8)
-    other = run(model, threat, SHORT, split, every[::-1], lanes=lanes)
+    alone = run(model, threat, SHORT, split, every, slots=8)
+    other = run(model, threat, SHORT, split, every[::-1], slots=slots)
     assert 2 <= sum(x is not None for x in alone.values()) <= 6
     for item, x_adv in alone.items():
         assert (x_adv is None) == (other[item] is None)

@@ -28,11 +28,11 @@ every = pytest.mark.parametrize(("attack", "norm"), ATTACKS.values(), ids=ATTACK
 WIDE = {"linf": "linf:1", "l2": "l2:100"}
 
 
-def nearest(model, attack, threat, split, lanes=N, rows=None):
+def nearest(model, attack, threat, split, slots=N, rows=None):
     """The image nearest to each example that the engine has kept; None where there is none."""
     waiting = items(model, attack, split, range(len(split)) if rows is None else rows)
     one = Job(threat, attack, Waiting.of(waiting), smallest=True)
-    return {end.item.row: end for end in ends(model, split, one, lanes=lanes * attack.width)}
+    return {end.item.row: end for end in ends(model, split, one, slots=slots * attack.queries_per_step)}
 
 
 @every
@@ -58,8 +58,8 @@ def test_what_it_finds_depends_on_neither_lane_mates_nor_order_nor_on_more_than_
     found = {row: end.x_adv for row, end in nearest(model, attack, threat, split).items()}
     assert all(x_adv is not None for x_adv in found.values())
     labels_alone = classifier(OneHot(model.module), 4, FIFTY)
-    for other, rows, lanes in [(model, [2, 0, 1, 3], 1), (labels_alone, range(4), 2)]:
-        for row, end in nearest(other, attack, threat, split, lanes, rows).items():
+    for other, rows, slots in [(model, [2, 0, 1, 3], 1), (labels_alone, range(4), 2)]:
+        for row, end in nearest(other, attack, threat, split, slots, rows).items():
             torch.testing.assert_close(end.x_adv, found[row], atol=1e-5, rtol=0)
 
 

@@ -79,7 +79,7 @@ def test_fab_breaks_a_linear_model_just_beyond_its_distance_and_never_before(nor
     attack = FAB(steps=15, random_start=random_start)
     for factor in (1.1 if norm == "l1" else 1.05, 0.999):
         threat = parse(f"{norm}:{fraction(exact * factor)}")
-        broken = broken_rows(model, threat, attack, split, range(N), lanes=48)
+        broken = broken_rows(model, threat, attack, split, range(N), slots=48)
         assert {row for row in range(N) if distances[row] <= min(exact, threat.r / 1.05)} <= broken, (
             "one in reach stands"
         )
@@ -116,11 +116,11 @@ def test_what_it_finds_depends_on_neither_lane_mates_nor_order(norm):
     split, attack = toy(model, N), FAB(steps=8, random_start=True)
     radius = sorted(distance(module, split.x[row], int(split.y[row]), norm) for row in range(N))[N // 2]
     threat, waiting = parse(f"{norm}:{fraction(1.01 * radius)}"), items(model, attack, split, range(N))
-    found = run(model, threat, attack, split, waiting, lanes=8)
+    found = run(model, threat, attack, split, waiting, slots=8)
     assert any(x is None for x in found.values())
     assert any(x is not None for x in found.values())
-    for order, lanes in [(waiting[::-1], 8), (waiting[1::6], 1), (waiting, 30)]:
-        for item, x_adv in run(model, threat, attack, split, order, lanes).items():
+    for order, slots in [(waiting[::-1], 8), (waiting[1::6], 1), (waiting, 30)]:
+        for item, x_adv in run(model, threat, attack, split, order, slots).items():
             assert (x_adv is None) == (found[item] is None), item
             if x_adv is not None:
                 torch.testing.assert_close(x_adv, found[item], atol=2e-5, rtol=0)

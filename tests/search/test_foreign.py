@@ -108,13 +108,13 @@ def test_where_it_ends_outside_the_ball_its_result_counts_as_shrunk_to_the_radiu
     two = classifier(Linear(2), 2)
     grey = toy(two, N, spread=0.2, edges=False)
     threat = L2(Fraction(3, 10))
-    broken = broken_rows(two, threat, build("foolbox:Overshoots", {}), grey, range(N), lanes=N)
+    broken = broken_rows(two, threat, build("foolbox:Overshoots", {}), grey, range(N), slots=N)
     assert broken == {row for row in range(N) if exact(two, grey, row, "l2") < 0.25} != set()
 
 
 def test_l0_attacks_which_foolbox_refuses_to_judge_are_judged_here(model, split):
     attack = build("foolbox:L0FMNAttack", {"steps": 30})
-    got = broken_rows(model, BALLS["l0"](Fraction(8)), attack, split, range(N), lanes=N)
+    got = broken_rows(model, BALLS["l0"](Fraction(8)), attack, split, range(N), slots=N)
     assert got <= {row for row in range(N) if exact(model, split, row, "l0") <= 8}
     assert len(got) > N // 2
 
@@ -123,7 +123,7 @@ def test_pointwise_which_foolbox_cannot_call_is_run():
     model = classifier(Linear(2), 2)
     split = toy(model, 3)
     attack = build("foolbox:PointwiseAttack", {"init_attack": "InversionAttack", "l2_binary_search": False})
-    assert broken_rows(model, BALLS["l0"](Fraction(14)), attack, split, range(3), lanes=3) == {0, 1, 2}
+    assert broken_rows(model, BALLS["l0"](Fraction(14)), attack, split, range(3), slots=3) == {0, 1, 2}
 
 
 # AutoAttack's own code
@@ -175,7 +175,7 @@ class Made(ForeignAttack):
     source: ClassVar[str] = "tests"
     threats: ClassVar[tuple[str, ...]] = ("linf",)
 
-    def visits(self, threat: Ball):
+    def max_queries(self, threat: Ball):
         return 10
 
 
@@ -238,21 +238,21 @@ RUBBISH = [LeavesTheBox, LeavesTheBall, ShowsAnotherExample, ShowsBlack, SpoilsW
 
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_breaks_nothing(model, split, kind):
-    ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), lanes=5)
+    ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), slots=5)
     assert [(end.x_adv, end.nan, end.blind) for end in ended] == [(None, False, False)] * N
     assert {end.error for end in ended} <= {"", IDLE}
 
 
 @pytest.mark.parametrize("kind", [DoesNothing, ShowsNaN])
 def test_a_library_that_asks_about_nothing_but_the_images_has_not_searched(model, split, kind):
-    ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), lanes=5)
+    ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), slots=5)
     assert [(end.x_adv, end.nan, end.error) for end in ended] == [(None, False, IDLE)] * N
 
 
 def test_a_library_that_raises_leaves_its_examples_unfinished(model, split):
-    asked = job(WIDE, Raises(), items(model, Raises(), split, range(N), draws=3))
+    asked = job(WIDE, Raises(), items(model, Raises(), split, range(N), restarts=3))
     after = job(NARROW, PGD(steps=2), items(model, PGD(), split, range(N)))
-    assert {end.job for end in ends(model, split, asked, after, lanes=5, may_fail=True)} == {after}
+    assert {end.job for end in ends(model, split, asked, after, slots=5, may_fail=True)} == {after}
     assert asked.error == "ZeroDivisionError: not my day"
     assert asked.unfinished == set(range(N))
     assert asked.over
@@ -272,7 +272,7 @@ def test_one_example_that_makes_the_library_raise_is_left_out_alone(model, split
             model(0.98 * batch.x)
 
     asked = job(Linf(Fraction(1, 20)), Picky(), items(model, Picky(), split, range(N)))
-    ended = {end.item.row: end for end in ends(model, split, asked, lanes=N)}
+    ended = {end.item.row: end for end in ends(model, split, asked, slots=N)}
     assert {row: end.error for row, end in ended.items() if end.error} == {
         4: "ValueError: init_attack failed for 1 inputs"
     }
@@ -288,7 +288,7 @@ def test_images_that_are_wrong_already_are_finds_and_never_shown_to_the_library(
 
     split.y[3] = (split.y[3] + 1) % 3
     split.y[7] = (split.y[7] + 1) % 3
-    ended = ends(model, split, job(NARROW, Looks(), items(model, Looks(), split, range(N))), lanes=N)
+    ended = ends(model, split, job(NARROW, Looks(), items(model, Looks(), split, range(N))), slots=N)
     finds = {end.item.row: end.x_adv for end in ended if end.x_adv is not None}
     assert finds.keys() == {3, 7}
     assert torch.equal(finds[3], split.x[3])
@@ -309,7 +309,7 @@ def test_the_best_point_is_kept_whatever_the_library_makes_of_it(model, split):
             inner(batch.x)
 
     threat = Linf(fraction(sorted(exact(model, split, row, "linf") for row in range(N))[N // 2] * 1.0001))
-    got = broken_rows(model, threat, Forgets(), split, range(N), lanes=N)
+    got = broken_rows(model, threat, Forgets(), split, range(N), slots=N)
     assert got == {row for row in range(N) if exact(model, split, row, "linf") <= threat.r}
     assert len(got) == N // 2 + 1
 
@@ -432,7 +432,7 @@ def test_every_row_is_counted_once(text):
     counting.forwards = 0
     attack = build(*parse(text))
     asked = job(BALLS[attack.threats[0]](Fraction(1, 4)), attack, items(model, attack, split, range(N)))
-    ended = ends(model, split, asked, lanes=5)
+    ended = ends(model, split, asked, slots=5)
     assert len(ended) == N
     assert sum(end.forwards for end in ended) == counting.forwards == asked.asked
     assert sum(end.backwards for end in ended) == counting.backwards
@@ -441,7 +441,7 @@ def test_every_row_is_counted_once(text):
 
 def test_a_row_that_keeps_its_place_is_counted_for_its_example(model, split):
     attack = build("foolbox:LinfPGD", {"steps": 7})
-    for end in ends(model, split, job(NARROW, attack, items(model, attack, split, range(N))), lanes=5):
+    for end in ends(model, split, job(NARROW, attack, items(model, attack, split, range(N))), slots=5):
         assert (end.forwards, end.backwards) == (1 + 7 + 1, 7)
 
 
@@ -455,13 +455,13 @@ def test_an_image_comes_once_into_a_batch_and_restarts_meet_other_noise(model, s
         def run(self, model, threat, batch):
             seen.append((batch.x, torch.rand(1).item(), np.random.rand()))
 
-    ended = ends(model, split, job(NARROW, Draws(), items(model, Draws(), split, range(N), draws=2)), lanes=15)
+    ended = ends(model, split, job(NARROW, Draws(), items(model, Draws(), split, range(N), restarts=2)), slots=15)
     assert [len(x) for x, *_ in seen] == [12, 12]
     assert all(len(x.unique(dim=0)) == len(x) for x, *_ in seen)
     assert len({number for _, *numbers in seen for number in numbers}) == 4
     again = seen[:]
     seen.clear()
-    ends(model, split, job(NARROW, Draws(), items(model, Draws(), split, range(N), draws=2)), lanes=15)
+    ends(model, split, job(NARROW, Draws(), items(model, Draws(), split, range(N), restarts=2)), slots=15)
     assert [numbers for _, *numbers in seen] == [numbers for _, *numbers in again]
     assert len(ended) == 2 * N
 
@@ -481,21 +481,21 @@ def test_the_random_numbers_of_the_process_are_left_alone(model, split):
 def test_guests_and_attacks_of_ours_take_turns(model, split):
     kinds = (LeavesTheBall(), PGD(steps=3), Raises(), ShowsBlack(), PGD(steps=4), Raises())  # in this order
     jobs = [job(NARROW, attack, items(model, attack, split, range(N))) for attack in kinds]
-    ended = ends(model, split, *jobs, lanes=7, may_fail=True)
+    ended = ends(model, split, *jobs, slots=7, may_fail=True)
     assert [jobs.index(end.job) for end in ended] == [place for place in (0, 1, 3, 4) for _ in range(N)]
     assert all(one.over for one in jobs)
 
 
 def test_dropped_examples_are_not_searched(model, split):
     attack = build("foolbox:LinfPGD", {"steps": 20})
-    asked = job(WIDE, attack, items(model, attack, split, range(N), draws=4))
+    asked = job(WIDE, attack, items(model, attack, split, range(N), restarts=4))
     ended = []
     for some in Engine(model, split, 0, rows=5).work([asked]):
         ended += some
         for end in some:
             if end.x_adv is not None:
                 asked.drop(end.item.row)
-    assert [end.item.draw for end in ended] == [0] * N
+    assert [end.item.restart for end in ended] == [0] * N
 
 
 def test_a_batch_that_does_not_fit_is_halved(split):
@@ -556,7 +556,7 @@ def test_every_attack_of_foolbox_reads_back_with_all_its_settings():
         attack = build(f"foolbox:{name}", {})
         assert build(*parse(attack.spec)) == attack
         assert attack.threats
-        assert attack.visits(Linf(Fraction(1))) > 1
+        assert attack.max_queries(Linf(Fraction(1))) > 1
 
 
 def test_an_alias_and_a_whole_number_give_the_same_evidence():
@@ -662,7 +662,7 @@ def test_a_library_that_raises_leaves_examples_open_with_the_error(net, split, m
 def test_the_referee_has_the_last_word(model, split):
     """A library's find is judged like any other."""
     attack = build("foolbox:LinfPGD", {})
-    ended = ends(model, split, job(WIDE, attack, items(model, attack, split, range(N))), lanes=N)
+    ended = ends(model, split, job(WIDE, attack, items(model, attack, split, range(N))), slots=N)
     rows = [end.item.row for end in ended]
     images = torch.stack([end.x_adv for end in ended])
-    assert all(ruling.accepted for ruling in Referee(model).judge(WIDE, split.x[rows], split.y[rows], images))
+    assert all(decision.accepted for decision in Referee(model).judge(WIDE, split.x[rows], split.y[rows], images))

@@ -13,13 +13,15 @@ from .running import broken_rows
 N = 16
 
 
-def check_around(model, split, distances, attack, norm, draws=1):
+def check_around(model, split, distances, attack, norm, restarts=1):
     """At radii a hair around some of the distances: every example nearer breaks, every one farther stands."""
     reachable = sorted(d for d in distances if not math.isinf(d))
     assert len(reachable) >= N / 2
     for exact in reachable[1::8]:
         for radius in (exact * 1.01, exact * 0.999):
-            broken = broken_rows(model, parse(f"{norm}:{fraction(radius)}"), attack, split, range(N), draws, lanes=160)
+            broken = broken_rows(
+                model, parse(f"{norm}:{fraction(radius)}"), attack, split, range(N), restarts, slots=160
+            )
             assert {row for row in range(N) if distances[row] * 1.0099 < radius} <= broken, "one within reach stands"
             assert all(distances[row] <= radius for row in broken), "one out of reach broke"
 

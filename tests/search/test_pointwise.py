@@ -58,7 +58,7 @@ def search(model, attack, threat, x, y):
     """The state after every question, and the images asked about then."""
     batch = Batch(x, y, y, keys=torch.arange(len(x)) * 7919)
     state = attack.start(threat, batch)
-    for _ in range(attack.visits(threat)):
+    for _ in range(attack.max_queries(threat)):
         asked = attack.query(threat, batch, state)
         labels = model(asked.flatten(0, 1)).argmax(dim=1).view(len(x), -1)
         state = attack.step(threat, batch, state, labels)
@@ -73,12 +73,18 @@ def best(model, attack, threat, x, y):
     return state.best
 
 
-@pytest.mark.parametrize(("text", "wide"), [("l1:1", 4), ("l1:1", 10), ("l0:1", 4)])
+@pytest.mark.parametrize(("text", "queries_per_step"), [("l1:1", 4), ("l1:1", 10), ("l0:1", 4)])
 @pytest.mark.parametrize("name", MODELS)
-def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move_closer(name, text, wide):
+def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move_closer(name, text, queries_per_step):
     model, threat = MODELS[name], parse(text)
     split = toy(model, N, spread=0.9)
-    delta = best(model, Pointwise(steps=STEPS * 4 // wide, wide=wide), threat, split.x, split.y)
+    delta = best(
+        model,
+        Pointwise(steps=STEPS * 4 // queries_per_step, queries_per_step=queries_per_step),
+        threat,
+        split.x,
+        split.y,
+    )
     for x, y, change in zip(split.x, split.y, delta, strict=True):
 
         def fools(moved, x=x, y=y):
@@ -207,10 +213,10 @@ def test_examples_begin_with_noise_of_their_own_and_further_searches_with_fresh_
     assert len(noise.flatten(1).unique(dim=0)) == 8
 
 
-def nearest_finds(model, threat, attack, split, line, lanes):
+def nearest_finds(model, threat, attack, split, line, slots):
     """The smallest find of every search; what else tells finds apart is more than a label says."""
     asked = Job(threat, attack, Waiting.of(line), smallest=True)
-    return {end.item: end.x_adv for end in ends(model, split, asked, lanes=lanes)}
+    return {end.item: end.x_adv for end in ends(model, split, asked, slots=slots)}
 
 
 @pytest.mark.parametrize("text", ["l1:3/5", "l0:1"])
@@ -218,8 +224,8 @@ def test_it_finds_the_same_in_any_company_and_order_and_where_the_model_says_not
     model, bare, attack, threat = MODELS["relu"], classifier(OneHot(net()), 4), Pointwise(steps=20), parse(text)
     split = toy(model, N)
     line = items(model, attack, split, range(5))
-    alone = nearest_finds(model, threat, attack, split, line, lanes=attack.width)
-    for other, rows, order in ((model, 64, line[::-1]), (bare, 4 * attack.width, line[2:] + line[:2])):
+    alone = nearest_finds(model, threat, attack, split, line, slots=attack.queries_per_step)
+    for other, rows, order in ((model, 64, line[::-1]), (bare, 4 * attack.queries_per_step, line[2:] + line[:2])):
         for item, x_adv in nearest_finds(other, threat, attack, split, order, rows).items():
             assert (x_adv is None) == (alone[item] is None)
             assert x_adv is None or torch.equal(x_adv, alone[item])

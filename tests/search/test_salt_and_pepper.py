@@ -24,7 +24,7 @@ def search(model, threat, x, y):
     """The state before every question, the images asked about and whether they fool."""
     batch = Batch(x, y, y, keys=torch.arange(len(x)) * 7919)
     state = ATTACK.start(threat, batch)
-    for _ in range(ATTACK.visits(threat)):
+    for _ in range(ATTACK.max_queries(threat)):
         asked = ATTACK.query(threat, batch, state)
         labels = model(asked.flatten(0, 1)).argmax(dim=1).view(len(x), -1)
         yield state, asked, labels != y[:, None]
@@ -95,8 +95,8 @@ def test_it_finds_the_same_in_any_company_and_order_and_where_the_model_says_not
     model, bare, threat = classifier(net(), 4), classifier(OneHot(net()), 4), parse("l1:2")
     split = toy(model, N)
     line = items(model, ATTACK, split, range(6))
-    alone = nearest_finds(model, threat, ATTACK, split, line, lanes=ATTACK.width)
-    for other, rows, order in ((model, 64, line[::-1]), (bare, 4 * ATTACK.width, line[2:] + line[:2])):
+    alone = nearest_finds(model, threat, ATTACK, split, line, slots=ATTACK.queries_per_step)
+    for other, rows, order in ((model, 64, line[::-1]), (bare, 4 * ATTACK.queries_per_step, line[2:] + line[:2])):
         for item, x_adv in nearest_finds(other, threat, ATTACK, split, order, rows).items():
             assert (x_adv is None) == (alone[item] is None)
             assert x_adv is None or torch.equal(x_adv, alone[item])

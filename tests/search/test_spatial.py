@@ -11,7 +11,7 @@ from robench.evidence.referee import Referee
 from robench.problem.threats import parse
 from robench.search.attack import Batch
 from robench.search.attacks import build
-from robench.search.attacks.spatial import Grid, RandomPoses
+from robench.search.attacks.spatial import Grid, RandomTransforms
 
 from ..exact_distances import Linear, classifier, toy
 from .running import ends, items, job
@@ -32,64 +32,64 @@ def split(model):
     return toy(model, N, edges=False)
 
 
-def fallen(model, split, attack, lanes=8):
+def fallen(model, split, attack, slots=8):
     return [
         (end.item.row, end) for end in ends(model, split, job(THREAT, attack, items(model, attack, split, range(N))),
-                                            lanes=lanes) if end.x_adv is not None
+                                            slots=slots) if end.x_adv is not None
     ]  # fmt: skip
 
 
 def test_the_grid_breaks_exactly_what_some_pose_of_it_breaks(model, split):
-    poses = LIMITS * torch.tensor(list(product(*(np.linspace(-1, 1, n) for n in (3, 3, 7))))).float()
+    transforms = LIMITS * torch.tensor(list(product(*(np.linspace(-1, 1, n) for n in (3, 3, 7))))).float()
     expected = set()
     for row in range(N):
-        images = THREAT.apply(split.x[[row]].expand(len(poses), *SHAPE), poses)
+        images = THREAT.apply(split.x[[row]].expand(len(transforms), *SHAPE), transforms)
         if (model(images).argmax(dim=1) != split.y[row]).any():
             expected.add(row)
     attack = Grid(translations=3, rotations=7, steps=9)
     assert 0 < len(expected) < N, "both outcomes must occur"
-    for lanes in (1, 64):
-        assert {row for row, _ in fallen(model, split, attack, lanes)} == expected
+    for slots in (1, 64):
+        assert {row for row, _ in fallen(model, split, attack, slots)} == expected
 
 
 def test_the_pose_of_a_find_leads_the_referee_to_its_image(model, split):
     found = fallen(model, split, Grid(translations=3, rotations=7))
     for row, end in found:
-        (ruling,) = Referee(model).judge(
-            THREAT, split.x[[row]], split.y[[row]], end.x_adv[None], torch.tensor([end.witness])
+        (decision,) = Referee(model).judge(
+            THREAT, split.x[[row]], split.y[[row]], end.x_adv[None], torch.tensor([end.params])
         )
-        assert ruling.accepted, ruling.reason
-        assert 0 < ruling.size <= 1 + 1e-6
-    (ruling,) = Referee(model).judge(THREAT, split.x[[row]], split.y[[row]], end.x_adv[None])
-    assert (ruling.rejection, ruling.reason) == ("outside", "is not in rt:0.1px,1deg")
+        assert decision.accepted, decision.reason
+        assert 0 < decision.size <= 1 + 1e-6
+    (decision,) = Referee(model).judge(THREAT, split.x[[row]], split.y[[row]], end.x_adv[None])
+    assert (decision.rejection, decision.reason) == ("outside", "is not in rt:0.1px,1deg")
 
 
 def asked(attack, rows=3):
     """Every pose asked about by each row: (rows, questions, 3)."""
     x = torch.rand(rows, *SHAPE)
     batch = Batch(x, torch.zeros(rows).long(), torch.zeros(rows).long(), torch.arange(rows) * 31)
-    state, poses = attack.start(THREAT, batch), []
-    for _ in range(attack.visits(THREAT)):
-        poses.append(attack.witness(THREAT, batch, state))
-        state = attack.step(THREAT, batch, state, torch.zeros(rows, attack.width).long())
-    return torch.cat(poses, dim=1)
+    state, transforms = attack.start(THREAT, batch), []
+    for _ in range(attack.max_queries(THREAT)):
+        transforms.append(attack.params(THREAT, batch, state))
+        state = attack.step(THREAT, batch, state, torch.zeros(rows, attack.queries_per_step).long())
+    return torch.cat(transforms, dim=1)
 
 
 def test_the_standard_grid_has_the_775_published_poses_the_farthest_first():
-    poses = asked(Grid()) / LIMITS
-    assert poses.shape == (3, 775, 3)
+    transforms = asked(Grid()) / LIMITS
+    assert transforms.shape == (3, 775, 3)
     expected = {tuple(p) for p in product(range(-2, 3), range(-2, 3), range(-15, 16))}
-    whole = (poses[0] * torch.tensor([2, 2, 15])).round()
+    whole = (transforms[0] * torch.tensor([2, 2, 15])).round()
     assert {tuple(p) for p in whole.int().tolist()} == expected
-    torch.testing.assert_close(whole / torch.tensor([2, 2, 15]), poses[0], atol=1e-6, rtol=0)
-    far = poses[0].square().sum(dim=1)
+    torch.testing.assert_close(whole / torch.tensor([2, 2, 15]), transforms[0], atol=1e-6, rtol=0)
+    far = transforms[0].square().sum(dim=1)
     assert (far.diff() <= 1e-5).all()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 13, 27])
 def test_a_grid_that_does_not_divide_evenly_is_asked_about_as_a_whole(steps):
-    poses = asked(Grid(translations=3, rotations=3, steps=steps))
-    assert len(poses[0].unique(dim=0)) == 27
+    transforms = asked(Grid(translations=3, rotations=3, steps=steps))
+    assert len(transforms[0].unique(dim=0)) == 27
 
 
 def test_a_grid_of_one_rotation_only_shifts():
@@ -97,18 +97,18 @@ def test_a_grid_of_one_rotation_only_shifts():
 
 
 def test_random_poses_fill_the_range_and_every_example_draws_its_own():
-    poses = asked(RandomPoses(steps=40, poses=25)) / LIMITS
-    assert poses.abs().max() <= 1 + 1e-6
-    assert (poses.flatten(0, 1).mean(dim=0).abs() < 0.05).all()
-    assert (poses.flatten(0, 1).square().mean(dim=0) - 1 / 3).abs().max() < 0.03
-    assert len(poses.flatten(0, 1).unique(dim=0)) == 3000
+    transforms = asked(RandomTransforms(steps=40, transforms=25)) / LIMITS
+    assert transforms.abs().max() <= 1 + 1e-6
+    assert (transforms.flatten(0, 1).mean(dim=0).abs() < 0.05).all()
+    assert (transforms.flatten(0, 1).square().mean(dim=0) - 1 / 3).abs().max() < 0.03
+    assert len(transforms.flatten(0, 1).unique(dim=0)) == 3000
 
 
 def test_random_poses_find_the_same_in_any_company(model, split):
-    attack = RandomPoses(steps=3)
-    found = {row: end.witness for row, end in fallen(model, split, attack)}
+    attack = RandomTransforms(steps=3)
+    found = {row: end.params for row, end in fallen(model, split, attack)}
     assert 0 < len(found) < N
-    assert {row: end.witness for row, end in fallen(model, split, attack, lanes=64)} == found
+    assert {row: end.params for row, end in fallen(model, split, attack, slots=64)} == found
 
 
 @pytest.mark.parametrize(

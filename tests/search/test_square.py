@@ -26,7 +26,7 @@ def search(threat, shape, steps, classes=3, rows=N):
     batch = Batch(split.x, split.y, split.y, torch.arange(rows) * 7919)
     attack = Square(steps=steps)
     state = attack.start(threat, batch)
-    for _ in range(attack.visits(threat)):
+    for _ in range(attack.max_queries(threat)):
         (x_adv,) = attack.query(threat, batch, state).unbind(1)
         delta = state.delta
         logits = model(x_adv).detach()
@@ -110,7 +110,7 @@ def test_the_pattern_of_side_three_is_as_worked_by_hand():
 
 def soon_broken(model, threat, attack, split, rows):
     """The rows that any of five searches each breaks; the others end with the first find."""
-    one, broken = job(threat, attack, items(model, attack, split, rows, draws=5)), set()
+    one, broken = job(threat, attack, items(model, attack, split, rows, restarts=5)), set()
     for some in Engine(model, split, 0, rows=30).work([one]):
         for row in [end.item.row for end in some if end.x_adv is not None]:
             broken.add(row)
@@ -131,7 +131,7 @@ def test_square_breaks_a_linear_model_well_beyond_its_distance_and_never_below_i
     threat = parse(f"{norm}:{fraction((1.75 if norm == 'l1' else 1.5) * exact)}")
     assert soon_broken(model, threat, Square(steps=400), split, near) == set(near)
     threat = parse(f"{norm}:{fraction(0.999 * exact)}")
-    assert all(distances[row] < exact for row in broken_rows(model, threat, Square(steps=30), split, range(N), lanes=N))
+    assert all(distances[row] < exact for row in broken_rows(model, threat, Square(steps=30), split, range(N), slots=N))
 
 
 @pytest.mark.parametrize("text", ["linf:0.08", "l2:0.3", "l1:0.6"])
@@ -139,10 +139,10 @@ def test_what_it_finds_depends_on_neither_lane_mates_nor_order(text):
     model = classifier(Linear(3), 3)
     split, threat, attack = toy(model, 10), parse(text), Square(steps=30)
     waiting = items(model, attack, split, range(10))
-    found = run(model, threat, attack, split, waiting, lanes=5)
+    found = run(model, threat, attack, split, waiting, slots=5)
     assert 1 < sum(x is not None for x in found.values()) < 9, "both outcomes must occur"
-    for order, lanes in [(waiting[::-1], 5), (waiting[1::5], 1), (waiting, 30)]:
-        again = run(model, threat, attack, split, order, lanes)
+    for order, slots in [(waiting[::-1], 5), (waiting[1::5], 1), (waiting, 30)]:
+        again = run(model, threat, attack, split, order, slots)
         for item, x_adv in again.items():
             assert (x_adv is None) == (found[item] is None), item
             if x_adv is not None:

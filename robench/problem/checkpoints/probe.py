@@ -47,7 +47,7 @@ def probe(
 
 def random_images(shape: tuple[int, ...]) -> Tensor:
     """Two images of uniform noise, the same always."""
-    return uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
+    return uniform(keyed(0, torch.arange(2), restart=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
 
 
 def refuse_not_finite(path: Path, network: nn.Module) -> None:

@@ -12,7 +12,7 @@ from . import cifar10, digits, mnist, npz
 from .preparation import Preparation
 
 PARTS = ("train", "test")
-MOST_HELD_OUT = 1000  # images: more of them measure hardly better
+MAX_HELD_OUT = 1000  # images: more of them measure hardly better
 HELD_OUT, REST = "held-out", "rest"  # parts of an .npz file that has no test part of its own
 
 
@@ -182,7 +182,7 @@ def _file_and_part(text: str) -> tuple[str, str]:
 def _part_of(whole: Split, part: str) -> Split:
     """A fifth of the examples, at most a thousand, in an order that mixes classes; or the rest."""
     rows = shuffled_rows(len(whole))
-    held = min(MOST_HELD_OUT, len(whole) // 5)
+    held = min(MAX_HELD_OUT, len(whole) // 5)
     chosen = rows[:held] if part == HELD_OUT else rows[held:]
     if not chosen:
         raise UserError(f"{whole.name} holds {len(whole)} images, too few to hold any out; add images")

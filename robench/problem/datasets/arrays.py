@@ -13,8 +13,8 @@ from .pixels import unit
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with a fourth channel
-MOST_CLASSES = 10**6
-ENOUGH_LABELS = 8  # so many labels without a 0 are no accident
+MAX_CLASSES = 10**6
+MIN_LABELS = 8  # so many labels without a 0 are no accident
 
 
 def split_of_arrays(
@@ -101,11 +101,11 @@ def whole_labels(y: Array, source: str, *, numbered: bool = False) -> Int64[np.n
         raise UserError(f"{source} holds labels that are not whole numbers; number the classes 0, 1, 2, ...")
     if y.min() < 0:
         raise UserError(f"{source} holds the negative label {y.min():.0f}; number the classes 0, 1, 2, ...")
-    if y.max() >= MOST_CLASSES:
+    if y.max() >= MAX_CLASSES:
         raise UserError(f"{source} holds the label {float(y.max()):.6g}; number the classes 0, 1, 2, ...")
     labels = y.astype(np.int64)
     most = int(labels.max())
-    if not numbered and len(labels) >= max(ENOUGH_LABELS, most) and most > 1 and set(labels) == set(range(1, most + 1)):
+    if not numbered and len(labels) >= max(MIN_LABELS, most) and most > 1 and set(labels) == set(range(1, most + 1)):
         raise UserError(
             f"{source} holds the labels 1 to {most} and no 0; classes are numbered from 0: subtract 1, or, if class 0"
             f" is only not shown, give the number of classes, {most + 1}, too (an array `classes`, or a robench.Split)"

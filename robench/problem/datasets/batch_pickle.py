@@ -19,14 +19,14 @@ PIXELS = 3 * 32 * 32
 CLASSES = 10
 
 
-class Batch(NamedTuple):
+class PickledBatch(NamedTuple):
     """What is read of a batch."""
 
     labels: UInt8[np.ndarray, "N"]
     pixels: UInt8[np.ndarray, "N 3072"]
 
 
-def read_batch(data: bytes, source: str) -> Batch:
+def read_batch(data: bytes, source: str) -> PickledBatch:
     """The labels and pixels in a batch file.
 
     Raises UserError, naming `source`, when it asks for anything but an array of bytes, and when it is damaged.
@@ -36,7 +36,7 @@ def read_batch(data: bytes, source: str) -> Batch:
         if not isinstance(held, dict) or not isinstance(held.get(b"data"), _Array):
             raise ValueError("it holds no array called data")
         pixels = held[b"data"].bytes_in_rows()
-        return Batch(_labels(held.get(b"labels"), len(pixels)), pixels)
+        return PickledBatch(_labels(held.get(b"labels"), len(pixels)), pixels)
     except _RefusedError as error:
         raise UserError(f"{source} asks to run {error}, which no batch of images needs; it was not read") from None
     except (pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:

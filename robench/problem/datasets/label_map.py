@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, unknown
-from .arrays import MOST_CLASSES
+from .arrays import MAX_CLASSES
 
 LARGEST = 2**24  # bytes of such a file
 SYNSET = re.compile(r"n[0-9]{8}")
@@ -50,7 +50,7 @@ def read(path: Path) -> LabelMap:
         raise UserError(f"the label map {path} is no text; write it like {FORMS}") from None
     try:
         pairs = _of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
-        if not pairs or not all(0 <= number < MOST_CLASSES for number, _ in pairs):
+        if not pairs or not all(0 <= number < MAX_CLASSES for number, _ in pairs):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
         raise UserError(f"the label map {path} cannot be read; write it like {FORMS}") from None

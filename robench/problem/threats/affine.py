@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample, per_example
-from .base import WITNESS, Ball, ThreatModel, Witness, in_box
+from .base import N_PARAMS, Ball, ThreatModel, TransformParams, in_box
 from .lp import L1, L2, Linf
 from .rt import EDGE, RT
 
@@ -64,12 +64,12 @@ class AffineBalls(ThreatModel):
         shrunk = delta * per_example(1 / self.size(delta).clamp(min=1), delta).to(delta.dtype)
         return (x + shrunk).clamp(0, 1) - x
 
-    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
+    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
         # What rounding can add is as much as it can add in either ball, measured by that ball.
         slack = torch.maximum(*(part.slack(x_adv, x) / part.r for part in self.parts))
         return in_box(x_adv) & (self.measure(x_adv, x) <= 1 + slack)
 
-    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         return self.size(x_adv.double() - x.double())
 
 
@@ -127,19 +127,19 @@ class AffineRT(ThreatModel):
     def __str__(self) -> str:
         return f"affine:{self.ball}+{self.rt}"
 
-    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
-        moved = self.rt.apply(x, _or_still(x, witness))
+    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
+        moved = self.rt.apply(x, _or_still(x, params))
         slack = self.ball.slack(x_adv, moved) / self.ball.r
-        return in_box(x_adv) & (self.measure(x_adv, x, witness) <= 1 + EDGE + slack)
+        return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE + slack)
 
-    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """The share of the limits plus the share of the radius; 1 at the surface."""
-        witness = _or_still(x, witness)
-        return self.rt.share(witness) + self.ball.measure(x_adv, self.rt.apply(x, witness)) / self.ball.r
+        params = _or_still(x, params)
+        return self.rt.share(params) + self.ball.measure(x_adv, self.rt.apply(x, params)) / self.ball.r
 
 
-def _or_still(x: Inputs, witness: Witness | None) -> Witness:
-    return x.new_zeros(len(x), WITNESS) if witness is None else witness
+def _or_still(x: Inputs, params: TransformParams | None) -> TransformParams:
+    return x.new_zeros(len(x), N_PARAMS) if params is None else params
 
 
 def parse(parts: str) -> ThreatModel:

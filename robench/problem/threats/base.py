@@ -18,13 +18,13 @@ PIXEL_ROUNDING = 2.0**-23
 SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
 
 
-WITNESS = 3
+N_PARAMS = 3
 """Numbers that say how an image was made, in threat models that are no balls: tx, ty in pixels, the angle in degrees.
 All 0 where nothing was moved, and everywhere else."""
 
-NO_WITNESS = (0.0,) * WITNESS
+NO_PARAMS = (0.0,) * N_PARAMS
 
-Witness = Float[Tensor, "B 3"]
+TransformParams = Float[Tensor, "B 3"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ThreatModel(ABC):
     meaning: ClassVar[str]  # one line for `robench list threats`
 
     @abstractmethod
-    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
+    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
         """Whether each image is a member: the box exactly, the rest up to the rounding of pixels."""
 
     @abstractmethod
-    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """How far each image lies from x, in float64 and the unit of the threat model; infinite for what it
         cannot measure.
         """
@@ -89,11 +89,11 @@ class Ball(ThreatModel):
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         """A random member to start from, made from standard normal noise, so that the caller owns the seed."""
 
-    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
+    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
         """Whether each image is a member: the box exactly, the ball in float64 up to the rounding of pixels."""
         return in_box(x_adv) & (self.measure(x_adv, x) <= self.r + self.slack(x_adv, x))
 
-    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """The size of x_adv - x in float64."""
         return self.size(x_adv.double() - x.double())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample
-from .base import WITNESS, ThreatModel, Witness, fraction_text, in_box
+from .base import N_PARAMS, ThreatModel, TransformParams, fraction_text, in_box
 
 SAME = (
     2.0**-16
@@ -22,7 +22,7 @@ EDGE = 1e-6  # of the limits: float32 rounding of a witness
 
 Images = Float[Tensor, "B C H W"]
 
-MOST_PADDING = 1024  # pixels on each side
+MAX_PADDING = 1024  # pixels on each side
 FARTHEST = 10**6  # pixels
 
 
@@ -47,8 +47,8 @@ class RT(ThreatModel):
     def __post_init__(self) -> None:
         if self.pixels < 0 or self.degrees < 0 or not self.pixels + self.degrees:
             raise UserError("rt needs limits of 0 or more, one of them above 0; write it like rt:3px,30deg")
-        if self.padding > MOST_PADDING:
-            raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MOST_PADDING} is the most")
+        if self.padding > MAX_PADDING:
+            raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MAX_PADDING} is the most")
         if self.pixels > FARTHEST:
             raise UserError(f"rt cannot shift by more than {FARTHEST} pixels; write it like rt:3px,30deg")
         if self.degrees > 180:
@@ -70,30 +70,30 @@ class RT(ThreatModel):
         """The most of tx and ty in pixels, and of the angle in degrees."""
         return like.new_tensor([float(self.pixels), float(self.pixels), float(self.degrees)])
 
-    def apply(self, x: Inputs, witness: Witness) -> Inputs:
+    def apply(self, x: Inputs, params: TransformParams) -> Inputs:
         """The images moved as the witness says."""
         canvas = F.pad(x, [self.padding] * 4)
-        moved = _shifted(_rotated(canvas, witness[:, 2]), witness[:, 0], witness[:, 1])
+        moved = _shifted(_rotated(canvas, params[:, 2]), params[:, 0], params[:, 1])
         height, width = x.shape[-2:]
         cut = moved[..., self.padding : self.padding + height, self.padding : self.padding + width]
-        still = (witness == 0).all(dim=1)[:, None, None, None]
+        still = (params == 0).all(dim=1)[:, None, None, None]
         return torch.where(still, x, cut.clamp(0, 1))
 
-    def share(self, witness: Witness) -> PerExample:
+    def share(self, params: TransformParams) -> PerExample:
         """How much of its limits each move uses: the largest of the three shares."""
-        most = self.limits(witness.double())
-        used = witness.double().abs()
+        most = self.limits(params.double())
+        used = params.double().abs()
         return torch.where(most > 0, used / most.clamp(min=1e-30), torch.where(used > 0, torch.inf, 0.0)).amax(dim=1)
 
-    def contains(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> Mask:
-        return in_box(x_adv) & (self.measure(x_adv, x, witness) <= 1 + EDGE)
+    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
+        return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE)
 
-    def measure(self, x_adv: Inputs, x: Inputs, witness: Witness | None = None) -> PerExample:
+    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """The share of the limits that is used; infinite where the witness does not lead to the image."""
-        if witness is None:
-            witness = x.new_zeros(len(x), WITNESS)
-        apart = (x_adv - self.apply(x, witness)).flatten(1).abs().amax(dim=1)
-        return torch.where(apart <= SAME, self.share(witness), torch.inf)
+        if params is None:
+            params = x.new_zeros(len(x), N_PARAMS)
+        apart = (x_adv - self.apply(x, params)).flatten(1).abs().amax(dim=1)
+        return torch.where(apart <= SAME, self.share(params), torch.inf)
 
 
 def _rotated(x: Images, degrees: PerExample) -> Images:

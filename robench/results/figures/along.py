@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..summary import Summary
 from .picture import COLOURS, PAGE, QUIET, Picture, asked, file_name, sheet, styled, write_below
 
-LEAST = 1e-6  # nats: what is less is drawn as this, on an axis that has no 0
+MIN = 1e-6  # nats: what is less is drawn as this, on an axis that has no 0
 
 GRADIENT: dict[str, Any] = {"color": COLOURS[0], "linewidth": 2.0, "zorder": 3}
 RANDOM: dict[str, Any] = {"color": COLOURS[1], "linewidth": 0.8, "alpha": 0.7}
@@ -57,7 +57,7 @@ def draw(walked: Sequence[Walk], caption: str) -> Figure:
     examples = list(dict.fromkeys(w.example for w in walked))
     figure = sheet(min(PAGE, 1.2 + 2.0 * len(threats)), 1.0 + 2.5 * len(examples))
     panels = figure.subplots(2 * len(examples), len(threats), sharex=True, sharey="row", squeeze=False)
-    losses = _span([np.maximum(w.loss, LEAST) for w in walked])
+    losses = _span([np.maximum(w.loss, MIN) for w in walked])
     margins = _span([w.margin for w in walked], 0.0)
     for walk in walked:
         row, column = 2 * examples.index(walk.example), threats.index(walk.threat)
@@ -78,8 +78,8 @@ def draw(walked: Sequence[Walk], caption: str) -> Figure:
 
 
 def _loss(axes: Axes, walk: Walk, span: tuple[float, float]) -> None:
-    way = _lines(axes, np.maximum(walk.loss, LEAST))
-    axes.plot(way, np.maximum(walk.loss[0, 0] + way * walk.promised, LEAST), label="promised", **PROMISED)
+    way = _lines(axes, np.maximum(walk.loss, MIN))
+    axes.plot(way, np.maximum(walk.loss[0, 0] + way * walk.promised, MIN), label="promised", **PROMISED)
     low, high = span
     axes.set_yscale("log")
     axes.set_ylim(low / 1.2, high * 1.2)
@@ -112,4 +112,4 @@ def _span(heights: Sequence[Float[np.ndarray, "lines points"]], *more: float) ->
     """From the least to the most; a model may answer NaN on the way."""
     every = np.concatenate([*(h.flatten() for h in heights), np.array(more)])
     every = every[np.isfinite(every)]
-    return (float(every.min()), float(every.max())) if len(every) else (LEAST, 1.0)
+    return (float(every.min()), float(every.max())) if len(every) else (MIN, 1.0)

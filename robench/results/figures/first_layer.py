@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from ..summary import Summary
 from .picture import COLOURS, PAGE, QUIET, Picture, asked, file_name, sheet, styled, write_below
 
-MOST = 32  # filters that are drawn
+MAX = 32  # filters that are drawn
 IN_A_ROW = 16
 
 ALONE: dict[str, Any] = {"color": COLOURS[0], "linewidth": 1.0}
@@ -59,7 +59,7 @@ class Raised:
 def first_layers(summary: Summary, layer: Layer, raised: Sequence[Raised]) -> Picture:
     """The filters with the largest weights first; then a panel per example, beside its image."""
     count = len(layer.weight)
-    shown = f" The {MOST} of {count} filters with the largest weights." if count > MOST else ""
+    shown = f" The {MAX} of {count} filters with the largest weights." if count > MAX else ""
     examples = ", ".join(str(r.example) for r in raised)
     caption = f"{HOW}{shown} Model {summary.model.name}, examples {examples} of {asked(summary)}"
     return Picture(file_name("first-layer", summary.model.name), caption, draw(layer, raised, caption))
@@ -69,7 +69,7 @@ def first_layers(summary: Summary, layer: Layer, raised: Sequence[Raised]) -> Pi
 def draw(layer: Layer, raised: Sequence[Raised], caption: str) -> Figure:
     """All on one sheet."""
     largest = np.abs(layer.weight).max(axis=(1, 2, 3))
-    order = np.argsort(-largest, kind="stable")[:MOST]
+    order = np.argsort(-largest, kind="stable")[:MAX]
     rows, below = -(-len(order) // IN_A_ROW), -(-len(raised) // 2)
     heights = [0.25 + 0.56 * rows, 0.3 + 1.9 * below]
     figure = sheet(PAGE, sum(heights) + 0.6)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evidence.records import Claim, Plan, Spent
+from ...evidence.records import Claim, Exhausted, Plan
 from ..merging import consolidated
 from ..outcomes import answers
 from .picture import (
@@ -50,24 +50,24 @@ def falls(material: Material, threat: str) -> list[Fall]:
     correct = {example for example in plan.examples if right.get(example, False)}
     accepted = {v.claim for v in evidence.verdicts if v.accepted}
     claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
-    spent = consolidated(s for s in evidence.spent if s.threat == threat and s.example in correct)
+    exhausted = consolidated(s for s in evidence.exhausted if s.threat == threat and s.example in correct)
     found = []
     for attack in planned.attacks:
         costs: dict[int, int] = {}
-        searches: list[Claim | Spent] = [*claims.values(), *spent]
+        searches: list[Claim | Exhausted] = [*claims.values(), *exhausted]
         for record in searches:
             if record.attack == attack.spec:
                 costs[record.example] = costs.get(record.example, 0) + record.forwards
-        felled = {c.example for c in claims.values() if c.attack == attack.spec and c.id in accepted}
+        broken = {c.example for c in claims.values() if c.attack == attack.spec and c.id in accepted}
         if costs:
             met = len(correct) if plan.every_attack else len(costs)
-            found.append(_fall(attack.label, met, costs, felled, len(plan.examples)))
+            found.append(_fall(attack.label, met, costs, broken, len(plan.examples)))
     return found
 
 
-def _fall(attack: str, met: int, costs: dict[int, int], felled: set[int], n: int) -> Fall:
+def _fall(attack: str, met: int, costs: dict[int, int], broken: set[int], n: int) -> Fall:
     steps, standing = [1], [met]  # a log axis has no 0; nothing is found before the first query
-    for cost in sorted(costs[example] for example in felled):
+    for cost in sorted(costs[example] for example in broken):
         if max(cost, 1) > steps[-1]:
             steps.append(cost)
             standing.append(standing[-1])

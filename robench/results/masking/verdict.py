@@ -19,8 +19,8 @@ from ...evidence.records import Evidence, Plan
 from ..outcomes import answers, breaks, planned_threat
 from ..stats.intervals import clopper_pearson
 
-Verdict = Literal["masked", "suspect", "none-found", "untested"]
-WORST_FIRST: Sequence[Verdict] = ("masked", "suspect", "untested", "none-found")
+MaskingVerdict = Literal["masked", "suspect", "none-found", "untested"]
+WORST_FIRST: Sequence[MaskingVerdict] = ("masked", "suspect", "untested", "none-found")
 Kind = Literal["first-order", "scores", "labels", "outside", "remedy", "other"]
 
 FIRST_ORDER = frozenset({"pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn"})
@@ -63,7 +63,7 @@ class Indicator(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True):
     """What is known about masking under one threat."""
 
-    verdict: Verdict
+    verdict: MaskingVerdict
     evidence: tuple[str, ...] = ()
     next: str = ""
     indicators: tuple[Indicator, ...] = ()
@@ -74,31 +74,31 @@ class Contest:
     """The sampled examples that first-order attacks leave, and what became of them under one threat."""
 
     left: int  # by first-order attacks, of those sampled
-    fallen: Counter[str]  # to evidence of another kind, by what broke them first, with first-order control
+    broken: Counter[str]  # to evidence of another kind, by what broke them first, with first-order control
     unsettled: int = 0  # broken by another kind, but first-order attacks have not been tried hard enough
     untried: int = 0  # not yet searched by all that they are to be shown to
-    spared: int = 0  # sampled examples that no planned attack has broken
-    overtaken: int = 0  # of these, how many anything else has
+    survived: int = 0  # sampled examples that no planned attack has broken
+    broken_later: int = 0  # of these, how many anything else has
 
     @property
     def p(self) -> float:
         """How probably so many fall where no more than SHARE of all do: the exact binomial tail."""
-        return _tail(self.fallen.total(), self.left, SHARE)
+        return _tail(self.broken.total(), self.left, SHARE)
 
     @property
-    def outdone(self) -> bool:
+    def too_weak(self) -> bool:
         """Whether significantly more than SHARE of what the planned attacks spare falls to anything at all."""
-        return self.overtaken >= FEWEST and _tail(self.overtaken, self.spared, SHARE) <= LEVEL
+        return self.broken_later >= FEWEST and _tail(self.broken_later, self.survived, SHARE) <= LEVEL
 
     @property
     def convincing(self) -> bool:
         """Whether significantly more than SHARE of what first-order attacks leave falls, were this the only threat."""
-        return self.fallen.total() >= FEWEST and self.p <= LEVEL
+        return self.broken.total() >= FEWEST and self.p <= LEVEL
 
     @property
     def least(self) -> float:
         """The share of what first-order attacks leave that falls at least: the exact one-sided 99 % bound."""
-        return clopper_pearson(self.fallen.total(), self.left, 0.98)[0]
+        return clopper_pearson(self.broken.total(), self.left, 0.98)[0]
 
 
 def kind_of(spec: str) -> Kind:
@@ -113,9 +113,9 @@ def findings(plan: Plan, evidence: Evidence) -> dict[str, Finding]:
     """The verdict on every planned threat. One that nobody has looked at, or not yet, is untested."""
     looked = [t.threat for t in plan.threats if _most(evidence, t.threat, DEPTH)]
     contests = {threat: contest(plan, evidence, threat) for threat in looked}
-    convicted = {threat for threat in _holm({t: c.p for t, c in contests.items()}) if contests[threat].convincing}
+    significant = {threat for threat in _holm({t: c.p for t, c in contests.items()}) if contests[threat].convincing}
     return {
-        t.threat: _finding(plan, evidence, t.threat, contests[t.threat], t.threat in convicted)
+        t.threat: _finding(plan, evidence, t.threat, contests[t.threat], t.threat in significant)
         if t.threat in contests
         else _unseen(evidence, t.threat)
         for t in plan.threats
@@ -129,7 +129,7 @@ def _unseen(evidence: Evidence, threat: str) -> Finding:
     return Finding("untested", ("the run was stopped before it looked here",), _next("untested", evidence, threat, ()))
 
 
-def joint(of_threats: Mapping[str, Finding]) -> tuple[Verdict, tuple[str, ...]]:
+def joint(of_threats: Mapping[str, Finding]) -> tuple[MaskingVerdict, tuple[str, ...]]:
     """The worst verdict of all threats, and what is said under them."""
     verdicts = {finding.verdict for finding in of_threats.values()}
     told = tuple(f"{threat}: {sentence}" for threat, f in of_threats.items() for sentence in f.evidence)
@@ -138,36 +138,36 @@ def joint(of_threats: Mapping[str, Finding]) -> tuple[Verdict, tuple[str, ...]]:
 
 def left_by_gradients(plan: Plan, evidence: Evidence, threat: str) -> list[int]:
     """The planned examples that are right before any attack and that no first-order attack broke, in plan order."""
-    right = answers(evidence)
-    felled = {claim.example for claim, _ in breaks(evidence, threat) if kind_of(claim.attack) == "first-order"}
-    return [example for example in plan.examples if right.get(example, False) and example not in felled]
+    correct = answers(evidence)
+    broken = {claim.example for claim, _ in breaks(evidence, threat) if kind_of(claim.attack) == "first-order"}
+    return [example for example in plan.examples if correct.get(example, False) and example not in broken]
 
 
 def unsettled(plan: Plan, evidence: Evidence, threat: str) -> list[int]:
     """Those of them that fell to another kind of evidence before first-order attacks were tried hard enough."""
-    fallen = _fallen(evidence, threat)
+    broken = _broken(evidence, threat)
     controlled = _controlled(evidence, threat)
-    return [e for e in left_by_gradients(plan, evidence, threat) if e in fallen and e not in controlled]
+    return [e for e in left_by_gradients(plan, evidence, threat) if e in broken and e not in controlled]
 
 
 def contest(plan: Plan, evidence: Evidence, threat: str) -> Contest:
     """Gradient attacks against all others, on the examples that were sampled for it."""
     sampled = {p.example for p in evidence.probes if (p.threat, p.name) == (threat, SAMPLED)}
-    fallen, controlled = _fallen(evidence, threat), _controlled(evidence, threat)
-    foreign = {c.example for c, _ in breaks(evidence, threat)} - fallen.keys()
+    broken, controlled = _broken(evidence, threat), _controlled(evidence, threat)
+    foreign = {c.example for c, _ in breaks(evidence, threat)} - broken.keys()
     left = [e for e in left_by_gradients(plan, evidence, threat) if e in sampled and e not in foreign]
     tried = _tried(evidence, threat)
     specs = {a.spec for a in planned_threat(plan, threat).attacks}
     by_plan = {c.example for c, _ in breaks(evidence, threat) if c.threat == threat and c.attack in specs}
-    spared = sampled & frozenset(plan.examples) - by_plan
-    settled = Counter(_name(fallen[e]) for e in left if e in fallen and e in controlled)
+    survived = sampled & frozenset(plan.examples) - by_plan
+    settled = Counter(_name(broken[e]) for e in left if e in broken and e in controlled)
     return Contest(
         left=len(left),
-        fallen=settled,
-        unsettled=sum(e in fallen for e in left) - settled.total(),
-        untried=sum(e not in fallen and e not in tried for e in left),
-        spared=len(spared),
-        overtaken=len(spared & {c.example for c, _ in breaks(evidence, threat)}),
+        broken=settled,
+        unsettled=sum(e in broken for e in left) - settled.total(),
+        untried=sum(e not in broken and e not in tried for e in left),
+        survived=len(survived),
+        broken_later=len(survived & {c.example for c, _ in breaks(evidence, threat)}),
     )
 
 
@@ -176,7 +176,7 @@ def _is_another(spec: str) -> bool:
     return kind_of(spec) in ("scores", "labels", "outside", "remedy")
 
 
-def _fallen(evidence: Evidence, threat: str) -> dict[int, str]:
+def _broken(evidence: Evidence, threat: str) -> dict[int, str]:
     """By example, what first broke it of those that are no first-order attacks."""
     first: dict[int, str] = {}
     for claim, _ in breaks(evidence, threat):
@@ -190,7 +190,7 @@ def _tried(evidence: Evidence, threat: str) -> set[int]:
 
     Runs that do not name them are content with any one.
     """
-    over = [(s.example, s.threat, s.attack) for s in evidence.spent if s.done]
+    over = [(s.example, s.threat, s.attack) for s in evidence.exhausted if s.done]
     over += [(f.example, f.threat, f.attack) for f in evidence.failures]
     tried: dict[int, set[str]] = {}
     for example, under, attack in over:
@@ -203,12 +203,12 @@ def _tried(evidence: Evidence, threat: str) -> set[int]:
 
 def _controlled(evidence: Evidence, threat: str) -> set[int]:
     """Examples on which first-order attacks have failed often enough, or could not run at all."""
-    spent: Counter[int] = Counter()
-    for s in evidence.spent:
+    exhausted: Counter[int] = Counter()
+    for s in evidence.exhausted:
         if s.threat == threat and s.done and kind_of(s.attack) == "first-order" and _is_scale_free(s.attack):
-            spent[s.example] += s.backwards
+            exhausted[s.example] += s.backwards
     failed = {f.example for f in evidence.failures if f.threat == threat and kind_of(f.attack) == "first-order"}
-    return {e for e, gradients in spent.items() if gradients >= CONTROL} | {e for e in failed if not spent[e]}
+    return {e for e, gradients in exhausted.items() if gradients >= CONTROL} | {e for e in failed if not exhausted[e]}
 
 
 def _is_scale_free(spec: str) -> bool:
@@ -239,33 +239,35 @@ def _holm(p: Mapping[str, float]) -> set[str]:
     return rejected
 
 
-def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, convicted: bool) -> Finding:
+def _finding(plan: Plan, evidence: Evidence, threat: str, contest: Contest, significant: bool) -> Finding:
     shown = indicators(plan, evidence, threat)
     suspicious = [i for i in shown if i.suspicious]
     told = [_told(contest)]
-    if contest.outdone:
-        told.append(f"the planned attacks spared {_images(contest.spared)} of which {contest.overtaken} fell later")
+    if contest.too_weak:
+        told.append(
+            f"the planned attacks spared {_images(contest.survived)} of which {contest.broken_later} fell later"
+        )
     if contest.unsettled:
         told.append(f"{_images(contest.unsettled)} more fell, on which first-order attacks have not been tried enough")
     if contest.untried:
         missing = "not yet searched by every attack of another kind: the same command again goes on"
         told.append(f"{_images(contest.untried)} {missing}")
     told += [f"{i.name}: {i.value}, {i.meaning}" for i in suspicious]
-    verdict: Verdict = "none-found"
-    if convicted:
+    verdict: MaskingVerdict = "none-found"
+    if significant:
         verdict = "masked"
-    elif suspicious or contest.outdone:
+    elif suspicious or contest.too_weak:
         verdict = "suspect"
     elif contest.untried or contest.unsettled:
         verdict = "untested"
-    hidden = contest.left or suspicious or contest.outdone
+    hidden = contest.left or suspicious or contest.too_weak
     advice = _next(verdict, evidence, threat, suspicious) if hidden else ""
     return Finding(verdict, tuple(told), advice, tuple(shown))
 
 
 def _told(contest: Contest) -> str:
     """The contest as a sentence."""
-    fell = contest.fallen.total()
+    fell = contest.broken.total()
     if not contest.left:
         return "first-order attacks leave nothing that masking could hide"
     sentence = f"of {_images(contest.left)} sampled that first-order attacks leave, {fell} fell to other evidence"
@@ -279,7 +281,7 @@ def _told(contest: Contest) -> str:
     return f"{sentence}; " + (f"a share above {most} % would have shown (95 %)" if most < 100 else "too few to tell")
 
 
-def _next(verdict: Verdict, evidence: Evidence, threat: str, suspicious: Sequence[Indicator]) -> str:
+def _next(verdict: MaskingVerdict, evidence: Evidence, threat: str, suspicious: Sequence[Indicator]) -> str:
     """What to type to learn more. The command is named, not repeated: it says more than a run file keeps."""
     command = "the same robench evaluate command with"
     depth = _most(evidence, threat, DEPTH)

@@ -8,7 +8,7 @@ import msgspec
 import pandas as pd
 
 from ...errors import UserError, unknown
-from ..masking.verdict import WORST_FIRST, Verdict
+from ..masking.verdict import WORST_FIRST, MaskingVerdict
 from ..merging import precisions
 from ..stats.comparison import ranks
 from ..summary import Summary
@@ -18,11 +18,21 @@ from .contingency import contingency, contingency_frame
 from .latex import latex
 from .panel import panel
 from .published import published
-from .seeds import Claim, Origin, Origins, Row, names, rows, spread
+from .seeds import Origin, Origins, PublishedClaim, Row, names, rows, spread
 from .table import Mark, Table, line
 from .webpage import page
 
-__all__ = ["FORMS", "Claim", "Origin", "Table", "attack_frame", "breakdown", "main_table", "main_tables", "render"]
+__all__ = [
+    "FORMS",
+    "Origin",
+    "PublishedClaim",
+    "Table",
+    "attack_frame",
+    "breakdown",
+    "main_table",
+    "main_tables",
+    "render",
+]
 
 UPPER_BOUND = "Percent of all examples standing after this protocol: upper bounds on robust accuracy."
 INTERVALS = "In brackets 95 % intervals for this protocol; for true robustness only the upper end of an interval holds."
@@ -258,7 +268,7 @@ def _masking(summaries: Sequence[Summary]) -> Iterable[str]:
         yield FLATTERED
 
 
-def _under(verdict: Verdict, summaries: Sequence[Summary]) -> str:
+def _under(verdict: MaskingVerdict, summaries: Sequence[Summary]) -> str:
     """The threats that have it; of several models also whose they are."""
     told = []
     for name, summary in zip(names(summaries), summaries, strict=True):

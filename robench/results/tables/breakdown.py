@@ -14,7 +14,7 @@ from .table import Table
 
 EARLY_STOP = "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures."
 ALONE = "Percent of all examples left standing by one attack alone; where not measured, how many of those it met."
-MOST = 20  # attacks of which every subset is tried
+MAX = 20  # attacks of which every subset is tried
 
 
 def breakdown(summary: Summary) -> Table:
@@ -33,7 +33,7 @@ def breakdown(summary: Summary) -> Table:
             row |= {"seconds": f"{a.seconds:.1f}", "forwards": f"{a.forwards:,}", "backwards": f"{a.backwards:,}"}
             rows.append(row)
     footer = [] if summary.every_attack else [EARLY_STOP]
-    footer += [sentence for threat in summary.threats if (sentence := _enough(threat))]
+    footer += [sentence for threat in summary.threats if (sentence := _has_enough(threat))]
     footer += [
         f"{t.threat}: {t.elsewhere} more {'example' if t.elsewhere == 1 else 'examples'} broken by an image found under"
         " another threat or by an attack not listed."
@@ -58,22 +58,22 @@ def across(summaries: Sequence[Summary]) -> Table:
     return Table(frame, "What each attack leaves standing", (ALONE,) if rows else ("No attack ran.",))
 
 
-def smallest_set(felled: Mapping[str, frozenset[int]]) -> list[str] | None:
+def smallest_set(broken: Mapping[str, frozenset[int]]) -> list[str] | None:
     """The fewest attacks that break between them all that any of them broke; the earliest listed, of several sets.
 
     An attack that breaks an example alone is in every such set; of the others every subset is tried, the small
     ones first. So it is exact; None when there are too many to try.
     """
-    everything = frozenset(chain.from_iterable(felled.values()))
-    needed = [name for name in felled if felled[name] - _by_others(felled, name)]
-    missing = everything.difference(*(felled[name] for name in needed))
-    rest = {name: felled[name] & missing for name in felled if felled[name] & missing}
-    if len(rest) > MOST:
+    everything = frozenset(chain.from_iterable(broken.values()))
+    needed = [name for name in broken if broken[name] - _by_others(broken, name)]
+    missing = everything.difference(*(broken[name] for name in needed))
+    rest = {name: broken[name] & missing for name in broken if broken[name] & missing}
+    if len(rest) > MAX:
         return None
     for size in range(len(rest) + 1):
         for chosen in combinations(rest, size):
             if missing <= frozenset(chain.from_iterable(rest[name] for name in chosen)):
-                return [name for name in felled if name in needed or name in chosen]
+                return [name for name in broken if name in needed or name in chosen]
     raise AssertionError("all together break everything")
 
 
@@ -88,20 +88,20 @@ def attack_frame(summary: Summary) -> pd.DataFrame:
     return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame
 
 
-def _enough(threat: ThreatEntry) -> str:
+def _has_enough(threat: ThreatEntry) -> str:
     """Which attacks would have been enough, where each is known on every example."""
     if len(threat.attacks) < 2 or not all(a.outcomes and a.accuracy is not None for a in threat.attacks):
         return ""
-    felled = {a.name: frozenset(_broken(a.outcomes)) for a in threat.attacks}
-    count = len(frozenset(chain.from_iterable(felled.values())))
-    chosen = smallest_set(felled)
+    broken = {a.name: frozenset(_broken(a.outcomes)) for a in threat.attacks}
+    count = len(frozenset(chain.from_iterable(broken.values())))
+    chosen = smallest_set(broken)
     if not count or chosen is None:
         return ""
     return f"{threat.threat}: the smallest set of attacks that breaks the same {count}: {', '.join(chosen)}."
 
 
-def _by_others(felled: Mapping[str, frozenset[int]], name: str) -> frozenset[int]:
-    return frozenset(chain.from_iterable(found for other, found in felled.items() if other != name))
+def _by_others(broken: Mapping[str, frozenset[int]], name: str) -> frozenset[int]:
+    return frozenset(chain.from_iterable(found for other, found in broken.items() if other != name))
 
 
 def _broken(outcomes: str) -> list[int]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ..summary import Summary
 from .cells import cells, percent
-from .seeds import Claim, Origin, Origins, Row, rows
+from .seeds import Origin, Origins, PublishedClaim, Row, rows
 from .table import Table
 
 APART = "≠"
@@ -38,12 +38,12 @@ def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
     return Table(pd.DataFrame(texts, columns=["model", *columns]), f"Beside the published numbers: {data}", footer)
 
 
-def _claim(row: Row, origins: Origins, asked: frozenset[str]) -> Claim | None:
+def _claim(row: Row, origins: Origins, asked: frozenset[str]) -> PublishedClaim | None:
     found = origins.get(row.runs[0].model.name, Origin())
     return next((claim for claim in found.claims if claim.threats == asked), None)
 
 
-def _cell(row: Row, claim: Claim, column: str) -> str:
+def _cell(row: Row, claim: PublishedClaim, column: str) -> str:
     said = claim.accuracy[column]
     trials = [cells(Row(row.name, (run,)))[column] for run in row.runs]
     apart = all(not low <= said <= high for low, high in (trial.ci95 for trial in trials))

@@ -16,7 +16,7 @@ from ..summary import Summary
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedClaim:
     """Numbers that were published for one set of threats, as fractions by column: clean, a threat, union, average."""
 
     source: str
@@ -32,7 +32,7 @@ class Origin:
     hours: float | None = None
     method: str = ""  # all that decides the weights but the seed; empty where the card does not tell
     seed: int | None = None
-    claims: tuple[Claim, ...] = ()  # published of models made like it
+    claims: tuple[PublishedClaim, ...] = ()  # published of models made like it
 
 
 Origins = Mapping[str, Origin]

@@ -25,10 +25,10 @@ from .pgd import PGD
 from .pointwise import Pointwise
 from .salt_and_pepper import SaltAndPepper
 from .slide import SLIDE
-from .spatial import Grid, RandomPoses
+from .spatial import Grid, RandomTransforms
 from .square import Square
 
-MOST = 10**9  # of any whole number; beyond, counters and seconds mean nothing
+MAX = 10**9  # of any whole number; beyond, counters and seconds mean nothing
 
 ATTACKS: dict[str, type[AnyAttack]] = {
     a.name: a
@@ -36,7 +36,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
-        *(Grid, RandomPoses, AffineLp, AffineRTAttack),
+        *(Grid, RandomTransforms, AffineLp, AffineRTAttack),
         AutoAttackReference,
     )
 }
@@ -58,8 +58,8 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
             raise unknown(f"setting of {name}", setting, known)
         if isinstance(value, bool) != (known[setting].type is bool) or not isinstance(value, known[setting].type):
             raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
-        if isinstance(value, int) and abs(value) > MOST:
-            raise UserError(f"{name} cannot take {setting}={value}: no more than {MOST:,}")
+        if isinstance(value, int) and abs(value) > MAX:
+            raise UserError(f"{name} cannot take {setting}={value}: no more than {MAX:,}")
     if "loss" in settings and settings["loss"] not in UNTARGETED:
         raise unknown("loss", settings["loss"], UNTARGETED)
     for setting, value in settings.items():

@@ -12,12 +12,12 @@ from ...problem.losses import UNTARGETED, Loss
 from ...problem.noise import normal, uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import RT, AffineBalls, AffineRT, Ball, inward
-from ...problem.threats.base import WITNESS, Witness
-from ..attack import Batch, GradientAttack, Seen, State, Witnesses, where_rows
+from ...problem.threats.base import N_PARAMS, TransformParams
+from ..attack import Batch, CandidateParams, GradientAttack, Seen, State, where_rows
 from .slide import sparse
 
 PERCENTILE = 99.0  # of a SLIDE step
-LEAST = 1e-6  # share of a radius: a ball of radius 0 has no geometry
+MIN = 1e-6  # share of a radius: a ball of radius 0 has no geometry
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
     source: ClassVar[str] = "Affine l_p attack, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
     threats: ClassVar[tuple[str, ...]] = ("affine-lp",)
 
-    def visits(self, threat: AffineBalls) -> int:
+    def max_queries(self, threat: AffineBalls) -> int:
         return max(self.splits, 1) * (2 * self.steps + 1)
 
     def start(self, threat: AffineBalls, batch: Batch) -> AffineLpState:
@@ -77,9 +77,9 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
 
     def step(self, threat: AffineBalls, batch: Batch, state: AffineLpState, seen: Seen) -> AffineLpState:
         beta = self.beta(batch, state.split)
-        uphill = inward(seen.grad, state.delta, batch.x)
-        one = self._moved(threat.one, beta, state.one, uphill, batch.x)
-        two = self._moved(threat.two, 1 - beta, state.two, uphill, batch.x)
+        ascent = inward(seen.grad, state.delta, batch.x)
+        one = self._moved(threat.one, beta, state.one, ascent, batch.x)
+        two = self._moved(threat.two, 1 - beta, state.two, ascent, batch.x)
         turn = per_example(state.moves % 2 == 0, one)
         one, two = torch.where(turn, one, state.one), torch.where(turn, state.two, two)
         moved = replace(state, delta=_boxed(one + two, batch.x), one=one, two=two, moves=state.moves + 1)
@@ -89,13 +89,13 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
     def _begin(self, threat: AffineBalls, batch: Batch, split: Int[Tensor, "B"]) -> AffineLpState:
         beta = self.beta(batch, split)
         one, two = (
-            part.sample(batch.x, normal(batch.keys, draw, batch.x)) * per_example(share, batch.x)
-            for part, share, draw in ((threat.one, beta, 2 * split + 1), (threat.two, 1 - beta, 2 * split + 2))
+            part.sample(batch.x, normal(batch.keys, restart, batch.x)) * per_example(share, batch.x)
+            for part, share, restart in ((threat.one, beta, 2 * split + 1), (threat.two, 1 - beta, 2 * split + 2))
         )
         return AffineLpState(_boxed(one + two, batch.x), one, two, torch.zeros_like(split), split)
 
-    def _moved(self, part: Ball, share: PerExample, delta: Inputs, uphill: Inputs, x: Inputs) -> Inputs:
-        step = sparse(uphill, PERCENTILE) if part.name == "l1" else part.steepest(uphill)
+    def _moved(self, part: Ball, share: PerExample, delta: Inputs, ascent: Inputs, x: Inputs) -> Inputs:
+        step = sparse(ascent, PERCENTILE) if part.name == "l1" else part.steepest(ascent)
         return _into(part, share, delta + per_example(2.5 / self.steps * part.r * share, delta) * step, x)
 
 
@@ -103,7 +103,7 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
 class AffineRTState(State):
     """A pose, and a perturbation of the image in that pose. `delta` is from the image itself."""
 
-    pose: Witness
+    transform: TransformParams
     loss: PerExample  # at the best pose so far; -inf before any was looked at
     change: Inputs  # of the moved image
     moves: Int[Tensor, "B"]  # at this split, looks at poses included
@@ -121,65 +121,65 @@ class AffineRTAttack(_Affine, GradientAttack[AffineRT, AffineRTState]):
     source: ClassVar[str] = "Affine spatial attack, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
     threats: ClassVar[tuple[str, ...]] = ("affine-rt",)
 
-    poses: int = 10  # looked at per split
+    transforms: int = 10  # looked at per split
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.poses < 1:
-            raise UserError(f"affine-rt cannot take poses={self.poses}: it needs at least one")
+        if self.transforms < 1:
+            raise UserError(f"affine-rt cannot take poses={self.transforms}: it needs at least one")
 
-    def visits(self, threat: AffineRT) -> int:
-        return max(self.splits, 1) * (self.poses + self.steps + 1)
+    def max_queries(self, threat: AffineRT) -> int:
+        return max(self.splits, 1) * (self.transforms + self.steps + 1)
 
     def start(self, threat: AffineRT, batch: Batch) -> AffineRTState:
         return self._begin(threat, batch, torch.zeros_like(batch.keys))
 
     def query(self, threat: AffineRT, batch: Batch, state: AffineRTState) -> Inputs:
-        pose = self._asked(threat.rt, batch, state)
-        return (threat.rt.apply(batch.x, pose) + state.change).clamp(0, 1)
+        transform = self._asked(threat.rt, batch, state)
+        return (threat.rt.apply(batch.x, transform) + state.change).clamp(0, 1)
 
-    def witness(self, threat: AffineRT, batch: Batch, state: AffineRTState) -> Witnesses:
+    def params(self, threat: AffineRT, batch: Batch, state: AffineRTState) -> CandidateParams:
         return self._asked(threat.rt, batch, state).unsqueeze(1)
 
     def step(self, threat: AffineRT, batch: Batch, state: AffineRTState, seen: Seen) -> AffineRTState:
-        pose = self._asked(threat.rt, batch, state)
+        transform = self._asked(threat.rt, batch, state)
         better = self._looking(state) & ~(seen.loss <= state.loss)
         looked = replace(
             state,
-            pose=torch.where(better[:, None], pose, state.pose),
+            transform=torch.where(better[:, None], transform, state.transform),
             loss=torch.where(better, seen.loss, state.loss),
             moves=state.moves + 1,
         )
-        moved = threat.rt.apply(batch.x, state.pose)
-        share = (1 - threat.rt.share(state.pose)).clamp(min=0).to(moved.dtype)
-        uphill = threat.ball.steepest(inward(seen.grad, state.change, moved))
+        moved = threat.rt.apply(batch.x, state.transform)
+        share = (1 - threat.rt.share(state.transform)).clamp(min=0).to(moved.dtype)
+        ascent = threat.ball.steepest(inward(seen.grad, state.change, moved))
         stride = per_example(2.5 / self.steps * threat.ball.r * share, moved)
-        change = _into(threat.ball, share, state.change + stride * uphill, moved)
+        change = _into(threat.ball, share, state.change + stride * ascent, moved)
         climbed = replace(state, change=change, moves=state.moves + 1)
         new = where_rows(self._looking(state), looked, climbed)
-        over = state.moves == self.poses + self.steps
+        over = state.moves == self.transforms + self.steps
         return where_rows(over, self._begin(threat, batch, state.split + 1), new)
 
     def _begin(self, threat: AffineRT, batch: Batch, split: Int[Tensor, "B"]) -> AffineRTState:
         still = torch.zeros_like(batch.x)
         unseen = torch.full_like(still.flatten(1)[:, 0], -torch.inf)
-        pose = still.new_zeros(len(still), WITNESS)
-        return AffineRTState(still, pose, unseen, still, torch.zeros_like(split), split)
+        transform = still.new_zeros(len(still), N_PARAMS)
+        return AffineRTState(still, transform, unseen, still, torch.zeros_like(split), split)
 
     def _looking(self, state: AffineRTState) -> Mask:
-        return state.moves < self.poses
+        return state.moves < self.transforms
 
-    def _asked(self, rt: RT, batch: Batch, state: AffineRTState) -> Witness:
+    def _asked(self, rt: RT, batch: Batch, state: AffineRTState) -> TransformParams:
         """A fresh pose while it looks about, then the best of them."""
-        draw = 1 + state.split * self.poses + state.moves
-        fresh = (2 * uniform(batch.keys, draw, WITNESS) - 1) * rt.limits(batch.x)
+        restart = 1 + state.split * self.transforms + state.moves
+        fresh = (2 * uniform(batch.keys, restart, N_PARAMS) - 1) * rt.limits(batch.x)
         fresh = fresh * self.beta(batch, state.split)[:, None]
-        return torch.where(self._looking(state)[:, None], fresh, state.pose)
+        return torch.where(self._looking(state)[:, None], fresh, state.transform)
 
 
 def _into(ball: Ball, share: PerExample, delta: Inputs, x: Inputs) -> Inputs:
     """Into the ball, shrunk to a share of its radius, and the box."""
-    return ball.nearest(delta, x, stretch=share.clamp(min=LEAST))
+    return ball.nearest(delta, x, stretch=share.clamp(min=MIN))
 
 
 def _boxed(delta: Inputs, x: Inputs) -> Inputs:

@@ -66,7 +66,7 @@ class APGD(GradientAttack[Ball, APGDState]):
     def objective(self) -> Loss:
         return (TARGETED if self.targets else UNTARGETED)[self.loss]
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.steps + len(self.stages(threat))  # every stage first looks at where it begins
 
     def stages(self, threat: Ball) -> tuple[tuple[int, float], ...]:
@@ -77,7 +77,7 @@ class APGD(GradientAttack[Ball, APGDState]):
         return (*early, (self.steps - sum(moves for moves, _ in early), STAGES[-1][1]))
 
     def start(self, threat: Ball, batch: Batch) -> APGDState:
-        noise = normal(batch.keys, draw=0, like=batch.x)
+        noise = normal(batch.keys, restart=0, like=batch.x)
         stage = torch.zeros_like(batch.keys)
         if isinstance(threat, L1):
             delta = threat.nearest(noise, batch.x, self._radius(threat, stage))

@@ -39,7 +39,7 @@ RECENT = 0.8  # weight of what was seen before in the rate of success
 FLAT, BENT = 0.5, 0.2  # shares of trials that fool: above, steps grow; below, they shrink
 FACTOR = 1.5
 SMALLEST, LARGEST = 1e-4, (1.0, 0.5)  # steps around and towards
-MOST = 0.6  # of the distance, gained in one step
+MAX = 0.6  # of the distance, gained in one step
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
     Brendel, Rauber and Bethge 2018, https://arxiv.org/abs/1712.04248. As there, the step around follows the share of
     steps at the same distance that fool, and the step towards the image its own success. Other than there,
 
-    * `wide` images are asked about at once, with several lengths of both steps, and the nearest that fools is next;
+    * `queries_per_step` images are asked about at once, with several lengths of both steps, and the nearest that fools is next;
     * half of a step around is the mean of those that fooled before, as in the biased boundary attack of Brunner et
       al. 2019, https://arxiv.org/abs/1812.09803, which they call a prior;
     * the start is any of several kinds of images, and the line from it to the image is searched first; see `starts`.
@@ -79,27 +79,29 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
     towards: float = 0.01  # the first step towards the image, in distances
     memory: float = 0.9  # weight of what was learnt before about the way around
     bias: float = 1.0  # weight of that way beside a random one
-    wide: int = 32  # images that each example asks about at once
+    queries_per_step: int = 32  # images that each example asks about at once
 
     def __post_init__(self) -> None:
         if self.targets:
             raise UserError("boundary aims at no class; leave targets at 0")
-        if self.wide < TRIALS:
-            raise UserError(f"boundary cannot take wide={self.wide}: it needs at least {TRIALS} images at once")
+        if self.queries_per_step < TRIALS:
+            raise UserError(
+                f"boundary cannot take wide={self.queries_per_step}: it needs at least {TRIALS} images at once"
+            )
         if not self.memory < 1:
             raise UserError(f"boundary cannot take memory={self.memory}: it is a share, below 1")
 
     @property
-    def width(self) -> int:
-        return self.wide
+    def queries_per_step(self) -> int:
+        return self.queries_per_step
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.steps
 
     def start(self, threat: Ball, batch: Batch) -> BoundaryState:
         zero = torch.zeros_like(batch.x.flatten(1)[:, 0])
         state = BoundaryState(
-            **fresh(batch, self.wide),
+            **fresh(batch, self.queries_per_step),
             around=zero + self.around,
             towards=zero + self.towards,
             flatness=zero + (FLAT + BENT) / 2,
@@ -148,7 +150,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         asked = state.asked
         phases: list[tuple[int, Callable[[], Candidates]]] = [
             (START, lambda: starts(threat, batch.x, self._noise(batch, state), state)),
-            (LINE, lambda: along_line(threat, batch, state, self.wide)),
+            (LINE, lambda: along_line(threat, batch, state, self.queries_per_step)),
             (WALK, lambda: self._candidates(threat, batch, state)),
         ]
         for phase, images in phases:
@@ -157,7 +159,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         return replace(state, asked=asked)
 
     def _noise(self, batch: Batch, state: BoundaryState) -> Noise:
-        return noise_of(batch.keys, state.taken, self.wide, batch.x)
+        return noise_of(batch.keys, state.taken, self.queries_per_step, batch.x)
 
     def _candidates(self, threat: Ball, batch: Batch, state: BoundaryState) -> Candidates:
         """A step around from the nearest point, back to its distance, then a step towards the image."""
@@ -169,12 +171,12 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         size = torch.where(state.size.isfinite(), state.size, 0)
         turned = _unit(out + per_candidate(state.around[:, None] * around, aside) * aside)
         there = (batch.x[:, None] + turned * per_example(size, turned)).clamp(0, 1) - batch.x[:, None]
-        far = size[:, None] * (1 - (state.towards[:, None] * towards).clamp(max=MOST))
+        far = size[:, None] * (1 - (state.towards[:, None] * towards).clamp(max=MAX))
         return faded(threat, batch.x, there, far)
 
     def _lengths(self, state: BoundaryState) -> tuple[Ladder, Ladder, Ladder]:
         """Of every candidate the bias, and how much longer than the lane's its steps around and towards are."""
-        number = torch.arange(self.wide, device=state.size.device)
+        number = torch.arange(self.queries_per_step, device=state.size.device)
         trial, rung = number % TRIALS == 0, number - number // TRIALS - 1
         bias = torch.where(trial, 0.0, self.bias * 2.0 ** (rung % 4 - 1))
         return bias, torch.where(trial, 1.0, 2.0 ** (rung % 3 - 1)), torch.where(trial, 0.0, 2.0 ** (rung // 3 % 4 - 2))

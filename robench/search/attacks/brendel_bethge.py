@@ -89,7 +89,7 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         if not self.momentum < 1:
             raise UserError(f"{self.name} cannot take momentum={self.momentum}: it is a share, below 1")
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.starts + self.searches + self.steps + 1
 
     @property

@@ -17,7 +17,7 @@ from ..attack import Batch, GradientAttack, Seen, State, where_rows
 SHRINK = 0.9
 EDGE = atanh(SHRINK)  # w of the pixel 1
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
-LOOKS = 10  # at the progress of a round
+CHECKS = 10  # at the progress of a round
 PROGRESS = 0.9999  # of the loss at the last look: a round above it is given up
 LARGEST = 1e10  # c
 
@@ -78,7 +78,7 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.rounds * (self.steps + 1)  # every round first looks at the image
 
     def start(self, threat: Ball, batch: Batch) -> CarliniWagnerState:
@@ -94,7 +94,7 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     def step(self, threat: Ball, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
         state = noted(threat, batch, state, seen)
         loss = threat.size(state.delta).square() - state.c * seen.loss
-        look = state.moves % max(self.steps // LOOKS, 1) == 0
+        look = state.moves % max(self.steps // CHECKS, 1) == 0
         stuck = look & ~(loss <= PROGRESS * state.checked) & self.abort_early
         moved = replace(self._moved(batch, state, seen), checked=torch.where(look, loss, state.checked))
         return where_rows(stuck | (state.moves == self.steps), next_round(state, self.start(threat, batch)), moved)

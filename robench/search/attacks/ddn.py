@@ -77,8 +77,8 @@ class DDN(GradientAttack[Ball, DDNState]):
 
 def log_odds(logits: Logits, y: Labels, target: Labels) -> PerExample:
     """The logarithm of the odds that the model is wrong, whose gradient points as that of the cross-entropy does."""
-    right = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1) - right
+    correct = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1) - correct
 
 
 # Shared with FMN

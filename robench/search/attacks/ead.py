@@ -47,7 +47,7 @@ class EAD(GradientAttack[Ball, EADState]):
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.rounds * (self.steps + 1)  # every round first looks at the image
 
     def start(self, threat: Ball, batch: Batch) -> EADState:

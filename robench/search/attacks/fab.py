@@ -52,7 +52,9 @@ class FAB(GradientAttack[Ball, State]):
     def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
-        return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)) / 2)  # half way, as the authors
+        return State(
+            threat.sample(batch.x, normal(batch.keys, restart=0, like=batch.x)) / 2
+        )  # half way, as the authors
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
         fooled = seen.logits.argmax(dim=1) != batch.y

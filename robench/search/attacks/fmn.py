@@ -76,8 +76,8 @@ class FMN(GradientAttack[Ball, FMNState]):
     def _radius(self, threat: Ball, batch: Batch, state: FMNState, seen: Seen, least: PerExample) -> PerExample:
         """Of the next ball."""
         gamma = fading(state.moves / self.steps, self.gamma, LAST_GAMMA)
-        uphill = inward(seen.grad, state.delta, batch.x)
-        steepness = (uphill * threat.steepest(uphill)).flatten(1).sum(dim=1)  # what a move of size 1 gains at most
+        ascent = inward(seen.grad, state.delta, batch.x)
+        steepness = (ascent * threat.steepest(ascent)).flatten(1).sum(dim=1)  # what a move of size 1 gains at most
         boundary = threat.size(state.delta) + seen.loss.abs() / steepness.clamp(min=TINY)
         grown = (1 + gamma) * torch.where(least.isinf(), boundary, state.radius)
         return torch.where(seen.loss > 0, torch.minimum((1 - gamma) * state.radius, least), grown)

@@ -51,7 +51,7 @@ class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
     def start(self, threat: Ball, batch: Batch) -> FrankWolfeState:
         delta = torch.zeros_like(batch.x)
         if self.random_start:
-            delta = threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x))
+            delta = threat.sample(batch.x, normal(batch.keys, restart=0, like=batch.x))
         return FrankWolfeState(delta, taken=torch.zeros_like(batch.keys))
 
     def step(self, threat: Ball, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
@@ -60,8 +60,8 @@ class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
         last = level(size, threat.r, wall)  # the gradient at which the radius is used up; those that tie share
         full, tied = wall * (size > last), wall * (size == last)
         left = threat.r - full.sum(dim=1, keepdim=True)
-        spent = full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
-        vertex = (flat.sign() * spent).view_as(seen.grad)
+        exhausted = full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
+        vertex = (flat.sign() * exhausted).view_as(seen.grad)
         share = per_example(2 / (state.taken + 2), vertex)
         # Rounding aside, a point between two members is one; project takes care of the rounding.
         moved = threat.project(state.delta + share * (vertex - state.delta), batch.x)

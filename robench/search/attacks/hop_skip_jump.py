@@ -33,7 +33,7 @@ from .starts import (
 )
 
 ESTIMATE, STRIDE = 2, 3  # the phases after START and LINE
-MOST = 10_000  # directions of one estimate
+MAX = 10_000  # directions of one estimate
 FIRST = 3  # passes along the first line
 SEARCHES = 3  # passes of an iteration besides its estimate, as a rule: one over strides, two along the line
 RAISE = 4.0  # the next search begins with a stride and a gain this many times as large as the last that helped
@@ -61,7 +61,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     The normal is estimated as in the paper, from the answers in 100 sqrt(t) directions; under l_inf the stride goes
     along its sign. Other than there,
 
-    * `wide` images are asked about at once, so a line is cut into that many parts, not halved;
+    * `queries_per_step` images are asked about at once, so a line is cut into that many parts, not halved;
     * one pass asks about strides and gains together, and the nearest image that fools is where the next line is
       searched. The paper takes the longest stride that fools, and halves the line from its end. It may move away; here
       a point that is left is left for a nearer one, else more directions join the estimate;
@@ -81,30 +81,32 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     targets: int = 0
     directions: int = 100  # of the first estimate; iteration t has sqrt(t) times as many
     reach: float = 0.01  # of the directions, in lengths of the change
-    wide: int = 32  # images that each example asks about at once
+    queries_per_step: int = 32  # images that each example asks about at once
 
     def __post_init__(self) -> None:
         if self.targets:
             raise UserError("hop-skip-jump aims at no class; leave targets at 0")
-        if self.wide < 4:
-            raise UserError(f"hop-skip-jump cannot take wide={self.wide}: it needs at least 4 images at once")
+        if self.queries_per_step < 4:
+            raise UserError(
+                f"hop-skip-jump cannot take wide={self.queries_per_step}: it needs at least 4 images at once"
+            )
         if self.directions < 1:
             raise UserError(f"hop-skip-jump cannot take directions={self.directions}: it needs at least one")
         if not 0 < self.reach <= 1:
             raise UserError(f"hop-skip-jump cannot take reach={self.reach}: it must be above 0, and not beyond 1")
 
     @property
-    def width(self) -> int:
-        return self.wide
+    def queries_per_step(self) -> int:
+        return self.queries_per_step
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         estimates = int(self._estimates(torch.arange(1, self.steps + 1)).sum())
         return STARTS + FIRST + estimates + SEARCHES * self.steps
 
     def start(self, threat: Ball, batch: Batch) -> HopSkipJumpState:
         still, zero = torch.zeros_like(batch.x), torch.zeros_like(batch.x.flatten(1)[:, 0])
         state = HopSkipJumpState(
-            **fresh(batch, self.wide),
+            **fresh(batch, self.queries_per_step),
             iteration=torch.ones_like(batch.keys),
             push=still,
             drift=still,
@@ -144,7 +146,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
             push=state.push + (change * per_candidate(vote, change)).sum(dim=1),
             drift=state.drift + change.sum(dim=1),
             votes=state.votes + vote.sum(dim=1),
-            asks=state.asks + self.wide,
+            asks=state.asks + self.queries_per_step,
             phase=torch.where(state.passes >= self._estimates(state.iteration), STRIDE, ESTIMATE),
         )
 
@@ -180,7 +182,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         asked = state.asked
         phases: list[tuple[int, Callable[[], Candidates]]] = [
             (START, lambda: starts(threat, batch.x, self._noise(batch, state), state)),
-            (LINE, lambda: along_line(threat, batch, state, self.wide)),
+            (LINE, lambda: along_line(threat, batch, state, self.queries_per_step)),
             (ESTIMATE, lambda: self._directions(threat, batch, state)),
             (STRIDE, lambda: self._strides(threat, batch, state)),
         ]
@@ -190,7 +192,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
         return replace(state, asked=asked)
 
     def _noise(self, batch: Batch, state: HopSkipJumpState) -> Noise:
-        return noise_of(batch.keys, state.taken, self.wide, batch.x)
+        return noise_of(batch.keys, state.taken, self.queries_per_step, batch.x)
 
     def _directions(self, threat: Ball, batch: Batch, state: HopSkipJumpState) -> Candidates:
         """Around the point: normal noise, under l_inf uniform noise, all of the same length."""
@@ -218,11 +220,11 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
 
     def _ladders(self, state: HopSkipJumpState) -> tuple[PerCandidate, PerCandidate]:
         """The stride and the gain of every candidate: halvings of both, each with each."""
-        number = torch.arange(self.wide, device=state.stride.device)
-        gains = round(self.wide**0.5)
+        number = torch.arange(self.queries_per_step, device=state.stride.device)
+        gains = round(self.queries_per_step**0.5)
         return state.stride[:, None] * 0.5 ** (number // gains), state.gain[:, None] * 0.5 ** (number % gains)
 
     def _estimates(self, iteration: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         """Passes that the estimate of an iteration takes."""
-        directions = (self.directions * iteration.sqrt()).clamp(max=MOST)
-        return (directions / self.wide).ceil().long()
+        directions = (self.directions * iteration.sqrt()).clamp(max=MAX)
+        return (directions / self.queries_per_step).ceil().long()

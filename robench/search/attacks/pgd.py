@@ -39,8 +39,8 @@ class PGD(GradientAttack[Ball, State]):
     def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
-        return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)))
+        return State(threat.sample(batch.x, normal(batch.keys, restart=0, like=batch.x)))
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
-        uphill = threat.steepest(inward(seen.grad, state.delta, batch.x))
-        return State(threat.project(state.delta + self.stride * threat.r * uphill, batch.x))
+        ascent = threat.steepest(inward(seen.grad, state.delta, batch.x))
+        return State(threat.project(state.delta + self.stride * threat.r * ascent, batch.x))

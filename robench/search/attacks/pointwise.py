@@ -72,21 +72,23 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 500  # questions of `wide` images each
+    steps: int = 500  # questions of `queries_per_step` images each
     targets: int = 0
-    wide: int = 4  # images each example asks about at once; narrower needs fewer in all
+    queries_per_step: int = 4  # images each example asks about at once; narrower needs fewer in all
 
     def __post_init__(self) -> None:
         if self.targets:
             raise UserError("pointwise aims at no class; leave targets at 0")
-        if self.wide < 2 or self.wide % 2:
-            raise UserError(f"pointwise cannot take wide={self.wide}: it asks about pairs, so it must be even")
+        if self.queries_per_step < 2 or self.queries_per_step % 2:
+            raise UserError(
+                f"pointwise cannot take wide={self.queries_per_step}: it asks about pairs, so it must be even"
+            )
 
     @property
-    def width(self) -> int:
-        return self.wide
+    def queries_per_step(self) -> int:
+        return self.queries_per_step
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.steps
 
     def start(self, threat: Ball, batch: Batch) -> PointwiseState:
@@ -123,18 +125,18 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
 
     def _moves(self, threat: Ball, state: PointwiseState) -> Moves:
         """Of all phases but SEEK."""
-        number = torch.arange(1, self.wide + 1, device=state.cursor.device)
-        cursor, zero = state.cursor[:, None], torch.zeros_like(state.floor)[:, None].expand(-1, self.wide)
+        number = torch.arange(1, self.queries_per_step + 1, device=state.cursor.device)
+        cursor, zero = state.cursor[:, None], torch.zeros_like(state.floor)[:, None].expand(-1, self.queries_per_step)
         lengths = _lengths(state)
         # RUNS: beginnings of the rest of the line
-        first, last, kept = cursor.expand(-1, self.wide), cursor + self._beginnings(state), zero
+        first, last, kept = cursor.expand(-1, self.queries_per_step), cursor + self._beginnings(state), zero
         # SINGLES: units one by one, each back to the image and, if values count, closer by the least that matters
         single = (cursor + (number - 1) // self._asks(threat)) % state.units.clamp(min=1)[:, None]
         closer = (number % self._asks(threat) == 0) & (self._asks(threat) > 1)
         nudged = torch.where(closer, (lengths.gather(1, single) - RESOLUTION).clamp(min=0), 0)
         # SECTION: the unit at the cursor, between what does not fool and what does
         floor = state.floor[:, None]
-        levels = floor + (lengths.gather(1, cursor) - floor) * number / (self.wide + 1)
+        levels = floor + (lengths.gather(1, cursor) - floor) * number / (self.queries_per_step + 1)
         for phase, f, n, k in ((SINGLES, single, 1, nudged), (SECTION, cursor, 1, levels)):
             here = (state.phase == phase)[:, None]
             first, last, kept = torch.where(here, f, first), torch.where(here, f + n, last), torch.where(here, k, kept)
@@ -142,11 +144,11 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
 
     def _beginnings(self, state: PointwiseState) -> Int[Tensor, "L W"]:
         """How many units from the cursor on to reset together: of every magnitude, then what divides a gap evenly."""
-        number = torch.arange(1, self.wide + 1, device=state.cursor.device)
+        number = torch.arange(1, self.queries_per_step + 1, device=state.cursor.device)
         rest = (state.units - state.cursor).clamp(min=1)
         most = torch.minimum(rest, (state.fails - 1).clamp(min=1))[:, None]
-        magnitudes = (most.double() ** (number / self.wide)).round().long()
-        shares = (most * number // self.wide).clamp(min=1)
+        magnitudes = (most.double() ** (number / self.queries_per_step)).round().long()
+        shares = (most * number // self.queries_per_step).clamp(min=1)
         return torch.where((state.fails > rest)[:, None], magnitudes, shares)
 
     def _asks(self, threat: Ball) -> int:
@@ -168,7 +170,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         for number, other in enumerate(others):
             image = torch.where(kind == number + 1, other, image)
         most = torch.where(state.size.isinf(), 1.0, AGAIN)
-        density = most[:, None] * _shares(self.wide, noise.device)
+        density = most[:, None] * _shares(self.queries_per_step, noise.device)
         replaced = order[:, None] < per_candidate(density, noise[:, None])
         return torch.where(replaced, (image - batch.x)[:, None], state.best[:, None])
 
@@ -178,7 +180,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         noisy = self._noisy(batch, state)
         size, which = nearest(fools, sizes(threat, noisy))
         delta = pick(noisy, which)
-        place, units = _line(threat, batch, delta, draw=2 * state.taken + 1)
+        place, units = _line(threat, batch, delta, restart=2 * state.taken + 1)
         none = torch.zeros_like(units)
         found = replace(
             state, delta=delta, phase=none + RUNS, seeks=none, place=place, units=units, cursor=none, fails=units + 1
@@ -213,7 +215,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         reset = _without(here, none + 1)
         closer = replace(_shortened(here, moves.kept.gather(1, which).squeeze(1)), phase=none + SECTION)
         closer = replace(closer, floor=torch.zeros_like(state.floor))  # its reset was asked about too, in vain
-        tried = self.wide // self._asks(threat)
+        tried = self.queries_per_step // self._asks(threat)
         vain = replace(state, cursor=(state.cursor + tried) % state.units.clamp(min=1), quiet=state.quiet + tried)
         vain = where_rows(vain.quiet >= state.units, _finished(threat, vain), vain)
         return where_rows(fools.any(dim=1), where_rows(resets.gather(1, which).squeeze(1), reset, closer), vain)
@@ -226,10 +228,10 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         return replace(_shortened(state, length), phase=phase, floor=floor)
 
 
-def _line(threat: Ball, batch: Batch, delta: Inputs, draw: Counts) -> tuple[Places, Counts]:
+def _line(threat: Ball, batch: Batch, delta: Inputs, restart: Counts) -> tuple[Places, Counts]:
     """The place of every unit in a new line, and how many there are."""
     changed = delta != 0
-    order = _order(batch, draw)
+    order = _order(batch, restart)
     if isinstance(threat, L0):
         order, changed = order[:, :1], changed.any(dim=1, keepdim=True)
     line = torch.where(changed, order, torch.inf).flatten(1).argsort(dim=1, stable=True)
@@ -238,10 +240,10 @@ def _line(threat: Ball, batch: Batch, delta: Inputs, draw: Counts) -> tuple[Plac
     return torch.where(changed, place.view_as(order), delta[0].numel()).expand_as(delta), units
 
 
-def _order(batch: Batch, draw: Counts) -> Images:
+def _order(batch: Batch, restart: Counts) -> Images:
     """Who comes first has least: pixels far from a random point of the image."""
     _, _, h, w = batch.x.shape
-    centre = uniform(batch.keys, draw, 2)
+    centre = uniform(batch.keys, restart, 2)
     i, j = (torch.arange(side, device=centre.device) for side in (h, w))
     far = (i - h * centre[:, :1]).square()[:, :, None] + (j - w * centre[:, 1:]).square()[:, None, :]
     return -far[:, None].expand_as(batch.x)
@@ -295,5 +297,5 @@ def _lengths(state: PointwiseState) -> Float[Tensor, "L N"]:
 
 
 @lru_cache
-def _shares(wide: int, device: torch.device) -> Float[Tensor, "W"]:
-    return torch.linspace(1 / wide, 1, wide, device=device)
+def _shares(queries_per_step: int, device: torch.device) -> Float[Tensor, "W"]:
+    return torch.linspace(1 / queries_per_step, 1, queries_per_step, device=device)

@@ -38,21 +38,23 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 125  # noises, each asked about at `wide` densities
+    steps: int = 125  # noises, each asked about at `queries_per_step` densities
     targets: int = 0
-    wide: int = 8  # images each example asks about at once
+    queries_per_step: int = 8  # images each example asks about at once
 
     def __post_init__(self) -> None:
         if self.targets:
             raise UserError("salt-and-pepper aims at no class; leave targets at 0")
-        if self.wide < 1:
-            raise UserError(f"salt-and-pepper cannot take wide={self.wide}: it asks about at least one image at once")
+        if self.queries_per_step < 1:
+            raise UserError(
+                f"salt-and-pepper cannot take wide={self.queries_per_step}: it asks about at least one image at once"
+            )
 
     @property
-    def width(self) -> int:
-        return self.wide
+    def queries_per_step(self) -> int:
+        return self.queries_per_step
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         return self.steps
 
     def start(self, threat: Ball, batch: Batch) -> SaltAndPepperState:
@@ -82,5 +84,5 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
 
     def _densities(self, state: SaltAndPepperState) -> Float[Tensor, "L W"]:
         """Shares of the pixels, even steps up to the highest."""
-        steps = torch.arange(1, self.wide + 1, device=state.density.device) / self.wide
+        steps = torch.arange(1, self.queries_per_step + 1, device=state.density.device) / self.queries_per_step
         return state.density[:, None] * steps

@@ -44,11 +44,11 @@ class SLIDE(GradientAttack[Ball, State]):
     def start(self, threat: Ball, batch: Batch) -> State:
         if not self.random_start:
             return State(torch.zeros_like(batch.x))
-        return State(threat.sample(batch.x, normal(batch.keys, draw=0, like=batch.x)))
+        return State(threat.sample(batch.x, normal(batch.keys, restart=0, like=batch.x)))
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
-        uphill = sparse(inward(seen.grad, state.delta, batch.x), self.percentile)
-        return State(threat.project(state.delta + self.step_size * threat.r * uphill, batch.x))
+        ascent = sparse(inward(seen.grad, state.delta, batch.x), self.percentile)
+        return State(threat.project(state.delta + self.step_size * threat.r * ascent, batch.x))
 
 
 def sparse(grad: Inputs, percentile: float) -> Inputs:

@@ -12,22 +12,22 @@ from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs
 from ...problem.threats import RT
-from ...problem.threats.base import WITNESS
-from ..attack import Batch, Candidates, LabelAttack, State, Witnesses
+from ...problem.threats.base import N_PARAMS
+from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
 
-Poses = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
-MOST_POSES = 1_000_000  # kept as one table
+Transforms = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
+MAX_TRANSFORMS = 1_000_000  # kept as one table
 
 
 @dataclass(frozen=True)
-class PoseState(State):
+class TransformState(State):
     """How many passes a lane has made."""
 
     taken: Int[Tensor, "B"]
 
 
 @dataclass(frozen=True)
-class Grid(LabelAttack[RT, PoseState]):
+class Grid(LabelAttack[RT, TransformState]):
     """Every pose of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
     The farthest poses first, so that most examples fall early; an example ends at its first find, or after all.
@@ -47,32 +47,32 @@ class Grid(LabelAttack[RT, PoseState]):
         for name, value in (("translations", self.translations), ("rotations", self.rotations)):
             if value < 1:
                 raise UserError(f"grid cannot take {name}={value}: it needs at least one")
-        if (poses := self.translations**2 * self.rotations) > MOST_POSES:
-            raise UserError(f"a grid of {poses:,} poses is too fine; leave it at {MOST_POSES:,} or fewer")
+        if (transforms := self.translations**2 * self.rotations) > MAX_TRANSFORMS:
+            raise UserError(f"a grid of {transforms:,} poses is too fine; leave it at {MAX_TRANSFORMS:,} or fewer")
 
-    def visits(self, threat: RT) -> int:
-        return -(-(self.translations**2) * self.rotations // self.width)
+    def max_queries(self, threat: RT) -> int:
+        return -(-(self.translations**2) * self.rotations // self.queries_per_step)
 
     @property
-    def width(self) -> int:
+    def queries_per_step(self) -> int:
         return -(-(self.translations**2) * self.rotations // self.steps)
 
-    def start(self, threat: RT, batch: Batch) -> PoseState:
-        return PoseState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
+    def start(self, threat: RT, batch: Batch) -> TransformState:
+        return TransformState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
 
-    def query(self, threat: RT, batch: Batch, state: PoseState) -> Candidates:
-        return posed(threat, batch.x, self.witness(threat, batch, state))
+    def query(self, threat: RT, batch: Batch, state: TransformState) -> Candidates:
+        return transformed(threat, batch.x, self.params(threat, batch, state))
 
-    def witness(self, threat: RT, batch: Batch, state: PoseState) -> Witnesses:
-        poses = _grid(self.translations, self.rotations, self.width, batch.x.device)
-        return poses[state.taken.clamp(max=len(poses) - 1)] * threat.limits(batch.x)
+    def params(self, threat: RT, batch: Batch, state: TransformState) -> CandidateParams:
+        transforms = _grid(self.translations, self.rotations, self.queries_per_step, batch.x.device)
+        return transforms[state.taken.clamp(max=len(transforms) - 1)] * threat.limits(batch.x)
 
-    def step(self, threat: RT, batch: Batch, state: PoseState, labels: Int[Tensor, "L W"]) -> PoseState:
-        return PoseState(state.delta, state.taken + 1)
+    def step(self, threat: RT, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
+        return TransformState(state.delta, state.taken + 1)
 
 
 @dataclass(frozen=True)
-class RandomPoses(LabelAttack[RT, PoseState]):
+class RandomTransforms(LabelAttack[RT, TransformState]):
     """Poses drawn uniformly from the whole range, each example its own: the worst of k of Engstrom et al. 2019."""
 
     name: ClassVar[str] = "random-poses"
@@ -81,42 +81,42 @@ class RandomPoses(LabelAttack[RT, PoseState]):
 
     steps: int = 1  # passes
     targets: int = 0
-    poses: int = 10  # in each pass
+    transforms: int = 10  # in each pass
 
     def __post_init__(self) -> None:
         _refuse_targets(self.name, self.targets)
-        if self.poses < 1:
-            raise UserError(f"random-poses cannot take poses={self.poses}: it needs at least one")
+        if self.transforms < 1:
+            raise UserError(f"random-poses cannot take poses={self.transforms}: it needs at least one")
 
-    def visits(self, threat: RT) -> int:
+    def max_queries(self, threat: RT) -> int:
         return self.steps
 
     @property
-    def width(self) -> int:
-        return self.poses
+    def queries_per_step(self) -> int:
+        return self.transforms
 
-    def start(self, threat: RT, batch: Batch) -> PoseState:
-        return PoseState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
+    def start(self, threat: RT, batch: Batch) -> TransformState:
+        return TransformState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
 
-    def query(self, threat: RT, batch: Batch, state: PoseState) -> Candidates:
-        return posed(threat, batch.x, self.witness(threat, batch, state))
+    def query(self, threat: RT, batch: Batch, state: TransformState) -> Candidates:
+        return transformed(threat, batch.x, self.params(threat, batch, state))
 
-    def witness(self, threat: RT, batch: Batch, state: PoseState) -> Witnesses:
-        return random_poses(threat, batch, state.taken, self.poses)
+    def params(self, threat: RT, batch: Batch, state: TransformState) -> CandidateParams:
+        return random_transforms(threat, batch, state.taken, self.transforms)
 
-    def step(self, threat: RT, batch: Batch, state: PoseState, labels: Int[Tensor, "L W"]) -> PoseState:
-        return PoseState(state.delta, state.taken + 1)
+    def step(self, threat: RT, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
+        return TransformState(state.delta, state.taken + 1)
 
 
-def posed(threat: RT, x: Inputs, witness: Witnesses) -> Candidates:
+def transformed(threat: RT, x: Inputs, params: CandidateParams) -> Candidates:
     """Every image in each of its poses."""
-    lanes, width, _ = witness.shape
-    return threat.apply(x.repeat_interleave(width, dim=0), witness.flatten(0, 1)).view(lanes, width, *x.shape[1:])
+    slots, width, _ = params.shape
+    return threat.apply(x.repeat_interleave(width, dim=0), params.flatten(0, 1)).view(slots, width, *x.shape[1:])
 
 
-def random_poses(threat: RT, batch: Batch, draw: Int[Tensor, "L"], count: int) -> Witnesses:
+def random_transforms(threat: RT, batch: Batch, restart: Int[Tensor, "L"], count: int) -> CandidateParams:
     """Poses of each lane, uniform in the limits."""
-    u = uniform(batch.keys, draw, WITNESS * count).view(-1, count, WITNESS)
+    u = uniform(batch.keys, restart, N_PARAMS * count).view(-1, count, N_PARAMS)
     return (2 * u - 1) * threat.limits(batch.x)
 
 
@@ -129,11 +129,11 @@ def _refuse_targets(name: str, targets: int) -> None:
 def _grid(translations: int, rotations: int, width: int, device: torch.device) -> Float[Tensor, "P W 3"]:
     """All poses as shares of the limits, the farthest first, in passes of `width`; repeats fill up the last."""
     along, turned = _evenly(translations), _evenly(rotations)
-    poses = torch.cartesian_prod(along, along, turned)
-    far = poses.square().sum(dim=1).argsort(descending=True, stable=True)
-    missing = -len(poses) % width
-    poses = torch.cat([poses[far], poses[far[-1:]].expand(missing, WITNESS)])
-    return poses.view(-1, width, WITNESS).to(device)
+    transforms = torch.cartesian_prod(along, along, turned)
+    far = transforms.square().sum(dim=1).argsort(descending=True, stable=True)
+    missing = -len(transforms) % width
+    transforms = torch.cat([transforms[far], transforms[far[-1:]].expand(missing, N_PARAMS)])
+    return transforms.view(-1, width, N_PARAMS).to(device)
 
 
 def _evenly(count: int) -> Float[Tensor, "N"]:

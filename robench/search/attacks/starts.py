@@ -122,9 +122,9 @@ def along_line(threat: Ball, batch: Batch, state: WalkState, width: int) -> Cand
     return faded(threat, batch.x, state.end[:, None], state.low[:, None] + gap[:, None] * share)
 
 
-def noise_of(keys: Keys, draw: Int[Tensor, "L"], width: int, x: Inputs) -> Noise:
+def noise_of(keys: Keys, restart: Int[Tensor, "L"], width: int, x: Inputs) -> Noise:
     """Uniform numbers for every candidate: one for each number of the image, and two more."""
-    return uniform(keys, draw, width * (x[0].numel() + 2)).view(len(x), width, -1)
+    return uniform(keys, restart, width * (x[0].numel() + 2)).view(len(x), width, -1)
 
 
 def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidates:
@@ -133,12 +133,12 @@ def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidate
     Of many kinds: noise in blocks of every scale up to the whole image (flat grey, black, white), and the image
     inverted in some of the blocks or in all.
     """
-    lanes, c, h, w = x.shape
+    slots, c, h, w = x.shape
     width = noise.shape[1]
-    nearer, share, noise = noise[..., 0], noise[..., 1], noise[..., 2:].view(lanes, width, c, h * w)
+    nearer, share, noise = noise[..., 0], noise[..., 1], noise[..., 2:].view(slots, width, c, h * w)
 
     def in_blocks(pixels: Int[Tensor, "W N"]) -> Candidates:
-        return noise.gather(3, pixels[None, :, None, :].expand_as(noise)).view(lanes, width, c, h, w)
+        return noise.gather(3, pixels[None, :, None, :].expand_as(noise)).view(slots, width, c, h, w)
 
     blocks, style = _kinds(width, h, w, x.device)
     coarse = in_blocks(blocks)

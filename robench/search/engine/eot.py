@@ -18,7 +18,7 @@ SURE = 10  # passes that must all fail before a search ends on them: by chance h
 
 
 @dataclass(frozen=True)
-class Average:
+class AveragedAnswers:
     """Several passes over the same images, of which each lane has as many."""
 
     answers: Seen | Tensor  # the mean; where the predicted class is read, the one predicted most often
@@ -35,7 +35,7 @@ class Average:
         return self.most(all_of_them=True) & (self.passes >= SURE)
 
 
-def averaged(ask: Callable[[], tuple[Tensor, Seen | Tensor]], passes: int, y: Labels) -> Average:
+def averaged(ask: Callable[[], tuple[Tensor, Seen | Tensor]], passes: int, y: Labels) -> AveragedAnswers:
     """Ask so often. `ask` gives the logits, (L, K) or (L, W, K), and what of them the attacks are told."""
     answers, gaps, wrong = _once(*ask(), y)
     for _ in range(passes - 1):
@@ -47,15 +47,15 @@ def averaged(ask: Callable[[], tuple[Tensor, Seen | Tensor]], passes: int, y: La
         told: Seen | Tensor = Seen(*mean)
     else:
         told = mean[0] if answers[0].is_floating_point() else answers[0].argmax(dim=-1)
-    return Average(told, gaps / passes, wrong, passes)
+    return AveragedAnswers(told, gaps / passes, wrong, passes)
 
 
 def _once(logits: Tensor, answers: Seen | Tensor, y: Labels) -> tuple[list[Tensor], Tensor, Tensor]:
     """One pass as numbers that can be added up, with the margin and failure of every image."""
     rows = logits.flatten(0, -2)
-    right = y.repeat_interleave(len(rows) // len(y))
-    gap = margin(rows, right)
-    fooled = (rows.argmax(dim=1) != right) & ~gap.isnan()
+    labels = y.repeat_interleave(len(rows) // len(y))
+    gap = margin(rows, labels)
+    fooled = (rows.argmax(dim=1) != labels) & ~gap.isnan()
     if isinstance(answers, Seen):
         numbers = [answers.logits, answers.loss, answers.grad]
     elif answers.is_floating_point():

@@ -10,14 +10,14 @@ from ...problem.classifier import Classifier, arithmetic
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels
 from ..attack import Model
-from .compaction import LEAST
+from .compaction import MIN
 
 BATCH = 16  # rows, always filled up: an image meets the same arithmetic whoever its neighbours are
 
 
 def error_at(model: Model, images: Inputs, *, gradients: bool) -> str:
     """What the model raises on a batch of these images alone; empty where it answers."""
-    x = images.repeat(-(-LEAST // len(images)), 1, 1, 1)
+    x = images.repeat(-(-MIN // len(images)), 1, 1, 1)
     try:
         with torch.set_grad_enabled(gradients):
             leaf = x.detach().requires_grad_(gradients)

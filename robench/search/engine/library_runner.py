@@ -21,9 +21,9 @@ from ...problem.losses import margin
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels, Logits, Mask
 from ...problem.threats import ThreatModel
-from ...problem.threats.base import WITNESS
+from ...problem.threats.base import N_PARAMS
 from ..attack import Batch, ForeignAttack, batch_seed, take_rows
-from .best_seen import Watcher
+from .best_seen import BestSeen
 from .job import Ended, Job
 from .scheduler import Item
 
@@ -35,7 +35,7 @@ Owners = Int[Tensor, "Q W"]
 """The examples that each of Q rows may belong to, the nearest first."""
 
 
-def host(classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch) -> list[Ended]:
+def run_library(classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch) -> list[Ended]:
     """One search from every image of the batch. Where the library raises, each of them is tried alone.
 
     Raises what it raised where it fails on each of several.
@@ -44,16 +44,16 @@ def host(classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch) 
     model = Watched(classifier, job.threat, batch.x, batch.y, smallest=job.smallest)
     with _quiet(), _seeded(batch), arithmetic(batch.x.device):
         with torch.no_grad():
-            right = model(batch.x).argmax(dim=1) == batch.y  # libraries do odd things to the others
-        errors = _run(job.attack, model, job.threat, batch, right.nonzero().flatten().tolist())
+            correct = model(batch.x).argmax(dim=1) == batch.y  # libraries do odd things to the others
+        errors = _run(job.attack, model, job.threat, batch, correct.nonzero().flatten().tolist())
     return [
         Ended(
             *(job, item, image, forwards, backwards),
             nan=nan,
-            blind=blind,
+            no_query_inside=no_query_inside,
             error="" if image is not None else errors.get(row, IDLE if idle else ""),
         )
-        for row, (item, (image, forwards, backwards, nan, blind, idle)) in enumerate(
+        for row, (item, (image, forwards, backwards, nan, no_query_inside, idle)) in enumerate(
             zip(items, model.seen(), strict=True)
         )
     ]
@@ -97,7 +97,7 @@ class Watched:
         self._threat = threat
         self._x, self._y = x, y
         self._smallest = smallest
-        self._watcher = Watcher.over(self._x)
+        self._best_seen = BestSeen.over(self._x)
         self._nan = torch.zeros_like(y, dtype=torch.bool)
         self._idle = torch.ones_like(y, dtype=torch.bool)
         self._forwards, self._backwards = torch.zeros_like(y), torch.zeros_like(y)  # of rows with an owner
@@ -137,12 +137,12 @@ class Watched:
         model answered NaN; whether it was never asked about a member of the threat set that it has numbers for; whether
         it was never asked about anything but the example itself.
         """
-        masks = (self._watcher.found, self._nan, self._watcher.rank == -torch.inf, self._idle)
+        masks = (self._best_seen.found, self._nan, self._best_seen.rank == -torch.inf, self._idle)
         counts = (_shared_out(self._forwards, self.forwards), _shared_out(self._backwards, self.backwards))
-        images = self._watcher.x_adv.cpu()
+        images = self._best_seen.x_adv.cpu()
         rows = zip(images, *counts, *(mask.tolist() for mask in masks), strict=True)
-        for image, forwards, backwards, found, nan, blind, idle in rows:
-            yield image.clone() if found else None, forwards, backwards, nan, blind, idle
+        for image, forwards, backwards, found, nan, no_query_inside, idle in rows:
+            yield image.clone() if found else None, forwards, backwards, nan, no_query_inside, idle
 
     def _owners(self, x_adv: Inputs) -> tuple[Owners, bool]:
         """Whom each row may belong to, and whether that is known by its place."""
@@ -154,7 +154,7 @@ class Watched:
 
     def _nothing_new(self, logits: Logits) -> bool:
         """Whether every example, in its place, is still taken for what it is, and has been seen before."""
-        dull = (logits.argmax(dim=1) == self._y) & ~logits.isnan().any(dim=1) & (self._watcher.rank > -torch.inf)
+        dull = (logits.argmax(dim=1) == self._y) & ~logits.isnan().any(dim=1) & (self._best_seen.rank > -torch.inf)
         return bool(dull.all())
 
     def _inside(self, x_adv: Inputs, owners: Owners) -> Bool[Tensor, "Q W"]:
@@ -200,8 +200,8 @@ class Watched:
     def _see(self, x_adv: Inputs, logits: Logits, active: Mask) -> None:
         """One row for each example, where it has any."""
         size = self._threat.measure(x_adv, self._x) if self._smallest else None
-        no_witness = x_adv.new_zeros(len(x_adv), WITNESS)
-        self._watcher.see(x_adv, no_witness, active, logits, self._y, active, size)
+        no_witness = x_adv.new_zeros(len(x_adv), N_PARAMS)
+        self._best_seen.see(x_adv, no_witness, active, logits, self._y, active, size)
 
     def _by_example(self, owners: Owners, values: Tensor, nothing: bool | float) -> Tensor:
         """(Q, W) values by owner as an (N, Q) table; `nothing` where a row is not theirs."""

@@ -69,14 +69,14 @@ class Pilot:
         rows: list[int] = []
         for first in range(0, len(self.begin), EXAMPLES):
             some = range(first, min(first + EXAMPLES, len(self.begin)))
-            right = self.correct(self.begin.take(some)).tolist()
-            rows += [row for row, is_right in zip(some, right, strict=True) if is_right]
+            correct = self.correct(self.begin.take(some)).tolist()
+            rows += [row for row, is_correct in zip(some, correct, strict=True) if is_correct]
             if len(rows) >= EXAMPLES:
                 break
         return self.begin.take(rows[:EXAMPLES])
 
 
-def choose(classifier: Classifier, pilot: Pilot, lanes: int) -> Choice:
+def choose(classifier: Classifier, pilot: Pilot, slots: int) -> Choice:
     """The first precision below float32 that has hardware here, pays for this network, and that the pilot agrees to.
 
     The pilot agrees where its attacks break the same examples as in float32 with at most 1.1 times the queries.
@@ -88,7 +88,7 @@ def choose(classifier: Classifier, pilot: Pilot, lanes: int) -> Choice:
     if not pilot.attacks:
         return Choice("float32", "no attack of this question could search in another")
     try:
-        if too_little := saves_too_little(classifier, lanes):
+        if too_little := saves_too_little(classifier, slots):
             return Choice("float32", too_little)
     except Exception as error:
         if out_of_memory(error):
@@ -96,7 +96,7 @@ def choose(classifier: Classifier, pilot: Pilot, lanes: int) -> Choice:
         return Choice("float32", f"the layers cannot be counted ({_text(error)})", failed=True)
     reasons, failed = [], False
     for precision in lower:
-        choice = _tried(classifier, pilot, lanes, precision)
+        choice = _tried(classifier, pilot, slots, precision)
         if choice.precision == precision:
             return choice
         reasons.append(choice.reason)
@@ -125,20 +125,20 @@ def notes(choice: Choice, asked: str, before: Sequence[str], device: torch.devic
     return told
 
 
-def _tried(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> Choice:
+def _tried(classifier: Classifier, pilot: Pilot, slots: int, precision: str) -> Choice:
     """This precision where nothing speaks against it, else float32; as it was decided before, if it was."""
     if why := failure(classifier, precision, pilot.begin.x[:2]):
         return Choice("float32", f"not in {precision}: {why}", failed=True)
-    key = _key(classifier, pilot, lanes, precision)
+    key = _key(classifier, pilot, slots, precision)
     if (known := read(key)) is not None and known.precision in (precision, "float32"):
         return Choice(known.precision, known.reason)
-    choice = _compared(classifier, pilot, lanes, precision)
+    choice = _compared(classifier, pilot, slots, precision)
     if not choice.failed:  # an error is met again, and noted again
         write(key, Decision(choice.precision, choice.reason))
     return choice
 
 
-def _compared(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> Choice:
+def _compared(classifier: Classifier, pilot: Pilot, slots: int, precision: str) -> Choice:
     """What the pilot says of this precision."""
     examples = pilot.examples()
     if not len(examples):
@@ -146,8 +146,8 @@ def _compared(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) 
     exact_queries = rough_queries = 0
     for threat, attack in pilot.attacks:
         try:
-            exactly, queries = _broken(classifier, threat, attack, examples, lanes, "float32")
-            roughly, more = _broken(classifier, threat, attack, examples, lanes, precision)
+            exactly, queries = _broken(classifier, threat, attack, examples, slots, "float32")
+            roughly, more = _broken(classifier, threat, attack, examples, slots, precision)
         except _PilotError as error:  # it has shown nothing, so nothing is taken for shown
             return Choice("float32", f"a pilot of {attack.name} under {threat} failed ({error})", failed=True)
         if apart := len(exactly ^ roughly):
@@ -165,12 +165,12 @@ class _PilotError(Exception):
 
 
 def _broken(
-    classifier: Classifier, threat: ThreatModel, attack: AnyAttack, examples: Split, lanes: int, precision: str
+    classifier: Classifier, threat: ThreatModel, attack: AnyAttack, examples: Split, slots: int, precision: str
 ) -> tuple[set[int], int]:
     """The rows on which one restart of the attack finds something, and the queries it makes."""
     job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(examples))))
     try:
-        ended = [end for some in Engine(classifier, examples, SEED, lanes, precision).work([job]) for end in some]
+        ended = [end for some in Engine(classifier, examples, SEED, slots, precision).work([job]) for end in some]
     except UserError:
         raise
     except Exception as error:
@@ -181,7 +181,7 @@ def _broken(
     return {end.item.row for end in ended if end.x_adv is not None}, sum(end.forwards + end.backwards for end in ended)
 
 
-def _key(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> dict[str, str]:
+def _key(classifier: Classifier, pilot: Pilot, slots: int, precision: str) -> dict[str, str]:
     """All that the decision is a function of."""
     device = classifier.device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -190,7 +190,7 @@ def _key(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) -> di
         "torch": str(torch.__version__),
         "hardware": f"{device.type} {processor}",
         "threads": str(torch.get_num_threads()),
-        "rows": str(lanes),
+        "rows": str(slots),
         "precision": precision,
         "model": pilot.model,
         "data": pilot.begin.sha256,

@@ -13,7 +13,7 @@ class Item(NamedTuple):
 
     row: int  # of the split
     number: int  # among the items planned for the example
-    draw: int
+    restart: int
     target: int = -1  # -1 aims at no class
 
 
@@ -84,7 +84,7 @@ class Waiting:
 
 
 @dataclass
-class Seat(Generic[J]):
+class SlotSearch(Generic[J]):
     """A search on a lane."""
 
     job: J
@@ -92,34 +92,34 @@ class Seat(Generic[J]):
     taken: int = 0  # steps it has made
 
 
-class Seats(Generic[J]):
+class Slots(Generic[J]):
     """A fixed number of lanes, and who sits on them."""
 
-    def __init__(self, lanes: int):
-        self._seats: list[Seat[J] | None] = [None] * lanes
+    def __init__(self, slots: int):
+        self._slots: list[SlotSearch[J] | None] = [None] * slots
 
     def free(self) -> list[int]:
         """The lanes nobody sits on."""
-        return [lane for lane, seat in enumerate(self._seats) if seat is None]
+        return [slot for slot, search in enumerate(self._slots) if search is None]
 
-    def busy(self) -> list[tuple[int, Seat[J]]]:
+    def busy(self) -> list[tuple[int, SlotSearch[J]]]:
         """The lanes somebody sits on, and who."""
-        return [(lane, seat) for lane, seat in enumerate(self._seats) if seat is not None]
+        return [(slot, search) for slot, search in enumerate(self._slots) if search is not None]
 
-    def of(self, job: J) -> list[tuple[int, Seat[J]]]:
+    def of(self, job: J) -> list[tuple[int, SlotSearch[J]]]:
         """The lanes of one job."""
-        return [(lane, seat) for lane, seat in self.busy() if seat.job is job]
+        return [(slot, search) for slot, search in self.busy() if search.job is job]
 
-    def sit(self, lane: int, job: J, item: Item) -> None:
+    def sit(self, slot: int, job: J, item: Item) -> None:
         """Give a free lane to a search."""
-        assert self._seats[lane] is None, f"lane {lane} is taken"
-        self._seats[lane] = Seat(job, item)
+        assert self._slots[slot] is None, f"lane {slot} is taken"
+        self._slots[slot] = SlotSearch(job, item)
 
-    def release(self, lane: int) -> Seat[J]:
+    def release(self, slot: int) -> SlotSearch[J]:
         """Free a lane. Returns who sat there."""
-        seat, self._seats[lane] = self._seats[lane], None
-        assert seat is not None, f"lane {lane} was already free"
-        return seat
+        search, self._slots[slot] = self._slots[slot], None
+        assert search is not None, f"lane {slot} was already free"
+        return search
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._slots)

@@ -39,7 +39,7 @@ class AutoAttackReference(ForeignAttack):
             raise UserError(f"{self.name} cannot take queries={self.queries}: it needs at least one")
         _part("autopgd_base")  # now, not after an hour
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         starts, targets = _budget(threat)
         return self.steps * (starts + targets + 3 * TARGETS) + self.queries
 

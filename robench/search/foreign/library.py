@@ -65,7 +65,7 @@ class LibraryAttack(ForeignAttack):
     def spec(self) -> str:
         return spec(self.name, dict(self.settings))
 
-    def visits(self, threat: Ball) -> int:
+    def max_queries(self, threat: Ball) -> int:
         """About as often: no library says."""
         loops = [v for name, v in self.settings if name in LOOPS and isinstance(v, int)]
         return math.prod(loops) + 2

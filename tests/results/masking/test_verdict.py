@@ -13,7 +13,7 @@ from robench.results.summary import Summary, summarise
 from robench.results.tables import render
 from robench.search.attacks import ATTACKS, build
 
-from ..made import accepted, claim, clean, plan, spent
+from ..made import accepted, claim, clean, exhausted, plan
 
 THREAT = "linf:0.3"
 APGD, SQUARE = "apgd(loss='margin', steps=100, targets=0)", "square(p_init=0.8, steps=200, targets=0)"
@@ -25,13 +25,15 @@ WHOLE = {"no gradient": 0.0, "repeatable": 1.0, "alone": 0.0, "training layers":
          "probabilities": 0.0, "one-hot": 0.0, "log-probabilities": 0.0, "spread": 3.0, "compiled": 0.0}  # fmt: skip
 
 
-def evidence(left=60, fallen=0, by=SQUARE, controlled=True, tried=True, probes=None, whole=None, threat=THREAT):
-    """100 examples: `left` of them withstand APGD, and of these the first `fallen` fall to something else."""
-    broken = [(claim(i + 1, i, threat, by), accepted(i + 1)) for i in range(fallen)]
+def evidence(left=60, broken=0, by=SQUARE, controlled=True, tried=True, probes=None, whole=None, threat=THREAT):
+    """100 examples: `left` of them withstand APGD, and of these the first `broken` fall to something else."""
+    broken = [(claim(i + 1, i, threat, by), accepted(i + 1)) for i in range(broken)]
     broken += [(claim(i + 1, i, threat, APGD), accepted(i + 1)) for i in range(left, 100)]
-    searched = [spent(i, 1, threat, SQUARE, forwards=200, backwards=0) for i in range(fallen, left)] if tried else []
+    searched = (
+        [exhausted(i, 1, threat, SQUARE, forwards=200, backwards=0) for i in range(broken, left)] if tried else []
+    )
     cost = masking.CONTROL if controlled else masking.CONTROL - 1
-    withstood = [spent(i, 1, threat, APGD, forwards=cost, backwards=cost) for i in range(left)]
+    withstood = [exhausted(i, 1, threat, APGD, forwards=cost, backwards=cost) for i in range(left)]
     told = [Probe(threat, i, name, value) for i in range(40) for name, value in {**SOUND, **(probes or {})}.items()]
     told += [Probe("", -1, name, value) for name, value in {**WHOLE, **(whole or {})}.items()]
     told += [Probe(threat, i, masking.SAMPLED, 1.0) for i in range(left)]
@@ -39,7 +41,7 @@ def evidence(left=60, fallen=0, by=SQUARE, controlled=True, tried=True, probes=N
         clean=tuple(clean(i) for i in range(100)),
         claims=tuple(c for c, _ in broken),
         verdicts=tuple(v for _, v in broken),
-        spent=(*searched, *withstood),
+        exhausted=(*searched, *withstood),
         probes=(*told, Probe(threat, -1, masking.DEPTH, masking.ON)),
     )
 
@@ -85,7 +87,7 @@ def test_a_kind_is_read_from_the_key_of_the_evidence(spec, kind):
 
 @pytest.mark.parametrize("by", [SQUARE, "pointwise(steps=40, wide=4)", REMEDY])
 def test_enough_images_that_only_others_break_make_it_masked(by):
-    found = findings(PLAN, evidence(fallen=8, by=by))[THREAT]
+    found = findings(PLAN, evidence(broken=8, by=by))[THREAT]
     assert found.verdict == "masked"
     assert "of 60 images sampled that first-order attacks leave, 8 fell to other evidence" in found.evidence[0]
 
@@ -93,20 +95,20 @@ def test_enough_images_that_only_others_break_make_it_masked(by):
 @pytest.mark.parametrize("left", [2, 10, 60, 100])
 def test_it_is_masked_exactly_from_the_first_count_that_the_binomial_test_rejects(left):
     needed = next(k for k in range(1, left + 1) if tail(k, left, 0.01) <= 0.01)
-    assert verdict(evidence(left, fallen=needed)) == "masked"
+    assert verdict(evidence(left, broken=needed)) == "masked"
     if needed > 1:
-        assert verdict(evidence(left, fallen=needed - 1)) == "none-found"
-    assert contest(PLAN, evidence(left, fallen=needed), THREAT).p == pytest.approx(tail(needed, left, 0.01))
+        assert verdict(evidence(left, broken=needed - 1)) == "none-found"
+    assert contest(PLAN, evidence(left, broken=needed), THREAT).p == pytest.approx(tail(needed, left, 0.01))
 
 
 def test_one_image_accuses_nobody():
-    found = findings(PLAN, evidence(left=1, fallen=1))[THREAT]
+    found = findings(PLAN, evidence(left=1, broken=1))[THREAT]
     assert found.verdict == "none-found"
     assert found.evidence[0].endswith("1 fell to other evidence (square 1); too few to tell")
 
 
 def test_what_falls_at_least_is_never_said_to_be_less_than_the_test_has_rejected():
-    told = findings(PLAN, evidence(left=15, fallen=2))[THREAT].evidence[0]
+    told = findings(PLAN, evidence(left=15, broken=2))[THREAT].evidence[0]
     assert told.endswith("p = 0.01 that no more than 1 % do; at least 1 % do (99 %)")
 
 
@@ -120,15 +122,15 @@ def test_an_image_is_searched_once_every_attack_that_it_is_to_be_shown_to_has_be
     assert (
         "60 images not yet searched by every attack of another kind: the same command again goes on" in found.evidence
     )
-    rest = tuple(spent(i, 1, THREAT, pointwise) for i in range(59))
+    rest = tuple(exhausted(i, 1, THREAT, pointwise) for i in range(59))
     failed = (Failure(59, THREAT, pointwise, "RuntimeError: no"),)
-    assert verdict(msgspec.structs.replace(short, spent=(*short.spent, *rest), failures=failed)) == "none-found"
+    assert verdict(msgspec.structs.replace(short, exhausted=(*short.exhausted, *rest), failures=failed)) == "none-found"
     deeper = Probe(THREAT, -1, f"{masking.SHOWN}{SQUARE}", masking.DEEP)  # with the first look's others left undone
     assert verdict(msgspec.structs.replace(short, probes=(*one.probes, named[1], deeper))) == "none-found"
 
 
 def test_what_first_order_attacks_break_too_counts_for_nothing():
-    both = evidence(fallen=8)
+    both = evidence(broken=8)
     again = [(claim(200 + i, i, THREAT, f"{APGD} under l2:9"), accepted(200 + i)) for i in range(8)]
     both = msgspec.structs.replace(
         both,
@@ -136,54 +138,54 @@ def test_what_first_order_attacks_break_too_counts_for_nothing():
         verdicts=(*both.verdicts, *(v for _, v in again)),
     )
     assert contest(PLAN, both, THREAT).left == 52
-    assert contest(PLAN, both, THREAT).fallen.total() == 0
+    assert contest(PLAN, both, THREAT).broken.total() == 0
     assert verdict(both) == "suspect"  # the planned attacks spared them all the same
 
 
 def test_what_first_order_attacks_were_not_tried_on_hard_enough_is_suspicious_and_convicts_nobody():
-    assert findings(PLAN, evidence(fallen=2, controlled=False))[THREAT].verdict == "untested"
-    found = findings(PLAN, evidence(fallen=8, controlled=False))[THREAT]
+    assert findings(PLAN, evidence(broken=2, controlled=False))[THREAT].verdict == "untested"
+    found = findings(PLAN, evidence(broken=8, controlled=False))[THREAT]
     assert found.verdict == "suspect"
     assert "the planned attacks spared 60 images of which 8 fell later" in found.evidence
     assert any("8 images more fell" in sentence for sentence in found.evidence)
 
 
 def test_the_cross_entropy_is_no_control():
-    weak = evidence(fallen=8)
+    weak = evidence(broken=8)
     spec = APGD.replace("margin", "cross-entropy")
-    swapped = tuple(msgspec.structs.replace(s, attack=spec) if s.attack == APGD else s for s in weak.spent)
-    assert verdict(msgspec.structs.replace(weak, spent=swapped)) == "suspect"
+    swapped = tuple(msgspec.structs.replace(s, attack=spec) if s.attack == APGD else s for s in weak.exhausted)
+    assert verdict(msgspec.structs.replace(weak, exhausted=swapped)) == "suspect"
     assert verdict(weak) == "masked"
 
 
 def test_where_first_order_attacks_could_not_run_at_all_others_convict_alone():
-    without = evidence(fallen=8, controlled=False)
+    without = evidence(broken=8, controlled=False)
     raised = tuple(Failure(i, THREAT, APGD, "RuntimeError: no grad") for i in range(8))
-    square = tuple(s for s in without.spent if s.attack == SQUARE)
-    assert verdict(msgspec.structs.replace(without, spent=square, failures=raised)) == "masked"
+    square = tuple(s for s in without.exhausted if s.attack == SQUARE)
+    assert verdict(msgspec.structs.replace(without, exhausted=square, failures=raised)) == "masked"
 
 
 def test_an_attack_that_failed_beside_one_that_was_too_short_convicts_nobody():
-    short = evidence(fallen=8, controlled=False)
+    short = evidence(broken=8, controlled=False)
     failed = tuple(Failure(i, THREAT, "apgd(loss='cross-entropy')", "out of memory") for i in range(8))
-    assert verdict(evidence(fallen=8)) == "masked"
+    assert verdict(evidence(broken=8)) == "masked"
     assert verdict(msgspec.structs.replace(short, failures=failed)) == "suspect"
 
 
 def test_only_the_sample_is_counted_whatever_else_was_broken():
-    few = evidence(fallen=8)
+    few = evidence(broken=8)
     kept = tuple(p for p in few.probes if p.name != masking.SAMPLED or p.example >= 8)
-    assert contest(PLAN, msgspec.structs.replace(few, probes=kept), THREAT).fallen.total() == 0
+    assert contest(PLAN, msgspec.structs.replace(few, probes=kept), THREAT).broken.total() == 0
     assert verdict(msgspec.structs.replace(few, probes=kept)) == "none-found"
 
 
 def test_what_a_planned_attack_of_another_kind_broke_was_not_spared():
     planned = (PlannedAttack("apgd", APGD, 1), PlannedAttack("square", SQUARE, 1))
     question = plan(examples=tuple(range(100)), threats=(PlannedThreat(THREAT, planned),))
-    found = contest(question, evidence(fallen=8, controlled=False), THREAT)
-    assert (found.spared, found.overtaken, found.outdone) == (52, 0, False)
-    found = contest(PLAN, evidence(fallen=8, controlled=False), THREAT)
-    assert (found.spared, found.overtaken, found.outdone) == (60, 8, True)
+    found = contest(question, evidence(broken=8, controlled=False), THREAT)
+    assert (found.survived, found.broken_later, found.too_weak) == (52, 0, False)
+    found = contest(PLAN, evidence(broken=8, controlled=False), THREAT)
+    assert (found.survived, found.broken_later, found.too_weak) == (60, 8, True)
 
 
 def test_what_nobody_else_has_searched_is_untested_and_nothing_left_is_nothing_to_hide():
@@ -195,7 +197,7 @@ def test_what_nobody_else_has_searched_is_untested_and_nothing_left_is_nothing_t
 
 
 def test_a_run_that_was_not_looked_into_is_untested_and_its_summary_says_no_more_than_before():
-    plain = msgspec.structs.replace(evidence(fallen=8), probes=())
+    plain = msgspec.structs.replace(evidence(broken=8), probes=())
     assert findings(PLAN, plain)[THREAT] == masking.Finding("untested")
     told = msgspec.json.decode(summarise(PLAN, plain, "0").to_json())
     assert told["threats"][0]["masking"] == {"verdict": "untested", "evidence": [], "next": ""}
@@ -207,7 +209,7 @@ def test_several_threats_share_the_level_as_holm_has_it():
     question = plan(examples=tuple(range(100)), threats=threats)
     barely = next(k for k in range(1, 60) if tail(k, 60, 0.01) <= 0.01)
     assert tail(barely, 60, 0.01) > 0.01 / 5
-    parts = [evidence(fallen=barely if i == 1 else 0, threat=f"linf:0.{i}") for i in range(1, 6)]
+    parts = [evidence(broken=barely if i == 1 else 0, threat=f"linf:0.{i}") for i in range(1, 6)]
     # Claims of one radius lie in the larger ones too: keep each threat's own by separate examples of its own plan.
     alone = findings(plan(examples=tuple(range(100)), threats=threats[:1]), parts[0])
     assert alone["linf:0.1"].verdict == "masked"
@@ -269,7 +271,7 @@ def test_the_worst_verdict_of_all_threats_stands_for_the_model():
 
 
 def test_the_order_and_repetition_of_records_changes_nothing():
-    told = evidence(fallen=8, probes={"zero": 1.0})
+    told = evidence(broken=8, probes={"zero": 1.0})
     turned = Evidence(**{
         name: tuple(reversed(getattr(told, name) * 2)) for name in ("clean", "claims", "verdicts", "spent")
     }, probes=told.probes[::-1])  # fmt: skip
@@ -278,7 +280,7 @@ def test_the_order_and_repetition_of_records_changes_nothing():
 
 
 def test_a_table_marks_it_and_the_panel_says_why_and_what_to_type():
-    masked = evidence(fallen=8, probes={"zero": 1.0})
+    masked = evidence(broken=8, probes={"zero": 1.0})
     masked = msgspec.structs.replace(masked, environment={"checkpoint": "/somewhere/net.pt"})
     summary = summarise(PLAN, masked, "0")
     assert Summary.from_json(summary.to_json()) == summary
@@ -296,7 +298,7 @@ def test_a_table_marks_it_and_the_panel_says_why_and_what_to_type():
 def test_the_panel_says_why_it_is_suspect_or_not_done_and_for_which_threats_its_advice_is():
     threats = tuple(PlannedThreat(f"linf:0.{i}", (PlannedAttack("apgd", APGD, 1),)) for i in (1, 2))
     question = plan(examples=tuple(range(100)), threats=threats)
-    parts = [evidence(fallen=8, controlled=False, threat="linf:0.1"), evidence(tried=False, threat="linf:0.2")]
+    parts = [evidence(broken=8, controlled=False, threat="linf:0.1"), evidence(tried=False, threat="linf:0.2")]
     fields = ("spent", "probes", "claims", "verdicts")
     apart = {name: getattr(parts[0], name) + (getattr(parts[1], name) if name[0] in "sp" else ()) for name in fields}
     told = render([summarise(question, Evidence(clean=parts[0].clean, **apart), "0")], masking=True)
@@ -317,7 +319,7 @@ def test_a_look_that_was_cut_short_is_told_to_go_on_at_its_own_level(level, word
 @pytest.mark.parametrize(("level", "word"), [(masking.ON, "on"), (masking.DEEP, "deep")])
 def test_a_threat_whose_turn_had_not_come_is_not_said_to_be_one_that_nobody_wants_looked_at(level, word):
     begun = Probe(THREAT, -1, masking.BEGUN, level)
-    stopped = msgspec.structs.replace(evidence(fallen=8), probes=(begun,))
+    stopped = msgspec.structs.replace(evidence(broken=8), probes=(begun,))
     found = findings(PLAN, stopped)[THREAT]
     assert found.verdict == "untested"
     assert found.next == f"the same robench evaluate command with --masking {word}, to go on"
@@ -348,7 +350,7 @@ def test_a_table_says_which_verdict_is_of_which_threat_where_they_differ():
     threats = tuple(PlannedThreat(f"linf:0.{i}", (PlannedAttack("apgd", APGD, 1),)) for i in (1, 2, 3))
     question = plan(examples=tuple(range(100)), threats=threats)
     parts = [evidence(threat="linf:0.1", probes={"zero": 1.0}), evidence(threat="linf:0.3")]
-    both = msgspec.structs.replace(parts[0], probes=(*parts[0].probes, *parts[1].probes), spent=())
+    both = msgspec.structs.replace(parts[0], probes=(*parts[0].probes, *parts[1].probes), exhausted=())
     summary = summarise(question, both, "0")
     lines = render([summary]).splitlines()
     assert [t.masking.verdict for t in summary.threats] == ["suspect", "untested", "untested"]

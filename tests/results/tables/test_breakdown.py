@@ -8,26 +8,26 @@ from robench.evidence.records import Evidence, PlannedAttack, PlannedThreat
 from robench.results.summary import Summary, summarise
 from robench.results.tables.breakdown import across, attack_frame, breakdown, smallest_set
 
-from ..made import EVIDENCE, PLAN, accepted, claim, clean, plan, spent
+from ..made import EVIDENCE, PLAN, accepted, claim, clean, exhausted, plan
 
 ATTACKS = tuple(PlannedAttack(name, f"{name}()", 1) for name in ("pgd", "apgd", "square"))
 
 
-def measured(felled, n=10, every_attack=True, leave=(), **changes):
-    """`felled` by attack, of examples 1 ... n-1; example 0 is wrong. Those in `leave` never met the last."""
+def measured(broken, n=10, every_attack=True, leave=(), **changes):
+    """`broken` by attack, of examples 1 ... n-1; example 0 is wrong. Those in `leave` never met the last."""
     asked = plan(tuple(range(n)), (PlannedThreat("linf:0.3", ATTACKS),), every_attack, **changes)
-    pairs = [(f"{name}()", e) for name, examples in felled.items() for e in examples]
+    pairs = [(f"{name}()", e) for name, examples in broken.items() for e in examples]
     vain = [
-        spent(e, 1, attack=a.spec)
+        exhausted(e, 1, attack=a.spec)
         for a in ATTACKS
         for e in range(1, n)
-        if e not in felled.get(a.label, ()) and not (a.label in leave and e == n - 1)
+        if e not in broken.get(a.label, ()) and not (a.label in leave and e == n - 1)
     ]
     evidence = Evidence(
         clean=tuple(clean(e, correct=e != 0) for e in range(n)),
         claims=tuple(claim(i, e, attack=spec) for i, (spec, e) in enumerate(pairs, 1)),
         verdicts=tuple(accepted(i) for i in range(1, len(pairs) + 1)),
-        spent=tuple(vain),
+        exhausted=tuple(vain),
     )
     return summarise(asked, evidence, "0.1.0")
 
@@ -52,19 +52,19 @@ def test_no_smallest_set_is_named_where_an_attack_is_not_known_on_every_example(
         assert not any("smallest" in sentence for sentence in breakdown(summary).footer)
 
 
-def by_trying_all(felled):
-    whole = set().union(*felled.values())
-    sizes = range(len(felled) + 1)
-    return next(k for k in sizes for c in combinations(felled, k) if set().union(*(felled[a] for a in c)) == whole)
+def by_trying_all(broken):
+    whole = set().union(*broken.values())
+    sizes = range(len(broken) + 1)
+    return next(k for k in sizes for c in combinations(broken, k) if set().union(*(broken[a] for a in c)) == whole)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_smallest_set_is_as_small_as_trying_all_subsets_finds_and_breaks_as_much(seed):
     random = Random(seed)
-    felled = {f"a{i}": frozenset(e for e in range(12) if random.random() < 0.35) for i in range(7)}
-    chosen = smallest_set(felled)
-    assert frozenset().union(*(felled[a] for a in chosen)) == frozenset().union(*felled.values())
-    assert len(chosen) == by_trying_all(felled)
+    broken = {f"a{i}": frozenset(e for e in range(12) if random.random() < 0.35) for i in range(7)}
+    chosen = smallest_set(broken)
+    assert frozenset().union(*(broken[a] for a in chosen)) == frozenset().union(*broken.values())
+    assert len(chosen) == by_trying_all(broken)
     assert chosen == sorted(chosen)
 
 

@@ -10,7 +10,7 @@ from robench.evidence.records import Evidence, PlannedThreat
 from robench.results.summary import Summary, summarise
 from robench.results.tables import breakdown, main_tables, render
 
-from ..made import APGD, EVIDENCE, LINF, ONE_PGD, PGD, PLAN, accepted, claim, clean, plan, spent
+from ..made import APGD, EVIDENCE, LINF, ONE_PGD, PGD, PLAN, accepted, claim, clean, exhausted, plan
 
 SUMMARY = summarise(PLAN, EVIDENCE, "0.1.0")
 
@@ -22,7 +22,7 @@ def finished(every_attack=False, **changes):
         clean=tuple(clean(e, correct=e != 0) for e in range(10)),
         claims=(claim(1, 1), claim(2, 2)),
         verdicts=(accepted(1), accepted(2)),
-        spent=tuple(s for e in range(1, 10) for s in (spent(e, 0b11), spent(e, 1, attack=APGD.spec))),
+        exhausted=tuple(s for e in range(1, 10) for s in (exhausted(e, 0b11), exhausted(e, 1, attack=APGD.spec))),
     )
     return summarise(asked, evidence, "0.1.0")
 
@@ -46,7 +46,7 @@ def models(letters, threats=(), **changes):
             clean=tuple(clean(e, correct=all(row[e] != "W" for row in rows)) for e in examples),
             claims=tuple(claim(number, e, title) for number, e, title in broken),
             verdicts=tuple(accepted(number) for number, _, _ in broken),
-            spent=tuple(spent(e, 1, threat=title) for e, title, letter in cases if letter == "S"),
+            exhausted=tuple(exhausted(e, 1, threat=title) for e, title, letter in cases if letter == "S"),
         )
         made.append(summarise(plan(examples, planned, name=name, **changes), evidence, "0.1.0"))
         assert [t.outcomes for t in made[-1].threats] == list(rows)

@@ -14,7 +14,7 @@ from robench.search.attacks.hop_skip_jump import HopSkipJump
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.search.engine import engine as loop
-from robench.search.engine.compaction import LEAST, awake, only
+from robench.search.engine.compaction import MIN, compacted, only
 from robench.search.engine.precision import rounded
 from robench.search.engine.scheduler import Item
 
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.precision
 
 
 def test_busy_lanes_are_filled_up_with_idle_ones_to_a_power_of_two():
-    assert awake([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]
-    assert awake([0, 9], 64, 8) == [0, 9]
-    assert awake(range(9), 64, 1) == list(range(16))
-    assert awake([7], 8, 32) == [7]
+    assert compacted([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]
+    assert compacted([0, 9], 64, 8) == [0, 9]
+    assert compacted(range(9), 64, 1) == list(range(16))
+    assert compacted([7], 8, 32) == [7]
 
 
-@pytest.mark.parametrize(("busy", "lanes", "width"), [(33, 64, 1), (17, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
-def test_a_batch_that_would_not_be_halved_stays_as_it_is(busy, lanes, width):
-    assert awake(range(busy), lanes, width) is None
+@pytest.mark.parametrize(("busy", "slots", "width"), [(33, 64, 1), (17, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
+def test_a_batch_that_would_not_be_halved_stays_as_it_is(busy, slots, width):
+    assert compacted(range(busy), slots, width) is None
 
 
 def test_idle_lanes_get_no_gradient_and_busy_ones_get_theirs():
@@ -67,7 +67,7 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
 
     logits, grad = told(range(64))
     elsewhere = torch.randperm(64, generator=g).tolist()
-    for rows in (range(32), range(16), range(LEAST), range(40, 40 + LEAST), elsewhere):
+    for rows in (range(32), range(16), range(MIN), range(40, 40 + MIN), elsewhere):
         assert all(torch.equal(few, all_[rows]) for few, all_ in zip(told(rows), (logits, grad), strict=True))
 
 
@@ -83,11 +83,11 @@ def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius,
     def found():
         asked.clear()
         searches = [Item(row, 0, 0) for row in range(3)]
-        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), lanes=256, precision=precision)
+        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), slots=256, precision=precision)
         return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(asked)
 
     few, cost = found()
-    monkeypatch.setattr(loop, "awake", lambda *_: None)
+    monkeypatch.setattr(loop, "compacted", lambda *_: None)
     same, whole = found()
     assert any(x_adv is not None for x_adv, _ in few.values())
     assert cost < whole

@@ -31,10 +31,10 @@ def again(run):
     return run
 
 
-def found(model, split, threat, attack, record, lanes=7):
-    engine = Engine(model, split, 0, lanes)
+def found(model, split, threat, attack, record, slots=7):
+    engine = Engine(model, split, 0, slots)
     engine._record = record
-    one = job(threat, attack, items(model, attack, split, range(N), draws=2))
+    one = job(threat, attack, items(model, attack, split, range(N), restarts=2))
     ended = [end for some in engine.work([one]) for end in some]
     assert one.error == ""
     return outcome(ended)

@@ -39,17 +39,17 @@ def split(model):
 SMALL = Linf(Fraction(3, 100))
 
 
-@pytest.mark.parametrize("lanes", [1, 4, 7, 64])
+@pytest.mark.parametrize("slots", [1, 4, 7, 64])
 @pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
-def test_a_result_depends_neither_on_order_nor_on_lane_mates(model, split, lanes, order):
+def test_a_result_depends_neither_on_order_nor_on_lane_mates(model, split, slots, order):
     attack = PGD(steps=9)
-    waiting = items(model, attack, split, range(23), draws=2)
+    waiting = items(model, attack, split, range(23), restarts=2)
     if order == "backward":
         waiting.reverse()
     elif order == "shuffled":
-        random.Random(lanes).shuffle(waiting)
-    got = run(model, SMALL, attack, split, waiting, lanes)
-    alone = run(model, SMALL, attack, split, items(model, attack, split, range(23), draws=2), lanes)
+        random.Random(slots).shuffle(waiting)
+    got = run(model, SMALL, attack, split, waiting, slots)
+    alone = run(model, SMALL, attack, split, items(model, attack, split, range(23), restarts=2), slots)
     assert got.keys() == alone.keys()
     for item, x_adv in got.items():
         assert (x_adv is None) == (alone[item] is None)
@@ -60,7 +60,7 @@ def test_a_result_depends_neither_on_order_nor_on_lane_mates(model, split, lanes
 
 def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
     attack = PGD(steps=9, random_start=False)
-    got = run(model, SMALL, attack, split, items(model, attack, split, range(23)), lanes=5)
+    got = run(model, SMALL, attack, split, items(model, attack, split, range(23)), slots=5)
     batch = batch_of(model, job(SMALL, attack, []), split, list(got), seed=0)
     visited = [torch.zeros_like(batch.x)]
     for steps in range(1, 10):
@@ -71,7 +71,7 @@ def test_a_search_in_lanes_finds_what_the_unrolled_attack_finds(model, split):
 
 def test_restarts_of_an_example_meet_different_noise(model, split):
     attack = PGD(steps=1, step_size=1e-6)
-    waiting = [*items(model, attack, split, [0, 0], draws=2)[:1], Item(0, 1, 1), Item(1, 0, 0)]
+    waiting = [*items(model, attack, split, [0, 0], restarts=2)[:1], Item(0, 1, 1), Item(1, 0, 0)]
     asked = job(SMALL, attack, waiting)
     batch = batch_of(model, asked, split, waiting, seed=0)
     deltas = attack.start(SMALL, batch).delta
@@ -86,7 +86,7 @@ def test_restarts_of_an_example_meet_different_noise(model, split):
 def test_items_of_a_dropped_example_are_not_searched(model, split):
     attack = PGD(steps=9)
     big = Linf(Fraction(1, 2))
-    asked = job(big, attack, items(model, attack, split, range(23), draws=10))
+    asked = job(big, attack, items(model, attack, split, range(23), restarts=10))
     ended = []
     for batch in Engine(model, split, 0, rows=6).work([asked]):
         ended += batch
@@ -102,8 +102,8 @@ def test_items_of_a_dropped_example_are_not_searched(model, split):
 def test_costs_count_what_was_asked_and_no_padding(model, split):
     tiny = Linf(Fraction(1, 10**6))
     attack = PGD(steps=9)
-    for lanes in (1, 5, 50):
-        for end in ends(model, split, job(tiny, attack, items(model, attack, split, range(7))), lanes=lanes):
+    for slots in (1, 5, 50):
+        for end in ends(model, split, job(tiny, attack, items(model, attack, split, range(7))), slots=slots):
             assert (end.forwards, end.backwards, end.x_adv) == (10, 10, None)
 
 
@@ -189,14 +189,14 @@ def test_a_find_the_attack_walks_away_from_is_kept(model, split):
 
 def test_nan_pixels_break_nobody_and_are_told(model, split):
     waiting = items(model, ReturnsNaN(), split, range(5))
-    assert all(end.x_adv is None and end.nan for end in ends(model, split, job(SMALL, ReturnsNaN(), waiting), lanes=4))
+    assert all(end.x_adv is None and end.nan for end in ends(model, split, job(SMALL, ReturnsNaN(), waiting), slots=4))
 
 
 def test_noise_shared_by_the_batch_is_noticed(model, split):
     """The test of order and lane mates fails for it, as it should."""
     attack, threat = SharesItsNoise(), L2(Fraction(1, 1))
-    forward = run(model, threat, attack, split, items(model, attack, split, range(23)), lanes=23)
-    backward = run(model, threat, attack, split, items(model, attack, split, range(23))[::-1], lanes=23)
+    forward = run(model, threat, attack, split, items(model, attack, split, range(23)), slots=23)
+    backward = run(model, threat, attack, split, items(model, attack, split, range(23))[::-1], slots=23)
     same = [
         (forward[item] is None) == (x is None) and (x is None or torch.allclose(forward[item], x))
         for item, x in backward.items()
@@ -225,10 +225,10 @@ def test_the_referee_names_what_it_turns_down(model, split, spoil, rejection, to
     x, y = split.x[[row]], split.y[[row]]
     (fair,) = referee.judge(SMALL, x, y, x_adv[None])
     assert fair.accepted
-    (ruling,) = referee.judge(SMALL, x, y, spoil(x, x_adv[None]))
-    assert not ruling.accepted
-    assert ruling.rejection == rejection
-    assert told in ruling.reason
+    (decision,) = referee.judge(SMALL, x, y, spoil(x, x_adv[None]))
+    assert not decision.accepted
+    assert decision.rejection == rejection
+    assert told in decision.reason
 
 
 def test_the_referee_takes_nan_logits_for_no_answer(split):
@@ -238,8 +238,8 @@ def test_the_referee_takes_nan_logits_for_no_answer(split):
             logits[:, 1] = torch.nan
             return logits
 
-    (ruling,) = Referee(classifier(Torn(), 4)).judge(parse("linf:1"), split.x[:1], torch.tensor([0]), split.x[:1])
-    assert (ruling.accepted, ruling.rejection) == (False, "not finite")
+    (decision,) = Referee(classifier(Torn(), 4)).judge(parse("linf:1"), split.x[:1], torch.tensor([0]), split.x[:1])
+    assert (decision.accepted, decision.rejection) == (False, "not finite")
 
 
 def test_the_referee_says_the_same_in_any_company(model, split):
@@ -250,10 +250,12 @@ def test_the_referee_says_the_same_in_any_company(model, split):
 
 
 def test_a_search_that_never_asked_about_a_member_says_so(model, split):
-    for attack, blind in [(ReturnsNaN(), False), (LeavesTheBall(), False), (AlwaysOutside(), True)]:
+    for attack, no_query_inside in [(ReturnsNaN(), False), (LeavesTheBall(), False), (AlwaysOutside(), True)]:
         waiting = items(model, attack, split, range(5))
-        ended = ends(model, split, job(SMALL, attack, waiting), lanes=4)
-        assert [end.blind for end in ended] == [blind] * 5, attack.name  # the first two begin at the image itself
+        ended = ends(model, split, job(SMALL, attack, waiting), slots=4)
+        assert [end.no_query_inside for end in ended] == [no_query_inside] * 5, (
+            attack.name
+        )  # the first two begin at the image itself
 
 
 class AlwaysOutside(Planted):

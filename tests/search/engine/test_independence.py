@@ -45,17 +45,17 @@ def several(model, split):
         (L1(Fraction(1, 4)), APGD(steps=15), 1),
         (Linf(Fraction(3, 100)), APGD(steps=7, loss="dlr", targets=3), 1),
     ]
-    return [job(threat, attack, items(model, attack, split, range(N), draws)) for threat, attack, draws in asked]
+    return [job(threat, attack, items(model, attack, split, range(N), restarts)) for threat, attack, restarts in asked]
 
 
 def outcome(ended):
     return {(str(end.job.threat), end.job.attack.spec, end.item): end.x_adv for end in ended}
 
 
-@pytest.mark.parametrize("lanes", [1, 7, 64])
-def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, lanes):
-    together = outcome(ends(model, split, *several(model, split), lanes=lanes))
-    alone = outcome([end for one in several(model, split) for end in ends(model, split, one, lanes=lanes)])
+@pytest.mark.parametrize("slots", [1, 7, 64])
+def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, slots):
+    together = outcome(ends(model, split, *several(model, split), slots=slots))
+    alone = outcome([end for one in several(model, split) for end in ends(model, split, one, slots=slots)])
     assert together.keys() == alone.keys()
     for key, x_adv in together.items():
         assert (x_adv is None) == (alone[key] is None), key
@@ -120,7 +120,7 @@ def test_an_attack_that_raises_costs_its_lane_mates_nothing(model, split, where,
         job(threat, attack, items(model, attack, split, range(N)))
         for attack in (PGD(steps=9), Fails(steps=9), APGD(steps=9))
     ]
-    got = outcome(ends(model, split, *jobs, lanes=10, may_fail=True))
+    got = outcome(ends(model, split, *jobs, slots=10, may_fail=True))
     assert [one.error for one in jobs] == ["", f"ZeroDivisionError: in {where}", ""]
     assert jobs[1].unfinished == set(range(N))
     alone = outcome(
@@ -167,7 +167,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_finds_the_same(sp
     jobs = several(roomy, split)
     got = outcome([end for some in engine.work(jobs) for end in some])
     assert engine.rows == 4
-    wanted = outcome(ends(roomy, split, *several(roomy, split), lanes=4))
+    wanted = outcome(ends(roomy, split, *several(roomy, split), slots=4))
     assert {key: x is None for key, x in got.items()} == {key: x is None for key, x in wanted.items()}
 
 
@@ -193,17 +193,19 @@ class Tries(LabelAttack[Ball, State]):
     wide: int = 5
 
     @property
-    def width(self):
+    def queries_per_step(self):
         return self.wide
 
     def start(self, threat, batch):
         return State(torch.zeros_like(batch.x))
 
-    def visits(self, threat):
+    def max_queries(self, threat):
         return self.steps
 
     def query(self, threat, batch, state):
-        tries = [batch.x + threat.sample(batch.x, normal(batch.keys, draw=k, like=batch.x)) for k in range(self.wide)]
+        tries = [
+            batch.x + threat.sample(batch.x, normal(batch.keys, restart=k, like=batch.x)) for k in range(self.wide)
+        ]
         return torch.stack(tries, dim=1)
 
     def step(self, threat, batch, state, labels):
@@ -224,7 +226,7 @@ class Scores(ScoreAttack[Ball, State]):
     targets: int = 0
     wide: ClassVar[int] = 5
     width: ClassVar[int] = 5
-    start, visits, query = Tries.start, Tries.visits, Tries.query
+    start, max_queries, query = Tries.start, Tries.max_queries, Tries.query
 
     def step(self, threat, batch, state, logits):
         assert logits.shape == (len(batch.y), 5, 4)
@@ -246,7 +248,7 @@ class OneHot(nn.Module):
 @pytest.mark.parametrize("rows", [64, 7, 3])
 def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(model, split, rows):
     threat, attack = Linf(Fraction(1, 2)), Tries()
-    ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), lanes=rows)
+    ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), slots=rows)
     batch = batch_of(model, job(threat, attack, []), split, [end.item for end in ended], seed=0)
     tries = attack.query(threat, batch, None)
     fooled = (model(tries.flatten(0, 1)).argmax(dim=1).view(-1, 5) != batch.y[:, None]).any(dim=1)
@@ -266,7 +268,7 @@ def test_who_reads_labels_finds_the_same_where_there_is_nothing_else_to_read(mod
 def test_attacks_that_read_differently_take_turns(model, split):
     threat = Linf(Fraction(1, 5))
     jobs = [job(threat, a, items(model, a, split, range(N))) for a in (PGD(steps=3), Tries(), Scores(), PGD(steps=4))]
-    ended = ends(model, split, *jobs, lanes=9)
+    ended = ends(model, split, *jobs, slots=9)
     assert [jobs.index(end.job) for end in ended] == sorted(jobs.index(end.job) for end in ended)
     assert len(ended) == 4 * N
 
@@ -284,5 +286,5 @@ def test_a_point_at_which_the_model_says_nan_fools_nobody_who_reads_labels(split
             return state
 
     (end,) = ends(classifier(Torn(), 4), split, job(Linf(Fraction(1, 5)), Reads(), [Item(0, 0, 0)]))
-    assert (end.x_adv, end.nan, end.blind) == (None, True, True)
+    assert (end.x_adv, end.nan, end.no_query_inside) == (None, True, True)
     assert all(seen)

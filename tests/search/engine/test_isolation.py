@@ -47,11 +47,11 @@ def split(plain):
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=9), Square(steps=30), HopSkipJump(steps=2)], ids=lambda a: a.name)
-@pytest.mark.parametrize("lanes", [1, 5, 64])
-def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, attack, lanes):
+@pytest.mark.parametrize("slots", [1, 5, 64])
+def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, attack, slots):
     threat = parse("linf:0.03")
     waiting = items(plain, attack, split, range(23))
-    expected = {end.item.row: end.x_adv for end in ends(plain, split, job(threat, attack, waiting), lanes=lanes)}
+    expected = {end.item.row: end.x_adv for end in ends(plain, split, job(threat, attack, waiting), slots=slots)}
 
     class Raises(nn.Module):
         """Raises about every image near that of row 7, but not about that image itself."""
@@ -67,7 +67,7 @@ def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, att
             return self.network(x)
 
     asked = job(threat, attack, items(plain, attack, split, range(23)))
-    got = {end.item.row: end for end in ends(classifier(Raises(), 4), split, asked, lanes=lanes)}
+    got = {end.item.row: end for end in ends(classifier(Raises(), 4), split, asked, slots=slots)}
     assert not asked.error
     assert "it cannot be read" in got[7].error or (attack.name != "pgd" and got[7].x_adv is not None)
     for row in set(range(23)) - {7}:
@@ -82,7 +82,7 @@ def test_a_model_that_raises_about_every_image_ends_the_job(split):
             raise ValueError("never")
 
     asked = job(parse("linf:0.1"), PGD(steps=3), items(classifier(net(), 4), PGD(steps=3), split, range(9)))
-    assert not [end for end in ends(classifier(Raises(), 4), split, asked, lanes=4, may_fail=True) if not end.error]
+    assert not [end for end in ends(classifier(Raises(), 4), split, asked, slots=4, may_fail=True) if not end.error]
     assert asked.error == "ValueError: never"
     assert asked.unfinished == set(range(9))
 
@@ -99,15 +99,15 @@ def test_what_is_asked_again_in_float32_fails_alone(plain, split):
 @pytest.mark.parametrize("passes", [1, 3])
 def test_the_referee_has_no_answer_about_that_image_and_the_same_about_others(plain, split, passes):
     referee = Referee(classifier(RaisesNear(net(), split.x[3], 0), 4), passes)
-    heard, expected = referee.hear(split.x, split.y), Referee(plain, passes).hear(split.x, split.y)
-    assert heard.errors[3] == "ValueError: it cannot be read"
-    assert not any(error for row, error in enumerate(heard.errors) if row != 3)
+    predictions, expected = referee.predict(split.x, split.y), Referee(plain, passes).predict(split.x, split.y)
+    assert predictions.errors[3] == "ValueError: it cannot be read"
+    assert not any(error for row, error in enumerate(predictions.errors) if row != 3)
     others = [row for row in range(23) if row != 3]
-    torch.testing.assert_close(heard.logits[others], expected.logits[others])
-    assert heard.logits[3].isnan().all()
-    (ruling,) = referee.judge(parse("linf:1"), split.x[[3]], split.y[[3]], split.x[[3]])
-    assert (ruling.accepted, ruling.rejection) == (False, "not finite")
-    assert "makes the model raise ValueError: it cannot be read" in ruling.reason
+    torch.testing.assert_close(predictions.logits[others], expected.logits[others])
+    assert predictions.logits[3].isnan().all()
+    (decision,) = referee.judge(parse("linf:1"), split.x[[3]], split.y[[3]], split.x[[3]])
+    assert (decision.accepted, decision.rejection) == (False, "not finite")
+    assert "makes the model raise ValueError: it cannot be read" in decision.reason
 
 
 def test_a_clean_image_on_which_the_model_raises_stays_open_with_its_error(plain, split):

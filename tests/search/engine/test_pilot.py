@@ -62,7 +62,7 @@ def asked(model, split, *attacks, threat=SMALL):
 
 
 def chosen(model, split, *attacks):
-    return choose(model, asked(model, split, *attacks), lanes=8)
+    return choose(model, asked(model, split, *attacks), slots=8)
 
 
 class Strict(nn.Module):
@@ -170,13 +170,13 @@ def test_a_precision_that_needs_more_queries_is_not_taken(model, split, hardware
 
 def test_every_threat_must_agree(model, split, hardware, tried):
     held = Pilot.of([(SMALL, [PGD(steps=5)]), (L2(Fraction(1, 3)), [APGD(steps=5)])], split, lambda p: p.y >= 0, "")
-    assert choose(model, held, lanes=8).precision == "bfloat16"
+    assert choose(model, held, slots=8).precision == "bfloat16"
     assert tried == ["float32", "bfloat16"] * 2
 
 
 def test_a_model_that_gets_nothing_right_has_no_pilot(model, split, hardware, tried):
     wrong = Pilot.of([(SMALL, [PGD(steps=5)])], split, lambda part: part.y < 0, "")
-    assert choose(model, wrong, lanes=8) == Choice("float32", "the model gets no example of a pilot right")
+    assert choose(model, wrong, slots=8) == Choice("float32", "the model gets no example of a pilot right")
     assert not tried
 
 
@@ -286,7 +286,7 @@ def test_another_model_data_attack_or_batch_has_a_pilot_of_its_own(model, split,
     def times(**changes):
         before = len(tried)
         held = asked(model, changes.get("split", split), PGD(steps=changes.get("steps", 1)))
-        choose(model, pilots.replace(held, model=changes.get("model", "a model")), lanes=changes.get("lanes", 8))
+        choose(model, pilots.replace(held, model=changes.get("model", "a model")), slots=changes.get("lanes", 8))
         return len(tried) - before
 
     assert times() == 2

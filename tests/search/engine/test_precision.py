@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.api import LANES
+from robench.api import SLOTS
 from robench.errors import UserError
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
@@ -241,7 +241,7 @@ def test_which_networks_bfloat16_pays_for_on_a_cpu(name, pays):
         model = Classifier(ARCHITECTURES[name].build(shape, 10), name="", architecture="", shape=shape, classes=10)
     else:
         model = load(name).classifier
-    assert (saves_too_little(model, LANES["cpu"]) == "") is pays
+    assert (saves_too_little(model, SLOTS["cpu"]) == "") is pays
 
 
 def test_a_caller_cannot_make_the_arithmetic_rough():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from robench.search.engine.scheduler import Item, Seats, Waiting
+from robench.search.engine.scheduler import Item, Slots, Waiting
 
 
 def drained(waiting):
@@ -55,12 +55,12 @@ def test_a_closed_line_serves_nobody():
 
 
 def test_a_lane_holds_one_search():
-    seats = Seats(3)
-    seats.sit(1, "job", Item(5, 0, 0))
-    assert seats.free() == [0, 2]
-    assert [(lane, seat.item.row) for lane, seat in seats.of("job")] == [(1, 5)]
+    slots = Slots(3)
+    slots.sit(1, "job", Item(5, 0, 0))
+    assert slots.free() == [0, 2]
+    assert [(slot, search.item.row) for slot, search in slots.of("job")] == [(1, 5)]
     with pytest.raises(AssertionError, match="lane 1 is taken"):
-        seats.sit(1, "job", Item(6, 0, 0))
-    assert seats.release(1).item.row == 5
+        slots.sit(1, "job", Item(6, 0, 0))
+    assert slots.release(1).item.row == 5
     with pytest.raises(AssertionError, match="lane 1 was already free"):
-        seats.release(1)
+        slots.release(1)

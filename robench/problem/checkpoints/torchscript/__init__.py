@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ....errors import UserError
-from .verdict import Verdict
+from .verdict import Inspection
 
 SECONDS = 120  # of computation; a scripted ResNet-152 takes fewer than ten
 PACKAGE = Path(__file__).resolve().parents[3]
@@ -50,7 +50,7 @@ def refuse_what_may_do_more(path: Path, data: bytes) -> None:
     _known.add(digest)
 
 
-def checked(data: bytes, seconds: int = SECONDS) -> Verdict:
+def checked(data: bytes, seconds: int = SECONDS) -> Inspection:
     """The verdict of a process of its own, which is given nothing but these bytes."""
     # Modules come from where this process finds them, but not from the current folder, where a stranger's may lie.
     here = Path.cwd()
@@ -67,13 +67,13 @@ def checked(data: bytes, seconds: int = SECONDS) -> Verdict:
             timeout=5 * seconds,
             check=False,
         )
-        return Verdict.from_json(done.stdout)
+        return Inspection.from_json(done.stdout)
     except subprocess.TimeoutExpired:
-        return Verdict(refused=f"could not be checked in {5 * seconds} seconds")
+        return Inspection(refused=f"could not be checked in {5 * seconds} seconds")
     except OSError as error:
-        return Verdict(refused=f"could not be checked (no process can be started: {error.strerror or error})")
+        return Inspection(refused=f"could not be checked (no process can be started: {error.strerror or error})")
     except ValueError:
-        return Verdict(refused=_broken_off(done.returncode, seconds))
+        return Inspection(refused=_broken_off(done.returncode, seconds))
 
 
 def _broken_off(code: int, seconds: int) -> str:

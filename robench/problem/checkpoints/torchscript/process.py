@@ -14,7 +14,7 @@ from . import graphs, objects
 from .archive import Archive, reason, shortened
 from .pickles import Pickle
 from .source import Class, outline
-from .verdict import Damaged, Refused, Verdict
+from .verdict import Damaged, Inspection, Refused
 
 STACK = 1 << 20  # bytes: an eighth of what the process that loads the archive has
 ROOM = 1 << 30  # bytes of memory, beside what the process has already
@@ -28,7 +28,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing of the archive gets there
     data = sys.stdin.buffer.read()
-    verdicts: list[Verdict] = []
+    verdicts: list[Inspection] = []
 
     def check() -> None:
         confine(int(sys.argv[1]), len(data))
@@ -42,21 +42,21 @@ def main() -> None:
         os.write(answer, verdicts[0].to_json())
 
 
-def examine(data: bytes) -> Verdict:
+def examine(data: bytes) -> Inspection:
     """What is wrong with an archive. Its code is compiled here, and its objects made, once their code is known."""
     try:
         _check(data)
     except Refused as refused:
-        return Verdict(refused=shortened(str(refused), 400))
+        return Inspection(refused=shortened(str(refused), 400))
     except Damaged as damaged:
-        return Verdict(damaged=str(damaged))
+        return Inspection(damaged=str(damaged))
     except RecursionError:
-        return Verdict(refused="is nested too deeply to be checked")
+        return Inspection(refused="is nested too deeply to be checked")
     except MemoryError:
-        return Verdict(refused="takes more memory to read than its size explains")
+        return Inspection(refused="takes more memory to read than its size explains")
     except Exception as error:  # whatever torch makes of an archive that nobody has thought of
-        return Verdict(refused=f"could not be checked ({type(error).__name__}: {reason(error)})")
-    return Verdict()
+        return Inspection(refused=f"could not be checked ({type(error).__name__}: {reason(error)})")
+    return Inspection()
 
 
 def _check(contents: bytes) -> None:

@@ -13,7 +13,7 @@ class Damaged(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Inspection:
     """Whether a program is known to only compute, or why not. At most one of the two reasons is there."""
 
     refused: str = ""
@@ -23,7 +23,7 @@ class Verdict:
         return json.dumps({"refused": self.refused, "damaged": self.damaged}).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> "Verdict":
+    def from_json(cls, text: bytes) -> "Inspection":
         """Raises ValueError where the text is no verdict."""
         read = json.loads(text)
         if not isinstance(read, dict) or set(read) != {"refused", "damaged"}:
