@@ -348,8 +348,8 @@ class Evaluation:
     def _caution(self, new: Sequence[Clean]) -> None:
         """Note what a reader should know of these examples and threats."""
         self._note("classes", cautions.of_classes(self.split.y, self.classifier.classes))
-        correct = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
-        correct = sum(correct.get(number, True) for number in self.split.numbers)
+        answered = {c.example: c.correct for c in (*self.run.evidence().clean, *new)}
+        correct = sum(answered.get(number, True) for number in self.split.numbers)
         self._note("accuracy", cautions.of_accuracy(correct, self.split.y, self.classifier.classes))
         boundless = (cautions.of_threat(choice.threat, self.split.shape) for choice in self.protocol.threats)
         self._note("threats", "; ".join(filter(None, boundless)))

@@ -71,7 +71,7 @@ class Facts:
             split = self.whole.take([self.rows[e] for e in missing])
             predictions = referee.predict(split.x, split.y)
             columns = (
-                *(predictions.right.tolist(), predictions.margin.tolist(), predictions.failures.tolist()),
+                *(predictions.correct.tolist(), predictions.margin.tolist(), predictions.failures.tolist()),
                 *(_reach(predictions), split.digests, predictions.errors or ("",) * len(split)),
             )
             self._answers.update(zip([wanted[e] for e in missing], map(_Answer, *columns), strict=True))

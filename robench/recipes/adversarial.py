@@ -90,13 +90,13 @@ class AdversarialTraining(Recipe):
 
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
         early = tuple(map(warmup_threat, threats))
-        for step in training.steps(self.steps):
-            against = early if step < self.warmup * self.steps else threats
+        for number in training.steps(self.steps):
+            against = early if number < self.warmup * self.steps else threats
             training.module.train(self.bn_train_attack)
-            step = TrainingStep(training.module, data.at(step), against, data.noise(step), training.memory)
-            outcome = self.train_step(step)
-            training.down(outcome.loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)
-            training.report.step(step + 1, self.steps, outcome.loss.item(), outcome.accuracy)
+            step = TrainingStep(training.module, data.at(number), against, data.noise(number), training.memory)
+            result = self.train_step(step)
+            training.down(result.loss, lr=self.lr if number < self.steps / 2 else self.lr / 10)
+            training.report.step(number + 1, self.steps, result.loss.item(), result.accuracy)
 
     def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
         """PGD; under l_1 SLIDE, as in Tramèr and Boneh: one coordinate at a time is too weak a teacher."""

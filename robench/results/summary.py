@@ -282,11 +282,11 @@ def _slices(numbers: Sequence[int]) -> str:
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
-    correct = answers(evidence)
-    correct = sum(correct.get(example, False) for example in plan.examples)
-    still_open = sum(example not in correct for example in plan.examples)
+    answered = answers(evidence)
+    correct = sum(answered.get(example, False) for example in plan.examples)
+    still_open = sum(example not in answered for example in plan.examples)
     n = len(plan.examples)
-    planned = frozenset(plan.examples) - correct.keys()
+    planned = frozenset(plan.examples) - answered.keys()
     errors = sorted((f.example, f.error) for f in evidence.failures if not f.threat and f.example in planned)
     interval = shares.interval(correct, still_open, n)
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")

@@ -272,7 +272,7 @@ def _told(contest: Contest) -> str:
         return "first-order attacks leave nothing that masking could hide"
     sentence = f"of {_images(contest.left)} sampled that first-order attacks leave, {fell} fell to other evidence"
     if fell:
-        sentence += f" ({', '.join(f'{name} {n}' for name, n in contest.fallen.most_common())})"
+        sentence += f" ({', '.join(f'{name} {n}' for name, n in contest.broken.most_common())})"
     if contest.convincing:
         low = math.floor(100 * contest.least)
         return f"{sentence}: p = {contest.p:.1g} that no more than 1 % do; at least {low} % do (99 %)"

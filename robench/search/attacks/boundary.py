@@ -86,14 +86,10 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
             raise UserError("boundary aims at no class; leave targets at 0")
         if self.queries_per_step < TRIALS:
             raise UserError(
-                f"boundary cannot take wide={self.queries_per_step}: it needs at least {TRIALS} images at once"
+                f"boundary cannot take queries_per_step={self.queries_per_step}: it needs at least {TRIALS} images at once"
             )
         if not self.memory < 1:
             raise UserError(f"boundary cannot take memory={self.memory}: it is a share, below 1")
-
-    @property
-    def queries_per_step(self) -> int:
-        return self.queries_per_step
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

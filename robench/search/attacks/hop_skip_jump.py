@@ -88,16 +88,12 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
             raise UserError("hop-skip-jump aims at no class; leave targets at 0")
         if self.queries_per_step < 4:
             raise UserError(
-                f"hop-skip-jump cannot take wide={self.queries_per_step}: it needs at least 4 images at once"
+                f"hop-skip-jump cannot take queries_per_step={self.queries_per_step}: it needs at least 4 images at once"
             )
         if self.directions < 1:
             raise UserError(f"hop-skip-jump cannot take directions={self.directions}: it needs at least one")
         if not 0 < self.reach <= 1:
             raise UserError(f"hop-skip-jump cannot take reach={self.reach}: it must be above 0, and not beyond 1")
-
-    @property
-    def queries_per_step(self) -> int:
-        return self.queries_per_step
 
     def max_queries(self, threat: Ball) -> int:
         estimates = int(self._estimates(torch.arange(1, self.steps + 1)).sum())

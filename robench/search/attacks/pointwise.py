@@ -81,12 +81,8 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
             raise UserError("pointwise aims at no class; leave targets at 0")
         if self.queries_per_step < 2 or self.queries_per_step % 2:
             raise UserError(
-                f"pointwise cannot take wide={self.queries_per_step}: it asks about pairs, so it must be even"
+                f"pointwise cannot take queries_per_step={self.queries_per_step}: it asks about pairs, so it must be even"
             )
-
-    @property
-    def queries_per_step(self) -> int:
-        return self.queries_per_step
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

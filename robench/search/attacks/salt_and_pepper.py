@@ -47,12 +47,8 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
             raise UserError("salt-and-pepper aims at no class; leave targets at 0")
         if self.queries_per_step < 1:
             raise UserError(
-                f"salt-and-pepper cannot take wide={self.queries_per_step}: it asks about at least one image at once"
+                f"salt-and-pepper cannot take queries_per_step={self.queries_per_step}: it asks about at least one image at once"
             )
-
-    @property
-    def queries_per_step(self) -> int:
-        return self.queries_per_step
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

@@ -257,15 +257,15 @@ class Engine:
         Returns whether it was made: not where an attack failed before it could ask, or nobody is on the lanes.
         """
         batch = self._batch
-        images, params = [], []
+        images, parts = [], []
         for active_job in self._active_jobs:
             with self._blaming(active_job.job):
                 images.append(active_job.query(batch))
-                params.append(active_job.params(batch))
+                parts.append(active_job.params(batch))
         if self._rid_of_failed() or not self._active_jobs:
             return False
         with self._blaming(*(active_job.job for active_job in self._active_jobs)):
-            x_adv, params = self._with_barred(self._joined(images)), self._joined(params)
+            x_adv, params = self._with_barred(self._joined(images)), self._joined(parts)
             try:
                 told, answers = self._ask(x_adv)
             except Exception as error:
