@@ -26,7 +26,7 @@ from robench.search.attack import Seen
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
-from robench.search.engine.eot import Average, averaged
+from robench.search.engine.eot import AveragedAnswers, averaged
 
 from .cli.conftest import calm, folder, robench  # noqa: F401  fixtures
 from .exact_distances import SHAPE, Linear, classifier, toy
@@ -235,7 +235,7 @@ def test_answers_are_averaged_and_failures_counted():
 
 
 def test_more_than_half_of_the_passes_must_fail_in_a_search_and_all_of_ten_end_it():
-    four, ten = (Average(torch.zeros(5, 2), torch.zeros(5), torch.tensor([0, 1, 2, 3, n]), n) for n in (4, 10))
+    four, ten = (AveragedAnswers(torch.zeros(5, 2), torch.zeros(5), torch.tensor([0, 1, 2, 3, n]), n) for n in (4, 10))
     assert four.most().tolist() == [False, False, False, True, True]
     assert four.most(all_of_them=True).tolist() == [False, False, False, False, True]
     assert not four.surely().any()

@@ -10,7 +10,7 @@ from robench import api
 from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
-from robench.results.masking.verdict import verdict as masking
+from robench.results.masking import verdict as masking
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
