@@ -139,7 +139,7 @@ def test_what_is_installed_finds_weights_it_does_not_carry_in_the_checkout_it_is
 def test_the_repository_keeps_the_weights_that_the_pages_need():
     weights = {path.stem for path in (ROOT / "model_zoo").glob("*.safetensors")}
     digits = {path.stem for path in CARDS if read_card(path).data == "digits"}
-    assert weights - digits == {"mnist-adv-linf", "mnist-adv-max", "mnist-eat-wider"}
+    assert weights - digits == {"mnist-adv-linf", "mnist-adv-max", "mnist-eat-l1r14"}
 
 
 # The room that the repository takes

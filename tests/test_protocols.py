@@ -46,7 +46,7 @@ SOURCES = {
     },
     "tramer2019-mnist-rt": {
         "linf:0.3": {"pgd": (100, 0.0075, 40), "pgd-1000": (1000, 0.00075, 1)},
-        "rt:3px,30deg": {"grid": (None, None, 1), "random-poses": (None, None, 1)},
+        "rt:3px,30deg": {"grid": (None, None, 1), "random-transforms": (None, None, 1)},
     },
     "tramer2019-cifar10-lp": {
         "linf:4/255": {"pgd": (100, 0.1 / 255, 20), "pgd-1000": (1000, 0.01 / 255, 1)},

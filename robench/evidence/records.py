@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
     device: Text
     threads: Annotated[int, Meta(ge=1, lt=2**20)]
     precision: Text
-    slots: Annotated[int, Meta(ge=1, lt=2**31)]
+    slots: Annotated[int, Meta(ge=1, lt=2**31)] = msgspec.field(name="lanes")
     curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
     passes: Annotated[int, Meta(ge=1, le=10**4)] = (
         1  # over which every image is judged: more where it answers at random
@@ -88,12 +88,12 @@ class Claim(msgspec.Struct, frozen=True):
     example: Number
     threat: ThreatText
     attack: Text  # PlannedAttack.spec
-    restart: Number
+    restart: Number = msgspec.field(name="draw")
     target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the class it aimed at, -1 when untargeted
     forwards: Count  # spent on this item up to the find
     backwards: Count
     # How the image was made, in threat models that need to know: tx, ty, angle.
-    params: Annotated[tuple[float, ...], Meta(max_length=3)] = ()
+    params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
 
 
 class Verdict(msgspec.Struct, frozen=True):

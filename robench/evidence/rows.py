@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from .. import radius
+from .. import radius, renames
 from .records import MAX_ITEMS, Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
 
 FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
@@ -32,9 +32,20 @@ def plan_of(text: Any) -> Plan:
         plan = msgspec.convert(_with_nan(msgspec.json.decode(text)), Plan)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise msgspec.ValidationError(f"table plan: {error}") from None
+    plan = _renamed(plan)
     if why := _nonsense(plan):
         raise msgspec.ValidationError(f"table plan: {why}")
     return plan
+
+
+def _renamed(plan: Plan) -> Plan:
+    """Under the present names of models and attacks."""
+    put = msgspec.structs.replace
+    threats = (
+        put(t, attacks=tuple(put(a, label=renames.attack(a.label), spec=renames.spec(a.spec)) for a in t.attacks))
+        for t in plan.threats
+    )
+    return put(plan, model=put(plan.model, name=renames.model(plan.model.name)), threats=tuple(threats))
 
 
 def _with_nan(plan: Any) -> Any:
@@ -169,6 +180,10 @@ def _numbers(params: Any) -> tuple[float, ...]:
     return numbers
 
 
+def _attack(text: Any) -> Any:
+    return renames.spec(text) if isinstance(text, str) else text
+
+
 def _items(done: Any) -> int:
     if not isinstance(done, bytes) or len(done) > MAX_ITEMS // 8:
         raise ValueError(f"done: expected the bits of at most {MAX_ITEMS:,} items")
@@ -184,6 +199,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "value": _number,
     "witness": _numbers,
     "done": _items,
+    "attack": _attack,
 }
 
 

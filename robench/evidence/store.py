@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 
+from .. import renames
 from ..errors import UserError
 from . import images, opening, rows
 from .images import Image
@@ -196,6 +198,8 @@ class RunFile:
 
     def put_exhausted(self, records: Iterable[Exhausted]) -> None:
         """The searches done so far on an example; replaces what was said before."""
+        records = list(records)
+        self._forget_former("spent", records)
         values = [
             (s.example, s.threat, s.attack, s.restarts, s.forwards, s.backwards, rows.bits(s.done)) for s in records
         ]
@@ -203,23 +207,34 @@ class RunFile:
 
     def put_failures(self, records: Iterable[Failure]) -> None:
         """Attacks that raised."""
+        records = list(records)
+        self._forget_former("failure", records)
         values = [(f.example, f.threat, f.attack, f.error) for f in records]
         self._db.executemany("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", values)
 
     def clear_failures(self, threat: str, attack: str) -> None:
         """Forget them: the attack is about to be tried again."""
-        self._db.execute("DELETE FROM failure WHERE threat = ? AND attack = ?", [threat, attack])
+        names = (attack, renames.former_spec(attack))
+        self._db.execute("DELETE FROM failure WHERE threat = ? AND attack IN (?, ?)", [threat, *names])
 
     def put_effort(self, records: Iterable[Effort]) -> None:
         """Seconds spent so far; replaces what was said before."""
-        self._db.executemany(
-            "INSERT OR REPLACE INTO effort VALUES (?, ?, ?)", [(e.threat, e.attack, e.seconds) for e in records]
-        )
+        for e in records:
+            former = renames.former_spec(e.attack)
+            if former != e.attack:
+                self._db.execute("DELETE FROM effort WHERE threat = ? AND attack = ?", [e.threat, former])
+            self._db.execute("INSERT OR REPLACE INTO effort VALUES (?, ?, ?)", [e.threat, e.attack, e.seconds])
 
     def put_probes(self, records: Iterable[Probe]) -> None:
         """Measurements taken in passing."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
+
+    def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:
+        """Delete the rows that the same records left under a former name of the attack: they are replaced."""
+        former = ((r, renames.former_spec(r.attack)) for r in records)
+        rows_ = [(r.example, r.threat, old) for r, old in former if old != r.attack]
+        self._db.executemany(f"DELETE FROM {table} WHERE example = ? AND threat = ? AND attack = ?", rows_)
 
     # What is read
 

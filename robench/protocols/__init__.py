@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
@@ -205,7 +206,7 @@ def _attack_choice(entry: Entry) -> AttackChoice:
     restarts = entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
-    return AttackChoice(str(entry.get("label", name)), build(name, settings), restarts)
+    return AttackChoice(str(entry.get("label", renames.attack(name))), build(name, settings), restarts)
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:

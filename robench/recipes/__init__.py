@@ -5,6 +5,7 @@ from dataclasses import fields
 from math import isfinite
 from typing import Any
 
+from .. import renames
 from ..errors import UserError, unknown
 from .adaptive import Adaptive
 from .avg import Average
@@ -36,6 +37,7 @@ def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
         raise unknown("recipe", name, RECIPES)
     kind = RECIPES[name]
     known = {f.name: f.default for f in fields(kind) if f.name not in kind.unused()}
+    settings = {renames.recipe_setting(key): value for key, value in settings.items()}
     for key, value in settings.items():
         if key not in known:
             raise unknown(f"setting of {name}", key, known)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from .. import renames
 from ..errors import UserError, described, unknown
 from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES, factories
@@ -57,8 +58,8 @@ class Order:
     def identity(self) -> str:
         """What must be equal for a training to go on from a kept state."""
         threats = "+".join(map(str, self.threats)) or "no attack"
-        told = f"{self.recipe!r} against {threats} on {self.data}, {self.canonical}, seed {self.seed}"
-        return told + "".join(f", {name}={value!r}" for name, value in self.later.items())
+        text = f"{renames.former_recipe(repr(self.recipe))} against {threats} on {self.data}, {self.canonical}, seed {self.seed}"
+        return text + "".join(f", {name}={value!r}" for name, value in self.later.items())
 
     @property
     def factory(self) -> bool:

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from .. import renames
 from ..errors import UserError
 from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Total
 from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatRows
@@ -168,7 +169,7 @@ class Summary(msgspec.Struct, frozen=True):
         if why := contradiction(summary):
             raise UserError(f"this summary file is damaged: {why}")
         summary.refuse_unreadable()
-        return summary
+        return _renamed(summary)
 
     def refuse_unreadable(self) -> None:
         """Raises UserError for a name that cannot be shown, or of an attack that has none."""
@@ -279,6 +280,21 @@ def _slices(numbers: Sequence[int]) -> str:
     starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1] + 1]
     ends = [*starts[1:], len(numbers)]
     return " ".join(f"{numbers[a]}:{numbers[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
+
+
+def _renamed(summary: Summary) -> Summary:
+    """Under the present names of models and attacks."""
+    put = msgspec.structs.replace
+    threats = (
+        put(
+            t,
+            attacks=tuple(put(a, name=renames.attack(a.name), spec=renames.spec(a.spec)) for a in t.attacks),
+            rejections=tuple(put(r, attack=renames.attack(r.attack)) for r in t.rejections),
+            failures=tuple(put(f, attack=renames.attack(f.attack)) for f in t.failures),
+        )
+        for t in summary.threats
+    )
+    return put(summary, model=put(summary.model, name=renames.model(summary.model.name)), threats=tuple(threats))
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:

@@ -8,8 +8,6 @@ import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
-from robench.results.masking.verdict import CONTROL as REAL_CONTROL
-from robench.results.masking.verdict import kind_of
 
 import robench
 from robench.errors import UserError
@@ -20,6 +18,8 @@ from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.protocols import AttackChoice
 from robench.results.masking import verdict as masking
+from robench.results.masking.verdict import CONTROL as REAL_CONTROL
+from robench.results.masking.verdict import kind_of
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square

@@ -116,8 +116,8 @@ def test_random_poses_find_the_same_in_any_company(model, split):
     [
         ("grid", {"targets": 2}),
         ("grid", {"rotations": 0}),
-        ("random-poses", {"poses": 0}),
-        ("random-poses", {"targets": 1}),
+        ("random-transforms", {"transforms": 0}),
+        ("random-transforms", {"targets": 1}),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name, settings):

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ... import renames
 from ...errors import UserError, unknown
 from .. import durable
 from ..architectures.factories import Factory, named_factory
@@ -153,8 +154,8 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
     Raises UserError when there is nothing of that name, or it is not what its card was written for.
     """
     path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user as it is
-    if str(checkpoint) in zoo_names():
-        path = zoo_card(str(checkpoint))
+    if (name := renames.model(str(checkpoint))) in zoo_names():
+        path = zoo_card(name)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ... import renames
 from ...errors import UserError
 from .. import names
 from ..durable import replace, sha256
@@ -63,6 +64,8 @@ def read_card(path: Path) -> Card:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
+    settings = {renames.recipe_setting(key): value for key, value in card.settings.items()}
+    card = msgspec.structs.replace(card, name=renames.model(card.name), settings=settings)
     names.check(card.name, f"the card {path} calls its model")
     names.check(card.weights, f"the card {path} calls its weights")
     return card

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from ... import renames
 from ...errors import UserError, unknown
 from ..cache import cache_folder
 from ..durable import sha256
@@ -95,7 +96,9 @@ def _found(path: Path, card: Card) -> Path | None:
 
 def _files(path: Path, card: Card) -> Iterator[Path]:
     """The files under the name of the weights, right or not."""
-    return (file for folder in _folders(path) if os.path.isfile(file := folder / card.weights))
+    former = next((f"{old}.safetensors" for old, new in renames.MODELS.items() if new == card.name), card.weights)
+    names = dict.fromkeys((card.weights, former))
+    return (file for folder in _folders(path) for name in names if os.path.isfile(file := folder / name))
 
 
 def _digest(file: Path) -> str | None:

@@ -5,6 +5,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from ... import renames
 from ...errors import UserError, unknown
 from ...problem.losses import UNTARGETED
 from ..attack import AnyAttack
@@ -46,10 +47,12 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     """An attack from its name and settings. Raises UserError for names and values it does not know."""
     if name.startswith(foolbox.PREFIX):
         return foolbox.build(name, settings)
+    name = renames.attack(name)
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
     kind = ATTACKS[name]
     known: dict[str, Any] = {f.name: f for f in fields(kind)}
+    settings = {renames.attack_setting(name, key): value for key, value in settings.items()}
     settings = {
         key: _whole_as_real(value, known[key].type) if key in known else value for key, value in settings.items()
     }

@@ -126,7 +126,7 @@ class AffineRTAttack(_Affine, GradientAttack[AffineRT, AffineRTState]):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.transforms < 1:
-            raise UserError(f"affine-rt cannot take poses={self.transforms}: it needs at least one")
+            raise UserError(f"affine-rt cannot take transforms={self.transforms}: it needs at least one")
 
     def max_queries(self, threat: AffineRT) -> int:
         return max(self.splits, 1) * (self.transforms + self.steps + 1)

@@ -75,7 +75,7 @@ class Grid(LabelAttack[RT, TransformState]):
 class RandomTransforms(LabelAttack[RT, TransformState]):
     """Poses drawn uniformly from the whole range, each example its own: the worst of k of Engstrom et al. 2019."""
 
-    name: ClassVar[str] = "random-poses"
+    name: ClassVar[str] = "random-transforms"
     source: ClassVar[str] = "Worst of k random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
@@ -86,7 +86,7 @@ class RandomTransforms(LabelAttack[RT, TransformState]):
     def __post_init__(self) -> None:
         _refuse_targets(self.name, self.targets)
         if self.transforms < 1:
-            raise UserError(f"random-poses cannot take poses={self.transforms}: it needs at least one")
+            raise UserError(f"random-transforms cannot take transforms={self.transforms}: it needs at least one")
 
     def max_queries(self, threat: RT) -> int:
         return self.steps

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from ... import renames
 from ...errors import UserError, described
 from ...problem.classifier import Classifier, arithmetic
 from ...problem.memory import out_of_memory
@@ -541,7 +542,7 @@ def batch_of(classifier: Classifier, job: Job, split: Split, items: Sequence[Ite
     keys = keyed(
         seed,
         torch.tensor([split.numbers[item.row] for item in items]),
-        text_key(f"{job.threat.name} {job.attack.spec}"),
+        text_key(f"{job.threat.name} {renames.former_spec(job.attack.spec)}"),
         targets,
         restart=torch.tensor([item.restart for item in items]),
     )

@@ -4,11 +4,11 @@ import math
 
 import msgspec
 import pytest
-from robench.results.masking.verdict import BY, contest, findings, joint, kind_of
 
 from robench.errors import UserError
 from robench.evidence.records import Evidence, Failure, PlannedAttack, PlannedThreat, Probe
 from robench.results.masking import verdict as masking
+from robench.results.masking.verdict import BY, contest, findings, joint, kind_of
 from robench.results.summary import Summary, summarise
 from robench.results.tables import render
 from robench.search.attacks import ATTACKS, build
