@@ -228,6 +228,8 @@ class RunFile:
     def put_probes(self, records: Iterable[Probe]) -> None:
         """Measurements taken in passing."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
+        former = [(*place, old) for *place, name, _ in values if (old := renames.former_probe(name)) != name]
+        self._db.executemany("DELETE FROM probe WHERE threat = ? AND example = ? AND name = ?", former)
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
 
     def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:
