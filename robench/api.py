@@ -25,11 +25,12 @@ from .masking.schedule import level
 from .problem import cautions, checkpoints, datasets
 from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
-from .problem.checkpoints.probe import probe, random_images, wrong_images
+from .problem.checkpoints.probe import probe, wrong_images
 from .problem.classifier import Classifier
 from .problem.datasets import python_data
 from .problem.datasets.preparation import Preparation
 from .problem.names import as_file_name
+from .problem.noise import random_images
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
 from .problem.split import Source, Split, rows_of, shuffled_rows
@@ -342,6 +343,9 @@ def _checked(split: Split) -> Split:
     """The caller's own images, in float32. Raises UserError when attacks on them would mean nothing."""
     if not len(split):
         raise UserError(f"{split.name} is empty; give it at least one image")
+    if split.x.ndim != 4 or split.y.shape != split.x.shape[:1]:
+        shapes = " and ".join(str(tuple(values.shape)) for values in (split.x, split.y))
+        raise UserError(f"{split.name} has images and labels of shapes {shapes}; give (N, C, H, W) and (N,)")
     x, y = split.x.detach().to("cpu", torch.float32), split.y.detach().to("cpu", torch.long)
     low, high = x.amin().item(), x.amax().item()
     if not (low >= 0 and high <= 1):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .architectures.normalise import Around
+from .batches import answering
 from .module_copy import own_copy
-from .outputs import as_logits
 from .shapes import Inputs
 
 
@@ -46,6 +46,8 @@ def own_module(
     `x` are a few images to try it on, at least two. A network in half or double precision that takes no float32
     images becomes a float32 copy of the same weights, and a note says so. Raises UserError for what is no model.
     """
+    if isinstance(model, type):
+        raise UserError(f"{model.__name__} is a class, not a model; give a network of it, with its weights")
     if not callable(model):
         raise UserError(
             f"{type(model).__name__} is no model: give a torch.nn.Module, a function from images to logits, a"
@@ -53,7 +55,7 @@ def own_module(
         )
     network, images = _as_module(model).to(device), x.to(device)
     try:
-        return as_logits(network, images, classes)
+        return answering(network, images, classes)
     except UserError:
         raise
     except Exception as error:  # whatever the model's own code raises
@@ -61,7 +63,7 @@ def own_module(
         if kinds <= {"float32"}:
             raise
         try:
-            module, notes = as_logits(network.float(), images, classes)
+            module, notes = answering(network.float(), images, classes)
         except UserError:
             raise
         except Exception:

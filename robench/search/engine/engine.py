@@ -132,10 +132,11 @@ class Engine:
             return False
         slots = max(1, self.rows // job.attack.queries_per_step)
         none = torch.zeros(slots, dtype=torch.long, device=self.classifier.device)
-        black = torch.zeros(slots, *self.split.shape, device=none.device)
+        # Padding, until somebody sits down: an example, since the model may raise at a black image.
+        padding = self.split.x[[min(job.waiting.rows(), default=0)] * slots].to(none.device)
         self._slots = Slots(slots)
-        self._batch = Batch(black, none, none, none)  # padding, until somebody sits down
-        self._best_seen = BestSeen.over(black)
+        self._batch = Batch(padding, none, none, none)
+        self._best_seen = BestSeen.over(padding)
         self._remaining = none.clone()
         self._sure = none.bool()
         self._barred = set()
