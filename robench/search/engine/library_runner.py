@@ -201,7 +201,7 @@ class Watched:
         """One row for each example, where it has any."""
         size = self._threat.measure(x_adv, self._x) if self._smallest else None
         no_witness = x_adv.new_zeros(len(x_adv), N_PARAMS)
-        self._best_seen.see(x_adv, no_witness, active, logits, self._y, active, size)
+        self._best_seen.update(x_adv, no_witness, active, logits, self._y, active, size)
 
     def _by_example(self, owners: Owners, values: Tensor, nothing: bool | float) -> Tensor:
         """(Q, W) values by owner as an (N, Q) table; `nothing` where a row is not theirs."""

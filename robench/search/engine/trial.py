@@ -16,7 +16,7 @@ from ...problem.classifier import Classifier, arithmetic
 from ...problem.randomness import seeded
 from ...problem.shapes import Inputs
 from ..attack import Model
-from .compaction import MIN
+from .compaction import MIN_ROWS
 
 IMAGES = 2
 LOGIT_NOISE = 1e-4  # of the spread of the logits: sums in another order differ by a hundredth of that
@@ -77,7 +77,7 @@ def gradient_caution(classifier: Classifier, x: Inputs) -> str:
     A model that answers otherwise while gradients are recorded is searched as another function than it is judged as,
     and where the gradient is exactly 0 attacks that read it stand still.
     """
-    images = _images(classifier, x, MIN)
+    images = _images(classifier, x, MIN_ROWS)
     plain = answers(classifier, images, classifier.device)
     with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
         try:
@@ -115,11 +115,11 @@ def use_channels_last(classifier: Classifier, x: Inputs) -> str:
 
 def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
     """Why every query must be a whole batch, else nothing: the answers about some rows depend on the others."""
-    few = _images(classifier, x, MIN)
+    few = _images(classifier, x, MIN_ROWS)
     many = torch.cat([few, torch.zeros_like(few)])  # idle rows may hold anything
 
     def first(model: Callable[[Inputs], Tensor]) -> Model:
-        return lambda rows: model(torch.cat([rows, many[MIN:]]))[:MIN]
+        return lambda rows: model(torch.cat([rows, many[MIN_ROWS:]]))[:MIN_ROWS]
 
     return objection(answers(first(classifier), few, few.device), answers(classifier, few, few.device))
 

@@ -13,8 +13,8 @@ from robench.problem.threats import parse
 from robench.search.attacks.hop_skip_jump import HopSkipJump
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
-from robench.search.engine import engine as loop
-from robench.search.engine.compaction import MIN, compacted, only
+from robench.search.engine import model_runner
+from robench.search.engine.compaction import MIN_ROWS, compacted, only
 from robench.search.engine.precision import rounded
 from robench.search.engine.scheduler import Item
 
@@ -67,7 +67,7 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
 
     logits, grad = told(range(64))
     elsewhere = torch.randperm(64, generator=g).tolist()
-    for rows in (range(32), range(16), range(MIN), range(40, 40 + MIN), elsewhere):
+    for rows in (range(32), range(16), range(MIN_ROWS), range(40, 40 + MIN_ROWS), elsewhere):
         assert all(torch.equal(few, all_[rows]) for few, all_ in zip(told(rows), (logits, grad), strict=True))
 
 
@@ -87,7 +87,7 @@ def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius,
         return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(asked)
 
     few, cost = found()
-    monkeypatch.setattr(loop, "compacted", lambda *_: None)
+    monkeypatch.setattr(model_runner, "compacted", lambda *_: None)
     same, whole = found()
     assert any(x_adv is not None for x_adv, _ in few.values())
     assert cost < whole

@@ -33,7 +33,7 @@ def again(run):
 
 def found(model, split, threat, attack, record, slots=7):
     engine = Engine(model, split, 0, slots)
-    engine._record = record
+    engine._runner.record = record
     one = job(threat, attack, items(model, attack, split, range(N), restarts=2))
     ended = [end for some in engine.work([one]) for end in some]
     assert one.error == ""

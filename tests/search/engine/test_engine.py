@@ -14,8 +14,9 @@ from robench.problem.losses import UNTARGETED
 from robench.problem.threats import L2, Ball, Linf, parse
 from robench.search.attack import GradientAttack, State, unroll
 from robench.search.attacks.pgd import PGD
-from robench.search.engine.engine import Engine, batch_of
+from robench.search.engine.engine import Engine
 from robench.search.engine.scheduler import Item
+from robench.search.engine.slot_batch import batch_of
 
 from ...exact_distances import Linear, classifier, toy
 from ..running import ends, items, job, run

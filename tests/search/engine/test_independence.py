@@ -16,8 +16,9 @@ from robench.search.attack import LabelAttack, ScoreAttack, State
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.engine.engine import Engine, batch_of
+from robench.search.engine.engine import Engine
 from robench.search.engine.scheduler import Item
+from robench.search.engine.slot_batch import batch_of
 
 from ...exact_distances import Linear, classifier, toy
 from ..running import ends, items, job
