@@ -78,8 +78,11 @@ class Engine:
             elif plan is not None:
                 self._start(plan)
                 steps = self._runner.run(self._batch, self._steps_per_round)
-                ended += self._end_failed()
-                ended += self._postprocess(steps)
+                failed = self._end_failed()
+                try:
+                    ended += self._postprocess(steps)
+                finally:
+                    ended += failed  # also if this runs out of memory
         except Exception as error:
             if not out_of_memory(error):
                 raise

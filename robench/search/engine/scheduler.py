@@ -264,12 +264,15 @@ class Scheduler(Generic[J]):
         for job in self._active:
             if (item := job.waiting.take()) is not None:
                 return job, item
-        while (following := self._peek()) is not None and self._kind(following) == self._kind(self._active[0]):
+        while (following := self._peek()) is not None and self._can_join(following):
             self._active.append(following)
             self._next = None
             if (item := following.waiting.take()) is not None:
                 return following, item
         return None
+
+    def _can_join(self, job: J) -> bool:
+        return not job.owns_loop and self._kind(job) == self._kind(self._active[0])
 
     def _library_items(self, job: J) -> list[Item]:
         """The next searches from different images: the rows of a library's batch are identified by their images."""

@@ -191,11 +191,7 @@ class Tries(LabelAttack[Ball, State]):
 
     steps: int = 6
     targets: int = 0
-    wide: int = 5
-
-    @property
-    def queries_per_step(self):
-        return self.wide
+    queries_per_step: ClassVar[int] = 5
 
     def start(self, threat, batch):
         return State(torch.zeros_like(batch.x))
@@ -205,12 +201,12 @@ class Tries(LabelAttack[Ball, State]):
 
     def query(self, threat, batch, state):
         tries = [
-            batch.x + threat.sample(batch.x, normal(batch.keys, restart=k, like=batch.x)) for k in range(self.wide)
+            batch.x + threat.sample(batch.x, normal(batch.keys, restart=k, like=batch.x)) for k in range(self.queries_per_step)
         ]
         return torch.stack(tries, dim=1)
 
     def step(self, threat, batch, state, labels):
-        assert labels.shape == (len(batch.y), self.wide)
+        assert labels.shape == (len(batch.y), self.queries_per_step)
         assert not labels.is_floating_point()
         return state
 
@@ -225,8 +221,7 @@ class Scores(ScoreAttack[Ball, State]):
 
     steps: int = 6
     targets: int = 0
-    wide: ClassVar[int] = 5
-    width: ClassVar[int] = 5
+    queries_per_step: ClassVar[int] = 5
     start, max_queries, query = Tries.start, Tries.max_queries, Tries.query
 
     def step(self, threat, batch, state, logits):
