@@ -13,9 +13,9 @@ from ...problem.threats.base import N_PARAMS, TransformParams
 
 @dataclass
 class BestSeen:
-    """For each slot, the best queried member of the threat set since its search started.
+    """The best queried member of the threat set for each slot, since its search started.
 
-    The best member has the highest margin. Where sizes are given, it is the smallest of those that fool the model.
+    The best member has the highest margin. If sizes are given, it is the smallest of those that fool the model.
 
     Buffers have a fixed shape and are updated without reading from the device. NaN logits never count as fooled;
     `nan` records that they occurred.
