@@ -142,7 +142,7 @@ class Engine:
         if ending and not self._runner.in_float32(lead):
             successes, errors = self._runner.verify(batch, [slot for slot, _ in ending if saw_member[slot]])
             best.reject(batch.indices(slot for slot, _ in ending if slot not in successes))
-        images, params = (best.x_adv.cpu(), best.params.tolist()) if successes else (batch.batch.x, [])
+        images, params = (best.x_adv.cpu(), best.params.tolist()) if successes else (batch.examples.x, [])
         ended = []
         for slot, search in ending:
             if error := errors.get(slot, ""):

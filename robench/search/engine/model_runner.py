@@ -50,7 +50,7 @@ class ModelRunner:
         A search in low precision ends with this check: its own result is not trusted.
         """
         at = batch.indices(slots)
-        fools, errors = fooling(self.classifier, batch.best_seen.x_adv[at], batch.batch.y[at])
+        fools, errors = fooling(self.classifier, batch.best_seen.x_adv[at], batch.examples.y[at])
         raised = {slots[row]: error for row, error in errors.items()}
         return {slot for slot, fool in zip(slots, fools, strict=True) if fool}, raised
 
@@ -62,8 +62,8 @@ class ModelRunner:
         images, parts = [], []
         for active_job in batch.active.values():
             with errors_end(active_job.job, capturing=self._capturing):
-                images.append(active_job.query(batch.batch))
-                parts.append(active_job.params(batch.batch))
+                images.append(active_job.query(batch.examples))
+                parts.append(active_job.params(batch.examples))
         if batch.remove_failed_jobs() or not batch.active:
             return False
         with errors_end(*batch.active, capturing=self._capturing):
@@ -78,7 +78,7 @@ class ModelRunner:
         for active_job in batch.active.values():
             if not active_job.job.error:
                 with errors_end(active_job.job, capturing=self._capturing):
-                    active_job.step(batch.batch, answers)
+                    active_job.step(batch.examples, answers)
         batch.remaining = batch.remaining - 1
         batch.remove_failed_jobs()
         return True
@@ -120,17 +120,17 @@ class ModelRunner:
         passes = batch.lead.eot
         if passes == 1:
             return self._one_pass(batch, x_adv)
-        average = averaged(lambda: self._one_pass(batch, x_adv), passes, batch.batch.y)
+        average = averaged(lambda: self._one_pass(batch, x_adv), passes, batch.examples.y)
         return average, average.answers
 
     def _one_pass(self, batch: SlotBatch, x_adv: Tensor) -> tuple[Tensor, Seen | Tensor]:
         """The logits of one pass, and what the attacks read of them."""
-        reads, y = batch.lead.attack.reads, batch.batch.y
+        reads, y = batch.lead.attack.reads, batch.examples.y
         model, tf32 = self._model(batch.lead)
         with arithmetic(x_adv.device, tf32=tf32):
             slots = self._computed_slots(batch)
             if reads == "gradients":
-                seen = differentiate(only(model, slots), batch.loss, x_adv, y, batch.batch.target)
+                seen = differentiate(only(model, slots), batch.loss, x_adv, y, batch.examples.target)
                 return seen.logits, seen
             with torch.no_grad():
                 logits = only(in_chunks(model, batch.rows), slots)(x_adv)
@@ -163,7 +163,7 @@ class ModelRunner:
         model or the attack.
         """
         errors = {slot: error for slot in batch.busy if (error := self._error_at(batch, x_adv[slot]))}
-        own = {slot: error for slot, error in errors.items() if not self._error_at(batch, batch.batch.x[slot])}
+        own = {slot: error for slot, error in errors.items() if not self._error_at(batch, batch.examples.x[slot])}
         for slot, error in own.items():
             batch.fail(slot, error)
         return bool(own)
@@ -172,5 +172,5 @@ class ModelRunner:
         """What the model raises at the images of one slot, queried as the jobs do it; empty if it answers."""
         model, tf32 = self._model(batch.lead)
         with arithmetic(images.device, tf32=tf32):
-            x = images.view(-1, *batch.batch.x.shape[1:])
+            x = images.view(-1, *batch.examples.x.shape[1:])
             return error_at(model, x, gradients=batch.lead.attack.reads == "gradients")

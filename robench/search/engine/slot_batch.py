@@ -25,7 +25,7 @@ from .scheduler import Item
 class SlotBatch:
     """One batch of fixed shape, from its opening until its last search has ended. Every tensor has a row per slot."""
 
-    batch: Batch  # idle slots hold padding
+    examples: Batch  # idle slots hold padding
     best_seen: BestSeen
     remaining: Int[Tensor, "L"]  # steps left to the search
     certain: Mask  # whether the search can end: for stochastic models, where one success may be luck
@@ -61,7 +61,7 @@ class SlotBatch:
     def start(self, job: Job, slots: Sequence[int], new: Batch) -> None:
         """Start searches of one job on these slots."""
         at = self.indices(slots)
-        self.batch = put_rows(self.batch, at, new)
+        self.examples = put_rows(self.examples, at, new)
         self.best_seen.reset(at)
         self.remaining.index_fill_(0, at, job.max_queries)
         self.certain.index_fill_(0, at, False)
@@ -94,12 +94,12 @@ class SlotBatch:
         if not self.replaced:
             return x_adv
         at = self.indices(self.replaced)
-        clean = self.batch.x[at]
+        clean = self.examples.x[at]
         return x_adv.index_copy(0, at, clean if x_adv.ndim == clean.ndim else clean[:, None].expand_as(x_adv[at]))
 
     def observe(self, x_adv: Tensor, params: Tensor, answers: Tensor | AveragedAnswers) -> None:
         """Keep the best of the queried images: `answers` are their logits, or the average over several passes."""
-        x, size, smallest = self.batch.x, None, self.lead.smallest
+        x, size, smallest = self.examples.x, None, self.lead.smallest
         inside = self.joined([active_job.inside(x_adv, x, params) for active_job in self.active.values()])
         if smallest:
             size = self.joined([active_job.measure(x_adv, x, params) for active_job in self.active.values()]).flatten()
@@ -108,7 +108,7 @@ class SlotBatch:
         active = self.remaining > 0
         queried = x_adv, params.flatten(0, 1), inside.flatten()
         if isinstance(answers, Tensor):
-            self.best_seen.update(*queried, answers.flatten(0, -2), self.batch.y, active, size)
+            self.best_seen.update(*queried, answers.flatten(0, -2), self.examples.y, active, size)
             return
         # The smallest example must fool in every pass: else one that does so rarely would be chosen by luck.
         fooled = answers.fools(every_pass=smallest)
@@ -131,11 +131,11 @@ class SlotBatch:
         """The tensors of a step of the only active job: those that it only reads, and those that it changes."""
         changed = (active_job.state, self.best_seen)
         values = [getattr(rows, f.name) for rows in changed for f in fields(rows)]
-        return tuple(getattr(self.batch, f.name) for f in fields(self.batch)), (*values, self.remaining)
+        return tuple(getattr(self.examples, f.name) for f in fields(self.examples)), (*values, self.remaining)
 
     def set_values(self, active_job: ActiveJob, constants: Values, values: Values) -> None:
         """Replace the tensors that `values` returns."""
-        self.batch = Batch(*constants)
+        self.examples = Batch(*constants)
         n_state = len(fields(active_job.state))
         active_job.state = type(active_job.state)(*values[:n_state])
         self.best_seen = BestSeen(*values[n_state:-1])
