@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--lanes", type=int, help="default: as in an evaluation")
+    parser.add_argument("--slots", type=int, help="default: as in an evaluation")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)

@@ -162,7 +162,7 @@ def robench(
             if end.x_adv is not None:
                 found |= accepted(referee, split, threat, [end.item.row], end.x_adv[None])
     assert not job.error, job.error
-    return found, job.asked
+    return found, job.queries
 
 
 def accepted(referee: Referee, split: Split, threat: ThreatModel, rows: list[int], x_adv: Tensor) -> Distances:

@@ -106,7 +106,7 @@ def robench(
                 standing.discard(end.item.row)
                 for job in jobs:
                     job.drop(end.item.row)
-    return standing, sum(job.asked for job in jobs)
+    return standing, sum(job.queries for job in jobs)
 
 
 def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAttack, restarts: int) -> Iterable[Item]:

@@ -87,7 +87,7 @@ def _until_broken(
 
     took = seconds(search, classifier.device)
     assert not job.error, job.error
-    return _row(f"{attack.spec}, until broken", split, threat, found, job.asked, took)
+    return _row(f"{attack.spec}, until broken", split, threat, found, job.queries, took)
 
 
 def _nearest(classifier: Classifier, referee: Referee, split: Split, threat: ThreatModel, attack: AnyAttack) -> Row:

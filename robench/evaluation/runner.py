@@ -211,7 +211,7 @@ class Evaluation:
         if self._live:
             newest = self._live[-1]
             left = sum(a.job.left for a in self._live) + newest.standing * self._queries_of_each(self._after)
-            self.progress.moved(newest.standing, self._asked + sum(a.job.asked for a in self._live), left)
+            self.progress.moved(newest.standing, self._asked + sum(a.job.queries for a in self._live), left)
 
     def _queries_of_each(self, steps: Iterable[Step]) -> int:
         """What these attacks will ask about an example that stands under every threat."""
@@ -240,7 +240,7 @@ class Evaluation:
 
     def _let_go(self) -> None:
         """Of attempts that are done and written down."""
-        self._asked += sum(a.job.asked for a in self._live if a.job.over)
+        self._asked += sum(a.job.queries for a in self._live if a.job.over)
         self._live = [attempt for attempt in self._live if not attempt.job.over]
 
     def _shrink(self, rows: int) -> None:

@@ -116,7 +116,7 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
 
     monkeypatch.setattr(probes, "of_threat", asked)
     monkeypatch.setattr(probes, "of_model", asked)
-    monkeypatch.setattr("robench.search.engine.engine.differentiate", asked)
+    monkeypatch.setattr("robench.search.engine.model_runner.differentiate", asked)
     assert evaluate(module, run=tmp_path / "r.robench").threats == first.threats
     again = evidence(tmp_path / "r.robench")
     assert msgspec.structs.replace(again, efforts=(), environment={}) == msgspec.structs.replace(

@@ -434,7 +434,7 @@ def test_every_row_is_counted_once(text):
     asked = job(BALLS[attack.threats[0]](Fraction(1, 4)), attack, items(model, attack, split, range(N)))
     ended = ends(model, split, asked, slots=5)
     assert len(ended) == N
-    assert sum(end.forwards for end in ended) == counting.forwards == asked.asked
+    assert sum(end.forwards for end in ended) == counting.forwards == asked.queries
     assert sum(end.backwards for end in ended) == counting.backwards
     assert counting.backwards > 0 or "HopSkipJump" in text
 
