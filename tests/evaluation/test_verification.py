@@ -15,7 +15,7 @@ from torch import nn
 
 from robench import api, protocols
 from robench.api import EvalRequest
-from robench.evaluation.verification import least_passes, verify
+from robench.evaluation.verification import min_passes, verify
 from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
@@ -72,7 +72,7 @@ class Run:
 
 
 def facts(**changes):
-    known = {"model": "means", "data": "digits:test", "least": least_passes}
+    known = {"model": "means", "data": "digits:test", "least": min_passes}
     return Facts(datasets.load("digits"), classifier(), **{**known, **changes})
 
 
