@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
 from .evaluation.model_source import Model, source_of
 from .evaluation.prepared import prepare
 from .evaluation.recorded import recorded_summary

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from robench.api import load_run, write_measured
+from robench.api import load_run
 from robench.cli.report import command
+from robench.evaluation.measured_card import write_measured
 from robench.evaluation.verification import min_passes, verify
 from robench.evidence import refutation
 from robench.evidence.refutation import Facts

@@ -30,7 +30,7 @@ def verify(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], 
 
 @lru_cache(maxsize=4096)
 def min_passes(threat: str, attack: str) -> int:
-    """A lower bound of the forward passes of a search that finds nothing: all steps of robench's own attacks, else 1."""
+    """A lower bound of the forward passes of a search that finds nothing: all steps, for robench's own attacks."""
     try:
         spec, passes = rebuilt.split(attack)
         name, settings = parse(spec)
@@ -120,7 +120,10 @@ def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:
         if t.threat not in texts:
             yield f"the plan: it has the threat {t.threat}, and this robench's protocol {plan.protocol} does not"
         elif extra := [a.label for a in t.attacks if a.items > largest.get((t.threat, a.spec), 0)]:
-            yield f"the plan: {extra[0]} under {t.threat} is not in this robench's protocol {plan.protocol}, or not as often"
+            yield (
+                f"the plan: {extra[0]} under {t.threat} is not in this robench's protocol {plan.protocol}, or makes"
+                " fewer searches there"
+            )
 
 
 def _searches(spec: str, classes: int) -> int:

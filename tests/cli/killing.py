@@ -15,10 +15,10 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (imported when digits are read, so before forking)
 import torch
 
-from robench import api
 from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)
 from robench.cli.main import main
 from robench.errors import UserError
+from robench.evaluation import prepared
 from robench.evaluation import runner as evaluation
 from robench.evidence.store import RunFile
 from robench.search.engine.engine import Engine
@@ -89,7 +89,7 @@ def known(path: Path) -> dict[str, list[object]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    api.SLOTS = {"cpu": 16, "cuda": 16}
+    prepared.SLOTS = {"cpu": 16, "cuda": 16}
     path, moments, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     for number, moment in enumerate([*moments, None]):
         log = path.with_name(f"{path.stem}-{number}.log")

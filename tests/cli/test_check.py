@@ -13,9 +13,8 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from robench import api
 from robench.cli.main import main
-from robench.evaluation import regression
+from robench.evaluation import prepared, regression
 from robench.evaluation import runner as evaluation
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
@@ -49,7 +48,7 @@ def strong(tmp_path_factory):
     (folder / "gate.toml").write_text(GATE)
     words = f"robench evaluate digits-adv-linf --protocol {folder}/gate.toml --examples 40 --quiet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
+        patch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
         patch.setattr(
             sys, "argv", [*words.split(), "--run", f"{folder}/b.robench", "--json", f"{folder}/baseline.json"]
         )

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robench import api
 from robench.cli.terminal import one_line, plain
 from robench.errors import UserError
+from robench.evaluation import prepared
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import load
 from robench.problem.durable import sha256
@@ -222,11 +222,11 @@ def test_names_in_a_run_move_neither_files_nor_the_cursor(run, robench, folder, 
 def test_the_usual_run_file_lies_in_the_folder_of_runs(run, name):
     with RunFile.read(run) as file:
         plan = file.plan()
-    usual = api.default_run(msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, name=name)))
+    usual = prepared.default_run(msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, name=name)))
     assert usual.parent == Path("runs")
     assert usual.name.isprintable()
     assert len(usual.name) < 150
-    assert api.default_run(plan).name.startswith("digits-nat-")
+    assert prepared.default_run(plan).name.startswith("digits-nat-")
 
 
 def test_what_cannot_be_shown_is_written_out():

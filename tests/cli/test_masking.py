@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from robench import api
+from robench.evaluation import prepared
 from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
@@ -33,7 +33,7 @@ def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
     square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
-    monkeypatch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(scrutiny, "MIN", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])

@@ -16,7 +16,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from robench import api
 from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
@@ -134,7 +133,7 @@ def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
 
 
 def test_a_card_tells_the_command_and_all_that_its_model_came_from(train, folder, monkeypatch):
-    monkeypatch.setattr(api, "commit", lambda device: "0123456789ab-dirty")
+    monkeypatch.setattr("robench.cli.train.commit", lambda device: "0123456789ab-dirty")
     clock = itertools.count(0.0, 6.0)  # a step takes a tenth of a minute
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.__next__))
     words = f"{SEVERAL.replace('steps=12', 'steps=3')} --set alpha=0.2 --seed 7 --validation 20 --out m"

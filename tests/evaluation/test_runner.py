@@ -13,9 +13,11 @@ from torch import nn
 
 import robench
 from robench.errors import UserError
-from robench.evaluation import runner as evaluation
+from robench.evaluation import conditions, runner
 from robench.evaluation.attack_run import RETRY
-from robench.evaluation.runner import Evaluation, Silence, make_plan
+from robench.evaluation.planning import make_plan
+from robench.evaluation.progress import Silence
+from robench.evaluation.runner import Evaluation
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Classifier
@@ -86,7 +88,7 @@ def searched(monkeypatch):
                 )
                 yield ended
 
-    monkeypatch.setattr(evaluation, "Engine", Watched)
+    monkeypatch.setattr(runner, "Engine", Watched)
     return log
 
 
@@ -311,7 +313,7 @@ def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
 def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
-    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0)
+    monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
     for strike in (2, 4, 5, 8):
         left = strike
 
@@ -588,7 +590,7 @@ class Liar(Engine):
 
 def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, monkeypatch):
     liar, split = Liar(), images(12)
-    monkeypatch.setattr(evaluation, "Engine", liar)
+    monkeypatch.setattr(runner, "Engine", liar)
     ask = asking(SMALL, attacks=(RANDOM,))
     (threat,) = answered(path, split, ask).threats
     assert threat.outcomes == "WWW" + "S" * 9
@@ -609,10 +611,10 @@ def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, mon
 def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypatch, stop_after):
     split, ask = images(7), asking(SMALL, attacks=(RANDOM,))
     first, second = Liar(stop_after), Liar()
-    monkeypatch.setattr(evaluation, "Engine", first)
+    monkeypatch.setattr(runner, "Engine", first)
     with pytest.raises(KeyboardInterrupt):
         answered(path, split, ask, slots=2)
-    monkeypatch.setattr(evaluation, "Engine", second)
+    monkeypatch.setattr(runner, "Engine", second)
     (threat,) = answered(path, split, ask, slots=2).threats
     assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
     assert threat.rejected["outside"] == 16
@@ -835,7 +837,7 @@ def test_a_precision_is_settled_once_per_run_file(path, hardware, monkeypatch):
         asked.append((len(pilot.attacks), pilot.examples().numbers))
         return Choice("bfloat16", "it is Saturday")
 
-    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(conditions, "choose", choose)
     split = images()
     first = answered(path, split.part("10"))
     assert asked == [(2, tuple(range(3, 30)))], "under each threat, on what the model gets right of the whole data set"
@@ -910,7 +912,7 @@ def test_a_resumed_run_keeps_its_precision_and_another_that_is_named_is_noted(pa
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_the_environment_names_the_precision(path, hardware, monkeypatch, named):
     monkeypatch.setenv("ROBENCH_PRECISION", named)
-    monkeypatch.setattr(evaluation, "choose", None)
+    monkeypatch.setattr(conditions, "choose", None)
     answered(path, images())
     assert precision_of(path) == (named, f"{named}: as named")
 
@@ -924,7 +926,7 @@ def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monk
         tried.append(pilot.examples().numbers)
         return Choice("float32", "")
 
-    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(conditions, "choose", choose)
     split = images()
     own = replace(split, x=split.x * scale).part("20:30")
     robench.evaluate(net(), replace(own, x=own.x / scale), threats=["linf:0.1"], attacks=["pgd"], precision="auto")
@@ -957,7 +959,7 @@ def test_a_model_that_bfloat16_does_not_suit_is_searched_in_float32_with_a_note(
 
 def test_a_complete_run_needs_no_pilot(path, monkeypatch):
     answered(path, images())
-    monkeypatch.setattr(evaluation, "choose", None)
+    monkeypatch.setattr(conditions, "choose", None)
     assert letters(answered(path, images())) == letters(undisturbed())
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta
 
 from robench.errors import UserError
-from robench.evaluation.runner import Silence
+from robench.evaluation.progress import Silence
 from robench.evaluation.spot_check import SpotCheck, sample, spot_check, standing
 from robench.evaluation.verification import verify
 from robench.evidence.records import Exhausted, PlannedAttack

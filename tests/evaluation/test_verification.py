@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from robench import api, protocols
-from robench.api import EvalRequest
+from robench import protocols
+from robench.evaluation.prepared import PreparedEvaluation
+from robench.evaluation.request import EvalRequest
 from robench.evaluation.verification import min_passes, verify
 from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
@@ -83,8 +84,9 @@ def answered(run, examples=range(EXAMPLES), seed=0, asked=None):
     """The records of an evaluation of the first digits under `quick`."""
     split = FACTS.whole.take(examples)
     protocol = asked or protocols.load("quick", "digits")
-    ask = EvalRequest(precision="float32", seed=seed)
-    evaluation = api.evaluation(ask, protocol, split, classifier(), Referee(classifier()), run, {})
+    request = EvalRequest(precision="float32", seed=seed)
+    prepared = PreparedEvaluation.of(request, split, protocol, classifier(), Referee(classifier()))
+    evaluation = prepared.evaluation(run)
     evaluation.answer()
     return Run(evaluation.plan, run.evidence(), dict(run.images(SHAPE)))
 
@@ -461,7 +463,7 @@ def test_a_protocol_whose_threats_or_attacks_were_replaced_is_compared_as_far_as
     if not attacks_named:
         short = msgspec.structs.replace(run.plan.threats[0], attacks=run.plan.threats[0].attacks[:1])
         faults = run.asking(threats=(short, *run.plan.threats[1:])).faults()
-        assert "is not what this robench's protocol quick, own threats asks" in faults[0]
+        assert "are not those of this robench's protocol quick, own threats" in faults[0]
     if not threats_named:
         assert run.asking(threats=run.plan.threats[:1]).faults()
 
@@ -514,7 +516,7 @@ def test_a_number_of_searches_that_no_attack_makes_is_refuted():
     assert asked.faults() == ()
     few = msgspec.structs.replace(threat, attacks=put((targeted,), 0, items=5))
     (fault,) = asked.asking(threats=(few,)).faults()
-    assert fault == "the plan: apgd-t under linf:0.2 makes 5 searches, and they come by 9"
+    assert fault == "the plan: apgd-t under linf:0.2 makes 5 searches, which is no multiple of 9"
 
 
 class Noisy(nn.Module):
