@@ -48,7 +48,7 @@ def test_a_module_that_holds_less_fails_with_the_row_and_a_table():
         assert_robust(Darker(0.2), "digits", at_least={"linf:0.1": 0.5, "clean": 0.0}, **ASKED)
     told = str(failed.value)
     assert told.startswith("linf:0.1: ")
-    assert "at least 50 % were asked for" in told
+    assert "at least 50 % are required" in told
     assert "| Darker " in told
     assert "\nclean: " not in told
 
@@ -99,10 +99,10 @@ def test_evidence_is_kept_where_it_is_asked_for(baseline, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({}, "say what the model must hold"),
+        ({}, "state how robust the model must be"),
         ({"at_least": {"union": 0.5}, "max_drop": "1pp"}, "max_drop needs a baseline"),
         ({"baseline": "missing.json"}, "there is no baseline missing.json"),
-        ({"baseline": "missing.json", "threats": ["linf:0.1"]}, "the baseline says what is asked"),
+        ({"baseline": "missing.json", "threats": ["linf:0.1"]}, "the baseline determines the question"),
         ({"at_least": {"unoin": 0.5}, **ASKED}, "did you mean union"),
         ({"at_least": {"union": 50.0}, **ASKED}, "goes from 0 to 1"),
     ],
