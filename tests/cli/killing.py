@@ -18,8 +18,7 @@ import torch
 from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)
 from robench.cli.main import main
 from robench.errors import UserError
-from robench.evaluation import prepared
-from robench.evaluation import runner as evaluation
+from robench.evaluation import prepared, runner
 from robench.evidence.store import RunFile
 from robench.search.engine.engine import Engine
 
@@ -46,7 +45,7 @@ def start(words: list[str], log: Path) -> int:
                             os.write(out, line.encode() + b"\n")
                     yield ended
 
-        evaluation.Engine = Logged
+        runner.Engine = Logged
         sys.argv = ["robench", *words]
         main()
     except SystemExit as ended:
@@ -83,7 +82,7 @@ def known(path: Path) -> dict[str, list[object]]:
     return {
         "broken": [[c.threat, c.example] for c, v in evidence.judged() if v.accepted],
         "spent": [[s.threat, s.attack, s.example, i] for s in evidence.exhausted for i in range(8) if s.done >> i & 1],
-        "claims": [[c.threat, c.attack, c.example, c.draw] for c in evidence.claims if c.forwards],
+        "claims": [[c.threat, c.attack, c.example, c.restart] for c in evidence.claims if c.forwards],
     }
 
 

@@ -10,7 +10,7 @@ from robench.evaluation.environment import use_granted_cores
     ("quota", "threads"),
     [("200000 100000\n", 2), ("150000 100000\n", 2), ("10000 100000\n", 1), ("max 100000\n", 4), ("", 4)],
 )
-def test_no_more_threads_run_than_a_container_grants_cores(tmp_path, monkeypatch, quota, threads):
+def test_threads_are_limited_to_the_cores_of_the_container(tmp_path, monkeypatch, quota, threads):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "cpu.max").write_text(quota)
@@ -22,7 +22,7 @@ def test_no_more_threads_run_than_a_container_grants_cores(tmp_path, monkeypatch
         torch.set_num_threads(before)
 
 
-def test_threads_that_somebody_has_chosen_stand(tmp_path, monkeypatch):
+def test_omp_num_threads_takes_precedence(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     (tmp_path / "cpu.max").write_text("100000 100000")
