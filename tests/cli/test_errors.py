@@ -345,7 +345,7 @@ def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch)
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 
-    monkeypatch.setattr("robench.cli.report.load_run", fail)
+    monkeypatch.setattr("robench.cli.report.recorded_summary", fail)
     told = robench("report", "r.robench")
     assert (told.code, told.out) == (2, "")
     assert told.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"

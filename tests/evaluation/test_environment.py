@@ -1,9 +1,15 @@
-"""Where a run happens."""
+"""The environment of a run: machine, threads, commit."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from robench.evaluation.environment import use_granted_cores
+import robench
+from robench.errors import UserError
+from robench.evaluation.environment import commit, environment, pick_device, use_granted_cores
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -32,3 +38,15 @@ def test_omp_num_threads_takes_precedence(tmp_path, monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_source_checkout_is_recorded_with_its_commit():
+    is_checkout = (Path(robench.__file__).parents[1] / ".git").exists()
+    assert bool(commit(CPU)) == is_checkout
+    assert ("commit" in environment(CPU)) == is_checkout
+
+
+def test_an_unavailable_device_is_refused_with_those_available():
+    with pytest.raises(UserError, match="there is no device 'tpu' here"):
+        pick_device("tpu")
+    assert pick_device("cpu") == CPU
