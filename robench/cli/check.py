@@ -122,16 +122,16 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    asked = question(baseline, data, preparation(prepared))
+    compared = question(baseline, data, preparation(prepared))
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
-    runner = _Runner(asked, precision, _remaining(minutes), quiet)
+    runner = _Runner(compared, precision, _remaining(minutes), quiet)
     # Before any attack: the content decides, so the same file under another name costs nothing.
     first = runner.prepare(source)
     if baseline.is_of(first.plan.model):
         comment, finished = unchanged(baseline, allowances), True
     else:
         further = runner.baseline(source, baseline_model, baseline_arch) if until_decided else None
-        comment, finished = compare(asked, allowances, runner.model(source, first, run_path), further)
+        comment, finished = compare(compared, allowances, runner.model(source, first, run_path), further)
     _report(comment, json_path, junit_path, github)
     if not finished and comment.judgement.verdict is GateVerdict.UNDECIDED:
         return STOPPED

@@ -126,7 +126,7 @@ def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tupl
 
 
 def _origin(card: Card) -> Origin:
-    """Where a model comes from. Its method is everything that determines the weights, except the seed."""
+    """The origin of a model. Its method is everything that determines the weights, except the seed."""
     settings = {key: value for key, value in card.settings.items() if key != "seed"}
     made = (card.recipe, card.data, card.architecture, card.normalisation, settings)
     return Origin(

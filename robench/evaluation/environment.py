@@ -1,4 +1,4 @@
-"""Where a run happens: what a reader needs to repeat it, and nothing about the person who started it."""
+"""The environment of a run: what a reader needs to repeat it, and nothing about the person who started it."""
 
 import math
 import os

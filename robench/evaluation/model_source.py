@@ -1,4 +1,4 @@
-"""Where a model comes from: a checkpoint, a bundled model, or an object of the caller's, and how to read it."""
+"""The source of a model, and how to read it: a checkpoint, a bundled model, or an object of the caller's."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From what a user names to an evaluation: the one path of the command line, `robench.evaluate` and the CI gate."""
+"""The one path from a request to an evaluation, for the command line, `robench.evaluate` and the CI gate."""
 
 import hashlib
 import time
@@ -68,7 +68,7 @@ class PreparedEvaluation:
     def of(
         cls, request: EvalRequest, split: Split, protocol: Protocol, classifier: Classifier, referee: Referee
     ) -> "PreparedEvaluation":
-        """From a classifier that is loaded already, and a referee with a model of its own.
+        """Prepares the evaluation of a loaded classifier; the referee has a copy of its own.
 
         Raises UserError when the seed, the precision or the level of masking checks is invalid.
         """

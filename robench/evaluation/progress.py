@@ -16,7 +16,7 @@ class Progress(Protocol):
         """Another attack starts."""
 
     def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
-        """At most `standing` examples are unbroken under the threat.
+        """The search has advanced: at most `standing` examples are unbroken under the threat.
 
         The run has made `queries_done` queries of the model since it was started, and has about `queries_left` to go.
         """

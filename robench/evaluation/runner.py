@@ -120,7 +120,7 @@ class Evaluation:
         return found
 
     def _judge_at_random(self, passes: int) -> None:
-        """From here on, each image is judged over many passes, as the model answers at random."""
+        """Switches to judging each image over many passes, as the model answers at random."""
         self.plan = stochastic(self.plan, self.protocol, self.classifier.classes, passes)
         self.referee = Referee(self.referee.classifier, passes)
         text = f"the model answers at random: judged over {passes} passes, gradients averaged over {self.plan.eot}"

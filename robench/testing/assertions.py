@@ -102,8 +102,8 @@ def _not_worse(
     allowances = read_allowances(max_drop, baseline.rows)
     if data is not None and not isinstance(data, str | Path):
         raise UserError(f"with a baseline, data is a name, a folder or a file, not {type(data).__name__}; name it")
-    asked = question(baseline, None if data is None else str(data))
-    prepared = asked.prepare(source_of(model, device))
+    compared = question(baseline, None if data is None else str(data))
+    prepared = compared.prepare(source_of(model, device))
 
     def evaluate(split: Split, stop_when: StopCriterion | None) -> EvalResult:
         return prepared.answer(run, None if whole else stop_when)
@@ -111,7 +111,7 @@ def _not_worse(
     if baseline.is_of(prepared.plan.model):
         comment = unchanged(baseline, allowances)
     else:
-        comment, _ = compare(asked, allowances, evaluate)
+        comment, _ = compare(compared, allowances, evaluate)
     if comment.judgement.verdict is not GateVerdict.NONE:
         raise AssertionError(comment.markdown())
     return comment.now
