@@ -1,4 +1,4 @@
-"""What a user wants to know about a model, and the examples and the protocol that answer it."""
+"""The request of a user, and the examples and the protocol that it names."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,9 +18,9 @@ from ..protocols import Protocol
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What a user wants to know, in the user's words. None means: as the protocol or the model's card has it."""
+    """What to evaluate, as the user wrote it. None stands for the value of the protocol or of the model's card."""
 
-    data: str | Source | None = None  # a name, folder or file; or examples of the caller's
+    data: str | Source | None = None  # a name, folder or file; or examples from Python
     protocol: str | None = None
     threats: Sequence[str] = ()
     attacks: Sequence[str] = ()
@@ -34,7 +34,7 @@ class EvalRequest:
     shuffled: bool = False  # take the examples in an order that does not depend on their classes
 
     def data_name(self, card: Card | None) -> str:
-        """The data by name: the requested ones, else those of the model's card; empty for objects of the caller's."""
+        """The data by name: the requested ones, else those of the model's card; empty for examples from Python."""
         if self.data is None:
             return card.data if card else ""
         return self.data if isinstance(self.data, str) else ""
@@ -61,7 +61,7 @@ def choose(request: EvalRequest, card: Card | None = None) -> tuple[Split, Proto
 
 
 def _rows(request: EvalRequest, protocol: Protocol, whole: Source) -> Sequence[int]:
-    """The rows of the examples: as requested, else as the protocol has it, which is content with fewer."""
+    """The rows of the examples: the requested ones, else those of the protocol, or all where the data have fewer."""
     wanted = protocol.examples if request.examples is None else request.examples
     fewer = request.examples is None and wanted is not None and wanted.isdigit() and int(wanted) > len(whole)
     rows: Sequence[int] = range(len(whole)) if wanted is None or fewer else rows_of(wanted, whole)
