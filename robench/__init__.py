@@ -23,7 +23,7 @@ _HOMES = {
     "Summary": "results.summary",
     "UserError": "errors",
     "evaluate": "api",
-    "load_images": "exporting",
+    "load_images": "evaluation.export",
     "load_run": "api",
 }
 

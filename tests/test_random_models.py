@@ -14,7 +14,9 @@ from scipy.stats import binom
 from torch import nn
 
 from robench.errors import UserError
-from robench.evaluation.runner import Evaluation, Silence, make_plan, refuse_other_noise
+from robench.evaluation.planning import make_plan, refuse_other_noise
+from robench.evaluation.progress import Silence
+from robench.evaluation.runner import Evaluation
 from robench.evidence.referee import LEVEL, PASSES, Predictions, Referee, failures_needed
 from robench.evidence.store import RunFile
 from robench.problem import datasets

@@ -1,4 +1,4 @@
-"""`robench doctor`: what is installed, and whether its attacks are what they claim to be."""
+"""`robench doctor`: what is installed, and whether its attacks find what is known to be there."""
 
 import click
 import torch
@@ -14,13 +14,13 @@ from .terminal import echo
 
 @click.command("doctor")
 @click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Only this attack or library; repeatable.")
-@click.option("--quiet", is_flag=True, help="Print the result alone.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @debug_option
 def command(attacks: tuple[str, ...], quiet: bool) -> int:
-    """Which libraries and data sets are here, and whether attacks find what is known to be there.
+    """List the installed libraries and data sets, and check the attacks on models with a known answer.
 
-    Every attack of robench and of the libraries that are installed meets models on which the right answer is known.
-    Prints Markdown; takes some minutes. Exit 1 when an attack of robench's own fails.
+    Runs every attack of robench and of the installed libraries. Prints Markdown; takes some minutes. Exit 1 when
+    one of robench's own attacks fails.
 
     \b
     robench doctor > conformance.md
@@ -28,14 +28,14 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
     """
     torch.set_num_threads(1)  # the models are tiny
     libraries = installed.libraries()
-    checkd = []
+    results = []
     every = attacks_under_test(attacks, [library.name for library in libraries if library])
     for number, tested in enumerate(every, start=1):
         found = Examined(tested, tuple(check(tested, cases())))
-        checkd.append(found)
+        results.append(found)
         if not quiet:
             fails = ", ".join(finding.case for finding in found.failed)
             verdict = f"fails in {fails}" if fails else "ok"
             echo(f"[{number}/{len(every)}] {tested.name}, {tested.threat}: {verdict}", err=True)
-    echo(markdown(checkd, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
-    return 1 if any(one.failed and one.tested.ours for one in checkd) else 0
+    echo(markdown(results, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
+    return 1 if any(one.failed and one.tested.ours for one in results) else 0

@@ -1,4 +1,4 @@
-"""For tests of one's own: `assert_robust`, and models whose gradients mislead (`masked`)."""
+"""Tools for a user's own tests: `assert_robust`, and models with masked gradients (`masked`)."""
 
 from .assertions import assert_robust
 

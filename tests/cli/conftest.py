@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from robench import api
 from robench.cli.main import main
+from robench.evaluation import prepared
 from robench.evidence import store
 
 PROTOCOL = """
@@ -42,7 +42,7 @@ class Told:
 def calm(monkeypatch):
     """Few lanes, little patience, and the signal handlers of before."""
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(api, "SLOTS", {"cpu": 8, "cuda": 8})
+    monkeypatch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
     monkeypatch.setattr(store, "PATIENCE", 0.05)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -101,7 +101,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     (folder / "tiny.toml").write_text(PROTOCOL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "SLOTS", {"cpu": 8, "cuda": 8})
+        patch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
         patch.setattr(sys, "argv", f"robench evaluate digits-nat --protocol {folder / 'tiny.toml'} --quiet".split())
         patch.setattr(sys, "argv", [*sys.argv, "--run", str(folder / "r.robench"), "--json", str(folder / "s.json")])
         with pytest.raises(SystemExit) as ended:

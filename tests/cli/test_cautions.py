@@ -74,7 +74,7 @@ def evaluate(robench, kind, *words):
         ("Centred", "answers depend on the rest of the batch"),
     ],
 )
-def test_what_is_unusual_about_answers_stands_below_the_table_and_in_the_summary(net, robench, folder, kind, words):
+def test_notes_on_unusual_outputs_are_below_the_table_and_in_the_summary(net, robench, folder, kind, words):
     told = evaluate(robench, kind, "--json", "s.json")
     assert told.code == 0
     notes = json.loads((folder / "s.json").read_text())["notes"]
@@ -96,7 +96,7 @@ def test_images_in_class_order_are_named(net, robench, folder):
     assert "no better than always answering the commonest label, class 0" in told.out
 
 
-def test_a_later_run_of_more_examples_forgets_a_note_that_no_longer_holds(net, robench, folder):
+def test_a_note_that_no_longer_holds_is_removed(net, robench, folder):
     d = datasets.load("digits", "test")
     first = torch.cat([torch.where(d.y == 0)[0][:15], torch.where(d.y != 0)[0][:200]])
     np.savez(folder / "mixed.npz", x=d.x[first].numpy(), y=d.y[first].numpy())
@@ -112,13 +112,13 @@ def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench
     assert "these are training images" in told.out
 
 
-def test_the_card_tells_whose_training_images_they_are(robench):
+def test_training_images_of_the_model_are_noted_from_its_card(robench):
     few = ("--threat", "linf:0.05", "--examples", "20")
     told = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
     assert "as its card says; measure it on digits:test" in told.out
 
 
-def test_without_a_finished_attack_there_is_no_table_and_no_summary(net, robench, folder):
+def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, folder):
     told = evaluate(robench, "Rounds", "--json", "s.json")
     assert told.code == 2
     assert told.out == ""
@@ -129,7 +129,7 @@ def test_without_a_finished_attack_there_is_no_table_and_no_summary(net, robench
     assert not (folder / "s.json").exists()
 
 
-def test_a_threat_without_a_finished_attack_has_no_number_beside_one_that_has(net, robench):
+def test_only_the_threat_whose_attacks_all_failed_has_no_number(net, robench):
     rt = ("--threat", "rt:1px,1deg", "--attack", "grid")
     told = evaluate(robench, "Rounds", *rt)
     assert told.code == 2
@@ -157,7 +157,7 @@ def test_a_clean_image_on_which_the_model_raises_is_open_and_the_others_are_meas
     assert evaluate(robench, "Chooses", "--data", "odd.npz").out == told.out, "nor is anything left to do"
 
 
-def test_check_measures_such_a_model_and_counts_what_is_open_for_neither_side(net, robench, folder):
+def test_check_counts_open_examples_for_neither_model(net, robench, folder):
     evaluate(robench, "Base", "--json", "base.json")
     told = robench("check", "w.pt", "--arch", "nets.py:Chooses", "--baseline", "base.json", "--precision", "float32")
     assert told.code in (0, 3)
@@ -165,7 +165,7 @@ def test_check_measures_such_a_model_and_counts_what_is_open_for_neither_side(ne
     assert told.code == 2
 
 
-def test_the_bundled_models_give_no_cause_for_caution(robench):
+def test_bundled_models_cause_no_notes(robench):
     loaded = load("digits-adv-linf")
     assert loaded.card is not None
     few = ("--threat", "linf:0.2", "--attack", "pgd(steps=2)", "--examples", "100")
@@ -173,7 +173,7 @@ def test_the_bundled_models_give_no_cause_for_caution(robench):
     assert "Note: " not in told.out
 
 
-def test_a_clean_image_on_which_the_model_raises_is_verified_to_do_so(net, robench, folder):
+def test_verify_repeats_the_error_of_a_model_that_raises_on_a_clean_image(net, robench, folder):
     d = datasets.load("digits", "test").part("12")
     x = d.x.clone()
     x[3, 0, 0, 0] = 1.0

@@ -13,10 +13,8 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from robench import api
 from robench.cli.main import main
-from robench.evaluation import regression
-from robench.evaluation import runner as evaluation
+from robench.evaluation import prepared, regression, runner
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
 from robench.results.stats import shares
@@ -49,7 +47,7 @@ def strong(tmp_path_factory):
     (folder / "gate.toml").write_text(GATE)
     words = f"robench evaluate digits-adv-linf --protocol {folder}/gate.toml --examples 40 --quiet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
+        patch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
         patch.setattr(
             sys, "argv", [*words.split(), "--run", f"{folder}/b.robench", "--json", f"{folder}/baseline.json"]
         )
@@ -74,7 +72,7 @@ def unattacked(monkeypatch):
     def attacked(*arguments, **settings):
         raise AssertionError("something was attacked")
 
-    monkeypatch.setattr(evaluation, "Engine", attacked)
+    monkeypatch.setattr(runner, "Engine", attacked)
 
 
 def weights(folder, model="digits-adv-linf", name="model.safetensors", factor=1.0):
@@ -125,8 +123,8 @@ def test_a_model_that_was_checked_before_is_not_attacked_again(robench, baseline
 # Worse
 
 
-def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench, baseline, folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "CHECK_EVERY", 1e9)  # to the end
+def test_a_worse_model_is_a_regression_and_the_examples_lost_are_named(robench, baseline, folder, monkeypatch):
+    monkeypatch.setattr(runner, "CHECK_EVERY", 1e9)  # to the end
     told = robench(*CHECK, "--json", "now.json", "--junit", "junit.xml", "--quiet")
     assert told.code == 1
     assert told.err == ""
@@ -171,7 +169,7 @@ def test_a_worse_model_is_a_regression_and_its_fallen_examples_are_named(robench
         ("", True, None, "float32"),
     ],
 )
-def test_it_searches_in_the_baselines_precision_or_says_that_they_differ(
+def test_check_searches_in_the_baselines_precision_or_notes_the_difference(
     robench, baseline, folder, monkeypatch, recorded, has, typed, searched
 ):
     monkeypatch.setenv("ROBENCH_PRECISION", "")
@@ -187,35 +185,35 @@ def test_it_searches_in_the_baselines_precision_or_says_that_they_differ(
     assert (sentence in told.out) is (before not in ("", searched))
 
 
-def test_it_stops_when_the_answer_is_certain(robench, baseline, folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0.0)
-    monkeypatch.setattr(evaluation, "CHECK_EVERY", 0.0)
-    monkeypatch.setattr(evaluation, "CHECK_SHARE", 1e9)
+def test_check_stops_when_the_verdict_is_certain(robench, baseline, folder, monkeypatch):
+    monkeypatch.setattr(runner, "COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(runner, "CHECK_EVERY", 0.0)
+    monkeypatch.setattr(runner, "CHECK_SHARE", 1e9)
     early = robench(*CHECK, "--json", "early.json", "--run", "early.robench")
     assert early.code == 1
     assert "Stopped early" in early.out
     assert "not finished" in early.out
-    monkeypatch.setattr(evaluation, "CHECK_EVERY", 1e9)
+    monkeypatch.setattr(runner, "CHECK_EVERY", 1e9)
     whole = robench(*CHECK, "--json", "whole.json", "--run", "whole.robench")
     assert whole.code == 1
     cost = [json.loads((folder / f"{name}.json").read_text())["cost"]["forwards"] for name in ("early", "whole")]
     assert cost[0] < 0.8 * cost[1]
 
 
-def test_a_model_that_has_forgotten_everything_is_not_even_attacked(robench, baseline, folder, unattacked):
+def test_a_model_without_clean_accuracy_is_not_attacked(robench, baseline, folder, unattacked):
     weights(folder, factor=-1.0)
     told = robench("check", "model.safetensors", "--baseline", "baseline.json")
     assert told.code == 1
     assert "(wrong before any attack)" in told.out
 
 
-def test_only_the_rows_that_are_named_are_judged(robench, baseline):
+def test_only_named_rows_are_judged(robench, baseline):
     assert robench(*CHECK, "--max-drop", "clean=5pp", "--quiet").code == 0
     assert robench(*CHECK, "--max-drop", "99pp", "--quiet").code == 0
     assert robench(*CHECK, "--max-drop", "99pp", "--max-drop", "linf:0.1=1pp", "--quiet").code == 1
 
 
-def test_github_is_told_in_its_own_words(robench, baseline, folder, monkeypatch):
+def test_annotations_have_the_syntax_of_github(robench, baseline, folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "step.md"))
     (folder / "step.md").write_text("before\n")
     told = robench(*CHECK, "--github", "--quiet")
@@ -229,7 +227,7 @@ def test_github_is_told_in_its_own_words(robench, baseline, folder, monkeypatch)
 # Undecided, stopped, failed
 
 
-def test_too_few_examples_are_undecided_and_it_is_said_how_many_more(robench, folder, strong):
+def test_too_few_examples_are_undecided_with_the_number_of_further_ones(robench, folder, strong):
     words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
     assert robench(*words, "--json", "baseline.json").code == 0
     told = robench(*CHECK, "--max-drop", "union=1pp", "--quiet")
@@ -238,7 +236,7 @@ def test_too_few_examples_are_undecided_and_it_is_said_how_many_more(robench, fo
     assert "further examples would decide, if they flip as these do." in told.out
 
 
-def test_until_decided_asks_both_models_about_further_examples(robench, folder, strong):
+def test_until_decided_evaluates_both_models_on_further_examples(robench, folder, strong):
     words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
     assert robench(*words, "--json", "baseline.json", "--run", "mine.robench").code == 0
     kept = (folder / "mine.robench").read_bytes()
@@ -265,7 +263,7 @@ def test_until_decided_needs_the_model_of_the_baseline(robench, folder, strong):
     assert robench(*asked, "--baseline-model", "moved.safetensors").code == 1
 
 
-def test_what_is_out_of_time_is_not_measured_and_the_same_command_goes_on(robench, baseline, folder):
+def test_a_check_out_of_time_is_unmeasured_and_the_same_command_continues(robench, baseline, folder):
     words = *CHECK, "--max-drop", "linf:0.1=1pp", "--quiet"
     early = robench(*words, "--minutes", "1e-9")
     assert early.code == 2
@@ -273,7 +271,7 @@ def test_what_is_out_of_time_is_not_measured_and_the_same_command_goes_on(robenc
     assert robench(*words).code == 1
 
 
-def test_an_attack_that_fails_is_no_regression_and_no_pass(robench, baseline, monkeypatch):
+def test_a_failing_attack_is_neither_a_regression_nor_a_pass(robench, baseline, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no gradient today")
 
@@ -297,7 +295,7 @@ def killed(folder, name, moments):
     return [json.loads(line) for line in done.stdout.splitlines()], json.loads((folder / f"{name}.json").read_text())
 
 
-def test_a_check_killed_again_and_again_ends_in_the_same_verdict(folder, baseline):
+def test_a_repeatedly_killed_check_ends_in_the_same_verdict(folder, baseline):
     weights(folder, factor=1.05)
     (undisturbed,), whole = killed(folder, "whole", [])
     sittings, disturbed = killed(folder, "killed", [undisturbed["seconds"] * part for part in (0.2, 0.4, 0.6)])
@@ -330,7 +328,7 @@ def test_a_check_killed_again_and_again_ends_in_the_same_verdict(folder, baselin
         ("digits-nat", "--baseline"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(refused, baseline, images, folder, words, told):
+def test_bad_input_is_one_sentence(refused, baseline, images, folder, words, told):
     (folder / "gate.txt").write_text("once upon a time")
     assert told in refused("check", *shlex.split(words))
 
@@ -354,7 +352,7 @@ def damaged(baseline, **changes):
         ({"union__outcomes": ""}, "the outcomes of union do not fit its counts"),
         ({"threats__1__outcomes": "SB"}, "the outcomes of l2:1 do not fit its counts"),
         ({"threats__0__outcomes": None}, "the baseline bad.json cannot be read"),
-        ({"data__numbers": ""}, "does not say all that it asked"),
+        ({"data__numbers": ""}, "lacks a part of its question"),
         ({"data__numbers": "0:39"}, "are not 40 examples"),
         ({"data__numbers": "zero"}, "are not 40 examples"),
         ({"data__numbers": "1:41"}, "are not those of the baseline bad.json (digits:test"),
@@ -363,12 +361,12 @@ def damaged(baseline, **changes):
         ({"threats__0__attacks__0__spec": "pgd(stepz=4)"}, "stepz"),
     ],
 )
-def test_a_damaged_baseline_is_told_in_one_sentence(refused, baseline, changes, told):
+def test_a_damaged_baseline_is_one_sentence(refused, baseline, changes, told):
     damaged(baseline, **changes)
     assert told in refused("check", "digits-nat", "--baseline", "bad.json")
 
 
-def test_a_baseline_of_other_data_is_told_apart_although_the_numbers_fit(refused, baseline):
+def test_a_baseline_on_other_data_with_the_same_numbers_is_refused(refused, baseline):
     damaged(baseline, data__name="digits:train")
     told = refused("check", "digits-nat", "--baseline", "bad.json")
     assert "of digits:train" in told
@@ -406,7 +404,7 @@ def test_a_baseline_that_contradicts_itself_is_refused(baseline, refused, entrie
     assert told in refused("check", "digits-adv-linf", "--baseline", "baseline.json")
 
 
-def test_an_unfinished_baseline_is_said_to_be_one(baseline, robench, unattacked):
+def test_an_unfinished_baseline_is_noted(baseline, robench, unattacked):
     told = json.loads(Path("baseline.json").read_text())
     for entry in [*told["threats"], told["union"]]:
         place = entry["outcomes"].rindex("S")
@@ -420,7 +418,7 @@ def test_an_unfinished_baseline_is_said_to_be_one(baseline, robench, unattacked)
     assert "1 example is open in the baseline" in answer.out
 
 
-def test_a_summary_of_the_step_that_cannot_be_written_leaves_the_verdict(baseline, robench, folder, monkeypatch):
+def test_the_verdict_stands_if_the_step_summary_cannot_be_written(baseline, robench, folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "nowhere" / "summary.md"))
     told = robench("check", "digits-adv-linf", "--baseline", "baseline.json", "--github")
     assert told.code == 0

@@ -63,7 +63,7 @@ def undo(mean, std):
         (lambda x: x.transpose(2, 3), "rows and columns exchanged"),
     ],
 )
-def test_what_is_done_to_images_is_named(net, digits, wants, told):
+def test_the_missing_preprocessing_is_named(net, digits, wants, told):
     module = Fed(net, images=wants)
     assert right(module, digits) < 0.5
     assert told in cause(module, digits)
@@ -111,14 +111,14 @@ def test_the_order_of_labels_is_named(net, digits, shift):
     assert f"its classes seem to be in another order: it answers {shift} for 0, " in cause(module, digits)
 
 
-def test_labels_that_count_from_one_in_a_wider_model_are_named(net, digits):
+def test_labels_that_start_at_one_in_a_model_with_more_outputs_are_named(net, digits):
     module = Fed(net, answers=lambda z: torch.cat([z[:, :1] * 0 - 100, z], dim=1))
     assert "it answers 1 for 0, 2 for 1" in cause(module, digits, classes=11)
 
 
 @pytest.mark.parametrize("n", [5, 10, 20, 50, 200])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_model_that_guesses_is_given_no_cause(digits, n, seed):
+def test_a_random_model_gets_no_explanation(digits, n, seed):
     """With few images some order of ten labels always fits guesses well."""
     table = torch.randint(10, (1000,), generator=torch.Generator().manual_seed(seed))
 
@@ -130,7 +130,7 @@ def test_a_model_that_guesses_is_given_no_cause(digits, n, seed):
     assert cause(Guesses(), digits.part(str(n))) is None
 
 
-def test_chance_is_told_from_skill():
+def test_chance_accuracy_is_distinguished_from_better_accuracy():
     assert near_chance(10, 100, 10)
     assert near_chance(0, 100, 10)
     assert near_chance(18, 100, 10)  # three standard deviations of 3

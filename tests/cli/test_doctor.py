@@ -19,7 +19,7 @@ def few(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_a_sound_attack_is_told_in_markdown_and_progress_on_stderr(robench):
+def test_a_correct_attack_is_reported_in_markdown_with_progress_on_stderr(robench):
     told = robench("doctor", "--attack", "pgd(steps=12, step_size=0.2)")
     assert told.code == 0
     assert told.out.startswith("# Conformance of attacks\n")
@@ -29,7 +29,7 @@ def test_a_sound_attack_is_told_in_markdown_and_progress_on_stderr(robench):
     assert robench("doctor", "--attack", "pgd(steps=12, step_size=0.2)", "--quiet").err == ""
 
 
-def test_a_fault_of_ours_is_a_failure(robench, monkeypatch):
+def test_a_fault_in_an_attack_of_robench_fails(robench, monkeypatch):
     monkeypatch.setattr(PGD, "step", lambda self, threat, batch, state, seen: state)
     told = robench("doctor", "--attack", "pgd(steps=2, random_start=False)")
     assert told.code == 1
@@ -37,7 +37,7 @@ def test_a_fault_of_ours_is_a_failure(robench, monkeypatch):
     assert "linf, every case: misses" in told.out
 
 
-def test_a_fault_of_another_library_is_told_and_no_failure(robench):
+def test_a_fault_in_another_library_is_reported_without_failing(robench):
     """Foolbox's C&W does not move pixels at 0 and 1."""
     attack = "foolbox:L2CarliniWagnerAttack(steps=40, binary_search_steps=4, initial_const=1)"
     told = robench("doctor", "--attack", attack)
@@ -45,5 +45,5 @@ def test_a_fault_of_another_library_is_told_and_no_failure(robench):
     assert f"`{attack}`, l2, binary: misses" in told.out
 
 
-def test_a_name_that_nothing_has_is_one_line(refused):
+def test_an_unknown_attack_is_one_line(refused):
     assert "did you mean pgd" in refused("doctor", "--attack", "pgdd")

@@ -51,7 +51,7 @@ def test_a_pickle_that_would_run_code_is_not_run(folder, refused, weights, how):
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
-def test_a_truncated_checkpoint_is_called_so(folder, refused, weights, kind, share):
+def test_a_truncated_checkpoint_is_named_as_such(folder, refused, weights, kind, share):
     path = folder / f"model.{kind}"
     safetensors.torch.save_file(weights, path) if kind == "safetensors" else torch.save(weights, path)
     held = path.read_bytes()
@@ -60,7 +60,7 @@ def test_a_truncated_checkpoint_is_called_so(folder, refused, weights, kind, sha
     assert f"{path.name} is cut off or damaged" in told or f"{path.name} is not a checkpoint" in told
 
 
-def test_the_home_of_an_unknown_user_is_no_bug(folder, refused, monkeypatch):
+def test_a_path_in_the_home_of_an_unknown_user_is_one_line(folder, refused, monkeypatch):
     assert "there is no file ~no-such-user/m.pt" in refused("evaluate", "~no-such-user/m.pt", "--data", "digits")
     assert "there is no file ~no-such-user/x.npz" in refused("evaluate", "digits-nat", "--data", "~no-such-user/x.npz")
     monkeypatch.setenv("ROBENCH_DATA", "~no-such-user")
@@ -69,7 +69,7 @@ def test_the_home_of_an_unknown_user_is_no_bug(folder, refused, monkeypatch):
     )
 
 
-def test_an_html_page_under_the_name_of_a_checkpoint_is_called_so(folder, refused):
+def test_an_html_page_named_as_a_checkpoint_is_recognised(folder, refused):
     (folder / "model.pt").write_text("<!DOCTYPE html>\n<html>Sign in</html>")
     assert "model.pt is an HTML page, not a checkpoint" in refused(*EVALUATE)
 
@@ -114,7 +114,7 @@ def test_logits_that_are_not_numbers_on_real_images_are_named(folder, refused):
     assert "of 12 clean images (first: example" in told
 
 
-def test_a_model_whose_answers_no_seed_repeats_is_refused(folder, refused):
+def test_a_stochastic_model_that_ignores_the_seed_is_refused(folder, refused):
     told = refused(*own(folder, "return self.fc(x.flatten(1)) + torch.Generator().seed() % 997"))
     assert "different logits for the same images" in told
 
@@ -146,7 +146,7 @@ def test_floats_from_0_to_255_are_refused(folder, refused, model):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
-def test_data_that_are_not_here_and_cannot_be_fetched_are_refused(folder, refused, monkeypatch, name):
+def test_missing_data_that_cannot_be_downloaded_are_refused(folder, refused, monkeypatch, name):
     monkeypatch.delenv("ROBENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -160,7 +160,7 @@ def test_data_that_are_not_here_and_cannot_be_fetched_are_refused(folder, refuse
     assert "--data digits" in told
 
 
-def test_without_data_those_that_fit_are_listed(refused, model):
+def test_without_data_the_matching_data_sets_are_listed(refused, model):
     told = refused("evaluate", "model.pt")
     assert "--data" in told
     fitting = [name for name, data in DATASETS.items() if data.shape == (1, 28, 28)]
@@ -266,21 +266,21 @@ def test_an_unknown_name_suggests_the_nearest(refused, model, run, words, neares
         "merge r.robench --out tiny.toml/m.robench",
     ],
 )
-def test_what_cannot_be_done_is_one_line(refused, model, run, words):
+def test_an_invalid_command_is_one_line(refused, model, run, words):
     refused(*words.split())
 
 
 # Places
 
 
-def test_a_run_that_cannot_be_kept_is_refused_before_the_work(folder, refused):
+def test_an_unwritable_run_file_is_refused_before_any_work(folder, refused):
     command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--run"
     assert "with --run" in refused(*command, "tiny.toml/r.robench")
     assert "is not a file" in refused(*command, ".")
     assert "tiny.toml is not a robench run file; it was left as it is" in refused(*command, "tiny.toml")
 
 
-def test_a_summary_that_cannot_be_written_is_refused_before_the_work(folder, refused):
+def test_an_unwritable_summary_is_refused_before_any_work(folder, refused):
     command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--json"
     assert "with --json" in refused(*command, "none/s.json")
     assert "with --json" in refused(*command, "tiny.toml/s.json")
@@ -288,7 +288,7 @@ def test_a_summary_that_cannot_be_written_is_refused_before_the_work(folder, ref
     assert "a file of its own" in refused(*command, "r.robench", "--run", "r.robench")
 
 
-def test_a_damaged_run_is_refused_and_left_as_it_is(run, refused):
+def test_a_damaged_run_is_refused_and_unchanged(run, refused):
     held = run.read_bytes()
     run.write_bytes(held[:5000])
     for words in ("evaluate digits-nat --protocol tiny.toml --run", "report", "verify"):
@@ -296,7 +296,7 @@ def test_a_damaged_run_is_refused_and_left_as_it_is(run, refused):
     assert "is damaged" in refused("merge", "r.robench", "--out", "m.robench")
 
 
-def test_a_run_of_another_model_or_data_or_seed_is_refused_and_left_as_it_is(run, images, refused, model):
+def test_a_run_of_another_model_data_or_seed_is_refused_and_unchanged(run, images, refused, model):
     tail = "--protocol", "tiny.toml", "--run", "r.robench"
     assert "holds a run of another model (digits-nat" in refused("evaluate", "digits-adv-linf", *tail)
     assert "digits:test with seed 0, not on digits:test with seed 7" in refused(
@@ -338,7 +338,7 @@ def test_a_mistake_in_a_protocol_is_named(folder, refused, text, told):
 # How errors are told
 
 
-def test_debug_shows_where_an_error_arose(robench):
+def test_debug_shows_a_traceback(robench):
     told = robench("list", "atacks", "--debug")
     assert told.code == 2
     assert "Traceback (most recent call last)" in told.err
@@ -346,11 +346,11 @@ def test_debug_shows_where_an_error_arose(robench):
     assert robench("--debug", "list", "atacks").err.count("Traceback") == 1
 
 
-def test_an_error_of_our_own_is_called_a_bug_in_one_line(robench, monkeypatch):
+def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 
-    monkeypatch.setattr("robench.cli.report.load_run", fail)
+    monkeypatch.setattr("robench.cli.report.recorded_summary", fail)
     told = robench("report", "r.robench")
     assert (told.code, told.out) == (2, "")
     assert told.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"
@@ -387,7 +387,7 @@ def test_attacks_and_threats_that_make_no_sense_are_refused(refused, words, told
     assert told in refused("evaluate", "digits-nat", *words)
 
 
-def test_no_unknown_protocol_model_or_attack_is_taken(refused):
+def test_unknown_protocols_models_and_attacks_are_refused(refused):
     assert "no protocol is called 'nope'" in refused("list", "protocols", "nope")
     assert "nonsense" in refused("list", "protocols", "-v", "--model", "nonsense")
     assert "no attack is called 'nope'" in refused("doctor", "--attack", "nope")

@@ -145,7 +145,7 @@ def test_what_an_error_ended_is_failed_and_not_still_to_do(robench, monkeypatch,
     assert "still to do" not in table
 
 
-def test_what_is_out_of_time_is_open_and_the_same_command_finishes_it(robench, folder):
+def test_examples_beyond_the_time_limit_stay_open_until_the_same_command_finishes_them(robench, folder):
     told = robench(*TINY, "--minutes", "1e-9", "--json", "early.json")
     assert told.code == 0
     assert "11 examples are still open" in told.err or "12 examples are still open" in told.err
@@ -206,21 +206,21 @@ def mistaken(folder, robench):
     return call
 
 
-def test_a_good_model_is_not_warned_of(mistaken):
+def test_an_accurate_model_causes_no_warning(mistaken):
     assert mistaken("return self.net(x)") == ""
 
 
-def test_a_model_of_other_pixels_is_told_of_normalisation(mistaken):
+def test_a_model_without_its_normalisation_causes_a_warning(mistaken):
     warning = mistaken("return self.net(x / 255)")
     assert "is no better than chance" in warning
     assert "--normalise 0/0.003921569" in warning
 
 
-def test_the_advice_about_normalisation_mends_it(mistaken):
+def test_following_the_advice_on_normalisation_restores_the_accuracy(mistaken):
     assert mistaken("return self.net(x / 255)", "--normalise", "0/0.003921569") == ""
 
 
-def test_a_model_of_other_labels_is_told_of_their_order(mistaken):
+def test_a_model_with_permuted_labels_causes_a_warning(mistaken):
     warning = mistaken("return self.net(x).roll(3, dims=1)")
     assert "its classes seem to be in another order: it answers 3 for 0, 4 for 1" in warning
 
@@ -271,10 +271,10 @@ def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     summary = json.loads((folder / "s.json").read_text())
     assert summary["union"]["open"] > 0
     with RunFile.read(folder / "r.robench") as run:
-        assert sum(s.draws for s in run.evidence().exhausted) > 0
+        assert any(s.done for s in run.evidence().exhausted)
 
 
-def test_what_a_search_in_bfloat16_finds_holds_in_float32(robench, folder):
+def test_images_found_in_bfloat16_are_verified_in_float32(robench, folder):
     asked = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "rough.robench", "--precision"
     assert robench(*asked, "bfloat16").code == 0
     with RunFile.read(folder / "rough.robench") as run:

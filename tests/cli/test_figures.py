@@ -45,7 +45,7 @@ def alter(path, change):
     db.close()
 
 
-def test_every_kind_there_is_material_for_is_drawn_and_the_others_are_told(run, robench, folder):
+def test_every_possible_kind_is_drawn_and_the_others_are_noted(run, robench, folder):
     before = files(folder)
     told = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
     assert told.code == 0
@@ -104,7 +104,7 @@ def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench
     assert line.get_ydata()[-1] < line.get_ydata()[0]
 
 
-def test_two_models_are_side_by_side_with_stars_where_a_named_card_says_so(other, robench, folder):
+def test_two_models_are_compared_with_stars_at_the_threats_of_their_training(other, robench, folder):
     (folder / "card.toml").write_text(
         'name = "digits-nat"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
         'weights = "w.safetensors"\nsha256 = "0"\n[settings]\nthreats = ["l2:1"]\n'
@@ -114,13 +114,13 @@ def test_two_models_are_side_by_side_with_stars_where_a_named_card_says_so(other
     assert "Stars" in robench(*words, "--card", "card.toml").out
 
 
-def test_pictures_of_models_with_one_name_are_kept_apart(run, robench, folder):
+def test_pictures_of_models_with_the_same_name_get_distinct_names(run, robench, folder):
     shutil.copy(run, folder / "again.robench")
     robench("figures", "r.robench", "again.robench", "--out", "p", "--kind", "queries")
     assert sorted(files(folder / "p")) == ["queries-digits-nat-2.svg", "queries-digits-nat.svg"]
 
 
-def test_the_gallery_shows_what_the_run_keeps_and_what_the_model_answers(run, robench, folder, monkeypatch):
+def test_the_gallery_shows_images_of_the_run_with_the_predictions(run, robench, folder, monkeypatch):
     seen = []
     real = figures.galleries
     monkeypatch.setattr(figures, "galleries", lambda summary, shown: seen.extend(shown) or real(summary, shown))
@@ -142,7 +142,7 @@ def test_the_gallery_shows_what_the_run_keeps_and_what_the_model_answers(run, ro
     assert [one.size for one in seen[:2]] == sorted(one.size for one in seen[:2])
 
 
-def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, folder, monkeypatch):
+def test_landscapes_show_the_first_correctly_classified_images(run, robench, folder, monkeypatch):
     seen = []
     real = figures.landscapes
     monkeypatch.setattr(figures, "landscapes", lambda summary, found: seen.extend(found) or real(summary, found))
@@ -154,7 +154,7 @@ def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, f
     assert all(one.margin[20, 20] < 0 for one in seen)
 
 
-def test_lines_outwards_begin_at_the_models_answer_to_the_first_images_it_gets_right(run, robench, folder, monkeypatch):
+def test_lines_start_at_the_logits_of_the_first_correctly_classified_images(run, robench, folder, monkeypatch):
     seen = []
     real = figures.walks
     monkeypatch.setattr(figures, "walks", lambda summary, found: seen.extend(found) or real(summary, found))
@@ -172,7 +172,7 @@ def test_lines_outwards_begin_at_the_models_answer_to_the_first_images_it_gets_r
         assert one.margin[0, -1] > one.margin[0, 0]
 
 
-def test_the_first_layer_is_the_models_and_the_pixels_are_black(run, robench, folder, monkeypatch):
+def test_the_first_layer_shows_the_models_filters_and_black_pixels(run, robench, folder, monkeypatch):
     seen = []
     real = figures.first_layers
     monkeypatch.setattr(figures, "first_layers", lambda *told: seen.append(told) or real(*told))
@@ -192,7 +192,7 @@ def test_the_first_layer_is_the_models_and_the_pixels_are_black(run, robench, fo
     ("first", "told"),
     [
         ("Identity()", "model shows no convolution as its first layer, so no filters; leave it out"),
-        ("Conv2d(3, 3, 1)", "r.robench is about images without a black pixel, so there is none to raise; leave it out"),
+        ("Conv2d(3, 3, 1)", "r.robench is about images without black pixels, so there is none to raise; leave it out"),
     ],
 )
 def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, robench, refused, folder, first, told):
@@ -207,7 +207,7 @@ def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, r
     assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
 
 
-def test_quiet_prints_names_alone(run, robench, folder):
+def test_quiet_prints_only_names(run, robench, folder):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
     told = robench("figures", "r.robench", "--out", "p", "--quiet")
     assert told.err == ""
@@ -232,7 +232,7 @@ def test_quiet_prints_names_alone(run, robench, folder):
         (("--card", "none.toml"), "the card none.toml cannot be read"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_a_sentence(run, images, refused, words, told):
+def test_an_impossible_figure_is_refused_in_a_sentence(run, images, refused, words, told):
     if "images.npz" in words:
         np.savez(images, x=np.zeros((12, 1, 28, 28), np.float32), y=np.arange(12) % 10)
     assert told in refused("figures", "r.robench", "--out", "p", *words)
@@ -246,7 +246,7 @@ def test_a_run_without_images_has_no_gallery(slim, refused, robench):
     assert f"note: no gallery: {told}" in rest.err
 
 
-def test_a_run_whose_model_is_gone_still_has_its_queries(run, robench, refused):
+def test_queries_are_drawn_even_if_the_model_is_missing(run, robench, refused):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
     assert "gone.safetensors" in refused("figures", "r.robench", "--out", "p", "--kind", "landscape")
     told = robench("figures", "r.robench", "--out", "p")
@@ -259,12 +259,12 @@ def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
     assert "differs from its checksum" in refused("figures", "r.robench", "--out", "p", "--kind", "gallery")
 
 
-def test_model_is_for_one_run(other, refused):
+def test_the_option_model_takes_one_run(other, refused):
     told = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
-    assert "--model says where the model of one run is" in told
+    assert "--model locates the model of a single run" in told
 
 
-def test_a_card_of_a_stranger_is_refused(run, refused, folder):
+def test_a_card_of_a_model_without_a_run_is_refused(run, refused, folder):
     (folder / "card.toml").write_text(
         'name = "stranger"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
         'weights = "w.safetensors"\nsha256 = "0"\n'
@@ -274,7 +274,7 @@ def test_a_card_of_a_stranger_is_refused(run, refused, folder):
 
 
 @pytest.mark.parametrize("name", ["none.robench", "tiny.toml"])
-def test_what_is_no_run_file_is_refused(folder, refused, name):
+def test_a_file_that_is_not_a_run_is_refused(folder, refused, name):
     assert name in refused("figures", name, "--out", "p")
 
 
@@ -283,7 +283,7 @@ def test_out_must_be_a_folder(run, refused, folder):
         "figures", "r.robench", "--out", "r.robench", "--kind", "queries"
     )
     below = refused("figures", "r.robench", "--out", "r.robench/p", "--kind", "queries")
-    assert "r.robench/p cannot be made a folder" in below
+    assert "r.robench/p cannot be created" in below
 
 
 def test_help_does_not_wait_for_matplotlib():
@@ -298,7 +298,7 @@ PAGE = (ROOT / "docs" / "figures.md").read_text()
 
 @pytest.mark.skipif(matplotlib.__version__ != DRAWN_WITH, reason="another matplotlib may draw otherwise")
 @pytest.mark.parametrize("kind", ["curve", "trade-off", "queries"])
-def test_a_committed_picture_is_what_its_command_gives(kind, robench, folder, monkeypatch):
+def test_committed_pictures_are_reproduced_by_their_commands(kind, robench, folder, monkeypatch):
     (words,) = re.findall(rf"^robench (figures .* --kind {kind})$", PAGE, re.M)
     monkeypatch.chdir(ROOT)
     expanded = [name for word in words.split() for name in (sorted(map(str, Path().glob(word))) or [word])]
@@ -309,7 +309,7 @@ def test_a_committed_picture_is_what_its_command_gives(kind, robench, folder, mo
     assert drawn == (ROOT / "docs" / "images" / name).read_bytes()
 
 
-def test_every_committed_picture_is_on_the_page_and_small():
+def test_every_committed_picture_is_small_and_in_the_docs():
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
     assert set(re.findall(r"\(images/([^)]+)\)", PAGE)) == set(pictures)
     assert all(size < 200_000 for size in pictures.values())

@@ -20,7 +20,7 @@ def test_an_attack_of_foolbox_by_its_name(robench):
     assert "all hold" in robench("verify", "r.robench").out
 
 
-def test_what_is_wrong_with_a_foreign_name_is_told_in_a_line(refused):
+def test_an_invalid_foreign_attack_is_one_line(refused):
     question = "evaluate", "digits-nat", "--threat", "linf:0.1", "--attack"
     assert "did you mean LinfFastGradientAttack" in refused(*question, "foolbox:LinfFastGradientAtack")
     assert "does not attack linf; it attacks l2" in refused(*question, "foolbox:DDNAttack")

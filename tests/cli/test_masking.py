@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from robench import api
+from robench.evaluation import prepared
 from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
@@ -33,7 +33,7 @@ def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
     square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
-    monkeypatch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(scrutiny, "MIN", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])
@@ -68,7 +68,7 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert verified.code == 0, verified.err
 
 
-def test_without_the_option_nothing_is_looked_at(robench, staircase, folder):
+def test_without_the_option_no_masking_check_runs(robench, staircase, folder):
     plain = robench("evaluate", *staircase, *ATTACK, "--run", "r.robench", "--json", "s.json")
     assert "Gradient masking: untested." in plain.out
     assert "indicator" not in plain.out
@@ -76,13 +76,13 @@ def test_without_the_option_nothing_is_looked_at(robench, staircase, folder):
     assert told == {"verdict": "untested", "evidence": [], "next": ""}
 
 
-def test_a_run_that_was_not_looked_into_has_an_empty_panel(robench, run):
+def test_a_run_without_masking_checks_has_an_empty_panel(robench, run):
     told = robench("report", "r.robench", "--masking").out
     assert "linf:0.1 untested: nobody has looked; robench evaluate --masking on does, under linf, l2 and l1.\n" in told
     assert "| indicator" not in told
 
 
-def test_an_old_and_a_looked_at_run_merge(robench, staircase):
+def test_runs_with_and_without_masking_checks_merge(robench, staircase):
     robench("evaluate", *staircase, *ATTACK, "--run", "a.robench")
     robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "b.robench")
     assert robench("merge", "a.robench", "b.robench", "--out", "c.robench").code == 0
@@ -91,10 +91,10 @@ def test_an_old_and_a_looked_at_run_merge(robench, staircase):
     assert panels[0] == panels[1] != ""
 
 
-def test_csv_has_no_room_for_a_panel(refused, run):
+def test_the_panel_is_refused_in_csv(refused, run):
     assert "leave --masking out" in refused("report", "r.robench", "--masking", "--format", "csv")
 
 
-def test_a_word_that_is_no_level_gets_the_nearest(refused):
+def test_an_unknown_level_suggests_the_nearest(refused):
     told = refused("evaluate", "digits-nat", "--masking", "depe")
     assert told == "Error: no level of --masking is called 'depe'; did you mean deep?"

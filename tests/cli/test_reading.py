@@ -65,7 +65,7 @@ def test_a_report_as_csv_has_a_row_per_threat(run, robench, folder):
     assert {row["threat"]: float(row["accuracy"]) for row in rows} == pytest.approx(expected)
 
 
-def test_reports_only_read_and_are_the_same_every_time(run, robench, folder):
+def test_reports_change_no_file_and_are_reproducible(run, robench, folder):
     shutil.copy(run, folder / "again.robench")
     before = files(folder)
     first = robench("report", "r.robench", "again.robench", "--breakdown")
@@ -88,7 +88,7 @@ def test_a_notebook_shows_a_summary_as_the_table_that_is_printed(run, robench):
 # verify
 
 
-def test_evidence_that_holds_is_verified(run, robench, folder):
+def test_true_evidence_is_verified(run, robench, folder):
     before = files(folder)
     told = robench("verify", "r.robench")
     assert told.code == 0
@@ -244,7 +244,7 @@ def test_merging_reads_and_leaves_its_sources_as_they_are(halves, robench):
 
 
 @pytest.mark.precision
-def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, robench):
+def test_a_slim_run_has_no_images_and_cannot_be_verified(halves, robench):
     robench("merge", "a.robench", "--slim", "--out", "slim.robench")
     with RunFile.read(halves / "slim.robench") as run:
         assert list(run.images((1, 28, 28))) == []
@@ -285,7 +285,7 @@ def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
     assert "train.robench is about digits:train, a.robench about digits:test" in told
 
 
-def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refused):
+def test_merging_a_damaged_file_leaves_nothing_behind(halves, robench, refused):
     altered(halves / "b.robench", "UPDATE clean SET digest = 'another' WHERE example = 6")
     told = refused("merge", "a.robench", "b.robench", "--out", "m.robench")
     assert "example 6 is not the same image in these runs" in told
@@ -307,7 +307,7 @@ def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refuse
         ("architectures", ARCHITECTURES),
     ],
 )
-def test_everything_is_listed_in_one_line_each(robench, kind, expected):
+def test_each_entry_of_a_list_is_one_line(robench, kind, expected):
     told = robench("list", kind)
     assert (told.code, told.err) == (0, "")
     lines = told.out.splitlines()
@@ -316,7 +316,7 @@ def test_everything_is_listed_in_one_line_each(robench, kind, expected):
     assert all(len(line.split()) > 3 for line in lines), "a name alone tells nothing"
 
 
-def test_the_list_of_models_tells_what_each_was_trained_on_and_what_is_left_of_it(robench):
+def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
     told = robench("list", "models", "digits-sat").out
     assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in told
     assert "union 15.0" in told
@@ -332,11 +332,11 @@ def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_the
     assert shown.endswith(" Its weights are to be fetched from zoo.example, or trained.\n")
 
 
-def test_no_kind_of_list_is_forgotten():
+def test_every_kind_of_list_is_tested():
     assert set(KINDS) == {"attacks", "threats", "protocols", "recipes", "data", "models", "architectures"}
 
 
-def test_a_protocol_that_is_listed_with_all_its_numbers_can_be_used_as_it_is(robench, folder):
+def test_a_verbosely_listed_protocol_is_a_valid_protocol_file(robench, folder):
     told = robench("list", "protocols", "-v")
     assert told.code == 0
     for name in names():
@@ -386,11 +386,11 @@ def test_the_weights_of_a_bundled_model_are_a_plain_checkpoint_too(robench, fold
     assert "note: recognised as digits-cnn by its key names and shapes" in told.err
 
 
-def test_one_protocol_is_printed_with_what_it_would_cost_a_model_of_its_data(robench):
+def test_a_protocol_is_printed_with_its_cost_for_a_model_of_its_data(robench):
     told = robench("list", "protocols", "standard-digits", "-v", "--model", "digits-nat")
     assert told.code == 0
     assert len([line for line in told.out.splitlines() if line.split("  ")[0] in names()]) == 1
-    assert "An example of 10 classes that stands to the end costs" in told.out
+    assert "An example of 10 classes that no attack breaks costs" in told.out
     assert " 500 of them take up to " in told.out
     other = robench("list", "protocols", "tramer2019-mnist-lp", "-v", "--model", "digits-nat")
     assert "costs" in other.out
@@ -404,7 +404,7 @@ def test_a_protocol_that_was_made_for_other_data_is_used_with_a_note(robench, fo
     assert "note: the protocol tiny was made for mnist; these are digits:test" in told.err
 
 
-def test_models_that_met_more_restarts_are_in_a_table_of_their_own(robench, folder):
+def test_models_evaluated_with_more_restarts_are_in_a_separate_table(robench, folder):
     for restarts in (1, 2):
         words = "--threat", "linf:0.1", "--attack", f"pgd(steps=2, restarts={restarts})", "--examples", "4"
         model = ["digits-nat", "digits-adv-linf"][restarts - 1]

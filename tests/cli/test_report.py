@@ -26,7 +26,7 @@ def pair(run, robench, folder):
     return folder
 
 
-def test_two_models_stand_in_one_table_with_hours_from_their_cards(pair, robench):
+def test_two_models_are_in_one_table_with_hours_from_their_cards(pair, robench):
     told = robench("report", "a.robench", "b.robench")
     assert (told.code, told.err) == (0, "")
     header, _, first, second = (
@@ -38,7 +38,7 @@ def test_two_models_stand_in_one_table_with_hours_from_their_cards(pair, robench
     assert [float(first[-1]), float(second[-1])] == pytest.approx([m / 60 for m in minutes], abs=0.005)
 
 
-def test_a_summary_file_does_as_well_as_its_run(pair, robench):
+def test_a_summary_file_gives_the_same_report_as_its_run(pair, robench):
     for words in ("", "--intervals --breakdown --together", "--format csv", "--format json", "--format latex"):
         by_runs = robench("report", "a.robench", "b.robench", *words.split())
         assert by_runs.code == 0
@@ -53,7 +53,7 @@ def test_a_list_of_summaries_is_read_back(pair, robench):
     assert robench("report", "both.json").out == robench("report", "a.robench", "b.robench").out
 
 
-def test_a_check_is_silent_where_the_file_is_what_the_runs_give(pair, robench):
+def test_report_check_is_silent_if_the_file_is_up_to_date(pair, robench):
     for form in ("markdown", "latex", "html", "csv", "json"):
         words = ("report", "a.robench", "b.robench", "--format", form)
         (pair / "table").write_text(robench(*words).out)
@@ -63,7 +63,7 @@ def test_a_check_is_silent_where_the_file_is_what_the_runs_give(pair, robench):
         assert files(pair) == before
 
 
-def test_a_check_shows_what_differs_and_fails(pair, robench):
+def test_report_check_shows_the_differences_and_fails(pair, robench):
     printed = robench("report", "a.robench", "b.robench").out
     (pair / "table.md").write_text(printed.replace("| digits-nat ", "| digits-not "))
     told = robench("report", "a.robench", "b.robench", "--check", "table.md")
@@ -75,7 +75,7 @@ def test_a_check_shows_what_differs_and_fails(pair, robench):
     assert told.err == "table.md differs from what the runs give; write it again\n"
 
 
-def test_a_check_sees_a_single_byte_and_shortens_long_differences(pair, robench):
+def test_report_check_detects_a_single_byte_and_shortens_long_diffs(pair, robench):
     printed = robench("report", "a.robench", "b.robench", "--format", "json").out
     (pair / "table").write_bytes(printed.replace("\n", "\r\n").encode())
     told = robench("report", "a.robench", "b.robench", "--format", "json", "--check", "table")
@@ -87,7 +87,7 @@ def test_a_check_sees_a_single_byte_and_shortens_long_differences(pair, robench)
     assert told.out.splitlines()[-1].startswith("... and ")
 
 
-def test_a_check_against_nothing_could_not_be_made(pair, refused):
+def test_report_check_refuses_a_missing_file(pair, refused):
     assert "no.md cannot be compared: No such file or directory" in refused("report", "a.robench", "--check", "no.md")
 
 
@@ -101,7 +101,7 @@ def test_the_numbers_of_a_report_are_those_of_the_runs_in_every_form(pair, roben
         assert all(share in text for share in shares)
 
 
-def test_runs_of_two_questions_are_two_tables_and_it_is_said(pair, robench):
+def test_runs_of_two_questions_are_two_tables_with_a_note(pair, robench):
     words = "evaluate digits-nat --protocol tiny.toml --quiet --examples 5 --run c.robench"
     assert robench(*shlex.split(words)).code == 0
     told = robench("report", "a.robench", "b.robench", "c.robench")
@@ -130,7 +130,7 @@ def own(pair, robench):
     return pair
 
 
-def test_cards_that_are_named_give_opt_and_hours(own, robench):
+def test_named_cards_give_opt_and_hours(own, robench):
     runs = ("report", "mine-linf.robench", "mine-l2.robench")
     assert "OPT" not in robench(*runs).out
     told = robench(*runs, "--card", "mine-linf.toml", "--card", "mine-l2.toml").out
@@ -139,7 +139,7 @@ def test_cards_that_are_named_give_opt_and_hours(own, robench):
     assert told.count(" 1.50 |") == 2
 
 
-def test_what_a_card_claims_stands_beside_what_was_measured(own, robench):
+def test_claimed_accuracies_are_beside_measured_ones(own, robench):
     path = own / "mine-linf.toml"
     about = '\n[claimed.ours]\nsource = "Ours 2020, Table 1"\nthreats = ["l2:1", "linf:0.1"]\n'
     path.write_text(path.read_text() + about + "[claimed.ours.accuracy]\nclean = 0.99\nunion = 0.99\n")
@@ -171,12 +171,12 @@ def test_a_claim_without_a_source_is_one_clear_line(own, refused):
     assert "source" in told
 
 
-def test_a_card_of_no_model_here_is_refused(own, refused):
+def test_a_card_of_a_model_without_a_run_is_refused(own, refused):
     told = refused("report", "a.robench", "b.robench", "--card", "mine-l2.toml")
     assert "mine-l2.toml is the card of mine-l2, which none of these runs is about; leave it out" in told
 
 
-def test_what_is_neither_a_run_nor_a_summary_is_one_clear_line(pair, refused):
+def test_a_file_that_is_neither_a_run_nor_a_summary_is_one_line(pair, refused):
     (pair / "list.json").write_text('[{"schema": 1}]')
     (pair / "cut.json").write_text((pair / "a.json").read_text()[:500])
     (pair / "bytes.json").write_bytes(b'{"schema": "\xff"}')
@@ -196,7 +196,7 @@ def test_a_summary_that_contradicts_itself_is_refused(pair, refused):
     assert "a.json: this summary file is damaged: the outcomes of linf:0.1 do not fit its counts" in told
 
 
-def test_a_cut_run_file_is_named(pair, refused):
+def test_a_truncated_run_file_is_named(pair, refused):
     whole = (pair / "a.robench").read_bytes()
     (pair / "a.robench").write_bytes(whole[: len(whole) // 2])
     assert "a.robench" in refused("report", "a.robench", "b.robench")

@@ -61,14 +61,14 @@ def victim(run, folder):
 
 
 @pytest.mark.parametrize("words", READERS)
-def test_a_journal_beside_a_run_deletes_nothing_whoever_reads_it(victim, run, robench, words):
+def test_a_planted_journal_deletes_nothing_when_a_run_is_read(victim, run, robench, words):
     before = run.read_bytes(), (run.parent / "r.robench-journal").read_bytes()
     assert robench(*shlex.split(words)).code == 0
     assert victim.read_text() == "precious"
     assert (run.read_bytes(), (run.parent / "r.robench-journal").read_bytes()) == before
 
 
-def test_a_journal_beside_a_run_deletes_nothing_when_the_run_goes_on(victim, run, refused):
+def test_a_planted_journal_deletes_nothing_when_a_run_continues(victim, run, refused):
     told = refused("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench")
     assert "r.robench-journal lies beside r.robench" in told
     assert "move it away" in told
@@ -76,7 +76,7 @@ def test_a_journal_beside_a_run_deletes_nothing_when_the_run_goes_on(victim, run
 
 
 @pytest.mark.parametrize("words", [*READERS, "evaluate digits-nat --protocol tiny.toml --run r.robench"])
-def test_a_view_in_a_run_is_not_looked_at(run, folder, refused, words):
+def test_a_view_in_a_run_file_is_not_executed(run, folder, refused, words):
     altered(run, "ALTER TABLE failure RENAME TO f")
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     altered(run, f"CREATE VIEW failure AS {endless} SELECT x example, 'linf:0.1' threat, 'a' attack, 'e' error FROM c")
@@ -86,7 +86,7 @@ def test_a_view_in_a_run_is_not_looked_at(run, folder, refused, words):
 
 
 @pytest.mark.parametrize("words", READERS)
-def test_pipes_devices_and_links_are_refused_at_once(run, folder, refused, words):
+def test_pipes_devices_and_links_are_refused_without_waiting(run, folder, refused, words):
     other = folder / "other"
     run.rename(other)
     began = time.monotonic()
@@ -97,7 +97,7 @@ def test_pipes_devices_and_links_are_refused_at_once(run, folder, refused, words
     assert time.monotonic() - began < 5
 
 
-def test_a_radius_without_end_hangs_no_command(run, robench, refused):
+def test_a_huge_radius_does_not_hang_a_command(run, robench, refused):
     began = time.monotonic()
     assert "has no readable radius" in refused("evaluate", "digits-nat", "--threat", "linf:1e999999999")
     assert "has no readable limits" in refused("evaluate", "digits-nat", "--threat", "rt:1e999999999px,1deg")
@@ -176,11 +176,11 @@ def test_a_forged_run_is_not_verified(run, robench, name):
     assert "all hold" not in told.out
 
 
-def test_verify_says_what_it_proves_and_what_it_does_not(run, robench):
+def test_verify_states_what_it_proves_and_what_it_does_not(run, robench):
     told = robench("verify", "r.robench")
     assert told.out.splitlines()[-2].endswith("judged again: all hold")
     assert told.out.splitlines()[-1] == (
-        "this proves what is broken; that the rest stands is the run's word (--search N searches it again)"
+        "this proves what is broken; that the rest stands is only claimed (--search N searches N of them again)"
     )
 
 
@@ -195,7 +195,7 @@ def test_standing_examples_are_searched_again(run, robench, folder):
     assert files(folder) == before
 
 
-def test_breaks_that_were_deleted_are_found_by_a_search_alone(run, robench):
+def test_deleted_breaks_are_found_only_by_searching_again(run, robench):
     with RunFile.read(run) as file:
         plan, evidence = file.plan(), file.evidence()
     gone = next(c.example for c, v in evidence.judged() if v.accepted and c.threat == "linf:0.1")
@@ -213,18 +213,18 @@ def test_breaks_that_were_deleted_are_found_by_a_search_alone(run, robench):
     assert f"example {gone} under linf:0.1: recorded as standing, and broken by " in told.err
 
 
-def test_what_was_forged_is_not_searched_again(run, robench):
+def test_a_forged_run_is_not_searched_again(run, robench):
     altered(run, "UPDATE clean SET correct = 1 - correct WHERE example = 5")
     told = robench("verify", "r.robench", "--search", "2")
     assert told.code == 1
     assert "searched again with seed" not in told.out
 
 
-def test_a_data_set_of_a_known_name_is_not_held_to_a_file(run, folder, refused):
+def test_a_run_on_a_named_data_set_is_not_verified_with_a_file(run, folder, refused):
     split = datasets.load("digits")
     np.savez(folder / "digits.npz", x=split.x.numpy(), y=split.y.numpy())
     told = refused("verify", "r.robench", "--data", "digits.npz")
-    assert "the run is about digits:test, a data set of that name; name it so with --data" in told
+    assert "the run is about digits:test, a data set of that name; use that name with --data" in told
 
 
 # Summaries
@@ -264,9 +264,9 @@ def test_a_summary_that_contradicts_itself_is_refused(run, folder, refused, word
     assert "this summary file is damaged" in refused(*shlex.split(words))
 
 
-def test_a_summary_as_large_as_no_summary_is_is_refused(folder, refused, monkeypatch):
+def test_a_summary_of_unreasonable_size_is_refused(folder, refused, monkeypatch):
     for module in ("robench.cli.report", "robench.evaluation.regression"):
-        monkeypatch.setattr(f"{module}.MOST_BYTES", 1000)
+        monkeypatch.setattr(f"{module}.MAX_BYTES", 1000)
     (folder / "large.json").write_text("{" + " " * 2000 + "}")
     assert "has more than 1,000 bytes" in refused("report", "large.json")
     assert "has more than 1,000 bytes" in refused("check", "digits-nat", "--baseline", "large.json")

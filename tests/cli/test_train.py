@@ -16,7 +16,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from robench import api
 from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
@@ -64,37 +63,37 @@ def same(path, weights):
     return all(torch.equal(found[key], weights[key]) for key in weights | found)
 
 
-def test_a_line_tells_how_far_it_is_how_good_and_how_fast(train, folder, often):
+def test_progress_lines_show_step_time_speed_loss_and_accuracy(train, folder, often):
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.code == 0, told.err
-    step = r"step \d+/12, (about \d+:\d\d left|reckoning the time), [\d,]+ images/s: "
-    step += r"loss \d\.\d{3}, \d+\.\d% right in training"
-    look = r"kept out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
+    step = r"step \d+/12, (about \d+:\d\d left|estimating the time left), [\d,]+ images/s: "
+    step += r"loss \d\.\d{3}, \d+\.\d% correct in training"
+    look = r"held out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
     *lines, last = told.err.splitlines()
     assert len(lines) == 24
     assert all(re.fullmatch(form, line) for form, line in zip([look, step] * 12, lines, strict=True)), lines
     assert last.startswith("m.safetensors and m.toml are written")
     seen = read_card(folder / "m.toml").validation
     assert seen["examples"] == 40
-    assert lines[-2] == f"kept out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
+    assert lines[-2] == f"held out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
 
 
-def test_some_images_are_kept_out_unless_it_is_said_that_none_are(train, folder, often):
+def test_some_images_are_held_out_unless_validation_is_0(train, folder, often):
     words = "nat --set steps=2 --no-evaluation"
-    assert "kept out" in train(f"{words} --out some").err
+    assert "held out" in train(f"{words} --out some").err
     assert read_card(folder / "some.toml").validation["examples"] == 64  # a twentieth of digits
-    assert "kept out" not in train(f"{words} --validation 0 --out none").err
+    assert "held out" not in train(f"{words} --validation 0 --out none").err
     assert read_card(folder / "none.toml").validation == {}
     assert train(f"{words} --out quiet --quiet").err.count("\n") == 1
 
 
-def test_of_few_images_none_are_kept_out_and_of_many_at_most_200():
+def test_small_data_hold_out_no_images_and_large_data_200():
     assert [usual_validation(n) for n in (16, 999, 1000, 1297, 60000)] == [0, 0, 50, 64, 200]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile asks for a C++ compiler")
 @pytest.mark.slow
-def test_compiled_passes_end_with_the_same_weights_up_to_rounding(train, folder):
+def test_compiled_training_gives_the_same_weights_up_to_rounding(train, folder):
     words = "sat --threat linf:0.2 --threat l1:10 --set steps=4 --set batch=16 --no-evaluation --validation 0"
     assert train(f"{words} --compile --out fast").code == 0
     assert train(f"{words} --out plain").code == 0
@@ -114,7 +113,7 @@ def test_a_missing_compiler_is_named_and_nothing_is_written(refused, folder, mon
     assert files(folder) == before
 
 
-def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
+def test_the_speed_counts_only_steps_of_this_session(monkeypatch, capsys):
     clock = [100.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
     shown = display.TrainingDisplay(batch=50)
@@ -122,19 +121,19 @@ def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
         clock[0] += 1
         shown.step(step, 50, 1.0, 0.5)
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "going on after step 10 of 50"
-    assert told[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% right in training"
+    assert told[0] == "continuing after step 10 of 50"
+    assert told[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% correct in training"
 
 
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
-    monkeypatch.setattr("robench.recipes.validation.fallen", lambda looks, now, n: f"look {now.step}")
+    monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.err.count("warning: ") == 1
     assert "warning: look 1\n" in told.err
 
 
-def test_a_card_tells_the_command_and_all_that_its_model_came_from(train, folder, monkeypatch):
-    monkeypatch.setattr(api, "commit", lambda device: "0123456789ab-dirty")
+def test_a_card_holds_the_command_and_everything_that_determines_the_model(train, folder, monkeypatch):
+    monkeypatch.setattr("robench.cli.train.commit", lambda device: "0123456789ab-dirty")
     clock = itertools.count(0.0, 6.0)  # a step takes a tenth of a minute
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.__next__))
     words = f"{SEVERAL.replace('steps=12', 'steps=3')} --set alpha=0.2 --seed 7 --validation 20 --out m"
@@ -181,19 +180,19 @@ main()
 """
 
 
-def test_a_training_killed_at_work_ends_with_the_same_weights(train, folder, undisturbed):
+def test_a_killed_training_continues_to_the_same_weights(train, folder, undisturbed):
     threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": threads}
     words = [sys.executable, "-c", KILLED, "train", *SEVERAL.split(), "--out", "m"]
     killed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     told = train(f"{SEVERAL} --out m")
-    assert "going on after step 4 of 12" in told.err
+    assert "continuing after step 4 of 12" in told.err
     assert same(folder / "m.safetensors", undisturbed)
     assert not (folder / "m.training").exists()
 
 
-def test_a_training_asked_to_stop_says_how_to_go_on(train, folder, monkeypatch, undisturbed):
+def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch, undisturbed):
     told_of = []
 
     def step(self, step, *_):
@@ -205,14 +204,14 @@ def test_a_training_asked_to_stop_says_how_to_go_on(train, folder, monkeypatch, 
         patch.setattr(display.TrainingDisplay, "step", step)
         told = train(f"{SEVERAL} --out m")
     assert told.code == 130
-    assert "stopped; m.training holds how far it was: type the same command again to go on" in told.err
+    assert "stopped; m.training holds the state so far: type the same command again to continue" in told.err
     assert told_of == [1, 2, 3, 4, 5]
     assert train(f"{SEVERAL} --out m").code == 0
     assert same(folder / "m.safetensors", undisturbed)
 
 
 @pytest.mark.parametrize("full_at", [4, 14])
-def test_a_disk_that_is_full_leaves_the_kept_state_whole(train, folder, monkeypatch, often, undisturbed, full_at):
+def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, often, undisturbed, full_at):
     synced = []
 
     def fsync(handle):
@@ -230,7 +229,7 @@ def test_a_disk_that_is_full_leaves_the_kept_state_whole(train, folder, monkeypa
     assert {*files(folder)} == {"tiny.toml", "m.training"}, "no half-written file is left behind"
     told = train(f"{SEVERAL} --out m")
     assert told.code == 0
-    assert ("going on after step 3 of 12" in told.err) is (full_at == 4)
+    assert ("continuing after step 3 of 12" in told.err) is (full_at == 4)
     assert same(folder / "m.safetensors", undisturbed)
 
 
@@ -275,7 +274,10 @@ def monotonous(folder):
         ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz:rest are all of one class"),
         ("nat --validation -1", "--validation"),
         ("nat --epochs nan", "--epochs nan never ends"),
-        ("nat --epochs 2 --set steps=9", "--epochs and --set steps=... both say how long to train; give one of them"),
+        (
+            "nat --epochs 2 --set steps=9",
+            "--epochs and --set steps=... both set the length of the training; give one of them",
+        ),
         ("nat --set lr=0.1 --set lr=0.2", "--set lr=... is given 2 times; set each number once"),
         ("eat --threat linf:0.1 --threat l1:5 --set inner_step_size=1", "no setting of eat is called"),
         ("spatial_at --threat rt:3px,30deg --set inner_steps=1", "no setting of spatial_at is called"),
@@ -291,11 +293,11 @@ def monotonous(folder):
         ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; --arch says which to train"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line_before_any_work(refused, monotonous, words, told):
+def test_an_invalid_training_is_refused_in_one_line_before_any_work(refused, monotonous, words, told):
     assert told in refused("train", *words.split())
 
 
-def test_a_training_does_not_write_over_the_model_that_it_starts_from(train, refused, folder):
+def test_a_training_does_not_overwrite_the_model_that_it_starts_from(train, refused, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").read_bytes()
     for start in ("m.safetensors", "m.toml", "./m.safetensors"):
@@ -305,18 +307,18 @@ def test_a_training_does_not_write_over_the_model_that_it_starts_from(train, ref
     assert not (folder / "m.training").exists()
 
 
-def test_a_finished_training_is_not_done_again_and_goes_on_to_its_evaluation(train, folder):
+def test_a_finished_training_is_not_repeated_but_evaluated(train, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").stat().st_mtime_ns
     told = train("nat --set steps=2 --protocol tiny.toml --out m")
     assert told.code == 0
-    assert "m.safetensors and m.toml are there already" in told.err
+    assert "m.safetensors and m.toml exist already" in told.err
     assert (folder / "m.safetensors").stat().st_mtime_ns == before
     assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
 
 
 @pytest.mark.parametrize("change", ["--seed 1", "--set lr=0.1", "--arch lenet", "--from digits-nat"])
-def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refused, folder, change):
+def test_a_model_of_another_command_is_replaced_only_on_request(train, refused, folder, change):
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
     before = files(folder)
@@ -327,7 +329,7 @@ def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refus
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
 
 
-def test_a_model_that_goes_on_from_others_owes_them_their_minutes(train, folder, monkeypatch):
+def test_training_minutes_include_those_of_the_models_it_starts_from(train, folder, monkeypatch):
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=itertools.count(0.0, 6.0).__next__))
     words = "nat --set batch=16 --no-evaluation --validation 0"
     assert train(f"{words} --set steps=4 --out one").code == 0
@@ -344,10 +346,10 @@ def test_a_model_of_another_precision_is_another_model(train, refused, folder):
     assert train(command).code == 0
     assert "is not what this command makes" in refused("train", *f"{command} --half".split())
     assert train(f"{command} --half --no-resume").code == 0
-    assert "are there already" in train(f"{command} --half").err
+    assert "exist already" in train(f"{command} --half").err
 
 
-def test_a_training_does_not_go_on_with_other_images_under_the_same_name(train, refused, folder, monkeypatch, often):
+def test_a_training_does_not_continue_with_other_images_of_the_same_name(train, refused, folder, monkeypatch, often):
     words = "nat --data d.npz --arch digits-cnn --set steps=3 --set batch=16 --no-evaluation --quiet --out m"
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     np.savez(folder / "d.npz", x=images, y=np.arange(40) % 4)
@@ -358,7 +360,7 @@ def test_a_training_does_not_go_on_with_other_images_under_the_same_name(train, 
     assert "m.training was begun on other images than the data holds now" in refused("train", *words.split())
 
 
-def test_stopped_before_anything_was_kept_it_does_not_speak_of_a_state(train, folder, monkeypatch):
+def test_a_training_stopped_before_its_first_state_mentions_no_state(train, folder, monkeypatch):
     monkeypatch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: stop())
     told = train("nat --set steps=9 --no-evaluation --out m")
     assert told.code == 130
@@ -370,7 +372,7 @@ def stop():
     raise KeyboardInterrupt
 
 
-def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
+def test_a_diverging_loss_leaves_no_model(refused, folder):
     told = refused(
         "train", *["nat", "--set", "lr=1e30", "--set", "steps=40", "--no-evaluation", "--out", "m", "--quiet"]
     )
@@ -383,7 +385,7 @@ def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", RECIPES)
-def test_on_a_gpu_a_stopped_training_ends_with_the_weights_of_an_undisturbed_one(train, folder, monkeypatch, name):
+def test_on_a_gpu_an_interrupted_training_gives_the_weights_of_an_uninterrupted_one(train, folder, monkeypatch, name):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
     single = {"nat": "", "pgd_at": "--threat linf:0.2", "trades": "--threat linf:0.2"}

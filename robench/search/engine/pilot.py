@@ -157,9 +157,7 @@ def _compared(classifier: Classifier, pilot: Pilot, slots: int, precision: str) 
     ratio = f"{rough_queries / max(exact_queries, 1):.2f} times the queries of float32"
     if rough_queries > MAX_QUERIES * exact_queries:
         return Choice("float32", f"a pilot in {precision} makes {ratio}")
-    return Choice(
-        precision, f"a pilot on {counted(len(examples), 'image')} breaks the same examples, with {ratio}"
-    )
+    return Choice(precision, f"a pilot on {counted(len(examples), 'image')} breaks the same examples, with {ratio}")
 
 
 class _PilotError(Exception):

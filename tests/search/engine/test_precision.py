@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from robench.api import SLOTS
 from robench.errors import UserError
+from robench.evaluation.prepared import SLOTS
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
