@@ -34,6 +34,7 @@ from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
 from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
+from .results import notebook as _notebook  # noqa: F401 - registers the view of a summary
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
 from .search.engine.trial import use_channels_last

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -156,7 +156,7 @@ class AttackRun:
             example=self._number(end.item),
             threat=str(threat),
             # Found by the way: not the work of the attack that is planned there under the same spec.
-            attack=self.planned.spec if own else f"{self.planned.spec} under {self.threat}",
+            attack=self.planned.spec if own else str(replace(self.planned.key, found_under=str(self.threat))),
             restart=end.item.restart,
             target=end.item.target,
             forwards=end.forwards if own else 0,

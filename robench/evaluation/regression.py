@@ -11,6 +11,7 @@ import torch
 from .. import __version__
 from ..api import EvalResult
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import ModelRecord
 from ..evidence.store import RunFile, is_run_file
 from ..problem import datasets, durable, threats
@@ -202,7 +203,7 @@ def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """What is compared was asked alike, but for the passes over which answers of a random model are averaged."""
 
     def asked(entry: ThreatEntry) -> list[tuple[str, str, int]]:
-        return [(a.name, rebuilt.split(a.spec)[0], a.items) for a in entry.attacks]
+        return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
         if (was.threat, asked(was)) != (entry.threat, asked(entry)):
@@ -243,7 +244,7 @@ def _data_of(baseline: Baseline) -> str:
 def _protocol(baseline: Baseline, classes: int) -> Protocol:
     """The protocol, from the attacks with every number that the baseline names; no protocol file is needed."""
     summary = baseline.summary
-    passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
+    passes = {AttackKey.parse(a.spec).passes for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
             threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)

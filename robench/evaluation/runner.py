@@ -17,6 +17,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import Clean, Failure, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from ..evidence.referee import PASSES, Referee
 from ..evidence.store import RunFile
@@ -25,7 +26,7 @@ from ..problem import cautions
 from ..problem.classifier import Classifier, Identity
 from ..problem.randomness import seeded
 from ..problem.split import Split
-from ..protocols import AttackChoice, Protocol, ThreatChoice, rebuilt
+from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import planned_items
 from ..results.merging import searched_in, with_precision
 from ..results.summary import NOTE, Summary, summarise
@@ -431,7 +432,7 @@ def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThrea
 def _spec(choice: AttackChoice, eot: int) -> str:
     """The attack with every number, that of the passes averaged included."""
     alone = eot == 1 or isinstance(choice.attack, ForeignAttack)
-    return choice.attack.spec if alone else rebuilt.averaged(choice.attack.spec, eot)
+    return str(AttackKey(choice.attack.spec, passes=None if alone else eot))
 
 
 def refuse_other_noise(before: Plan, device: str, path: str) -> None:

@@ -40,7 +40,7 @@ def _impossible(claim: Claim, label: int | None, classes: int) -> str:
     if claim.target == label:
         return f"aims at class {claim.target}, which is right"
     # What one attack finds counts under every threat, and is paid for once.
-    if not claim.forwards and " under " not in claim.attack:
+    if not claim.forwards and not claim.key.found_under:
         return "was found without a forward pass"
     return ""
 

@@ -5,13 +5,18 @@ written from running on for hours.
 """
 
 from collections.abc import Iterator
+from enum import IntEnum
+from functools import reduce
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from .attack_key import AttackKey
+
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+WHOLE = -1  # stands for the model where a measurement concerns no single example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -39,7 +44,12 @@ class PlannedAttack(msgspec.Struct, frozen=True):
 
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
-    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # draws times targets: searches of each example it does not break
+    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # restarts times targets: searches of each example it leaves unbroken
+
+    @property
+    def key(self) -> AttackKey:
+        """The spec in its parts."""
+        return AttackKey.parse(self.spec)
 
 
 class PlannedThreat(msgspec.Struct, frozen=True):
@@ -95,6 +105,11 @@ class Claim(msgspec.Struct, frozen=True):
     # How the image was made, in threat models that need to know: tx, ty, angle.
     params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
 
+    @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """What the referee measured about one claim."""
@@ -119,6 +134,11 @@ class Exhausted(msgspec.Struct, frozen=True):
     backwards: Count
 
     @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
+
+    @property
     def restarts(self) -> int:
         """How many items were spent."""
         return self.done.bit_count()
@@ -132,6 +152,11 @@ class Failure(msgspec.Struct, frozen=True):
     attack: Text
     error: str
 
+    @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
+
 
 class Effort(msgspec.Struct, frozen=True):
     """Seconds an attack has taken under one threat, over all sessions of the run."""
@@ -142,12 +167,45 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A measurement that a reader of the table should know of: taken in passing, or to look for gradient masking."""
+    """A measurement of the model: taken during a search, or by the diagnostics for gradient masking."""
 
-    threat: ThreatText  # empty where it is about the model as such
-    example: Annotated[int, Meta(ge=-1, lt=2**31)]  # -1 where it is about no single one
-    name: Text  # nan: the model answered NaN during a search; the others are those of search.probes
+    threat: ThreatText  # empty if it concerns the model under any threat
+    example: Annotated[int, Meta(ge=-1, lt=2**31)]  # WHOLE if it concerns no single one
+    name: Text  # nan: the model answered NaN during a search; the others are those of masking.diagnostics
     value: float
+
+
+class MaskingDepth(IntEnum):
+    """How thorough a check for gradient masking is."""
+
+    NONE = 0
+    ON = 1
+    DEEP = 2
+
+
+class MaskingState(msgspec.Struct, frozen=True):
+    """How far the check for gradient masking has come under one threat. Parts at their defaults are not known yet."""
+
+    threat: ThreatText
+    started: MaskingDepth = MaskingDepth.NONE  # of the last check; recorded before any threat is examined
+    reached: MaskingDepth = MaskingDepth.NONE  # the greatest depth at which examples were sampled
+    sampled: tuple[Number, ...] = ()  # examples for attacks of another kind, in ascending order
+    # The attacks of another kind that search the sample, by their keys, and the depth that last assigned them.
+    assigned: tuple[tuple[Text, MaskingDepth], ...] = ()
+
+    def joined(self, other: "MaskingState") -> "MaskingState":
+        """Everything that either of two records about the same threat holds."""
+        assert self.threat == other.threat, "only records about one threat are joined"
+        depths = dict(self.assigned)
+        for attack, depth in other.assigned:
+            depths[attack] = max(depth, depths.get(attack, depth))
+        return MaskingState(
+            self.threat,
+            max(self.started, other.started),
+            max(self.reached, other.reached),
+            tuple(sorted({*self.sampled, *other.sampled})),
+            tuple(sorted(depths.items())),
+        )
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -160,9 +218,14 @@ class Evidence(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...] = ()
     efforts: tuple[Effort, ...] = ()
     probes: tuple[Probe, ...] = ()
+    masking: tuple[MaskingState, ...] = ()
     environment: dict[str, str] = {}  # msgspec copies defaults
 
     def judged(self) -> Iterator[tuple[Claim, Verdict]]:
         """Claims with their verdicts; a claim still unjudged is left out."""
         by_id = {v.claim: v for v in self.verdicts}
         return ((c, by_id[c.id]) for c in self.claims if c.id in by_id)
+
+    def masking_state(self, threat: str) -> MaskingState:
+        """The state of the check for gradient masking under one threat, from all records about it."""
+        return reduce(MaskingState.joined, (s for s in self.masking if s.threat == threat), MaskingState(threat))

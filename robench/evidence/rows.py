@@ -13,7 +13,21 @@ import msgspec
 import numpy as np
 
 from .. import radius, renames
-from .records import MAX_ITEMS, Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
+from .records import (
+    MAX_ITEMS,
+    WHOLE,
+    Claim,
+    Clean,
+    Effort,
+    Evidence,
+    Exhausted,
+    Failure,
+    MaskingDepth,
+    MaskingState,
+    Plan,
+    Probe,
+    Verdict,
+)
 
 FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
 MAX_JSON = 2**26  # characters of a plan
@@ -94,6 +108,7 @@ def _canonical(threat: str) -> tuple[str, Hashable]:
 
 def evidence_of(db: sqlite3.Connection) -> Evidence:
     """Everything in the tables but plan and images."""
+    probes = tuple(_read(db, Probe, "probe", "threat, example, name, value"))
     evidence = Evidence(
         clean=tuple(_read(db, Clean, "clean", "example, digest, correct, margin, tied")),
         claims=tuple(
@@ -103,7 +118,8 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        probes=tuple(_read(db, Probe, "probe", "threat, example, name, value")),
+        probes=tuple(p for p in probes if not _is_state(p)),
+        masking=tuple(_states(p for p in probes if _is_state(p))),
         environment=dict(db.execute("SELECT key, value FROM environment").fetchall()),
     )
     if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
@@ -157,6 +173,8 @@ def _refuse_nonsense(record: object) -> None:
         raise ValueError("value: expected 0 or 1")
     if isinstance(record, Probe) and math.isinf(record.value):
         raise ValueError("value: expected a finite number")
+    if isinstance(record, Probe) and _is_state(record):
+        _refuse_no_state(record)
 
 
 def _flag(value: Any) -> bool:
@@ -201,6 +219,62 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "done": _items,
     "attack": _attack,
 }
+
+
+# The state of a check for gradient masking. It has no table of its own: run files keep it among the probes.
+
+_STARTED, _REACHED, _SAMPLED, _ASSIGNED = "begun", "depth", "sampled", "shown "
+_DEPTHS = {float(depth): depth for depth in MaskingDepth if depth is not MaskingDepth.NONE}
+
+
+def _is_state(probe: Probe) -> bool:
+    return probe.name in (_STARTED, _REACHED, _SAMPLED) or probe.name.startswith(_ASSIGNED)
+
+
+def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:
+    """One record for each threat that these probes are about."""
+    states: dict[str, list[Probe]] = {}
+    for probe in probes:
+        states.setdefault(probe.threat, []).append(probe)
+    for threat, rows in states.items():
+        depths = {p.name: _DEPTHS[p.value] for p in rows if p.name != _SAMPLED}
+        yield MaskingState(
+            threat,
+            started=depths.pop(_STARTED, MaskingDepth.NONE),
+            reached=depths.pop(_REACHED, MaskingDepth.NONE),
+            sampled=tuple(sorted(p.example for p in rows if p.name == _SAMPLED)),
+            assigned=tuple(
+                sorted((renames.spec(name.removeprefix(_ASSIGNED)), depth) for name, depth in depths.items())
+            ),
+        )
+
+
+def _refuse_no_state(probe: Probe) -> None:
+    """Raises ValueError where a row among the probes is no part of a state."""
+    if probe.name == _SAMPLED:
+        if probe.example == WHOLE or probe.value != 1:
+            raise ValueError("sampled: expected an example, with the value 1")
+    elif probe.example != WHOLE or probe.value not in _DEPTHS:
+        raise ValueError(f"{probe.name}: expected 1 or 2, and no example")
+
+
+def probes_of(state: MaskingState) -> Iterator[Probe]:
+    """The rows that hold what the record knows."""
+    if state.started:
+        yield Probe(state.threat, WHOLE, _STARTED, float(state.started))
+    if state.reached:
+        yield Probe(state.threat, WHOLE, _REACHED, float(state.reached))
+    for attack, depth in state.assigned:
+        yield Probe(state.threat, WHOLE, f"{_ASSIGNED}{attack}", float(depth))
+    for example in state.sampled:
+        yield Probe(state.threat, example, _SAMPLED, 1.0)
+
+
+def former_names(state: MaskingState) -> Iterator[str]:
+    """Names of rows that hold the same assignments under former names of the attacks."""
+    for attack, _ in state.assigned:
+        if (former := renames.former_spec(attack)) != attack:
+            yield f"{_ASSIGNED}{former}"
 
 
 # What is written

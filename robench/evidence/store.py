@@ -14,7 +14,7 @@ from ..errors import UserError
 from . import images, opening, rows
 from .images import Image
 from .layout import lay_out
-from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
+from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, MaskingState, Plan, Probe, Verdict
 
 PATIENCE = 2.0  # seconds to wait for another process to let go of a file
 
@@ -148,6 +148,7 @@ class RunFile:
         self.put_failures(evidence.failures)
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
+        self.put_masking(evidence.masking)
 
     def _image_of(self, number: int, claim: Claim, verdict: Verdict) -> tuple[int, _Packed]:
         """The image of a claim, or its hash alone; where one image was kept for equal finds of one attack, that of the
@@ -229,6 +230,15 @@ class RunFile:
         """Measurements taken in passing."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
+
+    def put_masking(self, records: Iterable[MaskingState]) -> None:
+        """Parts of the states of masking checks. Parts at their defaults stay as they are."""
+        records = list(records)
+        former = [(s.threat, *rows.former_names(s)) for s in records]
+        self._db.executemany(
+            "DELETE FROM probe WHERE threat = ? AND name = ?", [(threat, name) for threat, *names in former for name in names]
+        )
+        self.put_probes(probe for state in records for probe in rows.probes_of(state))
 
     def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:
         """Delete the rows that the same records left under a former name of the attack: they are replaced."""

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from scipy.special import betainc, gammaln, xlog1py, xlogy
 
 from ..errors import UserError, unknown
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import Evidence, Plan
 from .outcomes import Outcome, breaks
 from .stats.intervals import clopper_pearson
@@ -224,11 +225,11 @@ def broken_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     labels = {(t.threat, a.spec): a.label for t in plan.threats for a in t.attacks}
     first: dict[int, str] = {}
     for claim, _ in breaks(evidence, threat):
-        # A find under another threat is noted with that threat, in words.
-        spec, _, noted = claim.attack.partition(" under ")
-        where = noted or claim.threat
-        named = labels.get((where, spec), spec)
-        first.setdefault(claim.example, named if where == threat else f"{named} under {where}")
+        key = claim.key
+        searched = key.found_under or claim.threat
+        label = labels.get((searched, str(key.of_search)), str(key.of_search))
+        elsewhere = "" if searched == threat else searched
+        first.setdefault(claim.example, str(AttackKey(label, found_under=elsewhere)))
     return first
 
 

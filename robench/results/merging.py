@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import count
 
 import msgspec
@@ -23,6 +23,7 @@ from ..evidence.records import (
     Evidence,
     Exhausted,
     Failure,
+    MaskingState,
     Plan,
     PlannedAttack,
     PlannedThreat,
@@ -82,6 +83,10 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
             failures=_distinct(f for e in evidences for f in e.failures),
             efforts=_added(f for e in evidences for f in e.efforts),
             probes=tuple(sorted({p for e in evidences for p in e.probes}, key=msgspec.structs.astuple)),
+            masking=tuple(
+                reduce(MaskingState.joined, (e.masking_state(threat) for e in evidences))
+                for threat in sorted({state.threat for e in evidences for state in e.masking})
+            ),
             environment=_alternatives([e.environment for e in evidences]),
         ),
         sources={i: f.source for i, f in numbered},

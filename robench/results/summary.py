@@ -1,6 +1,6 @@
 """What one run amounts to: the summary file. Fields are only ever added, and what is added has a default."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Tota
 from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatRows
 from .contradictions import contradiction
 from .masking import verdict as masking
-from .masking.verdict import Indicator, MaskingVerdict
+from .masking.indicators import IndicatorEntry
+from .masking.verdict import MaskingFinding, MaskingVerdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 from .stats import shares
 from .stats.intervals import Interval
@@ -73,7 +74,7 @@ class ThreatMaskingEntry(msgspec.Struct, frozen=True):
     verdict: MaskingVerdict = "untested"
     evidence: tuple[str, ...] = ()
     next: str = ""
-    indicators: tuple[Indicator, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured
+    indicators: tuple[IndicatorEntry, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured
 
 
 class ThreatEntry(msgspec.Struct, frozen=True):
@@ -180,12 +181,9 @@ class Summary(msgspec.Struct, frozen=True):
         if "" in labels:
             raise UserError("an attack has no name")
 
-    def _repr_html_(self) -> str:
-        """The table that `robench evaluate` prints, as a notebook shows it."""
-        from .tables import main_table  # tables are made of summaries
-        from .tables.webpage import fragment
-
-        return fragment([main_table([self], intervals=True)])
+    def _repr_html_(self) -> str | None:
+        """The table that `robench evaluate` prints, for a notebook; None if nothing has registered how to make it."""
+        return _notebook_view(self) if _notebook_view is not None else None
 
     @property
     def unanswered(self) -> bool:
@@ -235,6 +233,15 @@ class Summary(msgspec.Struct, frozen=True):
             for number, letter in zip(numbers, entry.outcomes, strict=True)
         ]
         return pd.DataFrame(rows, columns=["example", "threat", "outcome"]).astype({"example": "int64"})
+
+
+_notebook_view: Callable[[Summary], str] | None = None
+
+
+def register_notebook_view(view: Callable[[Summary], str]) -> None:
+    """Show summaries in notebooks as this HTML. Tables import this module, so it cannot import them."""
+    global _notebook_view
+    _notebook_view = view
 
 
 def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
@@ -308,7 +315,7 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
-def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: masking.Finding) -> ThreatEntry:
+def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: MaskingFinding) -> ThreatEntry:
     ledger = ThreatRows(plan, evidence, threat)
     whole = _union_entry(letters)
     return ThreatEntry(
