@@ -44,7 +44,7 @@ class PlannedAttack(msgspec.Struct, frozen=True):
 
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
-    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # restarts times targets: searches of each example it leaves unbroken
+    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # searches of each unbroken example: restarts times targets
 
     @property
     def key(self) -> AttackKey:

@@ -331,6 +331,6 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
         least = 1 if claimed else facts.least(exhausted.threat, exhausted.attack)
         if exhausted.forwards + claimed < least:
             yield (
-                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as done in"
-                f" {exhausted.forwards} forward passes, and takes {least}"
+                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as done"
+                f" in {exhausted.forwards} forward passes, and takes {least}"
             )

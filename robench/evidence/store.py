@@ -234,10 +234,8 @@ class RunFile:
     def put_masking(self, records: Iterable[MaskingState]) -> None:
         """Parts of the states of masking checks. Parts at their defaults stay as they are."""
         records = list(records)
-        former = [(s.threat, *rows.former_names(s)) for s in records]
-        self._db.executemany(
-            "DELETE FROM probe WHERE threat = ? AND name = ?", [(threat, name) for threat, *names in former for name in names]
-        )
+        former = [(s.threat, name) for s in records for name in rows.former_names(s)]
+        self._db.executemany("DELETE FROM probe WHERE threat = ? AND name = ?", former)
         self.put_probes(probe for state in records for probe in rows.probes_of(state))
 
     def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:

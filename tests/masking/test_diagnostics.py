@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.masking import diagnostics as probes
+from robench.masking import diagnostics
 from robench.problem import checkpoints, datasets
 from robench.problem.classifier import Classifier
 from robench.problem.split import Split
@@ -47,7 +47,7 @@ def by_name(measured):
 
 def of_threat(module, threat="l2:0.2", images=None):
     images = split(module) if images is None else images
-    return by_name(probes.of_threat(classifier(module), parse(threat), images, seed=0))
+    return by_name(diagnostics.of_threat(classifier(module), parse(threat), images, seed=0))
 
 
 @functools.cache
@@ -55,8 +55,8 @@ def of_digits(name, examples=24):
     images = DIGITS.take(range(examples))
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
-    return by_name(probes.of_model(model, images, seed=0)), by_name(
-        probes.of_threat(model, parse("linf:0.2"), images, seed=0)
+    return by_name(diagnostics.of_model(model, images, seed=0)), by_name(
+        diagnostics.of_threat(model, parse("linf:0.2"), images, seed=0)
     )
 
 
@@ -134,19 +134,21 @@ def test_layers_left_in_training_mode_are_counted_and_an_image_alone_is_answered
             return super().train(True)
 
     module = Stubborn(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(20, 3))
-    told = by_name(probes.of_model(classifier(module), split(linear()), seed=0))
+    told = by_name(diagnostics.of_model(classifier(module), split(linear()), seed=0))
     assert told["training layers"] == [3.0]
     assert told["alone"][0] > 0.1
-    honest = by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))
+    honest = by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))
     assert honest["training layers"] == [0.0]
     assert honest["alone"][0] < 1e-4
 
 
 def test_log_probabilities_are_known_from_logits():
-    whole = by_name(probes.of_model(classifier(nn.Sequential(linear(), nn.LogSoftmax(1))), split(linear()), seed=0))
+    whole = by_name(
+        diagnostics.of_model(classifier(nn.Sequential(linear(), nn.LogSoftmax(1))), split(linear()), seed=0)
+    )
     assert whole["log-probabilities"] == [1.0]
     assert whole["probabilities"] == [0.0]
-    assert by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
+    assert by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
 
 
 def test_it_costs_what_it_says():
@@ -173,8 +175,8 @@ def test_measuring_changes_neither_random_numbers_nor_torch():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    assert by_name(probes.of_model(noisy, images, seed=0))["repeatable"] == [0.0]
-    by_name(probes.of_threat(noisy, parse("l2:0.2"), images, seed=0))
+    assert by_name(diagnostics.of_model(noisy, images, seed=0))["repeatable"] == [0.0]
+    by_name(diagnostics.of_threat(noisy, parse("l2:0.2"), images, seed=0))
     assert torch.equal(torch.rand(3), expected)
     assert torch.autograd.grad is grad
     assert torch.Tensor.backward is backward

@@ -11,15 +11,14 @@ import torch.nn.functional as F
 
 import robench
 from robench.errors import UserError
+from robench.evidence.attack_key import AttackKey
 from robench.evidence.store import RunFile
-from robench.masking import diagnostics as probes
-from robench.masking import schedule as scrutiny
+from robench.masking import diagnostics, schedule
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.protocols import AttackChoice
-from robench.results.masking import verdict as masking
-from robench.results.masking.verdict import CONTROL as REAL_CONTROL
-from robench.results.masking.verdict import kind_of
+from robench.results.masking import comparison
+from robench.results.masking.comparison import CONTROL as REAL_CONTROL
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
@@ -31,21 +30,21 @@ pytestmark = pytest.mark.precision
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 18}
 
 
-FEW = scrutiny.control, scrutiny.ascent_attacks, scrutiny.of_another_kind
+FEW = schedule.control, schedule.ascent_attacks, schedule.of_another_kind
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste: results must not depend on how busy the machine is."""
-    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
-    monkeypatch.setattr(masking, "CONTROL", 30)
+    monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(comparison, "CONTROL", 30)
     margin = APGD(steps=30, loss="margin")
-    monkeypatch.setattr(scrutiny, "control", lambda: [AttackChoice("apgd-margin", margin)])
+    monkeypatch.setattr(schedule, "control", lambda: [AttackChoice("apgd-margin", margin)])
     monkeypatch.setattr(
         scrutiny, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
     )
     square = AttackChoice("square", Square(steps=60))
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 
 def base(name="digits-adv-linf"):
@@ -77,7 +76,7 @@ def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
     assert after.accuracy <= before.accuracy - 0.1
     told = evidence(tmp_path / "r.robench")
     finds = [c for c, v in told.judged() if v.accepted]
-    assert "remedy" in {kind_of(c.attack) for c in finds}
+    assert "surrogate" in {c.key.kind for c in finds}
     assert after.broken == len({c.example for c in finds})
 
 
@@ -114,8 +113,8 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
     def asked(*args, **kwargs):
         raise AssertionError("the model was asked again")
 
-    monkeypatch.setattr(probes, "of_threat", asked)
-    monkeypatch.setattr(probes, "of_model", asked)
+    monkeypatch.setattr(diagnostics, "of_threat", asked)
+    monkeypatch.setattr(diagnostics, "of_model", asked)
     monkeypatch.setattr("robench.search.engine.engine.differentiate", asked)
     assert evaluate(module, run=tmp_path / "r.robench").threats == first.threats
     again = evidence(tmp_path / "r.robench")
@@ -127,11 +126,11 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
 def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(tmp_path, monkeypatch):
     module = base()
     with monkeypatch.context() as hurried:
-        hurried.setattr(scrutiny, "MIN", 0.0)
-        hurried.setattr(scrutiny, "SHARE", 0.0)
+        hurried.setattr(schedule, "MIN", 0.0)
+        hurried.setattr(schedule, "SHARE", 0.0)
         (short,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert short.masking.verdict == "untested"
-    assert any("goes on" in sentence for sentence in short.masking.evidence)
+    assert any("continues the search" in sentence for sentence in short.masking.evidence)
     (whole,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert whole.masking.verdict == "none-found"
     assert whole.outcomes == evaluate(base()).threats[0].outcomes
@@ -143,19 +142,19 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(
             raise KeyboardInterrupt
         yield from ()
 
-    monkeypatch.setattr(scrutiny.MaskingCheck, "_of_threat", stop)
+    monkeypatch.setattr(schedule.MaskingCheck, "_of_threat", stop)
     two = {"threats": ["linf:0.2", "l2:1"], "examples": 2, "run": tmp_path / "r.robench"}
     with pytest.raises(KeyboardInterrupt):
         evaluate(base(), **two)
     monkeypatch.undo()
     told = robench.load_run(tmp_path / "r.robench").threats[1].masking
-    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before it looked here",))
+    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before this check started",))
     assert told.next.endswith("--masking on, to go on")
 
 
 def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square, never])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square, never])
     attend = robench.evaluation.runner.Evaluation._attend
 
     def hurried(self, engine, jobs, deadline):  # time runs out when the second attack comes
@@ -187,7 +186,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
         torch.jit.script(whole).save(str(tmp_path / "compiled.pt"))
     (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
     assert after.masking.verdict in ("masked", "suspect")
-    assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").exhausted}
+    assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / "r.robench").exhausted}
     (told,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
     assert told.value == "1"
 
@@ -199,7 +198,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
 def test_gradients_are_averaged_over_neighbours_where_there_are_some_and_they_jump(odd, smoothed):
     run = SimpleNamespace(evidence=lambda: records.evidence(probes=odd))
     looking = SimpleNamespace(plan=records.PLAN, run=run)
-    assert scrutiny.MaskingCheck._jumps(looking, records.THREAT) is smoothed
+    assert schedule.MaskingCheck._jumps(looking, records.THREAT) is smoothed
 
 
 def test_a_threat_that_is_no_ball_is_left_untested():
@@ -223,7 +222,7 @@ def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat,
     control, ascent_attacks, of_another_kind = FEW
     for choice in of_another_kind(threat, depth):
         assert threat in choice.attack.threats
-        assert kind_of(choice.attack.spec) in ("scores", "labels", "outside")
+        assert AttackKey.parse(choice.attack.spec).kind in ("scores", "labels", "outside")
     for choice in (*ascent_attacks(depth), *control()):
         assert threat in choice.attack.threats
-        assert kind_of(choice.attack.spec) == "first-order"
+        assert AttackKey.parse(choice.attack.spec).kind == "first-order"

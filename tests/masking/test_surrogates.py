@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robench.masking import surrogates as surrogates
+from robench.masking import surrogates
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier
@@ -141,7 +141,7 @@ def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
 def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base), (1, 28, 28), 10)
-    inner = surrogates.inside(model, DIGITS.x)
+    inner = surrogates.inner_layer(model, DIGITS.x)
     x = DIGITS.x[:8].clone().requires_grad_()
     assert torch.equal(inner(x), base(x))
     (taken,) = torch.autograd.grad(inner(x)[:, 0].sum(), x)
@@ -166,7 +166,7 @@ def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_la
 
 
 def test_an_honest_model_has_no_other_voice():
-    assert surrogates.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
+    assert surrogates.inner_layer(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e30])
@@ -190,7 +190,7 @@ def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64
     model = classifier(nn.Sequential(Of(), Doubled()))
     surrogate = {
         "repaired": lambda: surrogates.bpda(model),
-        "inside": lambda: surrogates.inside(model, X),
+        "inside": lambda: surrogates.inner_layer(model, X),
         "rescaled": lambda: surrogates.rescaled(model, 2.0, probabilities=False),
     }[surrogate]()
     assert model(X).dtype == torch.float64
@@ -251,4 +251,4 @@ def test_what_torchscript_has_compiled_is_said_to_be_closed():
         script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
     assert surrogates.is_compiled(classifier(script))
     assert not surrogates.is_compiled(classifier(Of()))
-    assert surrogates.inside(classifier(script), X) is None
+    assert surrogates.inner_layer(classifier(script), X) is None

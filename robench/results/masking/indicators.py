@@ -95,7 +95,7 @@ def _whole(
     odd: Callable[[float], bool],
     meaning: str,
     alarm: str = "",
-    next: str = "",
+    step: str = "",
     source: str = "",
 ) -> Indicator:
     """An indicator of the whole model, suspicious if its value is odd."""
@@ -106,7 +106,7 @@ def _whole(
         suspicious=lambda values: odd(values[0]),
         meaning=meaning,
         alarm=alarm,
-        next=next,
+        next=step,
         source=source,
         whole=True,
     )

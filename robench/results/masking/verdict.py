@@ -68,9 +68,7 @@ def _unchecked(evidence: Evidence, threat: str) -> MaskingFinding:
     return MaskingFinding("untested", (sentence,), _next("untested", evidence, threat, ()))
 
 
-def _finding(
-    plan: Plan, evidence: Evidence, threat: str, comparison: Comparison, rejected: bool
-) -> MaskingFinding:
+def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison, rejected: bool) -> MaskingFinding:
     readings = indicators.read(plan, evidence, threat)
     suspicious = [reading for reading in readings if reading.suspicious]
     verdict: MaskingVerdict = "none-found"
@@ -94,9 +92,8 @@ def _sentences(comparison: Comparison, suspicious: Sequence[IndicatorEntry]) -> 
             f" {comparison.broken_later} of them later"
         )
     if comparison.uncontrolled:
-        sentences.append(
-            f"{_images(comparison.uncontrolled)} more broken, before first-order attacks had used enough gradients"
-        )
+        more = _images(comparison.uncontrolled, "more ")
+        sentences.append(f"{more} broken, with too few first-order gradients as a control")
     if comparison.unsearched:
         sentences.append(
             f"{_images(comparison.unsearched)} not yet searched by every attack of another kind: the same command"
@@ -123,9 +120,7 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def _next(
-    verdict: MaskingVerdict, evidence: Evidence, threat: str, suspicious: Sequence[IndicatorEntry]
-) -> str:
+def _next(verdict: MaskingVerdict, evidence: Evidence, threat: str, suspicious: Sequence[IndicatorEntry]) -> str:
     """What to type to learn more. The command is named, not repeated: it has options that a run file does not keep."""
     command = "the same robench evaluate command with"
     state = evidence.masking_state(threat)
@@ -138,5 +133,5 @@ def _next(
     return steps[0] if verdict != "none-found" and steps else f"{command} --attack 'square(steps=20000)'"
 
 
-def _images(n: int) -> str:
-    return f"{n} image{'' if n == 1 else 's'}"
+def _images(n: int, more: str = "") -> str:
+    return f"{n} {more}image{'' if n == 1 else 's'}"

@@ -10,7 +10,7 @@ from .table import Table
 
 NO_CLEARANCE = "Evidence, never a clearance: docs/masking.md says what each indicator rests on and what it misses."
 
-UNSEEN = "nobody has looked; robench evaluate --masking on does, under linf, l2 and l1"
+NOT_CHECKED = "not checked; robench evaluate --masking on checks linf, l2 and l1"
 
 
 def panel(summary: Summary, of: str) -> Table:
@@ -41,4 +41,4 @@ def _verdict(threat: ThreatEntry) -> str:
     told, shown = threat.masking, threat.masking.indicators
     probes = () if isinstance(shown, msgspec.UnsetType) else tuple(f"{i.name}: " for i in shown)
     why = "; ".join(sentence for sentence in told.evidence if not sentence.startswith(probes))
-    return f"{threat.threat} {told.verdict}: {why or UNSEEN}."
+    return f"{threat.threat} {told.verdict}: {why or NOT_CHECKED}."
