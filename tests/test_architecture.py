@@ -22,10 +22,11 @@ ALLOWED: dict[str, set[str]] = {
     "problem": {"radius", "errors"},
     "search": {"problem", "errors", "__version__"},
     "evidence": {"problem", "radius", "errors"},
-    "evidence.records": set(),
-    "results": {"evidence.records", "radius", "errors"},
+    "evidence.attack_key": set(),
+    "evidence.records": {"evidence.attack_key"},
+    "results": {"evidence.attack_key", "evidence.records", "radius", "errors"},
     "recipes": {"search", "problem", "errors"},
-    "protocols": {"search", "problem", "errors"},
+    "protocols": {"evidence.attack_key", "search", "problem", "errors"},
     "environment": {"__version__"},
     "doctor": {"search", "evidence", "problem", "errors", "__version__"},
     "attempt": {"protocols", "search", "evidence", "results", "problem", "errors"},
@@ -140,7 +141,7 @@ def complaints(module: Module) -> list[str]:
             found.append(f"{module.name} imports {name}; {row} may import {', '.join(sorted(may))}")
         if first in FOREIGN and not module.name.startswith("search.foreign."):
             found.append(f"{module.name} imports {first}, which only search/foreign/ may")
-        if row in ("results", "evidence.records") and first == "torch":
+        if row in ("results", "evidence.records", "evidence.attack_key") and first == "torch":
             found.append(f"{module.name} imports {first}; results are functions of records, without tensors")
     return found
 

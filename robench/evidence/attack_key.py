@@ -23,8 +23,8 @@ _KINDS: Mapping[str, Kind] = {
 """The kind of each attack. Results read records alone, so the classes of attacks are out of reach here; a test holds
 this table and the next two equal to what the classes declare."""
 
-_SCALE_FREE = frozenset({"fab", "cw", "ead", "fmn"})
-"""Attacks whose loss is a difference of logits, whatever their settings."""
+_SCALE_FREE = frozenset({"fab", "cw", "ead", "ddn", "fmn", "brendel-bethge"})
+"""Attacks whose loss grows with differences of logits and never saturates, whatever their settings."""
 
 _SCALE_FREE_LOSSES = ("margin", "dlr")
 """Losses with that property, for attacks whose loss is a setting."""
@@ -90,7 +90,7 @@ class AttackKey:
 
     @property
     def scale_free(self) -> bool:
-        """Whether the attack follows a difference of logits, whose gradient large logits do not saturate."""
+        """Whether large logits do not saturate the loss that the attack follows, so that its gradient never vanishes."""
         return self.name in _SCALE_FREE or any(f"loss={loss!r}" in self.spec for loss in _SCALE_FREE_LOSSES)
 
 

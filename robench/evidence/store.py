@@ -287,22 +287,20 @@ def is_run_file(path: Path) -> bool:
             return file.read(16).startswith(b"SQLite format 3")
 
 
-# SQLite's own numbers; and their words, for Python 3.10, which keeps the number to itself.
-_BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
-_WORDS = {"locked": _BUSY, "readonly": _READ_ONLY, "disk I/O": _DISK, "full": _FULL, "unable to open": _CANNOT_OPEN}
+_BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14  # SQLite's own numbers
+_UNKNOWN = -1  # Python 3.10 does not pass the number on
 
 
 def _code(error: sqlite3.Error) -> int:
-    number: int | None = getattr(error, "sqlite_errorcode", None)
-    if number is not None:
-        return number & 0xFF  # the higher bits are more specific
-    return next((code for words, code in _WORDS.items() if words in str(error)), 0)
+    """SQLite's number for the error, without the higher bits, which are more specific."""
+    number: int = getattr(error, "sqlite_errorcode", _UNKNOWN)
+    return number if number == _UNKNOWN else number & 0xFF
 
 
 @contextmanager
 def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
-    """SQLite's errors and the system's, as one sentence that says what to do; `lasting` where commits are kept."""
-    kept = ": everything up to now is kept" if lasting else ""
+    """Turns errors of SQLite and of the system into one sentence with a next step. `lasting`: commits are retained."""
+    retained = ": everything up to now is kept" if lasting else ""
     try:
         yield
     except opening.InUseError:
@@ -312,11 +310,21 @@ def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
         if code == _BUSY:
             raise _in_use(path) from None
         if code == _FULL:
-            raise UserError(f"the disk of {path} is full{kept}; free some space and type the command again") from None
+            raise UserError(
+                f"the disk of {path} is full{retained}; free some space and type the command again"
+            ) from None
         if code == _DISK:
-            raise UserError(f"the disk of {path} fails ({text}){kept}; type the command again when it works") from None
+            raise UserError(
+                f"the disk of {path} fails ({text}){retained}; type the command again when it works"
+            ) from None
         if code in (_READ_ONLY, _CANNOT_OPEN):
             raise UserError(f"cannot write {path} ({text}); name a file in a folder you can write with --run") from None
+        # Python 3.10 raises this class for all of the above, and another one for a damaged file.
+        if code == _UNKNOWN and isinstance(error, sqlite3.OperationalError):
+            raise UserError(
+                f"SQLite cannot use {path} ({text}){retained}; check that no other program uses it and that its"
+                " disk is writable and has space, or name another file with --run"
+            ) from None
         raise _damaged(path, text) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None

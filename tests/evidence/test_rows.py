@@ -15,7 +15,7 @@ import pytest
 from robench.api import load_run
 from robench.errors import UserError
 from robench.evidence import images, rows
-from robench.evidence.records import MAX_ITEMS, Plan
+from robench.evidence.records import MAX_ITEMS, MaskingDepth, MaskingState, Plan
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Identity
 from robench.results.summary import Summary
@@ -94,8 +94,13 @@ def refusal(path):
         ("effort SET seconds = ?", float("inf"), "effort"),
         ("effort SET seconds = ?", "x", "effort"),
         ("probe SET value = ?", float("inf"), "probe"),
-        ("probe SET name = 'leads', value = ?", 7, "probe"),
-        ("probe SET example = ?", -7, "probe"),
+        ("probe SET name = 'leads', value = ? WHERE name = 'nan'", 7, "probe"),
+        ("probe SET example = ? WHERE name = 'nan'", -7, "probe"),
+        ("probe SET value = ? WHERE name = 'begun'", 3, "probe"),
+        ("probe SET value = ? WHERE name = 'depth'", None, "probe"),
+        ("probe SET value = ? WHERE name LIKE 'shown %'", 0, "probe"),
+        ("probe SET example = ? WHERE name = 'depth'", 3, "probe"),
+        ("probe SET example = ? WHERE name = 'sampled' AND example = 3", -1, "probe"),
         ("environment SET value = ?", b"x", "environment"),
         ("plan SET json = ?", b"{}", "plan"),
         ("plan SET json = ?", 5, "plan"),
@@ -324,3 +329,43 @@ def test_every_field_of_a_plan_has_bounds():
                 assert "maxLength" in value, (name, key)
             if kinds == "array":
                 assert "maxItems" in value, (name, key)
+
+
+# The state of a masking check
+
+
+def test_a_masking_state_is_read_from_the_rows_that_older_versions_wrote(tmp_path):
+    path = tmp_path / "r.robench"
+    with RunFile.open(path) as run, run.writing():
+        run.put_plan(PLAN, {})
+    pointwise = "pointwise(steps=40, targets=0, wide=4)"  # the setting has another name today
+    written = [(-1, "begun", 2), (-1, "depth", 1), (-1, f"shown {pointwise}", 1), (7, "sampled", 1), (3, "sampled", 1)]
+    for row in written:
+        altered(path, "INSERT INTO probe VALUES ('l2:2', ?, ?, ?)", *row)
+    with RunFile.read(path) as run:
+        evidence = run.evidence()
+    renamed = "pointwise(queries_per_step=4, steps=40, targets=0)"
+    expected = MaskingState("l2:2", MaskingDepth.DEEP, MaskingDepth.ON, (3, 7), ((renamed, MaskingDepth.ON),))
+    assert evidence.masking == (expected,)
+    assert evidence.probes == ()
+
+
+def test_a_masking_state_replaces_the_row_of_a_former_attack_name(path):
+    former, present = (f"pointwise({name}=4)" for name in ("wide", "queries_per_step"))
+    altered(path, "UPDATE probe SET name = ? WHERE name LIKE 'shown pointwise%'", f"shown {former}")
+    with RunFile.open(path) as run, run.writing():
+        run.put_masking([MaskingState("l2:2", assigned=((present, MaskingDepth.DEEP),))])
+    with sqlite3.connect(path) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM probe WHERE name LIKE 'shown pointwise%'")]
+    db.close()
+    assert names == [f"shown {present}"]
+
+
+def test_parts_of_a_masking_state_that_are_not_written_stay_as_they_are(path):
+    (before,) = EVIDENCE.masking
+    with RunFile.open(path) as run:
+        with run.writing():
+            run.put_masking([MaskingState("l2:2", started=MaskingDepth.ON, sampled=(9,))])
+        assert run.evidence().masking_state("l2:2") == msgspec.structs.replace(
+            before, started=MaskingDepth.ON, sampled=(3, 7, 9)
+        )

@@ -415,6 +415,33 @@ def test_a_full_disk_loses_nothing_and_the_next_open_goes_on(tmp_path):
         assert len(run.evidence().clean) == len(EVIDENCE.clean) + 400 * (written + 1)
 
 
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (13, "is full"),
+        (10 | 3 << 8, "fails"),
+        (5 | 1 << 8, "is in use by another robench"),
+        (8, "cannot write"),
+        (14, "cannot write"),
+        (11, "is damaged"),
+    ],
+)
+def test_an_error_of_sqlite_is_explained_by_its_number_whatever_its_text(code, sentence, tmp_path):
+    error = sqlite3.OperationalError("a text in another language")
+    error.sqlite_errorcode = code
+    with pytest.raises(UserError, match=sentence), store._explained(tmp_path / "r.robench"):
+        raise error
+
+
+def test_an_error_of_sqlite_without_a_number_is_reported_with_its_own_text(tmp_path):
+    """As in Python 3.10."""
+    path = tmp_path / "r.robench"
+    with pytest.raises(UserError, match=r"SQLite cannot use .* \(database is locked\)"), store._explained(path):
+        raise sqlite3.OperationalError("database is locked")
+    with pytest.raises(UserError, match=r"is damaged \(file is not a database\)"), store._explained(path):
+        raise sqlite3.DatabaseError("file is not a database")
+
+
 def test_a_disk_that_refuses_to_write_loses_nothing_that_was_committed(tmp_path):
     """By a limit on the size of files, which any system can set."""
     path = tmp_path / "r.robench"

@@ -196,3 +196,47 @@ def test_every_mask_can_be_measured():
         whole, told = of_digits(name, examples=2)
         assert all(len(values) == 1 for values in whole.values())
         assert all(value == value for values in told.values() for value in values), name
+
+
+class LowMemory(nn.Module):
+    """Fails as the CPU allocator does if a gradient is computed for more images than fit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.net = linear()
+        self.limit = limit
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and len(x) > self.limit:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return self.net(x)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_measured_all_the_same():
+    images = split(linear(), n=7)
+    whole = of_threat(linear(), images=images)
+    for name, values in of_threat(LowMemory(2), images=images).items():
+        assert values == pytest.approx(whole[name], abs=1e-5), name
+
+
+def test_running_out_of_memory_is_raised_and_never_read_as_a_gradient_of_0():
+    images = split(linear(), n=7)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        of_threat(LowMemory(0), images=images)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        by_name(diagnostics.of_model(classifier(LowMemory(0)), images, seed=0))
+
+
+def test_a_model_without_a_graph_has_no_gradient():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = linear()
+
+        def forward(self, x):
+            return self.net(x.detach())
+
+    images = split(linear(), n=3)
+    net = Cut().requires_grad_(False)
+    assert by_name(diagnostics.of_model(classifier(net), images, seed=0))["no gradient"] == [1.0]
+    assert of_threat(net, images=images)["zero"] == [1.0] * 3

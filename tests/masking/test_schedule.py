@@ -226,3 +226,27 @@ def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat,
     for choice in (*ascent_attacks(depth), *control()):
         assert threat in choice.attack.threats
         assert AttackKey.parse(choice.attack.spec).kind == "first-order"
+
+
+def test_a_check_that_runs_out_of_memory_is_an_error_and_leaves_no_measurement(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(diagnostics, "of_threat", full)
+    with pytest.raises(UserError, match="too small to measure the model's gradient on one image"):
+        evaluate(base(), run=tmp_path / "r.robench")
+    assert {p.name for p in evidence(tmp_path / "r.robench").probes}.isdisjoint({"zero", "leads"})
+
+
+def test_the_rate_is_measured_in_a_batch_that_fits_the_memory(monkeypatch):
+    rows = []
+
+    def rate(classifier, n):
+        rows.append(n)
+        if n > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "rate"
+
+    monkeypatch.setattr(schedule, "measured_rate", rate)
+    assert schedule.MaskingCheck._rate(SimpleNamespace(classifier=None)) == "rate"
+    assert rows == [64, 32, 16]
