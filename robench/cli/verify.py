@@ -111,7 +111,7 @@ def _facts(plan: Plan, loaded: Reloaded, checkpoint: str | None, data: str | Non
         classifier=loaded.referee.classifier,
         model=None if typed else loaded.referee.classifier.name,
         data=None if given else loaded.whole.name,
-        least=least_passes,
+        min_passes=least_passes,
     )
 
 

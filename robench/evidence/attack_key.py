@@ -90,7 +90,7 @@ class AttackKey:
 
     @property
     def scale_free(self) -> bool:
-        """Whether large logits do not saturate the loss that the attack follows, so that its gradient never vanishes."""
+        """Whether large logits leave the loss of the attack unsaturated, so that its gradient never vanishes."""
         return self.name in _SCALE_FREE or any(f"loss={loss!r}" in self.spec for loss in _SCALE_FREE_LOSSES)
 
 
@@ -99,5 +99,5 @@ def _parsed(text: str) -> AttackKey:
     match = _TEXT.fullmatch(text)
     if match is None:
         return AttackKey(text)
-    passes = match["passes"]
-    return AttackKey(match["spec"], passes and int(passes), match["surrogate"] or "", match["found_under"] or "")
+    passes = int(match["passes"]) if match["passes"] else None
+    return AttackKey(match["spec"], passes, match["surrogate"] or "", match["found_under"] or "")

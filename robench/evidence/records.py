@@ -1,7 +1,7 @@
-"""What is written down. Plain values: no tensors, no files, no model.
+"""The records of a run: plain values, without tensors, files or models.
 
-The bounds hold for what is read from a file. They are far beyond what robench writes, and keep what somebody else has
-written from running on for hours.
+The bounds are checked when a file is read. They are far beyond what robench writes, and keep a manipulated file from
+running for hours.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ Text = Annotated[str, Meta(max_length=10_000)]
 ThreatText = Annotated[str, Meta(max_length=200)]
 
 Rejection = Literal["", "outside", "outside the box", "does not fool", "not finite"]
-"""Why a claim was turned down, in the words of the summary file; empty when it was accepted."""
+"""Why a claim was rejected, in the words of the summary file; empty if it was accepted."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """Which classifier was asked about. Mirrors `problem.classifier.Identity`, with the name it went by."""
+    """The evaluated classifier: `problem.classifier.Identity` and the name it had."""
 
     name: Text
     weights_sha256: Text
@@ -40,7 +40,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
 
 
 class PlannedAttack(msgspec.Struct, frozen=True):
-    """An attack as it will be run: what the tables call it, every number, how many items per example."""
+    """An attack as it will be run: its name in the tables, its settings, and its items per example."""
 
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
@@ -53,14 +53,14 @@ class PlannedAttack(msgspec.Struct, frozen=True):
 
 
 class PlannedThreat(msgspec.Struct, frozen=True):
-    """A threat model with the attacks that will be tried on it."""
+    """A threat model with the attacks planned under it."""
 
     threat: ThreatText  # linf:8/255
     attacks: Annotated[tuple[PlannedAttack, ...], Meta(max_length=1000)]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The question a run answers, and the conditions under which its verdicts repeat exactly."""
+    """The question that a run answers, and the conditions under which its verdicts repeat exactly."""
 
     model: ModelRecord
     data: Text  # mnist:test
@@ -74,9 +74,9 @@ class Plan(msgspec.Struct, frozen=True):
     threads: Annotated[int, Meta(ge=1, lt=2**20)]
     precision: Text
     slots: Annotated[int, Meta(ge=1, lt=2**31)] = msgspec.field(name="lanes")
-    curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
+    curve: bool = False  # minimum-norm attacks search on for the smallest perturbation, to the end of their budget
     passes: Annotated[int, Meta(ge=1, le=10**4)] = (
-        1  # over which every image is judged: more where it answers at random
+        1  # over which every image is judged: more for a model that answers at random
     )
     eot: Annotated[int, Meta(ge=1, le=10**6)] = 1  # over which every answer is averaged in the search
 
@@ -87,22 +87,22 @@ class Clean(msgspec.Struct, frozen=True):
     example: Number
     digest: str  # of the image and its label
     correct: bool
-    margin: float  # best wrong logit minus the right one: negative when correct
+    margin: float  # best wrong logit minus the correct one: negative for a correct prediction
     tied: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An attack says it has an image that fools the model under this threat. Nobody has checked yet."""
+    """An attack reports an image that fools the model under this threat. The referee has yet to check it."""
 
     id: Count
     example: Number
     threat: ThreatText
     attack: Text  # PlannedAttack.spec
     restart: Number = msgspec.field(name="draw")
-    target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the class it aimed at, -1 when untargeted
-    forwards: Count  # spent on this item up to the find
+    target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the target class, -1 for an untargeted search
+    forwards: Count  # of this item up to the find
     backwards: Count
-    # How the image was made, in threat models that need to know: tx, ty, angle.
+    # The transform parameters of the image, for threat models that need them: tx, ty, angle.
     params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
 
     @property
@@ -112,19 +112,19 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the referee measured about one claim."""
+    """The referee's measurements of one claim, and its decision."""
 
     claim: Count
     accepted: bool
     rejection: Rejection
-    reason: str  # a sentence; empty when accepted
+    reason: str  # a sentence; empty if accepted
     size: float  # in the unit of the threat's radius
-    margin: float  # best wrong logit minus the right one
-    passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is the mean of theirs
+    margin: float  # best wrong logit minus the correct one
+    passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is their mean
 
 
 class Exhausted(msgspec.Struct, frozen=True):
-    """Searches of one attack on one example under one threat that ended in vain."""
+    """Searches of one attack on one example under one threat that found nothing."""
 
     example: Number
     threat: ThreatText
@@ -140,12 +140,12 @@ class Exhausted(msgspec.Struct, frozen=True):
 
     @property
     def restarts(self) -> int:
-        """How many items were spent."""
+        """The number of exhausted items."""
         return self.done.bit_count()
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An attack raised: its example stays open, with the error."""
+    """An attack that raised an error. The example stays open."""
 
     example: Number
     threat: ThreatText
@@ -159,7 +159,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """Seconds an attack has taken under one threat, over all sessions of the run."""
+    """The seconds that an attack has taken under one threat, over all sessions of the run."""
 
     threat: ThreatText
     attack: Text
@@ -209,7 +209,7 @@ class MaskingState(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """Everything a run file knows. It may hold more than a plan asks for: other examples, threats, attacks."""
+    """Everything that a run file records. It may exceed the plan: other examples, threats, attacks."""
 
     clean: tuple[Clean, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -222,7 +222,7 @@ class Evidence(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}  # msgspec copies defaults
 
     def judged(self) -> Iterator[tuple[Claim, Verdict]]:
-        """Claims with their verdicts; a claim still unjudged is left out."""
+        """The claims that have a verdict, with it."""
         by_id = {v.claim: v for v in self.verdicts}
         return ((c, by_id[c.id]) for c in self.claims if c.id in by_id)
 

@@ -1,7 +1,7 @@
-"""Records as rows of a run file, and rows as records.
+"""Conversion between records and rows of a run file.
 
-SQLite keeps any type in any column, so whatever is read is checked: a row that is none of ours raises
-msgspec.ValidationError, which names the table and the column.
+SQLite stores any type in any column, so every row is validated: an invalid row raises msgspec.ValidationError, which
+names the table and the column.
 """
 
 import math
@@ -29,17 +29,17 @@ from .records import (
     Verdict,
 )
 
-FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
+FARTHEST = 1e6  # of a transform parameter: pixels or degrees
 MAX_JSON = 2**26  # characters of a plan
-MAX_SEARCHES = 10**7  # examples times attacks of a plan: what making a table of it goes through
-MAX_PASSES = 2**62  # forward and backward passes, all together: what a summary file can hold
+MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
+MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
 
 H = TypeVar("H", bound=Hashable)
 R = TypeVar("R")
 
 
 def plan_of(text: Any) -> Plan:
-    """A plan from its JSON. Raises msgspec.ValidationError where it is none, or makes no sense."""
+    """A plan from its JSON. Raises msgspec.ValidationError if it is not one, or is inconsistent."""
     if not isinstance(text, str) or len(text) > MAX_JSON:
         raise msgspec.ValidationError(f"table plan: expected a text of at most {MAX_JSON:,} characters")
     try:
@@ -53,7 +53,7 @@ def plan_of(text: Any) -> Plan:
 
 
 def _renamed(plan: Plan) -> Plan:
-    """Under the present names of models and attacks."""
+    """The plan with the present names of models and attacks."""
     put = msgspec.structs.replace
     threats = (
         put(t, attacks=tuple(put(a, label=renames.attack(a.label), spec=renames.spec(a.spec)) for a in t.attacks))
@@ -63,7 +63,7 @@ def _renamed(plan: Plan) -> Plan:
 
 
 def _with_nan(plan: Any) -> Any:
-    """With NaN in the fingerprint of a model that answers so on noise: JSON has no such number, and holds null."""
+    """The plan with NaN in the fingerprint of a model that answers NaN on noise: JSON holds null instead."""
     model = plan.get("model") if isinstance(plan, dict) else None
     if isinstance(model, dict) and isinstance(model.get("fingerprint"), list):
         model["fingerprint"] = [math.nan if logit is None else logit for logit in model["fingerprint"]]
@@ -71,7 +71,7 @@ def _with_nan(plan: Any) -> Any:
 
 
 def _nonsense(plan: Plan) -> str:
-    """Why this plan is no question; empty where it is one."""
+    """Why this plan is inconsistent; empty if it is not."""
     if (twice := _repeated(plan.examples)) is not None:
         return f"it lists example {twice} twice"
     threats = {_canonical(t.threat): t.threat for t in plan.threats}
@@ -88,7 +88,7 @@ def _nonsense(plan: Plan) -> str:
 
 
 def _repeated(values: Iterable[H]) -> H | None:
-    """The first value that was there before."""
+    """The first value that occurs again."""
     seen: set[H] = set()
     for value in values:
         if value in seen:
@@ -98,7 +98,7 @@ def _repeated(values: Iterable[H]) -> H | None:
 
 
 def _canonical(threat: str) -> tuple[str, Hashable]:
-    """Equal for two texts of one ball, such as linf:0.3 and linf:3/10."""
+    """A value that is equal for two texts of one ball, such as linf:0.3 and linf:3/10."""
     name, _, numbers = threat.replace(" ", "").partition(":")
     try:
         return name, radius.read(numbers)
@@ -107,7 +107,7 @@ def _canonical(threat: str) -> tuple[str, Hashable]:
 
 
 def evidence_of(db: sqlite3.Connection) -> Evidence:
-    """Everything in the tables but plan and images."""
+    """The content of all tables, except the plan and images."""
     probes = tuple(_read(db, Probe, "probe", "threat, example, name, value"))
     evidence = Evidence(
         clean=tuple(_read(db, Clean, "clean", "example, digest, correct, margin, tied")),
@@ -160,7 +160,7 @@ _KEYS = {
 
 
 def _refuse_nonsense(record: object) -> None:
-    """What no single column shows."""
+    """Raises ValueError for values that contradict each other, or their meaning."""
     if isinstance(record, Verdict) and record.size < 0:
         raise ValueError("size: expected no number below 0")
     if (
@@ -277,16 +277,16 @@ def former_names(state: MaskingState) -> Iterator[str]:
             yield f"{_ASSIGNED}{former}"
 
 
-# What is written
+# Writing
 
 
 def real(value: float) -> float | None:
-    """A number as SQLite holds it."""
+    """A number for SQLite, which has no NaN."""
     return None if value != value else value
 
 
 def blob(numbers: tuple[float, ...]) -> bytes | None:
-    """How an image was made, as bytes; None where nothing needs to be known."""
+    """Transform parameters as bytes; None if there are none."""
     return np.array(numbers, "<f8").tobytes() or None
 
 

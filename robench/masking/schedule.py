@@ -6,7 +6,7 @@ the records into a verdict.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 
 from ..errors import UserError, unknown
 from ..evidence.attack_key import AttackKey
-from ..evidence.records import WHOLE, MaskingDepth, MaskingState, Plan, PlannedAttack, Probe
+from ..evidence.records import WHOLE, Evidence, MaskingDepth, MaskingState, Plan, PlannedAttack, Probe
 from ..evidence.store import RunFile
 from ..problem.classifier import Classifier
 from ..problem.memory import out_of_memory
@@ -118,18 +118,18 @@ class MaskingCheck:
         assert isinstance(choice.threat, Ball), "only balls are checked"
         sample = self._sample(threat)
         deep = self._scope.depth is MaskingDepth.DEEP
-        suspicious = bool(self._suspicious(threat))
+        suspicious = suspicious_indicators(self.plan, self.run.evidence(), threat)
         if suspicious:  # a gradient that works is the cheapest attack of all
-            yield from self._with_surrogates(choice, sample, whole, until)
+            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
         others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.level), sample, until)
         # Recorded before the search, so that one that time cuts short is known to be incomplete.
         assigned = tuple((planned.spec, self._scope.depth) for _, planned, _ in others.steps)
         self._record([MaskingState(threat, assigned=assigned)])
         yield others
         if not suspicious and deep:
-            yield from self._with_surrogates(choice, sample, whole, until)
+            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
         averaged = self.plan.passes > 1  # the model answers at random, so every gradient is a mean already
-        if not averaged and (self._jumps(threat) or deep):
+        if not averaged and (jumps(suspicious) or deep):
             halfway = (time.monotonic() + until) / 2  # expensive, and what is broken so far needs its control
             nearby = surrogates.smoothed(self.classifier, choice.threat)
             yield self._search(nearby, choice, ascent_attacks(self.level)[:2], sample, halfway, surrogate="smoothed")
@@ -137,20 +137,15 @@ class MaskingCheck:
         controlled = frozenset([e for e in broken if e in sample][: self._scope.controlled])
         yield self._search(self.classifier, choice, control(), controlled, until, again=True)
 
-    def _suspicious(self, threat: str) -> set[str]:
-        """The names of the indicators that are suspicious under this threat."""
-        return {i.name for i in indicators.read(self.plan, self.run.evidence(), threat) if i.suspicious}
-
-    def _jumps(self, threat: str) -> bool:
-        """Whether there is a gradient, but it is unlike those nearby."""
-        suspicious = self._suspicious(threat)
-        unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name}
-        return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious
-
     def _with_surrogates(
-        self, choice: ThreatChoice, sample: frozenset[int], whole: Mapping[str, float], until: float
+        self,
+        choice: ThreatChoice,
+        sample: frozenset[int],
+        whole: Mapping[str, float],
+        suspicious: Set[str],
+        until: float,
     ) -> Iterator[Search]:
-        dead_pixels = indicators.DEAD_PIXELS.name in self._suspicious(str(choice.threat))
+        dead_pixels = indicators.DEAD_PIXELS.name in suspicious
         for name, surrogate in self._surrogates(whole, dead_pixels):
             yield self._search(surrogate, choice, ascent_attacks(self.level), sample, until, surrogate=name)
 
@@ -293,6 +288,17 @@ class MaskingCheck:
             f"the memory of {self.classifier.device} is too small to measure the model's gradient on one image; free"
             " some memory and type the command again, or leave out --masking"
         )
+
+
+def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[str]:
+    """The names of the indicators that are suspicious under a threat."""
+    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious}
+
+
+def jumps(suspicious: Set[str]) -> bool:
+    """Whether there is a gradient, but it is unlike those nearby, judging by the suspicious indicators."""
+    unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name}
+    return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious
 
 
 def of_another_kind(threat: str, level: MaskingLevel) -> list[AttackChoice]:

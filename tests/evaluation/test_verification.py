@@ -72,7 +72,7 @@ class Run:
 
 
 def facts(**changes):
-    known = {"model": "means", "data": "digits:test", "least": least_passes}
+    known = {"model": "means", "data": "digits:test", "min_passes": least_passes}
     return Facts(datasets.load("digits"), classifier(), **{**known, **changes})
 
 

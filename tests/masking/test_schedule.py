@@ -41,7 +41,7 @@ def quick(monkeypatch):
     margin = APGD(steps=30, loss="margin")
     monkeypatch.setattr(schedule, "control", lambda: [AttackChoice("apgd-margin", margin)])
     monkeypatch.setattr(
-        scrutiny, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
+        schedule, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
     )
     square = AttackChoice("square", Square(steps=60))
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
@@ -68,7 +68,7 @@ def evidence(path):
 
 
 @pytest.mark.parametrize("name", ["staircase", "detached"])
-def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
+def test_a_masked_model_is_masked_and_its_accuracy_falls(name, tmp_path):
     plain = evaluate(masked(name, base()), "off")
     summary = evaluate(masked(name, base()), run=tmp_path / "r.robench")
     (before,), (after,) = plain.threats, summary.threats
@@ -80,7 +80,7 @@ def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
     assert after.broken == len({c.example for c in finds})
 
 
-def test_a_model_that_lets_out_no_gradient_is_attacked_all_the_same():
+def test_a_model_without_gradients_is_attacked_by_other_means():
     with pytest.raises(robench.NotMeasuredError) as raised:
         evaluate(masked("no-graph", base()), "off")
     plain = raised.value.summary
@@ -91,21 +91,21 @@ def test_a_model_that_lets_out_no_gradient_is_attacked_all_the_same():
     assert any("raises" in sentence for sentence in after.masking.evidence)
 
 
-def test_an_honest_model_is_not_accused_and_keeps_what_its_attacks_have_earned():
+def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
     plain, looked = evaluate(base(), "off"), evaluate(base())
     assert looked.masking.verdict == "none-found"
     assert looked.threats[0].attacks[0].broken == plain.threats[0].attacks[0].broken
     assert not any(i.suspicious for i in looked.threats[0].masking.indicators)
 
 
-def test_a_weak_attack_on_an_honest_model_is_made_up_for_and_convicts_nobody():
+def test_a_weak_planned_attack_lowers_the_accuracy_and_never_makes_the_model_masked():
     weak = {"attacks": ["pgd(steps=1, step_size=0.05, random_start=False)"]}
     (plain,), (after,) = evaluate(base(), "off", **weak).threats, evaluate(base(), **weak).threats
     assert after.accuracy < plain.accuracy  # the others found more, and it counts
     assert after.masking.verdict != "masked"
 
 
-def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch):
+def test_a_finished_check_is_not_repeated(tmp_path, monkeypatch):
     module = masked("flipped", base())
     first = evaluate(module, run=tmp_path / "r.robench")
     known = evidence(tmp_path / "r.robench")
@@ -123,7 +123,7 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
     )
 
 
-def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(tmp_path, monkeypatch):
+def test_a_check_that_ran_out_of_time_says_so_and_continues_with_the_same_command(tmp_path, monkeypatch):
     module = base()
     with monkeypatch.context() as hurried:
         hurried.setattr(schedule, "MIN", 0.0)
@@ -136,7 +136,7 @@ def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(t
     assert whole.outcomes == evaluate(base()).threats[0].outcomes
 
 
-def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(tmp_path, monkeypatch):
+def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_started(tmp_path, monkeypatch):
     def stop(self, choice, *rest):
         if str(choice.threat) == "l2:1":
             raise KeyboardInterrupt
@@ -152,7 +152,7 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(
     assert told.next.endswith("--masking on, to go on")
 
 
-def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_path, monkeypatch):
+def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sample(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square, never])
     attend = robench.evaluation.runner.Evaluation._attend
@@ -168,13 +168,13 @@ def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_pat
     assert whole.masking.verdict == "none-found"
 
 
-def test_off_after_on_keeps_what_is_known(tmp_path):
+def test_a_later_run_without_a_check_keeps_the_verdict(tmp_path):
     module = masked("staircase", base())
     looked = evaluate(module, run=tmp_path / "r.robench")
     assert evaluate(module, "off", run=tmp_path / "r.robench").threats == looked.threats
 
 
-def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
+def test_a_model_compiled_by_torchscript_is_attacked_without_surrogates(tmp_path):
     train = datasets.load("digits:train")
     ridge = train.x.flatten(1).T @ train.x.flatten(1) + 10 * torch.eye(784)
     weights = torch.linalg.solve(ridge, train.x.flatten(1).T @ F.one_hot(train.y, 10).float()).T
@@ -195,30 +195,29 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
     ("odd", "smoothed"),
     [({"blind": 0.5}, True), ({"slope": 30.0}, True), ({"slope": 0.0, "zero": 1.0}, False), ({"same": 1.0}, False)],
 )
-def test_gradients_are_averaged_over_neighbours_where_there_are_some_and_they_jump(odd, smoothed):
-    run = SimpleNamespace(evidence=lambda: records.evidence(probes=odd))
-    looking = SimpleNamespace(plan=records.PLAN, run=run)
-    assert schedule.MaskingCheck._jumps(looking, records.THREAT) is smoothed
+def test_gradients_are_smoothed_if_they_exist_and_differ_from_those_nearby(odd, smoothed):
+    suspicious = schedule.suspicious_indicators(records.PLAN, records.evidence(probes=odd), records.THREAT)
+    assert schedule.jumps(suspicious) is smoothed
 
 
-def test_a_threat_that_is_no_ball_is_left_untested():
+def test_a_threat_that_is_no_ball_is_untested():
     summary = robench.evaluate("digits-nat", threats=["rt:1px,5deg"], attacks=["grid"], examples=3, masking="on")
     assert [t.masking.verdict for t in summary.threats] == ["untested"]
 
 
-def test_the_control_asks_for_more_gradients_than_the_verdict_demands():
+def test_the_control_uses_more_gradients_than_the_verdict_requires():
     max_queries = [c.attack.max_queries(parse("linf:0.1")) * c.restarts * max(1, c.attack.targets) for c in FEW[0]()]
     assert sum(max_queries) > REAL_CONTROL
 
 
-def test_a_word_that_is_no_level_is_refused():
+def test_an_unknown_level_is_refused():
     with pytest.raises(UserError, match="did you mean deep"):
         evaluate(base(), "depe")
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("depth", ["on", "deep"])
-def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat, depth):
+def test_the_chosen_attacks_are_of_the_expected_kinds(threat, depth):
     control, ascent_attacks, of_another_kind = FEW
     for choice in of_another_kind(threat, depth):
         assert threat in choice.attack.threats
