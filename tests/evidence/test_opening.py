@@ -372,7 +372,7 @@ with RunFile.whole(Path(sys.argv[1])) as run:
         assert not path.exists()
     assert list(beside(path)) == ["m.robench"]
     assert everything(path) == repr((PLAN, EVIDENCE))
-    assert "is there already" in refusal(lambda: RunFile.whole(path).__enter__())
+    assert "exists already" in refusal(lambda: RunFile.whole(path).__enter__())
 
 
 def test_a_whole_file_that_does_not_fit_the_disk_is_not_there(tmp_path):

@@ -262,7 +262,7 @@ def test_an_image_is_kept_in_one_way_only():
     eight = images.packed(image(0.2))
     assert eight[1] == "u8"
     wide = zlib.compress(image(0.2).astype("<f4").tobytes())
-    with pytest.raises(ValueError, match="8 bits"):
+    with pytest.raises(ValueError, match="8-bit"):
         images.unpacked(wide, "f4", SHAPE)
 
 

@@ -17,6 +17,7 @@ from robench.masking import diagnostics, schedule
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.protocols import AttackChoice
+from robench.protocols.cost import Rate
 from robench.results.masking import comparison
 from robench.results.masking.comparison import CONTROL as REAL_CONTROL
 from robench.search.attacks.apgd import APGD
@@ -244,8 +245,8 @@ def test_the_rate_is_measured_in_a_batch_that_fits_the_memory(monkeypatch):
         rows.append(n)
         if n > 16:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return "rate"
+        return Rate(gradients=2.0, forwards=3.0)
 
     monkeypatch.setattr(schedule, "measured_rate", rate)
-    assert schedule.MaskingCheck._rate(SimpleNamespace(classifier=None)) == "rate"
+    assert schedule.MaskingCheck._rate(SimpleNamespace(classifier=None)) == Rate(2.0, 3.0)
     assert rows == [64, 32, 16]

@@ -154,7 +154,7 @@ def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_la
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         told, layer = model(x), model.module.linear(x.flatten(1))
-    surrogate = surrogates._with(model, surrogates._Inside(model.module, False, "linear"))
+    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, "linear"))
     agrees = told.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
     predictions = surrogate(x).detach()

@@ -114,15 +114,15 @@ def test_a_wrong_model_is_found_out_a_like_one_passes_and_few_examples_decide_no
     assert judge([pairs(held=500, lost=12, gained=5, fallen=483)], allowed).verdict is GateVerdict.NONE
     (row,) = judge([pairs(held=14, lost=4, fallen=12)], allowed).rows
     assert row.verdict is GateVerdict.UNDECIDED
-    assert row.at_least < 0.01 < row.drop
+    assert row.lower_end < 0.01 < row.drop
     assert row.more > 10
 
 
 def test_the_printed_interval_always_agrees_with_the_verdict():
     for lost in range(0, 40, 2):
         (row,) = judge([pairs(held=300, lost=lost, gained=4, fallen=200)], {"union": ONE}).rows
-        assert (row.at_least >= ONE) == (row.verdict is GateVerdict.REGRESSION), lost
-        assert row.at_least <= row.drop
+        assert (row.lower_end >= ONE) == (row.verdict is GateVerdict.REGRESSION), lost
+        assert row.lower_end <= row.drop
 
 
 def test_more_examples_that_flip_alike_decide_when_so_many_are_there():
@@ -144,7 +144,7 @@ def test_holm_is_holm():
             pairs(f"t{i}", held=150, lost=noise.randrange(1, 16), gained=noise.randrange(3), fallen=40)
             for i in range(4)
         ]
-        p = {row.name: p_value(row.least(), ONE) for row in rows}
+        p = {row.name: p_value(row.best_case(), ONE) for row in rows}
         wanted = set()
         for j, name in enumerate(sorted(p, key=p.__getitem__)):
             if p[name] > LEVEL / (4 - j):

@@ -301,4 +301,4 @@ INDICATORS: Sequence[Indicator] = (
     ),
     _whole("compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers"),
 )
-"""In the order of the panel."""
+"""All indicators, in the order of the panel."""
