@@ -452,7 +452,7 @@ def test_a_legend_covers_no_data(kind):
 
 
 def test_lines_are_told_apart_by_colour_and_style_up_to_fifty():
-    looks = {tuple(map(str, figures.picture.look(i).values())) for i in range(50)}
+    looks = {tuple(map(str, figures.picture.line_style(i).values())) for i in range(50)}
     assert len(looks) == 50
 
 

@@ -102,7 +102,7 @@ def test_opt_is_the_least_and_the_mean_of_what_single_threat_models_reach_on_the
     table = main_table(three(), origins=ORIGINS)
     assert table.frame.iloc[-1].tolist() == ["OPT", "", "80.0", "50.0", "50.0", "65.0", ""]
     assert table.last == 1
-    assert any("OPT, were there no trade-off: b on linf:0.3, a on l2:2;" in sentence for sentence in table.footer)
+    assert any("OPT, without a trade-off: b on linf:0.3, a on l2:2;" in sentence for sentence in table.footer)
 
 
 def test_of_two_models_trained_on_one_threat_the_better_counts():

@@ -103,7 +103,7 @@ def test_a_breakdown_stopped_early_counts_what_was_left_standing():
         "| linf:0.3 | apgd     |       5 |        1 | 4 of 5 standing |       2.0 |        414 |         409 |\n"
         "| l2:2     | pgd      |       5 |        1 | 4 of 5 standing |       1.5 |        170 |         169 |\n"
         "\n"
-        "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures.\n"
+        "An attack ran only on examples that earlier ones left; --every-attack measures each attack alone.\n"
         "l2:2: 1 more example broken by an image found under another threat or by an attack not listed.\n"
     )
 
