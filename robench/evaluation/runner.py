@@ -208,7 +208,7 @@ class Evaluation:
             attempt.seconds += seconds * (attempt.job.in_flight + len(ends)) / max(slots, 1)
             broken |= attempt.take(ends)
         for attempt in self._live:
-            attempt.predict(broken)
+            attempt.drop_broken(broken)
         if self._live:
             newest = self._live[-1]
             left = sum(a.job.left for a in self._live) + newest.standing * self._queries_of_each(self._after)

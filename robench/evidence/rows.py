@@ -120,7 +120,7 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
         probes=tuple(p for p in probes if not _is_state(p)),
         masking=tuple(_states(p for p in probes if _is_state(p))),
-        environment=dict(db.execute("SELECT key, value FROM environment").fetchall()),
+        environment=renames.environment(dict(db.execute("SELECT key, value FROM environment").fetchall())),
     )
     if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
         raise msgspec.ValidationError("table environment: expected texts")

@@ -301,7 +301,12 @@ def _renamed(summary: Summary) -> Summary:
         )
         for t in summary.threats
     )
-    return put(summary, model=put(summary.model, name=renames.model(summary.model.name)), threats=tuple(threats))
+    return put(
+        summary,
+        model=put(summary.model, name=renames.model(summary.model.name)),
+        threats=tuple(threats),
+        environment=renames.environment(summary.environment),
+    )
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
