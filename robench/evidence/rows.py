@@ -120,14 +120,19 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
         probes=tuple(p for p in probes if not _is_state(p)),
         masking=tuple(_states(p for p in probes if _is_state(p))),
-        environment=renames.environment(dict(db.execute("SELECT key, value FROM environment").fetchall())),
+        environment=_environment(db),
     )
-    if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
-        raise msgspec.ValidationError("table environment: expected texts")
     passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
     if passes > MAX_PASSES:
         raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
     return evidence
+
+
+def _environment(db: sqlite3.Connection) -> dict[str, str]:
+    record = dict(db.execute("SELECT key, value FROM environment").fetchall())
+    if not all(isinstance(text, str) for item in record.items() for text in item):
+        raise msgspec.ValidationError("table environment: expected texts")
+    return renames.environment(record)
 
 
 def _read(db: sqlite3.Connection, kind: type[R], table: str, columns: str) -> Iterator[R]:
