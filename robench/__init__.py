@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "NotMeasuredError": "results.measured",
     "Split": "problem.split",
-    "Summary": "results.summary",
+    "Summary": "results.notebook",
     "UserError": "errors",
     "evaluate": "api",
     "load_images": "evaluation.export",

@@ -12,6 +12,7 @@ from .evaluation.request import EvalRequest
 from .problem.datasets import python_data
 from .problem.datasets.preparation import Preparation
 from .problem.process import plain_process
+from .results import notebook as _notebook  # noqa: F401 - registers the view of a summary
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary
 

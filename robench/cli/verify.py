@@ -113,7 +113,7 @@ def _facts(plan: Plan, loaded: Reloaded, checkpoint: str | None, data: str | Non
         classifier=loaded.referee.classifier,
         model=None if typed else loaded.referee.classifier.name,
         data=None if from_file else loaded.whole.name,
-        least=min_passes,
+        min_passes=min_passes,
     )
 
 

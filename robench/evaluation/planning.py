@@ -4,10 +4,11 @@ import msgspec
 import torch
 
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import ModelRecord, Plan, PlannedAttack, PlannedThreat
 from ..problem.classifier import Classifier, Identity
 from ..problem.split import Split
-from ..protocols import AttackChoice, Protocol, ThreatChoice, rebuilt
+from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import planned_items
 from ..search.attack import ForeignAttack
 from ..search.engine.precision import checked
@@ -74,7 +75,7 @@ def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThrea
 def spec_of(choice: AttackChoice, eot: int) -> str:
     """The attack with every number, the number of passes it averages over included."""
     alone = eot == 1 or isinstance(choice.attack, ForeignAttack)
-    return choice.attack.spec if alone else rebuilt.averaged(choice.attack.spec, eot)
+    return str(AttackKey(choice.attack.spec, passes=None if alone else eot))
 
 
 def resumed(plan: Plan, before: Plan, path: str) -> Plan:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import ModelRecord
 from ..evidence.store import is_run_file
 from ..problem import datasets, durable, threats
@@ -216,7 +217,7 @@ def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """Attacks must be the same, except for the number of passes that searches on a stochastic model average over."""
 
     def planned(entry: ThreatEntry) -> list[tuple[str, str, int]]:
-        return [(a.name, rebuilt.split(a.spec)[0], a.items) for a in entry.attacks]
+        return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
         if (was.threat, planned(was)) != (entry.threat, planned(entry)):
@@ -252,7 +253,7 @@ def _data_of(baseline: Baseline) -> str:
 def _protocol(baseline: Baseline, classes: int) -> Protocol:
     """The protocol, from the baseline's attacks with every number; no protocol file is needed."""
     summary = baseline.summary
-    passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
+    passes = {AttackKey.parse(a.spec).passes for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
             threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)

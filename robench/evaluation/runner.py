@@ -216,7 +216,7 @@ class Evaluation:
             attack_run.seconds += seconds * (attack_run.job.in_flight + len(ends)) / max(slots, 1)
             broken |= attack_run.take(ends)
         for attack_run in self._running:
-            attack_run.predict(broken)
+            attack_run.drop_broken(broken)
         if self._running:
             newest = self._running[-1]
             left = sum(a.job.left for a in self._running) + newest.standing * self._max_queries(self._after)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from .. import protocols
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.images import Image
 from ..evidence.records import Evidence, Plan, PlannedThreat
 from ..evidence.refutation import Facts, Refuted, refuted
@@ -32,8 +33,8 @@ def verify(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], 
 def min_passes(threat: str, attack: str) -> int:
     """A lower bound of the forward passes of a search that finds nothing: all steps, for robench's own attacks."""
     try:
-        spec, passes = rebuilt.split(attack)
-        name, settings = parse(spec)
+        key = AttackKey.parse(attack)
+        name, settings = parse(key.spec)
         if name not in ATTACKS:
             return 1
         # A search that takes fewer steps costs no more, so for huge numbers this is still a lower bound.
@@ -41,7 +42,7 @@ def min_passes(threat: str, attack: str) -> int:
         built, under = build(name, settings), threats.parse(threat)
         if isinstance(built, ForeignAttack) or under.name not in built.threats:
             return 1
-        return max(1, built.max_queries(under) * built.queries_per_step * (passes or 1))
+        return max(1, built.max_queries(under) * built.queries_per_step * (key.passes or 1))
     except (UserError, ArithmeticError):  # of an older robench, or with a surrogate gradient, or invented
         return 1
 

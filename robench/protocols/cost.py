@@ -60,9 +60,9 @@ def of_protocol(protocol: Protocol, classes: int) -> Cost:
     return sum(every, start=Cost(0, 0))
 
 
-def measured_rate(classifier: Classifier) -> Rate:
-    """Timed on grey images, in float32."""
-    x = torch.full((ROWS, *classifier.shape), 0.5, device=classifier.device)
+def measured_rate(classifier: Classifier, rows: int = ROWS) -> Rate:
+    """The rate in batches of grey images, in float32."""
+    x = torch.full((rows, *classifier.shape), 0.5, device=classifier.device)
 
     def gradient() -> None:
         leaf = x.clone().requires_grad_()
@@ -81,6 +81,6 @@ def measured_rate(classifier: Classifier) -> Rate:
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
             taken.append(time.perf_counter() - begun)
-        return ROWS / statistics.median(taken[1:])
+        return rows / statistics.median(taken[1:])
 
     return Rate(rate(gradient), rate(forward))

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from robench.evaluation import prepared
-from robench.masking import schedule as scrutiny
+from robench.masking import schedule
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
-from robench.results.masking import verdict as masking
+from robench.results.masking import comparison
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
@@ -34,11 +34,11 @@ def quick(monkeypatch):
     square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
     monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
-    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
-    monkeypatch.setattr(masking, "CONTROL", 20)
-    monkeypatch.setattr(scrutiny, "control", lambda: [control])
-    monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
+    monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(comparison, "CONTROL", 20)
+    monkeypatch.setattr(schedule, "control", lambda: [control])
+    monkeypatch.setattr(schedule, "ascent_attacks", lambda depth: [climb])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert robench("report", "s.json", "--masking", "--intervals").out == looked.out
     entry = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
     assert entry["verdict"] == "masked"
-    assert "fell to other evidence" in entry["evidence"][0]
+    assert "other evidence broke" in entry["evidence"][0]
     assert {"name", "value", "meaning", "suspicious"} <= set(entry["indicators"][0])
     verified = robench("verify", "r.robench", "--arch", "net.py:build")
     assert verified.code == 0, verified.err
@@ -78,7 +78,7 @@ def test_without_the_option_no_masking_check_runs(robench, staircase, folder):
 
 def test_a_run_without_masking_checks_has_an_empty_panel(robench, run):
     told = robench("report", "r.robench", "--masking").out
-    assert "linf:0.1 untested: nobody has looked; robench evaluate --masking on does, under linf, l2 and l1.\n" in told
+    assert "linf:0.1 untested: not checked; robench evaluate --masking on checks linf, l2 and l1.\n" in told
     assert "| indicator" not in told
 
 

@@ -114,7 +114,7 @@ def test_runs_of_two_questions_are_two_tables_with_a_note(pair, robench):
 
 def test_side_by_side_wants_two_questions(pair, refused):
     told = refused("report", "a.robench", "b.robench", "--side-by-side")
-    assert "side by side stand the answers to two questions; these runs answer one question" in told
+    assert "--side-by-side shows the answers to two questions; these runs answer one question" in told
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_named_cards_give_opt_and_hours(own, robench):
     assert "OPT" not in robench(*runs).out
     told = robench(*runs, "--card", "mine-linf.toml", "--card", "mine-l2.toml").out
     assert "| OPT " in told
-    assert "OPT, were there no trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in told
+    assert "OPT, without a trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in told
     assert told.count(" 1.50 |") == 2
 
 

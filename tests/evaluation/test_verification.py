@@ -73,7 +73,7 @@ class Run:
 
 
 def facts(**changes):
-    known = {"model": "means", "data": "digits:test", "least": min_passes}
+    known = {"model": "means", "data": "digits:test", "min_passes": min_passes}
     return Facts(datasets.load("digits"), classifier(), **{**known, **changes})
 
 
