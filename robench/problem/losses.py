@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from .shapes import Labels, Logits, PerExample
 
@@ -11,6 +13,11 @@ Loss = Callable[[Logits, Labels, Labels], PerExample]
 """Logits, the right labels, and the classes aimed at; an untargeted loss ignores the last."""
 
 _NO_SPREAD = 1e-12  # keeps a ratio finite when all the logits it divides by are equal
+
+
+def misclassified(logits: Float[Tensor, "*#B K"], y: Int[Tensor, "*#B"]) -> Bool[Tensor, "..."]:
+    """True where the highest logit is not that of the label. A row with a NaN is no answer: False."""
+    return (logits.argmax(dim=-1) != y) & ~logits.isnan().any(dim=-1)
 
 
 def cross_entropy(logits: Logits, y: Labels, target: Labels) -> PerExample:

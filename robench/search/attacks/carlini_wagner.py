@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.losses import Loss, margin, margin_targeted
+from ...problem.losses import Loss, margin, margin_targeted, misclassified
 from ...problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_example
 from ...problem.threats import Ball
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
@@ -151,7 +151,7 @@ def first_round(batch: Batch, c: float) -> dict[str, Any]:
 def noted(threat: Ball, batch: Batch, state: R, seen: Seen) -> R:
     """The state after a look at the point it asked about. NaN fools nobody."""
     size = threat.size(state.delta)
-    fools = (seen.logits.argmax(dim=1) != batch.y) & ~seen.logits.isnan().any(dim=1)
+    fools = misclassified(seen.logits, batch.y)
     closer = fools & (size < state.size)
     return replace(
         state,

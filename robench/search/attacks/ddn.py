@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.losses import TARGETED, Loss
+from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.shapes import Labels, Logits, PerExample, per_example
 from ...problem.threats import Ball
 from ..attack import Batch, GradientAttack, Seen, State
@@ -64,7 +64,7 @@ class DDN(GradientAttack[Ball, DDNState]):
         return DDNState(still, norm=norm, moves=torch.zeros_like(batch.keys))
 
     def step(self, threat: Ball, batch: Batch, state: DDNState, seen: Seen) -> DDNState:
-        fooled = seen.logits.argmax(dim=1) != batch.y
+        fooled = misclassified(seen.logits, batch.y)
         gamma = fading(state.moves / self.steps, self.gamma, LAST_GAMMA)
         norm = state.norm * torch.where(fooled, 1 - gamma, 1 + gamma)
         norm = norm.clamp(max=batch.x[0].numel() ** 0.5)  # as far as the box reaches

@@ -4,7 +4,7 @@ from typing import ClassVar
 import torch
 
 from ...errors import UserError
-from ...problem.losses import TARGETED, Loss
+from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
@@ -57,7 +57,7 @@ class FAB(GradientAttack[Ball, State]):
         )  # half way, as the authors
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
-        fooled = seen.logits.argmax(dim=1) != batch.y
+        fooled = misclassified(seen.logits, batch.y)
         here = torch.where(per_example(fooled, state.delta), self.beta * state.delta, state.delta)
 
         def to_boundary(delta: Inputs) -> Inputs:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...errors import UserError
+from ...problem.losses import misclassified
 from ...problem.threats import Ball
 from ..attack import Batch, ForeignAttack, Model, batch_seed, take_rows
 from .library import library
@@ -48,8 +49,8 @@ class AutoAttackReference(ForeignAttack):
         for attack in self._attacks(model, threat, classes, batch):
             x, y = batch.x.contiguous(), batch.y
             x_adv = attack.perturb(x, y).detach()
-            fell = (model(x_adv).argmax(dim=1) != y) & threat.contains(x_adv, x)
-            batch = take_rows(batch, (~fell).nonzero().flatten())
+            broken = misclassified(model(x_adv), y) & threat.contains(x_adv, x)
+            batch = take_rows(batch, (~broken).nonzero().flatten())
             if not len(batch.y):
                 return
 
