@@ -239,7 +239,7 @@ RUBBISH = [LeavesTheBox, LeavesTheBall, ShowsAnotherExample, ShowsBlack, SpoilsW
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_breaks_nothing(model, split, kind):
     ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), slots=5)
-    assert [(end.x_adv, end.nan, end.blind) for end in ended] == [(None, False, False)] * N
+    assert [(end.x_adv, end.nan, end.no_query_inside) for end in ended] == [(None, False, False)] * N
     assert {end.error for end in ended} <= {"", IDLE}
 
 

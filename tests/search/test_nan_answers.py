@@ -40,3 +40,14 @@ def test_a_step_after_a_nan_answer_is_the_step_after_a_correct_one(name, setting
         torch.testing.assert_close(getattr(after(nan), field), value, rtol=0, atol=0)
     differs = [field for field, value in vars(after(correct)).items() if (getattr(after(wrong), field) != value).any()]
     assert differs, "the attack takes no note of a misclassification"
+
+
+@pytest.mark.parametrize(("name", "field", "before"), [("fmn", "least", torch.inf), ("brendel-bethge", "phase", 0)])
+def test_a_targeted_search_takes_no_answer_with_a_nan_for_a_find(name, field, before):
+    attack, threat, y = build(name, {"targets": 1}), parse("l2:1"), torch.zeros(1, dtype=torch.long)
+    batch = Batch(torch.full((1, *SHAPE), 0.5), y, y + 1, y)
+    found = torch.tensor([[0.0, 1.0, -1.0, -1.0]])
+    for logits, same in ((found, False), (found.index_fill(1, torch.tensor([2]), torch.nan), True)):
+        seen = Seen(logits, torch.ones(1), torch.ones(1, *SHAPE))
+        after = attack.step(threat, batch, attack.start(threat, batch), seen)
+        assert (getattr(after, field).item() == before) is same

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import L1, L2, Ball, Linf
@@ -103,7 +103,7 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         return BrendelBethgeState(delta, phase=none, moves=none, far=still, low=zero, high=zero + 1, slope=still)
 
     def step(self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen) -> BrendelBethgeState:
-        fooled = seen.loss > 0  # NaN is not
+        fooled = misclassified(seen.logits, batch.y) & (seen.loss > 0)
         state = replace(state, moves=state.moves + 1)
         started = self._started(threat, batch, state, seen, fooled)
         searched = self._searched(threat, batch, state, fooled)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...problem.losses import TARGETED, UNTARGETED, Loss
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
+from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import L1, L2, Ball, inward
 from ..attack import Batch, GradientAttack, Seen, State
 from .ddn import check_strides, fading
@@ -64,23 +64,25 @@ class FMN(GradientAttack[Ball, FMNState]):
 
     def step(self, threat: Ball, batch: Batch, state: FMNState, seen: Seen) -> FMNState:
         part = state.moves / self.steps
-        fooled = seen.loss > 0  # NaN is not
+        fooled = misclassified(seen.logits, batch.y) & (seen.loss > 0)
         size = threat.size(state.delta)
         least = torch.where(fooled, torch.minimum(size, state.least), state.least)
-        radius = self._radius(threat, batch, state, seen, least)
+        radius = self._radius(threat, batch, state, seen, fooled, least)
         radius = radius.clamp(max=batch.x[0].numel())  # as far as any box reaches
         stride = radius * fading(part, self.step_size, LAST_STRIDE * self.step_size)
         ahead = state.delta + per_example(stride, seen.grad) * _direction(threat, seen.grad)
         return FMNState(threat.nearest(ahead, batch.x, radius / threat.r), radius, least, state.moves + 1)
 
-    def _radius(self, threat: Ball, batch: Batch, state: FMNState, seen: Seen, least: PerExample) -> PerExample:
+    def _radius(
+        self, threat: Ball, batch: Batch, state: FMNState, seen: Seen, fooled: Mask, least: PerExample
+    ) -> PerExample:
         """Of the next ball."""
         gamma = fading(state.moves / self.steps, self.gamma, LAST_GAMMA)
         ascent = inward(seen.grad, state.delta, batch.x)
         steepness = (ascent * threat.steepest(ascent)).flatten(1).sum(dim=1)  # what a move of size 1 gains at most
         boundary = threat.size(state.delta) + seen.loss.abs() / steepness.clamp(min=TINY)
         grown = (1 + gamma) * torch.where(least.isinf(), boundary, state.radius)
-        return torch.where(seen.loss > 0, torch.minimum((1 - gamma) * state.radius, least), grown)
+        return torch.where(fooled, torch.minimum((1 - gamma) * state.radius, least), grown)
 
 
 def _direction(threat: Ball, grad: Inputs) -> Inputs:
