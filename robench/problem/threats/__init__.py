@@ -7,10 +7,11 @@ from ...errors import UserError, unknown
 from . import affine
 from .affine import AffineBalls, AffineRT
 from .base import Ball, ThreatModel, in_box, inward, room
-from .lp import L0, L1, L2, Linf
+from .lp import EUCLIDEAN, L0, L1, L2, Linf
 from .rt import RT
 
 __all__ = [
+    "EUCLIDEAN",
     "L0",
     "L1",
     "L2",

@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
-from ..shapes import Inputs, Mask, PerExample, per_example
+from ..shapes import Inputs, Mask, PerExample, per_candidate, per_example
+from .linear import Column, Rows
+from .shrinkage import Shrinkage
 
 # A float32 pixel carries a relative error of at most 2**-24 from its own rounding, and as much again from
 # the rounding of the radius it was moved by.
 PIXEL_ROUNDING = 2.0**-23
 SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
-
+TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
 N_PARAMS = 3
 """Numbers that say how an image was made, in threat models that are no balls: tx, ty in pixels, the angle in degrees.
@@ -25,6 +27,9 @@ All 0 where nothing was moved, and everywhere else."""
 NO_PARAMS = (0.0,) * N_PARAMS
 
 TransformParams = Float[Tensor, "B 3"]
+
+Candidates = Float[Tensor, "L #W *D"]
+"""W perturbations of each of L images."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,16 @@ class ThreatModel(ABC):
 
 @dataclass(frozen=True)
 class Ball(ThreatModel):
-    """Images up to a distance from x, cut by the box, and how to move among them. `delta` is always x_adv - x."""
+    """Images up to a distance from x, cut by the box, and how to move among them. `delta` is always x_adv - x.
+
+    Attacks name no norm: they ask the ball about its geometry. The defaults suit a ball without special features.
+    """
+
+    p: ClassVar[float] = 2  # the order of the norm; infinite for the largest change, 0 for a count
+    separable: ClassVar[bool] = False  # every coordinate has a limit of its own, whatever the others do
+    sparse_steps: ClassVar[bool] = False  # the steepest step moves a single coordinate
+    counts_pixels: ClassVar[bool] = False  # the size counts changed pixels, however far they change
+    shrinkage: ClassVar[type[Shrinkage]] = Shrinkage  # how the norm pulls a delta towards 0
 
     radius: Fraction
 
@@ -84,6 +98,22 @@ class Ball(ThreatModel):
     @abstractmethod
     def steepest(self, grad: Inputs) -> Inputs:
         """The delta of size 1 along which a linear loss with this gradient rises most; 0 where grad is 0."""
+
+    def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
+        """The move of least size, 0 <= move <= limit, at which the sum of gain * move is `need`.
+
+        Where the limits are too narrow for that, all coordinates move to their limits. Gains lie in [0, 1].
+        """
+        raise NotImplementedError(f"{self.name} has no cheapest way to a hyperplane")
+
+    def shortened(self, delta: Candidates, size: Float[Tensor, "L W"]) -> Candidates:
+        """Each delta cut down to a size along the way from 0 to delta; unchanged if it is no larger.
+
+        The way is a straight line, unless the ball is separable: then all coordinates set out together and each
+        stops where it arrives.
+        """
+        length = self.size(delta.flatten(0, 1)).view(delta.shape[:2])
+        return delta * (per_candidate(size, delta) / per_candidate(length.clamp(min=TINY), delta)).clamp(max=1)
 
     @abstractmethod
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:

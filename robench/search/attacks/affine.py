@@ -95,7 +95,7 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
         return AffineLpState(_boxed(one + two, batch.x), one, two, torch.zeros_like(split), split)
 
     def _moved(self, part: Ball, share: PerExample, delta: Inputs, ascent: Inputs, x: Inputs) -> Inputs:
-        step = sparse(ascent, PERCENTILE) if part.name == "l1" else part.steepest(ascent)
+        step = sparse(ascent, PERCENTILE) if part.sparse_steps else part.steepest(ascent)
         return _into(part, share, delta + per_example(2.5 / self.steps * part.r * share, delta) * step, x)
 
 

@@ -1,5 +1,4 @@
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from ...errors import UserError
 from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
-from ...problem.threats import L1, L2, Ball, Linf
+from ...problem.threats import EUCLIDEAN, Ball
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 from .hyperplane import to_hyperplane
 from .starts import faded
@@ -22,14 +21,11 @@ PUSH = 0.01  # of the gain that is in reach: the least that is asked of a step t
 # Of the search for the boldest step. The trust region is a choice and no fact, so a few per cent of it will do, but
 # the plane is met exactly: what a step gives away there is gained in size, and it would always give it away.
 TIMID = -20.0  # the least boldness, as a power of 2
-BOLD = 3.0  # the most under l_1, where ever bolder moves tend to the linear programme's own solution; else 0
 HALVINGS = 8  # of that power: down to some 6 % of the boldness
 NEWTON = 12
 MISSED = 0.02  # of the way to the plane; the overshoot is larger
 ROUNDING = 1e-6  # of the gain that is in reach
 TINY = 1e-30  # keeps 0 / 0 away
-
-STRAIGHT = L2(Fraction(1))  # the norm in which the trust region is round
 
 Rows = Float[Tensor, "B N"]
 Column = Float[Tensor, "B 1"]
@@ -152,9 +148,9 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         averaged = self.momentum * state.slope + (1 - self.momentum) * seen.grad
         slope = torch.where(first, seen.grad, averaged)
         part = (state.moves / self.steps).clamp(max=1)
-        reach = self.reach * (self.last_reach / self.reach) ** part * STRAIGHT.size(state.delta)
+        reach = self.reach * (self.last_reach / self.reach) ** part * EUCLIDEAN.size(state.delta)
         # A point on the very boundary has no way to go across, and rounding of the logits may keep it there.
-        across = torch.maximum(-self.overshoot * seen.loss, PUSH * reach * STRAIGHT.size(slope))
+        across = torch.maximum(-self.overshoot * seen.loss, PUSH * reach * EUCLIDEAN.size(slope))
         aim = torch.where(fooled, (self.overshoot - 2) * seen.loss, across)
         move = boldest(threat, batch.x, state.delta, slope, aim, reach)
         return replace(state, delta=_boxed(state.delta + move, batch.x), slope=slope)
@@ -173,14 +169,14 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     steepness = g.norm(dim=1, keepdim=True).clamp(min=TINY)
     exact = MISSED * need.abs() + ROUNDING * most * steepness
 
-    within = aim.clamp(-reach * STRAIGHT.size(slope), reach * STRAIGHT.size(slope))
-    shortest = to_hyperplane(STRAIGHT, x + delta, slope, -within).flatten(1)
+    within = aim.clamp(-reach * EUCLIDEAN.size(slope), reach * EUCLIDEAN.size(slope))
+    shortest = to_hyperplane(EUCLIDEAN, x + delta, slope, -within).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
     possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= most)
     best: Rows = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
-    timid, bold = torch.full_like(need, TIMID), torch.full_like(need, BOLD if isinstance(threat, L1) else 0.0)
+    timid, bold = torch.full_like(need, TIMID), torch.full_like(need, threat.shrinkage.max_power)
     ahead, leap = need / steepness.square(), most / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
@@ -210,22 +206,17 @@ def _meeting(
     it gains, g . move, rises with the multiplier along a broken line: Newton's method from `ahead`, kept between what
     was too little and too much; where it has no slope or leaves them, half way, or a leap on.
     """
-    low, high = -image - here, 1 - image - here  # what the box leaves to the move
-    taken = boldness * width
-    if isinstance(threat, Linf):
-        low, high = torch.maximum(low, taken - width - here), torch.minimum(high, width - taken - here)
-    back, squares = boldness * here if isinstance(threat, L2) else 0, g.square()
+    shrinkage, squares = threat.shrinkage(here, boldness, width), g.square()
+    low, high = shrinkage.limits(-image - here, 1 - image - here)  # the box leaves so much to the move
     least, last = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf)
     for step in range(NEWTON + 1):
-        free = ahead * g - back
-        if isinstance(threat, L1):
-            free = free - torch.clamp(here + free, -taken, taken)
-        move = torch.clamp(free, low, high)
+        pulled = shrinkage.pulled(ahead * g)
+        move = torch.clamp(pulled, low, high)
         if step == NEWTON:
             break
-        moving = move == free
-        if isinstance(threat, L1):
-            moving = moving & (here + free != 0)
+        moving = move == pulled
+        if (follows := shrinkage.follows(pulled)) is not None:
+            moving = moving & follows
         missing = need - (g * move).sum(dim=1, keepdim=True)
         rate = (squares * moving).sum(dim=1, keepdim=True)
         least, last = torch.where(missing > 0, ahead, least), torch.where(missing > 0, last, ahead)

@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
-from ...problem.threats import L1, L2, Ball, inward
+from ...problem.threats import EUCLIDEAN, Ball, inward
 from ..attack import Batch, GradientAttack, Seen, State
 from .ddn import check_strides, fading
 
@@ -86,8 +85,5 @@ class FMN(GradientAttack[Ball, FMNState]):
 
 
 def _direction(threat: Ball, grad: Inputs) -> Inputs:
-    """Of length 1 in the norm of the ball; under l_1 in l_2, for a step along one pixel at a time goes nowhere."""
-    return _STRAIGHT.steepest(grad) if isinstance(threat, L1) else threat.steepest(grad)
-
-
-_STRAIGHT = L2(Fraction(1))
+    """The steepest direction; the Euclidean one where the ball's own moves a single pixel, which leads nowhere."""
+    return EUCLIDEAN.steepest(grad) if threat.sparse_steps else threat.steepest(grad)

@@ -10,8 +10,8 @@ from ...problem.losses import UNTARGETED, Loss
 from ...problem.noise import normal
 from ...problem.shapes import per_example
 from ...problem.threats import Ball, room
+from ...problem.threats.linear import level
 from ..attack import Batch, GradientAttack, Seen, State
-from .apgd import level
 
 TINY = 1e-30  # keeps 0 / 0 away
 

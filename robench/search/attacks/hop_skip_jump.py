@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
-from ...problem.threats import Ball, Linf
+from ...problem.threats import Ball
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
@@ -193,7 +193,7 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     def _directions(self, threat: Ball, batch: Batch, state: HopSkipJumpState) -> Candidates:
         """Around the point: normal noise, under l_inf uniform noise, all of the same length."""
         noise = 2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1
-        noise = noise if isinstance(threat, Linf) else torch.erfinv(noise)
+        noise = noise if threat.separable else torch.erfinv(noise)
         unit = (noise / noise.norm(dim=2, keepdim=True)).view_as(state.asked)
         reach = self.reach * state.delta.flatten(1).norm(dim=1)
         asked: Tensor = (batch.x + state.delta)[:, None] + per_example(reach, unit) * unit

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
-from ...problem.threats import L0, Ball
+from ...problem.threats import Ball
 from ..attack import Batch, Candidates, LabelAttack, State, where_rows
 from .starts import nearest, pick, sizes
 
@@ -149,12 +149,12 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
 
     def _asks(self, threat: Ball) -> int:
         """Questions about a single unit: a pixel that counts as changed may change as it likes."""
-        return 1 if isinstance(threat, L0) else 2
+        return 1 if threat.counts_pixels else 2
 
     def _yields(self, threat: Ball, staying: Inputs) -> PerExample:
         """By how much the changes that stay can still shrink: as a rule one value comes closer, and the others hold."""
         most = staying.flatten(1).abs().amax(dim=1)
-        return torch.zeros_like(most) if isinstance(threat, L0) else most
+        return torch.zeros_like(most) if threat.counts_pixels else most
 
     def _noisy(self, batch: Batch, state: PointwiseState) -> Candidates:
         """Delta with more and more of it replaced by noise, as a rule by salt and pepper."""
@@ -228,7 +228,7 @@ def _line(threat: Ball, batch: Batch, delta: Inputs, restart: Counts) -> tuple[P
     """The place of every unit in a new line, and how many there are."""
     changed = delta != 0
     order = _order(batch, restart)
-    if isinstance(threat, L0):
+    if threat.counts_pixels:
         order, changed = order[:, :1], changed.any(dim=1, keepdim=True)
     line = torch.where(changed, order, torch.inf).flatten(1).argsort(dim=1, stable=True)
     place = torch.empty_like(line).scatter_(1, line, torch.arange(line.shape[1], device=line.device).expand_as(line))

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...problem.losses import margin
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_example
-from ...problem.threats import L1, Ball, Linf
+from ...problem.threats import Ball
 from ..attack import Batch, Candidates, ScoreAttack, State
 
 CHANGES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 steps: past each, the squares' area is halved
@@ -57,7 +57,7 @@ class Square(ScoreAttack[Ball, SquareState]):
             raise UserError(f"square cannot take p_init={self.p_init}: it is a share of the image, above 0 and up to 1")
 
     def start(self, threat: Ball, batch: Batch) -> SquareState:
-        delta = _stripes(threat, batch) if isinstance(threat, Linf) else _tiles(threat, batch)
+        delta = _stripes(threat, batch) if threat.separable else _tiles(threat, batch)
         unseen = torch.full_like(delta.flatten(1)[:, 0], -torch.inf)
         return SquareState(delta, best=delta, margin=unseen, taken=torch.zeros_like(batch.keys))
 
@@ -68,7 +68,7 @@ class Square(ScoreAttack[Ball, SquareState]):
         value = margin(logits.squeeze(1), batch.y)
         better = value > state.margin  # NaN is no better
         best = torch.where(per_example(better, state.delta), state.delta, state.best)
-        paint = self._repaint if isinstance(threat, Linf) else self._move_mass
+        paint = self._repaint if threat.separable else self._move_mass
         return SquareState(
             delta=paint(threat, batch, best, state.taken),
             best=best,
@@ -101,7 +101,7 @@ class Square(ScoreAttack[Ball, SquareState]):
 
     def _move_mass(self, threat: Ball, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
         """l_2 and l_1: what a second square held, and what was unused, goes into the first, in a new pattern."""
-        p = 1 if isinstance(threat, L1) else 2
+        p = threat.p
         _, c, h, w = best.shape
         noise = uniform(batch.keys, taken + 1, 5 + c)
         sides, stage = self.sides(h, w, least=3), self.stage(taken)
@@ -133,7 +133,7 @@ def _tiles(threat: Ball, batch: Batch) -> Images:
     down, across = h // side, w // side
     noise = uniform(batch.keys, 0, (1 + c) * down * across).view(-1, 1 + c, down, across)
     noise = noise.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
-    upright, turned = _patterns((side,), 1 if isinstance(threat, L1) else 2, noise.device)[:, 0].repeat(1, down, across)
+    upright, turned = _patterns((side,), threat.p, noise.device)[:, 0].repeat(1, down, across)
     tiled = torch.where(noise[:, :1] > 0.5, turned, upright) * _signs(noise[:, 1:])
     top, left = (h - down * side) // 2, (w - across * side) // 2
     tiled = F.pad(tiled, (left, w - across * side - left, top, h - down * side - top))
@@ -142,7 +142,7 @@ def _tiles(threat: Ball, batch: Batch) -> Images:
 
 def _fitted(threat: Ball, delta: Images, x: Images) -> Images:
     """Into ball and box; under l_2 the whole radius is used before the box cuts."""
-    if isinstance(threat, L1):
+    if threat.p == 1:
         return threat.nearest(delta, x)
     return threat.project(delta * per_example(threat.r / threat.size(delta).clamp(min=TINY), delta), x)
 
@@ -174,12 +174,12 @@ def _signs(u: Tensor) -> Tensor:
     return torch.where(u > 0.5, 1.0, -1.0)
 
 
-def _mass(v: Images, p: int) -> Float[Tensor, "B C 1 1"]:
+def _mass(v: Images, p: float) -> Float[Tensor, "B C 1 1"]:
     """The sum of absolute values to the power p in every channel."""
     return (v.abs() if p == 1 else v.square()).sum(dim=(2, 3), keepdim=True)
 
 
-def _norm(v: Images, p: int) -> Float[Tensor, "B C 1 1"]:
+def _norm(v: Images, p: float) -> Float[Tensor, "B C 1 1"]:
     mass = _mass(v, p)
     return (mass if p == 1 else mass.sqrt()).clamp(min=TINY)
 
@@ -198,14 +198,14 @@ def _lengths(sides: tuple[int, ...], device: torch.device) -> Int[Tensor, "T"]:
 
 
 @lru_cache
-def _patterns(sides: tuple[int, ...], p: int, device: torch.device) -> Patterns:
+def _patterns(sides: tuple[int, ...], p: float, device: torch.device) -> Patterns:
     """Patterns of these sides, of norm 1."""
     widest = max(sides)
     upright = torch.stack([F.pad(_pattern(side, p), (0, widest - side, 0, widest - side)) for side in sides])
     return torch.stack([upright, upright.mT]).to(device)
 
 
-def _pattern(side: int, p: int) -> Float[Tensor, "S S"]:
+def _pattern(side: int, p: float) -> Float[Tensor, "S S"]:
     """Two halves of opposite sign, each falling off in square rings around its centre.
 
     The paper's eta: ring m weighs the sum over k >= m of (k + 1)**-2, under l_1 **-4.

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.noise import uniform
-from ...problem.shapes import Inputs, Keys, PerExample, per_candidate, per_example
-from ...problem.threats import Ball, Linf
+from ...problem.shapes import Inputs, Keys, PerExample, per_example
+from ...problem.threats import Ball
 from ..attack import Batch, Candidates, State
 
 FINE = (1, 2, 4)  # pixels: noise comes in squares that long at first
@@ -26,7 +26,6 @@ BLOCKS = (1, 2, 4, 8, 16)  # those that are shorter than the image, and the whol
 STYLES = 3  # grey noise, black-and-white noise, and the image inverted where the noise is high
 STARTS = 4  # passes that look for a start, where one of them finds one
 NEAREST = 0.5  # of the distance reached: no nearer is tried before something there has fooled
-TINY = 1e-30  # keeps 0 / 0 away
 
 PerCandidate = Float[Tensor, "L W"]
 Noise = Float[Tensor, "L W N"]
@@ -153,17 +152,8 @@ def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidate
 
 
 def faded(threat: Ball, x: Inputs, delta: Float[Tensor, "L #W *D"], size: PerCandidate) -> Candidates:
-    """The images on the way from x to x + delta that are `size` away; all of the way where it is no longer.
-
-    The way is straight, but under l_inf all pixels set out together and each stops where it has arrived.
-    """
-    far = per_candidate(size, delta)
-    if isinstance(threat, Linf):
-        near = torch.minimum(torch.maximum(delta, -far), far)
-    else:
-        length = per_candidate(sizes(threat, delta).clamp(min=TINY), delta)
-        near = delta * (far / length).clamp(max=1)
-    return (x[:, None] + near).clamp(0, 1)
+    """The images on the way from x to x + delta that are `size` away from x; x + delta itself if it is no farther."""
+    return (x[:, None] + threat.shortened(delta, size)).clamp(0, 1)
 
 
 def sizes(threat: Ball, delta: Candidates) -> PerCandidate:

@@ -4,19 +4,18 @@ Rauber et al. 2017, https://arxiv.org/abs/1707.04131; Foolbox 3, https://github.
 """
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from ...errors import UserError, unknown
 from ...problem.shapes import Inputs
-from ...problem.threats import Ball
+from ...problem.threats import L0, L1, L2, Ball, Linf
 from ..attack import Batch
 from .library import LOOPS, LibraryAttack, Network, Setting, library
 
 PREFIX = "foolbox:"
-NORMS = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}  # by the p of Foolbox's distance
+NORMS = {ball.p: ball.name for ball in (Linf, L2, L1, L0)}  # by the p of Foolbox's distance
 OURS = ("distance", "tensorboard")  # the threat model decides the one, and nobody looks at the other
 
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...problem.shapes import Inputs, per_example
-from ...problem.threats import Ball, Linf
+from ...problem.shapes import Inputs
+from ...problem.threats import Ball
 from ..attack import Batch, ForeignAttack, Model, spec
 
-TINY = 1e-30  # keeps 0 / 0 away
 LOOPS = (
     *("steps", "max_iter", "max_iterations", "n_iter", "num_steps", "n_queries", "repeats", "directions"),
     "binary_search_steps",
@@ -96,8 +95,5 @@ class Network(nn.Module):
 
 def shrunk(threat: Ball, x_adv: Inputs, x: Inputs) -> Inputs:
     """The images brought into the ball as libraries do it for their minimum-norm attacks: clipped, or scaled down."""
-    delta = x_adv - x
-    if isinstance(threat, Linf):
-        return (x + delta.clamp(-threat.r, threat.r)).clamp(0, 1)
-    factor = (threat.r / threat.size(delta).clamp(min=TINY)).clamp(max=1)
-    return (x + delta * per_example(factor, delta)).clamp(0, 1)
+    radius = torch.full_like(x.flatten(1)[:, :1], threat.r)
+    return (x + threat.shortened((x_adv - x)[:, None], radius)[:, 0]).clamp(0, 1)
