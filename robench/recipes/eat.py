@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..problem.losses import cross_entropy
 from ..problem.shapes import Inputs, Mask
-from ..problem.threats import L1, Ball, ThreatModel
+from ..problem.threats import Ball, ThreatModel
 from ..search.attack import differentiate
 from ..search.attacks.apgd import APGD
+from ..search.attacks.apgd_l1 import SparseState
 from .adaptive import drawn
 from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
@@ -70,10 +71,9 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         threat, batch = step.threats[chosen], step.batch
         assert isinstance(threat, Ball), "check() has seen it"
         attack = APGD(steps=self.inner_steps, loss="cross-entropy", staged=False)
-        state = attack.start(threat, batch)
-        zero = torch.zeros_like(batch.x)
-        share = torch.full_like(state.share, L1_SHARE) if isinstance(threat, L1) else state.share
-        state = replace(state, delta=zero, previous=zero, top=zero, share=share)
+        state = attack.start_at(threat, torch.zeros_like(batch.x))
+        if isinstance(state, SparseState):
+            state = replace(state, share=torch.full_like(state.share, L1_SHARE))
         stood = torch.ones_like(batch.y, dtype=torch.bool)
         for _ in range(attack.max_queries(threat)):
             seen = differentiate(step.module, cross_entropy, batch.x + state.delta, batch.y, batch.y)
