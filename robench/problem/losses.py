@@ -1,6 +1,7 @@
 """What a gradient attack climbs: one number per row, higher meaning closer to a mistake."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,8 @@ def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
     top = logits.topk(min(4, logits.shape[1]), dim=1).values
     return difference / (top[:, 0] - top[:, 2:].mean(dim=1) + _NO_SPREAD)
 
+
+LossName = Literal["cross-entropy", "margin", "dlr"]
 
 UNTARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
 TARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..settings import Share
 from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
 KEY = "errors"  # in the training's memory
@@ -26,11 +27,8 @@ class Adaptive(AdversarialTraining):
     name: ClassVar[str] = "adaptive"
     source: ClassVar[str] = "a threat per batch, where the model fails; after E-AT, https://arxiv.org/abs/2105.12508"
 
-    max_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.max_one, "recent", "least")
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "recent", "least")
-
-    recent: float = 0.95  # weight of what was known before about a threat's share of errors
-    least: float = 0.3  # of the draws are uniform
+    recent: Share = 0.95  # weight of what was known before about a threat's share of errors
+    least: Share = 0.3  # of the draws are uniform
 
     def train_step(self, step: TrainingStep) -> StepResult:
         errors = step.memory.setdefault(KEY, torch.ones(len(step.threats)))

@@ -15,6 +15,7 @@ from ..search.attack import Batch, GradientAttack, State, unroll
 from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
 from ..search.attacks.spatial import random_transforms, transformed
+from ..settings import Count, Positive, Share
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
 
@@ -52,24 +53,22 @@ class AdversarialTraining(Recipe):
         "digits": {"steps": 2000, "batch": 64},
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
-    max_one: ClassVar[tuple[str, ...]] = ("warmup",)
-    may_be_zero: ClassVar[tuple[str, ...]] = ("warmup",)
 
-    steps: int = 6000
-    batch: int = 100
-    lr: float = 1e-3
-    inner_steps: int = 10
-    inner_step_size: float = 0.25  # in radii
-    warmup: float = 0.1  # the share of the training that is done at a third of the radius
+    steps: Count = 6000
+    batch: Count = 100
+    lr: Positive = 1e-3
+    inner_steps: Count = 10
+    inner_step_size: Positive = 0.25  # in radii
+    warmup: Share = 0.1  # the share of the training that is done at a third of the radius
     augment: bool = False
-    transforms: int = 10  # of rotations and translations: so many are tried on each image, and the worst is taken
+    transforms: Count = 10  # of rotations and translations: so many are tried on each image, and the worst is taken
     # The adversary's passes in train mode, where they move the batch-norm statistics, as in the code of Madry et al.
     # and of MNG-AC (P-31). Left out of `repr`, and so of the identity, where it is as it was before it came.
     bn_train_attack: bool = field(default=False, repr=False)
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return () if "rt" in cls.attacked else ("poses",)
+        return () if "rt" in cls.attacked else ("transforms",)
 
     @abstractmethod
     def train_step(self, step: TrainingStep) -> StepResult:
@@ -100,7 +99,7 @@ class AdversarialTraining(Recipe):
 
     def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
         """PGD; under l_1 SLIDE, as in Tramèr and Boneh: one coordinate at a time is too weak a teacher."""
-        kind = SLIDE if threat.name == "l1" else PGD
+        kind = SLIDE if isinstance(threat, Ball) and threat.sparse_steps else PGD
         return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:

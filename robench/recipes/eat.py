@@ -15,6 +15,7 @@ from ..problem.threats import Ball, ThreatModel
 from ..search.attack import differentiate
 from ..search.attacks.apgd import APGD
 from ..search.attacks.apgd_l1 import SparseState
+from ..settings import Share
 from .adaptive import drawn
 from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
 
@@ -46,10 +47,8 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         "E-AT, an extreme norm per batch, where it fails; Croce and Hein 2022, https://arxiv.org/abs/2105.12508"
     )
     attacked: ClassVar[tuple[str, ...]] = APGD.threats
-    max_one: ClassVar[tuple[str, ...]] = (*AdversarialTraining.max_one, "kept")
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "kept")
 
-    kept: float = 1.0  # of the counts, by every step
+    kept: Share = 1.0  # of the counts, by every step
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ robench train mng_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from ..problem.shapes import Inputs, Keys, Labels, per_example
 from ..problem.threats import L1, Ball
 from ..search.attack import Batch
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .sat_ac import consistent
 
@@ -50,18 +51,13 @@ class MetaNoiseGenerator(AdversarialTraining):
         "meta-learned noise and consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "generator": ("image", "noise"),  # what it sees: noise and the image, or noise alone
-        "noise_unit": ("radius", "pixel"),  # of what it makes, before the projection
-    }
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
     twice_differentiated: ClassVar[bool] = True
 
-    beta: float = 12.0  # of the divergence
-    alpha: float = 0.1  # the rate of trial step and generator
-    generator: str = "image"
-    noise_unit: str = "radius"
+    beta: NonNegative = 12.0  # of the divergence
+    alpha: Positive = 0.1  # the rate of trial step and generator
+    generator: Literal["image", "noise"] = "image"  # what it sees: noise and the image, or noise alone
+    noise_unit: Literal["radius", "pixel"] = "radius"  # of its output, before the projection
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]

@@ -13,6 +13,7 @@ from ..problem.shapes import Inputs, per_example
 from ..problem.threats import Ball
 from ..search.attack import State, differentiate
 from ..search.attacks.pgd import PGD
+from ..settings import Count, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step, losses
 
 
@@ -28,8 +29,8 @@ class MultiSteepestDescent(AdversarialTraining):
     source: ClassVar[str] = "multi steepest descent, Maini et al. 2020, https://arxiv.org/abs/1909.04068"
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
 
-    inner_steps: int = 20
-    inner_step_size: float = 0.125  # in radii
+    inner_steps: Count = 20
+    inner_step_size: Positive = 0.125  # in radii
 
     def train_step(self, step: TrainingStep) -> StepResult:
         return cross_entropy_step(step.module, step.batch.x + self.perturbation(step), step.batch.y)

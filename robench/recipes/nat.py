@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..problem.threats import ThreatModel
+from ..settings import Count, Positive
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
 
@@ -25,9 +26,9 @@ class Nat(Recipe):
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
 
-    steps: int = 6000
-    batch: int = 100
-    lr: float = 1e-3
+    steps: Count = 6000
+    batch: Count = 100
+    lr: Positive = 1e-3
     augment: bool = False
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:

@@ -1,11 +1,12 @@
 """What every recipe is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from .. import settings
 from ..problem.threats import ThreatModel
+from ..settings import Count
 from .training import Training, TrainingData
 
 
@@ -17,14 +18,15 @@ class Recipe(ABC):
     source: ClassVar[str]  # method, paper, link: the line of `robench list recipes`
     presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by setting, where it is one of a few names
-    max_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
-    may_be_zero: ClassVar[tuple[str, ...]] = ()  # all others are above 0
     twice_differentiated: ClassVar[bool] = False  # it asks for gradients of gradients, which compiled code has not
 
-    steps: int  # of the optimiser
-    batch: int  # images per step
+    steps: Count  # of the optimiser
+    batch: Count  # images per step
     augment: bool
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a setting is out of range."""
+        settings.check(self)
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:

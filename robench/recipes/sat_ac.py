@@ -14,6 +14,7 @@ from ..problem.noise import normal
 from ..problem.shapes import Inputs, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
 
@@ -36,9 +37,7 @@ class AdversarialConsistency(AdversarialTraining):
     )
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
-
-    beta: float = 12.0  # of the divergence
+    beta: NonNegative = 12.0  # of the divergence
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]

@@ -15,6 +15,7 @@ from ..problem.shapes import Inputs, Labels, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attack import State, differentiate
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
 
@@ -37,9 +38,7 @@ class Trades(AdversarialTraining):
         "cifar10": {**AdversarialTraining.presets["cifar10"], "beta": 6.0},
     }
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
-
-    beta: float = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
+    beta: NonNegative = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
 
     def train_step(self, step: TrainingStep) -> StepResult:
         module, batch = step.module, step.batch

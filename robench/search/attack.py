@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import settings
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import N_PARAMS
+from ..settings import Count, NoTargets
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Attack(ABC):
     minimises: ClassVar[bool] = False  # it goes on from a find to a nearer one
     comes_from_outside: ClassVar[bool] = False  # it starts at any image that fools the model, and fails without one
 
+    def __post_init__(self) -> None:
+        """Raises UserError if a setting is out of range."""
+        settings.check(self)
+
     @property
     def spec(self) -> str:
         """The attack as text, with every number: the key of its evidence. `attacks.parse` reads it back."""
@@ -99,8 +105,8 @@ class SteppedAttack(Attack, Generic[T, S]):
     relies on this to swap finished lanes.
     """
 
-    steps: int  # moves of each lane before it is spent
-    targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
+    steps: Count  # steps of each slot before it is exhausted
+    targets: NoTargets = 0  # searches per restart, each aimed at another wrong class; 0 is one search that aims at none
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:

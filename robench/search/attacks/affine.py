@@ -1,19 +1,20 @@
 """Two perturbations that share one budget: Tramèr and Boneh 2019, sections 2.5 and 5, https://arxiv.org/abs/1904.13000"""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.losses import UNTARGETED, Loss
+from ...problem.losses import UNTARGETED, Loss, LossName
 from ...problem.noise import normal, uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import RT, AffineBalls, AffineRT, Ball, inward
 from ...problem.threats.base import N_PARAMS, TransformParams
-from ..attack import Batch, CandidateParams, GradientAttack, Seen, State, where_rows
+from ...settings import Bounds, Count
+from ..attack import Attack, Batch, CandidateParams, GradientAttack, Seen, State, where_rows
 from .slide import sparse
 
 PERCENTILE = 99.0  # of a SLIDE step
@@ -21,18 +22,18 @@ MIN = 1e-6  # share of a radius: a ball of radius 0 has no geometry
 
 
 @dataclass(frozen=True)
-class _Affine:
+class _Affine(Attack):
     """The settings both forms share: how the budget is split."""
 
-    steps: int = 100  # moves at one split; a share of the radius each, 2.5 / steps as in Madry's rule
-    targets: int = 0
-    loss: str = "margin"
-    splits: int = 0  # 0 draws one split at random; n tries 0, 1 / (n - 1), ..., 1 one after the other
+    steps: Count = 100  # moves at one split; a share of the radius each, 2.5 / steps as in Madry's rule
+    loss: LossName = "margin"
+    splits: Annotated[int, Bounds(0)] = (
+        0  # 0 draws one split at random; n tries 0, 1 / (n - 1), ..., 1 one after the other
+    )
 
     def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("an affine attack aims at no class; leave targets at 0")
-        if self.splits < 0 or self.splits == 1:
+        super().__post_init__()
+        if self.splits == 1:
             raise UserError("an affine attack splits its budget at random (splits=0) or in at least 2 ways (splits=11)")
 
     @property
@@ -121,12 +122,7 @@ class AffineRTAttack(_Affine, GradientAttack[AffineRT, AffineRTState]):
     source: ClassVar[str] = "Affine spatial attack, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
     threats: ClassVar[tuple[str, ...]] = ("affine-rt",)
 
-    transforms: int = 10  # looked at per split
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.transforms < 1:
-            raise UserError(f"affine-rt cannot take transforms={self.transforms}: it needs at least one")
+    transforms: Count = 10  # looked at per split
 
     def max_queries(self, threat: AffineRT) -> int:
         return max(self.splits, 1) * (self.transforms + self.steps + 1)

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.losses import TARGETED, UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Count, Targets
 from ..attack import Batch, GradientAttack, Seen
 from .apgd_l1 import SparseAscent, SparseState, Stages, large_radius_stages
 from .apgd_state import APGDState, next_origin, on_device, updated
@@ -40,9 +41,9 @@ class APGD(GradientAttack[Ball, APGDState]):
     source: ClassVar[str] = "Auto-PGD, Croce and Hein 2020 and 2021, https://arxiv.org/abs/2003.01690"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
-    steps: int = 100
-    targets: int = 0
-    loss: str = "cross-entropy"
+    steps: Count = 100
+    targets: Targets = 0
+    loss: LossName = "cross-entropy"
     staged: bool = True  # l_1 only: the large-radius schedule
 
     @property

@@ -1,14 +1,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
@@ -73,23 +73,12 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 1000  # passes
-    targets: int = 0
-    around: float = 0.03  # the first orthogonal step, in distances
-    towards: float = 0.01  # the first step towards the image, in distances
-    memory: float = 0.9  # weight of what was learnt before about the way around
-    bias: float = 1.0  # weight of that way beside a random one
-    queries_per_step: int = 32  # images that each example asks about at once
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("boundary aims at no class; leave targets at 0")
-        if self.queries_per_step < TRIALS:
-            raise UserError(
-                f"boundary cannot take queries_per_step={self.queries_per_step}: it needs at least {TRIALS} images at once"
-            )
-        if not self.memory < 1:
-            raise UserError(f"boundary cannot take memory={self.memory}: it is a share, below 1")
+    steps: Count = 1000  # passes
+    around: NonNegative = 0.03  # the first orthogonal step, in distances
+    towards: NonNegative = 0.01  # the first step towards the image, in distances
+    memory: Annotated[float, Bounds(0, below=1)] = 0.9  # weight of what was learnt before about the way around
+    bias: NonNegative = 1.0  # weight of that way beside a random one
+    queries_per_step: Annotated[int, Bounds(TRIALS)] = 32  # images that each example asks about at once
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

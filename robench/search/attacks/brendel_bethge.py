@@ -1,5 +1,5 @@
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import EUCLIDEAN, Ball
+from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 from .hyperplane import to_hyperplane
 from .starts import faded
@@ -66,24 +67,25 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 200  # along the boundary
-    targets: int = 0
-    starts: int = 20  # images asked about in search of a start: half noise, half steps onto the boundary
-    searches: int = 10  # halvings of the way from the image to the start
-    reach: float = 1.0  # of the first step, in lengths of delta (l_2 under every threat); falls geometrically
-    last_reach: float = 0.001  # of the last
-    overshoot: float = 1.1  # of the way to the boundary for a point that does not fool; 2 less this for one that does
-    momentum: float = 0.8  # share of the old slope in the new one
+    steps: Count = 200  # along the boundary
+    targets: Targets = 0
+    starts: Annotated[int, Bounds(2)] = (
+        20  # images asked about in search of a start: half noise, half steps onto the boundary
+    )
+    searches: Count = 10  # halvings of the way from the image to the start
+    reach: Positive = 1.0  # of the first step, in lengths of delta (l_2 under every threat); falls geometrically
+    last_reach: Positive = 0.001  # of the last
+    overshoot: Annotated[float, Bounds(1, below=2)] = (
+        1.1  # of the way to the boundary for a point that does not fool; 2 less this for one that does
+    )
+    momentum: Annotated[float, Bounds(0, below=1)] = 0.8  # share of the old slope in the new one
 
     def __post_init__(self) -> None:
-        if self.starts < 2 or self.searches < 1:
-            raise UserError(f"{self.name} needs starts of 2 or more and searches of 1 or more")
-        if not 0 < self.last_reach <= self.reach:
-            raise UserError(f"{self.name} needs a last_reach above 0 and not beyond reach={self.reach}")
-        if not 1 <= self.overshoot < 2:
-            raise UserError(f"{self.name} cannot take overshoot={self.overshoot}: it is at least 1, and below 2")
-        if not self.momentum < 1:
-            raise UserError(f"{self.name} cannot take momentum={self.momentum}: it is a share, below 1")
+        super().__post_init__()
+        if self.last_reach > self.reach:
+            raise UserError(
+                f"{self.name} cannot take last_reach={self.last_reach}: it must be at most reach, {self.reach}"
+            )
 
     def max_queries(self, threat: Ball) -> int:
         return self.starts + self.searches + self.steps + 1

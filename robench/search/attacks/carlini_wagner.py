@@ -1,15 +1,15 @@
 from dataclasses import dataclass, replace
 from math import atanh
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.losses import Loss, margin, margin_targeted, misclassified
 from ...problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 
 # Of [-1, 1], before arctanh. With the 0.999999 of the authors' code the gradient of a pixel at 0 or 1 is a millionth
@@ -20,6 +20,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015, https:/
 CHECKS = 10  # at the progress of a round
 PROGRESS = 0.9999  # of the loss at the last look: a round above it is given up
 LARGEST = 1e10  # c
+
+HingeWeight = Annotated[float, Bounds(above=0, high=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,12 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     precise: ClassVar[bool] = True
     minimises: ClassVar[bool] = True
 
-    steps: int = 1000  # moves per round
-    targets: int = 0
-    rounds: int = 9  # values of c, if none is given up
-    learning_rate: float = 5e-3  # per move, in units of w
-    c: float = 1e-2  # in the first round, squared distance per logit
+    steps: Count = 1000  # moves per round
+    targets: Targets = 0
+    rounds: Count = 9  # values of c, if none is given up
+    learning_rate: NonNegative = 5e-3  # per move, in units of w
+    c: HingeWeight = 1e-2  # in the first round, squared distance per logit
     abort_early: bool = True  # give up a round whose loss no longer falls
-
-    def __post_init__(self) -> None:
-        check_search(self.name, self.rounds, self.c)
 
     @property
     def objective(self) -> Loss:
@@ -123,14 +122,6 @@ def hinge(logits: Logits, y: Labels, target: Labels) -> PerExample:
 def hinge_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
     """The target's logit minus the right one, up to 0."""
     return margin_targeted(logits, y, target).clamp(max=0)
-
-
-def check_search(name: str, rounds: int, c: float) -> None:
-    """Raises UserError where no search over c can be made of these numbers."""
-    if rounds < 1:
-        raise UserError(f"{name} cannot take rounds={rounds}: it needs at least one")
-    if not 0 < c <= LARGEST:
-        raise UserError(f"{name} cannot take c={c}: it must be above 0, and not beyond {LARGEST:g}")
 
 
 def first_round(batch: Batch, c: float) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 from dataclasses import dataclass
 from math import pi
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.shapes import Labels, Logits, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
 
 LAST_STRIDE = 0.01  # of the first
@@ -43,16 +43,13 @@ class DDN(GradientAttack[Ball, DDNState]):
     precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
-    steps: int = 200
-    targets: int = 0
-    init_norm: float = 1.0  # of the first sphere
-    step_size: float = 2.0  # of the first step, in norms of the sphere; falls along a cosine to a hundredth
-    gamma: float = 0.1  # share by which the norm first changes in a step; falls along a cosine to 0.001
-
-    def __post_init__(self) -> None:
-        check_strides(self.name, self.step_size, self.gamma)
-        if not self.init_norm > 0:
-            raise UserError(f"ddn cannot take init_norm={self.init_norm}: it must be above 0")
+    steps: Count = 200
+    targets: Targets = 0
+    init_norm: Positive = 1.0  # of the first sphere
+    step_size: Positive = 2.0  # of the first step, in norms of the sphere; falls along a cosine to a hundredth
+    gamma: Annotated[float, Bounds(above=0, below=1)] = (
+        0.1  # share by which the norm first changes in a step; falls along a cosine to 0.001
+    )
 
     @property
     def objective(self) -> Loss:
@@ -87,11 +84,3 @@ def log_odds(logits: Logits, y: Labels, target: Labels) -> PerExample:
 def fading(part: PerExample, first: float, last: float) -> PerExample:
     """From first to last along half a wave of the cosine, as the part that is over goes from 0 to 1."""
     return last + (first - last) * (1 + torch.cos(pi * part)) / 2
-
-
-def check_strides(name: str, step_size: float, gamma: float) -> None:
-    """Raises UserError where a search would stand still or leap over everything."""
-    if not step_size > 0:
-        raise UserError(f"{name} cannot take step_size={step_size}: it must be above 0")
-    if not 0 < gamma < 1:
-        raise UserError(f"{name} cannot take gamma={gamma}: it is a share, between 0 and 1")

@@ -6,8 +6,9 @@ import torch
 from ...problem.losses import Loss
 from ...problem.shapes import Inputs, per_example
 from ...problem.threats import Ball
+from ...settings import Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, where_rows
-from .carlini_wagner import RoundState, check_search, first_round, hinge, hinge_targeted, next_round, noted
+from .carlini_wagner import HingeWeight, RoundState, first_round, hinge, hinge_targeted, next_round, noted
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,12 @@ class EAD(GradientAttack[Ball, EADState]):
     precise: ClassVar[bool] = True
     minimises: ClassVar[bool] = True
 
-    steps: int = 1000  # moves per round
-    targets: int = 0
-    rounds: int = 9  # values of c
-    step_size: float = 1e-2  # of the gradient, in the first move; falls to 0 as the square root of the moves left
-    c: float = 1e-3  # in the first round, squared distance per logit
-    beta: float = 1e-2  # taken off every pixel's change in every move
-
-    def __post_init__(self) -> None:
-        check_search(self.name, self.rounds, self.c)
+    steps: Count = 1000  # moves per round
+    targets: Targets = 0
+    rounds: Count = 9  # values of c
+    step_size: NonNegative = 1e-2  # of the gradient, in the first move; falls to 0 as the square root of the moves left
+    c: HingeWeight = 1e-3  # in the first round, squared distance per logit
+    beta: NonNegative = 1e-2  # taken off every pixel's change in every move
 
     @property
     def objective(self) -> Loss:

@@ -1,13 +1,13 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from ...errors import UserError
 from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative, Share
 from ..attack import Batch, GradientAttack, Seen, State
 from .hyperplane import to_hyperplane
 
@@ -31,19 +31,12 @@ class FAB(GradientAttack[Ball, State]):
     precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
-    steps: int = 100
-    targets: int = 9
-    alpha_max: float = 0.1  # the most that a step is drawn towards the image
-    eta: float = 1.05  # how far beyond the hyperplane it aims; 1 is onto it
-    beta: float = 0.9  # share of the way from the image at which it goes on after a find
+    steps: Count = 100
+    targets: Annotated[int, Bounds(1, why="every search aims at a class")] = 9
+    alpha_max: Share = 0.1  # the most that a step is drawn towards the image
+    eta: NonNegative = 1.05  # how far beyond the hyperplane it aims; 1 is onto it
+    beta: Share = 0.9  # share of the way from the image at which it goes on after a find
     random_start: bool = False  # AutoAttack's only search begins at the image, later restarts at random
-
-    def __post_init__(self) -> None:
-        if not self.targets:
-            raise UserError("fab aims at a class in every search; set targets to 1 or more, 9 as in AutoAttack")
-        for setting, value in (("alpha_max", self.alpha_max), ("beta", self.beta)):
-            if value > 1:
-                raise UserError(f"fab cannot take {setting}={value}: it is a share, from 0 to 1")
 
     @property
     def objective(self) -> Loss:

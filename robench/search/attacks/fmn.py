@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -8,8 +8,9 @@ from torch import Tensor
 from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import EUCLIDEAN, Ball, inward
+from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
-from .ddn import check_strides, fading
+from .ddn import fading
 
 LAST_STRIDE = 0.01  # of the first
 LAST_GAMMA = 0.001
@@ -44,13 +45,12 @@ class FMN(GradientAttack[Ball, FMNState]):
     precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
-    steps: int = 200
-    targets: int = 0
-    step_size: float = 2.0  # of the first step, in radii; falls along a cosine to a hundredth
-    gamma: float = 0.1  # share by which the radius first changes in a step; falls along a cosine to 0.001
-
-    def __post_init__(self) -> None:
-        check_strides(self.name, self.step_size, self.gamma)
+    steps: Count = 200
+    targets: Targets = 0
+    step_size: Positive = 2.0  # of the first step, in radii; falls along a cosine to a hundredth
+    gamma: Annotated[float, Bounds(above=0, below=1)] = (
+        0.1  # share by which the radius first changes in a step; falls along a cosine to 0.001
+    )
 
     @property
     def objective(self) -> Loss:

@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
-from ...problem.losses import UNTARGETED, Loss
+from ...problem.losses import UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.shapes import per_example
 from ...problem.threats import Ball, room
 from ...problem.threats.linear import level
+from ...settings import Count
 from ..attack import Batch, GradientAttack, Seen, State
 
 TINY = 1e-30  # keeps 0 / 0 away
@@ -35,14 +35,9 @@ class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
     source: ClassVar[str] = "Frank-Wolfe for l1, Kang et al. 2019, https://arxiv.org/abs/1908.08016"
     threats: ClassVar[tuple[str, ...]] = ("l1",)
 
-    steps: int = 100
-    targets: int = 0
-    loss: str = "margin"
+    steps: Count = 100
+    loss: LossName = "margin"
     random_start: bool = True
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("frank-wolfe aims at no class; leave targets at 0")
 
     @property
     def objective(self) -> Loss:

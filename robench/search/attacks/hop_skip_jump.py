@@ -1,14 +1,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
@@ -77,23 +77,10 @@ class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 40  # iterations
-    targets: int = 0
-    directions: int = 100  # of the first estimate; iteration t has sqrt(t) times as many
-    reach: float = 0.01  # of the directions, in lengths of the change
-    queries_per_step: int = 32  # images that each example asks about at once
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("hop-skip-jump aims at no class; leave targets at 0")
-        if self.queries_per_step < 4:
-            raise UserError(
-                f"hop-skip-jump cannot take queries_per_step={self.queries_per_step}: it needs at least 4 images at once"
-            )
-        if self.directions < 1:
-            raise UserError(f"hop-skip-jump cannot take directions={self.directions}: it needs at least one")
-        if not 0 < self.reach <= 1:
-            raise UserError(f"hop-skip-jump cannot take reach={self.reach}: it must be above 0, and not beyond 1")
+    steps: Count = 40  # iterations
+    directions: Count = 100  # of the first estimate; iteration t has sqrt(t) times as many
+    reach: Annotated[float, Bounds(above=0, high=1)] = 0.01  # of the directions, in lengths of the change
+    queries_per_step: Annotated[int, Bounds(4)] = 32  # images that each example asks about at once
 
     def max_queries(self, threat: Ball) -> int:
         estimates = int(self._estimates(torch.arange(1, self.steps + 1)).sum())

@@ -1,15 +1,15 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, LabelAttack, State, where_rows
 from .starts import nearest, pick, sizes
 
@@ -72,17 +72,10 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 500  # questions of `queries_per_step` images each
-    targets: int = 0
-    queries_per_step: int = 4  # images each example asks about at once; narrower needs fewer in all
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("pointwise aims at no class; leave targets at 0")
-        if self.queries_per_step < 2 or self.queries_per_step % 2:
-            raise UserError(
-                f"pointwise cannot take queries_per_step={self.queries_per_step}: it asks about pairs, so it must be even"
-            )
+    steps: Count = 500  # questions of `queries_per_step` images each
+    queries_per_step: Annotated[int, Bounds(2, even=True, why="it queries pairs of images")] = (
+        4  # images each example asks about at once; narrower needs fewer in all
+    )
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

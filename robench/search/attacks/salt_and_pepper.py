@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Count
 from ..attack import Batch, Candidates, LabelAttack, State
 from .starts import nearest, pick, sizes
 
@@ -38,17 +38,8 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 125  # noises, each asked about at `queries_per_step` densities
-    targets: int = 0
-    queries_per_step: int = 8  # images each example asks about at once
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("salt-and-pepper aims at no class; leave targets at 0")
-        if self.queries_per_step < 1:
-            raise UserError(
-                f"salt-and-pepper cannot take queries_per_step={self.queries_per_step}: it asks about at least one image at once"
-            )
+    steps: Count = 125  # noises, each asked about at `queries_per_step` densities
+    queries_per_step: Count = 8  # images each example asks about at once
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps

@@ -13,6 +13,7 @@ from ...problem.noise import uniform
 from ...problem.shapes import Inputs
 from ...problem.threats import RT
 from ...problem.threats.base import N_PARAMS
+from ...settings import Count
 from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
 
 Transforms = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
@@ -37,16 +38,12 @@ class Grid(LabelAttack[RT, TransformState]):
     source: ClassVar[str] = "Grid of rotations and translations, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
-    steps: int = 31  # passes over which the grid is spread
-    targets: int = 0
-    translations: int = 5  # along each axis
-    rotations: int = 31
+    steps: Count = 31  # passes over which the grid is spread
+    translations: Count = 5  # along each axis
+    rotations: Count = 31
 
     def __post_init__(self) -> None:
-        _refuse_targets(self.name, self.targets)
-        for name, value in (("translations", self.translations), ("rotations", self.rotations)):
-            if value < 1:
-                raise UserError(f"grid cannot take {name}={value}: it needs at least one")
+        super().__post_init__()
         if (transforms := self.translations**2 * self.rotations) > MAX_TRANSFORMS:
             raise UserError(f"a grid of {transforms:,} poses is too fine; leave it at {MAX_TRANSFORMS:,} or fewer")
 
@@ -79,14 +76,8 @@ class RandomTransforms(LabelAttack[RT, TransformState]):
     source: ClassVar[str] = "Worst of k random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
-    steps: int = 1  # passes
-    targets: int = 0
-    transforms: int = 10  # in each pass
-
-    def __post_init__(self) -> None:
-        _refuse_targets(self.name, self.targets)
-        if self.transforms < 1:
-            raise UserError(f"random-transforms cannot take transforms={self.transforms}: it needs at least one")
+    steps: Count = 1  # passes
+    transforms: Count = 10  # in each pass
 
     def max_queries(self, threat: RT) -> int:
         return self.steps
@@ -118,11 +109,6 @@ def random_transforms(threat: RT, batch: Batch, restart: Int[Tensor, "L"], count
     """Poses of each lane, uniform in the limits."""
     u = uniform(batch.keys, restart, N_PARAMS * count).view(-1, count, N_PARAMS)
     return (2 * u - 1) * threat.limits(batch.x)
-
-
-def _refuse_targets(name: str, targets: int) -> None:
-    if targets:
-        raise UserError(f"{name} aims at no class; leave targets at 0")
 
 
 @lru_cache

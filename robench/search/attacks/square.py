@@ -1,17 +1,17 @@
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.losses import margin
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, ScoreAttack, State
 
 CHANGES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 steps: past each, the squares' area is halved
@@ -46,15 +46,8 @@ class Square(ScoreAttack[Ball, SquareState]):
     source: ClassVar[str] = "Square attack, Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
-    steps: int = 5000
-    targets: int = 0
-    p_init: float = 0.8  # share of the image that the first squares cover
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("square aims at no class; leave targets at 0")
-        if not 0 < self.p_init <= 1:
-            raise UserError(f"square cannot take p_init={self.p_init}: it is a share of the image, above 0 and up to 1")
+    steps: Count = 5000
+    p_init: Annotated[float, Bounds(above=0, high=1)] = 0.8  # share of the image that the first squares cover
 
     def start(self, threat: Ball, batch: Batch) -> SquareState:
         delta = _stripes(threat, batch) if threat.separable else _tiles(threat, batch)

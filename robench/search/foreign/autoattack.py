@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...errors import UserError
 from ...problem.losses import misclassified
 from ...problem.threats import Ball
+from ...settings import Count
 from ..attack import Batch, ForeignAttack, Model, batch_seed, take_rows
 from .library import library
 
@@ -32,12 +32,11 @@ class AutoAttackReference(ForeignAttack):
     source: ClassVar[str] = "AutoAttack in its authors' code, Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
     threats: ClassVar[tuple[str, ...]] = tuple(NORMS)
 
-    steps: int = 100  # of APGD and FAB, for each start and target
-    queries: int = 5000  # of Square
+    steps: Count = 100  # of APGD and FAB, for each start and target
+    queries: Count = 5000  # of Square
 
     def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise UserError(f"{self.name} cannot take queries={self.queries}: it needs at least one")
+        super().__post_init__()
         _part("autopgd_base")  # now, not after an hour
 
     def max_queries(self, threat: Ball) -> int:
