@@ -25,20 +25,22 @@ T = TypeVar("T")
 class Bounds:
     """The numbers from `low` to `high`. `above` and `below` are bounds that do not belong to the range."""
 
-    low: float = -inf
-    high: float = inf
-    above: float = -inf
-    below: float = inf
+    low: int | float = -inf
+    high: int | float = inf
+    above: int | float = -inf
+    below: int | float = inf
     even: bool = False
     why: str = ""  # a clause for the message
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: int | float) -> bool:
         inside = self.low <= value <= self.high and self.above < value < self.below
         return inside and not (self.even and value % 2)
 
     def __str__(self) -> str:
         if self.low == self.high:
             return f"{self.low:,g}"
+        if self.low > -inf and self.high < inf:
+            return f"from {self.low:,g} to {self.high:,g}"
         low = f"above {self.above:,g}" if self.above > -inf else f"at least {self.low:,g}" if self.low > -inf else ""
         high = f"below {self.below:,g}" if self.below < inf else f"at most {self.high:,g}" if self.high < inf else ""
         return " and ".join(part for part in (low, high, "even" if self.even else "") if part)
@@ -67,15 +69,16 @@ def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = 
     for name in settings:
         if name not in rules:
             raise unknown(f"setting of {_name(kind)}", name, rules)
-    return kind(**{name: rules[name].read(value) for name, value in settings.items()})
+    values = {name: rules[name].read(value) for name, value in settings.items()}
+    for name, value in values.items():
+        rules[name].check(_name(kind), name, value)
+    return kind(**values)
 
 
 def check(instance: Any) -> None:
     """Raises UserError if a field of this dataclass has a value that its type excludes."""
     for name, rule in _rules(instance.__class__).items():
-        value = getattr(instance, name)
-        if not rule.allows(value):
-            raise rule.refusal(_name(instance), name, value)
+        rule.check(_name(instance), name, getattr(instance, name))
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,12 @@ class _Rule:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return float(value) if self.kind is float and whole and abs(value) <= MAX else value
 
-    def allows(self, value: Any) -> bool:
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises UserError if the field `name` of `owner` cannot have this value."""
+        if not self._allows(value):
+            raise self._refusal(owner, name, value)
+
+    def _allows(self, value: Any) -> bool:
         if value is None and self.optional:
             return True
         if get_origin(self.kind) is Literal:
@@ -101,7 +109,7 @@ class _Rule:
             return self.kind not in _NOUNS or type(value) is self.kind
         return self._of_kind(value) and _finite(value) and value in self.bounds
 
-    def refusal(self, owner: str, name: str, value: Any) -> UserError:
+    def _refusal(self, owner: str, name: str, value: Any) -> UserError:
         """One sentence: what was given, and what is wanted."""
         if get_origin(self.kind) is Literal and isinstance(value, str):
             return unknown(f"{name} of {owner}", value, get_args(self.kind))
@@ -113,8 +121,9 @@ class _Rule:
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(get_args(self.kind))}"
         if self._of_kind(value):
-            large = f"no more than {MAX:,}" if isinstance(value, int) else "a finite number"
-            return str(self.bounds) if _finite(value) else large
+            if _finite(value):
+                return str(self.bounds)
+            return f"no more than {MAX:,}" if isinstance(value, int) else f"a finite number, {self.bounds}".rstrip(", ")
         return f"{_NOUNS[self.kind]}, {self.bounds}".rstrip(", ")
 
     def _of_kind(self, value: Any) -> bool:
@@ -126,7 +135,7 @@ class _Rule:
 _NOUNS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
-def _finite(value: float) -> bool:
+def _finite(value: int | float) -> bool:
     return abs(value) <= MAX if isinstance(value, int) else isfinite(value)
 
 

@@ -12,7 +12,7 @@ from robench.search.attack import unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 
-from .test_recipes import LEARNT, blobs, mlp, plain, train_step, training_of
+from .test_recipes import LEARNT, blobs, mlp, plain, training_of, training_step
 
 THREE = ("linf:0.05", "l2:0.3", "l1:1")
 WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images, and on fewer than half
@@ -30,7 +30,7 @@ def wrong(module, x, y):
 
 @pytest.mark.parametrize(("noise", "place"), [(0.23, 0), (0.25, 1), (0.68, 1), (0.7, 2)])
 def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_sees(learning, noise, place):
-    now = step(learning, blobs(64), WEAK, noise)
+    now = training_step(learning, blobs(64), WEAK, noise)
     before = [0.2, 0.5, 0.3]  # so that the shares are 0.1 + 0.7 of that: 0.24, 0.45 and 0.31
     now.memory["errors"] = torch.tensor(before)
     recipe = configure("adaptive", "blobs", {"recent": 0.75, "least": 0.3})
@@ -44,7 +44,7 @@ def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_s
 
 
 def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
-    now = step(learning, blobs(64), WEAK, noise=0.4)
+    now = training_step(learning, blobs(64), WEAK, noise=0.4)
     recipe = configure("adaptive", "blobs", {})
     errors = wrong(learning, recipe.images(now, now.threats[1]), now.batch.y)
     recipe.train_step(now)
@@ -53,7 +53,7 @@ def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
 
 @pytest.mark.parametrize(("noise", "place"), [(0.24, 0), (0.26, 1)])
 def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, noise, place):
-    now = step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
+    now = training_step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
     held, met = [70.0, 25.0], [80.0, 40.0]  # errors of 1/8 and 3/8: shares of 1/4 and 3/4
     now.memory.update(held=torch.tensor(held), met=torch.tensor(met))
     recipe = configure("eat", "blobs", {})

@@ -65,7 +65,7 @@ class Ball(ThreatModel):
     Attacks name no norm: they ask the ball about its geometry. The defaults suit a ball without special features.
     """
 
-    p: ClassVar[float] = 2  # the order of the norm; infinite for the largest change, 0 for a count
+    p: ClassVar[int | float] = 2  # the order of the norm; infinite for the largest change, 0 for a count
     separable: ClassVar[bool] = False  # every coordinate has a limit of its own, whatever the others do
     sparse_steps: ClassVar[bool] = False  # the steepest step moves a single coordinate
     counts_pixels: ClassVar[bool] = False  # the size counts changed pixels, however far they change

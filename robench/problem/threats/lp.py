@@ -30,7 +30,7 @@ class Linf(Ball):
     name: ClassVar[str] = "linf"
     form: ClassVar[str] = "linf:8/255"
     meaning: ClassVar[str] = "every pixel moves by at most the radius"
-    p: ClassVar[float] = inf
+    p: ClassVar[int | float] = inf
     separable: ClassVar[bool] = True
     shrinkage: ClassVar[type[Shrinkage]] = Clipping
 
@@ -120,7 +120,7 @@ class L1(Ball):
     name: ClassVar[str] = "l1"
     form: ClassVar[str] = "l1:12"
     meaning: ClassVar[str] = "absolute changes of all pixels add up to at most the radius"
-    p: ClassVar[float] = 1
+    p: ClassVar[int | float] = 1
     sparse_steps: ClassVar[bool] = True
     shrinkage: ClassVar[type[Shrinkage]] = Thresholding
 
@@ -197,7 +197,7 @@ class L0(Ball):
     name: ClassVar[str] = "l0"
     form: ClassVar[str] = "l0:10"
     meaning: ClassVar[str] = "at most so many pixels change (all channels of a pixel together)"
-    p: ClassVar[float] = 0
+    p: ClassVar[int | float] = 0
     sparse_steps: ClassVar[bool] = True
     counts_pixels: ClassVar[bool] = True
 

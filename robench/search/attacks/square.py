@@ -167,12 +167,12 @@ def _signs(u: Tensor) -> Tensor:
     return torch.where(u > 0.5, 1.0, -1.0)
 
 
-def _mass(v: Images, p: float) -> Float[Tensor, "B C 1 1"]:
+def _mass(v: Images, p: int | float) -> Float[Tensor, "B C 1 1"]:
     """The sum of absolute values to the power p in every channel."""
     return (v.abs() if p == 1 else v.square()).sum(dim=(2, 3), keepdim=True)
 
 
-def _norm(v: Images, p: float) -> Float[Tensor, "B C 1 1"]:
+def _norm(v: Images, p: int | float) -> Float[Tensor, "B C 1 1"]:
     mass = _mass(v, p)
     return (mass if p == 1 else mass.sqrt()).clamp(min=TINY)
 
@@ -191,14 +191,14 @@ def _lengths(sides: tuple[int, ...], device: torch.device) -> Int[Tensor, "T"]:
 
 
 @lru_cache
-def _patterns(sides: tuple[int, ...], p: float, device: torch.device) -> Patterns:
+def _patterns(sides: tuple[int, ...], p: int | float, device: torch.device) -> Patterns:
     """Patterns of these sides, of norm 1."""
     widest = max(sides)
     upright = torch.stack([F.pad(_pattern(side, p), (0, widest - side, 0, widest - side)) for side in sides])
     return torch.stack([upright, upright.mT]).to(device)
 
 
-def _pattern(side: int, p: float) -> Float[Tensor, "S S"]:
+def _pattern(side: int, p: int | float) -> Float[Tensor, "S S"]:
     """Two halves of opposite sign, each falling off in square rings around its centre.
 
     The paper's eta: ring m weighs the sum over k >= m of (k + 1)**-2, under l_1 **-4.
