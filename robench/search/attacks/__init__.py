@@ -52,7 +52,7 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """`pgd` or `pgd(steps=40, loss='margin')` as a name and its settings. Quotes may be left out."""
+    """`pgd` or `pgd(steps=40, loss='margin')` as a name and its settings. Quotes are optional."""
     match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if not match:
         raise UserError(f"cannot read the attack {text!r}; write it like pgd or 'pgd(steps=40, restarts=5)'")
