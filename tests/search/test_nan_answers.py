@@ -42,7 +42,7 @@ def test_a_step_after_a_nan_answer_is_the_step_after_a_correct_one(name, setting
     assert differs, "the attack takes no note of a misclassification"
 
 
-@pytest.mark.parametrize(("name", "field", "before"), [("fmn", "least", torch.inf), ("brendel-bethge", "phase", 0)])
+@pytest.mark.parametrize(("name", "field", "before"), [("fmn", "smallest", torch.inf), ("brendel-bethge", "phase", 0)])
 def test_a_targeted_search_takes_no_answer_with_a_nan_for_a_find(name, field, before):
     attack, threat, y = build(name, {"targets": 1}), parse("l2:1"), torch.zeros(1, dtype=torch.long)
     batch = Batch(torch.full((1, *SHAPE), 0.5), y, y + 1, y)

@@ -33,7 +33,7 @@ class _Affine(Attack):
         super().__post_init__()
         if self.splits == 1:
             raise UserError(
-                f"{self.name} cannot take splits=1: it must be 0, for a random split of the budget, or at least 2, like 11"
+                f"{self.name} cannot take splits=1: it must be 0 (a random split) or at least 2, such as 11"
             )
 
     @property

@@ -41,7 +41,7 @@ def updated(state: S, seen: Seen) -> S:
 
 
 def next_origin(state: APGDState, seen: Seen, restart: Mask) -> tuple[Inputs, Inputs]:
-    """Where the next step begins, and the gradient there: at the best point for `restart`, else at the current one."""
+    """The point where the next step starts, and its gradient: the best point for `restart`, else the current one."""
     rows = per_example(restart, state.delta)
     return torch.where(rows, state.top, state.delta), torch.where(rows, state.top_grad, seen.grad)
 

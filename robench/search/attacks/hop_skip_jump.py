@@ -55,7 +55,7 @@ class HopSkipJumpState(WalkState):
 
 @dataclass(frozen=True)
 class HopSkipJump(LabelAttack[Ball, HopSkipJumpState]):
-    """From the boundary, a step along an estimate of its normal, then a line search back to the boundary.
+    """A step from the boundary along an estimate of its normal, then a line search back to the boundary.
 
     Chen, Jordan and Wainwright 2019, https://arxiv.org/abs/1904.02144, algorithm 2; Boundary++ in its first version.
     The normal is estimated as in the paper, from the answers in 100 sqrt(t) directions; under l_inf the step goes along

@@ -16,8 +16,8 @@ from ..attack import Batch, GradientAttack, Seen, State
 class SLIDE(GradientAttack[Ball, State]):
     """Sparse l_1 descent, Tramèr and Boneh 2019, algorithm 1. https://arxiv.org/abs/1904.13000
 
-    Each step is shared equally by the coordinates of the largest gradients, so that more of the image moves
-    than the one coordinate of steepest descent, and far less than all of it.
+    The coordinates of the largest gradients share each step equally: more of them than the single coordinate of
+    steepest descent, and far fewer than all.
     """
 
     name: ClassVar[str] = "slide"
@@ -47,10 +47,10 @@ class SLIDE(GradientAttack[Ball, State]):
 def sparse(grad: Inputs, percentile: float) -> Inputs:
     """The signs of the ceil((1 - q) d) largest components, scaled to absolute sum 1.
 
-    Exactly so many: ties are cut, and components of 0 take no share of the step (P-04).
+    Ties are cut to exactly this number, and components of 0 take no share of the step (P-04).
     """
     flat = grad.flatten(1)
-    kept = ceil(flat.shape[1] * (1 - percentile / 100) - 1e-9)
-    top = flat.abs().topk(max(kept, 1), dim=1).indices
+    moving = ceil(flat.shape[1] * (1 - percentile / 100) - 1e-9)
+    top = flat.abs().topk(max(moving, 1), dim=1).indices
     signs = torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign()).view_as(grad)
     return signs / per_example(signs.flatten(1).abs().sum(dim=1).clamp(min=1), grad)

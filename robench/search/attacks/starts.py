@@ -174,20 +174,20 @@ def pick(candidates: Candidates, which: Int[Tensor, "L"]) -> Inputs:
 
 @lru_cache
 def _fine(width: int, h: int, w: int, device: torch.device) -> Int[Tensor, "W N"]:
-    """For every candidate, the pixel from which each pixel takes its noise."""
+    """The pixel from which each pixel of every candidate takes its noise."""
     sides = torch.stack([_squares(side, h, w) for side in FINE])
     return sides[torch.arange(width) % len(FINE)].to(device)
 
 
 @lru_cache
 def _kinds(width: int, h: int, w: int, device: torch.device) -> tuple[Int[Tensor, "W N"], Int[Tensor, "W"]]:
-    """The same as `_fine` for images of many kinds, and the style of each."""
+    """`_fine` for images of many kinds, with the style of each candidate."""
     sides = torch.stack([_squares(side, h, w) for side in (*(b for b in BLOCKS if b < min(h, w)), max(h, w))])
     number = torch.arange(width)
     return sides[number // STYLES % len(sides)].to(device), (number % STYLES).to(device)
 
 
 def _squares(side: int, h: int, w: int) -> Int[Tensor, "N"]:
-    """For every pixel, the one at the corner of its square."""
+    """The pixel at the corner of every pixel's square."""
     row, column = (torch.arange(n) // side * side for n in (h, w))
     return (row[:, None] * w + column).flatten()
