@@ -49,7 +49,7 @@ def parse(text: str) -> ThreatModel:
         raise unknown("threat model", name[: radius.LONGEST], _READERS)
     try:
         threat = _READERS[name](numbers)
-        if len(str(threat)) > LONGEST:  # it could not be read back
+        if len(str(threat)) > LONGEST:  # `parse` could not read it back
             raise ValueError(f"{name} has too many digits")
         return threat
     except UserError:

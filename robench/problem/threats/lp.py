@@ -192,7 +192,7 @@ class L1(Ball):
 
 @dataclass(frozen=True)
 class L0(Ball):
-    """At most `radius` pixels change; a pixel of several channels counts once."""
+    """Images that differ in at most `radius` pixels; a pixel of several channels counts once."""
 
     name: ClassVar[str] = "l0"
     form: ClassVar[str] = "l0:10"
@@ -216,7 +216,7 @@ class L0(Ball):
         return self.nearest(delta, x)
 
     def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
-        """Keeps the pixels whose removal would cost most: abs(d)^2 less what the box cuts off anyway."""
+        """The change of the pixels whose removal would cost most: abs(d)^2 less what the box cuts off."""
         boxed = (x + delta).clamp(0, 1) - x
         worth = (_pixels(delta).square() - _pixels(delta - boxed).square()).sum(dim=1)
         assert stretch is None, "a count of pixels is not stretched"
@@ -228,17 +228,17 @@ class L0(Ball):
         return grad.sign() * _spread(torch.zeros_like(_pixels(grad)[:, 0]).scatter_(1, best, 1.0), grad)
 
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
-        """As many pixels as allowed, those of the largest noise, which also sends them towards 0 or 1."""
+        """A change of as many pixels as allowed: those of the largest noise, which also moves them towards 0 or 1."""
         values = 0.5 + 0.5 * torch.erf(noise * 0.5**0.5)
         return (values - x) * self._top(_pixels(noise).abs().sum(dim=1), noise)
 
     def _top(self, worth: Rows, like: Inputs) -> Inputs:
-        kept = worth.topk(min(int(self.radius), worth.shape[1]), dim=1).indices
-        return _spread(torch.zeros_like(worth).scatter_(1, kept, 1.0), like)
+        top = worth.topk(min(int(self.radius), worth.shape[1]), dim=1).indices
+        return _spread(torch.zeros_like(worth).scatter_(1, top, 1.0), like)
 
 
 def _pixels(t: Inputs) -> Float[Tensor, "B C N"]:
-    """(B, C, H, W) as channels of pixels; anything else has one channel."""
+    """A tensor (B, C, H, W) as channels of pixels; other shapes have one channel."""
     return t.flatten(2) if t.ndim == 4 else t.flatten(1).unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""Rotations and translations, tried one by one: there are three numbers to choose, and gradients mislead."""
+"""Rotations and translations, tried one by one: only three parameters, and their gradients mislead."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,21 +17,21 @@ from ...settings import Count
 from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
 
 Transforms = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
-MAX_TRANSFORMS = 1_000_000  # kept as one table
+MAX_TRANSFORMS = 1_000_000  # held in one table
 
 
 @dataclass(frozen=True)
 class TransformState(State):
-    """How many passes a lane has made."""
+    """The number of passes of each slot."""
 
     taken: Int[Tensor, "B"]
 
 
 @dataclass(frozen=True)
 class Grid(LabelAttack[RT, TransformState]):
-    """Every pose of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
+    """Every transform of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
-    The farthest poses first, so that most examples fall early; an example ends at its first find, or after all.
+    The farthest transforms come first, as they break most examples early. An example ends at its first find.
     """
 
     name: ClassVar[str] = "grid"
@@ -45,7 +45,7 @@ class Grid(LabelAttack[RT, TransformState]):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (transforms := self.translations**2 * self.rotations) > MAX_TRANSFORMS:
-            raise UserError(f"a grid of {transforms:,} poses is too fine; leave it at {MAX_TRANSFORMS:,} or fewer")
+            raise UserError(f"a grid of {transforms:,} transforms is too fine; take {MAX_TRANSFORMS:,} or fewer")
 
     def max_queries(self, threat: RT) -> int:
         return -(-(self.translations**2) * self.rotations // self.queries_per_step)
@@ -70,10 +70,10 @@ class Grid(LabelAttack[RT, TransformState]):
 
 @dataclass(frozen=True)
 class RandomTransforms(LabelAttack[RT, TransformState]):
-    """Poses drawn uniformly from the whole range, each example its own: the worst of k of Engstrom et al. 2019."""
+    """Random transforms, uniform in the limits, different for each example: worst of k of Engstrom et al. 2019."""
 
     name: ClassVar[str] = "random-transforms"
-    source: ClassVar[str] = "Worst of k random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
+    source: ClassVar[str] = "Worst of k random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
     steps: Count = 1  # passes
@@ -100,20 +100,20 @@ class RandomTransforms(LabelAttack[RT, TransformState]):
 
 
 def transformed(threat: RT, x: Inputs, params: CandidateParams) -> Candidates:
-    """Every image in each of its poses."""
-    slots, width, _ = params.shape
-    return threat.apply(x.repeat_interleave(width, dim=0), params.flatten(0, 1)).view(slots, width, *x.shape[1:])
+    """Every image after each of its transforms."""
+    slots, count, _ = params.shape
+    return threat.apply(x.repeat_interleave(count, dim=0), params.flatten(0, 1)).view(slots, count, *x.shape[1:])
 
 
 def random_transforms(threat: RT, batch: Batch, restart: Int[Tensor, "L"], count: int) -> CandidateParams:
-    """Poses of each lane, uniform in the limits."""
+    """Random transforms of each slot, uniform in the limits."""
     u = uniform(batch.keys, restart, N_PARAMS * count).view(-1, count, N_PARAMS)
     return (2 * u - 1) * threat.limits(batch.x)
 
 
 @lru_cache
 def _grid(translations: int, rotations: int, width: int, device: torch.device) -> Float[Tensor, "P W 3"]:
-    """All poses as shares of the limits, the farthest first, in passes of `width`; repeats fill up the last."""
+    """All transforms as shares of the limits, the farthest first, in passes of `width`; repeats fill up the last."""
     along, turned = _evenly(translations), _evenly(rotations)
     transforms = torch.cartesian_prod(along, along, turned)
     far = transforms.square().sum(dim=1).argsort(descending=True, stable=True)

@@ -14,9 +14,19 @@ from ...problem.threats import Ball
 from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, ScoreAttack, State
 
-CHANGES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 steps: past each, the squares' area is halved
-TILES = 5  # to the shorter side of the image, in the l_2 and l_1 start
-SAME = 1e-3  # radii: a proposal nearer than this to the best point asks nothing new
+CHANGES = (
+    10,
+    50,
+    200,
+    500,
+    1000,
+    2000,
+    4000,
+    6000,
+    8000,
+)  # of 10000 steps: each halves the squares' area
+TILES = 5  # along the shorter side of the image, in the l_2 and l_1 start
+SAME = 1e-3  # radii: a proposal nearer than this to the best point is a repetition
 TINY = 1e-30  # keeps 0 / 0 away
 
 Images = Float[Tensor, "B C H W"]
@@ -25,21 +35,21 @@ Patterns = Float[Tensor, "2 T S S"]  # T patterns and their transposes, padded t
 
 @dataclass(frozen=True)
 class SquareState(State):
-    """The point it asks about next, and the best so far."""
+    """The next point to query, and the best so far."""
 
     best: Inputs
-    margin: PerExample  # at the best point; -inf until the start was seen
+    margin: PerExample  # at the best point; -inf before the first answer
     taken: Int[Tensor, "B"]  # answers so far
 
 
 @dataclass(frozen=True)
 class Square(ScoreAttack[Ball, SquareState]):
-    """Random search over squares that shrink: a change stays where it raises the margin.
+    """Random search over squares that shrink: a change stays if it raises the margin.
 
     Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049; l_1 from Croce and Hein 2021,
-    https://arxiv.org/abs/2103.01208. Every example draws squares of its own. As in the paper's algorithm squares
-    reach the last row and column, and as in its authors' first code none repeats what is there already; the code
-    of AutoAttack has neither.
+    https://arxiv.org/abs/2103.01208. Every example has its own random squares. As in the paper's algorithm, squares
+    reach the last row and column; as in the authors' first code, no square repeats what is there. The code of
+    AutoAttack does neither.
     """
 
     name: ClassVar[str] = "square"
@@ -70,19 +80,19 @@ class Square(ScoreAttack[Ball, SquareState]):
         )
 
     def stage(self, taken: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
-        """How often the squares' area has been halved by the proposal of this number, counted from 0."""
+        """The number of halvings of the squares' area at the proposal of this number, counted from 0."""
         return ((taken * 10000 // self.steps)[:, None] > _changes(taken.device)).sum(dim=1)
 
-    def sides(self, h: int, w: int, least: int = 1) -> tuple[int, ...]:
-        """The side of the squares in every stage, in pixels; those of at least 3 are odd where they fit."""
+    def sides(self, h: int, w: int, smallest: int = 1) -> tuple[int, ...]:
+        """The side of the squares in every stage, in pixels; sides of 3 or more are odd if they fit."""
         sides = []
         for halvings in range(len(CHANGES) + 1):
-            side = max(round((self.p_init / 2**halvings * h * w) ** 0.5), least)
-            sides.append(min(side + (least > 1 and side % 2 == 0), h, w))
+            side = max(round((self.p_init / 2**halvings * h * w) ** 0.5), smallest)
+            sides.append(min(side + (smallest > 1 and side % 2 == 0), h, w))
         return tuple(sides)
 
     def _repaint(self, threat: Ball, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
-        """l_inf: a square of every channel goes all the way up or down."""
+        """The proposal for a separable ball (l_inf): a square of every channel moves by the radius, up or down."""
         _, c, h, w = best.shape
         noise = uniform(batch.keys, taken + 1, 2 + c)
         side = _lengths(self.sides(h, w), best.device)[self.stage(taken)]
@@ -93,34 +103,34 @@ class Square(ScoreAttack[Ball, SquareState]):
         return torch.where(per_example(same, new), threat.project(torch.where(square, -paint, best), batch.x), new)
 
     def _move_mass(self, threat: Ball, batch: Batch, best: Images, taken: Int[Tensor, "B"]) -> Images:
-        """l_2 and l_1: what a second square held, and what was unused, goes into the first, in a new pattern."""
+        """The proposal for l_2 and l_1: the mass of a second square and unused mass form a new pattern in the first."""
         p = threat.p
         _, c, h, w = best.shape
         noise = uniform(batch.keys, taken + 1, 5 + c)
-        sides, stage = self.sides(h, w, least=3), self.stage(taken)
+        sides, stage = self.sides(h, w, smallest=3), self.stage(taken)
         side = _lengths(sides, best.device)[stage]
         i, j, first = _place(noise[:, :2], side, h, w)
         _, _, second = _place(noise[:, 2:4], side, h, w)
-        pattern = _look_up(_patterns(sides, p, best.device), (noise[:, 4] > 0.5).long(), stage, i, j)
+        pattern = _pattern_values(_patterns(sides, p, best.device), (noise[:, 4] > 0.5).long(), stage, i, j)
 
         held = best * first
         fresh = first * pattern * _signs(noise[:, 5:, None, None]) + held / _norm(held, p)
         unused = (threat.r**p - _mass(best, p).sum(dim=1, keepdim=True)).clamp(min=0) / c
         mass = unused + _mass(best * (first | second), p)
-        length = mass * c if p == 1 else mass.sqrt()  # l_1: c times as much as there is, in the authors' code
+        length = mass * c if p == 1 else mass.sqrt()  # l_1: c times the available mass, as in the authors' code
         new = torch.where(first, fresh / _norm(fresh, p) * length, best.masked_fill(second, 0))
         return _fitted(threat, new, batch.x)
 
 
 def _stripes(threat: Ball, batch: Batch) -> Images:
-    """Every column of every channel all the way up or down."""
+    """A start at which every column of every channel moves by the radius, up or down."""
     _, c, _, w = batch.x.shape
     signs = _signs(uniform(batch.keys, 0, c * w)).view(-1, c, 1, w)
     return threat.project((threat.r * signs).expand_as(batch.x), batch.x)
 
 
 def _tiles(threat: Ball, batch: Batch) -> Images:
-    """The image tiled with patterns of random sign and orientation."""
+    """A start of tiles, whose patterns have random signs and orientations."""
     _, c, h, w = batch.x.shape
     side = max(min(h, w) // TILES, 1)
     down, across = h // side, w // side
@@ -134,7 +144,7 @@ def _tiles(threat: Ball, batch: Batch) -> Images:
 
 
 def _fitted(threat: Ball, delta: Images, x: Images) -> Images:
-    """Into ball and box; under l_2 the whole radius is used before the box cuts."""
+    """The delta in ball and box; under l_2 it is scaled to the whole radius before the box cuts."""
     if threat.p == 1:
         return threat.nearest(delta, x)
     return threat.project(delta * per_example(threat.r / threat.size(delta).clamp(min=TINY), delta), x)
@@ -143,7 +153,7 @@ def _fitted(threat: Ball, delta: Images, x: Images) -> Images:
 def _place(
     corner: Float[Tensor, "B 2"], side: Int[Tensor, "B"], h: int, w: int
 ) -> tuple[Int[Tensor, "B H"], Int[Tensor, "B W"], Bool[Tensor, "B 1 H W"]]:
-    """Where rows and columns lie in a square, and which pixels are in it; `corner` is uniform in (0, 1)."""
+    """The positions of rows and columns in a square, and the mask of its pixels; `corner` is uniform in (0, 1)."""
     along = []
     for u, length in zip(corner.unbind(1), (h, w), strict=True):
         free = length - side
@@ -154,10 +164,10 @@ def _place(
     return i, j, rows[:, None, :, None] & columns[:, None, None, :]
 
 
-def _look_up(
+def _pattern_values(
     patterns: Patterns, turned: Int[Tensor, "B"], kind: Int[Tensor, "B"], i: Int[Tensor, "B H"], j: Int[Tensor, "B W"]
 ) -> Images:
-    """The pattern of every row with its corner at (0, 0); outside of it the values mean nothing."""
+    """The pattern of every row with its corner at (0, 0); values outside the pattern have no meaning."""
     _, kinds, s, _ = patterns.shape
     base = ((turned * kinds + kind) * s)[:, None] + i.clamp(0, s - 1)
     return patterns.take(base[:, None, :, None] * s + j.clamp(0, s - 1)[:, None, None, :])
@@ -177,7 +187,7 @@ def _norm(v: Images, p: int | float) -> Float[Tensor, "B C 1 1"]:
     return (mass if p == 1 else mass.sqrt()).clamp(min=TINY)
 
 
-# Constants, made once: a step then copies nothing to the device.
+# Constants on the device, made once: a step then copies nothing.
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Attacks of adv-lib, for `robench doctor`. None makes a number.
+"""Attacks of adv-lib, for `robench doctor`. Evaluations do not use them.
 
 Rony and Ben Ayed 2020, https://doi.org/10.5281/zenodo.5815063; https://github.com/jeromerony/adversarial-library.
 """
@@ -35,7 +35,7 @@ class AdvLibAttack(LibraryAttack):
 
 
 def attacks() -> list[AdvLibAttack]:
-    """Those the doctor looks at."""
+    """The attacks that `robench doctor` checks."""
     three = ("linf", "l2", "l1")
     return [
         AdvLibAttack("pgd_linf", (("steps", 40), ("relative_step_size", 0.1)), ("linf",), minimal=False),

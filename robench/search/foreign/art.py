@@ -1,4 +1,4 @@
-"""Attacks of the Adversarial Robustness Toolbox, for `robench doctor`. None makes a number.
+"""Attacks of the Adversarial Robustness Toolbox, for `robench doctor`. Evaluations do not use them.
 
 Nicolae et al. 2018, https://arxiv.org/abs/1807.01069; https://github.com/Trusted-AI/adversarial-robustness-toolbox.
 """
@@ -49,7 +49,7 @@ class ARTAttack(LibraryAttack):
 
 
 def attacks() -> list[ARTAttack]:
-    """Those the doctor looks at."""
+    """The attacks that `robench doctor` checks."""
     quiet = ("verbose", False)
     three, two = ("linf", "l2", "l1"), ("linf", "l2")
     return [

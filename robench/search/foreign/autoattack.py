@@ -1,7 +1,7 @@
-"""The authors' own code of AutoAttack, to hold ours against: https://github.com/fra31/auto-attack.
+"""AutoAttack in its authors' code, as a reference for ours: https://github.com/fra31/auto-attack.
 
-Its attack classes are driven, not its runner, whose resume is broken, which knows no more than nine wrong classes and
-no fewer, and which reuses one seed. The package `pyautoattack` has the same classes as the authors' repository.
+Only its attack classes are used. Its runner has a broken resume, requires at least ten classes, aims at exactly nine of
+them, and reuses one seed. The package `pyautoattack` has the same classes as the authors' repository.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from ..attack import Batch, ForeignAttack, Model, batch_seed, take_rows
 from .library import library
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-TARGETS = 9  # classes aimed at by FAB, and by APGD but in l_1
+TARGETS = 9  # classes that FAB aims at, and APGD except in l_1
 
 
 @dataclass(frozen=True)
 class AutoAttackReference(ForeignAttack):
-    """APGD on cross-entropy, targeted APGD, targeted FAB, Square, each on what the ones before have left standing.
+    """APGD on cross-entropy, targeted APGD, targeted FAB, and Square, each on the examples still standing.
 
     The standard version of Croce and Hein 2020, https://arxiv.org/abs/2003.01690, with its budgets; in l_1 that of
-    Croce and Hein 2021, https://arxiv.org/abs/2103.01208. Their targeted loss needs four classes: with three, APGD
-    climbs their untargeted one in its place, which needs three; with two, cross-entropy has said it all. Where there
-    are fewer wrong classes than targets, each is aimed at once.
+    Croce and Hein 2021, https://arxiv.org/abs/2103.01208. Their targeted loss needs four classes: with three,
+    APGD maximises their untargeted loss instead, which needs three; with two, cross-entropy alone is enough. With fewer
+    wrong classes than targets, each is aimed at once.
     """
 
     name: ClassVar[str] = "autoattack-reference"
@@ -37,7 +37,7 @@ class AutoAttackReference(ForeignAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _part("autopgd_base")  # now, not after an hour
+        _part("autopgd_base")  # fails now if it is not installed, not after an hour
 
     def max_queries(self, threat: Ball) -> int:
         starts, targets = _budget(threat)
@@ -54,7 +54,7 @@ class AutoAttackReference(ForeignAttack):
                 return
 
     def _attacks(self, model: Model, threat: Ball, classes: int, batch: Batch) -> Iterator[Any]:
-        """The four of them, each made when its turn comes, with what is its own of the seed."""
+        """The four attacks, each made when its turn comes, with a seed of this batch."""
         starts, targets = _budget(threat)
         common = {"norm": NORMS[threat.name], "eps": threat.r, "device": batch.x.device, "seed": batch_seed(batch)}
         apgd = {"n_iter": self.steps, "use_largereps": threat.name == "l1", **common}
@@ -72,10 +72,10 @@ class AutoAttackReference(ForeignAttack):
 
 
 def _budget(threat: Ball) -> tuple[int, int]:
-    """Random starts of APGD on cross-entropy, and targets of targeted APGD."""
+    """The numbers of random starts of APGD on cross-entropy, and of targets of targeted APGD."""
     return (5, 5) if threat.name == "l1" else (1, TARGETS)
 
 
 def _part(module: str) -> Any:
-    """A module of the authors' package, or of the one on the package index."""
+    """A module of the authors' package, or of `pyautoattack` from the package index."""
     return library(f"autoattack.{module}", f"pyautoattack.{module}", install="pyautoattack>=0.2,<0.3")
