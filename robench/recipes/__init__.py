@@ -1,4 +1,4 @@
-"""How models are made: one readable file per method."""
+"""Training recipes: one readable file per method."""
 
 from collections.abc import Mapping
 from typing import Any

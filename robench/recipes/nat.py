@@ -1,4 +1,4 @@
-"""Plain training: no attack.
+"""Plain training without an attack. `Nat.train` below is the loop.
 
 robench train nat --data digits --out digits-nat
 """
@@ -17,7 +17,7 @@ from .training import Training, TrainingData, share_correct
 
 @dataclass(frozen=True)
 class Nat(Recipe):
-    """Plain training with Adam, the rate cut to a tenth half way; Tramèr and Boneh 2019, Nat."""
+    """Plain training with Adam; the learning rate falls to a tenth half way: Nat of Tramèr and Boneh 2019."""
 
     name: ClassVar[str] = "nat"
     source: ClassVar[str] = "plain training, as Nat in Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"

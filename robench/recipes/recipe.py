@@ -1,4 +1,4 @@
-"""What every recipe is."""
+"""The interface of recipes."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from .training import Training, TrainingData
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """A way to train a module: a frozen dataclass of numbers, and a loop."""
+    """A training method: a frozen dataclass of settings, and a training loop."""
 
     name: ClassVar[str]
     source: ClassVar[str]  # method, paper, link: the line of `robench list recipes`
-    presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
+    presets: ClassVar[dict[str, dict[str, Any]]]  # settings by data set, if they differ from the defaults
 
-    twice_differentiated: ClassVar[bool] = False  # it asks for gradients of gradients, which compiled code has not
+    twice_differentiated: ClassVar[bool] = False  # it needs second derivatives, which compiled code does not support
 
     steps: Count  # of the optimiser
     batch: Count  # images per step
@@ -30,13 +30,13 @@ class Recipe(ABC):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        """Settings of its family that change nothing here: they are not taken, and no card tells of them."""
+        """Inherited settings that this recipe does not use: it rejects them, and cards do not list them."""
         return ()
 
     @abstractmethod
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
-        """Raises UserError when it cannot train against these threats."""
+        """Raises UserError if it cannot train against these threats."""
 
     @abstractmethod
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
-        """The loop, from where `training` stands to its end."""
+        """Runs the loop, from the current step of `training` to the end."""

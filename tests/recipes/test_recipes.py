@@ -15,9 +15,9 @@ from robench.problem.noise import normal
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure, training
-from robench.recipes.adaptive import drawn
+from robench.recipes.adaptive import sampled
 from robench.recipes.adversarial import TrainingStep, losses
-from robench.recipes.eat import likely
+from robench.recipes.eat import threat_shares
 from robench.recipes.making import Order, make
 from robench.recipes.sat_ac import jensen_shannon
 from robench.recipes.trades import divergence
@@ -146,9 +146,9 @@ def test_adaptive_draws_where_the_model_fails_and_forgets_no_threat():
     recipe = configure("adaptive", "blobs", {"least": 0.3})
     shares = recipe.shares(torch.tensor([0.9, 0.0, 0.1]))
     torch.testing.assert_close(shares, torch.tensor([0.1 + 0.7 * 0.9, 0.1, 0.1 + 0.7 * 0.1]))
-    picked = torch.tensor([drawn(shares, (i + 0.5) / 1000) for i in range(1000)]).bincount()
+    picked = torch.tensor([sampled(shares, (i + 0.5) / 1000) for i in range(1000)]).bincount()
     torch.testing.assert_close(picked / 1000, shares, atol=2e-3, rtol=0)
-    assert drawn(shares, 0.999999) == 2
+    assert sampled(shares, 0.999999) == 2
 
 
 def test_the_divergence_of_trades_is_that_of_the_book():
@@ -187,9 +187,13 @@ def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highes
 
 def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
     even = torch.tensor([0.5, 0.5])
-    assert torch.equal(likely(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), "until all have been met"
-    assert torch.equal(likely(torch.tensor([8.0, 8.0]), torch.tensor([8.0, 8.0])), even), "where nothing fails"
-    torch.testing.assert_close(likely(torch.tensor([6.0, 2.0]), torch.tensor([8.0, 8.0])), torch.tensor([0.25, 0.75]))
+    assert torch.equal(threat_shares(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), (
+        "until all have been met"
+    )
+    assert torch.equal(threat_shares(torch.tensor([8.0, 8.0]), torch.tensor([8.0, 8.0])), even), "where nothing fails"
+    torch.testing.assert_close(
+        threat_shares(torch.tensor([6.0, 2.0]), torch.tensor([8.0, 8.0])), torch.tensor([0.25, 0.75])
+    )
     now = training_step(mlp(), blobs(32), ("linf:0.1", "l1:1"), noise=0.4)
     for kept, met in ((1.0, [64.0, 0.0]), (0.5, [48.0, 0.0])):
         now.memory.clear()
@@ -208,7 +212,7 @@ def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_
     handle = module.register_forward_hook(lambda m, args, out: asked.append((args[0].detach(), out.detach())))
     for chosen, threat in enumerate(now.threats):
         asked.clear()
-        x_adv, stood = recipe.ascended(now, chosen)
+        x_adv, stood = recipe.ascend(now, chosen)
         points, answers = zip(*asked, strict=True)
         assert len(points) == recipe.inner_steps + 1
         assert torch.equal(points[0], split.x), "it starts at the image itself"

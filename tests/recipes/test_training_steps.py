@@ -57,7 +57,7 @@ def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, no
     held, met = [70.0, 25.0], [80.0, 40.0]  # errors of 1/8 and 3/8: shares of 1/4 and 3/4
     now.memory.update(held=torch.tensor(held), met=torch.tensor(met))
     recipe = configure("eat", "blobs", {})
-    x_adv, stood = recipe.ascended(now, place)
+    x_adv, stood = recipe.ascend(now, place)
     assert 32 < stood.sum() < 64, "not to be taken for those that fell"
     outcome = recipe.train_step(now)
     torch.testing.assert_close(outcome.loss.detach(), losses(learning, x_adv, now.batch.y).mean())

@@ -173,7 +173,7 @@ def test_a_limit_that_lets_any_image_become_any_other_is_refused(text, too_much,
 
 def test_too_many_images_kept_out_say_so(tmp_path):
     with pytest.raises(
-        UserError, match="10 examples beside the 70 kept out, fewer than one batch of 16; keep out fewer"
+        UserError, match="10 examples beside the 70 held out, fewer than one batch of 16; hold out fewer"
     ):
         make(an_order(tmp_path, validation=70), toy(), CPU, Silent())
 
