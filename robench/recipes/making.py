@@ -286,7 +286,8 @@ def _made(order: Order, split: Split) -> Card | None:
             if checkpoints.is_half(order.weights) == order.half:
                 return card
     raise UserError(
-        f"{order.weights} exists already and is another model; choose another --out, or replace it with --no-resume"
+        f"{order.weights} exists already and was not made by this command; choose another --out, or replace it with "
+        "--no-resume"
     )
 
 

@@ -127,10 +127,10 @@ def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
 
 
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
-    monkeypatch.setattr("robench.recipes.validation.fallen", lambda looks, now, n: f"look {now.step}")
+    monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.err.count("warning: ") == 1
-    assert "warning: look 1\n" in told.err
+    assert "warning: check 1\n" in told.err
 
 
 def test_a_card_tells_the_command_and_all_that_its_model_came_from(train, folder, monkeypatch):
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_leaves_the_kept_state_whole(train, folder, monkeypa
     *_, line = told.err.splitlines()
     assert told.code == 2
     assert line.startswith(f"Error: m.{'training' if full_at == 4 else 'safetensors'} cannot be written: No space left")
-    assert "the same command goes on" in line
+    assert "the same command resumes" in line
     assert "Traceback" not in told.err
     assert {*files(folder)} == {"tiny.toml", "m.training"}, "no half-written file is left behind"
     told = train(f"{SEVERAL} --out m")
@@ -321,7 +321,7 @@ def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refus
     assert train(command).code == 0
     before = files(folder)
     told = refused("train", *f"{command} {change}".split())
-    assert "m.safetensors exists already and is another model; choose another --out" in told
+    assert "m.safetensors exists already and was not made by this command; choose another --out" in told
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
@@ -342,7 +342,7 @@ def test_a_model_that_goes_on_from_others_owes_them_their_minutes(train, folder,
 def test_a_model_of_another_precision_is_another_model(train, refused, folder):
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
-    assert "is not what this command makes" in refused("train", *f"{command} --half".split())
+    assert "was not made by this command" in refused("train", *f"{command} --half".split())
     assert train(f"{command} --half --no-resume").code == 0
     assert "are there already" in train(f"{command} --half").err
 
