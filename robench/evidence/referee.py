@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
-from ..problem.losses import margin
+from ..problem.losses import margin, misclassified
 from ..problem.memory import out_of_memory
 from ..problem.module_copy import own_copy
 from ..problem.randomness import reseed, seeded
@@ -111,7 +111,7 @@ class Referee:
         """
         if self.passes == 1:
             logits, errors = self._answers(x)
-            return Predictions(logits, margin(logits, y), fooled(logits, y).long(), 1, errors)
+            return Predictions(logits, margin(logits, y), misclassified(logits, y).long(), 1, errors)
         means, gaps, failures, raised = [], [], [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device), seeded(0, self.classifier.device):
             for row in range(len(x)):
@@ -125,7 +125,7 @@ class Referee:
                 correct = y[row].expand(self.passes)
                 means.append(logits.mean(dim=0))
                 gaps.append(margin(logits, correct).nanmean())
-                failures.append(fooled(logits, correct).sum())
+                failures.append(misclassified(logits, correct).sum())
         errors = tuple(raised) if any(raised) else ()
         return Predictions(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes, errors)
 
@@ -225,11 +225,6 @@ def failures_needed(passes: int, nth: int = 1) -> int:
     while (tail := tail + math.comb(passes, failures - 1)) <= LEVEL / (nth * (nth + 1)) * 2**passes:
         failures -= 1
     return failures
-
-
-def fooled(logits: Logits, y: Labels) -> Tensor:
-    """Whether argmax differs from the label. NaN logits are no answer, so no misclassification."""
-    return (logits.argmax(dim=1) != y) & ~logits.isnan().any(dim=1)
 
 
 def _decision(

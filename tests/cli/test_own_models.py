@@ -182,7 +182,7 @@ def test_a_training_starts_from_a_users_model(folder, own, robench):
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("net.py:Twofold", "answers with tuple in training, not with one tensor"),
+        ("net.py:Twofold", "returns tuple in training, not one tensor"),
         ("net.py:Raising", "fails in training with ValueError: no labels"),
         ("net.py:Viewing(num_classes=7)", "labels reach 9 but the model"),
         ("net.py:Viewing(in_channels=3)", "reads 3-channel images"),

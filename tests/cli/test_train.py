@@ -129,7 +129,7 @@ def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
     monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
     told = train(f"{ADVERSARIAL} --out m --validation 40")
     assert told.err.count("warning: ") == 1
-    assert "warning: look 1\n" in told.err
+    assert "warning: check 1\n" in told.err
 
 
 def test_a_card_holds_the_command_and_everything_that_determines_the_model(train, folder, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, 
     *_, line = told.err.splitlines()
     assert told.code == 2
     assert line.startswith(f"Error: m.{'training' if full_at == 4 else 'safetensors'} cannot be written: No space left")
-    assert "the same command goes on" in line
+    assert "the same command resumes" in line
     assert "Traceback" not in told.err
     assert {*files(folder)} == {"tiny.toml", "m.training"}, "no half-written file is left behind"
     told = train(f"{SEVERAL} --out m")
@@ -264,9 +264,9 @@ def monotonous(folder):
         ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "mng_ac cannot train against rt:3px,30deg; it can against"),
         ("sat_ac --threat linf:0.1", "two threats or more"),
         ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
-        ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "it is a share, 1 at most"),
-        ("nat --set lr=1e999", "must be above 0, and finite"),
-        ("nat --set steps=2.5", "cannot take steps=2.5: it must be a whole number, like its default 6000"),
+        ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "must be from 0 to 1"),
+        ("nat --set lr=1e999", "must be a finite number, above 0"),
+        ("nat --set steps=2.5", "cannot take steps=2.5: it must be a whole number, at least 1, like its default 6000"),
         ("nat --set lr=nan", "cannot take lr='nan'"),
         ("pgd_at --threat linf:8", "under linf:8 any image may become any other"),
         ("pgd_at --threat linf:0", "must be above 0"),
@@ -282,15 +282,15 @@ def monotonous(folder):
         ("eat --threat linf:0.1 --threat l1:5 --set inner_step_size=1", "no setting of eat is called"),
         ("spatial_at --threat rt:3px,30deg --set inner_steps=1", "no setting of spatial_at is called"),
         ("pgd_at --threat linf:0.1 --set poses=3", "no setting of pgd_at is called"),
-        ("sat_ac --threat linf:0.1 --threat l1:5 --set beta=-1", "it must be 0 or more, and finite"),
-        ("mng_ac --threat linf:0.1 --threat l2:1 --compile", "mng_ac asks for second derivatives"),
-        ("nat --validation 1290", "7 examples beside the 1290 kept out, fewer than one batch of 64"),
-        ("nat --validation 99999", "0 examples beside the 1297 kept out, fewer than one batch of 64"),
+        ("sat_ac --threat linf:0.1 --threat l1:5 --set beta=-1", "it must be at least 0"),
+        ("mng_ac --threat linf:0.1 --threat l2:1 --compile", "mng_ac needs second derivatives"),
+        ("nat --validation 1290", "7 examples beside the 1290 held out, fewer than one batch of 64"),
+        ("nat --validation 99999", "0 examples beside the 1297 held out, fewer than one batch of 64"),
         ("nat --precision bfloat", "did you mean bfloat16"),
         ("nat --out tiny.toml/m", "choose another --out"),
         ("nat --from none.pt", "none.pt"),
         ("nat --from digits-na", "did you mean digits-nat"),
-        ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; --arch says which to train"),
+        ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; set --arch"),
     ],
 )
 def test_an_invalid_training_is_refused_in_one_line_before_any_work(refused, monotonous, words, told):
@@ -323,7 +323,7 @@ def test_a_model_of_another_command_is_replaced_only_on_request(train, refused, 
     assert train(command).code == 0
     before = files(folder)
     told = refused("train", *f"{command} {change}".split())
-    assert "m.safetensors is there already, and is not what this command makes; choose another --out" in told
+    assert "m.safetensors exists already and was not made by this command; choose another --out" in told
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
@@ -344,7 +344,7 @@ def test_training_minutes_include_those_of_the_models_it_starts_from(train, fold
 def test_a_model_of_another_precision_is_another_model(train, refused, folder):
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
-    assert "is not what this command makes" in refused("train", *f"{command} --half".split())
+    assert "was not made by this command" in refused("train", *f"{command} --half".split())
     assert train(f"{command} --half --no-resume").code == 0
     assert "exist already" in train(f"{command} --half").err
 
@@ -357,7 +357,7 @@ def test_a_training_does_not_continue_with_other_images_of_the_same_name(train, 
         patch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: step == 2 and stop())
         assert train(words).code == 130
     np.savez(folder / "d.npz", x=images[::-1], y=np.arange(40) % 4)
-    assert "m.training was begun on other images than the data holds now" in refused("train", *words.split())
+    assert "m.training was started on other images than the data holds now" in refused("train", *words.split())
 
 
 def test_a_training_stopped_before_its_first_state_mentions_no_state(train, folder, monkeypatch):
@@ -376,7 +376,7 @@ def test_a_diverging_loss_leaves_no_model(refused, folder):
     told = refused(
         "train", *["nat", "--set", "lr=1e30", "--set", "steps=40", "--no-evaluation", "--out", "m", "--quiet"]
     )
-    assert "the weights are no numbers any more, the loss has run away; train again with a smaller --set lr" in told
+    assert "as the training diverged; train again with a smaller --set lr" in told
     assert not (folder / "m.safetensors").exists()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robench.problem.losses import TARGETED, UNTARGETED, dlr, dlr_targeted, margin
+from robench.problem.losses import TARGETED, UNTARGETED, dlr, dlr_targeted, margin, misclassified
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, -2.0], [0.5, 2.0, 1.0, 0.0]])
 Y, TARGET = torch.tensor([0, 2]), torch.tensor([1, 3])
@@ -12,6 +12,19 @@ Y, TARGET = torch.tensor([0, 2]), torch.tensor([1, 3])
 
 def test_margin_by_hand():
     assert margin(LOGITS, Y).tolist() == [-1.0, 1.0]
+
+
+def test_a_row_is_misclassified_if_another_logit_is_the_highest_and_none_is_nan():
+    assert misclassified(LOGITS, Y).tolist() == [False, True]
+    for place in range(LOGITS.shape[1]):
+        nan = LOGITS.clone()
+        nan[:, place] = torch.nan
+        assert misclassified(nan, Y).tolist() == [False, False]
+
+
+def test_every_candidate_of_a_row_may_be_compared_with_a_label_of_its_own():
+    labels = torch.stack([Y, 1 - Y.clamp(max=1)], dim=1)
+    assert misclassified(LOGITS[:, None], labels).tolist() == [[False, True], [True, True]]
 
 
 def test_cross_entropy_is_the_log_probability():

@@ -601,7 +601,7 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("foolbox:LinfPGD(stepz=3)", "did you mean steps"),
         ("foolbox:LinfPGD(steps='many')", "cannot take steps='many'; its default is 40"),
         ("foolbox:LinfPGD(steps=True)", "cannot take steps=True"),
-        ("foolbox:LinfPGD(steps=0)", "cannot take steps=0: it is a number of times"),
+        ("foolbox:LinfPGD(steps=0)", "cannot take steps=0: it must be at least 1"),
         ("foolbox:LinfPGD(random_start=1)", "cannot take random_start=1"),
         ("foolbox:EADAttack(decision_rule=L3)", "cannot take decision_rule='L3'"),
         ("foolbox:DDNAttack(distance=3)", "no setting of foolbox:DDNAttack is called 'distance'"),

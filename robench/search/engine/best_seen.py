@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...problem.losses import margin
+from ...problem.losses import margin, misclassified
 from ...problem.shapes import Inputs, Labels, Mask, PerExample, per_example
 from ...problem.threats.base import N_PARAMS, TransformParams
 
@@ -65,7 +65,7 @@ class BestSeen:
         """
         per_slot = len(x_adv) // len(y)
         y = y.repeat_interleave(per_slot) if per_slot > 1 else y
-        self.update_from_margins(x_adv, params, inside, margin(logits, y), logits.argmax(dim=1) != y, active, size)
+        self.update_from_margins(x_adv, params, inside, margin(logits, y), misclassified(logits, y), active, size)
 
     def update_from_margins(
         self,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...problem.losses import margin
+from ...problem.losses import margin, misclassified
 from ...problem.shapes import Labels
 from ..attack import Seen
 
@@ -55,11 +55,10 @@ def _one_pass(logits: Tensor, answers: Seen | Tensor, y: Labels) -> tuple[list[T
     rows = logits.flatten(0, -2)
     labels = y.repeat_interleave(len(rows) // len(y))
     gap = margin(rows, labels)
-    fooled = (rows.argmax(dim=1) != labels) & ~gap.isnan()
     if isinstance(answers, Seen):
         numbers = [answers.logits, answers.loss, answers.grad]
     elif answers.is_floating_point():
         numbers = [answers]
     else:
         numbers = [F.one_hot(answers, logits.shape[-1])]  # a vote for the class
-    return numbers, gap, fooled.long()
+    return numbers, gap, misclassified(rows, labels).long()

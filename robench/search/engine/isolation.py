@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...errors import UserError, described
 from ...problem.classifier import Classifier, arithmetic
+from ...problem.losses import misclassified
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels
 from ..attack import Model
@@ -71,5 +72,5 @@ def _fooling(classifier: Classifier, images: Tensor, y: Tensor, rows: Sequence[i
     at = torch.tensor([*rows, *[rows[0]] * (BATCH - len(rows))], device=images.device)
     with torch.no_grad(), arithmetic(images.device):
         logits = classifier(images[at])
-    fooled: list[bool] = ((logits.argmax(dim=1) != y[at]) & ~logits.isnan().any(dim=1)).tolist()
+    fooled: list[bool] = misclassified(logits, y[at]).tolist()
     return fooled[: len(rows)]

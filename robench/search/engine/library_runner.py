@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import UserError, described
 from ...problem.classifier import Classifier, arithmetic
-from ...problem.losses import margin
+from ...problem.losses import margin, misclassified
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels, Logits, Mask
 from ...problem.threats import ThreatModel
@@ -185,7 +185,7 @@ class Watched:
         self._nan |= self._by_example(owners, value.isnan() & finite & belongs, False).any(dim=1)
 
         member = inside & ~value.isnan()
-        adversarial = member & (logits.argmax(dim=1, keepdim=True) != self._y[owners])
+        adversarial = member & misclassified(logits[:, None], self._y[owners])
         rank = value
         if self._smallest:
             size = self._threat.measure(*self._pairs(x_adv, owners)).view_as(inside)
