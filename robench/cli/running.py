@@ -17,7 +17,7 @@ from ..problem import datasets
 from ..problem.architectures import factories
 from ..problem.checkpoints import load, locate
 from ..problem.classifier import Classifier
-from ..problem.diagnosis import likely_cause, near_chance
+from ..problem.diagnosis import likely_cause, near_guessing
 from ..problem.split import Split
 from ..protocols import Protocol
 from ..results.summary import Summary
@@ -94,7 +94,7 @@ def _doubt(classifier: Classifier, split: Split, summary: Summary) -> str | None
     if clean.open or clean.accuracy > 0.5:  # where the model raises on images, the explanations cannot be tried
         return None
     cause = likely_cause(classifier, split)
-    if near_chance(clean.correct, len(split), classifier.classes):
+    if near_guessing(clean.correct, len(split), classifier.classes):
         why = cause or "none of the usual causes (normalisation, channel order, label order) explains it"
         return f"clean accuracy {clean.accuracy:.1%} is no better than chance: {why}"
     return f"clean accuracy {clean.accuracy:.1%} is low: {cause}" if cause else None

@@ -42,8 +42,8 @@ FIXED = {
     "a hundred": (exactly(100), raises, "exactly 100 images:"),
     "as many as the images": (exactly(13), raises, "exactly 13 images:"),
     "a multiple of four": (lambda n: n % 4 == 0, raises, "exactly 4 images:"),
-    "at most five": (lambda n: n <= 5, raises, "no batch of 13 images, so it is given 5 images at a time"),
-    "rows that are cut off": (exactly(8), lambda logits: logits[:8], "given 8 images at a time"),
+    "at most five": (lambda n: n <= 5, raises, "does not handle a batch of 13 images, so it gets 5 images at a time"),
+    "rows that are cut off": (exactly(8), lambda logits: logits[:8], "so it gets 8 images at a time"),
     "rows that are repeated": (exactly(8), lambda logits: logits[torch.arange(8) % len(logits)], "exactly 8 images:"),
     "rows that are joined": (exactly(6), lambda logits: logits.reshape(1, -1).expand(6, -1), "exactly 6 images:"),
 }
@@ -68,7 +68,7 @@ def test_a_traced_network_names_its_size_itself():
     # What tracing makes of `len(x)`: a constant, here one that no list of usual sizes holds.
     traced = torch.jit.trace(Constant(37), torch.rand(37, 1, 4, 4), check_trace=False)
     module, notes = answering(traced, IMAGES, 3)
-    assert notes == ("the model takes batches of exactly 37 images: rows are padded",)
+    assert notes == ("the model accepts only batches of exactly 37 images: batches are padded",)
     torch.testing.assert_close(module(IMAGES), free()(IMAGES))
 
 
@@ -100,7 +100,7 @@ def test_an_image_that_makes_the_network_raise_is_no_question_of_size():
 @pytest.mark.parametrize(
     ("net", "error", "message"),
     [
-        (lambda x: x.mean(dim=0).flatten()[None, :3], UserError, "takes batches of any size"),
+        (lambda x: x.mean(dim=0).flatten()[None, :3], UserError, "accepts batches of any size"),
         (lambda x: raises(x), AssertionError, "another batch"),
     ],
 )

@@ -55,10 +55,10 @@ def test_of_tensors_as_wide_as_the_data_have_classes_the_first_is_taken():
     ],
 )
 def test_what_cannot_be_logits_is_refused_and_named(form, kind):
-    with pytest.raises(robench.UserError, match=f"answers 6 images with {kind}, not 6xK logits"):
+    with pytest.raises(robench.UserError, match=f"returns {kind} for 6 images, not 6xK logits"):
         as_logits(Returning(form), X, 5)
 
 
 def test_the_class_of_a_network_is_no_model():
-    with pytest.raises(robench.UserError, match="Linear is a class, not a model; give a network of it"):
+    with pytest.raises(robench.UserError, match="Linear is a class, not a model; give an instance of it"):
         own_module(nn.Linear, X, 5, torch.device("cpu"))

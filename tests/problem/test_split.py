@@ -83,6 +83,6 @@ def test_a_bad_text_gives_one_line_that_repeats_it(split, text):
     assert "\n" not in message
 
 
-def test_a_part_beyond_the_end_is_told_how_many_examples_there_are(split):
-    with pytest.raises(UserError, match="more than the 60 examples of toy:test"):
+def test_a_part_beyond_the_end_is_refused_with_the_number_of_examples(split):
+    with pytest.raises(UserError, match="reaches past the 60 examples of toy:test"):
         split.part("100")
