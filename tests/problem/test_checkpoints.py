@@ -314,7 +314,7 @@ def test_image_sizes_are_tried_where_nothing_says_them(tmp_path):
     torch.save(model.state_dict(), tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt")
     assert loaded.classifier.shape == (3, 64, 64)
-    assert "its images are taken to be 3x64x64" in loaded.notes
+    assert "its images are assumed to be 3x64x64" in loaded.notes
     assert same_function(loaded.classifier, model, (3, 64, 64))
 
 
@@ -328,7 +328,7 @@ def test_images_that_are_not_square_are_recognised_from_the_shape_of_the_data(tm
 def test_what_is_not_known_is_said(tmp_path):
     torch.save(network().state_dict(), tmp_path / "m.pt")
     notes = load(tmp_path / "m.pt").notes
-    assert any("its images are taken to be 1x28x28" in note for note in notes)
+    assert any("its images are assumed to be 1x28x28" in note for note in notes)
     assert any("--normalise" in note for note in notes)
     assert not any("--normalise" in note for note in load(tmp_path / "m.pt", normalise="none").notes)
 
@@ -456,7 +456,7 @@ def test_a_card_that_says_more_than_we_know_is_read_and_one_that_says_less_is_re
     assert read_card(path) == card
     for damaged in (text.replace("classes = 10", ""), text.replace("classes = 10", "classes = 'ten'"), "= [", "\ud800"):
         path.write_text(damaged, encoding="utf-8", errors="surrogatepass")
-        with pytest.raises(UserError, match="is not one that robench reads"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_card(path)
 
 
@@ -641,7 +641,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
         ("m.bin", bytes(range(256)) * 4, "not a checkpoint that PyTorch reads"),
         ("m.pt", b"\x80\x02", "cut off"),
         ("m.safetensors", b"\xff" * 100, "cut off or damaged"),
-        ("m.toml", b"x = 1", "is not one that robench reads"),
+        ("m.toml", b"x = 1", "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused_for_what_it_is(tmp_path, name, content, message):
@@ -702,9 +702,9 @@ class Pair(nn.Module):
     ("module", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 5)), "labels reach 9 but the model"),
-        (nn.Identity(), "answers 2 images with a tensor of 2x1x28x28"),
-        (nn.Flatten(0), "with a tensor of 1568"),
-        (Pair(), "answers with tuple, in which no tensor has a row"),
+        (nn.Identity(), "returns a tensor of 2x1x28x28 for 2 images"),
+        (nn.Flatten(0), "a tensor of 1568"),
+        (Pair(), "returns tuple, in which no tensor has a row"),
         (nn.Sequential(nn.Conv2d(3, 1, 28), nn.Flatten()), "reads 3-channel images, but those of the data are 1x28x28"),
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), "3072"),
     ],
@@ -770,12 +770,12 @@ def test_quantised_weights_are_refused(tmp_path):
     assert "is quantised" in refusal(tmp_path / "m.pt", shape=SHAPE)
 
 
-def test_of_several_sets_of_weights_the_one_taken_is_named(tmp_path):
+def test_a_note_names_which_of_several_sets_of_weights_is_used(tmp_path):
     model, average = network(seed=0), network(seed=1)
     torch.save({"ema": average.state_dict(), "model": model.state_dict()}, tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=SHAPE)
     assert same_function(loaded.classifier, model)
-    assert "(model, ema): model is taken" in loaded.notes[1]
+    assert "(model, ema): model is used" in loaded.notes[1]
 
 
 def test_a_loaded_model_can_be_replaced_on_disk_without_changing(tmp_path):

@@ -197,17 +197,17 @@ def test_where_only_a_factorys_own_numbers_fit_they_are_taken_with_a_note(folder
     )
     saved(nn.Sequential(nn.Identity(), nn.Identity(), nn.Linear(16, 5)))
     loaded = load("m.pt", arch="sizes.py:make", shape=SHAPE, classes=5)
-    assert loaded.notes[0] == "make is called without img_size: with the numbers of the data the weights would not fit"
+    assert loaded.notes[0] == "make is called without img_size: with the values of the data the weights would not fit"
 
 
-def test_a_head_of_another_size_is_answered_with_what_to_type(folder):
+def test_a_misfit_in_the_number_of_classes_says_what_to_type(folder):
     saved(made(0))
     message = refusal("net.py:of_hundred", "m.pt")
     assert "fc.weight is 5x144 where 100x144 is wanted, and 1 more differs" in message
     assert "if it takes the number of classes, write it: --arch 'net.py:of_hundred(num_classes=5)'" in message
 
 
-def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
+def test_lazy_layers_infer_their_size_from_an_image(folder):
     saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
     loaded = load("m.pt", arch="net.py:lazy", shape=SHAPE, classes=5)
     weights = torch.load("m.pt")
@@ -215,10 +215,10 @@ def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
     assert torch.allclose(loaded.classifier(x), x.flatten(1) @ weights["1.weight"].T + weights["1.bias"], atol=1e-6)
 
 
-def test_such_layers_need_an_image_that_suits_them(folder):
+def test_lazy_layers_need_data_of_a_fitting_shape(folder):
     saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
     message = sentence(lambda: load("m.pt", arch="net.py:lazy"))
-    assert "has layers that learn their size from an image; name the data with --data" in message
+    assert "has layers that infer their size from an image; name the data with --data" in message
     message = sentence(lambda: load("m.pt", arch="net.py:lazy_maps", shape=(3, 8, 8)))
     assert "fails on images of 3x8x8 with RuntimeError" in message
 

@@ -116,7 +116,7 @@ def test_eight_bits_with_scales_are_quantised(folder, scale):
     weights["fc.weight"] = weights["fc.weight"].to(torch.float8_e4m3fn)
     assert load_ok(weights)
     answer = refusal(held=weights | {scale: torch.ones(1)})
-    assert f"its float8_e4m3fn weights go with scales ({scale})" in answer
+    assert f"its float8_e4m3fn weights have scales ({scale})" in answer
 
 
 def load_ok(weights):
@@ -410,9 +410,7 @@ def test_an_archive_of_a_checkpoint_names_what_is_in_it(folder):
     assert "is a tar archive; unpack it and name the checkpoint in it, like net.pt" in refusal("m.tar")
     with zipfile.ZipFile("m.zip", "w") as archive:
         archive.write("net.pt")
-    assert "is a zip file of something else, not a checkpoint; name the file with the weights, like net.pt" in refusal(
-        "m.zip"
-    )
+    assert "is a zip file, but not a checkpoint; name the file with the weights, like net.pt" in refusal("m.zip")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
         == "m.pt has no weights under state_dict_em; did you mean state_dict_ema? it has state_dict, state_dict_ema"
     )
     assert "it has one set of weights: leave --weights out" in refusal(one, weights="ema")
-    assert "may be a.x, b.x; write one of them in full" in refusal({"a": {"x": one}, "b": {"x": other}}, weights="x")
+    assert "is ambiguous: a.x, b.x; write one of them in full" in refusal({"a": {"x": one}, "b": {"x": other}}, weights="x")
     digits_sets = {"first": digits(0).state_dict(), "second": digits(1).state_dict()}
     assert "it has first, second" in refusal(digits_sets, arch=None, weights="third", shape=DIGITS, classes=10)
 
@@ -163,7 +163,7 @@ def test_a_copy_in_another_precision_is_a_second_set(folder):
     weights = made(0).state_dict()
     for kind in (torch.float16, torch.float8_e4m3fn):
         held = {"model": weights, "small": {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()}}
-        assert loaded(held).notes[0].startswith("2 sets of weights fit and differ (model, small): model is taken")
+        assert loaded(held).notes[0].startswith("2 sets of weights fit and differ (model, small): model is used")
 
 
 def test_equal_copies_are_no_second_set(folder):
@@ -293,7 +293,9 @@ def test_what_the_user_types_goes_before_it(folder):
     network = made(0)
     found = loaded(pair("mu", "sigma", 1) | network.state_dict(), normalise="none")
     assert same(found.classifier, network)
-    assert "--normalise none goes before the normalisation in the file (mu and sigma: 0.25/0.5)" in found.notes
+    assert (
+        "--normalise none takes precedence over the normalisation in the file (mu and sigma: 0.25/0.5)" in found.notes
+    )
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -383,4 +385,4 @@ def test_metadata_goes_before_what_lies_beside_the_weights(folder):
     safetensors.torch.save_file(tensors, "m.safetensors", {"architecture": "digits-cnn", "normalisation": "none"})
     found = load("m.safetensors", shape=DIGITS, classes=10)
     assert same(found.classifier, network)
-    assert "none, from m.safetensors, goes before the normalisation in the file" in found.notes[-1]
+    assert "none, from m.safetensors, takes precedence over the normalisation in the file" in found.notes[-1]

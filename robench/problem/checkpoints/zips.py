@@ -20,12 +20,12 @@ def entries(path: Path) -> list[zipfile.ZipInfo]:
     if any(entry.flag_bits & 1 for entry in found):
         raise UserError(f"{path} is a zip file with a password; unpack it and name the checkpoint in it")
     unpacked = sum(entry.file_size for entry in found)
-    if unpacked > most(path.stat().st_size):
+    if unpacked > max_unpacked(path.stat().st_size):
         raise too_large(path, f"{unpacked / 1e6:,.0f} MB")
     return found
 
 
-def most(size: int) -> int:
+def max_unpacked(size: int) -> int:
     """How many bytes a file of this size may unpack to."""
     return max(UNPACKED, RATIO * size)
 
