@@ -280,7 +280,9 @@ def test_a_network_is_recognised_by_its_shapes_in_order_under_other_names(tmp_pa
     torch.save({f"w{i}": tensor for i, tensor in enumerate(without_counters.values())}, tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=(3, 32, 32), classes=10)
     assert same_function(loaded.classifier, model, (3, 32, 32))
-    assert loaded.notes[0].startswith("recognised as preactresnet18 by the shapes of its tensors alone")
+    assert loaded.notes[0].startswith(
+        "recognised as preactresnet18 by the shapes of its tensors, because its key names differ"
+    )
 
 
 @pytest.mark.parametrize("name", ["madry-mnist", "digits-cnn", "lenet"])
@@ -745,7 +747,7 @@ def test_a_wrong_normalisation_is_refused(tmp_path):
     [
         (lambda state: state.pop("fc1.weight"), "it lacks fc1.weight (120x400)"),
         (lambda state: state.update(extra=torch.zeros(2, 3)) or state.pop("conv1.bias"), "it also has extra (2x3)"),
-        (lambda state: state.update({"fc1.bias": torch.zeros(7)}), "fc1.bias is 7 where 120 is wanted"),
+        (lambda state: state.update({"fc1.bias": torch.zeros(7)}), "fc1.bias is 7 where 120 is needed"),
         (lambda state: state.pop("fc3.weight"), "it lacks fc3.weight (10x84)"),
     ],
 )

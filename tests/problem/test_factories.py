@@ -203,7 +203,7 @@ def test_where_only_a_factorys_own_numbers_fit_they_are_taken_with_a_note(folder
 def test_a_misfit_in_the_number_of_classes_says_what_to_type(folder):
     saved(made(0))
     message = refusal("net.py:of_hundred", "m.pt")
-    assert "fc.weight is 5x144 where 100x144 is wanted, and 1 more differs" in message
+    assert "fc.weight is 5x144 where 100x144 is needed, and 1 more differs" in message
     assert "if it takes the number of classes, write it: --arch 'net.py:of_hundred(num_classes=5)'" in message
 
 

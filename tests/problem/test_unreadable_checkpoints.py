@@ -67,7 +67,7 @@ SPECIAL = {
     "complex array": (lambda w: w.numpy().astype(np.complex64), "fc.weight is complex"),
     "huge": (lambda w: torch.zeros(1).expand(5, 10**12), "fc.weight is 5x1000000000000 numbers, repeated from fewer"),
     "infinite": (lambda w: w / 0, "NaN or infinite weights in fc.weight"),
-    "another shape": (lambda w: w.T, "fc.weight is 144x5 where 5x144 is wanted"),
+    "another shape": (lambda w: w.T, "fc.weight is 144x5 where 5x144 is needed"),
 }
 
 
@@ -130,7 +130,7 @@ def load_ok(weights):
 def test_a_container_in_itself_is_no_endless_search(folder):
     loop = {}
     loop["state_dict"] = loop
-    assert refusal(held=loop) == "m.pt holds no tensors: its state_dict is the file's own container again"
+    assert refusal(held=loop) == "m.pt holds no tensors: its state_dict refers back to a container around it"
     loop["net"] = made(0).state_dict()
     assert load_ok(loop)
 
@@ -180,7 +180,7 @@ def test_a_zip_file_that_grows_out_of_proportion_is_not_unpacked(folder, monkeyp
     opened = []
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: opened.append(1))
     monkeypatch.setattr(torch, "load", lambda *_, **__: opened.append(1))
-    assert "would unpack to 1 MB, as no weights do; it was not unpacked" in refusal()
+    assert "would unpack to 1 MB, unlike any weights; it was not unpacked" in refusal()
     assert not opened
 
 
@@ -337,7 +337,7 @@ class Mkdir:
 def test_a_pickle_by_hand_runs_nothing_but_what_makes_arrays_and_tensors(folder, held, named, protocol):
     (folder / "m.pkl").write_bytes(pickle.dumps({"net": made(0).state_dict(), "more": held}, protocol))
     answer = refusal("m.pkl")
-    assert "is a pickle that would run code to be read" in answer
+    assert "is a pickle that would run code when it is read" in answer
     assert named in answer
     assert not (folder / "hacked").exists()
 
@@ -397,7 +397,7 @@ def test_the_oldest_files_run_nothing_either(folder):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    assert "would run code to be read (posix.mkdir)" in refusal(path)
+    assert "would run code when it is read (posix.mkdir)" in refusal(path)
     assert not (folder / "hacked").exists()
     path.write_bytes(path.read_bytes()[:5000])
     assert "cut off or damaged" in refusal(path)

@@ -154,7 +154,9 @@ def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
         == "m.pt has no weights under state_dict_em; did you mean state_dict_ema? it has state_dict, state_dict_ema"
     )
     assert "it has one set of weights: leave --weights out" in refusal(one, weights="ema")
-    assert "is ambiguous: a.x, b.x; write one of them in full" in refusal({"a": {"x": one}, "b": {"x": other}}, weights="x")
+    assert "is ambiguous: a.x, b.x; write one of them in full" in refusal(
+        {"a": {"x": one}, "b": {"x": other}}, weights="x"
+    )
     digits_sets = {"first": digits(0).state_dict(), "second": digits(1).state_dict()}
     assert "it has first, second" in refusal(digits_sets, arch=None, weights="third", shape=DIGITS, classes=10)
 
@@ -213,7 +215,10 @@ def test_a_known_architecture_with_tensors_left_over_is_taken_only_when_it_is_na
     network = digits()
     held = network.state_dict() | {"bn.weight": torch.ones(32)}
     message = refusal(held, arch=None, shape=DIGITS, classes=10)
-    assert "has all weights of digits-cnn, and also bn.weight (32); if the network does without, type --arch" in message
+    assert (
+        "has all weights of digits-cnn, and also bn.weight (32); if the network does not use these, type --arch"
+        in message
+    )
     named = loaded(held, arch="digits-cnn", shape=DIGITS, classes=10)
     assert same(named.classifier, network)
     assert named.notes[0] == "not used: bn.weight (32)"
