@@ -52,8 +52,8 @@ def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserEr
     if all(name.isdigit() for name in contents.tensors):
         return UserError(f"{path} holds a list, not weights by name; save the model's state_dict()")
     return UserError(
-        f"{path} matches no architecture that robench knows (it begins with {shapes_listed(contents.tensors)}); name it "
-        "with --arch file.py:factory"
+        f"{path} matches no architecture that robench knows (it begins with {shapes_listed(contents.tensors)}); name "
+        "it with --arch file.py:factory"
     )
 
 
