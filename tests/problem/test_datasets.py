@@ -183,7 +183,7 @@ def test_an_npz_file_with_one_other_pixel_is_refused(toy, images, labels, tmp_pa
     images[3, 14, 14] ^= 1
     np.savez(tmp_path / "toy_mnist_test.npz", x_test=images, y_test=labels)
     message = message_of(lambda: toy.read("test", places(tmp_path)))
-    assert "toy_mnist_test.npz: x_test is not what was published" in message
+    assert "toy_mnist_test.npz: x_test is not the published file" in message
 
 
 def test_an_npz_file_of_mnist_that_holds_floats_is_refused(toy, images, labels, tmp_path):
@@ -202,10 +202,10 @@ def test_the_cache_is_read_when_the_users_folder_lacks_a_file(toy, images, label
     ("spoil", "reason"),
     [
         (lambda data: data[:-100], "is damaged (it has"),
-        (lambda data: data[:7], "is damaged (it breaks off"),
+        (lambda data: data[:7], "is damaged (it ends within its header"),
         (lambda data: b"", "is damaged (it begins with nothing"),
         (lambda data: b"\0\0\x0d" + data[3:], "is damaged (it begins with 00000d03"),
-        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is not what was published (md5"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is not the published file (md5"),
         (lambda data: b"<html><body>404</body></html>", "is an HTML page"),
     ],
 )
@@ -368,7 +368,7 @@ def test_an_npz_file_of_cifar10_with_one_other_pixel_is_refused(small_cifar10, b
     batches["test_batch"][2, 1000] ^= 1
     save_images(tmp_path / "cifar10_test.npz", batches["test_batch"], "test")
     message = message_of(lambda: small_cifar10.read("test", places(tmp_path)))
-    assert message.startswith(f"{tmp_path / 'cifar10_test.npz'} is not what was published")
+    assert message.startswith(f"{tmp_path / 'cifar10_test.npz'} is not the published file")
 
 
 def test_an_npz_file_of_cifar10_with_labels_of_another_kind_is_refused(small_cifar10, tmp_path):
@@ -380,7 +380,7 @@ def test_a_batch_with_one_other_byte_is_refused_by_name(small_cifar10, binary_fi
     data = binary_files["test_batch.bin"]
     write(tmp_path, **{"test_batch.bin": data[:-1] + bytes([data[-1] ^ 1])})
     message = message_of(lambda: small_cifar10.read("test", places(tmp_path)))
-    assert message.startswith(f"{tmp_path / 'test_batch.bin'} is not what was published")
+    assert message.startswith(f"{tmp_path / 'test_batch.bin'} is not the published file")
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def hostile_pickles(params: Path) -> list[bytes]:
 def test_a_pickle_that_would_call_anything_is_refused_and_nothing_is_called(tmp_path, case):
     params = tmp_path / "was-run"
     message = message_of(lambda: read_batch(hostile_pickles(params)[case], "data_batch_1"))
-    assert message.startswith("data_batch_1 asks to run ")
+    assert message.startswith("data_batch_1 would run ")
     assert not params.exists()
 
 
@@ -548,7 +548,7 @@ FLOATS = GOOD + np.linspace(0, 1, 6).reshape(6, 1, 1, 1)
         ({"x": np.uint8(3), "y": Y}, "x has shape (); robench reads images as"),
         ({"x": GOOD, "y": np.ones((6, 2))}, "y has shape (6, 2) and is not one-hot"),
         ({"x": GOOD[:0], "y": Y[:0]}, "x is empty: its shape is (0, 9, 7, 3)"),
-        ({"x": GOOD[:, :3], "y": Y}, "x has shape (6, 3, 7, 3), which reads both as"),
+        ({"x": GOOD[:, :3], "y": Y}, "x has shape (6, 3, 7, 3), which may be (N,C,H,W) or (N,H,W,C)"),
         ({"x": GOOD[..., :2], "y": Y}, "neither its second nor its last axis has 1, 3 or 4 channels"),
         ({"x": FLOATS * 255, "y": Y}, "floats from 0 to 255; pixels go from 0 to 1: divide them by 255"),
         ({"x": FLOATS * 4 - 2, "y": Y}, "floats from -2 to 2; pixels go from 0 to 1: undo their normalisation"),
@@ -575,9 +575,9 @@ def test_an_npz_file_that_cannot_be_used_is_told_why_in_one_sentence(tmp_path, a
     ("content", "sentence"),
     [
         (b"<!doctype html><title>Sign in</title>", "is an HTML page"),
-        (b"PK\x03\x04 cut short", "is damaged or no .npz archive"),
-        (pickle.dumps([1, 2, 3]), "is damaged or no .npz archive"),
-        (b"", "is damaged or no .npz archive"),
+        (b"PK\x03\x04 cut short", "is damaged or not an .npz archive"),
+        (pickle.dumps([1, 2, 3]), "is damaged or not an .npz archive"),
+        (b"", "is damaged or not an .npz archive"),
     ],
 )
 def test_a_file_that_is_no_archive_is_told_from_one(tmp_path, content, sentence):

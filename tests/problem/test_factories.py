@@ -117,7 +117,7 @@ def test_a_network_that_the_file_has_made_is_copied(folder):
         ("build", "build needs depth; write --arch 'net.py:build(depth=...)'"),
         ("channels_alone(width=3)", "needs channels; write --arch 'net.py:channels_alone(width=3, channels=...)'"),
         ("build(1, dept=2)", "build has no argument 'dept'; did you mean depth? it takes depth, width=2.5, name='x'"),
-        ("build(1, 2, 3, 4, 5)", "has 5 arguments without a name; it takes depth"),
+        ("build(1, 2, 3, 4, 5)", "has 5 positional arguments; it takes depth"),
         ("build(1, depth=2)", "gives depth twice"),
         ("build(depth=os.getcwd())", "write literals, like"),
         ("build(depth=__import__('os'))", "write literals, like"),

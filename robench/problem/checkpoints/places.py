@@ -146,7 +146,7 @@ def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str
 
 
 def _endings(names: Mapping[str, str], keys: Mapping[str, str], separator: str) -> dict[str, dict[str, str]]:
-    """For each prefix, the names in the file by network key, of names that are the prefix and a key."""
+    """The names in the file that consist of a prefix and a network key, by prefix and key."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     longest = max(map(len, keys), default=0)
     ends = re.compile(rf"[.{separator}]")  # a dot always ends a part, because it joins the keys of dictionaries
