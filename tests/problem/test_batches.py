@@ -81,14 +81,14 @@ class Constant(nn.Module):
         return self.net(x.view(self.size, -1))
 
 
-def test_a_network_of_any_size_is_left_as_it_is():
+def test_a_network_that_accepts_any_batch_size_is_not_wrapped():
     net = free()
     module, notes = answering(net, IMAGES, 3)
     assert module is net
     assert not notes
 
 
-def test_an_image_that_makes_the_network_raise_is_no_question_of_size():
+def test_an_error_on_one_image_is_not_taken_for_a_wrong_batch_size():
     def net(x):
         assert not torch.isclose(x, IMAGES[3]).flatten(1).all(dim=1).any(), "this image"
         return x.flatten(1)[:, :3]
@@ -104,12 +104,12 @@ def test_an_image_that_makes_the_network_raise_is_no_question_of_size():
         (lambda x: raises(x), AssertionError, "another batch"),
     ],
 )
-def test_where_no_size_helps_the_first_error_stands(net, error, message):
+def test_if_no_batch_size_works_the_first_error_is_raised(net, error, message):
     with pytest.raises(error, match=message):
         answering(Called(lambda x: net(x) if len(x) > 1 else raises(x)), IMAGES, 3)
 
 
-def test_the_parts_of_what_it_returns_are_read_in_its_own_batches():
+def test_the_logits_are_found_in_outputs_of_the_required_batch_size():
     net = free()
 
     def returns(x):
@@ -121,7 +121,7 @@ def test_the_parts_of_what_it_returns_are_read_in_its_own_batches():
     torch.testing.assert_close(module(IMAGES), net(IMAGES))
 
 
-def test_what_one_number_means_is_read_off_all_images():
+def test_the_meaning_of_a_single_output_is_decided_on_all_images():
     """The first image alone would make a probability of a logit."""
     images = torch.stack([torch.full((1, 2, 2), value) for value in (0.4, 0.9, 0.1)])
 

@@ -94,7 +94,7 @@ def refusal(arch, path=None, **settings):
         ("Holder.make", {"num_classes": 10}),
     ],
 )  # fmt: skip
-def test_a_factory_is_called_with_what_was_written_and_what_is_known(folder, call, given):
+def test_a_factory_is_called_with_written_and_known_arguments(folder, call, given):
     for target in ("net.py", f"{folder}/net.py"):
         made = factories.build(f"{target}:{call}", SHAPE, 10)
         assert made.given == given
@@ -136,7 +136,7 @@ def test_arguments_that_cannot_be_given_are_named(folder, call, message):
     assert message in refusal(f"net.py:{call}")
 
 
-def test_a_file_that_is_not_there_is_answered_with_the_nearest(folder):
+def test_a_missing_file_is_refused_with_the_most_similar_name(folder):
     (folder / "nets").mkdir()
     (folder / "nets" / "models.py").write_text(CODE)
     assert "did you mean nets/models.py?" in refusal("nets/model.py:build")
@@ -190,7 +190,7 @@ def test_a_network_has_as_many_classes_as_its_weights(folder):
     assert "labels reach 9 but the model m.pt has 7 outputs" in refusal("net.py:imagenet", "m.pt", classes=10)
 
 
-def test_where_only_a_factorys_own_numbers_fit_they_are_taken_with_a_note(folder):
+def test_if_only_a_factorys_defaults_fit_they_are_used_with_a_note(folder):
     (folder / "sizes.py").write_text(
         "from torch import nn\ndef make(img_size=4): return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(),"
         " nn.Linear(img_size ** 2, 5))\n"
@@ -291,7 +291,7 @@ def test_names_of_a_script_are_found_in_the_file_that_the_user_names(written, na
     assert answers(f"{place}{name}", written / f"{'deep' if which == 'Deep' else 'net'}-weights.pt", **settings)
 
 
-def test_of_modules_in_one_file_the_class_or_the_key_chooses(written, monkeypatch):
+def test_among_modules_in_one_file_the_class_or_the_key_selects(written, monkeypatch):
     monkeypatch.chdir(written)
     assert answers("several.pt", "deep-weights.pt", arch="train.py:Deep", trust_pickle=True)
     assert answers("several.pt", "deep-weights.pt", arch="train.py:Net", weights="ema", trust_pickle=True)
@@ -309,7 +309,7 @@ def test_without_trust_nothing_is_imported_and_the_message_names_what_to_type(wr
     assert refusal("train.py:Net", name).endswith("or add --trust-pickle if you trust who made the file")
 
 
-def test_a_script_that_is_not_named_or_is_another_is_asked_for(written, monkeypatch):
+def test_a_missing_or_wrong_script_is_requested(written, monkeypatch):
     monkeypatch.chdir(written)
     (written / "other.py").write_text(NET)
     message = refusal(None, "meter.pt", trust_pickle=True)
@@ -321,7 +321,7 @@ def test_a_script_that_is_not_named_or_is_another_is_asked_for(written, monkeypa
     assert "was saved by a script that defines Meter, and other.py does not" in message
 
 
-def test_the_main_module_of_this_process_stays_what_it_is(written, monkeypatch):
+def test_the_main_module_of_this_process_is_unchanged(written, monkeypatch):
     monkeypatch.chdir(written)
     before = sys.modules["__main__"], pickle.Unpickler
     load("net.pt", arch="train.py:Net", shape=SHAPE, classes=5, trust_pickle=True)

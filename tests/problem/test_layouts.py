@@ -309,7 +309,7 @@ def test_the_page_has_no_other_rows():
     assert len(table.strip().splitlines()) == len(LAYOUTS) + 2
 
 
-def test_torch_itself_reads_the_oldest_layout_as_it_is_written_here(folder):
+def test_torch_reads_the_oldest_layout_as_these_tests_write_it(folder):
     weights = made(0).state_dict()
     held = torch.load(first_tar(weights, folder), weights_only=False)
     assert held.keys() == weights.keys()

@@ -190,7 +190,7 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: HuggingFace(cell=lambda i: "path"), "not an array of numbers"),
     ],
 )
-def test_what_is_no_data_is_refused_in_one_short_sentence(data, sentence):
+def test_an_object_that_is_not_data_is_refused_in_one_short_sentence(data, sentence):
     with pytest.raises(UserError) as caught:
         source_of(data()).part("3")
     message = str(caught.value)

@@ -201,7 +201,7 @@ UNWANTED = {
 
 
 @pytest.mark.parametrize("what", UNWANTED)
-def test_what_is_not_known_to_only_compute_is_refused(what):
+def test_a_program_not_known_to_only_compute_is_refused(what):
     contents, words = UNWANTED[what]
     assert any(word in inspect(contents).refused for word in words.split("|")), inspect(contents)
 
@@ -257,7 +257,7 @@ CONFUSED = {
 
 
 @pytest.mark.parametrize("how", CONFUSED)
-def test_no_memory_is_read_as_what_it_is_not(how):
+def test_a_program_that_would_read_foreign_memory_is_refused(how):
     refused = inspect(CONFUSED[how]).refused
     assert any(word in refused for word in ("unchecked", "declares", "holds less", "beyond its storage")), refused
 
@@ -373,7 +373,7 @@ def test_a_setstate_that_only_computes_runs():
     assert load("m.pt", shape=(1, 1, 3)).classifier.classes == 3
 
 
-def test_what_was_checked_is_what_is_loaded(monkeypatch):
+def test_the_loaded_program_is_the_inspected_one(monkeypatch):
     Path("m.pt").write_bytes(net())
     real = torchscript.inspect_apart
 
@@ -454,7 +454,7 @@ PURE = """
     """
 
 
-def test_what_torch_runs_while_it_compiles_has_no_effect():
+def test_code_that_torch_runs_while_compiling_has_no_effect():
     """It runs an operator on constants if no argument and no answer of it can change: numbers, text, tuples of them."""
 
     def is_steady(held):
