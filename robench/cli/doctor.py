@@ -7,7 +7,7 @@ from ..doctor import installed
 from ..doctor.attacks import attacks_under_test
 from ..doctor.cases import cases
 from ..doctor.checks import check
-from ..doctor.report import Examined, markdown
+from ..doctor.report import CheckedAttack, markdown
 from .options import debug_option
 from .terminal import echo
 
@@ -28,14 +28,14 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
     """
     torch.set_num_threads(1)  # the models are tiny
     libraries = installed.libraries()
-    results = []
+    checked = []
     every = attacks_under_test(attacks, [library.name for library in libraries if library])
     for number, tested in enumerate(every, start=1):
-        found = Examined(tested, tuple(check(tested, cases())))
-        results.append(found)
+        result = CheckedAttack(tested, tuple(check(tested, cases())))
+        checked.append(result)
         if not quiet:
-            fails = ", ".join(finding.case for finding in found.failed)
+            fails = ", ".join(failed.case for failed in result.failed)
             verdict = f"fails in {fails}" if fails else "ok"
             echo(f"[{number}/{len(every)}] {tested.name}, {tested.threat}: {verdict}", err=True)
-    echo(markdown(results, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
-    return 1 if any(one.failed and one.tested.ours for one in results) else 0
+    echo(markdown(checked, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
+    return 1 if any(one.failed and one.tested.ours for one in checked) else 0

@@ -187,7 +187,7 @@ def _along(run: _Read, each: int) -> Picture:
     walked = []
     for ball, x, y, number in _around(run, each, "lines"):
         found = lines(run.loaded[1].classifier, ball, x, y, number=number, seed=run.material.plan.seed)
-        walked.append(Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.promised))
+        walked.append(Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.predicted))
     return figures.walks(run.material.summary, walked)
 
 
@@ -215,9 +215,9 @@ def _first_layer(run: _Read, each: int) -> Picture:
     for row in rows:
         x, y = split.x[row : row + 1], split.y[row : row + 1]
         rise = first_layer.rise(referee.classifier, x, y, seed=seed)
-        losses = (rise.loss.numpy(), rise.together.numpy(), rise.promised.numpy())
+        losses = (rise.loss.numpy(), rise.together.numpy(), rise.predicted.numpy())
         raised.append(Raised(split.numbers[row], int(y), x[0].numpy(), rise.pixels, *losses))
-    return figures.first_layers(run.material.summary, Layer(found.weight.numpy(), found.wakes.numpy()), raised)
+    return figures.first_layers(run.material.summary, Layer(found.weight.numpy(), found.thresholds.numpy()), raised)
 
 
 def _balls(run: _Read, what: str) -> list[threats.Ball]:

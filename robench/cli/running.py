@@ -12,7 +12,7 @@ from ..errors import UserError, are, counted
 from ..evaluation.prepared import EvalResult, PreparedEvaluation, StopCriterion
 from ..evidence.store import RunFile
 from ..problem.architectures import factories
-from ..problem.diagnosis import likely_cause, near_chance
+from ..problem.diagnosis import likely_cause, near_guessing
 from ..results.summary import Summary
 from .display import Display
 
@@ -88,7 +88,7 @@ def _doubt(prepared: PreparedEvaluation, summary: Summary) -> str | None:
     if clean.open or clean.accuracy > 0.5:  # where the model raises on images, the explanations cannot be tried
         return None
     cause = likely_cause(prepared.classifier, split)
-    if near_chance(clean.correct, len(split), prepared.classifier.classes):
+    if near_guessing(clean.correct, len(split), prepared.classifier.classes):
         why = cause or "none of the usual causes (normalisation, channel order, label order) explains it"
         return f"clean accuracy {clean.accuracy:.1%} is no better than chance: {why}"
     return f"clean accuracy {clean.accuracy:.1%} is low: {cause}" if cause else None

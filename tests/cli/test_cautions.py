@@ -70,7 +70,7 @@ def evaluate(robench, kind, *words):
         ("Base", ""),
         ("Soft", "the outputs are probabilities, not logits:"),
         ("Percent", "in units of 1/100"),
-        ("Sure", "the outputs take two values only"),
+        ("Sure", "the outputs take only two values"),
         ("Centred", "answers depend on the rest of the batch"),
     ],
 )
@@ -93,7 +93,7 @@ def test_images_in_class_order_are_named(net, robench, folder):
     torch.save({"1.weight": torch.zeros(10, 784), "1.bias": torch.eye(10)[0]}, folder / "w.pt")
     told = evaluate(robench, "Base", "--data", "sorted.npz")
     assert "the 40 examples show 1 of 10 classes" in told.out
-    assert "no better than always answering the commonest label, class 0" in told.out
+    assert "no better than always answering the most common label, class 0" in told.out
 
 
 def test_a_note_that_no_longer_holds_is_removed(net, robench, folder):
@@ -115,7 +115,7 @@ def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench
 def test_training_images_of_the_model_are_noted_from_its_card(robench):
     few = ("--threat", "linf:0.05", "--examples", "20")
     told = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
-    assert "as its card says; measure it on digits:test" in told.out
+    assert "according to its card, the model was trained on these images; measure it on digits:test" in told.out
 
 
 def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, folder):

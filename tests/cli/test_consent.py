@@ -155,7 +155,7 @@ def test_no_module_of_the_current_folder_is_imported(folder, tmp_path_factory):
     torch.save({"0.weight": torch.ones(1, 1)}, folder / "m.pt")
     words = "evaluate", "m.pt", "--data", "digits", "--examples", "2", "--quiet"
     done = subprocess.run([sys.executable, "-m", "robench", *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, "is of no architecture that robench knows" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "matches no architecture that robench knows" in done.stderr) == (2, True), done.stderr
     assert not trace.exists()
 
 

@@ -222,7 +222,7 @@ def test_following_the_advice_on_normalisation_restores_the_accuracy(mistaken):
 
 def test_a_model_with_permuted_labels_causes_a_warning(mistaken):
     warning = mistaken("return self.net(x).roll(3, dims=1)")
-    assert "its classes seem to be in another order: it answers 3 for 0, 4 for 1" in warning
+    assert "its classes seem to be in another order: it predicts 3 for 0, 4 for 1" in warning
 
 
 def test_the_warning_comes_before_the_attacks(mistaken, robench):

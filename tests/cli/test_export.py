@@ -258,7 +258,7 @@ def test_examples_of_a_single_class_are_noted(pictures, robench, folder):
     ("options", "sentence"),
     [
         (("--data", "digits", "--resize", "28"), "--resize 28 is for images in a folder"),
-        (("--data", "val", "--resize", "x"), "--resize x is no size"),
+        (("--data", "val", "--resize", "x"), "--resize x is not a size"),
         (("--data", "val", "--labels", "nowhere.json"), "label map nowhere.json cannot be read"),
         (("--data", "nowhere/"), "there is no folder nowhere/"),
         (("--data", "."), "in its subfolders"),

@@ -167,7 +167,7 @@ def test_a_claim_without_a_source_is_one_clear_line(own, refused):
     path = own / "mine-linf.toml"
     path.write_text(path.read_text() + "\n[claimed.ours]\nthreats = []\n")
     told = refused("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
-    assert "the card mine-linf.toml is not one that robench reads" in told
+    assert "the card mine-linf.toml cannot be read" in told
     assert "source" in told
 
 

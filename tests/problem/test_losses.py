@@ -47,7 +47,7 @@ def test_targeted_dlr_by_hand():
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 @pytest.mark.parametrize("losses", [UNTARGETED, TARGETED], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("name", list(UNTARGETED))
-def test_every_loss_is_finite_and_rises_when_the_right_logit_falls(classes, losses, name):
+def test_every_loss_is_finite_and_rises_when_the_correct_logit_falls(classes, losses, name):
     logits = torch.randn(20, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     y = torch.arange(20) % classes
     target = (y + 1) % classes
