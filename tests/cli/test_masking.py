@@ -31,13 +31,13 @@ ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)",
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
-    square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
+    square, ascent = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
     monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(scrutiny, "MIN", float("inf"))
     monkeypatch.setattr(masking, "CONTROL", 20)
     monkeypatch.setattr(scrutiny, "control", lambda: [control])
-    monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])
+    monkeypatch.setattr(scrutiny, "ascent_attacks", lambda depth: [ascent])
     monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
 
 
