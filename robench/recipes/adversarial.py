@@ -69,7 +69,7 @@ class AdversarialTraining(Recipe):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return () if "rt" in cls.attacked else ("poses",)
+        return () if "rt" in cls.attacked else ("transforms",)
 
     @abstractmethod
     def train_step(self, step: TrainingStep) -> StepResult:
