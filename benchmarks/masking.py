@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from kept import Kept, Row, add_option
 from measuring import keep
-from params import standing_exactly, standing_surely, witnessed
 from tabulate import tabulate
 from torch import Tensor, nn
+from witnesses import standing_exactly, standing_surely, witnessed
 
 from robench.evaluation import prepared
 from robench.evaluation.model_source import source_of

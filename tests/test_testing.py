@@ -46,11 +46,11 @@ def test_a_model_as_robust_as_required_passes_and_its_summary_is_returned():
 def test_a_less_robust_module_fails_with_the_row_and_a_table():
     with pytest.raises(AssertionError) as failed:
         assert_robust(Darker(0.2), "digits", at_least={"linf:0.1": 0.5, "clean": 0.0}, **ASKED)
-    told = str(failed.value)
-    assert told.startswith("linf:0.1: ")
-    assert "at least 50 % are required" in told
-    assert "| Darker " in told
-    assert "\nclean: " not in told
+    result = str(failed.value)
+    assert result.startswith("linf:0.1: ")
+    assert "at least 50 % are required" in result
+    assert "| Darker " in result
+    assert "\nclean: " not in result
 
 
 def test_where_every_attack_failed_nothing_was_measured(monkeypatch):
@@ -72,10 +72,10 @@ def test_the_baseline_itself_passes_and_is_not_attacked(baseline, monkeypatch):
 def test_a_module_that_became_worse_fails_with_the_comment(baseline):
     with pytest.raises(AssertionError) as failed:
         assert_robust(Darker(0.3), baseline=baseline, max_drop=["linf:0.1=1pp"])
-    told = str(failed.value)
-    assert told.startswith("### robench check: regression\n")
-    assert "| linf:0.1 |" in told
-    assert "Held in the baseline and do not now:" in told
+    result = str(failed.value)
+    assert result.startswith("### robench check: regression\n")
+    assert "| linf:0.1 |" in result
+    assert "Held in the baseline and do not now:" in result
 
 
 def test_a_similar_module_passes_within_its_allowance(baseline):
@@ -97,7 +97,7 @@ def test_evidence_is_kept_in_the_requested_run_file(baseline, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({}, "state how robust the model must be"),
         ({"at_least": {"union": 0.5}, "max_drop": "1pp"}, "max_drop needs a baseline"),
@@ -107,8 +107,8 @@ def test_evidence_is_kept_in_the_requested_run_file(baseline, tmp_path, monkeypa
         ({"at_least": {"union": 50.0}, **ASKED}, "goes from 0 to 1"),
     ],
 )
-def test_invalid_arguments_are_refused_in_a_sentence(arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_invalid_arguments_are_refused_in_a_sentence(arguments, message):
+    with pytest.raises(UserError, match=message):
         assert_robust("digits-adv-linf", **arguments)
 
 

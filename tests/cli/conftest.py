@@ -30,8 +30,8 @@ attacks = [{ attack = "pgd", label = "quick", steps = 3, random_start = false }]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command has said."""
+class CommandResult:
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -39,8 +39,8 @@ class Told:
 
 
 @pytest.fixture(autouse=True)
-def calm(monkeypatch):
-    """Few lanes, little patience, and the signal handlers of before."""
+def small_batches(monkeypatch):
+    """Few slots, a short wait for locks, and the previous signal handlers."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
     monkeypatch.setattr(store, "PATIENCE", 0.05)
@@ -65,25 +65,25 @@ def robench(folder, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
-        return Told(ended.value.code, out, err)
+        return CommandResult(ended.value.code, out, err)
 
     return call
 
 
 @pytest.fixture
 def refused(folder, robench):
-    """`refused("list", "atacks")` is the one line that the user is told. Nothing was written."""
+    """`refused("list", "atacks")` returns the one line of its error; nothing was written."""
 
     def call(*words):
         before = files(folder)
-        told = robench(*words)
-        lines = [line for line in told.err.splitlines() if not line.startswith("note: ")]
-        assert told.code == 2, told
-        assert told.out == ""
-        assert len(lines) == 1, told.err
+        result = robench(*words)
+        lines = [line for line in result.err.splitlines() if not line.startswith("note: ")]
+        assert result.code == 2, result
+        assert result.out == ""
+        assert len(lines) == 1, result.err
         assert lines[0].startswith("Error: ")
-        assert "Traceback" not in told.err
-        assert "this is a bug" not in told.err
+        assert "Traceback" not in result.err
+        assert "this is a bug" not in result.err
         assert files(folder) == before
         return lines[0]
 

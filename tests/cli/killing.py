@@ -40,8 +40,8 @@ def start(words: list[str], log: Path) -> int:
                 for ended in super().work(jobs):
                     for end in ended:
                         if not end.dropped:
-                            told = str(end.job.threat), end.job.attack.spec
-                            line = json.dumps([*told, self.split.numbers[end.item.row], end.item.number])
+                            result = str(end.job.threat), end.job.attack.spec
+                            line = json.dumps([*result, self.split.numbers[end.item.row], end.item.number])
                             os.write(out, line.encode() + b"\n")
                     yield ended
 

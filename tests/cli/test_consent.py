@@ -72,9 +72,9 @@ COMMANDS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_names_a_factory(planted, run, robench, folder, command, name):
     says(run, arch=name.format(folder=folder))
-    told = robench(*COMMANDS[command])
-    assert told.code == 2
-    assert f"names the architecture {name.format(folder=folder)}, which is code; if you trust it" in told.err
+    result = robench(*COMMANDS[command])
+    assert result.code == 2
+    assert f"names the architecture {name.format(folder=folder)}, which is code; if you trust it" in result.err
     assert not planted.exists()
 
 
@@ -88,8 +88,8 @@ def test_the_factory_on_the_command_line_is_taken(planted, robench):
     asked = "--baseline", "own.json", "--until-decided", "--quiet"
     # The same text names the same code; where another model is checked, the baseline's code is named beside its own.
     assert robench("check", "new.pt", *asked, "--arch", "net.py:f").code == 1
-    told = robench("check", "digits-nat", *asked)
-    assert (told.code, "--baseline-arch" in told.err) == (2, True)
+    result = robench("check", "digits-nat", *asked)
+    assert (result.code, "--baseline-arch" in result.err) == (2, True)
     assert robench("check", "digits-nat", *asked, "--baseline-arch", "net.py:f").code == 1
 
 
@@ -101,9 +101,9 @@ def test_trust_pickle_applies_only_to_a_file_named_on_the_command_line(planted, 
 
     torch.save({"model": nn.Linear(1, 1), "x": Evil()}, "evil.pt")
     says(run, checkpoint=str(Path("evil.pt").resolve()))
-    told = robench(*COMMANDS[command], "--trust-pickle")
-    assert told.code == 2
-    assert "to run code of that file, type --" in told.err
+    result = robench(*COMMANDS[command], "--trust-pickle")
+    assert result.code == 2
+    assert "to run code of that file, type --" in result.err
     assert not planted.exists()
 
 
@@ -140,8 +140,8 @@ def test_a_training_state_is_read_without_running_code(planted, robench):
             return Path.touch, (planted,)
 
     torch.save({"identity": Evil()}, "m.training")
-    told = robench("train", "nat", "--data", "digits", "--out", "m", "--set", "steps=2")
-    assert told.code == 2
+    result = robench("train", "nat", "--data", "digits", "--out", "m", "--set", "steps=2")
+    assert result.code == 2
     assert not planted.exists()
 
 
@@ -183,10 +183,10 @@ def test_a_card_whose_model_has_no_proper_name_is_refused(folder, robench, name)
     text = (ZOO / "digits-nat.toml").read_text()
     text = text.replace('"digits-nat.safetensors"', '"m.safetensors"').replace('"digits-nat"', json.dumps(name))
     (folder / "m.toml").write_text(text)
-    told = robench("evaluate", "m.safetensors", "--examples", "2", "--quiet")
-    assert told.code == 2
-    assert "m.toml" in told.err
-    assert told.err.rstrip("\n").isprintable()
+    result = robench("evaluate", "m.safetensors", "--examples", "2", "--quiet")
+    assert result.code == 2
+    assert "m.toml" in result.err
+    assert result.err.rstrip("\n").isprintable()
     assert sorted(p.name for p in folder.iterdir()) == ["m.safetensors", "m.toml", "tiny.toml"]
 
 
@@ -210,11 +210,11 @@ def test_names_in_a_run_file_cannot_change_paths_or_the_terminal(run, robench, f
         ("check", "digits-adv-linf", "--baseline", "b.json", "--github", "--junit", "j.xml"),
     ]
     for words in commands:
-        told = robench(*words)
-        assert told.code in (0, 2), told.err
-        assert "is a bug" not in told.err
-        assert all(c.isprintable() or c in "\n\t" for c in told.out + told.err)
-        assert "\nb: all hold" not in told.out + told.err
+        result = robench(*words)
+        assert result.code in (0, 2), result.err
+        assert "is a bug" not in result.err
+        assert all(c.isprintable() or c in "\n\t" for c in result.out + result.err)
+        assert "\nb: all hold" not in result.out + result.err
     assert {p for p in folder.parent.rglob("*") if folder not in p.parents} == before
 
 

@@ -56,17 +56,17 @@ def undo(mean, std):
 
 
 @pytest.mark.parametrize(
-    ("wants", "told"),
+    ("wants", "message"),
     [
         (lambda x: x / 255, "pixels from 0 to 255: add --normalise 0/0.003921569"),
         (lambda x: 1 - x, "inverted brightness: add --normalise 1/-1"),
         (lambda x: x.transpose(2, 3), "rows and columns swapped"),
     ],
 )
-def test_the_missing_preprocessing_is_named(net, digits, wants, told):
+def test_the_missing_preprocessing_is_named(net, digits, wants, message):
     module = Fed(net, images=wants)
     assert right(module, digits) < 0.5
-    assert told in cause(module, digits)
+    assert message in cause(module, digits)
 
 
 def test_normalisation_is_named_by_the_data_set():

@@ -34,8 +34,8 @@ def slim(run, robench, folder):
 @pytest.fixture
 def other(run, robench, folder):
     """Another model asked the same."""
-    told = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
-    assert told.code == 0
+    result = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
+    assert result.code == 0
     return folder / "other.robench"
 
 
@@ -47,13 +47,13 @@ def alter(path, change):
 
 def test_every_possible_kind_is_drawn_and_the_others_are_noted(run, robench, folder):
     before = files(folder)
-    told = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
-    assert told.code == 0
+    result = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
+    assert result.code == 0
     made = [f"a/pictures/{kind}-digits-nat.svg" for kind in ("queries", *LOADED)]
     assert sorted(files(folder).keys() - before.keys()) == sorted(made)
-    assert [line.partition(": ")[0] for line in told.out.splitlines()] == made
-    assert all("digits:test, n = 12; protocol tiny; seed 0." in line for line in told.out.splitlines())
-    assert told.err.splitlines() == [
+    assert [line.partition(": ")[0] for line in result.out.splitlines()] == made
+    assert all("digits:test, n = 12; protocol tiny; seed 0." in line for line in result.out.splitlines())
+    assert result.err.splitlines() == [
         "note: no curve: r.robench holds no accuracy by radius; measure it with robench evaluate --curve and a"
         " minimum-norm attack",
         "note: no trade-off: r.robench has nothing to be compared with; add runs of other models with its data,"
@@ -89,8 +89,8 @@ def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench
     assert robench("evaluate", "digits-nat", *words).code == 0
     seen = []
     monkeypatch.setattr(figures, "image_bytes", lambda picture, form: seen.append(picture) or b"")
-    told = robench("figures", "c.robench", "--out", "p", "--kind", "curve")
-    assert told.out.startswith("p/curve-digits-test.svg: Accuracy against radius")
+    result = robench("figures", "c.robench", "--out", "p", "--kind", "curve")
+    assert result.out.startswith("p/curve-digits-test.svg: Accuracy against radius")
     (line,) = seen[0].figure.axes[0].get_lines()
     with RunFile.read(folder / "c.robench") as file:
         evidence = file.evidence()
@@ -175,7 +175,7 @@ def test_lines_start_at_the_logits_of_the_first_correctly_classified_images(run,
 def test_the_first_layer_shows_the_models_filters_and_black_pixels(run, robench, folder, monkeypatch):
     seen = []
     real = figures.first_layers
-    monkeypatch.setattr(figures, "first_layers", lambda *told: seen.append(told) or real(*told))
+    monkeypatch.setattr(figures, "first_layers", lambda *result: seen.append(result) or real(*result))
     assert robench("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--each", "2").code == 0
     ((_, layer, raised),) = seen
     net = checkpoints.load("digits-nat").classifier.module
@@ -189,13 +189,15 @@ def test_the_first_layer_shows_the_models_filters_and_black_pixels(run, robench,
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "message"),
     [
         ("Identity()", "model shows no convolution as its first layer, so no filters; leave it out"),
         ("Conv2d(3, 3, 1)", "r.robench is about images without black pixels, so there is none to raise; leave it out"),
     ],
 )
-def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, robench, refused, folder, first, told):
+def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(
+    images, robench, refused, folder, first, message
+):
     (folder / "net.py").write_text(
         f"from torch.nn import *\ndef build(): return Sequential({first}, Flatten(), Linear(432, 4))\n"
     )
@@ -204,21 +206,21 @@ def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, r
     torch.save(head | layer, folder / "model.pt")
     words = ("--data", "images.npz", "--arch", "net.py:build", "--normalise", "none", "--protocol", "tiny.toml")
     assert robench("evaluate", "model.pt", *words, "--run", "r.robench", "--quiet").code == 0
-    assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
+    assert message in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
 
 
 def test_quiet_prints_only_names(run, robench, folder):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
-    told = robench("figures", "r.robench", "--out", "p", "--quiet")
-    assert told.err == ""
-    assert told.out == "p/queries-digits-nat.svg\n"
+    result = robench("figures", "r.robench", "--out", "p", "--quiet")
+    assert result.err == ""
+    assert result.out == "p/queries-digits-nat.svg\n"
 
 
 # What cannot be drawn
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--kind", "galery"), "no kind of figure is called 'galery'; did you mean gallery?"),
         (("--format", "pdf"), "no format is called 'pdf'; there are png, svg"),
@@ -232,26 +234,26 @@ def test_quiet_prints_only_names(run, robench, folder):
         (("--card", "none.toml"), "the card none.toml cannot be read"),
     ],
 )
-def test_an_impossible_figure_is_refused_in_a_sentence(run, images, refused, words, told):
+def test_an_impossible_figure_is_refused_in_a_sentence(run, images, refused, words, message):
     if "images.npz" in words:
         np.savez(images, x=np.zeros((12, 1, 28, 28), np.float32), y=np.arange(12) % 10)
-    assert told in refused("figures", "r.robench", "--out", "p", *words)
+    assert message in refused("figures", "r.robench", "--out", "p", *words)
 
 
 def test_a_run_without_images_has_no_gallery(slim, refused, robench):
-    told = "slim.robench holds no images, as runs merged with --slim do"
-    assert told in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
+    result = "slim.robench holds no images, as runs merged with --slim do"
+    assert result in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
     rest = robench("figures", "slim.robench", "--out", "p", "--each", "1")
     assert rest.code == 0
-    assert f"note: no gallery: {told}" in rest.err
+    assert f"note: no gallery: {result}" in rest.err
 
 
 def test_queries_are_drawn_even_if_the_model_is_missing(run, robench, refused):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
     assert "gone.safetensors" in refused("figures", "r.robench", "--out", "p", "--kind", "landscape")
-    told = robench("figures", "r.robench", "--out", "p")
-    assert told.out.startswith("p/queries-digits-nat.svg: ")
-    assert all(f"note: no {kind}: " in told.err for kind in LOADED)
+    result = robench("figures", "r.robench", "--out", "p")
+    assert result.out.startswith("p/queries-digits-nat.svg: ")
+    assert all(f"note: no {kind}: " in result.err for kind in LOADED)
 
 
 def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
@@ -260,8 +262,8 @@ def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
 
 
 def test_the_option_model_takes_one_run(other, refused):
-    told = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
-    assert "--model locates the model of a single run" in told
+    result = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
+    assert "--model locates the model of a single run" in result
 
 
 def test_a_card_of_a_model_without_a_run_is_refused(run, refused, folder):
@@ -269,8 +271,8 @@ def test_a_card_of_a_model_without_a_run_is_refused(run, refused, folder):
         'name = "stranger"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
         'weights = "w.safetensors"\nsha256 = "0"\n'
     )
-    told = refused("figures", "r.robench", "--out", "p", "--card", "card.toml")
-    assert "none of these runs is about stranger" in told
+    result = refused("figures", "r.robench", "--out", "p", "--card", "card.toml")
+    assert "none of these runs is about stranger" in result
 
 
 @pytest.mark.parametrize("name", ["none.robench", "tiny.toml"])
@@ -288,8 +290,8 @@ def test_out_must_be_a_folder(run, refused, folder):
 
 def test_help_does_not_wait_for_matplotlib():
     code = "import sys, robench.cli.main; print('matplotlib' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
 ROOT = Path(__file__).parents[2]
@@ -303,8 +305,8 @@ def test_committed_pictures_are_reproduced_by_their_commands(kind, robench, fold
     monkeypatch.chdir(ROOT)
     expanded = [name for word in words.split() for name in (sorted(map(str, Path().glob(word))) or [word])]
     out = expanded.index("docs/images")
-    told = robench(*expanded[:out], folder / "again", *expanded[out + 1 :])
-    assert told.code == 0
+    result = robench(*expanded[:out], folder / "again", *expanded[out + 1 :])
+    assert result.code == 0
     ((name, drawn),) = files(folder / "again").items()
     assert drawn == (ROOT / "docs" / "images" / name).read_bytes()
 

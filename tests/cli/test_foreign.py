@@ -4,11 +4,11 @@ import json
 
 
 def test_an_attack_of_foolbox_by_its_name(robench):
-    told = robench(
+    result = robench(
         *("evaluate", "digits-nat", "--threat", "linf:0.1", "--examples", "20"),
         *("--attack", "foolbox:LinfFastGradientAttack", "--json", "s.json", "--run", "r.robench"),
     )
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     with open("s.json") as f:
         (threat,) = json.load(f)["threats"]
     assert threat["broken"] > 5

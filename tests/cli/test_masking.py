@@ -31,13 +31,13 @@ ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)",
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
-    square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
+    square, ascent = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
     monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(schedule, "MIN", float("inf"))
     monkeypatch.setattr(comparison, "CONTROL", 20)
     monkeypatch.setattr(schedule, "control", lambda: [control])
-    monkeypatch.setattr(schedule, "ascent_attacks", lambda depth: [climb])
+    monkeypatch.setattr(schedule, "ascent_attacks", lambda depth: [ascent])
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 
@@ -72,22 +72,22 @@ def test_without_the_option_no_masking_check_runs(robench, staircase, folder):
     plain = robench("evaluate", *staircase, *ATTACK, "--run", "r.robench", "--json", "s.json")
     assert "Gradient masking: untested." in plain.out
     assert "indicator" not in plain.out
-    told = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
-    assert told == {"verdict": "untested", "evidence": [], "next": ""}
+    result = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
+    assert result == {"verdict": "untested", "evidence": [], "next": ""}
 
 
 def test_a_run_without_masking_checks_has_an_empty_panel(robench, run):
-    told = robench("report", "r.robench", "--masking").out
-    assert "linf:0.1 untested: not checked; robench evaluate --masking on checks linf, l2 and l1.\n" in told
-    assert "| indicator" not in told
+    result = robench("report", "r.robench", "--masking").out
+    assert "linf:0.1 untested: not checked; robench evaluate --masking on checks linf, l2 and l1.\n" in result
+    assert "| indicator" not in result
 
 
 def test_runs_with_and_without_masking_checks_merge(robench, staircase):
     robench("evaluate", *staircase, *ATTACK, "--run", "a.robench")
     robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "b.robench")
     assert robench("merge", "a.robench", "b.robench", "--out", "c.robench").code == 0
-    told = [robench("report", name, "--masking").out for name in ("b.robench", "c.robench")]
-    panels = [text.partition("Gradient masking of")[2] for text in told]
+    result = [robench("report", name, "--masking").out for name in ("b.robench", "c.robench")]
+    panels = [text.partition("Gradient masking of")[2] for text in result]
     assert panels[0] == panels[1] != ""
 
 
@@ -96,5 +96,5 @@ def test_the_panel_is_refused_in_csv(refused, run):
 
 
 def test_an_unknown_level_suggests_the_nearest(refused):
-    told = refused("evaluate", "digits-nat", "--masking", "depe")
-    assert told == "Error: no level of --masking is called 'depe'; did you mean deep?"
+    result = refused("evaluate", "digits-nat", "--masking", "depe")
+    assert result == "Error: no level of --masking is called 'depe'; did you mean deep?"

@@ -69,9 +69,9 @@ def test_a_planted_journal_deletes_nothing_when_a_run_is_read(victim, run, roben
 
 
 def test_a_planted_journal_deletes_nothing_when_a_run_continues(victim, run, refused):
-    told = refused("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench")
-    assert "r.robench-journal lies beside r.robench" in told
-    assert "move it away" in told
+    result = refused("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench")
+    assert "r.robench-journal lies beside r.robench" in result
+    assert "move it away" in result
     assert victim.read_text() == "precious"
 
 
@@ -169,29 +169,29 @@ def test_a_forged_run_is_not_verified(run, robench, name):
     before = run.read_bytes()
     forge(run, name)
     assert run.read_bytes() != before, "the forgery is known"
-    told = robench("verify", "r.robench")
-    assert told.code in (1, 2)
-    assert told.err
-    assert "this is a bug" not in told.err
-    assert "all hold" not in told.out
+    result = robench("verify", "r.robench")
+    assert result.code in (1, 2)
+    assert result.err
+    assert "this is a bug" not in result.err
+    assert "all hold" not in result.out
 
 
 def test_verify_states_what_it_proves_and_what_it_does_not(run, robench):
-    told = robench("verify", "r.robench")
-    assert told.out.splitlines()[-2].endswith("judged again: all hold")
-    assert told.out.splitlines()[-1] == (
+    result = robench("verify", "r.robench")
+    assert result.out.splitlines()[-2].endswith("judged again: all hold")
+    assert result.out.splitlines()[-1] == (
         "this proves what is broken; that the rest stands is only claimed (--search N searches N of them again)"
     )
 
 
 def test_standing_examples_are_searched_again(run, robench, folder):
     before = files(folder)
-    told = robench("verify", "r.robench", "--search", "2", "--seed", "5")
-    last = told.out.splitlines()[-1]
+    result = robench("verify", "r.robench", "--search", "2", "--seed", "5")
+    last = result.out.splitlines()[-1]
     assert "standing examples searched again with seed 5: " in last
     assert last.startswith("2 of ")
-    assert told.code == (0 if ": 0 were broken" in last else 1)
-    assert told.out == robench("verify", "r.robench", "--search", "2", "--seed", "5").out
+    assert result.code == (0 if ": 0 were broken" in last else 1)
+    assert result.out == robench("verify", "r.robench", "--search", "2", "--seed", "5").out
     assert files(folder) == before
 
 
@@ -208,23 +208,23 @@ def test_deleted_breaks_are_found_only_by_searching_again(run, robench):
             row = [gone, t.threat, a.spec, a.items, 10**4, 10**4, done]
             altered(run, "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
     assert robench("verify", "r.robench").code == 0
-    told = robench("verify", "r.robench", "--search", "100", "--seed", "5")
-    assert told.code == 1
-    assert f"example {gone} under linf:0.1: recorded as standing, and broken by " in told.err
+    result = robench("verify", "r.robench", "--search", "100", "--seed", "5")
+    assert result.code == 1
+    assert f"example {gone} under linf:0.1: recorded as standing, and broken by " in result.err
 
 
 def test_a_forged_run_is_not_searched_again(run, robench):
     altered(run, "UPDATE clean SET correct = 1 - correct WHERE example = 5")
-    told = robench("verify", "r.robench", "--search", "2")
-    assert told.code == 1
-    assert "searched again with seed" not in told.out
+    result = robench("verify", "r.robench", "--search", "2")
+    assert result.code == 1
+    assert "searched again with seed" not in result.out
 
 
 def test_a_run_on_a_named_data_set_is_not_verified_with_a_file(run, folder, refused):
     split = datasets.load("digits")
     np.savez(folder / "digits.npz", x=split.x.numpy(), y=split.y.numpy())
-    told = refused("verify", "r.robench", "--data", "digits.npz")
-    assert "the run is about digits:test, a data set of that name; use that name with --data" in told
+    result = refused("verify", "r.robench", "--data", "digits.npz")
+    assert "the run is about digits:test, a data set of that name; use that name with --data" in result
 
 
 # Summaries
@@ -253,14 +253,14 @@ def test_a_run_on_a_named_data_set_is_not_verified_with_a_file(run, folder, refu
     ],
 )
 def test_a_summary_that_contradicts_itself_is_refused(run, folder, refused, words, where, value):
-    told = json.loads((folder / "s.json").read_text())
+    result = json.loads((folder / "s.json").read_text())
     *above, last = where.split(".")
-    place = told
+    place = result
     for step in above:
         place = place[int(step) if step.isdigit() else step]
     assert place[last] != value
     place[last] = value
-    Path("lie.json").write_text(json.dumps(told))
+    Path("lie.json").write_text(json.dumps(result))
     assert "this summary file is damaged" in refused(*shlex.split(words))
 
 

@@ -40,7 +40,7 @@ def train(robench):
 
 @pytest.fixture
 def often(monkeypatch):
-    """The state is kept after every step, and every step is told."""
+    """The state is stored and progress is shown after every step."""
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
 
@@ -64,12 +64,12 @@ def same(path, weights):
 
 
 def test_progress_lines_show_step_time_speed_loss_and_accuracy(train, folder, often):
-    told = train(f"{ADVERSARIAL} --out m --validation 40")
-    assert told.code == 0, told.err
+    result = train(f"{ADVERSARIAL} --out m --validation 40")
+    assert result.code == 0, result.err
     step = r"step \d+/12, (about \d+:\d\d left|estimating the time left), [\d,]+ images/s: "
     step += r"loss \d\.\d{3}, \d+\.\d% correct in training"
     look = r"held out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
-    *lines, last = told.err.splitlines()
+    *lines, last = result.err.splitlines()
     assert len(lines) == 24
     assert all(re.fullmatch(form, line) for form, line in zip([look, step] * 12, lines, strict=True)), lines
     assert last.startswith("m.safetensors and m.toml are written")
@@ -108,8 +108,8 @@ def test_a_missing_compiler_is_named_and_nothing_is_written(refused, folder, mon
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: module.register_forward_pre_hook(without_compiler))
     before = files(folder)
-    told = refused("train", *["nat", "--set", "steps=2", "--no-evaluation", "--quiet", "--compile", "--out", "m"])
-    assert "torch.compile fails here (Compiler: cl is not found); --no-compile trains without it" in told
+    result = refused("train", *["nat", "--set", "steps=2", "--no-evaluation", "--quiet", "--compile", "--out", "m"])
+    assert "torch.compile fails here (Compiler: cl is not found); --no-compile trains without it" in result
     assert files(folder) == before
 
 
@@ -120,16 +120,16 @@ def test_the_speed_counts_only_steps_of_this_session(monkeypatch, capsys):
     for step in range(11, 31):
         clock[0] += 1
         shown.step(step, 50, 1.0, 0.5)
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "continuing after step 10 of 50"
-    assert told[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% correct in training"
+    result = capsys.readouterr().err.splitlines()
+    assert result[0] == "continuing after step 10 of 50"
+    assert result[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% correct in training"
 
 
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
     monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
-    told = train(f"{ADVERSARIAL} --out m --validation 40")
-    assert told.err.count("warning: ") == 1
-    assert "warning: check 1\n" in told.err
+    result = train(f"{ADVERSARIAL} --out m --validation 40")
+    assert result.err.count("warning: ") == 1
+    assert "warning: check 1\n" in result.err
 
 
 def test_a_card_holds_the_command_and_everything_that_determines_the_model(train, folder, monkeypatch):
@@ -186,8 +186,8 @@ def test_a_killed_training_continues_to_the_same_weights(train, folder, undistur
     words = [sys.executable, "-c", KILLED, "train", *SEVERAL.split(), "--out", "m"]
     killed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    told = train(f"{SEVERAL} --out m")
-    assert "continuing after step 4 of 12" in told.err
+    result = train(f"{SEVERAL} --out m")
+    assert "continuing after step 4 of 12" in result.err
     assert same(folder / "m.safetensors", undisturbed)
     assert not (folder / "m.training").exists()
 
@@ -202,9 +202,9 @@ def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(display.TrainingDisplay, "step", step)
-        told = train(f"{SEVERAL} --out m")
-    assert told.code == 130
-    assert "stopped; m.training holds the state so far: type the same command again to continue" in told.err
+        result = train(f"{SEVERAL} --out m")
+    assert result.code == 130
+    assert "stopped; m.training holds the state so far: type the same command again to continue" in result.err
     assert told_of == [1, 2, 3, 4, 5]
     assert train(f"{SEVERAL} --out m").code == 0
     assert same(folder / "m.safetensors", undisturbed)
@@ -220,16 +220,16 @@ def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable.os, "fsync", fsync)
-    told = train(f"{SEVERAL} --out m")
-    *_, line = told.err.splitlines()
-    assert told.code == 2
+    result = train(f"{SEVERAL} --out m")
+    *_, line = result.err.splitlines()
+    assert result.code == 2
     assert line.startswith(f"Error: m.{'training' if full_at == 4 else 'safetensors'} cannot be written: No space left")
     assert "the same command resumes" in line
-    assert "Traceback" not in told.err
+    assert "Traceback" not in result.err
     assert {*files(folder)} == {"tiny.toml", "m.training"}, "no half-written file is left behind"
-    told = train(f"{SEVERAL} --out m")
-    assert told.code == 0
-    assert ("continuing after step 3 of 12" in told.err) is (full_at == 4)
+    result = train(f"{SEVERAL} --out m")
+    assert result.code == 0
+    assert ("continuing after step 3 of 12" in result.err) is (full_at == 4)
     assert same(folder / "m.safetensors", undisturbed)
 
 
@@ -240,9 +240,9 @@ def test_a_state_of_another_training_is_refused_and_left_as_it_is(train, folder,
     held = (folder / "m.training").read_bytes()
     changes = ("--set generator=noise", "--seed 1", "--set bn_train_attack=true", "--validation 30")
     for change in (*changes, "--precision bfloat16", "--set alpha=0.2"):
-        told = train(f"{SEVERAL} --out m {change}")
-        assert told.code == 2
-        assert "m.training holds another training" in told.err
+        result = train(f"{SEVERAL} --out m {change}")
+        assert result.code == 2
+        assert "m.training holds another training" in result.err
         assert (folder / "m.training").read_bytes() == held
     assert train(f"{SEVERAL} --out m --set alpha=0.2 --no-resume").code == 0
 
@@ -257,7 +257,7 @@ def monotonous(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("nat --set step=3", "did you mean steps"),
         ("mng_ac --threat linf:0.1 --threat l2:1 --set generator=images", "did you mean image"),
@@ -293,16 +293,16 @@ def monotonous(folder):
         ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; set --arch"),
     ],
 )
-def test_an_invalid_training_is_refused_in_one_line_before_any_work(refused, monotonous, words, told):
-    assert told in refused("train", *words.split())
+def test_an_invalid_training_is_refused_in_one_line_before_any_work(refused, monotonous, words, message):
+    assert message in refused("train", *words.split())
 
 
 def test_a_training_does_not_overwrite_the_model_that_it_starts_from(train, refused, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").read_bytes()
     for start in ("m.safetensors", "m.toml", "./m.safetensors"):
-        told = refused("train", "nat", "--set", "steps=2", "--no-evaluation", "--from", start, "--out", "m")
-        assert "--out m would overwrite the model that --from starts from; choose another --out" in told
+        result = refused("train", "nat", "--set", "steps=2", "--no-evaluation", "--from", start, "--out", "m")
+        assert "--out m would overwrite the model that --from starts from; choose another --out" in result
     assert (folder / "m.safetensors").read_bytes() == before
     assert not (folder / "m.training").exists()
 
@@ -310,9 +310,9 @@ def test_a_training_does_not_overwrite_the_model_that_it_starts_from(train, refu
 def test_a_finished_training_is_not_repeated_but_evaluated(train, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").stat().st_mtime_ns
-    told = train("nat --set steps=2 --protocol tiny.toml --out m")
-    assert told.code == 0
-    assert "m.safetensors and m.toml exist already" in told.err
+    result = train("nat --set steps=2 --protocol tiny.toml --out m")
+    assert result.code == 0
+    assert "m.safetensors and m.toml exist already" in result.err
     assert (folder / "m.safetensors").stat().st_mtime_ns == before
     assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
 
@@ -322,8 +322,8 @@ def test_a_model_of_another_command_is_replaced_only_on_request(train, refused, 
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
     before = files(folder)
-    told = refused("train", *f"{command} {change}".split())
-    assert "m.safetensors exists already and was not made by this command; choose another --out" in told
+    result = refused("train", *f"{command} {change}".split())
+    assert "m.safetensors exists already and was not made by this command; choose another --out" in result
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
@@ -362,9 +362,9 @@ def test_a_training_does_not_continue_with_other_images_of_the_same_name(train, 
 
 def test_a_training_stopped_before_its_first_state_mentions_no_state(train, folder, monkeypatch):
     monkeypatch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: stop())
-    told = train("nat --set steps=9 --no-evaluation --out m")
-    assert told.code == 130
-    assert "stopped before the first step" in told.err
+    result = train("nat --set steps=9 --no-evaluation --out m")
+    assert result.code == 130
+    assert "stopped before the first step" in result.err
     assert not (folder / "m.training").exists()
 
 
@@ -373,10 +373,10 @@ def stop():
 
 
 def test_a_diverging_loss_leaves_no_model(refused, folder):
-    told = refused(
+    result = refused(
         "train", *["nat", "--set", "lr=1e30", "--set", "steps=40", "--no-evaluation", "--out", "m", "--quiet"]
     )
-    assert "as the training diverged; train again with a smaller --set lr" in told
+    assert "as the training diverged; train again with a smaller --set lr" in result
     assert not (folder / "m.safetensors").exists()
 
 

@@ -756,7 +756,7 @@ def test_evaluate_reads_images_of_other_types_as_float32(tiny):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda x, y: (x * 255, y), "pixels from 0 to 255; they go from 0 to 1"),
         (lambda x, y: (x - 0.5, y), "pixels from -0.5 to 0.5"),
@@ -766,13 +766,13 @@ def test_evaluate_reads_images_of_other_types_as_float32(tiny):
         (lambda x, y: (x[:0], y[:0]), "toy:test is empty"),
     ],
 )
-def test_evaluate_refuses_invalid_images_and_labels(tiny, path, spoil, told):
+def test_evaluate_refuses_invalid_images_and_labels(tiny, path, spoil, message):
     split = images(wrong=0)
     split.y[:4] = torch.arange(4)
     x, y = spoil(split.x, split.y)
     with pytest.raises(UserError) as error:
         robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny, run=path)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert isinstance(error.value, ValueError)
     assert not path.exists()
 
@@ -961,9 +961,9 @@ class Float32Only(nn.Module):
 def test_a_model_that_loses_finds_in_bfloat16_is_searched_in_float32_with_a_note(path, hardware, named):
     listens = Listens()
     summary = answered(path, images(), module=Float32Only(), progress=listens, precision=named)
-    told = "not in bfloat16: the model raises TypeError: float32 only"
-    assert notes_of(listens) == [f"searching in float32: {told}"]
-    assert precision_of(path) == ("float32", f"float32: {told}")
+    reason = "not in bfloat16: the model raises TypeError: float32 only"
+    assert notes_of(listens) == [f"searching in float32: {reason}"]
+    assert precision_of(path) == ("float32", f"float32: {reason}")
     assert (letters(summary), summary.union.open) == (letters(undisturbed()), 0)
 
 
