@@ -3,15 +3,15 @@
     python benchmarks/autoattack.py [--model NAME] [--threat THREAT] [--examples N] [--seeds N] [--threads N]
 
 Both are evaluations of robench: `--attack autoattack` is our APGD-CE, APGD-T, FAB-T and Square with the official
-budgets, `--attack autoattack-reference` drives the attack classes of the authors. What an attack breaks is what the
-referee accepts. Seconds are those of a whole evaluation.
+budgets, `--attack autoattack-reference` runs the attack classes of the authors. The same referee verifies the results
+of both. Seconds are those of a whole evaluation.
 """
 
 import argparse
 from statistics import median
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 
 import robench
 from robench.evaluation.environment import pick_device
@@ -27,13 +27,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    for threat in asked.threat:
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for threat in args.threat:
         rows = []
         for name in (OURS, THEIRS):
-            timed = [evaluated(asked, threat, name, seed) for seed in range(asked.seeds)]
-            runs, taken = [run for run, _ in timed], [exhausted for _, exhausted in timed]
+            timed = [evaluated(args, threat, name, seed) for seed in range(args.seeds)]
+            runs, taken = [run for run, _ in timed], [duration for _, duration in timed]
             rows.append(
                 {
                     "attack": name,
@@ -47,33 +47,39 @@ def main() -> None:
             )
         ratio = rows[1]["seconds, median"] / rows[0]["seconds, median"]
         notes = [
-            f"{asked.examples} images, {asked.seeds} seeds, {asked.threads} threads, float32. Command: python"
-            f" benchmarks/autoattack.py --model {asked.model} --threat {threat} --examples {asked.examples}"
-            f" --seeds {asked.seeds} --threads {asked.threads}",
+            f"{args.examples} images, {args.seeds} seeds, {args.threads} threads, float32. Command: python"
+            f" benchmarks/autoattack.py --model {args.model} --threat {threat} --examples {args.examples}"
+            f" --seeds {args.seeds} --threads {args.threads}",
             f"The reference takes {ratio:.2g} times as long.",
         ]
-        name = f"autoattack-suite-{asked.model}-{threat.partition(':')[0]}"
-        keep(name, f"AutoAttack and its authors' code: {asked.model}, {threat}", rows, notes, pick_device(asked.device))
+        name = f"autoattack-suite-{args.model}-{threat.partition(':')[0]}"
+        write_results(
+            name,
+            f"AutoAttack and its authors' code: {args.model}, {threat}",
+            rows,
+            notes,
+            pick_device(args.device),
+        )
 
 
-def evaluated(asked: argparse.Namespace, threat: str, attack: str, seed: int) -> tuple[robench.Summary, float]:
-    """One of them, from nothing, and its seconds."""
-    told: list[robench.Summary] = []
+def evaluated(args: argparse.Namespace, threat: str, attack: str, seed: int) -> tuple[robench.Summary, float]:
+    """The result of a new evaluation, and its duration in seconds."""
+    summaries: list[robench.Summary] = []
 
     def evaluate() -> None:
         summary = robench.evaluate(
-            asked.model,
+            args.model,
             threats=[threat],
             attacks=[attack],
-            examples=asked.examples,
+            examples=args.examples,
             seed=seed,
-            device=asked.device,
+            device=args.device,
             precision="float32",
         )
-        told.append(summary)
+        summaries.append(summary)
 
-    taken = seconds(evaluate, pick_device(asked.device))
-    return told[0], taken
+    taken = seconds(evaluate, pick_device(args.device))
+    return summaries[0], taken
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Which share of the device's raw rate the engine turns into attack steps.
+"""The share of the device's raw rate that the engine achieves in attack steps.
 
     python benchmarks/engine.py [--device cuda] [--model NAME] [--precision bfloat16] [--threads N] [--rounds N]
 
-Raw: batched forward and input gradient, weights frozen, channels-last, in the same precision, at the best of several
-batch sizes. Engine: the whole loop, with watcher, refills and records of costs, on examples that cannot be broken at
-so small a radius, so that every search works to its end. Both are timed in turn, round by round.
+Raw: batched forward pass and input gradient, weights frozen, channels-last, in the same precision, at the best of
+several batch sizes. Engine: the whole loop, with tracking of the best images, refills and records of costs, on examples
+that cannot be broken at so small a radius, so that every search uses its whole budget. Both are timed in turn, round by
+round.
 """
 
 import argparse
 from statistics import median
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.evaluation.environment import pick_device
@@ -40,7 +41,7 @@ CASES: list[tuple[str, type[AnyAttack]]] = [
     ("l2:1/10000", APGD),
     ("l1:1/10000", APGD),
 ]
-DRAWS = 2  # so that lanes are refilled once
+RESTARTS = 2  # so that slots are refilled once
 
 
 def main() -> None:
@@ -52,35 +53,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--slots", type=int, help="default: as in an evaluation")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
-    loaded = load(asked.model, device=device)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    loaded = load(args.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
     classifier = loaded.classifier
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    slots = asked.slots or SLOTS[device.type]
+    slots = args.slots or SLOTS[device.type]
     whole = datasets.load(loaded.card.data)
     with torch.no_grad():
-        right = (classifier(whole.x[: 2 * slots].to(device)).argmax(dim=1).cpu() == whole.y[: 2 * slots]).nonzero()
-    split = whole.take(right.flatten()[:slots].tolist())
+        correct = (classifier(whole.x[: 2 * slots].to(device)).argmax(dim=1).cpu() == whole.y[: 2 * slots]).nonzero()
+    split = whole.take(correct.flatten()[:slots].tolist())
 
     batches = sorted({slots // 4, slots // 2, slots, 2 * slots, 4 * slots})
-    rates = {rows: _raw_rate(classifier, split, rows, asked.precision) for rows in batches}
+    rates = {rows: _raw_rate(classifier, split, rows, args.precision) for rows in batches}
     best = max(rates, key=lambda rows: rates[rows])
     rows = [
-        _measured(classifier, split, parse(text), kind(steps=asked.steps), best, asked.precision, asked.rounds)
+        _measured(classifier, split, parse(text), kind(steps=args.steps), best, args.precision, args.rounds)
         for text, kind in CASES
     ]
-    said = ", ".join(f"{rate:,.0f} at {rows}" for rows, rate in rates.items())
-    command = f"python benchmarks/engine.py --model {asked.model} --precision {asked.precision}"
+    raw_rates = ", ".join(f"{rate:,.0f} at {rows}" for rows, rate in rates.items())
+    command = f"python benchmarks/engine.py --model {args.model} --precision {args.precision}"
     notes = [
-        f"{asked.model}, {asked.precision}, {slots} lanes, {asked.steps} steps, {asked.rounds} rounds of raw and engine"
+        f"{args.model}, {args.precision}, {slots} slots, {args.steps} steps, {args.rounds} rounds of raw and engine"
         " in turn; rates in images per second and shares are medians of the rounds.",
-        f"Raw rates by batch size: {said}. Compared with the best.",
-        f"Command: {command} --steps {asked.steps} --threads {asked.threads} --rounds {asked.rounds}",
+        f"Raw rates by batch size: {raw_rates}. Compared with the best.",
+        f"Command: {command} --steps {args.steps} --threads {args.threads} --rounds {args.rounds}",
     ]
-    keep(f"engine-{asked.model}-{asked.precision}", "The engine's share of the raw rate", rows, notes, device)
+    write_results(f"engine-{args.model}-{args.precision}", "The engine's share of the raw rate", rows, notes, device)
 
 
 def _raw_rate(classifier: Classifier, split: Split, rows: int, precision: str) -> float:
@@ -109,15 +110,15 @@ def _measured(
     model = rounded(classifier) if precision == "bfloat16" else classifier
     at = torch.arange(batch) % len(split)
     x, y = split.x[at].to(classifier.device), split.y[at].to(classifier.device)
-    count = DRAWS * attack.max_queries(threat) * len(split)
+    count = RESTARTS * attack.max_queries(threat) * len(split)
     times = max(1, count // batch)
 
     def engine() -> int:
-        items = [Item(row, restart, restart) for restart in range(DRAWS) for row in range(len(split))]
+        items = [Item(row, restart, restart) for restart in range(RESTARTS) for row in range(len(split))]
         work = Engine(classifier, split, 0, len(split), precision).work([Job(threat, attack, Waiting.of(items))])
         return sum(end.forwards for some in work for end in some)
 
-    assert engine() == count, "a lane fell free early: the radius is not small enough"
+    assert engine() == count, "a search ended early: the radius is not small enough"
     pairs = [
         (
             seconds(lambda: _raw(model, x, y, precision, times), classifier.device) / times / batch,

@@ -1,4 +1,4 @@
-"""What both benchmarks print and keep: a table with the machine and the versions it was measured on."""
+"""Timing, and result tables with the machine and the versions on which they were measured."""
 
 import platform
 import time
@@ -14,28 +14,30 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long it takes, the device's queue emptied before and after.
+    """The duration of some work, with the device's queue emptied before and after.
 
-    On one thread of a CPU: how long this process had it, since machines are shared.
+    On one CPU thread, it is the CPU time of this process, because machines are shared.
     """
     clock = time.process_time if alone(device) else time.perf_counter
     _settle(device)
-    begun = clock()
+    start_time = clock()
     work()
     _settle(device)
-    return clock() - begun
+    return clock() - start_time
 
 
 def alone(device: torch.device) -> bool:
-    """Whether one thread does all the work."""
+    """Whether one CPU thread does all the work."""
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
-def keep(name: str, title: str, rows: list[dict[str, object]], notes: list[str], device: torch.device) -> None:
-    """Print the table and write it to benchmarks/results."""
-    told = environment(device)
-    machine = f"{told['device']}, {told['threads']} threads, torch {told['torch']}, Python {platform.python_version()}"
-    text = f"# {title}\n\n{machine}; commit {told.get('commit', 'unknown')}\n\n"
+def write_results(name: str, title: str, rows: list[dict[str, object]], notes: list[str], device: torch.device) -> None:
+    """Prints the table, and writes it to benchmarks/results."""
+    values = environment(device)
+    machine = (
+        f"{values['device']}, {values['threads']} threads, torch {values['torch']}, Python {platform.python_version()}"
+    )
+    text = f"# {title}\n\n{machine}; commit {values.get('commit', 'unknown')}\n\n"
     text += "Seconds are CPU time of one thread.\n\n" if alone(device) else ""
     text += tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f") + "\n\n" + "\n".join(notes) + "\n"
     print(text)

@@ -1,15 +1,14 @@
-"""Attacks that look for the nearest adversarial image: robench and Foolbox on the same images, in one run.
+"""Minimum-norm attacks: robench and Foolbox on the same images, in one run.
 
     python benchmarks/nearest.py --part labels [--model NAME] [--examples N] [--threads N] [--norm NORM] [--half]
     python benchmarks/nearest.py --part gradients
 
-How near to each image the nearest adversarial one is that the attack finds. By labels: HopSkipJump with 40 iterations
-for both, Boundary with each library's own default, and ours with half as many, to see how soon it is as near. By
-gradients: the same number of steps for both. Foolbox attacks all images as one batch; attacks from outside begin at
-starts of its own (blended noise), and as an image for which it finds none makes it raise, it is told only those for
-which it does. Distances are of images that robench's referee accepts, for both; medians are over the images both found
-something for. Queries are forward passes of one image. Foolbox's Brendel-Bethge needs a compiler for Python and is
-left out.
+Measures the distance of the nearest adversarial image that each attack finds. By labels: HopSkipJump with 40 iterations
+for both, Boundary with each library's own default, and ours with half as many, to see when it is as near. By gradients:
+the same number of steps for both. Foolbox attacks all images as one batch. Its decision-based attacks start from its
+own starting points (blended noise); it raises if it finds none for an image, so it gets only images for which it does.
+Distances are those of images that robench's referee accepts, for both; medians are over the images for which both found
+one. Queries are forward passes of one image. Foolbox's Brendel-Bethge needs numba and is left out.
 """
 
 import argparse
@@ -21,16 +20,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.evaluation.environment import pick_device
 from robench.evaluation.prepared import SLOTS
-from robench.evidence.referee import Referee, fooled
+from robench.evidence.referee import Referee
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
+from robench.problem.losses import misclassified
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
@@ -40,9 +40,9 @@ from robench.search.engine.job import Job
 from robench.search.engine.scheduler import Item, Waiting
 
 Row = dict[str, object]
-Distances = dict[int, float]  # by row, of those for which something was found
+Distances = dict[int, float]  # by row, for the images that are broken
 
-EVERYTHING = {"linf": "linf:1", "l2": "l2:1000", "l1": "l1:100000"}  # holds every image
+EVERYTHING = {"linf": "linf:1", "l2": "l2:1000", "l1": "l1:100000"}  # balls that contain every image
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Contest:
     name: str
     norm: str
     ours: AnyAttack
-    theirs: Callable[[ModuleType, Any], Any]  # of foolbox.attacks and the search for starts
-    from_outside: bool = False
-    half: bool = False  # of ours is half of theirs
+    theirs: Callable[[ModuleType, Any], Any]  # from foolbox.attacks and the search for starts
+    from_outside: bool = False  # starts at a misclassified image
+    half: bool = False  # our budget is half of theirs
 
 
 LABELS = (
@@ -68,7 +68,7 @@ LABELS = (
             half=steps == 20,
         )
         for norm in ("linf", "l2")
-        for steps in (40, 20)  # the second: how soon it is as near as Foolbox with all its 40
+        for steps in (40, 20)  # the second: is it as near as Foolbox with its 40?
     ),
     *(
         Contest(
@@ -100,33 +100,33 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--part", required=True, choices=PARTS)
-    parser.add_argument("--norm", choices=EVERYTHING, help="this one alone")
-    parser.add_argument("--half", action="store_true", help="of labels: ours with half of its budget alone")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
-    loaded = load(asked.model, device=device)
+    parser.add_argument("--norm", choices=EVERYTHING, help="only this norm")
+    parser.add_argument("--half", action="store_true", help="part labels: only those with half of our budget")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    loaded = load(args.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
-    classifier, referee = loaded.classifier, Referee(load(asked.model, device=device).classifier)
+    classifier, referee = loaded.classifier, Referee(load(args.model, device=device).classifier)
     plain = copy.deepcopy(classifier.module).eval()
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    split = datasets.load(loaded.card.data).part(str(asked.examples))
-    split = split.take((~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
+    split = datasets.load(loaded.card.data).part(str(args.examples))
+    split = split.take((~misclassified(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
 
-    contests = [c for c in PARTS[asked.part] if asked.norm in (None, c.norm) and (not asked.half or c.half)]
+    contests = [c for c in PARTS[args.part] if args.norm in (None, c.norm) and (not args.half or c.half)]
     rows = [compared(contest, classifier, plain, referee, split) for contest in contests]
     notes = [
-        f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
-        f" Command: python benchmarks/nearest.py --part {asked.part} --model {asked.model} --examples {asked.examples}"
-        f" --threads {asked.threads}{f' --norm {asked.norm}' if asked.norm else ''}{' --half' if asked.half else ''}",
+        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, float32, in one run."
+        f" Command: python benchmarks/nearest.py --part {args.part} --model {args.model} --examples {args.examples}"
+        f" --threads {args.threads}{f' --norm {args.norm}' if args.norm else ''}{' --half' if args.half else ''}",
     ]
-    about = {"labels": "Attacks that read labels alone", "gradients": "Minimum-norm attacks by gradients"}[asked.part]
-    of = f"-{asked.norm}" if asked.norm else ""
-    keep(f"nearest-{asked.part}-{asked.model}{of}", f"{about}: robench and Foolbox", rows, notes, device)
+    about = {"labels": "Attacks that read labels alone", "gradients": "Minimum-norm attacks by gradients"}[args.part]
+    of = f"-{args.norm}" if args.norm else ""
+    write_results(f"nearest-{args.part}-{args.model}{of}", f"{about}: robench and Foolbox", rows, notes, device)
 
 
 def compared(contest: Contest, classifier: Classifier, plain: nn.Module, referee: Referee, split: Split) -> Row:
-    """One row of the table: an attack by both, on the right images of the split."""
+    """One row of the table: an attack by both libraries, on the correctly classified images."""
     threat, device = parse(EVERYTHING[contest.norm]), classifier.device
     theirs = Theirs(contest, plain, device)
     mine: list[tuple[Distances, int]] = []
@@ -155,7 +155,7 @@ def compared(contest: Contest, classifier: Classifier, plain: nn.Module, referee
 def robench(
     classifier: Classifier, referee: Referee, split: Split, threat: ThreatModel, attack: AnyAttack
 ) -> tuple[Distances, int]:
-    """The distance of the nearest image found for every row, and the queries of all together."""
+    """The distance of the nearest adversarial image for every row, and the total number of queries."""
     job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(split))), smallest=True)
     found: Distances = {}
     for ended in Engine(classifier, split, seed=0, rows=SLOTS[classifier.device.type]).work([job]):
@@ -167,14 +167,14 @@ def robench(
 
 
 def accepted(referee: Referee, split: Split, threat: ThreatModel, rows: list[int], x_adv: Tensor) -> Distances:
-    """The distances of those images that the referee accepts."""
+    """The distances of the images that the referee accepts."""
     decisions = referee.judge(threat, split.x[rows], split.y[rows], x_adv)
     size = threat.measure(x_adv, split.x[rows]).tolist()
     return {row: far for row, far, decision in zip(rows, size, decisions, strict=True) if decision.accepted}
 
 
 class Counted(nn.Module):
-    """Counts the images it is asked about."""
+    """A network that counts the images in its forward passes."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
@@ -201,7 +201,7 @@ class Theirs:
         self.counted = Counted(self.plain)
 
     def distances(self, referee: Referee, split: Split, threat: ThreatModel) -> tuple[Distances, float]:
-        """As `robench`, and the seconds it takes, which the search for who can start does not count in."""
+        """The distances as in `robench`, and the seconds, without the search for starting points."""
         import foolbox
 
         model = foolbox.PyTorchModel(self.counted.eval(), bounds=(0, 1), device=self.device)
@@ -211,9 +211,9 @@ class Theirs:
         torch.manual_seed(0)
         rows, settings = list(range(len(y))), {}
         if self.contest.from_outside:
-            begun = start.run(model, x, foolbox.criteria.Misclassification(y))
-            rows = (model(begun).argmax(dim=1) != y).nonzero().flatten().tolist()
-            settings = {"starting_points": begun[rows]}
+            starts = start.run(model, x, foolbox.criteria.Misclassification(y))
+            rows = (model(starts).argmax(dim=1) != y).nonzero().flatten().tolist()
+            settings = {"starting_points": starts[rows]}
         self.counted.queries, self.tried = 0, len(rows)
         found: list[Tensor] = []
 

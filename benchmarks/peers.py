@@ -2,10 +2,9 @@
 
     python benchmarks/peers.py --part foolbox|autoattack [--model NAME] [--examples N] [--threads N]
 
-Foolbox: PGD, 40 steps from each of 100 random starts (`--restarts`), by its own `repeat`, and by a loop as careful
-people write it, which drops the images that are broken. AutoAttack: APGD on cross-entropy, then targeted APGD, with
-the published counts, three seeds. The others get the network as it is loaded. What robench breaks is what its
-referee accepts; what the others break is looked at by the same referee.
+Foolbox: PGD, 40 steps from each of 100 random starts (`--restarts`), by its own `repeat`, and by a loop that drops
+broken images, as careful users write it. AutoAttack: APGD on cross-entropy, then targeted APGD, with the published
+budgets, three seeds. The other libraries get the network as it is loaded. The same referee verifies what each breaks.
 """
 
 import argparse
@@ -17,16 +16,17 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.evaluation.environment import pick_device
 from robench.evaluation.prepared import SLOTS
-from robench.evidence.referee import Referee, fooled
+from robench.evidence.referee import Referee
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
+from robench.problem.losses import misclassified
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
@@ -49,36 +49,36 @@ def main() -> None:
     parser.add_argument("--part", choices=["foolbox", "autoattack"], required=True)
     parser.add_argument("--threat", action="append", help="default: the usual MNIST radii")
     parser.add_argument("--seeds", type=int, default=3)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
-    loaded = load(asked.model, device=device)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    loaded = load(args.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
-    classifier, referee = loaded.classifier, Referee(load(asked.model, device=device).classifier)
-    plain = copy.deepcopy(classifier.module).requires_grad_()  # as anybody has it who loads a checkpoint
+    classifier, referee = loaded.classifier, Referee(load(args.model, device=device).classifier)
+    plain = copy.deepcopy(classifier.module).requires_grad_()  # as after loading a checkpoint
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    split = datasets.load(loaded.card.data).part(str(asked.examples))
-    right = (~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist()
-    split = split.take(right)
+    split = datasets.load(loaded.card.data).part(str(args.examples))
+    correct = (~misclassified(referee.logits(split.x), split.y)).nonzero().flatten().tolist()
+    split = split.take(correct)
 
-    threats = list(map(parse, asked.threat or ["linf:0.3", "l2:2", "l1:10"]))
-    if asked.part == "foolbox":
-        rows = [_foolbox(classifier, plain, referee, split, threat, asked.restarts) for threat in threats]
-        title = f"PGD 40 x {asked.restarts}: robench and Foolbox"
+    threats = list(map(parse, args.threat or ["linf:0.3", "l2:2", "l1:10"]))
+    if args.part == "foolbox":
+        rows = [_foolbox(classifier, plain, referee, split, threat, args.restarts) for threat in threats]
+        title = f"PGD 40 x {args.restarts}: robench and Foolbox"
     else:
-        pairs = [(threat, seed) for threat in threats for seed in range(asked.seeds)]
+        pairs = [(threat, seed) for threat in threats for seed in range(args.seeds)]
         rows = [_autoattack(classifier, plain, referee, split, threat, seed) for threat, seed in pairs]
         rows.append(_summed(rows))
         title = "APGD-CE, then APGD-T: robench and the authors' code"
     notes = [
-        f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
-        f" Command: python benchmarks/peers.py --part {asked.part} --model {asked.model}"
-        f" --examples {asked.examples} --threads {asked.threads}"
-        + "".join(f" --threat {t}" for t in asked.threat or [])
-        + (f" --restarts {asked.restarts}" if asked.part == "foolbox" else f" --seeds {asked.seeds}")
+        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, float32, in one run."
+        f" Command: python benchmarks/peers.py --part {args.part} --model {args.model}"
+        f" --examples {args.examples} --threads {args.threads}"
+        + "".join(f" --threat {t}" for t in args.threat or [])
+        + (f" --restarts {args.restarts}" if args.part == "foolbox" else f" --seeds {args.seeds}")
     ]
     names = "-".join(dict.fromkeys(threat.name for threat in threats))
-    keep(f"{asked.part}-{asked.model}-{names}", title, rows, notes, device)
+    write_results(f"{args.part}-{args.model}-{names}", title, rows, notes, device)
 
 
 def robench(
@@ -89,7 +89,7 @@ def robench(
     attacks: list[tuple[AnyAttack, int]],
     seed: int,
 ) -> tuple[set[int], int]:
-    """The rows that still stand after these attacks with so many draws each, and the queries that took."""
+    """The rows that stand after these attacks, each with its number of restarts, and the number of queries."""
     standing, jobs = set(range(len(split))), list[Job]()
 
     def line() -> Iterator[Job]:
@@ -152,7 +152,7 @@ def _foolbox(
             if standing:
                 _, x_adv, _ = theirs(model, x[standing], y[standing], epsilons=threat.r)
                 broken = _broken(referee, threat, x[standing], y[standing], x_adv)
-                standing = [row for row, fell in zip(standing, broken, strict=True) if not fell]
+                standing = [row for row, is_broken in zip(standing, broken, strict=True) if not is_broken]
         left["loop"] = set(standing)
 
     mine: list[tuple[set[int], int]] = []
@@ -182,7 +182,7 @@ def _foolbox(
 
 
 def _rate(module: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Images per second forward and backward: as robench asks a frozen network, or as Foolbox asks one in training."""
+    """Images per second forward and backward: with frozen weights (robench), or with trainable ones (Foolbox)."""
     frozen = not next(module.parameters()).requires_grad
     rows = torch.arange(64 if frozen else len(x)) % len(x)
 
@@ -192,7 +192,7 @@ def _rate(module: nn.Module, x: Tensor, y: Tensor) -> float:
         if frozen:
             torch.autograd.grad(loss, leaf)
         else:
-            torch.autograd.backward(loss)  # the gradients of the weights with it
+            torch.autograd.backward(loss)  # also computes the gradients of the weights
 
     step()
     rate = len(rows) / median(seconds(step, x.device) for _ in range(9))
@@ -227,7 +227,7 @@ def _autoattack(
                 warnings.simplefilter("ignore")
                 x_adv = attack(x, y)
             broken = _broken(referee, threat, x, y, x_adv)
-            standing = [row for row, fell in zip(standing, broken, strict=True) if not fell]
+            standing = [row for row, is_broken in zip(standing, broken, strict=True) if not is_broken]
         left.append(set(standing))
 
     ours: list[tuple[AnyAttack, int]] = [(APGD(), starts), (APGD(loss="dlr", targets=targets), 1)]

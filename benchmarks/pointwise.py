@@ -2,10 +2,10 @@
 
     python benchmarks/pointwise.py [--model NAME] [--examples N] [--foolbox N] [--threads N]
 
-How near to each image the nearest adversarial one is under l_1, and how many are left standing at a radius. Foolbox
-attacks the first of the images as one batch, from salt-and-pepper noise by its own attack; its ordinary call raises,
-so it is run as its code allows. Its queries are counted with those of images it has done with. Distances are of
-images that robench's referee accepts, for both.
+Measures the l_1 distance of the nearest adversarial image, and how many images stand at a radius. Foolbox attacks the
+first of the images as one batch, starting from the salt-and-pepper noise of its own attack; its usual call raises, so
+the starting points are passed explicitly. Its queries include those for finished images in the batch. Distances are
+those of images that robench's referee accepts, for both.
 """
 
 import argparse
@@ -14,17 +14,18 @@ import sys
 
 import numpy as np
 import torch
-from decision_based import Counted, Distances, Row, accepted, robench
-from measuring import keep, seconds
+from measuring import seconds, write_results
+from nearest import Counted, Distances, Row, accepted, robench
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.evaluation.environment import pick_device
 from robench.evaluation.prepared import SLOTS
-from robench.evidence.referee import Referee, fooled
+from robench.evidence.referee import Referee
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
+from robench.problem.losses import misclassified
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
@@ -34,7 +35,7 @@ from robench.search.engine.engine import Engine
 from robench.search.engine.job import Job
 from robench.search.engine.scheduler import Item, Waiting
 
-EVERYTHING = parse("l1:100000")  # holds every image
+EVERYTHING = parse("l1:100000")  # a ball that contains every image
 
 
 def main() -> None:
@@ -45,17 +46,17 @@ def main() -> None:
     parser.add_argument("--foolbox", type=int, default=10, help="images for Foolbox; 0 leaves it out")
     parser.add_argument("--radius", default="10")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
-    loaded = load(asked.model, device=device)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    loaded = load(args.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
-    classifier, referee = loaded.classifier, Referee(load(asked.model, device=device).classifier)
+    classifier, referee = loaded.classifier, Referee(load(args.model, device=device).classifier)
     plain = Counted(copy.deepcopy(classifier.module).eval())
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
-    split = datasets.load(loaded.card.data).part(str(asked.examples))
-    split = split.take((~fooled(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
-    few, threat = split.take(list(range(min(asked.foolbox, len(split))))), parse(f"l1:{asked.radius}")
+    split = datasets.load(loaded.card.data).part(str(args.examples))
+    split = split.take((~misclassified(referee.logits(split.x), split.y)).nonzero().flatten().tolist())
+    few, threat = split.take(list(range(min(args.foolbox, len(split))))), parse(f"l1:{args.radius}")
 
     rows: list[Row] = []
     for attack in (Pointwise(), Pointwise(steps=100), SaltAndPepper()):
@@ -67,11 +68,11 @@ def main() -> None:
     notes = [
         "`until broken`: a search ends at its first find inside the ball, as in an evaluation. `nearest`: every search"
         " uses its whole budget. Standing: at the radius of the first column. Queries are per image.",
-        f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, float32, in one run."
-        f" Command: python benchmarks/pointwise.py --model {asked.model} --examples {asked.examples}"
-        f" --foolbox {asked.foolbox} --radius {asked.radius} --threads {asked.threads}",
+        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, float32, in one run."
+        f" Command: python benchmarks/pointwise.py --model {args.model} --examples {args.examples}"
+        f" --foolbox {args.foolbox} --radius {args.radius} --threads {args.threads}",
     ]
-    keep(f"pointwise-{asked.model}", "Pointwise: robench and Foolbox", rows, notes, device)
+    write_results(f"pointwise-{args.model}", "Pointwise: robench and Foolbox", rows, notes, device)
 
 
 def _until_broken(
@@ -109,10 +110,10 @@ def _foolbox(plain: Counted, referee: Referee, split: Split, threat: ThreatModel
     made: list[tuple[list[int], Tensor]] = []
 
     def search() -> None:
-        begun = foolbox.attacks.SaltAndPepperNoiseAttack().run(model, x, criterion)
-        rows = (model(begun).argmax(dim=1) != y).nonzero().flatten().tolist()
+        starts = foolbox.attacks.SaltAndPepperNoiseAttack().run(model, x, criterion)
+        rows = (model(starts).argmax(dim=1) != y).nonzero().flatten().tolist()
         their = foolbox.criteria.Misclassification(y[rows])
-        made.append((rows, foolbox.attacks.PointwiseAttack().run(model, x[rows], their, starting_points=begun[rows])))
+        made.append((rows, foolbox.attacks.PointwiseAttack().run(model, x[rows], their, starting_points=starts[rows])))
 
     took = seconds(search, device)
     ((rows, x_adv),) = made

@@ -1,28 +1,28 @@
-"""Whether searching in low precision changes a verdict.
+"""Whether searching in low precision changes an outcome.
 
     python benchmarks/precision.py [--model NAME] [--examples N] [--precision bfloat16]
 
-The same attack on the same examples in float32 and in the lower precision, on three forms of one network: as it is
-(honest), with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and with its logits over
-10,000 (flat: gradients are tiny). A verdict that differs is listed with the highest margin that either search reached:
-near 0 it is float noise at the boundary, far from 0 it is a loss.
+The same attack on the same examples in float32 and in the lower precision, on three forms of one network: unchanged
+(honest), with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and with its logits divided
+by 10,000 (flat: gradients are tiny). An outcome that differs is listed with the margin of the adversarial image: near
+0 it is float noise at the boundary, far from 0 the search in low precision is worse.
 """
 
 import argparse
 import copy
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from robench.evaluation.environment import pick_device
 from robench.evaluation.prepared import SLOTS
-from robench.evidence.referee import Referee, fooled
+from robench.evidence.referee import Referee
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
-from robench.problem.losses import margin
+from robench.problem.losses import margin, misclassified
 from robench.problem.split import Split
 from robench.problem.threats import ThreatModel, parse
 from robench.search.attack import AnyAttack
@@ -34,7 +34,7 @@ from robench.search.engine.scheduler import Item, Waiting
 
 
 class Scaled(nn.Module):
-    """A network with its logits multiplied."""
+    """A network whose logits are multiplied by a factor."""
 
     def __init__(self, inner: nn.Module, factor: float):
         super().__init__()
@@ -54,27 +54,31 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
-    loaded = load(asked.model, device=device)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    loaded = load(args.model, device=device)
     assert loaded.card is not None, "a bundled model has a card"
     convert_conv2d_weight_memory_format(loaded.classifier.module, torch.channels_last)
-    whole = datasets.load(loaded.card.data).part(str(asked.examples))
-    split = whole.take((~fooled(Referee(loaded.classifier).logits(whole.x), whole.y)).nonzero().flatten().tolist())
-    threat, attack = parse(asked.threat), build(*parse_attack(asked.attack))
+    whole = datasets.load(loaded.card.data).part(str(args.examples))
+    split = whole.take(
+        (~misclassified(Referee(loaded.classifier).logits(whole.x), whole.y)).nonzero().flatten().tolist()
+    )
+    threat, attack = parse(args.threat), build(*parse_attack(args.attack))
 
     rows = [
-        _compared(form, factor, loaded.classifier.module, split, threat, attack, asked.precision, device)
+        _compared(form, factor, loaded.classifier.module, split, threat, attack, args.precision, device)
         for form, factor in (("honest", 1.0), ("saturated", 1e4), ("flat", 1e-4))
     ]
     notes = [
-        f"{asked.model}, the {len(split)} right ones of the first {asked.examples} images, {asked.attack} under"
-        f" {asked.threat}, seed 0. In brackets the margin of the find, in logits of the honest network.",
-        f"Command: python benchmarks/precision.py --model {asked.model} --examples {asked.examples}"
-        f" --threat {asked.threat} --attack '{asked.attack}' --threads {asked.threads}",
+        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, {args.attack} under"
+        f" {args.threat}, seed 0. In brackets the margin of the find, in logits of the honest network.",
+        f"Command: python benchmarks/precision.py --model {args.model} --examples {args.examples}"
+        f" --threat {args.threat} --attack '{args.attack}' --threads {args.threads}",
     ]
-    keep(f"precision-{asked.model}", f"Searching in {asked.precision}: verdicts that change", rows, notes, device)
+    write_results(
+        f"precision-{args.model}", f"Searching in {args.precision}: verdicts that change", rows, notes, device
+    )
 
 
 def _compared(
@@ -115,7 +119,7 @@ def _compared(
 def _searched(
     classifier: Classifier, split: Split, threat: ThreatModel, attack: AnyAttack, precision: str
 ) -> dict[int, float]:
-    """The rows that are broken, with the margin of the find in float32."""
+    """The rows that are broken, with the margin of the adversarial image in float32."""
     referee = Referee(classifier)
     job = Job(threat, attack, Waiting.of(Item(row, 0, 0) for row in range(len(split))))
     engine = Engine(classifier, split, 0, SLOTS[classifier.device.type], precision)

@@ -1,18 +1,18 @@
-"""How many times as fast a step is in a lower precision, network by network, and what the rule makes of them.
+"""The speed-up of a step in a lower precision, network by network, and the decision of `--precision auto`.
 
     python benchmarks/precision_gain.py [--device cuda] [--precision bfloat16] [--threads N]
 
-A step is a forward pass and an input gradient, on batches as the engine makes them. Both precisions take turns, and the
-median of the ratios is kept: machines are noisy. `--precision auto` decides by the two counts in the table, never by a
-clock; the thresholds (`WORTH` and `SHARE` in robench/search/engine/precision.py) are set so that every network it takes is at
-least 1.2 times as fast here.
+A step is a forward pass and an input gradient, on batches as the engine makes them. Both precisions run in turn, and
+the median of the ratios counts, because machines are noisy. `--precision auto` decides by the two counts in the table,
+never by a clock; the thresholds (`WORTH` and `SHARE` in robench/search/engine/precision.py) are set so that every
+network in lower precision is at least 1.2 times as fast here.
 """
 
 import argparse
 from statistics import median
 
 import torch
-from measuring import keep, seconds
+from measuring import seconds, write_results
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -24,7 +24,7 @@ from robench.problem.classifier import Classifier, arithmetic
 from robench.search.attack import Model
 from robench.search.engine.precision import has_hardware, multiply_adds, rounded, saves_too_little
 
-LONG_ENOUGH = 0.02  # seconds of one measurement, at least
+MIN_SECONDS = 0.02  # of one measurement
 
 
 def main() -> None:
@@ -33,24 +33,24 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=31)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = pick_device(asked.device)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
     rows = SLOTS[device.type]
     table = [
-        _measured(name, classifier.to(device), rows, asked.precision, asked.rounds) for name, classifier in networks()
+        _measured(name, classifier.to(device), rows, args.precision, args.rounds) for name, classifier in networks()
     ]
-    hardware = "has" if has_hardware(asked.precision, device) else "has no"
+    hardware = "has" if has_hardware(args.precision, device) else "has no"
     notes = [
-        f"Batches of {rows} images; this device {hardware} hardware for {asked.precision}. Made networks have random"
-        " weights: conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
-        f"Command: python benchmarks/precision_gain.py --precision {asked.precision} --threads {asked.threads}",
+        f"Batches of {rows} images; this device {hardware} hardware for {args.precision}. Synthetic networks have"
+        " random weights: conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
+        f"Command: python benchmarks/precision_gain.py --precision {args.precision} --threads {args.threads}",
     ]
-    keep(f"precision-gain-{asked.precision}", f"What a step gains in {asked.precision}", table, notes, device)
+    write_results(f"precision-gain-{args.precision}", f"What a step gains in {args.precision}", table, notes, device)
 
 
 def networks() -> list[tuple[str, Classifier]]:
-    """The bundled models' architectures, one of CIFAR-10's, and made ones from small to large."""
+    """The networks: of bundled models, one for CIFAR-10, and synthetic ones from small to large."""
     found = [(name, load(name).classifier) for name in ("digits-adv-linf", "mnist-adv-linf")]
     architectures = [("lenet", (1, 28, 28)), ("preactresnet18", (3, 32, 32))]
     made = [(name, _classifier(ARCHITECTURES[name].build(shape, 10), shape)) for name, shape in architectures]
@@ -85,7 +85,7 @@ def _measured(name: str, classifier: Classifier, rows: int, precision: str, roun
 
     steps(classifier, 1)
     steps(lower, 1, tf32=precision == "tf32")
-    times = max(1, round(LONG_ENOUGH / seconds(lambda: steps(classifier, 1), device)))
+    times = max(1, round(MIN_SECONDS / seconds(lambda: steps(classifier, 1), device)))
     exact, rough = [], []
     for _ in range(rounds):
         exact.append(seconds(lambda: steps(classifier, times), device) / times)
@@ -113,7 +113,7 @@ def _convolutions(channels: int, depth: int) -> nn.Module:
 
 
 def _separable(channels: int, depth: int) -> nn.Module:
-    """Depthwise and pointwise convolutions in turn, as in MobileNet."""
+    """Alternating depthwise and pointwise convolutions, as in MobileNet."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
     for _ in range(depth):
         layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.BatchNorm2d(channels), nn.ReLU()]

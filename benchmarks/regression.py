@@ -1,10 +1,10 @@
-"""A regression made for real, and what the gate says of it.
+"""A real regression, and the result of the gate.
 
     python benchmarks/regression.py [--model NAME] [--steps N] [--examples N]
 
-Fine-tunes an adversarially trained model on clean images, as somebody would who wants a point of clean accuracy, then
-asks `robench check` with the untouched model as baseline: about the untouched model, about the tuned one, and about the
-tuned one on few examples.
+Fine-tunes an adversarially trained model on clean images, as a user might do for a point of clean accuracy. Then runs
+`robench check` with the original model as baseline: on the original model, on the fine-tuned one, and on the fine-tuned
+one with few examples.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def tuned(name: str, steps: int, lr: float, path: Path) -> None:
-    """The named model after some steps of plain training."""
+    """Saves the named model after some steps of plain training."""
     loaded = checkpoints.load(name)
     module, card = loaded.classifier.module.train(), loaded.card
     assert card is not None, "a bundled model has a card"
@@ -48,7 +48,7 @@ def tuned(name: str, steps: int, lr: float, path: Path) -> None:
     )
 
 
-def asked(*words: str, folder: Path) -> tuple[int, str, float]:
+def run_robench(*words: str, folder: Path) -> tuple[int, str, float]:
     """Exit code, output and seconds of a robench command."""
     began = time.perf_counter()
     done = subprocess.run(
@@ -64,26 +64,28 @@ def main() -> None:
     arguments.add_argument("--lr", type=float, default=3e-4)
     arguments.add_argument("--examples", type=int, default=200)
     arguments.add_argument("--few", type=int, default=25)
-    told = arguments.parse_args()
-    page = [f"# A regression made for real\n\n{told.model}, {told.steps} steps of plain training at {told.lr:g}."]
+    args = arguments.parse_args()
+    page = [f"# A regression made for real\n\n{args.model}, {args.steps} steps of plain training at {args.lr:g}."]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tuned(told.model, told.steps, told.lr, folder / "tuned.safetensors")
-        for examples in (told.examples, told.few):
-            asked("evaluate", told.model, "--examples", str(examples), "--json", f"{examples}.json", folder=folder)
+        tuned(args.model, args.steps, args.lr, folder / "tuned.safetensors")
+        for examples in (args.examples, args.few):
+            run_robench(
+                "evaluate", args.model, "--examples", str(examples), "--json", f"{examples}.json", folder=folder
+            )
         for model, examples in (
-            (told.model, told.examples),
-            ("tuned.safetensors", told.examples),
-            ("tuned.safetensors", told.few),
+            (args.model, args.examples),
+            ("tuned.safetensors", args.examples),
+            ("tuned.safetensors", args.few),
         ):
             command = "check", model, "--baseline", f"{examples}.json"
-            code, said, seconds = asked(*command, folder=folder)
+            code, output, seconds = run_robench(*command, folder=folder)
             page.append(
-                f"## `robench {' '.join(command)}`\n\nExit code {code} after {seconds:.0f} s.\n\n{said.strip()}"
+                f"## `robench {' '.join(command)}`\n\nExit code {code} after {seconds:.0f} s.\n\n{output.strip()}"
             )
     text = "\n\n".join(page) + "\n"
     print(text)
-    (RESULTS / f"regression-{told.model}.md").write_text(text)
+    (RESULTS / f"regression-{args.model}.md").write_text(text)
 
 
 if __name__ == "__main__":

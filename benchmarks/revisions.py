@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import keep
+from measuring import write_results
 
 from robench import renames
 
@@ -31,8 +31,9 @@ EVALUATIONS = {
     "quick protocol": "digits-adv-linf --protocol quick --examples 30",
     "minimum norm, l2": "digits-adv-l2 --threat l2:0.5 --attack cw(steps=20) --attack ddn(steps=20)"
     " --attack fmn(steps=20) --attack fab(steps=20) --examples 40",
-    "sparse, l1": "digits-adv-l1 --threat l1:2 --attack pgd --attack slide --attack apgd(steps=20) --attack ead(steps=20)"
-    " --attack pointwise(steps=20) --attack salt-and-pepper(steps=20) --attack frank-wolfe(steps=20) --examples 20",
+    "sparse, l1": "digits-adv-l1 --threat l1:2 --attack pgd --attack slide --attack apgd(steps=20)"
+    " --attack ead(steps=20) --attack pointwise(steps=20) --attack salt-and-pepper(steps=20)"
+    " --attack frank-wolfe(steps=20) --examples 20",
     "labels and scores": "digits-adv-linf --threat linf:0.08 --threat l2:0.5 --attack square(steps=100)"
     " --attack hop-skip-jump(steps=3) --examples 10",
     "boundary": "digits-adv-l2 --threat l2:0.5 --attack boundary(steps=50)"
@@ -116,7 +117,7 @@ def main() -> None:
             f"CPU seconds, this checkout over the other: median {statistics.median(ratios):.3f} of {len(ratios)}"
             f" alternated pairs ({low:.3f} to {high:.3f})."
         )
-    keep("revisions", "Two checkouts, the same evaluations", rows, notes, torch.device("cpu"))
+    write_results("revisions", "Two checkouts, the same evaluations", rows, notes, torch.device("cpu"))
     sys.exit(1 if differences else 0)
 
 

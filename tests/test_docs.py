@@ -186,8 +186,8 @@ def commands_about_data() -> list[str]:
 @pytest.mark.parametrize("text", commands_about_data())
 def test_a_command_about_data_of_ones_own_runs(text, owned, capsys):
     quick = ["--arch", "net.py:Net", "--threat", "linf:8/255", "--attack", "pgd(steps=1)", "--examples", "4", "--quiet"]
-    told = robench.main([*shlex.split(text)[1:], *quick], standalone_mode=False)
-    assert told == 0
+    code = robench.main([*shlex.split(text)[1:], *quick], standalone_mode=False)
+    assert code == 0
     assert "4 examples of" in capsys.readouterr().out
 
 

@@ -191,47 +191,51 @@ def test_only_committed_files_are_counted(tmp_path, with_git):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
 def test_a_card_documents_how_its_model_was_trained(card):
-    said = read_card(card)
-    assert said.name == card.stem
-    assert said.weights == f"{card.stem}.safetensors"
-    assert said.recipe
-    assert said.command.startswith("robench train ")
+    model_card = read_card(card)
+    assert model_card.name == card.stem
+    assert model_card.weights == f"{card.stem}.safetensors"
+    assert model_card.recipe
+    assert model_card.command.startswith("robench train ")
 
 
 class OrderedError(Exception):
-    """Instead of a training."""
+    """Raised in place of a training."""
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
-def test_the_command_on_a_card_orders_the_very_model_that_the_card_describes(card, tmp_path, monkeypatch):
-    said, orders = read_card(card), []
+def test_the_command_on_a_card_trains_the_model_that_the_card_describes(card, tmp_path, monkeypatch):
+    model_card, orders = read_card(card), []
 
     def make(order, *_):
         orders.append(order)
         raise OrderedError
 
-    split = Split.whole("images", torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long), said.classes)
+    split = Split.whole("images", torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long), model_card.classes)
     monkeypatch.setattr(datasets, "load", lambda name, part: split)
     monkeypatch.setattr(train, "make", make)
     monkeypatch.setattr(train.signal, "signal", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(said.command)
+    words = shlex.split(model_card.command)
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(OrderedError):
         train.command.main(words[2:], standalone_mode=False)
     (order,) = orders
     assert words[:2] == ["robench", "train"]
-    assert (order.recipe.name, order.data, order.architecture) == (said.recipe, said.data, said.architecture)
-    assert (order.seed, order.out.name, order.command) == (said.seed, said.name, said.command)
-    told = dict(said.settings)
-    assert list(map(str, order.threats)) == told.pop("threats")
-    assert order.validation == told.pop("validation", 0)
-    assert order.precision == told.pop("precision", "float32")
-    assert order.compiled == told.pop("compiled", False)
-    assert order.start == told.pop("start", "").partition(" ")[0]
-    told.pop("data_sha256")
-    assert replace(order.recipe, **told) == order.recipe
-    assert {f.name for f in fields(order.recipe) if f.repr} - {*told} == {*order.recipe.unused()}
+    assert (order.recipe.name, order.data, order.architecture) == (
+        model_card.recipe,
+        model_card.data,
+        model_card.architecture,
+    )
+    assert (order.seed, order.out.name, order.command) == (model_card.seed, model_card.name, model_card.command)
+    settings = dict(model_card.settings)
+    assert list(map(str, order.threats)) == settings.pop("threats")
+    assert order.validation == settings.pop("validation", 0)
+    assert order.precision == settings.pop("precision", "float32")
+    assert order.compiled == settings.pop("compiled", False)
+    assert order.start == settings.pop("start", "").partition(" ")[0]
+    settings.pop("data_sha256")
+    assert replace(order.recipe, **settings) == order.recipe
+    assert {f.name for f in fields(order.recipe) if f.repr} - {*settings} == {*order.recipe.unused()}
 
 
 @pytest.mark.parametrize("card", WITH_WEIGHTS, ids=lambda path: path.stem)

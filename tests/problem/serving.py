@@ -12,7 +12,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.missing_bytes: dict[str, int] = {}  # announced but never sent
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
         self.open_until = threading.Event()  # when missing bytes are given up
         self.open_until.set()
         server = self
@@ -20,7 +20,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = self.path.lstrip("/")
-                server.asked.append(path)
+                server.requested_paths.append(path)
                 if path not in server.files:
                     self.send_error(404)
                     return

@@ -541,7 +541,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, form):
 
 
 class Written(nn.Module):
-    """Writes a file whenever it is asked."""
+    """Writes a file in every forward pass."""
 
     def __init__(self, path: str):
         super().__init__()

@@ -37,14 +37,14 @@ def test_a_file_arrives_as_published_under_its_own_name(server, tmp_path):
 def test_an_existing_file_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "images.gz").write_bytes(CONTENT)
     fetch(wanted(server.address + "images.gz"), tmp_path, "toy")
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 def test_mirrors_are_tried_in_order_until_one_serves_the_published_file(server, nowhere, tmp_path):
     server.files |= {"page": PAGE, "other": b"something else", "good": CONTENT, "never": CONTENT}
     paths = ["none", "page", "other", "good", "never"]
     fetch(wanted(nowhere + "images.gz", *(server.address + path for path in paths)), tmp_path, "toy")
-    assert server.asked == ["none", "page", "other", "good"]
+    assert server.requested_paths == ["none", "page", "other", "good"]
     assert (tmp_path / "images.gz").read_bytes() == CONTENT
 
 
@@ -111,11 +111,11 @@ def test_mnist_is_downloaded_once_and_then_read_from_the_cache(server, tmp_path)
     first = toy.read("test", places)
     assert np.array_equal((first.x * 255).round().numpy()[:, 0], images)
     assert first.y.tolist() == labels.tolist()
-    assert len(server.asked) == 2
+    assert len(server.requested_paths) == 2
 
     server.files.clear()
     assert toy.read("test", places).sha256 == first.sha256
-    assert len(server.asked) == 2
+    assert len(server.requested_paths) == 2
 
 
 def test_cifar10_is_downloaded_once_as_one_archive_for_both_parts(server, tmp_path):
@@ -146,6 +146,6 @@ def test_cifar10_is_downloaded_once_as_one_archive_for_both_parts(server, tmp_pa
     )
     places = Places(own=None, cache=tmp_path)
     train, test = toy.read("train", places), toy.read("test", places)
-    assert server.asked == ["cifar.tar.gz"]
+    assert server.requested_paths == ["cifar.tar.gz"]
     assert (len(train), len(test)) == (8, 4)
     assert test.y.tolist() == list(held["test_batch.bin"][::3073])

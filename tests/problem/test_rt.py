@@ -1,4 +1,4 @@
-"""Rotations and translations against scipy's resampling, and what the witness of a member must be."""
+"""Rotations and translations against scipy's resampling, and the transform parameters that membership needs."""
 
 import numpy as np
 import pytest
@@ -69,8 +69,8 @@ def test_images_in_their_pose_are_members_and_no_others(text):
     assert threat.contains(x_adv[:3], x[:3], params[:3]).tolist() == [True] * 3, "in a batch of another size, too"
     off = x_adv.clone()
     off[:, 0, 5, 4] += 0.01 * torch.where(off[:, 0, 5, 4] > 0.5, -1, 1)
-    assert not threat.contains(off, x, params).any(), "the image must be the one the witness leads to"
-    assert not threat.contains(x_adv, x).any(), "without a witness nothing was moved"
+    assert not threat.contains(off, x, params).any(), "the image must be the one that the parameters produce"
+    assert not threat.contains(x_adv, x).any(), "without parameters, nothing was moved"
     too_far = 1.01 * limits.expand(6, 3)
     assert not threat.contains(threat.apply(x, too_far), x, too_far).any()
     at_the_limits = limits.expand(6, 3)

@@ -363,7 +363,7 @@ def test_inward_removes_only_components_that_leave_the_box():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("lnf:0.3", "did you mean linf"),
         ("linf", "no readable radius; write it like linf:8/255"),
@@ -377,8 +377,8 @@ def test_inward_removes_only_components_that_leave_the_box():
         ("", "no threat model"),
     ],
 )
-def test_an_unreadable_text_is_refused_with_the_reason(text, told):
-    with pytest.raises(UserError, match=told):
+def test_an_unreadable_text_is_refused_with_the_reason(text, message):
+    with pytest.raises(UserError, match=message):
         parse(text)
 
 

@@ -123,7 +123,7 @@ def test_weights_in_any_of_the_folders_are_found_without_a_download(tmp_path, zo
     weights = put(places(tmp_path, zoo_folder)[number] / FILE)
     assert locate(NAME) == (weights, card())
     assert locate(zoo_folder / f"{NAME}.toml") == (weights, card())
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 @pytest.mark.parametrize("number", range(1, 5))
@@ -228,7 +228,7 @@ def test_weights_are_fetched_once_into_the_cache(tmp_path, zoo_folder, monkeypat
     monkeypatch.setenv(zoo.VARIABLE, server.address + base)
     for _ in range(2):
         assert locate(NAME) == (tmp_path / "cache" / "model_zoo" / FILE, card())
-    assert server.asked == [requested]
+    assert server.requested_paths == [requested]
     assert left_in(tmp_path / "cache") == [FILE]
     assert (tmp_path / "cache" / "model_zoo" / FILE).read_bytes() == CONTENT
 
@@ -238,7 +238,7 @@ def test_the_users_address_takes_precedence_over_the_published_ones(tmp_path, zo
     monkeypatch.setattr(zoo, "PUBLISHED", (f"{server.address}ours", f"{server.address}ours-too"))
     monkeypatch.setenv(zoo.VARIABLE, f"{server.address}mine")
     assert locate(NAME)[0].read_bytes() == CONTENT
-    assert server.asked == [f"mine/{FILE}", f"ours/{FILE}", f"ours-too/{FILE}"]
+    assert server.requested_paths == [f"mine/{FILE}", f"ours/{FILE}", f"ours-too/{FILE}"]
 
 
 def test_a_wrong_file_in_the_cache_is_replaced_by_the_right_one(tmp_path, zoo_folder, monkeypatch, server):
@@ -359,7 +359,7 @@ def test_a_card_that_is_not_bundled_uses_only_the_file_beside_it(tmp_path, zoo_f
         assert refusal(text).endswith(
             f"is for {FILE}, which is not in its folder; put it there, or make the model: {COMMAND}"
         )
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 @pytest.mark.parametrize("weights", ["", "..", "../w", "/w", "a/b", "w/"])
@@ -367,7 +367,7 @@ def test_a_card_names_a_file_of_its_folder_and_no_path(zoo_folder, monkeypatch, 
     monkeypatch.setenv(zoo.VARIABLE, server.address)
     write_card(zoo_folder / f"{NAME}.toml", card(weights=weights))
     assert "no slash, backslash or colon" in refusal()
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_card_names_a_file_of_its_folder_and_no_path(zoo_folder, monkeypatch, 
 def test_a_path_is_not_the_name_of_a_bundled_model(zoo_folder, monkeypatch, server, text):
     monkeypatch.setenv(zoo.VARIABLE, server.address)
     assert refusal(text)
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 def test_a_name_with_characters_of_addresses_is_one_file_of_the_address(tmp_path, zoo_folder, monkeypatch, server):

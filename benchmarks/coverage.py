@@ -1,9 +1,9 @@
-"""How often the intervals hold the truth, and how often the gate errs and finds.
+"""The coverage of the confidence intervals, and the false alarms and the power of the gate.
 
-    python benchmarks/chances.py [--trials N]
+    python benchmarks/coverage.py [--trials N]
 
-Prints the tables of docs/statistics.md. Coverage of an interval of one share and the gate's power are added up over all
-outcomes, so they are exact; the rest is simulated with a fixed seed.
+Prints the tables of docs/statistics.md. The coverage of an interval for one proportion and the power of the gate are
+sums over all outcomes, so they are exact; the rest is simulated with a fixed seed.
 """
 
 import argparse
@@ -22,22 +22,22 @@ Rows = list[dict[str, object]]
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """As the page writes it."""
+    """A share as the page writes it."""
     return f"{100 * share:.{digits}f} %"
 
 
 def coverage(interval: Callable[[int, int], Interval], n: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """The chance that the 95 % interval of n examples holds the share, for each of the shares: no simulation."""
+    """The probability that the 95 % interval of n examples contains the share, for each of `SHARES`; exact."""
     ends = np.array([interval(k, n) for k in range(n + 1)])
     holds = (ends[:, :1] <= SHARES) & (ends[:, 1:] >= SHARES)
-    chances: np.ndarray[tuple[int], np.dtype[np.float64]] = (
+    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]] = (
         binom.pmf(np.arange(n + 1)[:, None], n, SHARES) * holds
     ).sum(axis=0)
-    return chances
+    return probabilities
 
 
 def intervals() -> Rows:
-    """Of one share."""
+    """The coverage of intervals for one proportion."""
     rows: Rows = []
     for n in (20, 100, 200, 1000):
         exact, score = coverage(clopper_pearson, n), coverage(wilson, n)
@@ -54,7 +54,7 @@ def intervals() -> Rows:
 
 
 def averages(trials: int) -> Rows:
-    """Of the mean over three threats, where an example's luck is its own under each, half shared, or the same."""
+    """The coverage for the mean over three threats, with independent, half shared and shared noise per example."""
     noise = np.random.default_rng(0)
     rows: Rows = []
     for shares in ((0.9, 0.6, 0.3), (0.98, 0.95, 0.9), (0.1, 0.05, 0.02)):
@@ -63,8 +63,8 @@ def averages(trials: int) -> Rows:
             held = 0
             for _ in range(trials // 10):
                 own, common = noise.random((3, 200)), noise.random((1, 200))
-                luck = np.where(noise.random((1, 200)) < shared, common, own)
-                low, high = average(luck < np.array(shares)[:, None])
+                drawn = np.where(noise.random((1, 200)) < shared, common, own)
+                low, high = average(drawn < np.array(shares)[:, None])
                 held += bool(low <= np.mean(shares) <= high)
             row[name] = percent(held / (trials // 10))
         rows.append(row)
@@ -72,7 +72,7 @@ def averages(trials: int) -> Rows:
 
 
 def false_alarms(trials: int) -> Rows:
-    """Of the gate over three threats whose flips are mostly shared, 1 point allowed under each; Holm's correction."""
+    """The gate's false alarms over three threats with mostly shared flips, 1 point allowed each; Holm's correction."""
     rows: Rows = []
     for n in (200, 1000):
         row: dict[str, object] = {"examples": n}
@@ -91,18 +91,18 @@ def false_alarms(trials: int) -> Rows:
 
 
 def power(n: int, drop: float, rate: float, allowance: float, level: float) -> float:
-    """The chance that a regression is found, where a share `rate` of the examples is gained and `rate + drop` lost."""
+    """The probability that a regression is found if a share `rate` of the examples is gained and `rate + drop` lost."""
     total, edge = 0.0, 0
     for gained in range(int(n * rate + 6 * (n * rate) ** 0.5) + 3):
         while edge <= n - gained and p_value(Counts(n, edge, gained), allowance) > level:
-            edge += 1  # it never falls: a gain more takes a loss more
+            edge += 1  # it never decreases: one more gain needs one more loss
         total += binom.pmf(gained, n, rate) * binom.sf(edge - 1, n - gained, (rate + drop) / (1 - rate))
     return total
 
 
 def powers() -> Rows:
-    """Of the gate, for a drop of 3 points."""
-    asked = {
+    """The power of the gate for a drop of 3 points."""
+    settings = {
         "0pp allowed, one row": (0.0, LEVEL),
         "1pp allowed, one row": (0.01, LEVEL),
         "1pp allowed, the worst of five rows": (0.01, LEVEL / 5),
@@ -110,14 +110,17 @@ def powers() -> Rows:
     return [
         {
             "examples": n,
-            **{name: percent(power(n, 0.03, 0.01, allowance, level), 0) for name, (allowance, level) in asked.items()},
+            **{
+                name: percent(power(n, 0.03, 0.01, allowance, level), 0)
+                for name, (allowance, level) in settings.items()
+            },
         }
         for n in (200, 1000)
     ]
 
 
 def table(rows: Rows) -> str:
-    """In Markdown."""
+    """The rows as a Markdown table."""
     return tabulate(rows, headers="keys", tablefmt="pipe", colalign=["right"] * len(rows[0]), disable_numparse=True)
 
 
