@@ -37,6 +37,7 @@ from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
+from .search.attack import AttackGiven
 from .search.engine.trial import use_channels_last
 
 SLOTS = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
@@ -57,7 +58,7 @@ class EvalRequest:
     data: str | None = None
     protocol: str | None = None
     threats: Sequence[str] = ()
-    attacks: Sequence[str] = ()
+    attacks: Sequence[AttackGiven] = ()
     examples: str | None = None
     seed: int | None = None
     every_attack: bool = False
@@ -165,7 +166,7 @@ def evaluate(
     protocol: str | Path | None = None,
     *,
     threats: Sequence[str] = (),
-    attacks: Sequence[str] = (),
+    attacks: Sequence[AttackGiven] = (),
     examples: int | str | None = None,
     seed: int | None = None,
     every_attack: bool = False,
@@ -188,15 +189,17 @@ def evaluate(
     set or a `Split`, to be given unless the model's card names it. `resize`, `crop`, `interpolation`, `channels` and
     `labels`, a label map, are those of the command line, for folders and PIL images. With `shuffled`, examples are
     taken in a fixed order that mixes the classes. With `run`, evidence is kept in that file, and the same call again
-    finishes what is missing; without, it is kept in memory. With `masking`, on or deep, it is then checked whether
-    misleading gradients flatter the number.
+    finishes what is missing; without, it is kept in memory. An attack of your own is text, `file.py:Class(steps=50)`,
+    whose file is run, or a class or an instance of an Attack of `robench.attacks`. With `masking`, on or deep, it is
+    then checked whether misleading gradients flatter the number.
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
     Raises UserError, a ValueError, with one sentence on what is wrong; NotMeasuredError, which is one and carries the
     summary, where every planned attack failed. Warns of a threat under which every attack failed.
     """
-    threats, attacks = ([text] if isinstance(text, str) else text for text in (threats, attacks))
+    threats = [threats] if isinstance(threats, str) else threats
+    attacks = [attacks] if isinstance(attacks, str) else attacks
     named = data is None or isinstance(data, str | Path)
     prepared = {"resize": resize, "crop": crop, "interpolation": interpolation, "labels": labels, "channels": channels}
     preparation = Preparation(**{key: "" if value is None else str(value) for key, value in prepared.items()})

@@ -28,6 +28,7 @@ from ..problem.split import Split
 from ..results.comment import Comment
 from ..results.gate import GateVerdict, read_allowances
 from ..results.summary import Summary
+from ..search.own_attack import Consent
 from . import consent
 from .options import data_options, machine_options, model_options, precision_option, preparation
 from .running import ask_about, refuse_unwritable
@@ -58,6 +59,13 @@ STOPPED = 130
 @click.option("--until-decided", is_flag=True, help="Go on with further examples while the verdict is open.")
 @click.option("--baseline-model", metavar="CHECKPOINT", help="For further examples.  [default: as the baseline says]")
 @click.option("--baseline-arch", metavar="NAME|FACTORY", help="Its architecture.  [default: as the baseline says]")
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="FILE.py:CLASS",
+    help="Run this attack of your own, which the baseline used; repeatable.",
+)
 @data_options("those of the baseline, prepared as they were")
 @model_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
@@ -74,6 +82,7 @@ def command(
     until_decided: bool,
     baseline_model: str | None,
     baseline_arch: str | None,
+    attacks: tuple[str, ...],
     data: str | None,
     arch: str | None,
     weights: str | None,
@@ -101,7 +110,7 @@ def command(
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    read = [checkpoint, data, arch, str(baseline_path)]
+    read = [checkpoint, data, arch, str(baseline_path), *attacks]
     for option, path in (("--json", json_path), ("--junit", junit_path)):
         if path is not None:
             refuse_unwritable(path, option, run_path, read)
@@ -111,7 +120,7 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    asked = question(baseline, data, preparation(prepared))
+    asked = question(baseline, data, preparation(prepared), Consent.of(attacks))
     subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     # Before anything is attacked: content decides, so the same file under another name costs nothing.
     if baseline.is_of(subject.load(asked.split).classifier):

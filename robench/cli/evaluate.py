@@ -70,6 +70,7 @@ def command(
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
     robench evaluate model.pt --data imagenet/val --resize 256 --crop 224 --labels imagenet_class_index.json
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
+    robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
     robench evaluate model.pt --data mnist --masking on
     """
     if minutes is not None and not math.isfinite(minutes):
@@ -81,7 +82,9 @@ def command(
     )
     subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
-        refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol, ask.preparation.labels])
+        refuse_unwritable(
+            json_path, "--json", run_path, [checkpoint, data, arch, protocol, ask.preparation.labels, *attacks]
+        )
     answer = ask_about(subject, ask, run_path, minutes, quiet)
     summary = answer.summary
     refuse_unmeasured(summary)

@@ -24,6 +24,7 @@ from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, lett
 from ..results.merging import precisions
 from ..results.summary import MAX_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
+from ..search.own_attack import Consent
 
 Evaluate = Callable[[Split, Callable[[Summary], bool] | None], EvalResult]
 """Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
@@ -81,8 +82,16 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(path, summary)
 
 
-def question(baseline: Baseline, data: str | None = None, preparation: Preparation | None = None) -> Question:
-    """The baseline's examples and protocol. Raises UserError when these data are not the baseline's."""
+def question(
+    baseline: Baseline,
+    data: str | None = None,
+    preparation: Preparation | None = None,
+    consent: Consent | None = None,
+) -> Question:
+    """The baseline's examples and protocol. Raises UserError when these data are not the baseline's.
+
+    An attack in a file is part of the protocol only where the user consents to run it; without, that is an error.
+    """
     entry = baseline.summary.data
     text = data or _data_of(baseline)
     preparation = datasets.prepared(text, preparation, baseline.summary.environment)
@@ -100,7 +109,7 @@ def question(baseline: Baseline, data: str | None = None, preparation: Preparati
             f"the examples {entry.numbers} of {whole.name} ({split.sha256[:8]}) are not those of the baseline"
             f" {baseline.path} ({entry.name}, {entry.sha256[:8]}); name its data with --data"
         )
-    return Question(whole, split, _protocol(baseline, split.classes), text, preparation)
+    return Question(whole, split, _protocol(baseline, split.classes, consent), text, preparation)
 
 
 def precision_for(baseline: Baseline, named: str | None, device: torch.device) -> str:
@@ -240,13 +249,13 @@ def _data_of(baseline: Baseline) -> str:
     return told if told and Path(told).exists() else name
 
 
-def _protocol(baseline: Baseline, classes: int) -> Protocol:
+def _protocol(baseline: Baseline, classes: int, consent: Consent | None) -> Protocol:
     """The protocol, from the attacks with every number that the baseline names; no protocol file is needed."""
     summary = baseline.summary
     passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
-            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)
+            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes, consent) for a in t.attacks)
         )
         for t in summary.threats
     )

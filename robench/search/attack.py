@@ -100,7 +100,7 @@ class SteppedAttack(Attack, Generic[T, S]):
     """
 
     steps: int  # moves of each lane before it is spent
-    targets: int  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
+    targets: int = 0  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:
@@ -189,6 +189,9 @@ class ForeignAttack(Attack):
 
 AnySteppedAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
 AnyAttack = AnySteppedAttack | ForeignAttack
+
+AttackGiven = str | AnyAttack | type[AnyAttack]
+"""An attack as a user names it: text, an instance, or a class whose settings all have defaults."""
 
 
 def spec(name: str, settings: Mapping[str, object]) -> str:

@@ -11,6 +11,8 @@ from ..results.gate import GateVerdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import render
+from ..search.attack import AttackGiven
+from ..search.own_attack import Consent
 
 __all__ = ["assert_robust"]
 
@@ -23,7 +25,7 @@ def assert_robust(
     max_drop: str | Sequence[str] = (),
     at_least: Mapping[str, float] | None = None,
     threats: Sequence[str] = (),
-    attacks: Sequence[str] = (),
+    attacks: Sequence[AttackGiven] = (),
     protocol: str | Path | None = None,
     examples: int | str | None = None,
     run: str | Path | None = None,
@@ -36,7 +38,8 @@ def assert_robust(
 
     With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse: it is
     asked what the baseline was asked, and the drop in every row may be 1pp, or as `max_drop` says: "2pp", or
-    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and says how many more examples it would take.
+    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and says how many more examples it would take. Where
+    the baseline used attacks of your own, name them again as attacks=["file.py:Class"].
 
     With `at_least`, shares between 0 and 1 by row (`clean`, a threat, `union`), so much must stand after every planned
     attack; examples that are still open do not count as standing. What is asked is told as in `robench.evaluate`.
@@ -54,12 +57,14 @@ def assert_robust(
     _check_shares(at_least or {})
     if not isinstance(max_drop, (str, list, tuple)) or not all(isinstance(drop, str) for drop in max_drop):
         raise UserError(f"max_drop={max_drop!r} is no text; write percentage points like '1pp' or ['union=1pp']")
-    if baseline is not None and (threats or attacks or protocol or examples):
-        raise UserError("the baseline says what is asked; leave out threats, attacks, protocol and examples")
+    if baseline is not None and (threats or protocol or examples):
+        raise UserError("the baseline says what is asked; leave out threats, protocol and examples")
     if baseline is not None:
         known = read_baseline(Path(baseline))
         drops = [max_drop] if isinstance(max_drop, str) else max_drop
-        summary = _not_worse(model, known, data, drops, run, device, whole=bool(at_least))
+        texts = [attacks] if isinstance(attacks, str) else attacks
+        consent = Consent.of(texts)
+        summary = _not_worse(model, known, data, drops, run, device, consent, whole=bool(at_least))
     else:
         summary = api.evaluate(
             model,
@@ -90,6 +95,7 @@ def _not_worse(
     max_drop: Sequence[str],
     run: str | Path | None,
     device: str,
+    consent: Consent,
     *,
     whole: bool,
 ) -> Summary:
@@ -97,7 +103,7 @@ def _not_worse(
     allowances = read_allowances(max_drop, baseline.rows)
     if data is not None and not isinstance(data, str | Path):
         raise UserError(f"with a baseline, data is a name, a folder or a file, not {type(data).__name__}; name it")
-    asked = question(baseline, None if data is None else str(data))
+    asked = question(baseline, None if data is None else str(data), consent=consent)
     if baseline.is_of(api.classifier_of(model, asked.split, device)):
         comment = unchanged(baseline, allowances)
     else:

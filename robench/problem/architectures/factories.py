@@ -57,7 +57,7 @@ class Factory:
         found = WRITTEN.fullmatch(text.strip())
         if found is None or not found["name"].strip():
             raise UserError(f"--arch {text} cannot be read; {FORM}")
-        positional, keywords = _arguments(text, found["arguments"] or "()")
+        positional, keywords = literals(f"--arch {text}", found["arguments"] or "()")
         return cls(text, found["target"], found["name"].strip(), positional, keywords)
 
     @property
@@ -193,8 +193,11 @@ def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.M
     return Factory.parse(text).build(shape, classes)
 
 
-def _arguments(text: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
-    """The literals in the brackets of a call."""
+def literals(given: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
+    """The literals in the brackets of a call: those without a name, and the others by name. Nothing is run.
+
+    Raises UserError about `given`, the option with its text.
+    """
     try:
         call = ast.parse(f"f{written}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -205,7 +208,7 @@ def _arguments(text: str, written: str) -> tuple[tuple[object, ...], tuple[tuple
         return tuple(map(ast.literal_eval, call.args)), tuple(sorted(keywords.items()))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError(
-            f"the arguments in --arch {text} cannot be read; write literals, like "
+            f"the arguments in {given} cannot be read; write literals, like "
             "'file.py:build(depth=20, width=2.5, name=\"x\")'"
         ) from None
 
