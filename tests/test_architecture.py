@@ -57,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "spot_check": {"api", "evaluation", "protocols", "evidence", "results", "problem", "errors"},
     "exporting": {"api", "evidence", "results", "problem", "errors"},
     "regression": {"api", "protocols", "search", "evidence", "results", "problem", "errors", "__version__"},
-    "testing": {"api", "regression", "results", "errors"},
+    "testing": {"api", "regression", "doctor", "search", "results", "problem", "errors"},
+    "attacks": {"search", "problem"},
     "cli": {
         "api",
         "exporting",

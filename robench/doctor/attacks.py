@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..errors import UserError, unknown
+from ..search import own_attack
 from ..search.attack import AnyAttack, ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
 from ..search.foreign import adv_lib, art, torchattacks
 from ..search.foreign.foolbox import PREFIX
 
-OURS, FOOLBOX, AUTOATTACK = "robench", "Foolbox", "AutoAttack"
+OURS, USERS, FOOLBOX, AUTOATTACK = "robench", "your own", "Foolbox", "AutoAttack"
 REACH = 1.25  # times the exact distance: there an attack is expected to have found something
 NOTHING = math.inf  # is expected
 
@@ -80,6 +81,11 @@ class AttackUnderTest:
         """Whether it is robench's own code."""
         return self.library == OURS
 
+    @property
+    def users(self) -> bool:
+        """Whether it is the user's own code."""
+        return self.library == USERS
+
 
 def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[AttackUnderTest]:
     """Every attack of these libraries under every threat it is made for, or those that are named.
@@ -92,7 +98,9 @@ def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[At
 
 
 def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
-    """By name as in the table, with the doctor's budget, or with settings of the user's own."""
+    """By name as in the table, with the doctor's budget, or with settings of the user's own; or a file with an attack."""
+    if own_attack.names_file(text):
+        return iter(_of_user(text))
     if text in LIBRARIES and text not in (OURS, *installed):
         raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` looks at robench's own attacks")
     known = [tested for library in (OURS, *installed) for tested in LIBRARIES[library]()]
@@ -106,6 +114,12 @@ def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
             raise
         names = {p.attack.name for p in known} | {p.library for p in known}
         raise unknown("attack", text, names) from None
+
+
+def _of_user(text: str) -> list[AttackUnderTest]:
+    """An attack of the user's own, which promises to find nothing in particular. Its file is run."""
+    attack = own_attack.from_user(text)[0]
+    return [AttackUnderTest(USERS, own_attack.shown(attack.spec), attack, threat, NOTHING) for threat in attack.threats]
 
 
 def _library(text: str) -> str:

@@ -15,13 +15,20 @@ from ..search.engine.job import Job
 from ..search.engine.scheduler import Item, Waiting
 from .attacks import AttackUnderTest
 from .cases import Case
+from .contract import breaches
 from .exact_distances import fraction
 
 SEED = 0
 ROUNDING = 1e-4  # relative, of a distance
 
+CONTRACT = "contract"  # the case of attacks of the user's own beside those with known distances
+
 # Of threats that are no balls the distances are not known: what falls must be the same in every case that is alike.
 OTHERS = {"rt": "rt:1px,10deg", "affine-lp": "affine:linf:0.02+l1:0.2", "affine-rt": "affine:linf:0.01+rt:1px,10deg"}
+
+
+USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **OTHERS}
+"""A threat model of each name, under which some images of a small linear model can be broken."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,19 @@ class CheckResult:
 
 
 def check(tested: AttackUnderTest, cases: Sequence[Case]) -> Iterator[CheckResult]:
-    """How the attack does in each case, in their order; one that is like another comes after it."""
+    """How the attack does in each case, in their order; one that is like another comes after it.
+
+    An attack of the user's own is also held to the contract.
+    """
     found: dict[str, CheckResult] = {}
     by_name = {case.name: case for case in cases}
     for case in cases:
         threat = _threat(tested, by_name.get(case.like, case))
         found[case.name] = _checked(tested, threat, case, found.get(case.like))
         yield found[case.name]
+    if tested.users and cases:
+        complaint = "; ".join(breaches(tested.attack, _threat(tested, cases[0])))
+        yield CheckResult(CONTRACT, frozenset(), complaint)
 
 
 def _checked(tested: AttackUnderTest, threat: ThreatModel, case: Case, like: CheckResult | None) -> CheckResult:

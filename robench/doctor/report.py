@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..problem.threats import BALLS
-from .attacks import OURS, AttackUnderTest
+from .attacks import OURS, USERS, AttackUnderTest
 from .cases import Case
 from .checks import CheckResult
 from .installed import Library
@@ -47,7 +47,7 @@ def markdown(
         "## Cases\n\n" + "\n".join(f"- **{case.name}**: {case.question}" for case in cases),
     ]
     for library, group in groupby(examined, key=lambda one: one.tested.library):
-        parts.append(_section(library, list(group), cases))
+        parts.append(_section(library, list(group)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,8 +57,8 @@ def _installed(libraries: Iterable[Library], data_sets: Mapping[str, bool]) -> s
     return "## Installed\n\n" + _table(("library or data set", ""), rows)
 
 
-def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) -> str:
-    title = "robench's own attacks" if library == OURS else library
+def _section(library: str, examined: Sequence[Examined]) -> str:
+    title = {OURS: "robench's own attacks", USERS: "Your own attacks"}.get(library, library)
     rows = [
         (
             f"`{one.tested.name}`",
@@ -68,7 +68,7 @@ def _section(library: str, examined: Sequence[Examined], cases: Sequence[Case]) 
         )
         for one in examined
     ]
-    text = f"## {title}\n\n" + _table(("attack", "threat", "reach", *(case.name for case in cases)), rows)
+    text = f"## {title}\n\n" + _table(("attack", "threat", "reach", *(f.case for f in examined[0].findings)), rows)
     if complaints := [line for one in examined for line in _complaints(one)]:
         text += "\n\n" + "\n".join(complaints)
     return text

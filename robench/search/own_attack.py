@@ -36,6 +36,8 @@ DIGITS = 12  # of the SHA-256, in hexadecimal
 NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
 """The name of such an attack in the key of its evidence: file, digest of its source, class."""
 
+LOCAL = "<locals>"
+
 _WORD = re.compile(r"[\w.+-]*")
 
 
@@ -57,10 +59,11 @@ def not_run(name: str, option: str = "--attack") -> UserError:
     )
 
 
-def from_user(given: object) -> tuple[AnyAttack, str, dict[str, Any]]:
+def from_user(given: object, *, local: bool = False) -> tuple[AnyAttack, str, dict[str, Any]]:
     """The attack that the user names, what tables call it, and what was said of restarts and label.
 
-    `given` is text, a class or an instance. Raises UserError where it is no attack that can run.
+    `given` is text, a class or an instance. Raises UserError where it is no attack that can run; so it does for a class
+    defined inside a function, unless `local` is set: no evidence may be kept of it.
     """
     if isinstance(given, str):
         return _from_text(given)
@@ -72,7 +75,7 @@ def from_user(given: object) -> tuple[AnyAttack, str, dict[str, Any]]:
         )
     if type(given) in ATTACKS.values() or isinstance(given, FoolboxAttack):
         return typing.cast(AnyAttack, given), given.name, {}
-    attack = _keyed(given)
+    attack = _keyed(given, local=local)
     return attack, _label(attack), {}
 
 
@@ -83,15 +86,17 @@ class Consent:
     classes: Mapping[str, type[AnyAttack]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Consent":
-        """To what the user names as `file.py:Class`, whose files are run. Raises UserError where one cannot be."""
+    def of(cls, given: Iterable[object]) -> "Consent":
+        """To run what the user names: files as `file.py:Class`, which are run now, or classes and instances.
+
+        Raises UserError for one that is no such attack.
+        """
         classes: dict[str, type[AnyAttack]] = {}
-        for text in texts:
-            if not names_file(text):
-                raise UserError(f"--attack {text} is no attack of your own; write file.py:Class")
-            kind, settings = _read(text)
-            if settings:
-                raise UserError(f"--attack {text} has settings, which are on record; write file.py:{kind.__name__}")
+        for one in given:
+            if isinstance(one, str):
+                kind = _without_settings(one)
+            else:
+                kind = _checked(one if isinstance(one, type) else type(one), "what is given as an attack")
             classes[_named(kind).name] = kind
         return cls(classes)
 
@@ -102,7 +107,7 @@ class Consent:
         if kind is not None:
             _, keywords = literals(spec, f"({settings}")
             return _keyed(_made(kind, spec, dict(keywords)))
-        now = next((known for known in self.classes if _shown(known) == _shown(name)), None)
+        now = next((known for known in self.classes if shown(known) == shown(name)), None)
         if now is not None:
             raise UserError(f"{name} is on record, and the file holds {now} now: an edited attack is another attack")
         raise not_run(name)
@@ -155,6 +160,15 @@ def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
     if not isinstance(kind, type):
         raise UserError(f"{given} is {type(kind).__name__}, not a class; {FORM}")
     return _checked(kind, given), keywords
+
+
+def _without_settings(text: str) -> type[AnyAttack]:
+    if not names_file(text):
+        raise UserError(f"--attack {text} is no attack of your own; write file.py:Class")
+    kind, settings = _read(text)
+    if settings:
+        raise UserError(f"--attack {text} has settings, and those on record are used; write file.py:{kind.__name__}")
+    return kind
 
 
 def _is_own(value: object, home: ModuleType) -> bool:
@@ -261,7 +275,7 @@ def _refuse_settings(attack: Attack) -> None:
 # The key of its evidence
 
 
-def _keyed(attack: Attack) -> AnyAttack:
+def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
     """The same attack under the name that keys its evidence, whatever the class calls itself."""
     _refuse_settings(attack)
     kind = type(attack)
@@ -269,14 +283,14 @@ def _keyed(attack: Attack) -> AnyAttack:
     if names_own(str(getattr(kind, "name", ""))):
         return typing.cast(AnyAttack, attack)
     keyed = copy.copy(attack)
-    object.__setattr__(keyed, "__class__", _named(kind))
+    object.__setattr__(keyed, "__class__", _named(kind, local))
     return typing.cast(AnyAttack, keyed)
 
 
 @cache
-def _named(kind: type[Attack]) -> type[Attack]:
+def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
     """The class under the name that keys its evidence."""
-    file, source = _source(kind)
+    file, source = ("local", b"") if local and LOCAL in kind.__qualname__ else _source(kind)
     digest = hashlib.sha256(source).hexdigest()[:DIGITS]
     name = f"{file}@{digest}:{kind.__name__}"
     if not NAME.fullmatch(name):
@@ -298,16 +312,17 @@ def _named(kind: type[Attack]) -> type[Attack]:
 
 def _label(attack: Attack) -> str:
     """What tables call it: `my_attack.py:MyAttack`."""
-    return _shown(attack.name)
+    return shown(attack.name)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """The name, or the whole key, without the digest of the source."""
     return re.sub(r"@[0-9a-f]+:", ":", name)
 
 
 def _source(kind: type[Any]) -> tuple[str, bytes]:
     """The name of the file of a class, and its source."""
-    if "<locals>" in kind.__qualname__:
+    if LOCAL in kind.__qualname__:
         raise UserError(
             f"{kind.__name__} is defined inside a function, whose variables no key of evidence holds; define it at the "
             "top of a file"
