@@ -98,7 +98,7 @@ def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[At
 
 
 def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
-    """By name as in the table, with the doctor's budget, or with settings of the user's own; or a file with an attack."""
+    """By name as in the table, with the doctor's budget or the user's settings; or the attack in a user's file."""
     if own_attack.names_file(text):
         return iter(_of_user(text))
     if text in LIBRARIES and text not in (OURS, *installed):

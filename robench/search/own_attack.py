@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -37,6 +37,7 @@ NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
 """The name of such an attack in the key of its evidence: file, digest of its source, class."""
 
 LOCAL = "<locals>"
+_NAMED: set[type[Attack]] = set()  # classes under their names
 
 _WORD = re.compile(r"[\w.+-]*")
 
@@ -280,7 +281,7 @@ def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
     _refuse_settings(attack)
     kind = type(attack)
     _checked(kind, kind.__name__)
-    if names_own(str(getattr(kind, "name", ""))):
+    if kind in _NAMED:
         return typing.cast(AnyAttack, attack)
     keyed = copy.copy(attack)
     object.__setattr__(keyed, "__class__", _named(kind, local))
@@ -297,7 +298,7 @@ def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
         raise UserError(f"{file}: rename the file, with letters, digits, dots, hyphens and underscores alone")
     source_line = getattr(kind, "source", f"{kind.__name__} in {file}")
     # The key is ours to write: a class that wrote its own could take over another attack's evidence.
-    return type(
+    named = type(
         kind.__name__,
         (kind,),
         {
@@ -308,6 +309,8 @@ def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
             "__doc__": kind.__doc__,
         },
     )
+    _NAMED.add(named)
+    return named
 
 
 def _label(attack: Attack) -> str:
@@ -333,7 +336,7 @@ def _source(kind: type[Any]) -> tuple[str, bytes]:
     try:
         path = Path(inspect.getfile(kind))
         if path.suffix == ".py" and path.is_file():
-            return path.name, path.read_bytes()
+            return path.name, _as_imported(kind, path)
     except (TypeError, OSError):
         pass
     lines = [line for code in _codes(kind) for line in linecache.getlines(code.co_filename)]  # those of a notebook
@@ -342,8 +345,27 @@ def _source(kind: type[Any]) -> tuple[str, bytes]:
     return "notebook", "".join(lines).encode()
 
 
+def _as_imported(kind: type[Any], path: Path) -> bytes:
+    """The source of a class in a file that Python has imported. Raises UserError where the file has changed since."""
+    source = path.read_bytes()
+    if "@pytest_ar" not in vars(sys.modules[kind.__module__]):  # pytest compiles a test file with other assertions
+        now = set(_inside(compile(source, str(path), "exec", dont_inherit=True)))
+        written = [code for code in _codes(kind) if Path(code.co_filename) == path]
+        if any(code not in now for code in written):
+            raise UserError(f"{path.name} has changed since {kind.__name__} was imported from it; restart Python")
+    return source
+
+
+def _inside(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _inside(constant)
+
+
 def _codes(kind: type[Any]) -> list[CodeType]:
-    return [value.__code__ for value in vars(kind).values() if inspect.isfunction(value)]
+    functions = [value.fget if isinstance(value, property) else value for value in vars(kind).values()]
+    return [function.__code__ for function in functions if inspect.isfunction(function)]
 
 
 # The file

@@ -1,7 +1,7 @@
 """`check_attack` holds an attack of the user's own to the contract of robench's attacks."""
 
-from ..doctor.contract import breaches
 from ..doctor.checks import USUAL
+from ..doctor.contract import breaches
 from ..errors import UserError
 from ..problem import threats
 from ..problem.process import plain_process
