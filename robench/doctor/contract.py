@@ -111,14 +111,14 @@ def _of_steps(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, 
     """The contract of single steps. A breach of form ends it."""
     batch = _batch(split)
     form: list[str] = []
-    before = _random_states()
     whole = _driven(attack, threat, model, batch, form)
     if form:
         yield from form
         return
+    before = _random_states()  # not of the first time, when libraries that are imported late may draw
+    again = _driven(attack, threat, model, batch, form)
     if before != _random_states():
         yield "it draws global random numbers; take its noise from batch.keys, with robench.attacks.normal or uniform"
-    again = _driven(attack, threat, model, batch, form)
     if where := _apart(whole, again):
         yield f"{where} differs when the same search is made again; its noise must come from batch.keys alone"
         return
@@ -285,13 +285,10 @@ def _of_ends(attack: AnyAttack, threat: ThreatModel, model: Classifier, split: S
 def _of_library(attack: ForeignAttack, threat: ThreatModel, model: Classifier, split: Split) -> Iterator[str]:
     """The contract of an attack with a loop of its own, whose batch may share noise and counters."""
     items = [item for item in _items(attack, split) if item.restart == 0]
-    before = _random_states()
     first = _searched(attack, threat, model, split, items, slots=len(items))
     yield from _of_ends(attack, threat, model, split, first)
     if first.error:
         return
-    if before != _random_states():
-        yield "it leaves global random numbers in another state"
     if number := _differing(first, _searched(attack, threat, model, split, items, slots=len(items))):
         yield f"{number} of {len(items)} searches end otherwise when the same batch is searched again"
     firm = classifier(Unbreakable(), CLASSES, SHAPE)

@@ -348,7 +348,7 @@ def _source(kind: type[Any]) -> tuple[str, bytes]:
 def _as_imported(kind: type[Any], path: Path) -> bytes:
     """The source of a class in a file that Python has imported. Raises UserError where the file has changed since."""
     source = path.read_bytes()
-    if "@pytest_ar" not in vars(sys.modules[kind.__module__]):  # pytest compiles a test file with other assertions
+    if not hasattr(sys.modules.get(kind.__module__), "@pytest_ar"):  # pytest compiles a test file with other assertions
         now = set(_inside(compile(source, str(path), "exec", dont_inherit=True)))
         written = [code for code in _codes(kind) if Path(code.co_filename) == path]
         if any(code not in now for code in written):
