@@ -5,7 +5,6 @@ order, their number, or anything random besides. It queries the model no more of
 inside the threat set, and reads only what its kind is given.
 """
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -220,9 +219,10 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _random_states() -> tuple[bytes, bytes, object]:
+def _random_states() -> tuple[bytes, bytes]:
+    """Those of torch and numpy. Python's own may be drawn from by a type checker at run time."""
     state: Any = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes(), random.getstate()
+    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes() + bytes(str(state[2:]), "ascii")
 
 
 # Whole searches, by the engine
