@@ -37,7 +37,7 @@ from .problem.split import Source, Split, rows_of, shuffled_rows
 from .protocols import Protocol
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary, summarise
-from .search.attack import AttackGiven
+from .search.attack import Attack, AttackGiven
 from .search.engine.trial import use_channels_last
 
 SLOTS = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
@@ -166,7 +166,7 @@ def evaluate(
     protocol: str | Path | None = None,
     *,
     threats: Sequence[str] = (),
-    attacks: Sequence[AttackGiven] = (),
+    attacks: AttackGiven | Sequence[AttackGiven] = (),
     examples: int | str | None = None,
     seed: int | None = None,
     every_attack: bool = False,
@@ -199,7 +199,7 @@ def evaluate(
     summary, where every planned attack failed. Warns of a threat under which every attack failed.
     """
     threats = [threats] if isinstance(threats, str) else threats
-    attacks = [attacks] if isinstance(attacks, str) else attacks
+    attacks = [attacks] if isinstance(attacks, str | type | Attack) else attacks
     named = data is None or isinstance(data, str | Path)
     prepared = {"resize": resize, "crop": crop, "interpolation": interpolation, "labels": labels, "channels": channels}
     preparation = Preparation(**{key: "" if value is None else str(value) for key, value in prepared.items()})

@@ -6,6 +6,7 @@ inside the threat set, and reads only what its kind is given.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -39,6 +40,8 @@ CLASSES, SHAPE, IMAGES = 4, (1, 5, 5), 9
 STEPS = 12  # driven by hand, at most
 SUBSET = (5, 0, 7)  # rows that are driven again without the others, in another order
 CLOSE = 2e-5  # of a pixel: rounding may differ that much
+
+UNLIKELY = 271828182  # a seed that no attack sets
 
 Key = tuple[int, int]  # row and number of an item
 
@@ -114,9 +117,9 @@ def _of_steps(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, 
     if form:
         yield from form
         return
-    before = _random_states()  # not of the first time, when libraries that are imported late may draw
-    again = _driven(attack, threat, model, batch, form)
-    if before != _random_states():
+    with _watched_random_numbers() as drawn:  # not the first time, when libraries that are imported late may draw
+        again = _driven(attack, threat, model, batch, form)
+    if drawn:
         yield "it draws global random numbers; take its noise from batch.keys, with robench.attacks.normal or uniform"
     if where := _apart(whole, again):
         yield f"{where} differs when the same search is made again; its noise must come from batch.keys alone"
@@ -219,10 +222,28 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _random_states() -> tuple[bytes, bytes]:
-    """Those of torch and numpy. Python's own may be drawn from by a type checker at run time."""
+@contextmanager
+def _watched_random_numbers() -> Iterator[list[str]]:
+    """Collects the libraries whose global random numbers are drawn or seeded inside, and puts these back.
+
+    Not Python's own: a type checker at run time may draw from them.
+    """
+    drawn: list[str] = []
+    before = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNLIKELY)
+        np.random.seed(UNLIKELY)
+        states = _random_states()
+        try:
+            yield drawn
+            drawn += [name for name, state in _random_states().items() if state != states[name]]
+        finally:
+            np.random.set_state(before)
+
+
+def _random_states() -> dict[str, bytes]:
     state: Any = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes() + bytes(str(state[2:]), "ascii")
+    return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": state[1].tobytes() + repr(state[2:]).encode()}
 
 
 # Whole searches, by the engine

@@ -11,7 +11,7 @@ from ..results.gate import GateVerdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import render
-from ..search.attack import AttackGiven
+from ..search.attack import Attack, AttackGiven
 from ..search.own_attack import Consent
 
 __all__ = ["assert_robust"]
@@ -25,7 +25,7 @@ def assert_robust(
     max_drop: str | Sequence[str] = (),
     at_least: Mapping[str, float] | None = None,
     threats: Sequence[str] = (),
-    attacks: Sequence[AttackGiven] = (),
+    attacks: AttackGiven | Sequence[AttackGiven] = (),
     protocol: str | Path | None = None,
     examples: int | str | None = None,
     run: str | Path | None = None,
@@ -62,8 +62,7 @@ def assert_robust(
     if baseline is not None:
         known = read_baseline(Path(baseline))
         drops = [max_drop] if isinstance(max_drop, str) else max_drop
-        texts = [attacks] if isinstance(attacks, str) else attacks
-        consent = Consent.of(texts)
+        consent = Consent.of([attacks] if isinstance(attacks, str | type | Attack) else attacks)
         summary = _not_worse(model, known, data, drops, run, device, consent, whole=bool(at_least))
     else:
         summary = api.evaluate(

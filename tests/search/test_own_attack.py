@@ -312,11 +312,12 @@ def test_consent_names_a_file_and_a_class_alone(folder, text, sentence):
 
 
 def test_each_kind_of_attack_can_be_derived_from(folder):
+    loop = "\n    def run(self, model, threat, batch): model(batch.x)\n    max_queries = lambda self, threat: 1\n"
     bodies = {
         GradientAttack: STEPS,
         ScoreAttack: STEPS + "\n    def query(self, threat, batch, state): return batch.x[:, None]\n",
         LabelAttack: STEPS + "\n    def query(self, threat, batch, state): return batch.x[:, None]\n",
-        ForeignAttack: "\n    def run(self, model, threat, batch): model(batch.x)\n    max_queries = lambda self, threat: 1\n",
+        ForeignAttack: loop,
     }
     for kind, body in bodies.items():
         steps = "" if kind is ForeignAttack else "    steps: int = 3\n"
