@@ -146,18 +146,16 @@ def test_no_run_file_and_no_summary_names_one(run, trace, robench, folder, spec)
     (folder / "s.json").write_text(summary.replace(mine["spec"], spec))
     assert robench("check", "digits-adv-linf", "--baseline", "s.json", "--quiet").code == 2
     with sqlite3.connect(run) as db:
-        (name, text), *_ = db.execute("SELECT 'plan', threats FROM plan") if _has_threats(db) else [("", "")]
-        if name:
-            text = text.decode() if isinstance(text, bytes) else text
-            db.execute("UPDATE plan SET threats = ?", (text.replace(mine["spec"], spec),))
+        for table, column in (("plan", "json"), ("claim", "attack"), ("spent", "attack"), ("effort", "attack")):
+            db.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (mine["spec"], spec))
+        assert spec in db.execute("SELECT json FROM plan").fetchone()[0]
     db.close()
-    for command in (("report", run), ("verify", run), ("verify", run, "--search", "2")):
-        assert "this is a bug" not in robench(*command).err
+    assert robench("report", run).code == 0
+    assert robench("verify", run).code == 0
+    told = robench("verify", run, "--search", "2")
+    assert "nothing can be searched again: mine.py:Mine under linf:0.1" in told.err
+    assert robench("check", "digits-adv-linf", "--baseline", run, "--quiet").code == 2
     assert not trace.exists()
-
-
-def _has_threats(db):
-    return "threats" in [row[1] for row in db.execute("PRAGMA table_info(plan)")]
 
 
 @pytest.mark.parametrize(
