@@ -66,7 +66,7 @@ class Unreadable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            raise RuntimeError("the attack asks for a gradient, which its kind does not read")
+            raise RuntimeError("the attack wants a gradient, which its kind does not read")
         logits: Tensor = self.inner(x)
         return logits if self.logits else nn.functional.one_hot(logits.argmax(dim=1), CLASSES).float()
 
@@ -117,9 +117,9 @@ def _of_steps(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, 
     if form:
         yield from form
         return
-    with _watched_random_numbers() as drawn:  # not the first time, when libraries that are imported late may draw
+    with _watched_random_numbers() as used:  # not the first time, when libraries that are imported late may draw
         again = _driven(attack, threat, model, batch, form)
-    if drawn:
+    if used:
         yield "it draws global random numbers; take its noise from batch.keys, with robench.attacks.normal or uniform"
     if where := _apart(whole, again):
         yield f"{where} differs when the same search is made again; its noise must come from batch.keys alone"
@@ -206,7 +206,7 @@ def _rows(trace: Trace, rows: Tensor) -> Trace:
 
 
 def _apart(one: Trace, other: Trace) -> str:
-    """Where two traces first differ; empty where they do not."""
+    """The place where two traces first differ; empty where they are equal."""
     for step, (first, second) in enumerate(zip(one.states, other.states, strict=True)):
         for f in fields(first):
             if not _close(getattr(first, f.name), getattr(second, f.name)):
@@ -224,19 +224,19 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def _watched_random_numbers() -> Iterator[list[str]]:
-    """Collects the libraries whose global random numbers are drawn or seeded inside, and puts these back.
+    """Collects the libraries whose global random numbers are used or seeded inside, and puts these back.
 
     Not Python's own: a type checker at run time may draw from them.
     """
-    drawn: list[str] = []
+    used: list[str] = []
     before = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNLIKELY)
         np.random.seed(UNLIKELY)
         states = _random_states()
         try:
-            yield drawn
-            drawn += [name for name, state in _random_states().items() if state != states[name]]
+            yield used
+            used += [name for name, state in _random_states().items() if state != states[name]]
         finally:
             np.random.set_state(before)
 
@@ -277,7 +277,7 @@ def _of_searches(attack: AnySteppedAttack, threat: ThreatModel, model: Classifie
     if attack.reads != "gradients":
         bare = classifier(Unreadable(model.module, logits=attack.reads == "logits"), CLASSES, SHAPE)
         run = _searched(attack, threat, bare, split, items, slots=len(items))
-        # Of several finds, logits choose the image that fools by most; classes do not tell these apart.
+        # Of several finds, logits choose the image that fools by most; labels cannot distinguish these.
         if run.error or _found(alone) != _found(run):
             yield f"it does not find the same on a model of which only the {attack.reads} can be read"
 
@@ -287,9 +287,9 @@ def _of_ends(attack: AnyAttack, threat: ThreatModel, model: Classifier, split: S
     if run.error:
         yield f"it raises {run.error}"
     ends = run.ended.values()
-    blind = sum(end.no_query_inside for end in ends)
-    if blind and not attack.comes_from_outside:
-        yield f"{blind} of {len(ends)} searches query no image inside the threat set, so they can find nothing"
+    outside = sum(end.no_query_inside for end in ends)
+    if outside and not attack.comes_from_outside:
+        yield f"{outside} of {len(ends)} searches query no image inside the threat set, so they can find nothing"
     budget = attack.max_queries(threat) * attack.queries_per_step
     if over := [end.forwards for end in ends if end.forwards > budget + isinstance(attack, ForeignAttack)]:
         yield f"a search makes {max(over)} queries, and max_queries allows {budget}"

@@ -30,6 +30,7 @@ from .attacks import ATTACKS, MAX
 from .foreign.foolbox import FoolboxAttack
 
 FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
+EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
 KINDS: tuple[type[Any], ...] = (GradientAttack, ScoreAttack, LabelAttack, ForeignAttack)
 OF_PLAN = ("attack", "label", "restarts")  # what a protocol says of an attack; no setting may be called so
 DIGITS = 12  # of the SHA-256, in hexadecimal
@@ -88,7 +89,7 @@ class Consent:
 
     @classmethod
     def of(cls, given: Iterable[object]) -> "Consent":
-        """To run what the user names: files as `file.py:Class`, which are run now, or classes and instances.
+        """Consent to run what the user names: files as `file.py:Class`, which are run now, or classes and instances.
 
         Raises UserError for one that is no such attack.
         """
@@ -106,7 +107,7 @@ class Consent:
         name, _, settings = spec.partition("(")
         kind = self.classes.get(name)
         if kind is not None:
-            _, keywords = literals(spec, f"({settings}")
+            _, keywords = literals(spec, f"({settings}", EXAMPLE)
             return _keyed(_made(kind, spec, dict(keywords)))
         now = next((known for known in self.classes if shown(known) == shown(name)), None)
         if now is not None:
@@ -150,7 +151,7 @@ def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
     if found is None or not found["name"].strip().isidentifier():
         raise UserError(f"{given} cannot be read; {FORM}")
     name = found["name"].strip()
-    positional, keywords = literals(given, found["arguments"] or "()")
+    positional, keywords = literals(given, found["arguments"] or "()", EXAMPLE)
     if positional:
         raise UserError(f"{given} has a setting without a name; write settings like steps=50")
     home = _imported(found["target"], given)
@@ -258,9 +259,9 @@ def _refuse_settings(attack: Attack) -> None:
     """Raises UserError for a value that a key of evidence cannot hold, or that means nothing."""
     for f in fields(attack):
         name, value = f.name, getattr(attack, f.name)
-        least = {"steps": 1, "targets": 0}.get(name, -MAX)
-        if isinstance(value, int) and not isinstance(value, bool) and not least <= value <= MAX:
-            bounds = f"from {least:,} to {MAX:,}"
+        minimum = {"steps": 1, "targets": 0}.get(name, -MAX)
+        if isinstance(value, int) and not isinstance(value, bool) and not minimum <= value <= MAX:
+            bounds = f"from {minimum:,} to {MAX:,}"
         elif isinstance(value, float) and not math.isfinite(value):
             bounds = "that is finite"
         elif isinstance(value, str) and not _WORD.fullmatch(value):
@@ -404,7 +405,7 @@ def _run(path: Path, source: bytes) -> ModuleType:
     module = module_from_spec(spec)
     module.__file__ = str(path)
     vars(module)["__robench_source__"] = source
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses need it there
     with searching(path.parent):
         loader.exec_module(module)
     return module

@@ -19,7 +19,7 @@ def check_attack(attack: AttackGiven, threat: str | None = None) -> None:
     every one that the attack declares, with a small radius. The attack searches nine images of a linear model with four
     classes. What it finds must not depend on the other rows of the batch, their order or number, or on global random
     numbers; it must stay within `max_queries`, read only what its kind reads, leave its arguments as they are, and
-    query images inside the threat set. Whether it finds much is not asked.
+    query images inside the threat set. It need not find anything.
 
         def test_my_attack_keeps_the_contract():
             check_attack(MyAttack(steps=10), threat="linf:0.1")

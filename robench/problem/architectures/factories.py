@@ -35,6 +35,7 @@ FILLED = (
     f"{', '.join(SHAPES[:2])} (channels, height, width) and {SIZES[0]}"
 )
 FORM = "write file.py:factory, module:factory or 'file.py:factory(depth=20)'"
+EXAMPLE = "'file.py:build(depth=20, width=2.5, name=\"x\")'"
 WRITTEN = re.compile(r"(?P<target>.*?\.py|[^():]+):(?P<name>[^():]*)(?P<arguments>\(.*\))?", re.DOTALL)
 
 
@@ -193,7 +194,9 @@ def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.M
     return Factory.parse(text).build(shape, classes)
 
 
-def literals(given: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
+def literals(
+    given: str, written: str, example: str = EXAMPLE
+) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
     """The literals in the brackets of a call: those without a name, and the others by name. Nothing is run.
 
     Raises UserError about `given`, the option with its text.
@@ -207,10 +210,7 @@ def literals(given: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[
             raise ValueError("each argument has a name of its own")
         return tuple(map(ast.literal_eval, call.args)), tuple(sorted(keywords.items()))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UserError(
-            f"the arguments in {given} cannot be read; write literals, like "
-            "'file.py:build(depth=20, width=2.5, name=\"x\")'"
-        ) from None
+        raise UserError(f"the arguments in {given} cannot be read; write literals, like {example}") from None
 
 
 def _known(shape: tuple[int, ...] | None, classes: int | None) -> dict[str, Any]:
