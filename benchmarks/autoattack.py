@@ -14,7 +14,7 @@ import torch
 from measuring import keep, seconds
 
 import robench
-from robench.api import pick_device
+from robench.evaluation.environment import pick_device
 
 OURS, THEIRS = "autoattack", "autoattack-reference"
 

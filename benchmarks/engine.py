@@ -14,7 +14,8 @@ import torch
 from measuring import keep, seconds
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--lanes", type=int, help="default: as in an evaluation")
+    parser.add_argument("--slots", type=int, help="default: as in an evaluation")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = pick_device(asked.device)

@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from kept import Kept, Row, add_option
 from measuring import keep
-from params import standing_exactly, standing_surely, witnessed
 from tabulate import tabulate
 from torch import Tensor, nn
+from witnesses import standing_exactly, standing_surely, witnessed
 
-from robench import api
-from robench.api import EvalRequest
+from robench.evaluation import prepared
+from robench.evaluation.model_source import source_of
+from robench.evaluation.request import EvalRequest, choose
 from robench.masking import schedule as scrutiny
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import Ball, parse
@@ -102,7 +103,7 @@ def unhurried(examples: int) -> None:
     """One thread, no limit in time, and no idle rows in a batch: what is found must not depend on a busy machine."""
     torch.set_num_threads(1)
     scrutiny.MIN = float("inf")
-    api.SLOTS["cpu"] = min(64, examples)  # a model that answers at random pays for every idle row at every pass
+    prepared.SLOTS["cpu"] = min(64, examples)  # a model that answers at random pays for every idle row at every pass
 
 
 def evaluated(
@@ -110,8 +111,8 @@ def evaluated(
 ) -> Summary:
     """The protocol quick with these threats on digits, then a look at gradients."""
     ask = EvalRequest("digits", "quick", tuple(threats), examples=str(examples), seed=seed, masking=level)
-    split, protocol = api.choose(ask, None, None)
-    return api.answer(module, ask, split, replace(protocol, eot=PASSES), run=run).summary
+    split, protocol = choose(ask)
+    return prepared.prepare(ask, source_of(module), (split, replace(protocol, eot=PASSES))).answer(run).summary
 
 
 def _subjects() -> Iterator[ModelSource]:

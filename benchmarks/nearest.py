@@ -25,7 +25,8 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -162,7 +163,7 @@ def robench(
             if end.x_adv is not None:
                 found |= accepted(referee, split, threat, [end.item.row], end.x_adv[None])
     assert not job.error, job.error
-    return found, job.asked
+    return found, job.queries
 
 
 def accepted(referee: Referee, split: Split, threat: ThreatModel, rows: list[int], x_adv: Tensor) -> Distances:

@@ -21,7 +21,8 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -106,7 +107,7 @@ def robench(
                 standing.discard(end.item.row)
                 for job in jobs:
                     job.drop(end.item.row)
-    return standing, sum(job.asked for job in jobs)
+    return standing, sum(job.queries for job in jobs)
 
 
 def _items(classifier: Classifier, split: Split, rows: list[int], attack: AnyAttack, restarts: int) -> Iterable[Item]:

@@ -19,7 +19,8 @@ from measuring import keep, seconds
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load
@@ -87,7 +88,7 @@ def _until_broken(
 
     took = seconds(search, classifier.device)
     assert not job.error, job.error
-    return _row(f"{attack.spec}, until broken", split, threat, found, job.asked, took)
+    return _row(f"{attack.spec}, until broken", split, threat, found, job.queries, took)
 
 
 def _nearest(classifier: Classifier, referee: Referee, split: Split, threat: ThreatModel, attack: AnyAttack) -> Row:

@@ -16,7 +16,8 @@ from measuring import keep, seconds
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.evidence.referee import Referee, fooled
 from robench.problem import datasets
 from robench.problem.checkpoints import load

@@ -16,7 +16,8 @@ from measuring import keep, seconds
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import SLOTS, pick_device
+from robench.evaluation.environment import pick_device
+from robench.evaluation.prepared import SLOTS
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic

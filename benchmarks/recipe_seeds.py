@@ -20,8 +20,9 @@ from kept import Kept, Row, add_option
 from measuring import keep
 from recipes import Quiet
 
-from robench import api
-from robench.api import EvalRequest
+from robench.evaluation.model_source import source_of
+from robench.evaluation.prepared import prepare
+from robench.evaluation.request import EvalRequest
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure
@@ -98,7 +99,7 @@ def measured(out: Path, threats: Sequence[str], examples: int) -> Row:
     """Percent standing: clean, under each threat, under all of them, and on average."""
     module = checkpoints.load(f"{out}.safetensors").classifier.module
     ask = EvalRequest(DATA, PROTOCOL, POSES if tuple(threats) == POSES else NORMS, examples=str(examples), seed=SEED)
-    summary = api.answer(module, ask, *api.choose(ask, None, None)).summary
+    summary = prepare(ask, source_of(module)).answer().summary
     told = {threat.threat: threat.accuracy for threat in summary.threats}
     shares = {"clean": summary.clean.accuracy, **told, "union": summary.union.accuracy}
     shares["average"] = sum(told.values()) / len(told)

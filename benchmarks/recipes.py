@@ -16,7 +16,7 @@ import torch
 from measuring import keep, seconds
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from robench.api import pick_device
+from robench.evaluation.environment import pick_device
 from robench.problem import datasets
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.threats import parse

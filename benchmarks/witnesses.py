@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robench.api import EvalRequest, EvalResult, choose, classifier_of, evaluation
+from robench.evaluation.model_source import source_of
+from robench.evaluation.prepared import PreparedEvaluation
+from robench.evaluation.request import EvalRequest, choose
 from robench.evidence.referee import Referee
-from robench.evidence.store import RunFile
 from robench.problem.architectures.digits_cnn import DigitsCNN
 from robench.results.summary import Summary
 from robench.testing.masked import Averaged, Wrapped, masked, stand_in
@@ -37,13 +38,11 @@ def witnessed(name: str, base: nn.Module, data: str, threat: str, examples: int 
     known = stand_in(name, base)
     attacks = AT_RANDOM if isinstance(known, Averaged) else ATTACKS
     ask = EvalRequest(data=data, threats=(threat,), attacks=attacks, examples=str(examples))
-    split, protocol = choose(ask, None, None)
-    searched = classifier_of(known, split)
-    judged = Referee(classifier_of(masked(name, base), split))
-    with RunFile.in_memory() as run:
-        asked = evaluation(ask, replace(protocol, eot=EOT), split, searched, judged, run, {})
-        asked.answer()
-        return EvalResult.of(asked).summary
+    split, protocol = choose(ask)
+    searched = source_of(known).load(split).classifier
+    judged = Referee(source_of(masked(name, base)).load(split).classifier)
+    prepared = PreparedEvaluation.of(ask, split, replace(protocol, eot=EOT), searched, judged)
+    return prepared.answer().summary
 
 
 def standing_exactly(mask: nn.Module, data: str, radius: float, examples: int | str) -> int:
@@ -74,7 +73,7 @@ def standing_surely(mask: Wrapped, data: str, radius: float, examples: int | str
 
 def _ends(mask: nn.Module, data: str, radius: float, examples: int | str) -> tuple[Tensor, Tensor, Tensor]:
     """What the model inside is shown, pixel by pixel, at least and at most; and the labels."""
-    split, _ = choose(EvalRequest(data=data, examples=str(examples)), None, None)
+    split, _ = choose(EvalRequest(data=data, examples=str(examples)))
     before = mask.before if isinstance(mask, Wrapped) else nn.Identity()
     low, high = (before((split.x + step).clamp(0, 1)).double() for step in (-radius, radius))
     return low, high, split.y

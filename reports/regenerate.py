@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from robench import api
+from robench.api import load_run
+from robench.evaluation.measured_card import write_measured
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.compile(r"^\| \[([^\]]+)\]\(\1\) \| `robench ([^`]+)` \|$", re.M)
@@ -41,7 +42,7 @@ def measured(card: Path) -> None:
     """What the model's run in runs/ has found, onto its card."""
     run = ROOT / "reports" / "runs" / f"{card.stem}.robench"
     if run.exists():
-        api.write_measured(card, api.load_run(run), run.relative_to(ROOT).as_posix())
+        write_measured(card, load_run(run), run.relative_to(ROOT).as_posix())
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "NotMeasuredError": "results.measured",
     "Split": "problem.split",
-    "Summary": "results.summary",
+    "Summary": "results.notebook",
     "UserError": "errors",
     "evaluate": "api",
-    "load_images": "exporting",
+    "load_images": "evaluation.export",
     "load_run": "api",
 }
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Python looks for modules in the current folder first, where files of strangers may lie.
+# Python searches the current folder for modules first, and untrusted files may lie there.
 if sys.path[0] in ("", os.getcwd()):
     del sys.path[0]
 

@@ -22,6 +22,7 @@ from .search.attack import (
     differentiate,
 )
 from .search.attacks.pgd import PGD
+from .settings import Bounds, Count, Targets
 
 __all__ = [
     "L0",
@@ -35,7 +36,9 @@ __all__ = [
     "AffineRT",
     "Ball",
     "Batch",
+    "Bounds",
     "Candidates",
+    "Count",
     "ForeignAttack",
     "GradientAttack",
     "Inputs",
@@ -49,6 +52,7 @@ __all__ = [
     "ScoreAttack",
     "Seen",
     "State",
+    "Targets",
     "ThreatModel",
     "batch_seed",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""A radius or limit as people write it: `8/255`, `0.5`, `1e-3`. Exact, and read in no time, whoever wrote the text."""
+"""A radius or limit as users write it: `8/255`, `0.5`, `1e-3`. Parsing is exact, and fast for any text."""
 
 import re
 from fractions import Fraction
@@ -10,9 +10,9 @@ _RATIO = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
 
 
 def read(text: str) -> Fraction:
-    """The number in this text. Raises ValueError where there is none, or it is longer than anybody needs.
+    """The number in this text. Raises ValueError if it is not a number, or longer than `LONGEST`.
 
-    Python's own Fraction also accepts `1e999999999`, and computes for hours with it.
+    Python's own Fraction also accepts `1e999999999`, and computes with it for hours.
     """
     match = _RATIO.fullmatch(text) if len(text) <= LONGEST else None
     if match is None:

@@ -47,6 +47,11 @@ def model(name: str) -> str:
     return MODELS.get(name, name)
 
 
+def environment(record: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run with the present name of a bundled model as its checkpoint."""
+    return {key: model(value) if key == "checkpoint" else value for key, value in record.items()}
+
+
 def recipe_setting(name: str) -> str:
     """The present name of a recipe's setting."""
     return RECIPE_SETTINGS.get(name, name)

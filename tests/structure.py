@@ -10,12 +10,17 @@ import argparse
 import ast
 import fnmatch
 import io
+import os
 import re
+import sys
+import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -227,6 +232,43 @@ def longest_file(root: Path) -> tuple[int, str]:
     return max((len(path.read_text().splitlines()), str(path.relative_to(root))) for path in sources(root))
 
 
+def path_of_examples() -> tuple[set[str], int]:
+    """Modules that `--examples` crosses from the command to the referee, and calls of `Classifier.identity`.
+
+    The modules are those on the stack when the rows are read, and when the referee first rules on a claim. It
+    evaluates a bundled model in an empty folder, with the package that is imported.
+    """
+    from robench.cli.main import main as command
+
+    crossed: set[str] = set()
+    seen: Counter[str] = Counter()
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        name = frame.f_code.co_name
+        if event != "call" or not frame.f_globals.get("__name__", "").startswith("robench."):
+            return
+        seen[name] += name in ("rows_of", "rule", "identity")
+        if name in ("rows_of", "rule") and seen[name] == 1:
+            above: FrameType | None = frame
+            while above is not None:
+                crossed.add(above.f_globals.get("__name__", ""))
+                above = above.f_back
+
+    words = "robench evaluate digits-nat --threat linf:0.1 --attack pgd(steps=2) --examples 20 --quiet --json -"
+    before, arguments = Path.cwd(), sys.argv
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), suppress(SystemExit):
+        try:
+            os.chdir(folder)
+            sys.argv = words.split()
+            sys.setprofile(profile)
+            command()
+        finally:
+            sys.setprofile(None)
+            os.chdir(before)
+            sys.argv = arguments
+    return {name for name in crossed if name.startswith("robench.")}, seen["identity"]
+
+
 def table(root: Path) -> str:
     """Every measure, one line each."""
     by_kind = Counter(use.kind for use in uses(root, Vocabulary.read()))
@@ -248,10 +290,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="a checkout")
     parser.add_argument("--uses", action="store_true", help="list every use of a word of the list, and every fragment")
+    parser.add_argument("--path", action="store_true", help="evaluate a model: modules that --examples crosses")
     parser.add_argument("--under", default="", help="only paths that begin so")
     options = parser.parse_args()
     root = options.root.resolve()
-    if options.uses:
+    if options.path:
+        crossed, hashed = path_of_examples()
+        print(*sorted(crossed), f"{len(crossed)} modules; the identity of a model is computed {hashed} times", sep="\n")
+    elif options.uses:
         found = [*map(str, uses(root, Vocabulary.read())), *(f"{text}  [fragment]" for text in fragments(root))]
         print("\n".join(line for line in found if line.startswith(options.under)))
     else:

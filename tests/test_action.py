@@ -74,7 +74,7 @@ def test_every_input_is_used_and_every_one_used_is_declared():
     )
 
 
-def test_every_step_says_what_it_runs():
+def test_every_step_names_its_shell():
     assert ACTION["runs"]["using"] == "composite"
     for step in STEPS.values():
         assert ("uses" in step) != ("run" in step)
@@ -83,12 +83,12 @@ def test_every_step_says_what_it_runs():
 
 
 @pytest.mark.parametrize(("given", "installed"), [("", str(ROOT)), ("robench==0.1.0", "robench==0.1.0")])
-def test_it_installs_what_is_asked_or_its_own_version(runner, given, installed):
+def test_the_action_installs_the_requested_or_its_own_version(runner, given, installed):
     assert runner("Install robench", robench=given).returncode == 0
     assert words() == ["-m", "pip", "install", "--quiet", installed]
 
 
-def test_all_inputs_reach_the_command_word_for_word(runner):
+def test_all_inputs_reach_the_command_unchanged(runner):
     done = runner(
         "Check",
         checkpoint="my model.pt",
@@ -134,11 +134,11 @@ def test_the_verdict_is_an_output_and_the_step_ends_as_the_command_does(runner, 
 
 
 @pytest.mark.parametrize(("code", "ends"), [(1, 1), (2, 2), (3, 0)])
-def test_undecided_alone_may_be_let_pass(runner, code, ends):
+def test_only_an_undecided_verdict_can_be_allowed(runner, code, ends):
     assert runner("Check", code=code, checkpoint="m", baseline="b", fail_on_undecided="false").returncode == ends
 
 
-def test_the_true_command_passes_an_unchanged_model_and_comments(runner, tmp_path, monkeypatch):
+def test_the_real_command_passes_an_unchanged_model_and_comments(runner, tmp_path, monkeypatch):
     (tmp_path / "bin" / "robench").write_text(f'#!/bin/sh\nexec {sys.executable} -m robench "$@"\n')
     (tmp_path / "bin" / "robench").chmod(0o755)
     (tmp_path / "tiny.toml").write_text(
@@ -155,7 +155,7 @@ def test_the_true_command_passes_an_unchanged_model_and_comments(runner, tmp_pat
     assert Path("summary.md").read_text().startswith("### robench check: no regression\n\n|")
 
 
-def test_the_workflow_of_the_page_gives_the_action_what_it_takes():
+def test_the_documented_workflow_gives_the_action_its_inputs():
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text(), re.M | re.S)
     (job,) = yaml.safe_load(block)["jobs"].values()
     given = job["steps"][-1]["with"]

@@ -117,7 +117,7 @@ def test_a_planted_wrong_option_is_seen():
 
 
 @pytest.mark.parametrize("name", ["evaluate", "test"])
-def test_the_readme_has_one_line_that_ci_runs(name):
+def test_the_readme_has_the_one_line_that_ci_runs(name):
     text = (ROOT / "README.md").read_text()
     (command,) = re.findall(rf"^<!-- ci: {name} -->\n```sh\n(.*?)\n```$", text, re.M | re.S)
     assert "\n" not in command
@@ -292,7 +292,7 @@ def test_the_example_of_an_architecture_is_built_and_recognised():
     assert architecture.read({key: tuple(t.shape) for key, t in module.state_dict().items()}) == (3, 4)
 
 
-def test_the_example_of_a_data_set_is_as_it_says():
+def test_the_example_data_set_matches_its_description():
     entry = example("robench/problem/datasets/halves.py")["entry"]
     split = entry.read("train")
     assert (split.shape, split.classes) == (entry.shape, entry.classes)

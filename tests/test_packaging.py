@@ -66,7 +66,7 @@ def wanted() -> list[Requirement]:
     return [r for r in map(Requirement, texts) if r.name != "robench"]
 
 
-def test_every_constraint_is_one_exact_version():
+def test_every_constraint_names_one_exact_version():
     for pin in constraints():
         assert re.fullmatch(r"==[\w.!]+", str(pin.specifier)), pin
         assert pin.url is None, pin
@@ -123,7 +123,7 @@ def test_the_wheel_of_a_source_distribution_is_the_same(wheel, tmp_path):
     assert Path(again).read_bytes() == wheel.read_bytes()
 
 
-def test_what_is_installed_finds_weights_it_does_not_carry_in_the_checkout_it_is_run_in(wheel, tmp_path):
+def test_an_installed_package_finds_missing_weights_in_the_checkout_it_runs_in(wheel, tmp_path):
     """The README installs the checkout and goes on in it."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
@@ -171,7 +171,7 @@ def test_tracked_files_stay_below_fifty_mebibytes():
 
 
 @pytest.mark.parametrize("with_git", [True, False])
-def test_what_is_counted_is_what_is_committed(tmp_path, with_git):
+def test_only_committed_files_are_counted(tmp_path, with_git):
     names = {"README.md": 1, "model_zoo/large.safetensors": 60 * 2**20, "reports/runs/a.robench": 100}
     ignored = [".venv/lib/torch.so", "build/x", "robench/__pycache__/x.pyc", "runs/mine.robench", "dist/robench.whl"]
     for name, size in [*names.items(), *((name, 10**6) for name in ignored)]:
@@ -190,7 +190,7 @@ def test_what_is_counted_is_what_is_committed(tmp_path, with_git):
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
-def test_a_card_says_how_its_model_was_made(card):
+def test_a_card_documents_how_its_model_was_trained(card):
     said = read_card(card)
     assert said.name == card.stem
     assert said.weights == f"{card.stem}.safetensors"
@@ -254,7 +254,7 @@ def test_the_licence_is_apache_2_in_full():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_what_installs_names_no_index_and_no_place_of_one_machine():
+def test_install_files_name_no_index_and_no_local_path():
     for name in ("constraints.txt", "pyproject.toml", ".ci/run", "README.md", "CONTRIBUTING.md"):
         found = re.findall(
             r"https?://\S+|--(?:extra-)?index-url|--find-links|(?:^|[\s'\"])/(?!dev/)\w+/\S+", (ROOT / name).read_text()

@@ -140,7 +140,7 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
     [
         ("pdg", "did you mean pgd"),
         ("pgd(stepz=3)", "did you mean steps"),
-        ("pgd(steps=0)", "at least one"),
+        ("pgd(steps=0)", "at least 1"),
         ("pgd(steps='many')", "cannot take steps='many'"),
         ("pgd(steps=2.5)", "cannot take steps=2.5"),
         ("pgd(loss=margim)", "did you mean margin"),

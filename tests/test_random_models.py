@@ -14,7 +14,9 @@ from scipy.stats import binom
 from torch import nn
 
 from robench.errors import UserError
-from robench.evaluation.runner import Evaluation, Silence, make_plan, refuse_other_noise
+from robench.evaluation.planning import make_plan, refuse_other_noise
+from robench.evaluation.progress import Silence
+from robench.evaluation.runner import Evaluation
 from robench.evidence.referee import LEVEL, PASSES, Predictions, Referee, failures_needed
 from robench.evidence.store import RunFile
 from robench.problem import datasets
@@ -224,8 +226,8 @@ def test_answers_are_averaged_and_failures_counted():
     assert average.answers.loss.tolist() == [pytest.approx(1 / 3)]
     assert average.answers.grad.flatten().tolist() == pytest.approx([1, 1 / 3, 2 / 3])
     assert average.margin.tolist() == [0.0]  # of -3, 1 and 2; that of the mean logits is -1/3
-    assert (average.fooled.tolist(), average.most().tolist()) == ([2], [True])
-    assert (average.most(all_of_them=True).tolist(), average.surely().tolist()) == ([False], [False])
+    assert (average.fooled.tolist(), average.fools().tolist()) == ([2], [True])
+    assert (average.fools(every_pass=True).tolist(), average.certain().tolist()) == ([False], [False])
 
     passes = iter(torch.tensor([row for _ in range(2)])[:, None] for row in logits[::-1])  # one lane, two images each
     labels = averaged(lambda: ((row := next(passes)[:, 0].transpose(0, 1)), row.argmax(dim=2)), 4, torch.tensor([0]))
@@ -236,10 +238,10 @@ def test_answers_are_averaged_and_failures_counted():
 
 def test_more_than_half_of_the_passes_must_fail_in_a_search_and_all_of_ten_end_it():
     four, ten = (AveragedAnswers(torch.zeros(5, 2), torch.zeros(5), torch.tensor([0, 1, 2, 3, n]), n) for n in (4, 10))
-    assert four.most().tolist() == [False, False, False, True, True]
-    assert four.most(all_of_them=True).tolist() == [False, False, False, False, True]
-    assert not four.surely().any()
-    assert ten.surely().tolist() == [False, False, False, False, True]
+    assert four.fools().tolist() == [False, False, False, True, True]
+    assert four.fools(every_pass=True).tolist() == [False, False, False, False, True]
+    assert not four.certain().any()
+    assert ten.certain().tolist() == [False, False, False, False, True]
 
 
 def broken(attack, radius, eot, n=20):
@@ -276,7 +278,7 @@ def test_a_search_goes_on_until_all_passes_fail_and_every_pass_is_counted():
     def end(radius, row):
         search = replace(job(parse(radius), attack, items(model, attack, split, [row])), eot=20)
         (only,) = ends(model, split, search, slots=1)
-        assert search.asked == only.forwards == only.backwards
+        assert search.queries == only.forwards == only.backwards
         return only
 
     far, near, never = end("l2:1", 0), end("l2:0.06", 0), end("l2:0.001", 1)

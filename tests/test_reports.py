@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from robench.api import load_run, write_measured
+from robench.api import load_run
 from robench.cli.report import command
-from robench.evaluation.verification import least_passes, verify
+from robench.evaluation.measured_card import write_measured
+from robench.evaluation.verification import min_passes, verify
 from robench.evidence import refutation
 from robench.evidence.refutation import Facts
 from robench.evidence.store import RunFile
@@ -59,7 +60,7 @@ def test_a_bundled_model_says_what_its_committed_run_measured(card, tmp_path):
 def test_committed_runs_hold_but_for_the_images_that_they_leave_out(model, monkeypatch):
     """They were made on another processor: clean margins agree to a hundredth of what verification allows."""
     monkeypatch.setattr(refutation, "NOISE", refutation.NOISE / 100)
-    facts = Facts(datasets.load("digits"), load(model).classifier, model, "digits:test", least_passes)
+    facts = Facts(datasets.load("digits"), load(model).classifier, model, "digits:test", min_passes)
     for path in sorted((ROOT / "reports" / "runs").glob(f"*{model}.robench")):
         with RunFile.read(path) as run:
             found = verify(run.plan(), run.evidence(), run.images((1, 28, 28)), facts)

@@ -10,7 +10,7 @@ from torch import nn
 
 import robench
 from robench.errors import UserError
-from robench.evaluation import runner as evaluation
+from robench.evaluation import runner
 from robench.problem.checkpoints import load, locate
 from robench.testing import assert_robust
 
@@ -38,19 +38,19 @@ class Darker(nn.Module):
         return self.net(self.light * x)
 
 
-def test_a_model_that_holds_what_is_asked_passes_and_its_summary_is_returned():
+def test_a_model_as_robust_as_required_passes_and_its_summary_is_returned():
     summary = assert_robust("digits-adv-linf", at_least={"linf:0.1": 0.5, "clean": 0.9, "union": 0.5}, **ASKED)
     assert summary.threats[0].accuracy > 0.5
 
 
-def test_a_module_that_holds_less_fails_with_the_row_and_a_table():
+def test_a_less_robust_module_fails_with_the_row_and_a_table():
     with pytest.raises(AssertionError) as failed:
         assert_robust(Darker(0.2), "digits", at_least={"linf:0.1": 0.5, "clean": 0.0}, **ASKED)
-    told = str(failed.value)
-    assert told.startswith("linf:0.1: ")
-    assert "at least 50 % were asked for" in told
-    assert "| Darker " in told
-    assert "\nclean: " not in told
+    result = str(failed.value)
+    assert result.startswith("linf:0.1: ")
+    assert "at least 50 % are required" in result
+    assert "| Darker " in result
+    assert "\nclean: " not in result
 
 
 def test_where_every_attack_failed_nothing_was_measured(monkeypatch):
@@ -65,54 +65,54 @@ def test_where_every_attack_failed_nothing_was_measured(monkeypatch):
 
 
 def test_the_baseline_itself_passes_and_is_not_attacked(baseline, monkeypatch):
-    monkeypatch.setattr(evaluation, "Engine", None)
+    monkeypatch.setattr(runner, "Engine", None)
     assert_robust("digits-adv-linf", baseline=baseline, max_drop="0pp")
 
 
 def test_a_module_that_became_worse_fails_with_the_comment(baseline):
     with pytest.raises(AssertionError) as failed:
         assert_robust(Darker(0.3), baseline=baseline, max_drop=["linf:0.1=1pp"])
-    told = str(failed.value)
-    assert told.startswith("### robench check: regression\n")
-    assert "| linf:0.1 |" in told
-    assert "Held in the baseline and do not now:" in told
+    result = str(failed.value)
+    assert result.startswith("### robench check: regression\n")
+    assert "| linf:0.1 |" in result
+    assert "Held in the baseline and do not now:" in result
 
 
-def test_a_like_module_passes_within_its_allowance(baseline):
+def test_a_similar_module_passes_within_its_allowance(baseline):
     summary = assert_robust(Darker(0.999), baseline=baseline, max_drop="10pp", at_least={"linf:0.1": 0.5})
     assert summary.model.name == "Darker"
     assert summary.union.open == 0
 
 
-def test_an_undecided_verdict_fails_and_says_how_many_more(baseline):
+def test_an_undecided_verdict_fails_with_the_number_of_further_examples(baseline):
     with pytest.raises(AssertionError, match=r"robench check: undecided[\s\S]*further examples would decide"):
         assert_robust(Darker(0.65), baseline=baseline, max_drop="linf:0.1=0.1pp")
 
 
-def test_evidence_is_kept_where_it_is_asked_for(baseline, tmp_path, monkeypatch):
+def test_evidence_is_kept_in_the_requested_run_file(baseline, tmp_path, monkeypatch):
     again = {"baseline": baseline, "max_drop": "99pp", "at_least": {"linf:0.1": 0.0}, "run": tmp_path / "r.robench"}
     first = assert_robust(Darker(0.9), **again)
-    monkeypatch.setattr(evaluation, "Engine", None)
+    monkeypatch.setattr(runner, "Engine", None)
     assert assert_robust(Darker(0.9), **again).threats == first.threats
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        ({}, "say what the model must hold"),
+        ({}, "state how robust the model must be"),
         ({"at_least": {"union": 0.5}, "max_drop": "1pp"}, "max_drop needs a baseline"),
         ({"baseline": "missing.json"}, "there is no baseline missing.json"),
-        ({"baseline": "missing.json", "threats": ["linf:0.1"]}, "the baseline says what is asked"),
+        ({"baseline": "missing.json", "threats": ["linf:0.1"]}, "the baseline determines the question"),
         ({"at_least": {"unoin": 0.5}, **ASKED}, "did you mean union"),
         ({"at_least": {"union": 50.0}, **ASKED}, "goes from 0 to 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_sentence(arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_invalid_arguments_are_refused_in_a_sentence(arguments, message):
+    with pytest.raises(UserError, match=message):
         assert_robust("digits-adv-linf", **arguments)
 
 
-def test_the_example_of_the_page_passes_as_it_stands_and_fails_when_the_model_is_another(tmp_path, monkeypatch):
+def test_the_documented_example_passes_and_fails_for_another_model(tmp_path, monkeypatch):
     page = Path(__file__).parents[1] / "docs" / "ci.md"
     (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path)

@@ -253,7 +253,7 @@ def plain_outcomes():
     return outcomes(made())
 
 
-def test_the_plain_network_loses_some_examples_and_keeps_some():
+def test_the_plain_network_has_broken_and_standing_examples():
     for letters in plain_outcomes():
         assert {"B", "S"} <= set(letters) <= {"W", "B", "S"}
 
@@ -261,7 +261,7 @@ def test_the_plain_network_loses_some_examples_and_keeps_some():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch.compile
 @pytest.mark.parametrize("way", WAYS)
-def test_a_network_in_another_coat_keeps_every_outcome(way):
+def test_a_wrapped_network_has_the_same_outcomes(way):
     assert outcomes(WAYS[way]()) == plain_outcomes()
 
 
@@ -293,7 +293,7 @@ def test_the_settings_of_the_process_change_no_outcome(call):
         assert outcomes(made()) == expected
 
 
-def test_a_network_made_in_inference_mode_keeps_every_outcome():
+def test_a_network_made_in_inference_mode_has_the_same_outcomes():
     expected = plain_outcomes()
     with torch.inference_mode():
         net = made()
@@ -301,7 +301,7 @@ def test_a_network_made_in_inference_mode_keeps_every_outcome():
     assert outcomes(net) == expected
 
 
-def test_the_callers_network_is_left_as_it_was():
+def test_the_callers_network_is_unchanged():
     net = made(KeepsActivations).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     outcomes(net)

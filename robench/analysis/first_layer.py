@@ -1,8 +1,8 @@
-"""What the first layer of a model looks for, and what the loss does as black pixels rise past its thresholds.
+"""The filters of a model's first layer, and the loss as black pixels rise past their thresholds.
 
 After section 4 and Figure 3 of Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000: a network trained under linf
-learns filters ReLU(a (x - radius)), which are dead on black. Attacks under other norms may raise a pixel past the
-threshold, and have no gradient that says so.
+learns filters ReLU(a (x - radius)), whose output and gradient are 0 on black. Attacks under other norms can raise a
+pixel past the threshold, but the gradient does not show it.
 """
 
 from dataclasses import dataclass
@@ -16,50 +16,51 @@ from ..errors import UserError
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import cross_entropy
 from ..problem.randomness import seeded
-from .landscape import answers, gradient_at
+from .landscape import gradient_at, logits_of
 
 
 @dataclass(frozen=True)
 class Filters:
-    """The convolution that meets the image first."""
+    """The filters of the first convolution."""
 
     weight: Float[Tensor, "filters C H W"]
-    wakes: Float[Tensor, "filters"]
-    """The value from 0 to 1 at which one pixel on a black image makes an output of the filter positive: 0 where an
-    output near it is on black already, infinite where no value up to 1 does.
+    thresholds: Float[Tensor, "filters"]
+    """The value from 0 to 1 at which one pixel on a black image makes an output of the filter positive: 0 if an output
+    near it is positive on black already, infinite if no value up to 1 does.
     """
 
 
 @dataclass(frozen=True)
 class Rise:
-    """What the loss does as black pixels rise to white, each alone and all together."""
+    """The loss as black pixels rise to white, one at a time and all together."""
 
     pixels: tuple[tuple[int, int], ...]  # row and column
     loss: Float[Tensor, "pixels points"]  # cross-entropy, in nats, at equal steps from 0 to 1
-    together: Float[Tensor, "points"]  # the same, of all these pixels at once
-    promised: Float[Tensor, "pixels"]  # nats from black to white, by the gradient at the image
+    together: Float[Tensor, "points"]  # the same for all these pixels at once
+    predicted: Float[Tensor, "pixels"]  # increase in nats from black to white, by the gradient at the image
 
 
 def filters(classifier: Classifier, *, seed: int) -> Filters:
-    """Of the first layer with weights that runs. Measured through the model, so normalisation before it counts.
+    """The filters of the first layer with weights that runs.
 
-    Raises UserError where that layer is no convolution, or none that can be seen.
+    Thresholds are measured through the model, so they account for normalisation before the layer. Raises UserError if
+    that layer is not a convolution, or hooks cannot observe it.
     """
     shape, device = classifier.shape, classifier.device
     with arithmetic(device), seeded(seed, device):
         first, _ = _first(classifier, torch.zeros(1, *shape, device=device))
-        # With a stride, a pixel meets some of the weights only: its neighbours meet the others.
+        # With a stride, each pixel is multiplied by only some of the weights; its neighbours cover the others.
         places = [(i, j) for i in range(first.stride[0]) for j in range(first.stride[1])]
         images = torch.zeros(1 + len(places), *shape, device=device)
         for image, (i, j) in zip(images[1:], places, strict=True):
             image[:, (shape[-2] // 2 + i) % shape[-2], (shape[-1] // 2 + j) % shape[-1]] = 1
-        _, told = _first(classifier, images)
-    dark, more = told[:1], told[1:] - told[:1]
-    at = torch.where(more > 0, -dark / more, torch.inf)
-    at = torch.where((more != 0) & (dark > 0), torch.zeros_like(at), at)
-    wakes = at.amin(dim=(0, 2, 3))
-    wakes[wakes > 1] = torch.inf
-    return Filters(first.weight.detach().cpu(), wakes.cpu())
+        _, outputs = _first(classifier, images)
+    on_black, gain = outputs[:1], outputs[1:] - outputs[:1]
+    at = torch.where(gain > 0, -on_black / gain, torch.inf)
+    at = torch.where((gain != 0) & (on_black > 0), torch.zeros_like(at), at)
+    thresholds = at.amin(dim=(0, 2, 3))
+    thresholds[thresholds > 1] = torch.inf
+    return Filters(first.weight.detach().cpu(), thresholds.cpu())
 
 
 def rise(
@@ -71,10 +72,10 @@ def rise(
     pixels: int = 4,
     points: int = 41,
 ) -> Rise:
-    """Of the black pixels of an image those that raise the loss most when white, of equal ones the first; all channels
-    of a pixel rise together. Asks about every black pixel once.
+    """The loss as black pixels of an image rise to white, for those `pixels` that raise it most when white.
 
-    The image has a black pixel. Raises UserError where the model has no gradients.
+    All channels of a pixel rise together; of pixels with equal losses, the first are taken. Every black pixel costs one
+    query to select, and the image must have one. Raises UserError if the model has no gradients.
     """
     device = classifier.device
     x, y = x.to(device), y.to(device)
@@ -91,39 +92,39 @@ def rise(
         pixels=tuple((int(i), int(j)) for i, j in best),
         loss=losses[:-1],
         together=losses[-1],
-        promised=gradient[best[:, 0], best[:, 1]].cpu(),
+        predicted=gradient[best[:, 0], best[:, 1]].cpu(),
     )
 
 
 def black(image: Float[Tensor, "C H W"]) -> Bool[Tensor, "H W"]:
-    """Pixels that are 0 in every channel."""
+    """The pixels that are 0 in every channel."""
     return (image == 0).all(dim=0)
 
 
 def _raised(x: Tensor, places: Tensor, value: Tensor) -> Tensor:
-    """An image per value, in which these pixels have it."""
+    """One image for each value, in which the pixels at `places` have that value."""
     images = x.repeat(len(value), 1, 1, 1)
     images[:, :, places[:, 0], places[:, 1]] = value[:, None, None]
     return images
 
 
 def _loss(classifier: Classifier, images: Tensor, y: Tensor) -> Tensor:
-    right = y.expand(len(images))
-    return cross_entropy(answers(classifier, images), right, right)
+    labels = y.expand(len(images))
+    return cross_entropy(logits_of(classifier, images), labels, labels)
 
 
 def _first(classifier: Classifier, images: Tensor) -> tuple[nn.Conv2d, Tensor]:
-    """The layer, and what it gives for the images."""
+    """The first layer that runs, and its outputs for the images."""
     seen: list[tuple[nn.Module, Tensor]] = []
 
-    def note(module: nn.Module, _: Any, told: Tensor) -> None:
-        seen.append((module, told))
+    def record(module: nn.Module, _: Any, output: Tensor) -> None:
+        seen.append((module, output))
 
-    # A weight with one axis belongs to a normalisation, which scales and moves but looks for nothing.
+    # A weight with one axis belongs to a normalisation layer, which has no filters.
     layers = [
         m for m in classifier.module.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.ndim > 1
     ]
-    handles = [layer.register_forward_hook(note) for layer in layers if isinstance(layer, nn.Module)]
+    handles = [layer.register_forward_hook(record) for layer in layers if isinstance(layer, nn.Module)]
     try:
         with torch.no_grad():
             classifier(images)

@@ -1,4 +1,4 @@
-"""The loss around one image, on a square and along lines: how the ground lies that gradient attacks climb."""
+"""The loss around one image, on a square and along lines: the surface that gradient attacks ascend."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from ..problem.noise import keyed, normal
 from ..problem.randomness import seeded
 from ..problem.threats import Ball
 
-AT_ONCE = 256  # images in one forward pass
-PULL = 100.0  # how far beyond the box a direction points before the nearest member is taken
+BATCH = 256  # images in one forward pass
+PULL = 100.0  # how far outside the box a direction reaches before it is projected onto the set
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Rows go along the random direction, columns along the gradient, both from -reach to reach."""
+    """The loss on a square: rows along the random direction, columns along the gradient, both from -reach to reach."""
 
     loss: Float[Tensor, "points points"]  # cross-entropy, in nats
-    margin: Float[Tensor, "points points"]  # best wrong logit minus the right one: positive where it is misclassified
+    margin: Float[Tensor, "points points"]  # best wrong logit minus the correct one: positive where misclassified
 
 
 def landscape(
@@ -36,12 +36,12 @@ def landscape(
     points: int = 41,
     reach: float = 1.0,
 ) -> Landscape:
-    """Around one image, in full float32; `reach` is in radii of the threat, `points` an odd count per side.
+    """The loss around one image, in full float32; `reach` is in radii of the threat, `points` an odd count per side.
 
-    One axis leads to the member of the set that lies furthest along the gradient of the cross-entropy, the other to
-    that for Gaussian noise in place of the gradient, fixed by the seed and the number of the example. Images are
-    cut to [0, 1]: the model is asked about nothing else. After Figure 3 of Madaan et al. 2021,
-    https://arxiv.org/abs/2006.12135. Raises UserError where the model has no gradients.
+    One axis leads to the member of the set that lies furthest along the gradient of the cross-entropy. The other does
+    the same for Gaussian noise in place of the gradient; the seed and the number of the example determine the noise.
+    Images are clipped to [0, 1] before the model sees them. After Figure 3 of Madaan et al. 2021,
+    https://arxiv.org/abs/2006.12135. Raises UserError if the model has no gradients.
     """
     device = classifier.device
     x, y = x.to(device), y.to(device)
@@ -54,21 +54,21 @@ def landscape(
             x + (along[:, None].expand(points, points).reshape(-1, 1, 1, 1) * aside)
             + (along[None, :].expand(points, points).reshape(-1, 1, 1, 1) * ascent)
         ).clamp(0, 1)  # fmt: skip
-        logits = answers(classifier, images)
-    right = y.expand(len(logits))
+        logits = logits_of(classifier, images)
+    labels = y.expand(len(logits))
     return Landscape(
-        loss=cross_entropy(logits, right, right).view(points, points).cpu(),
-        margin=margin(logits, right).view(points, points).cpu(),
+        loss=cross_entropy(logits, labels, labels).view(points, points).cpu(),
+        margin=margin(logits, labels).view(points, points).cpu(),
     )
 
 
 @dataclass(frozen=True)
 class Lines:
-    """From the image to the edge of the set, once along the gradient and some times at random."""
+    """The loss on lines from the image to the edge of the set: one along the gradient, the others at random."""
 
     loss: Float[Tensor, "lines points"]  # cross-entropy, in nats; the first line is the gradient's
-    margin: Float[Tensor, "lines points"]  # best wrong logit minus the right one: positive where it is misclassified
-    promised: float  # nats per radius: what the gradient at the image says of the first line
+    margin: Float[Tensor, "lines points"]  # best wrong logit minus the correct one: positive where misclassified
+    predicted: float  # nats per radius: the increase along the first line, by the gradient at the image
 
 
 def lines(
@@ -82,10 +82,10 @@ def lines(
     points: int = 21,
     random: int = 6,
 ) -> Lines:
-    """From one image to the member furthest along the gradient, and to those for `random` draws of Gaussian noise.
+    """The loss from one image to the member furthest along the gradient, and along `random` Gaussian directions.
 
-    In full float32, at `points` equal steps from 0 to one radius. The first random line is the landscape's. All images
-    lie in the set: it is convex. Raises UserError where the model has no gradients.
+    Computed in full float32, at `points` equal steps from 0 to one radius. The first random line is that of the
+    landscape. All images lie in the set, because it is convex. Raises UserError if the model has no gradients.
     """
     device = classifier.device
     x, y = x.to(device), y.to(device)
@@ -95,32 +95,32 @@ def lines(
         noises = [normal(key, restart, x.cpu()).to(device) for restart in range(random)]
         steps = torch.cat([_furthest(threat, direction, x) for direction in (gradient, *noises)])
         part = torch.linspace(0, 1, points, device=device).view(1, points, 1, 1, 1)
-        logits = answers(classifier, (x[:, None] + part * steps[:, None]).flatten(0, 1).clamp(0, 1))
-    right = y.expand(len(logits))
+        logits = logits_of(classifier, (x[:, None] + part * steps[:, None]).flatten(0, 1).clamp(0, 1))
+    labels = y.expand(len(logits))
     return Lines(
-        loss=cross_entropy(logits, right, right).view(-1, points).cpu(),
-        margin=margin(logits, right).view(-1, points).cpu(),
-        promised=float((gradient * steps[:1]).sum()),
+        loss=cross_entropy(logits, labels, labels).view(-1, points).cpu(),
+        margin=margin(logits, labels).view(-1, points).cpu(),
+        predicted=float((gradient * steps[:1]).sum()),
     )
 
 
-def answers(classifier: Classifier, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
-    """Logits without a graph, a few images at a time."""
+def logits_of(classifier: Classifier, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
+    """The logits without a graph, computed in batches of `BATCH`."""
     with torch.no_grad():
-        return torch.cat([classifier(some).float() for some in torch.split(images, AT_ONCE)])
+        return torch.cat([classifier(some).float() for some in torch.split(images, BATCH)])
 
 
 def _furthest(threat: Ball, direction: Tensor, x: Tensor) -> Tensor:
-    """The step to the member furthest along a direction; no step where the direction is 0."""
+    """The step to the member furthest along a direction; 0 if the direction is 0."""
     longest = direction.abs().amax()
     return threat.nearest(direction * (PULL / longest), x) if longest > 0 else torch.zeros_like(x)
 
 
 def gradient_at(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """Of the cross-entropy. Raises UserError where the model has none."""
+    """The gradient of the cross-entropy at `x`. Raises UserError if the model has none."""
     x = x.detach().requires_grad_(True)
     loss = cross_entropy(classifier(x).float(), y, y).sum()
     if not loss.requires_grad:
-        raise UserError(f"{classifier.name} gives no gradients, so there is no picture along one; leave it out")
+        raise UserError(f"{classifier.name} gives no gradients, so its loss cannot be drawn along one; leave it out")
     (gradient,) = torch.autograd.grad(loss, x)
     return gradient

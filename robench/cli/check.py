@@ -4,20 +4,20 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from .. import api
-from ..api import EvalRequest, EvalResult, ModelSource
 from ..errors import UserError
+from ..evaluation.environment import pick_device
+from ..evaluation.model_source import CheckpointSource
+from ..evaluation.prepared import EvalResult, PreparedEvaluation, StopCriterion
 from ..evaluation.regression import (
     Baseline,
     Evaluate,
     Question,
     compare,
-    precision_for,
     question,
     read_baseline,
     refuse_another_model,
@@ -27,11 +27,10 @@ from ..problem import durable
 from ..problem.split import Split
 from ..results.comment import Comment
 from ..results.gate import GateVerdict, read_allowances
-from ..results.summary import Summary
 from ..search.own_attack import Consent
 from . import consent
 from .options import data_options, machine_options, model_options, precision_option, preparation
-from .running import ask_about, refuse_unwritable
+from .running import command_line, refuse_unwritable, run_shown
 from .terminal import echo
 
 CODES = {GateVerdict.NONE: 0, GateVerdict.REGRESSION: 1, GateVerdict.UNDECIDED: 3}
@@ -47,32 +46,44 @@ STOPPED = 130
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="What robench evaluate --json wrote, or a run file.",
+    help="A summary that robench evaluate --json wrote, or a run file.",
 )
 @click.option(
     "--max-drop",
     "max_drops",
     multiple=True,
     metavar="[ROW=]POINTS",
-    help="Allowed, as union=1pp, linf:0.3=2pp, clean=0.5pp, or 1pp in every row; repeatable.  [default: 1pp]",
+    help="Allowed drop, as union=1pp, linf:0.3=2pp, clean=0.5pp, or 1pp in every row; repeatable.  [default: 1pp]",
 )
-@click.option("--until-decided", is_flag=True, help="Go on with further examples while the verdict is open.")
-@click.option("--baseline-model", metavar="CHECKPOINT", help="For further examples.  [default: as the baseline says]")
-@click.option("--baseline-arch", metavar="NAME|FACTORY", help="Its architecture.  [default: as the baseline says]")
+@click.option("--until-decided", is_flag=True, help="Continue with further examples while undecided.")
+@click.option(
+    "--baseline-model",
+    metavar="CHECKPOINT",
+    help="The baseline's model, for further examples.  [default: the one it names]",
+)
+@click.option(
+    "--baseline-arch", metavar="NAME|FACTORY", help="Architecture of that model.  [default: the one it names]"
+)
 @click.option(
     "--attack",
     "attacks",
     multiple=True,
     metavar="FILE.py:CLASS",
-    help="Run this attack of your own, which the baseline used; repeatable.",
+    help="Run the code of this attack of your own, which the baseline used; repeatable.",
 )
 @data_options("those of the baseline, prepared as they were")
 @model_options
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the model's summary here.")
-@click.option("--junit", "junit_path", type=click.Path(path_type=Path), help="Write the verdicts here as JUnit XML.")
-@click.option("--github", is_flag=True, help="Annotate, and add the comment to the summary of the step, on GitHub.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop in time; the same command goes on.")
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path), help="Run file for the evidence.  [default: in runs/]"
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the model's summary to this file.")
+@click.option(
+    "--junit", "junit_path", type=click.Path(path_type=Path), help="Write the verdicts to this file as JUnit XML."
+)
+@click.option("--github", is_flag=True, help="On GitHub: annotate, and add the comment to the step summary.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit; the same command continues the run."
+)
 @precision_option
 @machine_options
 def command(
@@ -100,8 +111,8 @@ def command(
 ) -> int:
     """Fail when a model is less robust than a baseline.
 
-    Asks about CHECKPOINT what was asked about the baseline, on the same examples, and prints a comment for a
-    pull request. Exit 0: no regression; 1: regression; 2: could not be measured; 3: undecided.
+    Evaluates CHECKPOINT as the baseline was evaluated, on the same examples, and prints a comment for a pull
+    request. Exit 0: no regression; 1: regression; 2: could not be measured; 3: undecided.
 
     \b
     robench evaluate digits-adv-linf --json baseline.json
@@ -109,7 +120,7 @@ def command(
     robench check model.pt --baseline baseline.json --max-drop union=1pp --max-drop clean=0.5pp
     """
     if minutes is not None and not math.isfinite(minutes):
-        raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
+        raise UserError(f"--minutes {minutes} is not a time; write a number of minutes like 30 or 0.5")
     read = [checkpoint, data, arch, str(baseline_path), *attacks]
     for option, path in (("--json", json_path), ("--junit", junit_path)):
         if path is not None:
@@ -120,29 +131,23 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    asked = question(baseline, data, preparation(prepared), Consent.of(attacks))
-    subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
-    # Before anything is attacked: content decides, so the same file under another name costs nothing.
-    if baseline.is_of(subject.load(asked.split).classifier):
+    compared = question(baseline, data, preparation(prepared), Consent.of(attacks))
+    source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
+    runner = _Runner(compared, precision, _remaining(minutes), quiet)
+    # Before any attack: the content decides, so the same file under another name costs nothing.
+    first = runner.prepare(source)
+    if baseline.is_of(first.plan.model):
         comment, finished = unchanged(baseline, allowances), True
     else:
-        searching = precision_for(baseline, precision, subject.device)
-        ask = EvalRequest(
-            data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation
-        )
-        clock = _clock(minutes)
-        further = _asking_the_baseline(baseline, baseline_model, baseline_arch, subject, asked, ask, clock, quiet)
-        comment, finished = compare(
-            *(baseline, asked, allowances, _asking(subject, ask, asked, run_path, clock, quiet)),
-            ask_baseline=further if until_decided else None,
-        )
-    _tell(comment, json_path, junit_path, github)
+        further = runner.baseline(source, baseline_model, baseline_arch) if until_decided else None
+        comment, finished = compare(compared, allowances, runner.model(source, first, run_path), further)
+    _report(comment, json_path, junit_path, github)
     if not finished and comment.judgement.verdict is GateVerdict.UNDECIDED:
         return STOPPED
     return UNMEASURED if comment.unmeasured else CODES[comment.judgement.verdict]
 
 
-def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, github: bool) -> None:
+def _report(comment: Comment, json_path: Path | None, junit_path: Path | None, github: bool) -> None:
     echo(comment.markdown(), nl=False)
     if json_path is not None:
         durable.replace(json_path, comment.now.to_json().encode())
@@ -154,70 +159,72 @@ def _tell(comment: Comment, json_path: Path | None, junit_path: Path | None, git
             try:
                 with Path(summary).open("a", encoding="utf-8") as file:
                     file.write(comment.markdown())
-            except OSError as error:  # the verdict stands
-                echo(f"note: the summary of the step cannot be written: {error.strerror}", err=True)
+            except OSError as error:  # the verdict is not affected
+                echo(f"note: the step summary cannot be written: {error.strerror}", err=True)
 
 
-def _clock(minutes: float | None) -> Callable[[], float | None]:
-    """The minutes that are left; None for as many as it takes."""
+def _remaining(minutes: float | None) -> Callable[[], float | None]:
+    """The minutes that are left; None without a limit."""
     end = None if minutes is None else time.monotonic() + 60 * minutes
     return lambda: None if end is None else max(0.0, (end - time.monotonic()) / 60)
 
 
-def _asking(
-    subject: ModelSource,
-    ask: EvalRequest,
-    asked: Question,
-    run: Path | None,
-    clock: Callable[[], float | None],
-    quiet: bool,
-) -> Evaluate:
-    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> EvalResult:
-        return ask_about(subject, ask, run, clock(), quiet, chosen=(split, asked.protocol), enough=enough)
+@dataclass(frozen=True)
+class _Runner:
+    """Evaluates models on the baseline's question, within the time limit of the command."""
 
-    return answer
+    question: Question
+    precision: str | None
+    remaining: Callable[[], float | None]
+    quiet: bool
+
+    def prepare(self, source: CheckpointSource, split: Split | None = None) -> PreparedEvaluation:
+        """The evaluation of a model on the baseline's examples, or on those of `split`."""
+        return self.question.prepare(source, self.precision, split, command=command_line())
+
+    def model(self, source: CheckpointSource, first: PreparedEvaluation, run: Path | None) -> Evaluate:
+        """Evaluates the checked model; `first` is its evaluation on the baseline's examples."""
+
+        def evaluate(split: Split, stop_when: StopCriterion | None) -> EvalResult:
+            prepared = first if split is first.split else self.prepare(source, split)
+            return run_shown(prepared, run, self.remaining(), self.quiet, stop_when=stop_when)
+
+        return evaluate
+
+    def baseline(self, like: CheckpointSource, checkpoint: str | None, arch: str | None) -> Evaluate:
+        """Evaluates the baseline's model, once further examples are needed, into a run file of its own."""
+        baseline = self.question.baseline
+
+        def evaluate(split: Split, stop_when: StopCriterion | None) -> EvalResult:
+            source = _baseline_source(baseline, checkpoint, arch, like)
+            try:
+                prepared = self.prepare(source, split)
+            except UserError as error:
+                raise UserError(
+                    f"further examples need the baseline's model; name it with --baseline-model ({error})"
+                ) from None
+            refuse_another_model(baseline, prepared.plan.model, source.checkpoint)
+            path = prepared.default_run.with_name(f"baseline-{prepared.default_run.name}")
+            return run_shown(prepared, path, self.remaining(), self.quiet, stop_when=stop_when)
+
+        return evaluate
 
 
-def _baseline_subject(baseline: Baseline, checkpoint: str | None, arch: str | None, like: ModelSource) -> ModelSource:
+def _baseline_source(
+    baseline: Baseline, checkpoint: str | None, arch: str | None, like: CheckpointSource
+) -> CheckpointSource:
     """The baseline's model, on the device of `like`, the model that is checked.
 
-    Raises UserError where the baseline names code that the command line does not.
+    Raises UserError where the baseline names code that the command line does not name.
     """
-    told, source = baseline.summary.environment, f"the baseline {baseline.path}"
+    environment, source = baseline.summary.environment, f"the baseline {baseline.path}"
     name = consent.checkpoint(
-        *(checkpoint, told, baseline.summary.model.name, source, "--baseline-model"), trust_pickle=like.trust_pickle
+        *(checkpoint, environment, baseline.summary.model.name, source, "--baseline-model"),
+        trust_pickle=like.trust_pickle,
     )
-    if arch is None and (checkpoint is not None or like.told("").get("arch") == told.get("arch")):
+    if arch is None and (checkpoint is not None or like.metadata("").get("arch") == environment.get("arch")):
         arch = like.arch
     elif checkpoint is None:
-        arch = consent.architecture(arch, told, source, "--baseline-arch")
-    weights = told.get("weights") if checkpoint is None else like.weights
-    return replace(like, checkpoint=name, arch=arch, normalise=told.get("normalise"), weights=weights)
-
-
-def _asking_the_baseline(
-    baseline: Baseline,
-    checkpoint: str | None,
-    arch: str | None,
-    like: ModelSource,
-    asked: Question,
-    ask: EvalRequest,
-    clock: Callable[[], float | None],
-    quiet: bool,
-) -> Evaluate:
-    """Asks the baseline's model, once further examples are needed, into a run file that is nobody else's."""
-
-    def answer(split: Split, enough: Callable[[Summary], bool] | None) -> EvalResult:
-        subject = _baseline_subject(baseline, checkpoint, arch, like)
-        try:
-            classifier = subject.load(split).classifier
-        except UserError as error:
-            raise UserError(
-                f"further examples need the baseline's model; name it with --baseline-model ({error})"
-            ) from None
-        refuse_another_model(baseline, classifier, subject.checkpoint)
-        usual = api.default_run(api.plan(ask, asked.protocol, split, classifier))
-        path = usual.with_name(f"baseline-{usual.name}")
-        return _asking(subject, ask, asked, path, clock, quiet)(split, enough)
-
-    return answer
+        arch = consent.architecture(arch, environment, source, "--baseline-arch")
+    weights = environment.get("weights") if checkpoint is None else like.weights
+    return replace(like, checkpoint=name, arch=arch, normalise=environment.get("normalise"), weights=weights)

@@ -1,4 +1,7 @@
-"""Which code and files a command uses: a file of somebody else proposes, only the command line decides."""
+"""Which code and files a command uses.
+
+A run file or a summary may name them, but only the command line makes code run.
+"""
 
 import shlex
 from collections.abc import Mapping
@@ -9,14 +12,14 @@ from ..problem.checkpoints.zoo import zoo_names
 
 
 def architecture(typed: str | None, environment: Mapping[str, str], source: str, option: str = "--arch") -> str | None:
-    """The architecture on the command line, else the known one that the file `source` names; None where it names none.
+    """The architecture on the command line, else the built-in one that the file `source` names, if any.
 
-    Raises UserError where the file names a factory, for that is code.
+    Raises UserError where the file names a factory, as that is code.
     """
     named = _readable(environment.get("arch", ""), source)
     if typed is None and named and named_factory(named):
         raise UserError(
-            f"{source} says that its architecture is {named}, which is code; if you trust it, type "
+            f"{source} names the architecture {named}, which is code; if you trust it, type "
             f"{option} {shlex.quote(named)}"
         )
     return typed or named or None
@@ -33,20 +36,23 @@ def checkpoint(
         return typed
     named = _readable(environment.get("checkpoint", ""), source) or (model if model in zoo_names() else "")
     if not named:
-        raise UserError(f"{source} does not say where its model is; name it with {option}")
+        raise UserError(f"{source} does not name its model; name it with {option}")
     if trust_pickle and named not in zoo_names():
         raise UserError(
-            f"{source} says that its model is {named}; to run code of that file, type {option} {shlex.quote(named)}"
+            f"{source} names the model {named}; to run code of that file, type {option} {shlex.quote(named)}"
         )
     return named
 
 
 def data(typed: str | None, environment: Mapping[str, str], planned: str, source: str) -> str:
-    """The data on the command line, else those that the file `source` names. Raises UserError for no name at all."""
+    """The data on the command line, else those that the file `source` names, else the planned ones.
+
+    Raises UserError where the file names something unreadable.
+    """
     return typed or _readable(environment.get("data", ""), source) or planned
 
 
 def _readable(text: str, source: str) -> str:
     if not text.isprintable():
-        raise UserError(f"{source} names {text!a}, which no file or architecture is called; it is damaged")
+        raise UserError(f"{source} names {text!a}, which cannot be a file or an architecture; it is damaged")
     return text

@@ -1,4 +1,4 @@
-"""`robench doctor`: what is installed, and whether its attacks are what they claim to be."""
+"""`robench doctor`: what is installed, and whether its attacks find what is known to be there."""
 
 import click
 import torch
@@ -7,21 +7,21 @@ from ..doctor import installed
 from ..doctor.attacks import attacks_under_test
 from ..doctor.cases import cases
 from ..doctor.checks import check
-from ..doctor.report import Examined, markdown
+from ..doctor.report import CheckedAttack, markdown
 from .options import debug_option
 from .terminal import echo
 
 
 @click.command("doctor")
 @click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Only this attack or library; repeatable.")
-@click.option("--quiet", is_flag=True, help="Print the result alone.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @debug_option
 def command(attacks: tuple[str, ...], quiet: bool) -> int:
-    """Which libraries and data sets are here, and whether attacks find what is known to be there.
+    """List the installed libraries and data sets, and check the attacks on models with a known answer.
 
-    Every attack of robench and of the libraries that are installed meets models on which the right answer is known.
-    Prints Markdown; takes some minutes. Exit 1 when an attack of robench's own, or one of yours, fails. An attack of
-    yours, --attack file.py:Class, is also held to the contract of robench's attacks; its code runs.
+    Runs every attack of robench and of the installed libraries. Prints Markdown; takes some minutes. An attack of
+    your own, --attack file.py:Class, is also checked against the contract of robench's attacks; this runs its code.
+    Exit 1 when one of robench's own attacks fails, or one of yours.
 
     \b
     robench doctor > conformance.md
@@ -30,14 +30,14 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
     """
     torch.set_num_threads(1)  # the models are tiny
     libraries = installed.libraries()
-    checkd = []
+    checked = []
     every = attacks_under_test(attacks, [library.name for library in libraries if library])
     for number, tested in enumerate(every, start=1):
-        found = Examined(tested, tuple(check(tested, cases())))
-        checkd.append(found)
+        result = CheckedAttack(tested, tuple(check(tested, cases())))
+        checked.append(result)
         if not quiet:
-            fails = ", ".join(finding.case for finding in found.failed)
+            fails = ", ".join(failed.case for failed in result.failed)
             verdict = f"fails in {fails}" if fails else "ok"
             echo(f"[{number}/{len(every)}] {tested.name}, {tested.threat}: {verdict}", err=True)
-    echo(markdown(checkd, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
-    return 1 if any(one.failed and (one.tested.ours or one.tested.users) for one in checkd) else 0
+    echo(markdown(checked, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
+    return 1 if any(one.failed and (one.tested.ours or one.tested.users) for one in checked) else 0

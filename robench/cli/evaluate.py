@@ -5,14 +5,16 @@ from pathlib import Path
 
 import click
 
-from .. import api
-from ..api import EvalRequest, ModelSource
 from ..errors import UserError
+from ..evaluation.environment import pick_device
+from ..evaluation.model_source import CheckpointSource
+from ..evaluation.prepared import prepare
+from ..evaluation.request import EvalRequest
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
 from .options import data_options, machine_options, model_options, precision_option, preparation, question_options
-from .running import ask_about, refuse_unwritable
+from .running import command_line, refuse_unwritable, run_shown
 from .terminal import echo
 
 
@@ -21,16 +23,22 @@ from .terminal import echo
 @data_options("those of the model's card")
 @question_options
 @model_options
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="Keep the evidence here.  [default: in runs/]")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the summary here too; - is stdout.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop in time; the same command goes on.")
-@click.option("--breakdown", is_flag=True, help="Add the table of attacks.")
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path), help="Run file for the evidence.  [default: in runs/]"
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the summary to this file; - is stdout."
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit; the same command continues the run."
+)
+@click.option("--breakdown", is_flag=True, help="Add a table of the attacks.")
 @click.option(
     "--masking",
     default="off",
     show_default=True,
     metavar="off|on|deep",
-    help="Look whether misleading gradients flatter the number.",
+    help="Check for gradient masking.",
 )
 @precision_option
 @machine_options
@@ -61,8 +69,8 @@ def command(
 ) -> int:
     """Measure how much accuracy a model keeps under attack.
 
-    CHECKPOINT is a file (.safetensors, .pt, .pth, TorchScript) or the name of a bundled model. What is
-    found is kept in a run file: stopped anywhere, the same command finishes the rest.
+    CHECKPOINT is a file (.safetensors, .pt, .pth, TorchScript) or the name of a bundled model. The evidence
+    is kept in a run file: after an interruption, the same command finishes the rest.
 
     \b
     robench evaluate digits-adv-linf
@@ -74,19 +82,18 @@ def command(
     robench evaluate model.pt --data mnist --masking on
     """
     if minutes is not None and not math.isfinite(minutes):
-        raise UserError(f"--minutes {minutes} is no time; write a number of minutes like 30 or 0.5")
-    ask = EvalRequest(
+        raise UserError(f"--minutes {minutes} is not a time; write a number of minutes like 30 or 0.5")
+    request = EvalRequest(
         *(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking),
         preparation=preparation(prepared),
         shuffled=shuffled,
     )
-    subject = ModelSource(checkpoint, arch, normalise, trust_pickle, api.pick_device(device), weights)
+    source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
-        refuse_unwritable(
-            json_path, "--json", run_path, [checkpoint, data, arch, protocol, ask.preparation.labels, *attacks]
-        )
-    answer = ask_about(subject, ask, run_path, minutes, quiet)
-    summary = answer.summary
+        read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
+        refuse_unwritable(json_path, "--json", run_path, read)
+    result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet)
+    summary = result.summary
     refuse_unmeasured(summary)
     table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
     if json_path is None or str(json_path) != "-":
@@ -98,4 +105,4 @@ def command(
             durable.replace(json_path, summary.to_json().encode())
     for entry in unmeasured(summary):
         click.echo(f"Error: {failure(entry)}", err=True)
-    return 2 if unmeasured(summary) else 0 if answer.finished else 130
+    return 2 if unmeasured(summary) else 0 if result.finished else 130

@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UserError, counted
-from ..evaluation.export import Arrays, Images, examples_of, images_of, planned, selected
+from ..evaluation.export import Arrays, Images, examples_of, images_of, selected
+from ..evaluation.recorded import recorded_plan
 from ..evidence.store import RunFile
 from ..problem import durable
 from ..results import figures
@@ -31,13 +32,15 @@ MAX = 48  # images on a sheet
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to: .npz, .png, .csv, .parquet.",
+    help="File to write: .npz, .png, .csv, .parquet.",
 )
-@click.option("--threat", "threats", multiple=True, metavar="THREAT", help="Under this threat alone; repeatable.")
-@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Found by this attack alone; repeatable.")
+@click.option("--threat", "threats", multiple=True, metavar="THREAT", help="Only under this threat; repeatable.")
+@click.option(
+    "--attack", "attacks", multiple=True, metavar="ATTACK", help="Only images found by this attack; repeatable."
+)
 @click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1.")
-@data_options("where they were, prepared as they were")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@data_options("the recorded ones, prepared as they were")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
 @debug_option
 def command(
     run_path: Path,
@@ -49,7 +52,7 @@ def command(
     quiet: bool,
     **prepared: str | None,
 ) -> None:
-    """Write the adversarial images of a run file, or a row per example and threat. The suffix decides:
+    """Write the adversarial images of a run file, or a row per example and threat. The suffix selects the format:
 
     \b
     .npz      arrays x, x_adv, y, example, threat, attack, size, margin
@@ -57,8 +60,8 @@ def command(
     .csv      a row per example and threat: outcome, attack, restart, target, size, margin, costs
     .parquet  the same rows
 
-    Images are those of broken examples, one per threat: the smallest that counts. For .npz and .png the clean images
-    are loaded, for rows nothing is; the model never is. The run file stays as it is.
+    Images are those of broken examples, one per threat: the smallest perturbation that counts. For .npz and .png the
+    clean images are loaded. The model is never loaded, and the run file is not changed.
 
     \b
     robench export runs/digits-adv-linf-1a2b3c4d.robench --out adv.npz
@@ -67,7 +70,9 @@ def command(
     """
     form = out.suffix.lower()
     if form not in (*ROWS, *IMAGES):
-        raise UserError(f"--out {out} has no suffix that export knows; end it with {', '.join((*IMAGES, *ROWS))}")
+        raise UserError(
+            f"--out {out} has a suffix that export does not know; end it with {', '.join((*IMAGES, *ROWS))}"
+        )
     if form == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(
             "a .parquet file needs pyarrow, which is not installed; pip install 'robench[parquet]', or write a .csv"
@@ -76,7 +81,7 @@ def command(
     refuse_unwritable(out, "--out", None, [str(run_path), data, prepare.labels])
     selection = selected(threats, attacks, examples)
     with RunFile.read(run_path) as run:
-        plan, evidence = planned(run)
+        plan, evidence = recorded_plan(run), run.evidence()
         refuse_unwritable(
             out, "--out", None, [evidence.environment.get(key) for key in ("data", "checkpoint", "labels")]
         )
@@ -113,7 +118,7 @@ def _sheet(arrays: Arrays, summary: Summary) -> bytes:
 
 
 def _counted(images: Images, form: str) -> str:
-    """How many images were written, and how many were not."""
+    """The number of images that were written, and of those that were not."""
     count = len(images.arrays["example"])
     by_threat = ", ".join(f"{threat} {n}" for threat, n in Counter(map(str, images.arrays["threat"])).items())
     text = f"{counted(count, 'adversarial image')} ({by_threat})"
@@ -121,5 +126,5 @@ def _counted(images: Images, form: str) -> str:
         text = f"the first {MAX} of {text}; choose others with --threat, --attack or --examples"
     if images.without:
         verb = "is" if images.without == 1 else "are"
-        text += f"; {images.without} more {verb} not kept: the run holds a smaller one by another attack, or none"
+        text += f"; {images.without} more {verb} not in the run: it holds a smaller one by another attack, or none"
     return text

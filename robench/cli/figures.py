@@ -14,6 +14,7 @@ from .. import __version__
 from ..analysis import first_layer
 from ..analysis.landscape import landscape, lines
 from ..errors import UserError, unknown
+from ..evaluation.recorded import recorded_plan
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import durable, threats
@@ -31,11 +32,17 @@ from .terminal import echo, one_line
 
 @click.command("figures")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures go.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the pictures.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"{', '.join(KINDS)}; repeatable.  [default: all]")
-@click.option("--format", "forms", multiple=True, metavar="svg|png", help="Of the files; repeatable.  [default: svg]")
 @click.option(
-    "--each", type=click.IntRange(1, 12), default=3, show_default=True, help="Images in the kinds that show some."
+    "--format", "forms", multiple=True, metavar="svg|png", help="Format of the files; repeatable.  [default: svg]"
+)
+@click.option(
+    "--each",
+    type=click.IntRange(1, 12),
+    default=3,
+    show_default=True,
+    help="Number of images in the kinds that show images.",
 )
 @click.option(
     "--card",
@@ -43,10 +50,12 @@ from .terminal import echo, one_line
     multiple=True,
     metavar="FILE.toml",
     type=click.Path(path_type=Path),
-    help="A model's card, for the marks of trade-off; bundled ones are known. Repeatable.",
+    help="A model's card, for the marks in trade-off; bundled ones are known. Repeatable.",
 )
-@click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
-@data_options("where they were, prepared as they were")
+@click.option(
+    "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
+)
+@data_options("the recorded ones, prepared as they were")
 @model_options
 @machine_options
 def command(
@@ -67,12 +76,12 @@ def command(
     curve        accuracy against radius, of runs made with --curve
     trade-off    accuracy of two or more models under two or more threats, and under their union
     queries      accuracy against forward passes, per attack
-    landscape    the loss around the first images the model gets right
+    landscape    the loss around the first images that the model classifies correctly
     along        loss and margin from these images outwards, along the gradient and at random
-    first-layer  the filters that meet the image first, and the loss as black pixels rise
+    first-layer  the filters of the first layer, and the loss as black pixels become brighter
     gallery      the adversarial images nearest to their clean ones
 
-    The last four load model and data.
+    The last four kinds load the model and the data.
 
     \b
     robench figures runs/*.robench --out pictures
@@ -82,16 +91,16 @@ def command(
     _known("format", forms, FORMS)
     reading["preparation"] = preparation(reading)
     if checkpoint and len(runs) > 1:
-        raise UserError("--model says where the model of one run is; give one run, or leave --model out")
+        raise UserError("--model locates the model of a single run; give one run, or leave --model out")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder with --out")
     with ExitStack() as stack:
         read = [_Read.of(stack.enter_context(RunFile.read(path)), reading, checkpoint, data) for path in runs]
         pictures = _pictures(read, tuple(dict.fromkeys(kinds)), each, _trained_on(read, cards), quiet)
-        # All is drawn before anything is written: an error leaves the folder as it was.
+        # Everything is drawn before anything is written: an error leaves the folder unchanged.
         files = {
             f"{picture.name}.{form}": (figures.image_bytes(picture, form), picture.caption)
-            for picture in _told_apart(pictures)
+            for picture in _with_distinct_names(pictures)
             for form in dict.fromkeys(forms or ("svg",))
         }
     _make(out)
@@ -102,7 +111,7 @@ def command(
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An open run file; its model and images are loaded when first asked for."""
+    """An open run file; its model and images are loaded on first use."""
 
     file: RunFile
     material: Material
@@ -110,10 +119,7 @@ class _Read:
 
     @classmethod
     def of(cls, file: RunFile, reading: dict[str, Any], checkpoint: str | None, data: str | None) -> "_Read":
-        plan = file.plan()
-        if plan is None:
-            raise UserError(f"{file.path} holds no plan yet: the run was stopped before it began; leave it out")
-        evidence = file.evidence()
+        plan, evidence = recorded_plan(file, hint="leave it out"), file.evidence()
         summary = summarise(plan, evidence, __version__)
         try:
             summary.refuse_unreadable()
@@ -130,8 +136,9 @@ class _Read:
 def _pictures(
     read: list[_Read], kinds: tuple[str, ...], each: int, trained_on: dict[str, tuple[str, ...]], quiet: bool
 ) -> list[Picture]:
-    """The pictures of the kinds that were named, else of all there is material for. Raises UserError where one of the
-    named, or none at all, can be drawn.
+    """The pictures of the named kinds; without names, of all kinds that can be drawn.
+
+    Raises UserError where a named kind cannot be drawn, or none can.
     """
     materials = [r.material for r in read]
     makers: dict[str, Callable[[], Album]] = {
@@ -167,7 +174,7 @@ def _one_by_one(read: list[_Read], draw: Callable[[_Read], Picture]) -> Album:
 
 
 def _landscape(run: _Read, each: int) -> Picture:
-    """Around the first examples that the model gets right, under every threat that is a ball."""
+    """The loss around the first examples that the model classifies correctly, under every threat that is a ball."""
     surfaces = []
     for ball, x, y, number in _around(run, each, "landscape"):
         found = landscape(run.loaded[1].classifier, ball, x, y, number=number, seed=run.material.plan.seed)
@@ -176,17 +183,17 @@ def _landscape(run: _Read, each: int) -> Picture:
 
 
 def _along(run: _Read, each: int) -> Picture:
-    """From the first examples that the model gets right, under every threat that is a ball."""
+    """Loss and margin along lines from the first correctly classified examples, under every threat that is a ball."""
     walked = []
     for ball, x, y, number in _around(run, each, "lines"):
         found = lines(run.loaded[1].classifier, ball, x, y, number=number, seed=run.material.plan.seed)
-        walked.append(Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.promised))
+        walked.append(Walk(str(ball), number, int(y), found.loss.numpy(), found.margin.numpy(), found.predicted))
     return figures.walks(run.material.summary, walked)
 
 
 def _around(run: _Read, each: int, what: str) -> Iterator[tuple[threats.Ball, Inputs, Labels, int]]:
-    """Every ball with each of the examples to be shown: image, class and number."""
-    balls, rows = _balls(run, what), _right(run, each, what)
+    """Every ball with each example to show: image, class and number."""
+    balls, rows = _balls(run, what), _correct(run, each, what)
     split = run.loaded[0]
     for row in rows:
         for ball in balls:
@@ -194,23 +201,23 @@ def _around(run: _Read, each: int, what: str) -> Iterator[tuple[threats.Ball, In
 
 
 def _first_layer(run: _Read, each: int) -> Picture:
-    """Its filters, and black pixels of the first examples that have some and that the model gets right."""
-    rows = _right(run, len(run.material.plan.examples), "pixels to raise")
+    """The filters, and black pixels of the first correctly classified examples that have some."""
+    rows = _correct(run, len(run.material.plan.examples), "pixels to raise")
     split, referee = run.loaded
     seed = run.material.plan.seed
     found = first_layer.filters(referee.classifier, seed=seed)
     rows = [row for row in rows if first_layer.black(split.x[row]).any()][:each]
     if not rows:
         raise UserError(
-            f"{run.file.path} is about images without a black pixel, so there is none to raise; leave it out"
+            f"{run.file.path} is about images without black pixels, so there is none to raise; leave it out"
         )
     raised = []
     for row in rows:
         x, y = split.x[row : row + 1], split.y[row : row + 1]
         rise = first_layer.rise(referee.classifier, x, y, seed=seed)
-        losses = (rise.loss.numpy(), rise.together.numpy(), rise.promised.numpy())
+        losses = (rise.loss.numpy(), rise.together.numpy(), rise.predicted.numpy())
         raised.append(Raised(split.numbers[row], int(y), x[0].numpy(), rise.pixels, *losses))
-    return figures.first_layers(run.material.summary, Layer(found.weight.numpy(), found.wakes.numpy()), raised)
+    return figures.first_layers(run.material.summary, Layer(found.weight.numpy(), found.thresholds.numpy()), raised)
 
 
 def _balls(run: _Read, what: str) -> list[threats.Ball]:
@@ -220,21 +227,23 @@ def _balls(run: _Read, what: str) -> list[threats.Ball]:
     return balls
 
 
-def _right(run: _Read, count: int, what: str) -> list[int]:
-    """The rows of the first examples that the model gets right."""
+def _correct(run: _Read, count: int, what: str) -> list[int]:
+    """The rows of the first examples that the model classifies correctly."""
     correct = {c.example for c in run.material.evidence.clean if c.correct}
     split, _ = run.loaded
     rows = [row for row, number in enumerate(split.numbers) if number in correct][:count]
     if not rows:
-        raise UserError(f"{run.file.path} is about a model that gets no image right, so it has no {what}")
+        raise UserError(f"{run.file.path} is about a model that classifies no image correctly, so it has no {what}")
     return rows
 
 
 def _gallery(run: _Read, each: int) -> Picture:
-    """The finds nearest to their clean images, under every threat."""
+    """The finds nearest to their clean images, under each threat."""
     material = run.material
     if not any(v.accepted for v in material.evidence.verdicts):
-        raise UserError(f"{run.file.path} holds no find, so there is nothing to show; search harder, or leave it out")
+        raise UserError(
+            f"{run.file.path} holds no find, so there is nothing to show; try more attacks, or leave it out"
+        )
     split, referee = run.loaded
     images = dict(run.file.images(split.shape))
     if not images:
@@ -263,7 +272,7 @@ def _gallery(run: _Read, each: int) -> Picture:
 
 
 def _trained_on(read: list[_Read], named: tuple[Path, ...]) -> dict[str, tuple[str, ...]]:
-    """The threats that models were trained on, by the names of the models, where a card tells."""
+    """The threats that models were trained on, by model name, as far as cards name them."""
     known = [
         zoo_card(name)
         for r in read
@@ -271,24 +280,24 @@ def _trained_on(read: list[_Read], named: tuple[Path, ...]) -> dict[str, tuple[s
         and r.material.evidence.environment.get("checkpoint") == name
     ]
     found = {card.name: tuple(card.settings.get("threats", ())) for card in map(read_card, [*known, *named])}
-    strangers = found.keys() - {r.material.plan.model.name for r in read}
-    if strangers:
-        raise UserError(f"none of these runs is about {min(strangers)}, whose card was named; leave it out")
+    unknown_models = found.keys() - {r.material.plan.model.name for r in read}
+    if unknown_models:
+        raise UserError(f"none of these runs is about {min(unknown_models)}, whose card was named; leave it out")
     return found
 
 
-def _told_apart(pictures: list[Picture]) -> list[Picture]:
-    """Under names that differ: the second curve-mnist-test is curve-mnist-test-2."""
+def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
+    """The pictures with distinct names: the second curve-mnist-test becomes curve-mnist-test-2."""
     taken: set[str] = set()
-    apart = []
+    renamed = []
     for picture in pictures:
         name, count = picture.name, 1
         while name in taken:
             count += 1
             name = f"{picture.name}-{count}"
         taken.add(name)
-        apart.append(Picture(name, picture.caption, picture.figure))
-    return apart
+        renamed.append(Picture(name, picture.caption, picture.figure))
+    return renamed
 
 
 def _known(kind: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -301,4 +310,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made a folder: {error.strerror}; name another with --out") from None
+        raise UserError(f"{folder} cannot be created: {error.strerror}; name another folder with --out") from None

@@ -1,4 +1,4 @@
-"""`robench list`: what is there, one line each, with its source."""
+"""`robench list`: attacks, threats, models and so on, one line each, with their sources."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from .. import api, protocols
-from ..api import ModelSource
+from .. import protocols
 from ..errors import UserError, unknown
+from ..evaluation.environment import pick_device
+from ..evaluation.model_source import CheckpointSource
 from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
 from ..problem.checkpoints import locate
@@ -26,7 +27,7 @@ from ..search.foreign import foolbox
 from .options import debug_option
 from .terminal import echo
 
-CLASSES = 10  # where no model says how many
+CLASSES = 10  # where no model or data set determines the number
 
 Lines = Iterator[tuple[str, str]]
 
@@ -65,7 +66,7 @@ def _models() -> Lines:
 
 
 def _weights(name: str, card: Card) -> str:
-    """Where they are, or what gets them here."""
+    """Whether the weights are here, or how to get them."""
     if has_weights(zoo_card(name), card):
         return "Its weights are here."
     servers = [urlsplit(url).hostname or url for url in zoo_addresses(card)]
@@ -74,7 +75,7 @@ def _weights(name: str, card: Card) -> str:
 
 
 def _measured(card: Card) -> str:
-    """What its row of the reports says."""
+    """The measured accuracies of its card."""
     found = card.measured
     if not found:
         return ""
@@ -101,10 +102,10 @@ KINDS: dict[str, Callable[[], Lines]] = {
 @click.argument("kind", metavar="|".join(KINDS))
 @click.argument("only", metavar="[NAME]", required=False)
 @debug_option
-@click.option("-v", "--verbose", is_flag=True, help="With protocols and models: all their numbers.")
-@click.option("--model", metavar="NAME|FILE", help="With protocols -v: estimate what they would cost for this model.")
+@click.option("-v", "--verbose", is_flag=True, help="With protocols and models: all their settings.")
+@click.option("--model", metavar="NAME|FILE", help="With protocols -v: estimate their cost for this model.")
 def command(kind: str, only: str | None, verbose: bool, model: str | None) -> None:
-    """What is there, one line each, with its source.
+    """List what robench offers, one line each, with its source.
 
     \b
     robench list attacks
@@ -115,7 +116,7 @@ def command(kind: str, only: str | None, verbose: bool, model: str | None) -> No
         raise unknown("list", kind, KINDS)
     if model is not None and (kind != "protocols" or not verbose):
         raise UserError("--model estimates the cost of protocols; write robench list protocols -v --model NAME")
-    payer = Payer.named(model) if model is not None else None
+    costed = CostedModel.named(model) if model is not None else None
     rows = list(KINDS[kind]())
     if only is not None:
         names = [name for name, _ in rows]
@@ -127,14 +128,14 @@ def command(kind: str, only: str | None, verbose: bool, model: str | None) -> No
         echo(f"{name:<{width}}  {text}")
         if verbose and kind == "protocols":
             path = protocols.HERE / f"{name}.toml"
-            echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), payer)}\n")
+            echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), costed)}\n")
         if verbose and kind == "models":
             echo("\n" + zoo_card(name).read_text())
 
 
 @dataclass(frozen=True)
-class Payer:
-    """A model whose time an evaluation would take, and its images."""
+class CostedModel:
+    """A model whose evaluation is estimated, with its images and its speed on this machine."""
 
     classifier: Classifier
     split: Split
@@ -142,31 +143,29 @@ class Payer:
     rate: cost.Rate
 
     @classmethod
-    def named(cls, model: str) -> "Payer":
-        """From its card. Raises UserError where there is none."""
+    def named(cls, model: str) -> "CostedModel":
+        """The bundled model of this name, or one with a card. Raises UserError without a card."""
         card = locate(model)[1]
         if card is None or not card.data:
-            raise UserError(
-                f"{model} has no card that says what it takes; name a bundled model, such as mnist-adv-linf"
-            )
+            raise UserError(f"{model} has no card that names its data; name a bundled model, such as mnist-adv-linf")
         split = datasets.load(card.data)
-        classifier = ModelSource(model, device=api.pick_device("auto")).load(split).classifier
+        classifier = CheckpointSource(model, device=pick_device("auto")).load(split).classifier
         return cls(classifier, split, card.data.partition(":")[0], cost.measured_rate(classifier))
 
 
-def _costs(protocol: Protocol, payer: Payer | None) -> str:
-    """What an example that stands to the end costs, and how long the whole may take a model of its data."""
-    suits = payer if payer is not None and protocol.data in ("", payer.data) else None
+def _costs(protocol: Protocol, costed: CostedModel | None) -> str:
+    """The cost of an example that no attack breaks, and an upper bound of the time for a model of its data."""
+    matching = costed if costed is not None and protocol.data in ("", costed.data) else None
     known = DATASETS.get(protocol.data)
-    classes = suits.classifier.classes if suits else known.classes if known else CLASSES
+    classes = matching.classifier.classes if matching else known.classes if known else CLASSES
     each = cost.of_protocol(protocol, classes)
-    lines = [f"An example of {classes} classes that stands to the end costs {each}."]
-    if suits and (protocol.examples is None or protocol.examples.isdigit()):
-        n = min(len(suits.split), int(protocol.examples or len(suits.split)))
+    lines = [f"An example of {classes} classes that no attack breaks costs {each}."]
+    if matching and (protocol.examples is None or protocol.examples.isdigit()):
+        n = min(len(matching.split), int(protocol.examples or len(matching.split)))
         lines.append(
-            f"At the rate of {suits.classifier.name} here ({suits.rate.gradients:,.0f} gradients or"
-            f" {suits.rate.forwards:,.0f} forward passes a second) {n:,} of them take up to"
-            f" {_duration(n * suits.rate.seconds(each))}; what falls costs less."
+            f"At the rate of {matching.classifier.name} here ({matching.rate.gradients:,.0f} gradients or"
+            f" {matching.rate.forwards:,.0f} forward passes a second) {n:,} of them take up to"
+            f" {_duration(n * matching.rate.seconds(each))}; broken examples cost less."
         )
     return "\n".join(lines)
 

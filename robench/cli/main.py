@@ -1,4 +1,4 @@
-"""The command `robench`: its commands, and how errors are told."""
+"""The command `robench`: its subcommands, and how errors are shown."""
 
 import importlib
 import os
@@ -19,16 +19,16 @@ COMMANDS = {
     "report": "Print tables of run files.",
     "figures": "Draw pictures of run files.",
     "export": "Write the adversarial images of a run file, or its rows, for other programs.",
-    "verify": "Judge the evidence of a run file again.",
+    "verify": "Verify the evidence of a run file.",
     "check": "Fail when a model is less robust than a baseline: the gate for CI.",
-    "merge": "Put several run files of one model together.",
-    "doctor": "Which attack libraries are here, and whether attacks find what is known to be there.",
-    "list": "What is there: attacks, threats, protocols, recipes, data, models, architectures.",
+    "merge": "Merge several run files of one model.",
+    "doctor": "List installed attack libraries, and check whether attacks find what is known to be there.",
+    "list": "List attacks, threats, protocols, recipes, data, models or architectures.",
 }
 
 
 class Commands(click.Group):
-    """Commands that are imported when they are called, so that --help does not wait for torch."""
+    """Subcommands that are imported when they are called, so that --help does not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -62,12 +62,12 @@ def robench() -> None:
     \b
     robench evaluate digits-adv-linf          a bundled model on embedded data
     robench evaluate model.pt --data mnist    your own checkpoint
-    robench COMMAND --help                    what a command can do
+    robench COMMAND --help                    the options of a command
     """
 
 
 def main() -> None:
-    """Run a command. Exit 2 with one line for what is the user's to mend; --debug shows where it arose."""
+    """Runs a command. Invalid input exits with code 2 and one line; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     try:
         args = [a for a in sys.argv[1:] if a != "--debug"]
@@ -81,7 +81,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone: nothing is wrong
+    except BrokenPipeError:  # the reader of our output has closed it: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:

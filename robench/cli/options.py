@@ -12,15 +12,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def model_options(command: F) -> F:
-    """How to read a checkpoint."""
+    """Adds options for reading a checkpoint."""
     for option in (
-        click.option("--trust-pickle", is_flag=True, help="Load a file that runs code. Only for files you trust."),
+        click.option("--trust-pickle", is_flag=True, help="Load a file that can run code. Only for files you trust."),
         click.option(
-            "--normalise", metavar="NAME|MEAN/STD", help="What the model expects of its images: none, mnist, ..."
+            "--normalise", metavar="NAME|MEAN/STD", help="Normalisation that the model expects: none, mnist, ..."
         ),
-        click.option(
-            "--weights", metavar="KEY", help="Of several sets of weights in a file, that under this key or prefix."
-        ),
+        click.option("--weights", metavar="KEY", help="Key or prefix of the weights, where a file holds several sets."),
         click.option(
             "--arch",
             metavar="NAME|FACTORY",
@@ -32,14 +30,18 @@ def model_options(command: F) -> F:
 
 
 def data_options(default: str) -> Callable[[F], F]:
-    """Which images, and how they are prepared; `default` says which where none are named."""
+    """Adds options for the images and their preparation; `default` describes the images where none are named."""
 
     def decorate(command: F) -> F:
         for option in (
-            click.option("--channels", metavar="1|3", help="Read images of a folder as grey, or as colour."),
-            click.option("--labels", metavar="FILE", help="Which output of the model each class of a folder is."),
-            click.option("--interpolation", metavar="NAME", help="Of --resize: bilinear, bicubic, nearest."),
-            click.option("--crop", metavar="N|HxW", help="The middle of the images of a folder, after --resize."),
+            click.option("--channels", metavar="1|3", help="Read images of a folder in grey, or in colour."),
+            click.option(
+                "--labels", metavar="FILE", help="File that maps the classes of a folder to outputs of the model."
+            ),
+            click.option(
+                "--interpolation", metavar="NAME", help="Interpolation of --resize: bilinear, bicubic, nearest."
+            ),
+            click.option("--crop", metavar="N|HxW", help="Centre crop of the images of a folder, after --resize."),
             click.option("--resize", metavar="N|HxW", help="Resize the images of a folder; N is the shorter side."),
             click.option("--data", metavar="NAME|FOLDER|FILE.npz", help=f"The images.  [default: {default}]"),
         ):
@@ -50,18 +52,18 @@ def data_options(default: str) -> Callable[[F], F]:
 
 
 def preparation(options: dict[str, Any]) -> "Preparation":
-    """What the options about preparing images say, taken out of those of a command."""
+    """The preparation of images, from its options, which are removed from those of the command."""
     from ..problem.datasets.preparation import OPTIONS, Preparation  # imports torch, for which --help does not wait
 
     return Preparation(**{key: options.pop(key) or "" for key in OPTIONS})
 
 
 def question_options(command: F) -> F:
-    """What is asked about a model."""
+    """Adds options for the question to evaluate."""
     for option in (
-        click.option("--seed", type=int, help="Of all random numbers.  [default: the protocol's]"),
+        click.option("--seed", type=int, help="Seed of all random numbers.  [default: the protocol's]"),
         click.option(
-            "--curve", is_flag=True, help="Let minimum-norm attacks finish: accuracy against radius. Takes longer."
+            "--curve", is_flag=True, help="Run minimum-norm attacks to the end, for accuracy against radius; slower."
         ),
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
         click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
@@ -76,31 +78,35 @@ def question_options(command: F) -> F:
         click.option(
             "--threat", "threats", multiple=True, metavar="THREAT", help="Replace the threats, as linf:8/255."
         ),
-        click.option("--protocol", metavar="NAME|FILE.toml", help="A named evaluation.  [default: the data set's]"),
+        click.option(
+            "--protocol",
+            metavar="NAME|FILE.toml",
+            help="Named threats, attacks and examples.  [default: the data set's]",
+        ),
     ):
         command = option(command)
     return command
 
 
 def precision_option(command: F) -> F:
-    """How exactly the search computes."""
+    """Adds the option for the precision of the search."""
     return click.option(
         "--precision",
         default=None,
-        help="Of the search: auto, float32, bfloat16, tf32. Verification always uses float32."
+        help="Precision of the search: auto, float32, bfloat16, tf32. Verification always uses float32."
         "  [default: ROBENCH_PRECISION, else auto]",
     )(command)
 
 
 def debug_option(command: F) -> F:
-    """What every command takes. `main` reads it before click does, so that it works everywhere."""
+    """Adds the option that every command has. `main` reads it before click does, so that it works everywhere."""
     return click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")(command)
 
 
 def machine_options(command: F) -> F:
-    """Where it runs, and how much it says."""
+    """Adds options for the device and the output."""
     for option in (
-        click.option("--quiet", is_flag=True, help="Print the result alone."),
+        click.option("--quiet", is_flag=True, help="Print only the result."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, or cuda:1."),
     ):
         command = option(command)

@@ -1,12 +1,13 @@
-"""The model and the images a run file is about, from where they were or where the user says they are now."""
+"""The model and the images of a run file, from where they were or where the user says they are now."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import api
-from ..api import ModelSource
 from ..errors import UserError
-from ..evaluation.runner import identity_of, refuse_other_noise
+from ..evaluation.environment import pick_device
+from ..evaluation.model_source import CheckpointSource
+from ..evaluation.planning import identity_of, refuse_other_noise
+from ..evaluation.recorded import planned_examples
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets
@@ -16,18 +17,18 @@ from . import consent
 
 
 class Reloaded(NamedTuple):
-    """What a run file is about, loaded."""
+    """The model and the images of a run file."""
 
     split: Split  # the planned examples
     referee: Referee
     whole: Split  # all examples of the data
-    subject: ModelSource
+    source: CheckpointSource
 
 
 def reloaded(
     run_path: Path,
     plan: Plan,
-    told: dict[str, str],
+    environment: dict[str, str],
     *,
     checkpoint: str | None,
     data: str | None,
@@ -38,24 +39,26 @@ def reloaded(
     trust_pickle: bool,
     device: str,
 ) -> Reloaded:
-    """The planned examples, and a referee with the model of the plan; `told` is the environment of the run.
+    """The planned examples, and a referee with the model of the plan; `environment` is that of the run.
 
-    Raises UserError when either is not there, or is another, or when the run names code.
+    Raises UserError when model or data are missing, or others, or when the run names code.
     """
-    subject = ModelSource(
-        consent.checkpoint(checkpoint, told, plan.model.name, str(run_path), "--model", trust_pickle=trust_pickle),
-        consent.architecture(arch, told, str(run_path)),
-        normalise or told.get("normalise"),
+    source = CheckpointSource(
+        consent.checkpoint(
+            checkpoint, environment, plan.model.name, str(run_path), "--model", trust_pickle=trust_pickle
+        ),
+        consent.architecture(arch, environment, str(run_path)),
+        normalise or environment.get("normalise"),
         trust_pickle,
-        api.pick_device(device),
-        weights or told.get("weights"),
+        pick_device(device),
+        weights or environment.get("weights"),
     )
-    text = consent.data(data, told, plan.data, str(run_path))
-    prepared = datasets.prepared(text, preparation, told)
+    text = consent.data(data, environment, plan.data, str(run_path))
+    prepared = datasets.prepared(text, preparation, environment)
     whole = datasets.load(text, preparation=prepared, numbers=plan.examples)
-    split = api.planned_examples(run_path, plan, whole)
-    refuse_other_noise(plan, str(subject.device), str(run_path))
-    referee = Referee(subject.load(split).classifier, plan.passes)
+    split = planned_examples(run_path, plan, whole)
+    refuse_other_noise(plan, str(source.device), str(run_path))
+    referee = Referee(source.load(split).classifier, plan.passes)
     if not identity_of(plan.model).same_as(referee.classifier.identity()):
-        raise UserError(f"{subject.checkpoint} is not the model of {run_path}; name that one with --model")
-    return Reloaded(split, referee, whole, subject)
+        raise UserError(f"{source.checkpoint} is not the model of {run_path}; name that one with --model")
+    return Reloaded(split, referee, whole, source)

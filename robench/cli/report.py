@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from ..api import load_run
 from ..errors import UserError
+from ..evaluation.recorded import recorded_summary
 from ..evidence.store import is_run_file
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
@@ -24,13 +24,15 @@ SHOWN = 40  # lines of a difference
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", default="markdown", show_default=True, metavar="|".join(FORMS), help="Of the report.")
-@click.option("--breakdown", is_flag=True, help="Add the tables of attacks: attack by model, and each model's own.")
-@click.option("--together", is_flag=True, help="Add how many examples are robust to all threats, to some, to none.")
-@click.option("--masking", is_flag=True, help="Add what was measured about gradient masking, and what to do next.")
-@click.option("--claimed", is_flag=True, help="Add what was published of such models, as their cards tell.")
+@click.option(
+    "--format", "form", default="markdown", show_default=True, metavar="|".join(FORMS), help="Format of the report."
+)
+@click.option("--breakdown", is_flag=True, help="Add tables of the attacks: attack by model, and per model.")
+@click.option("--together", is_flag=True, help="Add the number of examples that stand under all, some or no threats.")
+@click.option("--masking", is_flag=True, help="Add the checks for gradient masking, and what to do next.")
+@click.option("--claimed", is_flag=True, help="Add published accuracies of such models, from their cards.")
 @click.option("--intervals", is_flag=True, help="Add 95 % intervals.")
-@click.option("--side-by-side", is_flag=True, help="Two questions, such as two sets of threats, left and right.")
+@click.option("--side-by-side", is_flag=True, help="Show two questions, such as two sets of threats, left and right.")
 @click.option(
     "--card",
     "cards",
@@ -39,9 +41,7 @@ SHOWN = 40  # lines of a difference
     type=click.Path(path_type=Path),
     help="A model's card, for OPT and hours; bundled ones are known. Repeatable.",
 )
-@click.option(
-    "--check", metavar="FILE", type=click.Path(path_type=Path), help="Exit 1 with a diff where FILE says otherwise."
-)
+@click.option("--check", metavar="FILE", type=click.Path(path_type=Path), help="Exit 1 with a diff when FILE differs.")
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -55,7 +55,7 @@ def command(
     cards: tuple[Path, ...],
     check: Path | None,
 ) -> int:
-    """Print the tables of one or more runs. It only reads: the same files give the same bytes.
+    """Print the tables of one or more runs. The same files give the same bytes.
 
     RUN is a run file, or a summary that was written with --json.
 
@@ -67,7 +67,7 @@ def command(
     summaries = _once(summary for path in runs for summary in read_summaries(path))
     origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
     if claimed:
-        _say_unclaimed(summaries, origins)
+        _note_unclaimed(summaries, origins)
     text = render(
         summaries,
         form,
@@ -88,19 +88,19 @@ def command(
 
 
 def _once(summaries: Iterable[Summary]) -> list[Summary]:
-    """Every summary once: a run and its summary file say the same."""
-    kept: dict[str, Summary] = {}
+    """Every summary once: a run and its summary file hold the same."""
+    unique: dict[str, Summary] = {}
     for summary in summaries:
-        if kept.setdefault(summary.to_json(), summary) is not summary:
-            echo(f"note: {summary.model.name} is named twice with the same answer, and shown once", err=True)
-    return list(kept.values())
+        if unique.setdefault(summary.to_json(), summary) is not summary:
+            echo(f"note: {summary.model.name} is named twice with the same results, and shown once", err=True)
+    return list(unique.values())
 
 
 def read_summaries(path: Path) -> list[Summary]:
-    """Of the last question asked into a run file, or those in a summary file."""
+    """The summary of the last question in a run file, or those in a summary file."""
     text = durable.read(path, MAX_BYTES) if path.is_file() and not is_run_file(path) else b""
     if text.lstrip()[:1] not in (b"{", b"["):
-        return [load_run(path)]
+        return [recorded_summary(path)]
     try:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
         return [Summary.from_json(bytes(part)) for part in parts]
@@ -113,7 +113,7 @@ def read_summaries(path: Path) -> list[Summary]:
 
 
 def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tuple[str, Card]]:
-    """Cards by the name of the model: the bundled ones that were evaluated as such, then those that are named."""
+    """Cards by the name of the model: those of bundled models, then the named ones."""
     for summary in summaries:
         name = summary.model.name
         if summary.environment.get("checkpoint") == name and name in zoo_names():
@@ -126,7 +126,7 @@ def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tupl
 
 
 def _origin(card: Card) -> Origin:
-    """All that decides the weights but the seed is the method."""
+    """The origin of a model. Its method is everything that determines the weights, except the seed."""
     settings = {key: value for key, value in card.settings.items() if key != "seed"}
     made = (card.recipe, card.data, card.architecture, card.normalisation, settings)
     return Origin(
@@ -138,8 +138,8 @@ def _origin(card: Card) -> Origin:
     )
 
 
-def _say_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> None:
-    """Which questions no card claims anything about."""
+def _note_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> None:
+    """Notes the questions that no card claims a result for."""
     for group in questions(summaries):
         if published(group, origins) is None:
             threats = ", ".join(t.threat for t in group[0].threats)
@@ -147,16 +147,16 @@ def _say_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> N
 
 
 def _checked(path: Path, text: str) -> int:
-    """0 where the file holds this text to the byte, else 1, with what differs."""
+    """The exit code: 0 where the file holds exactly this text, else 1, and a printed diff."""
     try:
-        held = path.read_bytes()
+        old = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path} cannot be compared: {error.strerror}; write it first, with report ... > FILE"
         ) from None
-    if held == text.encode():
+    if old == text.encode():
         return 0
-    lines = held.decode(errors="replace").splitlines(), text.splitlines()
+    lines = old.decode(errors="replace").splitlines(), text.splitlines()
     differences = list(unified_diff(*lines, str(path), "what the runs give", lineterm="", n=1))
     for line in differences[:SHOWN] or ["they differ in line ends only"]:
         echo(line)

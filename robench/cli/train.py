@@ -1,75 +1,84 @@
-"""`robench train`: make a model by a recipe, then measure it."""
+"""`robench train`: train a model by a recipe, then evaluate it."""
 
 import ast
-import shlex
 import signal
-import sys
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
-from .. import api
-from ..api import EvalRequest, ModelSource
 from ..errors import UserError
+from ..evaluation.environment import commit, hardware, pick_device
+from ..evaluation.measured_card import write_measured
+from ..evaluation.model_source import CheckpointSource
+from ..evaluation.prepared import SEEDS, prepare
+from ..evaluation.request import EvalRequest
 from ..problem import datasets, threats
+from ..problem.split import Split
 from ..recipes import configure
 from ..recipes.making import Order, default_architecture, make, usual_validation
+from ..recipes.recipe import Recipe
 from ..results.measured import refuse_unmeasured
 from ..results.tables import render
 from .display import TrainingDisplay
 from .options import machine_options
-from .running import ask_about, interrupt
+from .running import command_line, interrupt, run_shown
 from .terminal import echo
+
+STOPPED = 130
 
 
 @click.command("train")
 @click.argument("recipe")
 @click.option("--data", default="digits", show_default=True, metavar="NAME|FILE.npz", help="The training images.")
-@click.option("--threat", "threat_texts", multiple=True, metavar="THREAT", help="What to train against; repeatable.")
+@click.option(
+    "--threat", "threat_texts", multiple=True, metavar="THREAT", help="Train against this threat; repeatable."
+)
 @click.option(
     "--arch",
     metavar="NAME|FACTORY",
-    help="A known architecture, or your own: file.py:factory.  [default: one that suits the data]",
+    help="A known architecture, or your own, as file.py:factory.  [default: one that fits the data]",
 )
-@click.option("--from", "start", default="", metavar="MODEL", help="Go on from this model, not from fresh weights.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Instead of --set steps=...")
+@click.option("--from", "start", default="", metavar="MODEL", help="Start from this model, not from random weights.")
 @click.option(
-    "--seed", type=click.IntRange(0, api.SEEDS - 1), default=0, show_default=True, help="Of weights, order and noise."
+    "--epochs", type=click.FloatRange(min=0, min_open=True), help="Length of the training, instead of --set steps=..."
 )
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the recipe; repeatable."
+    "--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True, help="Seed of weights, order and noise."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Where the model goes, without suffix.")
-@click.option("--half", is_flag=True, help="Keep the weights as float16: half the file.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write the model to, without suffix.")
+@click.option("--half", is_flag=True, help="Store the weights as float16, in half the space.")
 @click.option(
     "--compile/--no-compile",
     "compiled",
     default=None,
-    help="Let torch.compile make the network's passes faster.  [default: on a GPU, where the recipe can be]",
+    help="Speed up the network with torch.compile.  [default: on a GPU, where the recipe allows it]",
 )
 @click.option(
     "--validation",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Keep N training images out, and show how the model does on them; 0 for none.  [default: 200, fewer of "
-    "small data]",
+    help="Hold N training images out, and show the accuracy on them; 0 for none.  [default: 200, fewer of small data]",
 )
 @click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the network's products in training: float32, or bfloat16 where the machine has it.",
+    help="Precision of matrix products in training: float32, or bfloat16 where the device supports it.",
 )
 @click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Go on from where it was stopped; or from the start, in place of what is there.",
+    help="Continue an interrupted training; or start again, and replace what exists.",
 )
-@click.option("--protocol", metavar="NAME|FILE.toml", help="To measure it by.  [default: the data set's]")
-@click.option("--no-evaluation", is_flag=True, help="Leave it unmeasured.")
+@click.option("--protocol", metavar="NAME|FILE.toml", help="Protocol of the evaluation.  [default: the data set's]")
+@click.option("--no-evaluation", is_flag=True, help="Only train.")
 @machine_options
 def command(
     recipe: str,
@@ -93,8 +102,8 @@ def command(
 ) -> int:
     """Train a model by a recipe, write its weights and card, then evaluate it.
 
-    Stopped anywhere, the same command goes on from where it was. `robench list recipes` names the recipes,
-    docs/recipes.md their settings.
+    After an interruption, the same command continues. `robench list recipes` names the recipes, docs/recipes.md
+    their settings.
 
     \b
     robench train nat --data digits
@@ -108,20 +117,12 @@ def command(
         raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
     undivided = datasets.is_undivided(data)
     split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
-    values = _settings(settings)
-    held = usual_validation(len(split)) if validation is None else validation
+    held_out = usual_validation(len(split)) if validation is None else validation
     name = datasets.title(data)
-    configured = configure(recipe, name, values)
-    if epochs is not None:
-        if "steps" in values:
-            raise UserError("--epochs and --set steps=... both say how long to train; give one of them")
-        if not isfinite(epochs):
-            raise UserError(f"--epochs {epochs} never ends; give a number, like --epochs 10")
-        images = epochs * (len(split) - held)
-        configured = configure(recipe, name, {**values, "steps": max(1, round(images / configured.batch))})
+    configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
-    picked = api.pick_device(device)
+    picked = pick_device(device)
     order = Order(
         recipe=configured,
         threats=against,
@@ -129,13 +130,13 @@ def command(
         architecture=arch or default_architecture(name),
         seed=seed,
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
-        command=shlex.join(["robench", *sys.argv[1:]]),
+        command=command_line(),
         half=half,
-        validation=held,
+        validation=held_out,
         precision=precision,
         start=start,
-        commit=api.commit(picked),
-        hardware=api.hardware(picked),
+        commit=commit(picked),
+        hardware=hardware(picked),
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         restarted=not resume,
     )
@@ -145,30 +146,52 @@ def command(
             f" others ({order.data})",
             err=True,
         )
-    there = order.card.stat().st_mtime_ns if order.card.exists() else None
+    if not _train(order, split, picked, quiet):
+        return STOPPED
+    return 0 if no_evaluation else _evaluate(order, picked, protocol, quiet)
+
+
+def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float | None, images: int) -> Recipe:
+    """The recipe with its settings; epochs, of so many images each, replace its number of steps."""
+    configured = configure(recipe, data, settings)
+    if epochs is None:
+        return configured
+    if "steps" in settings:
+        raise UserError("--epochs and --set steps=... both set the length of the training; give one of them")
+    if not isfinite(epochs):
+        raise UserError(f"--epochs {epochs} never ends; give a number, like --epochs 10")
+    return configure(recipe, data, {**settings, "steps": max(1, round(epochs * images / configured.batch))})
+
+
+def _train(order: Order, split: Split, device: torch.device, quiet: bool) -> bool:
+    """Trains the model and prints where it is. False when the user stopped the training."""
+    before = order.card.stat().st_mtime_ns if order.card.exists() else None
     signal.signal(signal.SIGTERM, interrupt)
-    display = TrainingDisplay(quiet, configured.batch)
+    display = TrainingDisplay(quiet, order.recipe.batch)
     try:
-        card = make(order, split, picked, display, display.looked)
+        card = make(order, split, device, display, display.validated)
     except KeyboardInterrupt:
         if order.state.exists():
-            echo(f"\nstopped; {order.state} holds how far it was: type the same command again to go on", err=True)
+            echo(f"\nstopped; {order.state} holds the state so far: type the same command again to continue", err=True)
         else:
-            echo("\nstopped before the first step; type the same command again to begin", err=True)
-        return 130
-    done = "are there already" if there == order.card.stat().st_mtime_ns else "are written"
+            echo("\nstopped before the first step; type the same command again to start", err=True)
+        return False
+    done = "exist already" if before == order.card.stat().st_mtime_ns else "are written"
     echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
-    if no_evaluation:
-        return 0
-    ask = EvalRequest(data=None, protocol=protocol)
-    # Only what is typed names code: the card does not.
-    subject = ModelSource(str(order.weights), arch=order.architecture if order.factory else None, device=picked)
-    answer = ask_about(subject, ask, None, None, quiet)
-    refuse_unmeasured(answer.summary)
-    echo(render([answer.summary], intervals=True), nl=False)
-    if answer.finished:
-        api.write_measured(order.card, answer.summary)
-    return 0 if answer.finished else 130
+    return True
+
+
+def _evaluate(order: Order, device: torch.device, protocol: str | None, quiet: bool) -> int:
+    """Evaluates the trained model and writes the result onto its card. Returns the exit code."""
+    # Only the command line may name code: the card does not.
+    source = CheckpointSource(str(order.weights), arch=order.architecture if order.factory else None, device=device)
+    prepared = prepare(EvalRequest(protocol=protocol), source, command=command_line())
+    result = run_shown(prepared, None, None, quiet)
+    refuse_unmeasured(result.summary)
+    echo(render([result.summary], intervals=True), nl=False)
+    if result.finished:
+        write_measured(order.card, result.summary)
+    return 0 if result.finished else STOPPED
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from ..evaluation.recorded import recorded_plan
 from ..evaluation.spot_check import LEVEL, SpotCheck, spot_check
-from ..evaluation.verification import least_passes, verify
+from ..evaluation.verification import min_passes, verify
 from ..evidence.records import Plan
 from ..evidence.refutation import Facts, Refuted
 from ..evidence.store import RunFile
@@ -26,17 +27,19 @@ STOPPED = 130
 
 @click.command("verify")
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--model", "checkpoint", metavar="CHECKPOINT", help="Where the model is now.  [default: where it was]")
+@click.option(
+    "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
+)
 @click.option("--search", type=click.IntRange(min=1), metavar="N", help="Also search N standing examples again.")
 @click.option(
     "--attack",
     "attacks",
     multiple=True,
     metavar="FILE.py:CLASS",
-    help="For --search: run this attack of your own, which the run used; repeatable.",
+    help="For --search: run the code of this attack of your own, which the run used; repeatable.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of that search.  [default: a new one]")
-@data_options("where they were, prepared as they were")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]")
+@data_options("the recorded ones, prepared as they were")
 @model_options
 @machine_options
 def command(
@@ -57,8 +60,8 @@ def command(
     """Compare a run file with its images, the data and the model.
 
     Judges every adversarial image again, recomputes whatever can be recomputed, and prints the table. Exit 1 when
-    something does not hold. This proves the broken part of the table; that the rest stands is the run's word, which
-    --search puts to the test.
+    something does not hold. This proves which examples are broken. That the others stand is only claimed; --search
+    tests this claim on a sample.
 
     \b
     robench verify runs/digits-adv-linf-1a2b3c4d.robench
@@ -69,10 +72,7 @@ def command(
         raise UserError("--attack is for searching again; add --search N, or leave it out")
     consent = Consent.of(attacks)
     with RunFile.read(run_path) as run:
-        plan = run.plan()
-        if plan is None:
-            raise UserError(f"{run_path} holds no plan yet: there is nothing to verify")
-        evidence = run.evidence()
+        plan, evidence = recorded_plan(run, hint="there is nothing to verify"), run.evidence()
         loaded = reloaded(
             run_path,
             plan,
@@ -93,13 +93,15 @@ def command(
     click.echo(render([summarise(plan, evidence, __version__)], intervals=True))
     click.echo(_judged(found))
     if found.faults or search is None:
-        click.echo("this proves what is broken; that the rest stands is the run's word (--search N searches it again)")
+        click.echo(
+            "this proves what is broken; that the rest stands is only claimed (--search N searches N of them again)"
+        )
         return 1 if found.faults else 0
     seed = secrets.randbelow(2**32) if seed is None else seed
-    display = _Again(quiet)
+    display = _SearchDisplay(quiet)
     with display.shown():
         again = spot_check(
-            *(plan, evidence, loaded.whole, loaded.subject.load(loaded.split).classifier, loaded.referee),
+            *(plan, evidence, loaded.whole, loaded.source.load(loaded.split).classifier, loaded.referee),
             n=search,
             seed=seed,
             progress=display,
@@ -114,23 +116,23 @@ def command(
 
 
 def _facts(plan: Plan, loaded: Reloaded, checkpoint: str | None, data: str | None) -> Facts:
-    """What the run is held to. Of a file that is named now, nobody knows what it was called then."""
-    given = data is not None and data.lower().endswith(".npz")
-    if given and plan.data.partition(":")[0] in DATASETS:
-        raise UserError(f"the run is about {plan.data}, a data set of that name; name it so with --data, not {data}")
+    """What the run is compared with. A file that is named now may have had another name before."""
+    from_file = data is not None and data.lower().endswith(".npz")
+    if from_file and plan.data.partition(":")[0] in DATASETS:
+        raise UserError(f"the run is about {plan.data}, a data set of that name; use that name with --data, not {data}")
     typed = checkpoint is not None and checkpoints.locate(checkpoint)[1] is None
     return Facts(
         whole=loaded.whole,
         classifier=loaded.referee.classifier,
         model=None if typed else loaded.referee.classifier.name,
-        data=None if given else loaded.whole.name,
-        least=least_passes,
+        data=None if from_file else loaded.whole.name,
+        min_passes=min_passes,
     )
 
 
 def _judged(found: Refuted) -> str:
     judged = f"{found.clean} clean answers and {found.images} adversarial images judged again"
-    close = f" ({found.close} of them by less than machines may differ)" if found.close else ""
+    close = f" ({found.close} of them by a margin below the differences between machines)" if found.close else ""
     return f"{judged}{close}: {f'{len(found.faults)} do not hold' if found.faults else 'all hold'}"
 
 
@@ -148,8 +150,8 @@ def _searched(again: SpotCheck) -> str:
     return line
 
 
-class _Again(Display):
-    """Progress of the search. Every standing example is right before any attack, so that is not worth a line."""
+class _SearchDisplay(Display):
+    """Progress of the search, without a line on clean accuracy: every standing example is correct."""
 
     def clean(self, summary: Summary) -> None:
         self.examples = summary.data.examples

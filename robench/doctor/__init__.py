@@ -1,1 +1,1 @@
-"""Whether attacks are what they claim to be: asked of models on which the answer is known."""
+"""Conformance checks: every attack runs on models whose exact adversarial distances are known."""

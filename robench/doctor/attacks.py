@@ -1,4 +1,4 @@
-"""Which attacks are examined, with how much budget, and what is expected of them."""
+"""The attacks under test, with their budgets and what each must find."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +13,10 @@ from ..search.foreign import adv_lib, art, torchattacks
 from ..search.foreign.foolbox import PREFIX
 
 OURS, USERS, FOOLBOX, AUTOATTACK = "robench", "your own", "Foolbox", "AutoAttack"
-REACH = 1.25  # times the exact distance: there an attack is expected to have found something
-NOTHING = math.inf  # is expected
+REACH = 1.25  # times the exact distance: at this radius an attack must have broken the image
+NO_REACH = math.inf  # the attack need not find anything
 
-# Smaller budgets than an evaluation's. On linear models of some twenty pixels more would add nothing.
+# Smaller budgets than in an evaluation. On linear models with some twenty pixels, more would add nothing.
 BUDGETS = {
     "pgd": ["pgd(steps=40)"],
     "apgd": ["apgd(steps=40)", "apgd(steps=100, loss='dlr', targets=9)"],
@@ -28,19 +28,20 @@ BUDGETS = {
     "autoattack-reference": ["autoattack-reference(steps=20, queries=100)"],
 }
 
-# What is expected of those that promise less, by name and threat.
+# Attacks with another reach, by name and threat.
 REACHES = {
-    ("square", "linf"): 2.0,  # it searches at random,
+    # A random search, under l1 in squares of at least nine pixels, half of which cannot move in a useful direction.
+    ("square", "linf"): 2.0,
     ("square", "l2"): 2.0,
-    ("square", "l1"): 4.0,  # and in squares of at least nine pixels, half of which cannot move the useful way
-    # It is noise, put back at random: nothing says how near it ends in l_1.
-    ("salt-and-pepper", "l1"): NOTHING,
-    # They need more queries than are spent here.
-    (f"{PREFIX}BoundaryAttack", "l2"): NOTHING,
-    (f"{PREFIX}HopSkipJumpAttack", "l2"): NOTHING,
+    ("square", "l1"): 4.0,
+    # Noise that is undone pixel by pixel in random order: no bound on its l_1 distance is known.
+    ("salt-and-pepper", "l1"): NO_REACH,
+    # Both need more queries than the doctor's budget.
+    (f"{PREFIX}BoundaryAttack", "l2"): NO_REACH,
+    (f"{PREFIX}HopSkipJumpAttack", "l2"): NO_REACH,
 }
 
-OF_FOOLBOX = (
+FOOLBOX_ATTACKS = (
     "LinfFastGradientAttack",
     "LinfProjectedGradientDescentAttack(rel_stepsize=0.1)",
     "L2ProjectedGradientDescentAttack(rel_stepsize=0.1, steps=40)",
@@ -59,7 +60,7 @@ OF_FOOLBOX = (
     "BoundaryAttack(steps=200)",
     "HopSkipJumpAttack(steps=5, initial_gradient_eval_steps=30)",
 )
-WITH_NUMBA = (  # which Foolbox does not ask for
+NUMBA_ATTACKS = (  # Foolbox needs numba for these, but does not declare it as a dependency
     "LinfinityBrendelBethgeAttack(steps=100)",
     "L2BrendelBethgeAttack(steps=100)",
     "L1BrendelBethgeAttack(steps=100)",
@@ -68,29 +69,29 @@ WITH_NUMBA = (  # which Foolbox does not ask for
 
 @dataclass(frozen=True)
 class AttackUnderTest:
-    """An attack under one threat."""
+    """An attack and the threat model it is tested under."""
 
     library: str
-    name: str  # the attack, with what differs from its defaults
+    name: str  # the attack, with the settings that differ from its defaults
     attack: AnyAttack
     threat: str  # the name of a threat model
-    reach: float = REACH  # times the exact distance; infinite where nothing is promised
+    reach: float = REACH  # times the exact distance; infinite if the attack need not find anything
 
     @property
     def ours(self) -> bool:
-        """Whether it is robench's own code."""
+        """Whether the attack is robench's own."""
         return self.library == OURS
 
     @property
     def users(self) -> bool:
-        """Whether it is the user's own code."""
+        """Whether the attack is the user's own."""
         return self.library == USERS
 
 
 def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[AttackUnderTest]:
-    """Every attack of these libraries under every threat it is made for, or those that are named.
+    """Every attack of the installed libraries under every threat that it supports; with `only`, just the named ones.
 
-    Raises UserError for a name that none of them has.
+    Raises UserError for an unknown name.
     """
     if only:
         return [tested for text in only for tested in _named(text, installed)]
@@ -98,28 +99,29 @@ def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[At
 
 
 def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
-    """By name as in the table, with the doctor's budget or the user's settings; or the attack in a user's file."""
+    """The attacks that `text` names: with the doctor's budget, with the user's settings, or in a file of the user's."""
     if own_attack.names_file(text):
         return iter(_of_user(text))
     if text in LIBRARIES and text not in (OURS, *installed):
-        raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` looks at robench's own attacks")
-    known = [tested for library in (OURS, *installed) for tested in LIBRARIES[library]()]
-    found = [p for p in known if text in (p.name, p.attack.name, p.library)]
-    if found:
-        return iter(found)
+        raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` checks robench's own attacks")
+    known = attacks_under_test((), installed)
+    named = [tested for tested in known if text in (tested.name, tested.attack.name, tested.library)]
+    if named:
+        return iter(named)
     try:
         return iter(list(_under_every_threat(_library(text), [text])))
     except UserError:
         if text.startswith(PREFIX) or "(" in text:
             raise
-        names = {p.attack.name for p in known} | {p.library for p in known}
+        names = {tested.attack.name for tested in known} | {tested.library for tested in known}
         raise unknown("attack", text, names) from None
 
 
 def _of_user(text: str) -> list[AttackUnderTest]:
-    """An attack of the user's own, which promises to find nothing in particular. Its file is run."""
+    """An attack in a file, whose code this runs. It need not find anything."""
     attack = own_attack.from_user(text)[0]
-    return [AttackUnderTest(USERS, own_attack.shown(attack.spec), attack, threat, NOTHING) for threat in attack.threats]
+    name = own_attack.shown(attack.spec)
+    return [AttackUnderTest(USERS, name, attack, threat, NO_REACH) for threat in attack.threats]
 
 
 def _library(text: str) -> str:
@@ -138,16 +140,16 @@ def _ours() -> Iterator[AttackUnderTest]:
     yield from _under_every_threat(OURS, [text for name in names for text in BUDGETS.get(name, [name])])
 
 
-def _of_foolbox() -> Iterator[AttackUnderTest]:
-    texts = OF_FOOLBOX + (WITH_NUMBA if find_spec("numba") else ())
+def _foolbox() -> Iterator[AttackUnderTest]:
+    texts = FOOLBOX_ATTACKS + (NUMBA_ATTACKS if find_spec("numba") else ())
     yield from _under_every_threat(FOOLBOX, [PREFIX + text for text in texts])
 
 
-def _of_autoattack() -> Iterator[AttackUnderTest]:
+def _autoattack() -> Iterator[AttackUnderTest]:
     yield from _under_every_threat(AUTOATTACK, BUDGETS["autoattack-reference"])
 
 
-def _of_others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Callable[[], Iterator[AttackUnderTest]]:
+def _others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Callable[[], Iterator[AttackUnderTest]]:
     def every() -> Iterator[AttackUnderTest]:
         for attack in attacks():
             yield from (
@@ -159,9 +161,9 @@ def _of_others(library: str, attacks: Callable[[], Sequence[AnyAttack]]) -> Call
 
 LIBRARIES: dict[str, Callable[[], Iterator[AttackUnderTest]]] = {
     OURS: _ours,
-    FOOLBOX: _of_foolbox,
-    AUTOATTACK: _of_autoattack,
-    "torchattacks": _of_others("torchattacks", torchattacks.attacks),
-    "ART": _of_others("ART", art.attacks),
-    "adv-lib": _of_others("adv-lib", adv_lib.attacks),
+    FOOLBOX: _foolbox,
+    AUTOATTACK: _autoattack,
+    "torchattacks": _others("torchattacks", torchattacks.attacks),
+    "ART": _others("ART", art.attacks),
+    "adv-lib": _others("adv-lib", adv_lib.attacks),
 }

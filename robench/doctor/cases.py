@@ -1,4 +1,4 @@
-"""The situations an attack is put in. In each, the distance of every image to the boundary is known exactly."""
+"""The cases every attack is tested on. In each, the exact distance of every image to the boundary is known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,29 +18,29 @@ SHAPE, COLOUR = (1, 5, 5), (3, 5, 7)
 
 @dataclass(frozen=True)
 class Case:
-    """A linear model, images, and how they are put to the attack."""
+    """A linear model, images, and the batch size at which the attack runs."""
 
-    name: str  # heads its column
-    question: str  # what it is about, as a clause
+    name: str  # the header of its column
+    about: str  # what sets the case apart, as a clause
     model: Classifier
-    truth: Linear  # the same decisions, with known distances
+    linear: Linear  # decides as `model` does, and has known distances
     split: Split
-    wrong: tuple[int, ...] = ()  # rows that the model gets wrong before any attack
+    wrong: tuple[int, ...] = ()  # rows that the model misclassifies before any attack
     slots: int = IMAGES
-    like: str = ""  # the case whose images and decisions are the same
+    same_as: str = ""  # the name of the case that has the same images and decisions
 
     @property
     def correct(self) -> list[int]:
-        """The rows that the model gets right."""
+        """The rows that the model classifies correctly before any attack."""
         return [row for row in range(len(self.split)) if row not in self.wrong]
 
     def distances(self, norm: str) -> dict[int, float]:
-        """How far each right image lies from the nearest other class, by its row."""
-        return dict(_distances(self.truth, self.split, tuple(self.correct), norm))
+        """The exact distance of each correct image to the nearest other class, by row."""
+        return dict(_distances(self.linear, self.split, tuple(self.correct), norm))
 
 
 class Rescaled(nn.Module):
-    """The same decisions by other logits."""
+    """A network whose logits are scaled and shifted: its decisions stay the same."""
 
     def __init__(self, inner: nn.Module, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Rescaled(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Thinks in channels last: so do its gradients."""
+    """A linear network that reads the pixels channels last, so its gradients have that memory format."""
 
     def __init__(self, inner: Linear, shape: Sequence[int]) -> None:
         super().__init__()
@@ -66,38 +66,36 @@ class ChannelsLast(nn.Module):
 
 @lru_cache
 def cases() -> tuple[Case, ...]:
-    """Every situation; the first is the plain one."""
+    """Every case; the first is the plain one."""
     four = Linear(4, SHAPE)
     model = classifier(four, 4, SHAPE)
     images = toy(model, IMAGES, edges=False)
     plain = Case("plain", "four classes, grey images away from 0 and 1", model, four, images)
     return (
         plain,
-        replace(plain, name="binary", question="every pixel is exactly 0 or 1", split=_binary(model)),
+        replace(plain, name="binary", about="every pixel is exactly 0 or 1", split=_binary(model)),
         _rescaled(plain, "logits − 100", "all logits lowered by 100", shift=-100.0),
         _rescaled(plain, "logits × 30", "all logits multiplied by 30", scale=30.0),
         _rescaled(plain, "logits / 30", "all logits divided by 30", scale=1 / 30),
         _of_classes(2),
         _of_classes(3),
         _colour("not square", "three channels of 5 by 7 pixels", channels_last=False),
-        _colour(
-            "channels last", "the same, laid out with the channels last, as gradients then are", channels_last=True
-        ),
+        _colour("channels last", "the same in memory format channels last, as are the gradients", channels_last=True),
         _partly_wrong(plain),
         replace(
             plain,
             name="one by one",
-            question="one image at a time: the same ones must fall as in a batch of all",
+            about="one image at a time: must break the same images as a batch of all",
             split=images.take(range(IMAGES // 3)),
             slots=1,
-            like="plain",
+            same_as="plain",
         ),
     )
 
 
-def _rescaled(plain: Case, name: str, question: str, scale: float = 1.0, shift: float = 0.0) -> Case:
-    model = classifier(Rescaled(plain.truth, scale, shift), plain.model.classes, plain.model.shape)
-    return replace(plain, name=name, question=question, model=model, like=plain.name)
+def _rescaled(plain: Case, name: str, about: str, scale: float = 1.0, shift: float = 0.0) -> Case:
+    model = classifier(Rescaled(plain.linear, scale, shift), plain.model.classes, plain.model.shape)
+    return replace(plain, name=name, about=about, model=model, same_as=plain.name)
 
 
 def _of_classes(classes: int) -> Case:
@@ -106,22 +104,22 @@ def _of_classes(classes: int) -> Case:
     return Case(f"{classes} classes", f"a model with {classes} classes", model, module, toy(model, IMAGES, edges=False))
 
 
-def _colour(name: str, question: str, *, channels_last: bool) -> Case:
+def _colour(name: str, about: str, *, channels_last: bool) -> Case:
     module = Linear(4, COLOUR)
     split = toy(classifier(module, 4, COLOUR), IMAGES, edges=False)
     if not channels_last:
-        return Case(name, question, classifier(module, 4, COLOUR), module, split)
+        return Case(name, about, classifier(module, 4, COLOUR), module, split)
     model = classifier(ChannelsLast(module, COLOUR), 4, COLOUR)
-    return Case(name, question, model, module, replace(split, x=split.x.to(memory_format=torch.channels_last)))
+    return Case(name, about, model, module, replace(split, x=split.x.to(memory_format=torch.channels_last)))
 
 
 def _partly_wrong(plain: Case) -> Case:
     wrong = tuple(range(0, IMAGES, 3))
     y = plain.split.y.clone()
     y[list(wrong)] = (y[list(wrong)] + 1) % plain.model.classes
-    question = "a third of the images is wrong before any attack"
+    about = "a third of the images is misclassified before any attack"
     return replace(
-        plain, name="partly wrong", question=question, split=replace(plain.split, y=y), wrong=wrong, like=plain.name
+        plain, name="partly wrong", about=about, split=replace(plain.split, y=y), wrong=wrong, same_as=plain.name
     )
 
 
@@ -133,5 +131,5 @@ def _binary(model: Classifier) -> Split:
 
 
 @lru_cache
-def _distances(truth: Linear, split: Split, rows: tuple[int, ...], norm: str) -> tuple[tuple[int, float], ...]:
-    return tuple((row, distance(truth, split.x[row], int(split.y[row]), norm)) for row in rows)
+def _distances(linear: Linear, split: Split, rows: tuple[int, ...], norm: str) -> tuple[tuple[int, float], ...]:
+    return tuple((row, distance(linear, split.x[row], int(split.y[row]), norm)) for row in rows)

@@ -1,4 +1,4 @@
-"""Puts an attack into a situation, and compares what falls with what must."""
+"""Runs an attack on each case, and compares the images it breaks with those it must and those it cannot break."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,70 +21,74 @@ from .exact_distances import fraction
 SEED = 0
 ROUNDING = 1e-4  # relative, of a distance
 
-CONTRACT = "contract"  # the case of attacks of the user's own beside those with known distances
+CONTRACT = "contract"  # the case in which an attack of the user's own is checked against the contract
 
-# Of threats that are no balls the distances are not known: what falls must be the same in every case that is alike.
-OTHERS = {"rt": "rt:1px,10deg", "affine-lp": "affine:linf:0.02+l1:0.2", "affine-rt": "affine:linf:0.01+rt:1px,10deg"}
+# Threats without known distances: an attack must break the same images in all cases that have the same decisions.
+UNMEASURED = {
+    "rt": "rt:1px,10deg",
+    "affine-lp": "affine:linf:0.02+l1:0.2",
+    "affine-rt": "affine:linf:0.01+rt:1px,10deg",
+}
 
-
-USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **OTHERS}
-"""A threat model of each name, under which some images of a small linear model can be broken."""
+USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **UNMEASURED}
+"""One threat model of each name, under which some images of a small linear model can be broken."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How an attack did in one case."""
+    """The result of one attack on one case."""
 
     case: str
-    broken: frozenset[int]  # the rows that the referee counts as broken
-    complaint: str  # empty: it did as it must
+    broken: frozenset[int]  # the rows that the referee accepts as broken
+    failure: str  # what is wrong; empty if the check passed
 
     @property
     def passed(self) -> bool:
-        """Whether there is nothing to complain of."""
-        return not self.complaint
+        """Whether nothing is wrong."""
+        return not self.failure
 
 
 def check(tested: AttackUnderTest, cases: Sequence[Case]) -> Iterator[CheckResult]:
-    """How the attack does in each case, in their order; one that is like another comes after it.
+    """Runs the attack on each case, in order. A case that names another in `same_as` must come after it.
 
-    An attack of the user's own is also held to the contract.
+    An attack of the user's own is also checked against the contract of attacks.
     """
-    found: dict[str, CheckResult] = {}
+    results: dict[str, CheckResult] = {}
     by_name = {case.name: case for case in cases}
     for case in cases:
-        threat = _threat(tested, by_name.get(case.like, case))
-        found[case.name] = _checked(tested, threat, case, found.get(case.like))
-        yield found[case.name]
+        threat = _threat(tested, by_name.get(case.same_as, case))
+        results[case.name] = _check_case(tested, threat, case, results.get(case.same_as))
+        yield results[case.name]
     if tested.users and cases:
-        complaint = "; ".join(breaches(tested.attack, _threat(tested, cases[0])))
-        yield CheckResult(CONTRACT, frozenset(), complaint)
+        failure = "; ".join(breaches(tested.attack, _threat(tested, cases[0])))
+        yield CheckResult(CONTRACT, frozenset(), failure)
 
 
-def _checked(tested: AttackUnderTest, threat: ThreatModel, case: Case, like: CheckResult | None) -> CheckResult:
+def _check_case(tested: AttackUnderTest, threat: ThreatModel, case: Case, reference: CheckResult | None) -> CheckResult:
+    """One check; `reference` is the result on the case with the same images and decisions."""
     job = Job(threat, tested.attack, Waiting.of(_items(tested.attack, case)))
     try:
-        broken, complaints = _search(job, case)
-    except Exception as error:  # whatever it is: one attack's failure is no reason to stop
+        broken, failures = _search(job, case)
+    except Exception as error:  # of any kind: the other attacks are still checked
         return CheckResult(case.name, frozenset(), _raised(f"{type(error).__name__}: {error}"))
-    if not complaints and isinstance(threat, Ball):
-        complaints = list(_against_the_truth(threat, case, broken, tested.reach))
-    if not complaints and like is not None and like.passed:
-        complaints = list(_against_the_like(threat, case, broken, like))
-    return CheckResult(case.name, frozenset(broken), "; ".join(complaints))
+    if not failures and isinstance(threat, Ball):
+        failures = list(_compare_with_distances(threat, case, broken, tested.reach))
+    if not failures and reference is not None and reference.passed:
+        failures = list(_compare_with_reference(threat, case, broken, reference))
+    return CheckResult(case.name, frozenset(broken), "; ".join(failures))
 
 
 def _threat(tested: AttackUnderTest, case: Case) -> ThreatModel:
-    """A radius at which about half of the images must fall, and others cannot."""
+    """The threat model, with a radius at which the attack must break about half of the images."""
     if tested.threat not in BALLS:
-        return parse(OTHERS[tested.threat])
+        return parse(UNMEASURED[tested.threat])
     reach = tested.reach if math.isfinite(tested.reach) else 1.0
     radius = reach * median(case.distances(tested.threat).values())
     return BALLS[tested.threat](fraction(math.ceil(radius) if tested.threat == "l0" else radius))
 
 
 def _items(attack: AnyAttack, case: Case) -> Iterator[Item]:
-    """One search from each image; of those that aim at classes, one at each that is wrong."""
+    """One search from each image; for targeted attacks, one towards each wrong class."""
     classes = case.model.classes
     for row in range(len(case.split)):
         targets = [k for k in range(classes) if k != case.split.y[row]] if attack.targets else [-1]
@@ -92,7 +96,7 @@ def _items(attack: AnyAttack, case: Case) -> Iterator[Item]:
 
 
 def _search(job: Job, case: Case) -> tuple[set[int], list[str]]:
-    """The rows on which it finds what a referee accepts, and what went wrong on the way."""
+    """The rows that the referee accepts as broken, and what went wrong."""
     ended = [end for some in Engine(case.model, case.split, SEED, case.slots).work([job]) for end in some]
     errors = [end.error for end in ended if end.error] or ([job.error] if job.error else [])
     if errors:
@@ -105,13 +109,13 @@ def _search(job: Job, case: Case) -> tuple[set[int], list[str]]:
     images = torch.stack([end.x_adv for end in finds if end.x_adv is not None])
     params = torch.tensor([end.params or (0.0, 0.0, 0.0) for end in finds])
     decisions = Referee(case.model).judge(job.threat, case.split.x[rows], case.split.y[rows], images, params)
-    turned_down = [decision.reason for decision in decisions if not decision.accepted]
-    complaints = [f"an image it found {turned_down[0]}"] if turned_down else []
-    return {row for row, decision in zip(rows, decisions, strict=True) if decision.accepted}, complaints
+    rejected = [decision.reason for decision in decisions if not decision.accepted]
+    failures = [f"an image it found {rejected[0]}"] if rejected else []
+    return {row for row, decision in zip(rows, decisions, strict=True) if decision.accepted}, failures
 
 
-def _against_the_truth(threat: Ball, case: Case, broken: set[int], reach: float) -> Iterator[str]:
-    """What lies well inside the radius must fall; what lies outside cannot."""
+def _compare_with_distances(threat: Ball, case: Case, broken: set[int], reach: float) -> Iterator[str]:
+    """Images well within the radius must be broken; images beyond it cannot be."""
     distances = case.distances(threat.name)
     within = {row for row, far in distances.items() if far * reach <= threat.r * (1 + ROUNDING)}
     if missed := within - broken:
@@ -120,13 +124,13 @@ def _against_the_truth(threat: Ball, case: Case, broken: set[int], reach: float)
         yield f"breaks {len(impossible)} images that lie beyond the radius"
 
 
-def _against_the_like(threat: ThreatModel, case: Case, broken: set[int], like: CheckResult) -> Iterator[str]:
-    """The same images under the same decisions."""
+def _compare_with_reference(threat: ThreatModel, case: Case, broken: set[int], reference: CheckResult) -> Iterator[str]:
+    """The same images under the same decisions must be broken."""
     if isinstance(threat, Ball) and case.slots > 1:
-        return  # other logits are other numbers: between what must fall and what cannot, they may decide otherwise
+        return  # other logits give other gradients: images that may or may not be broken can end differently
     rows = set(case.correct)
-    if apart := (broken & rows) ^ (like.broken & rows):
-        yield f"{len(apart)} of {len(rows)} images end otherwise than in {like.case!r}"
+    if differing := (broken & rows) ^ (reference.broken & rows):
+        yield f"{len(differing)} of {len(rows)} images end differently than in {reference.case!r}"
 
 
 def _raised(error: str) -> str:

@@ -26,12 +26,12 @@ class Linear(nn.Module):
 
 
 def classifier(module: nn.Module, classes: int = 2, shape: tuple[int, ...] = SHAPE) -> Classifier:
-    """A network that stands for itself."""
-    return Classifier(module, name="oracle", architecture="oracle", shape=shape, classes=classes)
+    """A classifier for a network that no file describes."""
+    return Classifier(module, name="exact", architecture="exact", shape=shape, classes=classes)
 
 
 def toy(model: Classifier, n: int = 24, seed: int = 1, spread: float = 0.5, edges: bool = True) -> Split:
-    """Random images labelled by the model itself; with `edges`, a third of the pixels sit at exactly 0 or 1."""
+    """Random images labelled by the model itself; with `edges`, a third of the pixels are exactly 0 or 1."""
     g = torch.Generator().manual_seed(seed)
     x = (0.5 + spread * (torch.rand(n, *model.shape, generator=g) - 0.5)).clamp(0, 1)
     if edges:
@@ -42,7 +42,7 @@ def toy(model: Classifier, n: int = 24, seed: int = 1, spread: float = 0.5, edge
 
 
 def distance(module: Linear, x: Tensor, y: int, norm: str) -> float:
-    """The exact distance of one image to the nearest other class inside the box; inf when none can be reached."""
+    """The exact distance of one image to the nearest other class inside the box; infinite if none can be reached."""
     w, b = module.weight.detach().double(), module.bias.detach().double()
     x = x.flatten().double()
     others = [k for k in range(len(w)) if k != y]
@@ -50,11 +50,11 @@ def distance(module: Linear, x: Tensor, y: int, norm: str) -> float:
 
 
 def _to_hyperplane(w: Tensor, gap: float, x: Tensor, norm: str) -> float:
-    """The least norm of a delta in the box with w.delta = -gap, where gap < 0."""
+    """The smallest norm of a delta in the box with w.delta = -gap, where gap < 0."""
     need = -gap
-    wall = torch.where(w > 0, 1 - x, x)  # how far each pixel can go the useful way
+    wall = torch.where(w > 0, 1 - x, x)  # how far each pixel can move in the useful direction
     w = w.abs()
-    if norm == "linf":  # spend t on every pixel: sum w_i min(t, wall_i) = need, straight between walls
+    if norm == "linf":  # move every pixel by t: sum w_i min(t, wall_i) = need, linear in t between walls
         walls, order = wall.sort()
         gains = w[order]
         done, t = 0.0, 0.0
@@ -65,7 +65,7 @@ def _to_hyperplane(w: Tensor, gap: float, x: Tensor, norm: str) -> float:
                 return t + (need - done) / slope
             done, t = done + slope * step, walls[i].item()
         return float("inf")
-    if norm == "l1":  # buy from the pixel that pays most until it meets its wall
+    if norm == "l1":  # move the pixel with the largest weight until it meets its wall, then the next
         total = 0.0
         for i in w.argsort(descending=True):
             if w[i] * wall[i] >= need:
@@ -73,7 +73,7 @@ def _to_hyperplane(w: Tensor, gap: float, x: Tensor, norm: str) -> float:
             need -= (w[i] * wall[i]).item()
             total += wall[i].item()
         return float("inf")
-    if norm == "l2":  # delta = min(c w, wall) for the right c, by bisection
+    if norm == "l2":  # delta = min(c w, wall); bisection finds c
         if (w * wall).sum() < need:
             return float("inf")
         low, high = 0.0, (wall / w.clamp(min=1e-12)).max().item()
@@ -83,11 +83,11 @@ def _to_hyperplane(w: Tensor, gap: float, x: Tensor, norm: str) -> float:
         return float(torch.minimum(high * w, wall).norm())
     if norm == "l0":
         gains = (w * wall).sort(descending=True).values.cumsum(0)
-        enough = (gains >= need).nonzero()
-        return float(enough[0].item() + 1) if len(enough) else float("inf")
+        sufficient = (gains >= need).nonzero()
+        return float(sufficient[0].item() + 1) if len(sufficient) else float("inf")
     raise AssertionError(norm)
 
 
 def fraction(value: float) -> Fraction:
-    """A radius of about this size."""
+    """The radius as a fraction with a denominator of at most 10^9."""
     return Fraction(value).limit_denominator(10**9)

@@ -1,4 +1,4 @@
-"""Which attack libraries and data sets are here."""
+"""The attack libraries and data sets on this machine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from .. import __version__
 from ..problem.datasets import DATASETS
 
-NAMES = {  # of their packages, by what people call them
+PACKAGES = {  # distribution names of each library, the first found counts
     "Foolbox": ("foolbox",),
     "AutoAttack": ("autoattack", "pyautoattack"),
     "torchattacks": ("torchattacks",),
@@ -18,23 +18,23 @@ NAMES = {  # of their packages, by what people call them
 
 @dataclass(frozen=True)
 class Library:
-    """An attack library, as far as it is installed."""
+    """An attack library and its installed version."""
 
     name: str
     package: str
-    version: str  # empty: not installed
+    version: str  # empty if not installed
 
     def __bool__(self) -> bool:
         return bool(self.version)
 
 
 def libraries() -> list[Library]:
-    """Those the doctor knows. None is imported."""
-    return [_library(name, packages) for name, packages in NAMES.items()]
+    """The libraries that the doctor can test. None is imported."""
+    return [_library(name, packages) for name, packages in PACKAGES.items()]
 
 
 def robench() -> Library:
-    """This one."""
+    """This package, with its version."""
     return Library("robench", "robench", __version__)
 
 

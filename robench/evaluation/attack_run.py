@@ -1,8 +1,8 @@
-"""One attack under one threat: what it still has to do, and what it has found out so far."""
+"""One attack under one threat: its remaining searches, and its results so far."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,18 +19,18 @@ from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
 
-RETRY = 1 << 20  # added to the draw of a search that is tried once more, with fresh noise
+RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
 AIMED_AT_ONCE = 1024  # examples
-BLIND = "asked about no image inside the threat set at which the model answers numbers"
+NO_QUERY_INSIDE = "asked about no image inside the threat set at which the model answers numbers"
 NO_START = "found no start: none of the images it tried fools the model"
 
 Broken = tuple[str, int]
-"""A threat, as text, and a row of the split that is known to be broken under it."""
+"""A threat, as text, and a row of the split that is broken under it."""
 
 
 @dataclass(frozen=True)
 class ClaimContext:
-    """Where finds are brought: the referee, the images it compares with, every threat a find may count for."""
+    """What is needed to judge finds: the referee, the clean images, and every threat that a find may count for."""
 
     referee: Referee
     split: Split
@@ -39,7 +39,7 @@ class ClaimContext:
     claims: Counter[int] = field(default_factory=Counter)  # so far, by example number
 
     def numbered(self, examples: Iterable[int]) -> list[int]:
-        """For each new claim, by its example: a number that no other claim about this example has had."""
+        """A number for each new claim, unique among the claims about its example."""
         counts = Counter(self.claims)
         numbers = []
         for example in examples:
@@ -50,7 +50,7 @@ class ClaimContext:
 
 @dataclass
 class AttackRun:
-    """An attack under a threat on every example that still needs it. Made by `prepare`."""
+    """An attack under a threat on every example that still needs it. `prepare` creates it."""
 
     threat: ThreatModel
     planned: PlannedAttack
@@ -60,15 +60,15 @@ class AttackRun:
     exhausted: dict[int, Exhausted]  # by example number
     seconds: float  # over all sessions
     standing: int  # examples not yet known to break under the threat
-    unbroken: set[int]  # their rows, as far as the job has them
-    _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written down
+    unbroken: set[int]  # their rows in the split, of those that the job searches
+    _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
-    _blind: set[int] = field(default_factory=set)
+    _no_query_inside: set[int] = field(default_factory=set)
     _raised: dict[int, str] = field(default_factory=dict)
 
     def take(self, ended: Sequence[Ended]) -> set[Broken]:
-        """Judge what was found, and note what was not. Returns what is now known to be broken."""
+        """Judge the finds, and record the searches without one. Returns what is now known to be broken."""
         broken = self._judge([(end, end.x_adv) for end in ended if end.x_adv is not None])
         for end in ended:
             if end.nan:
@@ -78,9 +78,9 @@ class AttackRun:
             elif end.error:
                 self._raised[self._number(end.item)] = end.error
             elif end.no_query_inside:
-                self._blind.add(self._number(end.item))
+                self._no_query_inside.add(self._number(end.item))
             elif (str(self.threat), end.item.row) in broken:
-                if not self.job.smallest:  # another search may find a smaller one
+                if not self.job.smallest:  # else another search may find a smaller one
                     self.job.drop(end.item.row)
             elif end.x_adv is not None and end.item.restart < RETRY:
                 self.job.waiting.add(end.item._replace(restart=end.item.restart + RETRY))
@@ -88,8 +88,8 @@ class AttackRun:
                 self._record_exhausted(end, done=True)
         return broken
 
-    def predict(self, broken: Iterable[Broken]) -> None:
-        """What any attack has broken under this threat need not be searched here, unless every attack is asked for."""
+    def drop_broken(self, broken: Iterable[Broken]) -> None:
+        """Stop searching rows that any attack has broken under this threat, unless every attack is requested."""
         rows = {row for threat, row in broken if threat == str(self.threat)} & self.unbroken
         self.standing -= len(rows)
         self.unbroken -= rows
@@ -97,40 +97,40 @@ class AttackRun:
             self.job.drop(row)
 
     def write(self, run: RunFile) -> None:
-        """Everything since the last time, within a transaction of the caller's."""
+        """Write everything since the last call, within a transaction of the caller."""
         name = str(self.threat)
         for claim, verdict, image in self._found:
             run.put_judged(claim, verdict, image.numpy())
         run.put_exhausted(self.exhausted[number] for number in self._changed)
         run.put_probes(Probe(name, number, "nan", 1.0) for number in self._nan)
-        why = NO_START if self.job.attack.comes_from_outside else BLIND
-        failures = [Failure(number, name, self.planned.spec, why) for number in self._blind]
+        why = NO_START if self.job.attack.comes_from_outside else NO_QUERY_INSIDE
+        failures = [Failure(number, name, self.planned.spec, why) for number in self._no_query_inside]
         failures += [Failure(number, name, self.planned.spec, error) for number, error in self._raised.items()]
-        if self.job.error:  # what it had still to do stays open
+        if self.job.error:  # the remaining searches stay open
             numbers = sorted(self.context.split.numbers[row] for row in self.job.unfinished)
             failures += [Failure(number, name, self.planned.spec, self.job.error) for number in numbers]
         run.put_failures(failures)
         run.put_effort([Effort(name, self.planned.spec, self.seconds)])
 
     def written(self) -> None:
-        """The transaction has succeeded: what it wrote need not be kept."""
-        for written in (self._found, self._changed, self._nan, self._blind, self._raised):
+        """Forget what the transaction of `write` has stored. Call it when that has succeeded."""
+        for written in (self._found, self._changed, self._nan, self._no_query_inside, self._raised):
             written.clear()
 
     def _judge(self, finds: Sequence[tuple[Ended, Tensor]]) -> set[Broken]:
-        """Put every find before the referee, under every planned threat."""
+        """Let the referee judge every find, under every planned threat."""
         if not finds:
             return set()
         rows = [end.item.row for end, _ in finds]
         x, y = self.context.split.x[rows], self.context.split.y[rows]
         exact = torch.stack([image for _, image in finds])
-        rounded = (exact * 255).round() / 255  # what an image file can hold; kept where it serves as well
+        rounded = (exact * 255).round() / 255  # the nearest 8-bit image; retained if it breaks the example too
         params = torch.tensor([end.params or NO_PARAMS for end, _ in finds])
         referee, n = self.context.referee, len(finds)
         if referee.passes == 1:
             both = referee.predict(torch.cat([exact, rounded]), y.repeat(2))
             predictions, predictions_rounded = both.part(0, n), both.part(n, 2 * n)
-        else:  # its rounding would be a second chance
+        else:  # for a stochastic model a rounded image would be a second attempt
             rounded, predictions = exact, referee.predict(exact, y)
             predictions_rounded = predictions
         nth = self.context.numbered(self._number(end.item) for end, _ in finds)
@@ -139,10 +139,10 @@ class AttackRun:
             as_found = referee.rule(threat, x, exact, predictions, params, nth)
             in_8_bits = referee.rule(threat, x, rounded, predictions_rounded, params, nth)
             for i, (end, _) in enumerate(finds):
-                # What was found is judged; only where it holds may its rounding stand in for it.
-                # Not where the smallest is asked for: rounding makes it larger.
-                stands_in = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
-                decision, image = (in_8_bits[i], rounded[i]) if stands_in else (as_found[i], exact[i])
+                # The find itself is judged. If it is accepted, its rounding may replace it, except in a search for the
+                # smallest perturbation, because rounding makes it larger.
+                replaced = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
+                decision, image = (in_8_bits[i], rounded[i]) if replaced else (as_found[i], exact[i])
                 if threat == self.threat or decision.accepted:
                     self._note_claim(threat, end, decision, image)
                 if decision.accepted:
@@ -150,13 +150,13 @@ class AttackRun:
         return broken
 
     def _note_claim(self, threat: ThreatModel, end: Ended, decision: Decision, image: Tensor) -> None:
-        own = threat == self.threat  # the search is paid for once, where it was made
+        own = threat == self.threat  # the cost of a search counts once, under its own threat
         claim = Claim(
             id=next(self.context.claim_ids),
             example=self._number(end.item),
             threat=str(threat),
-            # Found by the way: not the work of the attack that is planned there under the same spec.
-            attack=self.planned.spec if own else f"{self.planned.spec} under {self.threat}",
+            # A find under another threat is not the work of the attack that is planned there under the same spec.
+            attack=self.planned.spec if own else str(replace(self.planned.key, found_under=str(self.threat))),
             restart=end.item.restart,
             target=end.item.target,
             forwards=end.forwards if own else 0,
@@ -169,13 +169,13 @@ class AttackRun:
         self.context.claims[claim.example] += 1
 
     def _record_exhausted(self, end: Ended, *, done: bool) -> None:
-        """A search in vain, and what it cost. One that was dropped is not done, but has cost something."""
+        """Record a search without a find, and its cost. A dropped search has a cost too, but is not done."""
         number = self._number(end.item)
         so_far = self.exhausted.get(number, Exhausted(number, str(self.threat), self.planned.spec, 0, 0, 0))
         self.exhausted[number] = Exhausted(
             *(number, so_far.threat, so_far.attack),
             done=so_far.done | int(done) << end.item.number,
-            # What a rejected claim cost is on the claim.
+            # The claim records the cost of a rejected find.
             forwards=so_far.forwards + (end.forwards if end.x_adv is None else 0),
             backwards=so_far.backwards + (end.backwards if end.x_adv is None else 0),
         )
@@ -196,9 +196,9 @@ def prepare(
     among: frozenset[int] | None = None,
     again: bool = False,
 ) -> AttackRun:
-    """What this attack still has to do, by what the run file holds.
+    """The remaining searches of this attack, according to the run file.
 
-    `among` these examples only, by number; with `again` also on those that others have broken.
+    With `among`, only on examples with these numbers; with `again`, also on those that others have broken.
     """
     evidence = run.evidence()
     split, name = context.split, str(threat)
@@ -206,13 +206,13 @@ def prepare(
     exhausted = {s.example: s for s in evidence.exhausted if (s.threat, s.attack) == (name, planned.spec)}
     own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
     mine = {c.example for c, v in own if v.accepted}
-    turned_down = {(c.example, c.restart, c.target) for c, v in own if not v.accepted}
+    rejected = {(c.example, c.restart, c.target) for c, v in own if not v.accepted}
     smallest = plan.curve and choice.attack.minimises
     every_attack = smallest or (plan.every_attack if among is None else again)
     todo = [
         row
         for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
-        if number in answered  # else the model raises on the clean image already
+        if number in answered  # otherwise the model raises on the clean image
         and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
@@ -220,7 +220,7 @@ def prepare(
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
         item._replace(restart=item.restart + RETRY)
-        if (split.numbers[item.row], item.restart, item.target) in turned_down
+        if (split.numbers[item.row], item.restart, item.target) in rejected
         else item
         for item in _items(todo, planned.items, done, aims)
     )
@@ -240,14 +240,14 @@ def prepare(
 
 
 def _eot(plan: Plan, choice: AttackChoice) -> int:
-    """A library asks as often as it likes: its loop is its own."""
+    """The passes that each answer averages. Libraries own their loops, so their queries are not averaged."""
     return 1 if isinstance(choice.attack, ForeignAttack) else plan.eot
 
 
 def _items(
     rows: Sequence[int], items: int, done: Mapping[int, int], aims: Callable[[int], Sequence[int]]
 ) -> Iterator[Item]:
-    """Every search still to do: the first of every example, then the second, so that easy ones leave early."""
+    """Every remaining search: the first of every example, then the second, so that easy examples leave early."""
     for number in range(items):
         for row in rows:
             if not done.get(row, 0) >> number & 1:
@@ -256,7 +256,7 @@ def _items(
 
 
 def _aims(context: ClaimContext, rows: Sequence[int], targets: int) -> Callable[[int], Sequence[int]]:
-    """The classes an example is aimed at: its likeliest wrong ones, by the referee's clean logits; -1 for none."""
+    """The target classes of an example: its likeliest wrong ones, by the referee's clean logits; -1 for none."""
     if not targets or not rows:
         return lambda _: (-1,)
     likeliest: dict[int, list[int]] = {}

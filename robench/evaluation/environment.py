@@ -1,4 +1,4 @@
-"""Where a run happened: what a reader needs to repeat it, and nothing about the person who ran it."""
+"""The environment of a run: what a reader needs to repeat it, and nothing about the person who started it."""
 
 import math
 import os
@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..errors import UserError
 
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions, machine and commit as texts."""
-    told = {
+    found = {
         "robench": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -24,13 +25,39 @@ def environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
     }
     commit = _commit()
-    return told | ({"commit": commit} if commit else {})
+    return found | ({"commit": commit} if commit else {})
+
+
+def commit(device: torch.device) -> str:
+    """The commit of the source checkout that runs here; empty for an installed package."""
+    return environment(device).get("commit", "")
+
+
+def hardware(device: torch.device) -> str:
+    """The processor and the version of torch, on which running times depend."""
+    found = environment(device)
+    threads = f", {found['threads']} threads" if device.type == "cpu" else ""
+    return f"{found['device']}{threads}, torch {found['torch']}"
+
+
+def pick_device(text: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:1` names. Raises UserError when it is not available."""
+    use_granted_cores()
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device).item()  # present, and able to compute
+    except (RuntimeError, AssertionError):
+        available = "cpu and cuda" if torch.cuda.is_available() else "only cpu"
+        raise UserError(f"there is no device {text!r} here, {available}; leave --device out to use the best") from None
+    return device
 
 
 def use_granted_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
-    """No more threads than the cores this process may use: a container's quota, which torch does not look at.
+    """Limits torch to as many threads as the container's CPU quota grants cores; torch itself ignores that quota.
 
-    Threads beyond it wait for each other. OMP_NUM_THREADS, where somebody has set it, stands.
+    Further threads would only wait for each other. A value of OMP_NUM_THREADS takes precedence.
     """
     if "OMP_NUM_THREADS" in os.environ or not quota.is_file():
         return
@@ -57,7 +84,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The commit of a source checkout; None for an installed package."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

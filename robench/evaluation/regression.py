@@ -1,4 +1,7 @@
-"""Whether a model has become less robust than a baseline says: the same question asked again, outcomes in pairs."""
+"""The CI gate: whether a model is less robust than a baseline.
+
+The question of the baseline is evaluated on the model, and outcomes are compared in pairs.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,13 +11,11 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
-from ..api import EvalResult
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import ModelRecord
-from ..evidence.store import RunFile, is_run_file
+from ..evidence.store import is_run_file
 from ..problem import datasets, durable, threats
-from ..problem.classifier import Classifier
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Source, Split
 from ..protocols import Protocol, ThreatChoice, rebuilt
@@ -22,12 +23,16 @@ from ..results.comment import Comment
 from ..results.contradictions import numbers
 from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, letters_of, paired, same_function
 from ..results.merging import precisions
-from ..results.summary import MAX_BYTES, ModelEntry, Summary, ThreatEntry, model_entry, summarise
+from ..results.summary import MAX_BYTES, Summary, ThreatEntry, model_entry
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
 from ..search.own_attack import Consent
+from .model_source import ModelSource
+from .prepared import EvalResult, PreparedEvaluation, StopCriterion, prepare
+from .recorded import recorded_summary
+from .request import EvalRequest
 
-Evaluate = Callable[[Split, Callable[[Summary], bool] | None], EvalResult]
-"""Says what becomes of these examples of one model, under the baseline's protocol; no more than is enough."""
+Evaluate = Callable[[Split, StopCriterion | None], EvalResult]
+"""Evaluates one model on these examples under the baseline's protocol, until the stop criterion is met."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +44,46 @@ class Baseline:
 
     @property
     def rows(self) -> list[str]:
-        """What may fall: clean, every threat, and with two or more their union."""
+        """The accuracies that may drop: clean, each threat, and with two threats or more their union."""
         names = [t.threat for t in self.summary.threats]
         return ["clean", *names, *(["union"] if len(names) > 1 else [])]
 
-    def is_of(self, classifier: Classifier) -> bool:
-        """Whether this is the very model that was measured."""
-        return same_function(self.summary.model, entry_of(classifier))
+    def is_of(self, model: ModelRecord) -> bool:
+        """Whether this is the same model, by its weights and its logits."""
+        return same_function(self.summary.model, model_entry(model))
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the baseline asked, ready to be asked again."""
+    """What the baseline was evaluated on, ready to be evaluated on another model."""
 
+    baseline: Baseline
     whole: Source  # all examples of its data
     split: Split  # those it is about
     protocol: Protocol
     data: str  # as `--data` names it
     preparation: Preparation
 
+    def prepare(
+        self, source: ModelSource, precision: str | None = None, split: Split | None = None, *, command: str = ""
+    ) -> PreparedEvaluation:
+        """The evaluation of a model on the baseline's examples, or on those of `split`.
+
+        Raises UserError for an unknown precision, and for a model that cannot be loaded.
+        """
+        request = EvalRequest(
+            data=self.data,
+            seed=self.baseline.summary.seed,
+            precision=precision_for(self.baseline, precision, source.device),
+            preparation=self.preparation,
+        )
+        return prepare(request, source, (split or self.split, self.protocol), command=command)
+
 
 def read_baseline(path: Path) -> Baseline:
     """A baseline from what `robench evaluate --json` wrote, or from a run file.
 
-    Raises UserError when there is none, it is damaged, or it cannot be compared with.
+    Raises UserError when the file is missing or damaged, or no model can be compared with it.
     """
     if not path.is_file():
         raise UserError(f"there is no baseline {path}; write one with robench evaluate CHECKPOINT --json {path}")
@@ -77,7 +98,8 @@ def read_baseline(path: Path) -> Baseline:
         )
     if not summary.data.numbers or any(not a.spec or not a.items for t in summary.threats for a in t.attacks):
         raise UserError(
-            f"the baseline {path} does not say all that it asked; write it again with this robench evaluate"
+            f"the baseline {path} lacks a part of its question (examples or attacks); write it again with this robench"
+            " evaluate"
         )
     return Baseline(path, summary)
 
@@ -90,7 +112,7 @@ def question(
 ) -> Question:
     """The baseline's examples and protocol. Raises UserError when these data are not the baseline's.
 
-    An attack in a file is part of the protocol only where the user consents to run it; without, that is an error.
+    It also raises UserError for an attack in a file that the user does not consent to run.
     """
     entry = baseline.summary.data
     text = data or _data_of(baseline)
@@ -109,13 +131,13 @@ def question(
             f"the examples {entry.numbers} of {whole.name} ({split.sha256[:8]}) are not those of the baseline"
             f" {baseline.path} ({entry.name}, {entry.sha256[:8]}); name its data with --data"
         )
-    return Question(whole, split, _protocol(baseline, split.classes, consent), text, preparation)
+    return Question(baseline, whole, split, _protocol(baseline, split.classes, consent), text, preparation)
 
 
 def precision_for(baseline: Baseline, named: str | None, device: torch.device) -> str:
-    """The precision of the search: the one that is named, else the baseline's where this device has hardware for it.
+    """The precision of the search: the named one, else the baseline's where this device has hardware for it.
 
-    Elsewhere `auto`; the comment says so where the two differ. Raises UserError for a name that is none.
+    Otherwise `auto`; the comment says so where the two differ. Raises UserError for an unknown name.
     """
     precision, recorded = checked(named, device), precisions(baseline.summary.environment)
     if precision != "auto" or len(recorded) != 1:
@@ -124,65 +146,58 @@ def precision_for(baseline: Baseline, named: str | None, device: torch.device) -
     return same if same == "float32" or (same in PRECISIONS and has_hardware(same, device)) else precision
 
 
-def entry_of(classifier: Classifier) -> ModelEntry:
-    """A model as a summary names it."""
-    i = classifier.identity()
-    record = ModelRecord(classifier.name, i.weights_sha256, i.architecture, i.normalisation, i.fingerprint)
-    return model_entry(record)
-
-
 def unchanged(baseline: Baseline, allowances: Mapping[str, Fraction]) -> Comment:
     """The verdict on the model of the baseline itself: the same function cannot have dropped, and is not attacked."""
     summary = baseline.summary
-    # What is open then is open now, and would come to the same.
+    # Examples that were open then are open now, and would have the same outcomes.
     same = {name: letters.replace("O", "S") for name, letters in letters_of(summary).items()}
     judgement = judge(paired(same, same), allowances)
     return Comment(judgement, summary, summary, _numbers(baseline), {}, unchanged=True)
 
 
 def compare(
-    baseline: Baseline,
-    asked: Question,
+    question: Question,
     allowances: Mapping[str, Fraction],
-    ask: Evaluate,
-    ask_baseline: Evaluate | None = None,
+    evaluate: Evaluate,
+    evaluate_baseline: Evaluate | None = None,
 ) -> tuple[Comment, bool]:
-    """The verdict, and whether the model was let answer to the end.
+    """The verdict, and whether the model was evaluated to the end.
 
-    The search stops when no outcome of what is still open can change the verdict. With `ask_baseline`, which asks the
-    baseline's model, an undecided verdict is followed up with as many further examples again, until it is decided or
-    there are none. Then the j-th look is at level / 2**j: all looks together raise a false alarm no more often than one
-    without would.
+    The search stops when no outcome of an open example can change the verdict. With `evaluate_baseline`, which
+    evaluates the baseline's model, an undecided verdict is followed by as many further examples again, until it is
+    decided or there are none. The j-th stage then tests at level / 2**j, so that all stages together raise a false
+    alarm no more often than a single one would (Bonferroni).
     """
-    before, split = letters_of(baseline.summary), asked.split
-    for look in count(1):
-        level = LEVEL / 2**look if ask_baseline else LEVEL
+    baseline, whole = question.baseline, question.whole
+    before, split = letters_of(baseline.summary), question.split
+    for stage in count(1):
+        level = LEVEL / 2**stage if evaluate_baseline else LEVEL
         gate = _Gate(baseline, before, allowances, level)
-        answer = ask(split, gate.certain)
-        if answer.summary.unanswered:
-            raise UserError("stopped before anything was measured; the same command begins again")
-        rest = [row for row, number in enumerate(asked.whole.numbers) if number not in set(split.numbers)]
+        result = evaluate(split, gate.decided)
+        if result.summary.unanswered:
+            raise UserError("stopped before anything was measured; the same command starts again")
+        rest = [row for row, number in enumerate(whole.numbers) if number not in set(split.numbers)]
         comment = Comment(
-            *(gate.judge(answer.summary), baseline.summary, answer.summary, split.numbers, _broken_by(answer)),
+            *(gate.judge(result.summary), baseline.summary, result.summary, split.numbers, _broken_by(result)),
             exhausted=not rest,
         )
         decided = comment.judgement.verdict is not GateVerdict.UNDECIDED
-        if ask_baseline is None or decided or answer.summary.union.open or not answer.finished or not rest:
-            return comment, answer.finished
-        more = asked.whole.take(rest[: len(split)])
-        told = ask_baseline(more, None)
-        if told.summary.clean.open or told.summary.union.open:
-            return comment, told.finished
-        _refuse_another_question(baseline, told.summary)
-        before = {name: before[name] + letters for name, letters in letters_of(told.summary).items()}
-        rows = {number: row for row, number in enumerate(asked.whole.numbers)}
-        split = asked.whole.take([rows[number] for number in (*split.numbers, *more.numbers)])
+        if evaluate_baseline is None or decided or result.summary.union.open or not result.finished or not rest:
+            return comment, result.finished
+        more = whole.take(rest[: len(split)])
+        further = evaluate_baseline(more, None)
+        if further.summary.clean.open or further.summary.union.open:
+            return comment, further.finished
+        _refuse_another_question(baseline, further.summary)
+        before = {name: before[name] + letters for name, letters in letters_of(further.summary).items()}
+        rows = {number: row for row, number in enumerate(whole.numbers)}
+        split = whole.take([rows[number] for number in (*split.numbers, *more.numbers)])
     raise AssertionError("a data set ends")
 
 
-def refuse_another_model(baseline: Baseline, classifier: Classifier, checkpoint: str) -> None:
+def refuse_another_model(baseline: Baseline, model: ModelRecord, checkpoint: str) -> None:
     """Raises UserError when this is not the model that the baseline measured."""
-    if not baseline.is_of(classifier):
+    if not baseline.is_of(model):
         raise UserError(
             f"{checkpoint} is not the model of the baseline {baseline.path} ({baseline.summary.model.name}, weights"
             f" {baseline.summary.model.weights_sha256[:8]}), which further examples need; name it with --baseline-model"
@@ -191,7 +206,7 @@ def refuse_another_model(baseline: Baseline, classifier: Classifier, checkpoint:
 
 @dataclass(frozen=True)
 class _Gate:
-    """The judge of one look."""
+    """The test of one stage."""
 
     baseline: Baseline
     before: Mapping[str, str]  # the outcomes of the baseline's model, by row
@@ -202,36 +217,32 @@ class _Gate:
         _refuse_another_question(self.baseline, now)
         return judge(paired(self.before, letters_of(now)), self.allowances, self.level)
 
-    def certain(self, now: Summary) -> bool:
-        """Whether what is open may turn out as it likes: the judge has counted it for or against already."""
+    def decided(self, now: Summary) -> bool:
+        """Whether open examples can no longer change the verdict: `judge` counts each in its worse and better case."""
         return self.judge(now).verdict is not GateVerdict.UNDECIDED
 
 
 def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
-    """What is compared was asked alike, but for the passes over which answers of a random model are averaged."""
+    """Attacks must be the same, except for the number of passes that searches on a stochastic model average over."""
 
-    def asked(entry: ThreatEntry) -> list[tuple[str, str, int]]:
-        return [(a.name, rebuilt.split(a.spec)[0], a.items) for a in entry.attacks]
+    def planned(entry: ThreatEntry) -> list[tuple[str, str, int]]:
+        return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
-        if (was.threat, asked(was)) != (entry.threat, asked(entry)):
+        if (was.threat, planned(was)) != (entry.threat, planned(entry)):
             raise UserError(
-                f"this robench asks about {entry.threat} otherwise than the baseline {baseline.path} did about"
-                f" {was.threat}; write the baseline again with robench evaluate"
+                f"this robench evaluates {entry.threat} otherwise than the baseline {baseline.path} did {was.threat};"
+                " write the baseline again with robench evaluate"
             )
 
 
-def _broken_by(answer: EvalResult) -> dict[str, dict[int, str]]:
-    return {t.threat: broken_by(answer.plan, answer.evidence, t.threat) for t in answer.plan.threats}
+def _broken_by(result: EvalResult) -> dict[str, dict[int, str]]:
+    return {t.threat: broken_by(result.plan, result.evidence, t.threat) for t in result.plan.threats}
 
 
 def _summary(path: Path) -> Summary:
     if is_run_file(path):
-        with RunFile.read(path) as run:
-            plan = run.plan()
-            if plan is None:
-                raise UserError(f"the baseline {path} holds no plan: it was stopped before it began; start it again")
-            return summarise(plan, run.evidence(), __version__)
+        return recorded_summary(path, "the baseline ")
     try:
         return Summary.from_json(durable.read(path, MAX_BYTES))
     except UserError as error:
@@ -243,16 +254,15 @@ def _numbers(baseline: Baseline) -> tuple[int, ...]:
 
 
 def _data_of(baseline: Baseline) -> str:
-    """The baseline's data by name, or from the file it was read from where that is here too."""
-    name = baseline.summary.data.name
-    told = baseline.summary.environment.get("data", "")
-    return told if told and Path(told).exists() else name
+    """The baseline's data by name, or the file they were read from where it exists here."""
+    file = baseline.summary.environment.get("data", "")
+    return file if file and Path(file).exists() else baseline.summary.data.name
 
 
 def _protocol(baseline: Baseline, classes: int, consent: Consent | None) -> Protocol:
-    """The protocol, from the attacks with every number that the baseline names; no protocol file is needed."""
+    """The protocol, from the baseline's attacks with every number; no protocol file is needed."""
     summary = baseline.summary
-    passes = {rebuilt.split(a.spec)[1] for t in summary.threats for a in t.attacks} - {None}
+    passes = {AttackKey.parse(a.spec).passes for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
             threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes, consent) for a in t.attacks)

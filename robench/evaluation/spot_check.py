@@ -1,11 +1,12 @@
-"""Some of the examples that stand, searched again with other noise: a test of the run's word for them."""
+"""Some standing examples, searched again with other noise.
+
+The images of broken examples prove themselves; that the others stand is only claimed. This search tests the claim.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .. import api
-from ..api import EvalRequest
 from ..errors import UserError
 from ..evidence.records import Evidence, Plan
 from ..evidence.referee import Referee
@@ -18,41 +19,43 @@ from ..results.gate import broken_by
 from ..results.outcomes import Outcome, outcomes
 from ..results.stats.intervals import clopper_pearson
 from ..search.own_attack import Consent
-from .runner import Progress
+from .prepared import PreparedEvaluation
+from .progress import Progress
+from .request import EvalRequest
 
-LEVEL = 0.95  # of the bound
+LEVEL = 0.95  # confidence level of the bound
 
 
 @dataclass(frozen=True)
 class SpotCheck:
-    """What came of it."""
+    """The result of a spot check."""
 
     standing: int  # examples that stand under one threat or more, in the run
-    chosen: tuple[int, ...]  # those of them that were to be searched again
+    chosen: tuple[int, ...]  # those of them that were sampled
     seed: int
-    broken: dict[tuple[int, str], str] = field(default_factory=dict)  # by example and threat: the attack
-    open: frozenset[int] = frozenset()  # examples whose search did not end
+    broken: dict[tuple[int, str], str] = field(default_factory=dict)  # the attack by example and threat
+    open: frozenset[int] = frozenset()  # examples whose search was not finished
     left_out: tuple[str, ...] = ()  # attacks that cannot run here
     finished: bool = True
 
     @property
     def examples_broken(self) -> int:
-        """How many examples were broken."""
+        """The number of examples that were broken."""
         return len({example for example, _ in self.broken})
 
     @property
     def searched(self) -> int:
-        """How many were searched to the end, or broken."""
+        """The number of examples that were searched to the end, or broken."""
         return self.examples_broken + len(set(self.chosen) - self.open - {example for example, _ in self.broken})
 
     @property
     def bound(self) -> float:
-        """The share of all standing examples that such a search would break, at most: exact, one-sided, at LEVEL."""
+        """The upper bound of the share of standing examples that such a search breaks: Clopper-Pearson, one-sided."""
         return clopper_pearson(self.examples_broken, self.searched, 2 * LEVEL - 1)[1]
 
 
 def standing(plan: Plan, evidence: Evidence) -> dict[int, tuple[str, ...]]:
-    """The examples that stand under one planned threat or more, each with these threats, in plan order."""
+    """The examples that stand under at least one planned threat, each with these threats, in plan order."""
     letters = {t.threat: outcomes(plan, evidence, t.threat) for t in plan.threats}
     under = {
         example: tuple(threat for threat, row in letters.items() if row[place] == Outcome.STANDING)
@@ -62,7 +65,7 @@ def standing(plan: Plan, evidence: Evidence) -> dict[int, tuple[str, ...]]:
 
 
 def sample(examples: Sequence[int], n: int, seed: int) -> tuple[int, ...]:
-    """n of them in their order, or all where there are fewer; each has the same chance."""
+    """A uniform sample of n examples in their order, or all where there are fewer."""
     chosen = frozenset(random.Random(seed).sample(examples, min(n, len(examples))))
     return tuple(example for example in examples if example in chosen)
 
@@ -79,10 +82,11 @@ def spot_check(
     progress: Progress,
     consent: Consent | None = None,
 ) -> SpotCheck:
-    """Search n standing examples again, all of them where there are fewer, each with the same chance to be chosen.
+    """Searches a uniform sample of n standing examples again, or all of them where there are fewer.
 
-    Every planned attack that can run here is tried on each threat under which they stand; an attack in a file only
-    where there is consent. Nothing is written. Ctrl-C ends it early. Raises UserError where nothing can be searched.
+    Every planned attack that can run here is tried under each threat under which they stand; an attack in a file runs
+    only with the user's consent. Nothing is written. Ctrl-C ends it early. Raises UserError where nothing can be
+    searched.
     """
     under = standing(plan, evidence)
     examples = sample(list(under), n, seed)
@@ -96,29 +100,22 @@ def spot_check(
     chosen = frozenset(examples)
     known = [(c, v) for c, v in evidence.judged() if v.accepted and c.example in chosen]
     with RunFile.in_memory() as run:
-        with run.writing():  # what is broken already is not searched
+        with run.writing():  # under threats that broke them already, the examples are not searched
             run.adopt(Evidence(claims=tuple(c for c, _ in known), verdicts=tuple(v for _, v in known)), {}, [])
-        search = api.evaluation(
-            EvalRequest(seed=seed, precision="float32"),
-            protocol,
-            split,
-            classifier,
-            referee,
-            run,
-            {},
-            progress=progress,
-        )
+        request = EvalRequest(seed=seed, precision="float32")
+        prepared = PreparedEvaluation.of(request, split, protocol, classifier, referee)
+        search = prepared.evaluation(run, progress=progress)
         finished = True
         try:
             search.answer()
         except KeyboardInterrupt:
             finished = False
-        broken, still_open = _now(search.plan, run.evidence(), under)
+        broken, still_open = _found(search.plan, run.evidence(), under)
     return SpotCheck(len(under), examples, seed, broken, still_open, left_out, finished)
 
 
 def _protocol(plan: Plan, classes: int, consent: Consent | None) -> tuple[Protocol, tuple[str, ...]]:
-    """The plan's threats with the attacks that can run here; and those that cannot."""
+    """The plan's threats with the attacks that can run here, and the names of those that cannot."""
     choices, left_out = [], []
     for t in plan.threats:
         attacks = []
@@ -133,10 +130,10 @@ def _protocol(plan: Plan, classes: int, consent: Consent | None) -> tuple[Protoc
     return Protocol(plan.protocol, "", "", None, plan.seed, tuple(choices), eot), tuple(left_out)
 
 
-def _now(
+def _found(
     plan: Plan, evidence: Evidence, under: Mapping[int, Sequence[str]]
 ) -> tuple[dict[tuple[int, str], str], frozenset[int]]:
-    """By example and threat, the attack that broke what stood; and the examples that were not searched to the end."""
+    """The attack that broke each example, by example and threat; and the examples that were not searched to the end."""
     broken: dict[tuple[int, str], str] = {}
     still_open = set()
     for t in plan.threats:

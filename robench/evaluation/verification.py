@@ -1,4 +1,4 @@
-"""Whether a run file can be true: its evidence by recomputation, its question by the protocol it names."""
+"""Whether a run file can be true: its evidence is recomputed, its plan compared with the protocol it names."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from .. import protocols
 from ..errors import UserError
+from ..evidence.attack_key import AttackKey
 from ..evidence.images import Image
 from ..evidence.records import Evidence, Plan, PlannedThreat
 from ..evidence.refutation import Facts, Refuted, refuted
@@ -14,26 +15,26 @@ from ..protocols import OWN_ATTACKS, OWN_THREATS, rebuilt
 from ..results.merging import MERGED
 from ..search.attack import ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
-from .runner import EOT, as_planned
+from .planning import as_planned, averaging
 
-MAX = 10**6  # of a setting, up to which the cost of a search is worked out
+MAX = 10**6  # larger settings are cut to this before the cost of a search is computed
 
 
 def verify(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
-    """Everything that can be recomputed, and the protocol, compared with what is recorded. No attack is run.
+    """Compares what is recorded with everything that can be recomputed, and with the protocol. No attack is run.
 
-    Raises UserError where that cannot be done.
+    Raises UserError where that is impossible.
     """
     found = refuted(plan, evidence, images, facts)
-    return replace(found, faults=(*_of_question(plan, facts.classifier.classes), *found.faults))
+    return replace(found, faults=(*_plan_faults(plan, facts.classifier.classes), *found.faults))
 
 
 @lru_cache(maxsize=4096)
-def least_passes(threat: str, attack: str) -> int:
-    """Forward passes that a search which finds nothing takes at least: all its steps, for the attacks of robench."""
+def min_passes(threat: str, attack: str) -> int:
+    """A lower bound of the forward passes of a search that finds nothing: all steps, for robench's own attacks."""
     try:
-        spec, passes = rebuilt.split(attack)
-        name, settings = parse(spec)
+        key = AttackKey.parse(attack)
+        name, settings = parse(key.spec)
         if name not in ATTACKS:
             return 1
         # A search that takes fewer steps costs no more, so for huge numbers this is still a lower bound.
@@ -41,19 +42,19 @@ def least_passes(threat: str, attack: str) -> int:
         built, under = build(name, settings), threats.parse(threat)
         if isinstance(built, ForeignAttack) or under.name not in built.threats:
             return 1
-        return max(1, built.max_queries(under) * built.queries_per_step * (passes or 1))
-    except (UserError, ArithmeticError):  # of an older robench, of a repaired model, or of nobody
+        return max(1, built.max_queries(under) * built.queries_per_step * (key.passes or 1))
+    except (UserError, ArithmeticError):  # of an older robench, or with a surrogate gradient, or invented
         return 1
 
 
-def _of_question(plan: Plan, classes: int) -> Iterator[str]:
-    """What the plan asks otherwise than the protocols it names; nothing of those that come from somebody's own file."""
+def _plan_faults(plan: Plan, classes: int) -> Iterator[str]:
+    """Differences between the plan and the protocols it names; a protocol from a user's own file is not compared."""
     for t in plan.threats:
         if not _is_known(t.threat):
             yield f"the plan: {t.threat} is no threat model of this robench"
         for a in t.attacks:
             if a.items % (each := _searches(a.spec, classes)):
-                yield f"the plan: {a.label} under {t.threat} makes {a.items} searches, and they come by {each}"
+                yield f"the plan: {a.label} under {t.threat} makes {a.items} searches, which is no multiple of {each}"
     names = plan.protocol.split(MERGED)
     known: dict[str, tuple[PlannedThreat, ...]] = {}
     for name in names:
@@ -68,13 +69,13 @@ def _of_question(plan: Plan, classes: int) -> Iterator[str]:
         for t in expected:
             same = planned.get(t.threat) == t if len(names) == 1 else _holds(planned.get(t.threat), t)
             if not same:
-                yield f"the plan: what it asks under {t.threat} is not what this robench's protocol {name} asks"
-    if len(known) == len(set(names)):  # a protocol that is named twice asks no more
+                yield f"the plan: its attacks under {t.threat} are not those of this robench's protocol {name}"
+    if len(known) == len(set(names)):  # a protocol that is named twice adds nothing
         yield from _beyond(plan, [t for expected in known.values() for t in expected])
 
 
 def _is_known(threat: str) -> bool:
-    """Whether this robench writes a threat model so."""
+    """Whether this robench spells a threat model so."""
     try:
         return str(threats.parse(threat)) == threat
     except UserError:
@@ -82,7 +83,10 @@ def _is_known(threat: str) -> bool:
 
 
 def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[PlannedThreat, ...] | None:
-    """What the protocol of this name asks; None where this robench does not know. Raises UserError where it cannot."""
+    """The threats and attacks of the protocol of this name; None where this robench does not know it.
+
+    Raises UserError where they cannot be built here.
+    """
     base, *own = name.split(", ")
     if base not in protocols.names() or not set(own) <= {OWN_THREATS, OWN_ATTACKS} or (own and merged):
         return None
@@ -91,7 +95,7 @@ def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[Pla
         return plan.threats
     if OWN_THREATS in own:
         protocol = protocol.with_threats([t.threat for t in plan.threats])
-    eot = 1 if plan.passes == 1 else EOT if protocol.eot is None else protocol.eot
+    eot = 1 if plan.passes == 1 else averaging(protocol)
     expected = tuple(as_planned(choice, classes, eot) for choice in protocol.threats)
     if OWN_ATTACKS in own:
         planned = {t.threat: t for t in plan.threats}
@@ -106,22 +110,25 @@ def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:
 
 
 def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:
-    """What the plan asks and no protocol that it names."""
-    most: dict[tuple[str, str], int] = {}
+    """Threats and searches of the plan that no protocol it names has."""
+    largest: dict[tuple[str, str], int] = {}
     texts = set()
     for t in expected:
         texts.add(t.threat)
         for a in t.attacks:
-            most[t.threat, a.spec] = max(a.items, most.get((t.threat, a.spec), 0))
+            largest[t.threat, a.spec] = max(a.items, largest.get((t.threat, a.spec), 0))
     for t in plan.threats:
         if t.threat not in texts:
-            yield f"the plan: it asks about {t.threat}, and this robench's protocol {plan.protocol} does not"
-        elif extra := [a.label for a in t.attacks if a.items > most.get((t.threat, a.spec), 0)]:
-            yield f"the plan: {extra[0]} under {t.threat} is not what this robench's protocol {plan.protocol} asks"
+            yield f"the plan: it has the threat {t.threat}, and this robench's protocol {plan.protocol} does not"
+        elif extra := [a.label for a in t.attacks if a.items > largest.get((t.threat, a.spec), 0)]:
+            yield (
+                f"the plan: {extra[0]} under {t.threat} is not in this robench's protocol {plan.protocol}, or makes"
+                " fewer searches there"
+            )
 
 
 def _searches(spec: str, classes: int) -> int:
-    """How many searches a restart of this attack makes on an example, as far as this robench knows the attack."""
+    """The number of searches that a restart of this attack makes on an example; 1 for an unknown attack."""
     try:
         return rebuilt.searches(spec, classes) if parse(spec)[0] in ATTACKS else 1
     except UserError:

@@ -1,4 +1,4 @@
-"""Claims and verdicts that contradict each other, themselves, or what a claim can be."""
+"""Claims and verdicts that contradict each other or themselves, and claims that no search can make."""
 
 import math
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, harmless, outside
 
 
 def contradictions(evidence: Evidence, passes: int, whole: Split, classes: int) -> Iterator[str]:
-    """A line for each; `passes` are those over which the run judges, `whole` all examples of its data."""
+    """One line for each contradiction. `passes` are those of the run's referee; `whole` is the whole data."""
     labels = dict(zip(whole.numbers, whole.y.tolist(), strict=True))
     limits = {text: _limits(text, torch.ones(1, *whole.shape)) for text in {c.threat for c in evidence.claims}}
     claims = {c.id: c for c in evidence.claims}
     judged = {v.claim for v in evidence.verdicts}
     for number in sorted(judged - claims.keys()):
-        yield f"claim {number}: there is a verdict on it, and no such claim"
+        yield f"claim {number}: it has a verdict but does not exist"
     for claim in evidence.claims:
         if claim.id not in judged:
             yield f"example {claim.example} under {claim.threat}: claim {claim.id} has no verdict"
@@ -34,19 +34,19 @@ def contradictions(evidence: Evidence, passes: int, whole: Split, classes: int) 
 
 
 def _impossible(claim: Claim, label: int | None, classes: int) -> str:
-    """What no search can claim; empty where all is possible."""
+    """Why no search can make this claim; empty if one can."""
     if claim.target >= classes:
         return f"aims at class {claim.target} of {classes}"
     if claim.target == label:
-        return f"aims at class {claim.target}, which is right"
-    # What one attack finds counts under every threat, and is paid for once.
-    if not claim.forwards and " under " not in claim.attack:
+        return f"aims at class {claim.target}, which is the correct one"
+    # A find counts under every threat, but its cost is recorded only under the threat that was searched.
+    if not claim.forwards and not claim.key.found_under:
         return "was found without a forward pass"
     return ""
 
 
 def _contradiction(claim: Claim, verdict: Verdict, passes: int, radius: float, limit: float) -> str:
-    """In what a verdict contradicts itself; empty where it does not."""
+    """How a verdict contradicts itself; empty if it does not."""
     if verdict.passes != passes:
         return f"rests on {verdict.passes} passes, not on {passes}"
     if verdict.accepted != (verdict.rejection == "") or verdict.accepted != (verdict.reason == ""):
@@ -54,12 +54,12 @@ def _contradiction(claim: Claim, verdict: Verdict, passes: int, radius: float, l
             f"is {'accepted' if verdict.accepted else 'rejected'}, and {'' if verdict.reason else 'no '}reason is given"
         )
     if verdict.rejection and not _is_reason(claim, verdict):
-        return f"is {verdict.rejection!r}, which is not what its numbers and its reason say"
+        return f"is {verdict.rejection!r}, which contradicts its numbers or its reason"
     deterministic = passes == 1 and not math.isnan(verdict.margin)
     if deterministic and verdict.accepted and verdict.margin < 0:
-        return f"is accepted with a margin of {verdict.margin:.6g}: the model is right"
+        return f"is accepted with a margin of {verdict.margin:.6g}: the prediction is correct"
     if deterministic and verdict.rejection == "does not fool" and verdict.margin > 0:
-        return f"is rejected with a margin of {verdict.margin:.6g}: the model is wrong"
+        return f"is rejected with a margin of {verdict.margin:.6g}: the prediction is wrong"
     if (verdict.accepted or verdict.rejection == "does not fool") and verdict.size > limit:
         return f"puts an image at {verdict.size:.9g} inside"
     if verdict.rejection == "outside" and verdict.size <= radius:
@@ -68,7 +68,7 @@ def _contradiction(claim: Claim, verdict: Verdict, passes: int, radius: float, l
 
 
 def _is_reason(claim: Claim, verdict: Verdict) -> bool:
-    """Whether the sentence is the one for this rejection and these numbers."""
+    """Whether the sentence is the one that the referee gives for this rejection and these numbers."""
     if verdict.rejection == "outside the box":
         return verdict.reason == OUTSIDE_BOX
     if verdict.rejection == "outside":
@@ -80,9 +80,9 @@ def _is_reason(claim: Claim, verdict: Verdict) -> bool:
 
 
 def _limits(text: str, white: Inputs) -> tuple[float, float]:
-    """The radius of a threat, and the largest size that a member can have for the rounding of its pixels.
+    """The radius of a threat, and the largest size that a member can have through the rounding of its pixels.
 
-    Both are open where this robench does not know the threat.
+    Both are infinite for a threat that this robench does not know.
     """
     try:
         threat = threats.parse(text)

@@ -1,4 +1,4 @@
-"""Images as a run file keeps them: compressed, as 8-bit numbers where they are ones, and with a checksum."""
+"""Images in a run file: compressed, as 8-bit numbers if that is exact, and with a checksum."""
 
 import hashlib
 import math
@@ -13,18 +13,18 @@ Image = NDArray[np.float32]
 
 
 def packed(image: Image) -> tuple[bytes, str, str]:
-    """The compressed pixels, how they are encoded, and the hash of the image."""
+    """The compressed pixels, their encoding, and the hash of the image."""
     encoding = _encoding(image)
     pixels = np.round(image * 255).astype(np.uint8) if encoding == "u8" else image.astype("<f4")
     return zlib.compress(pixels.tobytes(), 9), encoding, sha256(image)
 
 
 def unpacked(pixels: object, encoding: object, shape: Sequence[int]) -> Image:
-    """The image. Raises ValueError where the bytes hold none of this shape, or not as `packed` writes it."""
+    """The image of this shape. Raises ValueError if the bytes are not what `packed` writes for one."""
     if not isinstance(pixels, bytes) or encoding not in ("u8", "f4"):
         raise ValueError("no pixels, or an unknown encoding")
     size = math.prod(shape) * (1 if encoding == "u8" else 4)
-    # Never more than an image has: a small blob may unpack to any size.
+    # At most the size of an image: a small blob may unpack to any size.
     stream = zlib.decompressobj()
     try:
         raw = stream.decompress(pixels, size + 1)
@@ -37,7 +37,7 @@ def unpacked(pixels: object, encoding: object, shape: Sequence[int]) -> Image:
     else:
         image = np.frombuffer(raw, "<f4").reshape(shape).astype(np.float32)
     if encoding != _encoding(image):
-        raise ValueError("an image of 8 bits is kept as one")
+        raise ValueError("an 8-bit image has another encoding")
     return image
 
 
@@ -47,6 +47,6 @@ def sha256(image: Image) -> str:
 
 
 def _encoding(image: Image) -> str:
-    with np.errstate(invalid="ignore"):  # what is not finite is no 8-bit number
+    with np.errstate(invalid="ignore"):  # values that are not finite are no 8-bit numbers
         eight = np.round(image * 255).astype(np.uint8)
     return "u8" if np.array_equal((eight / np.float32(255)).astype(np.float32), image) else "f4"

@@ -1,10 +1,10 @@
-"""How a run file is laid out, and whether a file is laid out so. Nothing else in it is trusted before that is known."""
+"""The layout of a run file, and a check that a file has it. No other content is trusted before that check."""
 
 import sqlite3
 from contextlib import closing
 from functools import cache
 
-APPLICATION_ID = 0x726F626E  # "robn": tells our files from other SQLite files
+APPLICATION_ID = 0x726F626E  # "robn": distinguishes run files from other SQLite files
 FORMAT = 1
 HEADER = 100  # bytes
 
@@ -35,24 +35,24 @@ CREATE TABLE effort (
 CREATE TABLE environment (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-# What the first versions wrote without.
+# Missing in files of the first versions.
 _OPTIONAL = frozenset({("index", "claim_place")})
 
-# Steps of SQLite's machine. Ours takes a few hundred to read; a schema of a million tables would take minutes.
+# Steps of SQLite's virtual machine. Reading our schema takes a few hundred; a million tables would take minutes.
 STEPS = 100_000
 
 Objects = dict[tuple[str, str], tuple[str, str]]
-"""Tables and indexes by kind and name: the table each belongs to, and the statement that made it."""
+"""Tables and indexes by kind and name, with the table each belongs to and the statement that created it."""
 
 
 def lay_out(db: sqlite3.Connection) -> None:
-    """All tables, and the marks by which a run file is known, in one transaction."""
+    """Create all tables and the marks that identify a run file, in one transaction."""
     marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
     db.executescript(f"BEGIN IMMEDIATE; {marks} {_SCHEMA} COMMIT;")
 
 
 def is_ours(header: bytes) -> bool:
-    """Whether a file that begins so is marked as a run file."""
+    """Whether a file with this header is marked as a run file."""
     return header[:16] == b"SQLite format 3\0" and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
@@ -62,15 +62,15 @@ def format_of(header: bytes) -> int:
 
 
 def uses_log(header: bytes) -> bool:
-    """Whether SQLite opens a log (-wal) beside a file that begins so."""
+    """Whether SQLite opens a log (-wal) beside a file with this header."""
     return 2 in header[18:20]
 
 
 def is_laid_out(db: sqlite3.Connection) -> bool:
-    """Whether there are just the tables and the index that robench makes, by the very statements it makes them with.
+    """Whether the file has exactly the tables and the index of robench, created by the same statements.
 
-    Views, triggers, generated columns, defaults and checks run somebody else's expressions when a table is read: none
-    of them can be in a file whose statements are ours.
+    Views, triggers, generated columns, defaults and checks evaluate expressions of the file when a table is read. A
+    file with our statements contains none of them.
     """
     endless = False
 

@@ -1,8 +1,8 @@
-"""Opening run files, which may come from anybody.
+"""Opening run files, including files from untrusted sources.
 
-SQLite obeys what lies beside a file. A rollback journal (-journal) can put any pages into it and, by naming another
-journal, have any file of the machine deleted; a log (-wal) can replace all that is in it. So a file is read as it is,
-or as a private copy with its log. No journal is ever obeyed: robench leaves none.
+SQLite obeys the files beside a database. A rollback journal (-journal) can write any pages into it and, by naming
+another journal, delete any file of the machine; a log (-wal) can replace the whole content. So a run file is read
+alone, or as a private copy with its log. Journals are never obeyed, and robench leaves none.
 """
 
 import errno
@@ -21,20 +21,20 @@ from typing import IO
 from ..errors import UserError
 from .layout import FORMAT, HEADER, format_of, is_laid_out, is_ours, lay_out, uses_log
 
-if sys.platform != "win32":  # where the system itself keeps others from an open file
+if sys.platform != "win32":  # there the system itself denies other processes an open file
     import fcntl
 
-LARGEST = 2**36  # bytes: of a run with every image of ImageNet's validation set under four threats
+LARGEST = 2**36  # bytes: a run on ImageNet's whole validation set under four threats
 PERIOD = 0.01  # seconds between two tries for a lock
 
-# Where SQLite locks, far beyond its header: whoever writes holds the second range as a whole, whoever reads a part of
-# it. How many bytes, and from where.
+# The bytes that SQLite locks, far beyond its header: number and first. A writer holds the whole second range, a reader
+# a part of it.
 _ALL = 512, 0x40000000
 _SHARED = 510, 0x40000002
 
-# The files that this process writes to, by device and inode. The system knows no locks between parts of one process.
-# And to close any handle of a file lets go of all locks that the process has on it, so that a file of ours may not even
-# be opened to read.
+# The files that this process writes to, by device and inode. The system has no locks between parts of one process, and
+# closing any handle of a file releases all locks that the process has on it. So these files must not be opened again,
+# not even for reading.
 _written_here: set[tuple[int, int]] = set()
 
 
@@ -43,11 +43,11 @@ class InUseError(Exception):
 
 
 def for_reading(path: Path, patience: float, stack: ExitStack) -> sqlite3.Connection:
-    """A connection that changes nothing: not the file, nor what lies beside it. Closed with `stack`.
+    """A connection that changes neither the file nor its neighbours. It is closed with `stack`.
 
-    A log beside the file holds the last commits of a run that was killed: then both are copied, and the copy is opened.
-    Raises UserError where this is no run file, InUseError where it is written to for longer than `patience` seconds,
-    sqlite3.Error where it is damaged.
+    A log beside the file holds the last commits of a killed run; then both are copied, and the copy is opened.
+    Raises UserError if this is no run file, InUseError if it is being written for longer than `patience` seconds,
+    sqlite3.Error if it is damaged.
     """
     file = stack.enter_context(_opened(path))
     _lock(file, exclusive=False, patience=patience)
@@ -73,7 +73,7 @@ def for_reading(path: Path, patience: float, stack: ExitStack) -> sqlite3.Connec
 
 
 def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.Connection, bool]:
-    """A connection, and whether the file was made just now. Nobody else has it until `stack` is closed.
+    """An exclusive connection, which is closed with `stack`, and whether the file was created by this call.
 
     The file does not change before something is written. Raises as `for_reading` does.
     """
@@ -83,45 +83,45 @@ def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.
             f"{journal} lies beside {path}, and robench leaves no such file; it can change or delete others, so move it"
             " away, and type the command again"
         )
-    begun = _begin(path, patience)
-    if not begun:
+    created = _create(path, patience)
+    if not created:
         with ExitStack() as checking:
             for_reading(path, patience, checking)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     db = _connect(path, "rw", patience)
     stack.callback(db.close)
-    db.execute("BEGIN EXCLUSIVE")  # of nothing: the lock is what stays
+    db.execute("BEGIN EXCLUSIVE")  # an empty transaction: its lock remains
     db.execute("COMMIT")
     key = _key(os.stat(path))
     _written_here.add(key)
     stack.callback(_written_here.discard, key)
-    return db, begun
+    return db, created
 
 
 def write_ahead(db: sqlite3.Connection) -> None:
-    """From now on commits go to a log beside the file."""
+    """Write later commits to a log beside the file."""
     if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        # A few bytes at the beginning of the file change. SQLite writes a journal for that: here in memory.
+        # A few bytes at the start of the file change. SQLite writes a journal for that; here it stays in memory.
         db.execute("PRAGMA journal_mode = MEMORY")
         db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")  # a pulled plug loses nothing that was committed
+    db.execute("PRAGMA synchronous = FULL")  # a power failure loses no commit
 
 
 def fold(db: sqlite3.Connection) -> None:
-    """What is in the log goes into the file, and the log away."""
+    """Move the content of the log into the file, and remove the log."""
     db.execute("PRAGMA journal_mode = MEMORY")
 
 
 @contextmanager
 def appearing(path: Path, patience: float) -> Iterator[Path]:
-    """Where to write a file that is to be there whole or not at all: another name, moved when the block has ended.
+    """A temporary name for a file that must appear whole or not at all. It is renamed at the end of the block.
 
-    What a process that was killed has left under that name goes. Raises UserError when the file is there already.
+    Leftovers of a killed process under the temporary name are removed. Raises UserError if the file exists.
     """
     part = path.parent / f".{path.name}.part"
     if os.path.lexists(path):
-        raise UserError(f"{path} is there already; name another")
+        raise UserError(f"{path} exists already; name another file")
     if part.is_file() and not part.is_symlink():
         with _opened(part) as file:
             _lock(file, exclusive=False, patience=patience)
@@ -136,7 +136,7 @@ def appearing(path: Path, patience: float) -> Iterator[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Take a file away, with what SQLite may have left beside it."""
+    """Remove a file and the logs that SQLite may have left beside it."""
     path.unlink(missing_ok=True)
     _discard_logs(path)
 
@@ -146,10 +146,10 @@ def _discard_logs(path: Path) -> None:
         Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
-def _begin(path: Path, patience: float) -> bool:
-    """Lay out a new run file where there is none, or an empty one. Returns whether that was so.
+def _create(path: Path, patience: float) -> bool:
+    """Create a run file, if there is none or an empty one. Returns whether it did.
 
-    It appears under its name with all tables in it, so that whoever kills us leaves nothing half done.
+    The file appears under its name with all its tables, so that a kill leaves no partial file.
     """
     there = os.path.lexists(path)
     if there and (os.lstat(path).st_size or not stat.S_ISREG(os.lstat(path).st_mode)):
@@ -178,12 +178,12 @@ def _begin(path: Path, patience: float) -> bool:
 
 
 _SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-"""Should a file have become a pipe or a link since it was checked, that neither blocks nor is followed."""
+"""Flags against a file that became a pipe or a link after it was checked: it neither blocks nor is followed."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file to read. Raises UserError for what is no file: it could block, have no end, or lead elsewhere."""
+    """A regular file, open for reading. Raises UserError for others: they could block, never end, or lead elsewhere."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -209,7 +209,7 @@ def _key(found: os.stat_result) -> tuple[int, int]:
 
 
 def _lock(file: IO[bytes], *, exclusive: bool, patience: float) -> None:
-    """SQLite's own lock, alone or with other readers, until the file is closed. Raises InUseError."""
+    """Take SQLite's own lock, exclusive or shared with readers, until the file is closed. Raises InUseError."""
     if sys.platform == "win32":
         return
     kind, (length, start) = (fcntl.LOCK_EX, _ALL) if exclusive else (fcntl.LOCK_SH, _SHARED)
@@ -220,14 +220,14 @@ def _lock(file: IO[bytes], *, exclusive: bool, patience: float) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return  # a file system without locks: then nobody has any
+                return  # the file system has no locks, so no process holds one
         if time.monotonic() >= until:
             raise InUseError
         time.sleep(PERIOD)
 
 
 def _log_of(path: Path) -> Path | None:
-    """The log beside a file, where there is something in it."""
+    """The log beside a file, if it is not empty."""
     log = Path(f"{path}-wal")
     if not os.path.lexists(log):
         return None
@@ -244,7 +244,7 @@ def _copy(file: IO[bytes], to: Path) -> None:
 
 
 def _connect(path: Path, mode: str, patience: float = 0.0) -> sqlite3.Connection:
-    """A connection that keeps its locks, and believes nothing of the file."""
+    """A connection that keeps its locks and trusts nothing in the file."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=patience)
     for setting in ("locking_mode = EXCLUSIVE", "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
@@ -253,8 +253,8 @@ def _connect(path: Path, mode: str, patience: float = 0.0) -> sqlite3.Connection
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Raises UserError where the tables are not ours, sqlite3.DatabaseError where pages do not fit together."""
+    """Raises UserError if the tables are not those of robench, sqlite3.DatabaseError if the pages are inconsistent."""
     if not is_laid_out(db):
         raise UserError(f"{path} is not laid out as a robench run file; it was left as it is. Name another with --run")
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise sqlite3.DatabaseError("its pages do not fit together")
+        raise sqlite3.DatabaseError("its pages are inconsistent")

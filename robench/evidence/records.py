@@ -1,17 +1,22 @@
-"""What is written down. Plain values: no tensors, no files, no model.
+"""The records of a run: plain values, without tensors, files or models.
 
-The bounds hold for what is read from a file. They are far beyond what robench writes, and keep what somebody else has
-written from running on for hours.
+The bounds are checked when a file is read. They are far beyond what robench writes, and keep a manipulated file from
+running for hours.
 """
 
 from collections.abc import Iterator
+from enum import IntEnum
+from functools import reduce
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from .attack_key import AttackKey
+
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+WHOLE = -1  # stands for the model where a measurement concerns no single example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -21,11 +26,11 @@ Text = Annotated[str, Meta(max_length=10_000)]
 ThreatText = Annotated[str, Meta(max_length=200)]
 
 Rejection = Literal["", "outside", "outside the box", "does not fool", "not finite"]
-"""Why a claim was turned down, in the words of the summary file; empty when it was accepted."""
+"""Why a claim was rejected, in the words of the summary file; empty if it was accepted."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """Which classifier was asked about. Mirrors `problem.classifier.Identity`, with the name it went by."""
+    """The evaluated classifier: `problem.classifier.Identity` and the name it had."""
 
     name: Text
     weights_sha256: Text
@@ -35,22 +40,27 @@ class ModelRecord(msgspec.Struct, frozen=True):
 
 
 class PlannedAttack(msgspec.Struct, frozen=True):
-    """An attack as it will be run: what the tables call it, every number, how many items per example."""
+    """An attack as it will be run: its name in the tables, its settings, and its items per example."""
 
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
-    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # draws times targets: searches of each example it does not break
+    items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # searches of each unbroken example: restarts times targets
+
+    @property
+    def key(self) -> AttackKey:
+        """The spec in its parts."""
+        return AttackKey.parse(self.spec)
 
 
 class PlannedThreat(msgspec.Struct, frozen=True):
-    """A threat model with the attacks that will be tried on it."""
+    """A threat model with the attacks planned under it."""
 
     threat: ThreatText  # linf:8/255
     attacks: Annotated[tuple[PlannedAttack, ...], Meta(max_length=1000)]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The question a run answers, and the conditions under which its verdicts repeat exactly."""
+    """The question that a run answers, and the conditions under which its verdicts repeat exactly."""
 
     model: ModelRecord
     data: Text  # mnist:test
@@ -64,9 +74,9 @@ class Plan(msgspec.Struct, frozen=True):
     threads: Annotated[int, Meta(ge=1, lt=2**20)]
     precision: Text
     slots: Annotated[int, Meta(ge=1, lt=2**31)] = msgspec.field(name="lanes")
-    curve: bool = False  # minimum-norm attacks go on for the smallest perturbation, to the end of their budget
+    curve: bool = False  # minimum-norm attacks search on for the smallest perturbation, to the end of their budget
     passes: Annotated[int, Meta(ge=1, le=10**4)] = (
-        1  # over which every image is judged: more where it answers at random
+        1  # over which every image is judged: more for a model that answers at random
     )
     eot: Annotated[int, Meta(ge=1, le=10**6)] = 1  # over which every answer is averaged in the search
 
@@ -77,39 +87,44 @@ class Clean(msgspec.Struct, frozen=True):
     example: Number
     digest: str  # of the image and its label
     correct: bool
-    margin: float  # best wrong logit minus the right one: negative when correct
+    margin: float  # best wrong logit minus the correct one: negative for a correct prediction
     tied: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An attack says it has an image that fools the model under this threat. Nobody has checked yet."""
+    """An attack reports an image that fools the model under this threat. The referee has yet to check it."""
 
     id: Count
     example: Number
     threat: ThreatText
     attack: Text  # PlannedAttack.spec
     restart: Number = msgspec.field(name="draw")
-    target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the class it aimed at, -1 when untargeted
-    forwards: Count  # spent on this item up to the find
+    target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the target class, -1 for an untargeted search
+    forwards: Count  # of this item up to the find
     backwards: Count
-    # How the image was made, in threat models that need to know: tx, ty, angle.
+    # The transform parameters of the image, for threat models that need them: tx, ty, angle.
     params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
+
+    @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the referee measured about one claim."""
+    """The referee's measurements of one claim, and its decision."""
 
     claim: Count
     accepted: bool
     rejection: Rejection
-    reason: str  # a sentence; empty when accepted
+    reason: str  # a sentence; empty if accepted
     size: float  # in the unit of the threat's radius
-    margin: float  # best wrong logit minus the right one
-    passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is the mean of theirs
+    margin: float  # best wrong logit minus the correct one
+    passes: Annotated[int, Meta(ge=1, le=10**4)] = 1  # over which it was judged; the margin is their mean
 
 
 class Exhausted(msgspec.Struct, frozen=True):
-    """Searches of one attack on one example under one threat that ended in vain."""
+    """Searches of one attack on one example under one threat that found nothing."""
 
     example: Number
     threat: ThreatText
@@ -119,22 +134,32 @@ class Exhausted(msgspec.Struct, frozen=True):
     backwards: Count
 
     @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
+
+    @property
     def restarts(self) -> int:
-        """How many items were spent."""
+        """The number of exhausted items."""
         return self.done.bit_count()
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An attack raised: its example stays open, with the error."""
+    """An attack that raised an error. The example stays open."""
 
     example: Number
     threat: ThreatText
     attack: Text
     error: str
 
+    @property
+    def key(self) -> AttackKey:
+        """The attack in its parts."""
+        return AttackKey.parse(self.attack)
+
 
 class Effort(msgspec.Struct, frozen=True):
-    """Seconds an attack has taken under one threat, over all sessions of the run."""
+    """The seconds that an attack has taken under one threat, over all sessions of the run."""
 
     threat: ThreatText
     attack: Text
@@ -142,16 +167,49 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A measurement that a reader of the table should know of: taken in passing, or to look for gradient masking."""
+    """A measurement of the model: taken during a search, or by the diagnostics for gradient masking."""
 
-    threat: ThreatText  # empty where it is about the model as such
-    example: Annotated[int, Meta(ge=-1, lt=2**31)]  # -1 where it is about no single one
-    name: Text  # nan: the model answered NaN during a search; the others are those of search.probes
+    threat: ThreatText  # empty if it concerns the model under any threat
+    example: Annotated[int, Meta(ge=-1, lt=2**31)]  # WHOLE if it concerns no single one
+    name: Text  # nan: the model answered NaN during a search; the others are those of masking.diagnostics
     value: float
 
 
+class MaskingDepth(IntEnum):
+    """How thorough a check for gradient masking is."""
+
+    NONE = 0
+    ON = 1
+    DEEP = 2
+
+
+class MaskingState(msgspec.Struct, frozen=True):
+    """How far the check for gradient masking has come under one threat. Parts at their defaults are not known yet."""
+
+    threat: ThreatText
+    started: MaskingDepth = MaskingDepth.NONE  # of the last check; recorded before any threat is examined
+    reached: MaskingDepth = MaskingDepth.NONE  # the greatest depth at which examples were sampled
+    sampled: tuple[Number, ...] = ()  # examples for attacks of another kind, in ascending order
+    # The attacks of another kind that search the sample, by their keys, and the depth that last assigned them.
+    assigned: tuple[tuple[Text, MaskingDepth], ...] = ()
+
+    def joined(self, other: "MaskingState") -> "MaskingState":
+        """Everything that either of two records about the same threat holds."""
+        assert self.threat == other.threat, "only records about one threat are joined"
+        depths = dict(self.assigned)
+        for attack, depth in other.assigned:
+            depths[attack] = max(depth, depths.get(attack, depth))
+        return MaskingState(
+            self.threat,
+            max(self.started, other.started),
+            max(self.reached, other.reached),
+            tuple(sorted({*self.sampled, *other.sampled})),
+            tuple(sorted(depths.items())),
+        )
+
+
 class Evidence(msgspec.Struct, frozen=True):
-    """Everything a run file knows. It may hold more than a plan asks for: other examples, threats, attacks."""
+    """Everything that a run file records. It may exceed the plan: other examples, threats, attacks."""
 
     clean: tuple[Clean, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -160,9 +218,14 @@ class Evidence(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...] = ()
     efforts: tuple[Effort, ...] = ()
     probes: tuple[Probe, ...] = ()
+    masking: tuple[MaskingState, ...] = ()
     environment: dict[str, str] = {}  # msgspec copies defaults
 
     def judged(self) -> Iterator[tuple[Claim, Verdict]]:
-        """Claims with their verdicts; a claim still unjudged is left out."""
+        """The claims that have a verdict, with it."""
         by_id = {v.claim: v for v in self.verdicts}
         return ((c, by_id[c.id]) for c in self.claims if c.id in by_id)
+
+    def masking_state(self, threat: str) -> MaskingState:
+        """The state of the check for gradient masking under one threat, from all records about it."""
+        return reduce(MaskingState.joined, (s for s in self.masking if s.threat == threat), MaskingState(threat))

@@ -1,4 +1,4 @@
-"""Checks claims. Imports nothing from search/, so a bug there cannot vouch for itself."""
+"""Checks claims. It imports nothing from search/, so a bug there cannot confirm itself."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError, described
 from ..problem.classifier import Classifier, arithmetic
-from ..problem.losses import margin
+from ..problem.losses import margin, misclassified
 from ..problem.memory import out_of_memory
 from ..problem.module_copy import own_copy
 from ..problem.randomness import reseed, seeded
@@ -21,24 +21,24 @@ from ..problem.threats import ThreatModel, in_box
 from ..problem.threats.base import TransformParams
 from .records import Rejection
 
-BATCH = 16  # of the referee's own: every batch is filled up to it, so an image meets the same arithmetic always
-PASSES = 100  # over which a model that answers at random is judged
-LEVEL = 0.05  # how probably an example may be called broken although no image claimed for it fails most of the time
+BATCH = 16  # images: every batch is filled up to it, so that an image always gets the same arithmetic
+PASSES = 100  # over which a stochastic model is judged
+LEVEL = 0.05  # the probability of calling an example broken although no claimed image fails most of the time
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model says of some images, one row each: once, or in several passes where it answers at random."""
+    """The model's answers about some images, one row each: from one pass, or several for a stochastic model."""
 
     logits: Logits  # the mean over the passes
     margin: PerExample  # the mean of their margins; NaN logits have none
-    failures: Int[Tensor, "B"]  # passes whose argmax is not the label. NaN logits are no answer, so they fail nobody
+    failures: Int[Tensor, "B"]  # passes whose argmax is not the label. NaN logits are no answer, so no failure
     passes: int
-    errors: tuple[str, ...] = ()  # by row: what the model raised on this image alone, else empty; () where it never did
+    errors: tuple[str, ...] = ()  # by row: what the model raised on this image alone, else empty; () if it never did
 
     @property
     def correct(self) -> Mask:
-        """Where more than half of the passes are right."""
+        """Whether more than half of the passes are correct."""
         return 2 * self.failures < self.passes
 
     def part(self, begin: int, end: int) -> "Predictions":
@@ -49,7 +49,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the referee says of one image under one threat."""
+    """The referee's decision on one image under one threat."""
 
     accepted: bool
     rejection: Rejection
@@ -60,9 +60,9 @@ class Decision:
 
 
 class Referee:
-    """Looks at images itself, with weights of its own in full float32, and never repairs what it is shown.
+    """Evaluates images with its own copy of the weights in full float32, and never repairs an image.
 
-    With more than one pass, for models that answer at random, it looks at every image so often.
+    Stochastic models are evaluated over several passes of each image.
     """
 
     def __init__(self, classifier: Classifier, passes: int = 1):
@@ -70,13 +70,13 @@ class Referee:
         self.passes = passes
 
     def logits(self, x: Inputs) -> Logits:
-        """The model's answer in full precision, in batches of one size; NaN for an image on which the model raises."""
+        """The model's logits in full precision, in batches of one size; NaN for an image on which the model raises."""
         return self._answers(x)[0]
 
     def _answers(self, x: Inputs) -> tuple[Logits, tuple[str, ...]]:
-        """The logits, and by row what the model raised; no rows where it raised nothing.
+        """The logits, and by row what the model raised; no rows if it raised nothing.
 
-        An image on which the model raises fails alone: the others of its batch are put to the model one by one.
+        If a batch raises, its images are evaluated one by one, so that each error concerns one image.
         """
         answers, raised = [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device):
@@ -84,7 +84,7 @@ class Referee:
                 rows = x[first : first + BATCH]
                 try:
                     answers.append(self._filled(rows))
-                except Exception as error:  # whatever the model's own code raises
+                except Exception as error:  # the model's own code may raise anything
                     if out_of_memory(error):
                         raise
                     for row in range(len(rows)):
@@ -99,19 +99,19 @@ class Referee:
         return logits, tuple(raised) if any(raised) else ()
 
     def _filled(self, rows: Inputs) -> Logits:
-        """The answers about at most BATCH images, in a batch that is filled up with the first of them."""
+        """The logits of at most BATCH images, in a batch that is filled up with the first of them."""
         filled = torch.cat([rows, rows[:1].expand(BATCH - len(rows), *rows.shape[1:])])
         return self.classifier(filled.to(self.classifier.device))[: len(rows)].float().cpu()
 
     def predict(self, x: Inputs, y: Labels) -> Predictions:
         """The model's answers about images with these labels.
 
-        Passes at random are independent, so each is a call of its own about one image: a model may draw once for all
-        rows of a batch. Their noise is seeded by the image and the pass, and comes again whenever the image does.
+        Passes of a stochastic model must be independent, so each is a call with one image: a model may use one random
+        number for all rows of a batch. The noise is seeded by the image and the pass, so it repeats with the image.
         """
         if self.passes == 1:
             logits, errors = self._answers(x)
-            return Predictions(logits, margin(logits, y), fooled(logits, y).long(), 1, errors)
+            return Predictions(logits, margin(logits, y), misclassified(logits, y).long(), 1, errors)
         means, gaps, failures, raised = [], [], [], [""] * len(x)
         with torch.no_grad(), arithmetic(self.classifier.device), seeded(0, self.classifier.device):
             for row in range(len(x)):
@@ -125,12 +125,12 @@ class Referee:
                 correct = y[row].expand(self.passes)
                 means.append(logits.mean(dim=0))
                 gaps.append(margin(logits, correct).nanmean())
-                failures.append(fooled(logits, correct).sum())
+                failures.append(misclassified(logits, correct).sum())
         errors = tuple(raised) if any(raised) else ()
         return Predictions(torch.stack(means), torch.stack(gaps), torch.stack(failures), self.passes, errors)
 
     def _at_random(self, image: Float[Tensor, "1 *D"]) -> Logits:
-        """Every pass about one image."""
+        """The logits of one image in every pass."""
         known, there = hashlib.sha256(image.numpy().tobytes()), image.to(self.classifier.device)
         answers = []
         for number in range(self.passes):
@@ -141,17 +141,17 @@ class Referee:
         return torch.cat(answers).cpu()
 
     def answers_at_random(self, x: Inputs) -> bool:
-        """Whether the model answers the same images differently.
+        """Whether the model is stochastic: whether the same images get different logits.
 
-        Raises UserError where that cannot be repeated: its noise comes from elsewhere than the global random numbers.
+        Raises UserError if that cannot be repeated, because the noise has another source than the global generators.
         """
-        first, other = (self._from_seed(seed, x).nan_to_num(0.0) for seed in (0, 1))  # NaN where it raises
+        first, other = (self._from_seed(seed, x).nan_to_num(0.0) for seed in (0, 1))  # NaN if it raises
         if torch.equal(first, other):
             return False
         again, once_more = (self._from_seed(0, x).nan_to_num(0.0) for _ in range(2))
         apart = torch.stack([first - again, again - once_more]).abs().amax().item()
         if apart > 0:
-            if self._repeats_afresh(x):
+            if self._repeats_in_new_copies(x):
                 raise UserError(
                     f"the model gives different logits for the same images (up to {apart:.3g} apart): it keeps a state"
                     " from call to call, or draws noise from a generator of its own; reset the state at the beginning"
@@ -164,8 +164,8 @@ class Referee:
             )
         return True
 
-    def _repeats_afresh(self, x: Inputs) -> bool:
-        """Whether two copies of the model answer alike in their first call: then what differs is their state."""
+    def _repeats_in_new_copies(self, x: Inputs) -> bool:
+        """Whether two copies of the model agree in their first call, so that a state explains the difference."""
         copies = (own_copy(self.classifier.module) for _ in range(2))
         with torch.no_grad(), arithmetic(self.classifier.device):
             answers = []
@@ -181,7 +181,7 @@ class Referee:
     def judge(
         self, threat: ThreatModel, x: Inputs, y: Labels, x_adv: Inputs, params: TransformParams | None = None
     ) -> list[Decision]:
-        """One ruling per row: is x_adv finite, in the box, in the threat set of x, and misclassified?"""
+        """One decision per row: whether x_adv is finite, in the box, in the threat set of x, and misclassified."""
         return self.rule(threat, x, x_adv, self.predict(x_adv, y), params)
 
     def rule(
@@ -193,10 +193,10 @@ class Referee:
         params: TransformParams | None = None,
         nth: Sequence[int] = (),
     ) -> list[Decision]:
-        """The same, when the answers about x_adv are known already: they do not depend on the threat.
+        """Decisions as `judge` makes them, from known answers about x_adv: these do not depend on the threat.
 
-        `nth` numbers the claims about each example from 1 on, where the model answers at random: the more, the more
-        of its passes must fail. Without, each is the first.
+        `nth` numbers the claims about each example from 1 on, for a stochastic model: the later a claim, the more of
+        its passes must fail. Without it each claim is the first.
         """
         answers = zip(
             x_adv.isfinite().flatten(1).all(dim=1).tolist(),
@@ -214,23 +214,17 @@ class Referee:
 
 @lru_cache(maxsize=4096)
 def failures_needed(passes: int, nth: int = 1) -> int:
-    """How many of so many passes must fail before an image is believed to fail most of the time.
+    """The number of failing passes from which an image counts as failing most of the time.
 
     The exact binomial test of a failure probability of at most 1/2, for the n-th claim about an example at the level
-    LEVEL / (n (n + 1)). The levels of all claims, however many, add up to LEVEL. A model that answers the same each
-    time is asked once.
+    LEVEL / (n (n + 1)). The levels of all claims, however many, add up to LEVEL. A deterministic model needs one pass.
     """
     if passes == 1:
         return 1
-    tail, failures = 0, passes + 1  # more than there are: nothing would be enough
+    tail, failures = 0, passes + 1  # more than there are, so no number suffices
     while (tail := tail + math.comb(passes, failures - 1)) <= LEVEL / (nth * (nth + 1)) * 2**passes:
         failures -= 1
     return failures
-
-
-def fooled(logits: Logits, y: Labels) -> Tensor:
-    """Where argmax is not the label. NaN logits are no answer, so they fool nobody."""
-    return (logits.argmax(dim=1) != y) & ~logits.isnan().any(dim=1)
 
 
 def _decision(
@@ -271,10 +265,10 @@ NO_ANSWER = "makes the model answer NaN, which is no answer"
 
 
 def outside(threat: str, size: float) -> str:
-    """Why an image outside the threat set is turned down."""
+    """The reason for rejecting an image outside the threat set."""
     return f"lies at {size:.6g}, outside {threat}" if size < torch.inf else f"is not in {threat}"
 
 
 def harmless(gap: float) -> str:
-    """Why an image is turned down that the model gets right."""
+    """The reason for rejecting an image that the model classifies correctly."""
     return f"does not fool the model: margin {gap:.3g}"

@@ -1,7 +1,7 @@
-"""What of a run's records the images, the data and the model refute, without any attack.
+"""Checks a run's records against its images, the data and the model, without any attack.
 
-This proves the broken part of a table. That a search was made and found nothing is the run's word: here only its cost
-is checked.
+This proves the broken part of a table. It cannot prove that a search found nothing: of searches only the recorded
+cost is checked.
 """
 
 import math
@@ -25,12 +25,12 @@ from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
 from .referee import Decision, Predictions, Referee
 
 NOISE = 1e-4
-"""Of the largest logit: how far logits in float32 may differ between machines, which add in other orders. A test
-holds the committed runs of digits, made on another processor, to a hundredth of this."""
+"""The allowed difference of float32 logits between machines, which add in other orders, as a share of the largest
+logit. A test holds the committed runs of digits, made on another processor, to a hundredth of this."""
 
 ROUNDING = 1e-9  # of a size: sums in float64, in another order
 AT_ONCE = 512  # images judged together
-REPEATED = 8  # clean images, answered twice to detect a model that answers at random
+REPEATED = 8  # clean images, answered twice to detect a stochastic model
 
 Place = tuple[int, str]
 """An example under a threat."""
@@ -38,33 +38,33 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What records are held against: the data, the model, and their names where these are known."""
+    """The basis of the check: the data, the model, and their names if these are known."""
 
     whole: Split  # all examples of the data
     classifier: Classifier
     model: str | None = None
     data: str | None = None
-    # Forward passes that a search which finds nothing takes at least, by threat and attack.
-    least: Callable[[str, str], int] = lambda threat, attack: 1
+    # The minimum of forward passes in a search that finds nothing, by threat and attack.
+    min_passes: Callable[[str, str], int] = lambda threat, attack: 1
     _answers: dict[tuple[int, int], "_Answer"] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> Identity:
-        """The model's."""
+        """The identity of the model."""
         return self.classifier.identity()
 
     @cached_property
     def at_random(self) -> bool:
-        """Whether the model answers the same images differently."""
+        """Whether the model is stochastic."""
         return Referee(self.classifier).answers_at_random(self.whole.x[:REPEATED])
 
     @cached_property
     def rows(self) -> dict[int, int]:
-        """The place of each example in the data."""
+        """The row of each example in the data."""
         return {number: row for row, number in enumerate(self.whole.numbers)}
 
     def answers(self, referee: Referee, examples: Iterable[int]) -> dict[int, "_Answer"]:
-        """The model's answers before any attack, to examples that the data have. Each is computed once."""
+        """The model's answers before any attack, about examples of the data. Each is computed once."""
         wanted = {e: (referee.passes, e) for e in examples}
         missing = [e for e, key in wanted.items() if key not in self._answers]
         if missing:
@@ -92,18 +92,18 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Refuted:
-    """What does not hold, a line each; and how much was judged again."""
+    """The refuted records, one line each, and how much was checked."""
 
     faults: tuple[str, ...]
     clean: int = 0  # answers before any attack
-    images: int = 0  # adversarial images that are kept
-    close: int = 0  # of these, those that change the answer by no more than machines may differ
+    images: int = 0  # stored adversarial images
+    close: int = 0  # of these, those whose margin is within the difference between machines
 
 
 def refuted(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]], facts: Facts) -> Refuted:
-    """Everything that can be recomputed, compared with what is recorded; `images` as `RunFile.images` gives them.
+    """Recompute everything that can be, and compare it with the records; `images` as from `RunFile.images`.
 
-    Where the plan is about another model or other data, only that is reported.
+    If the plan is about another model or other data, only that is reported.
     """
     wrong = [*_of_model(plan.model, facts), *_of_data(plan, facts), *_of_passes(plan, facts)]
     if wrong:
@@ -138,7 +138,7 @@ def _of_model(model: ModelRecord, facts: Facts) -> Iterator[str]:
             yield f"the plan: its model has {what} {_short(record)}, and this one {_short(value)}"
             return
     if not recorded.same_as(found):
-        yield "the plan: its model answers otherwise than this one, whose weights are the same"
+        yield "the plan: its model has the same weights as this one but other logits"
     if facts.model is not None and model.name != facts.model:
         yield f"the plan: its model is called {_short(model.name)}, and is {facts.model}"
 
@@ -154,7 +154,7 @@ def _of_data(plan: Plan, facts: Facts) -> Iterator[str]:
 
 
 def _of_passes(plan: Plan, facts: Facts) -> Iterator[str]:
-    """Whether the plan knows a model that answers at random, and takes no other for one."""
+    """Whether the plan has several passes if, and only if, the model is stochastic."""
     if facts.at_random and plan.passes == 1:
         yield "the plan: it judges over one pass, and the model answers at random"
     elif not facts.at_random and max(plan.passes, plan.eot) > 1:
@@ -162,7 +162,7 @@ def _of_passes(plan: Plan, facts: Facts) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    """Enough of a text to know it by."""
+    """A text, shortened to at most 40 characters."""
     return text if len(text) <= 40 else f"{text[:16]}..."
 
 
@@ -180,7 +180,7 @@ def _of_clean(plan: Plan, evidence: Evidence, answers: Mapping[int, _Answer], no
 
 
 def _differs(clean: Clean, answer: _Answer, passes: int, noise: float) -> str:
-    """What was recorded otherwise than it is; empty where nothing was."""
+    """The difference between the record and the answer; empty if there is none."""
     if answer.error:
         return f"recorded with an answer before any attack, and the model raises {answer.error}"
     close = 0 < abs(answer.margin) <= noise if passes == 1 else abs(2 * answer.failures - passes) <= 2
@@ -203,7 +203,7 @@ def _near(recorded: float, found: float, noise: float) -> bool:
 
 
 def _of_unanswered(evidence: Evidence) -> Iterator[str]:
-    """Records about examples of which nothing is on record before any attack: nobody attacks those."""
+    """Examples with records of attacks, but without an answer before any attack. Attacks skip those."""
     known = {c.example for c in evidence.clean}
     attacked = {c.example for c in evidence.claims} | {s.example for s in evidence.exhausted}
     for example in sorted((attacked | {f.example for f in evidence.failures if f.threat}) - known):
@@ -214,7 +214,7 @@ def _of_unanswered(evidence: Evidence) -> Iterator[str]:
 
 
 class _Images:
-    """The images that are kept, judged again."""
+    """The stored images, judged again."""
 
     def __init__(self, evidence: Evidence, facts: Facts, referee: Referee, noise: float):
         self.facts = facts
@@ -226,15 +226,15 @@ class _Images:
         self.close = 0
 
     def faults(self, images: Iterable[tuple[int, Image]]) -> Iterator[str]:
-        """What is wrong with them, or with finds that have none."""
-        kept: dict[Place, list[int]] = {}
+        """What is wrong with the images, or with finds that have none."""
+        stored: dict[Place, list[int]] = {}
         waiting: dict[str, list[tuple[Claim, Image]]] = {}
         for number, image in images:
             claim = self.claims.get(number)
             if claim is None:
-                yield f"claim {number}: its image is kept, and there is no such claim"
+                yield f"claim {number}: it has an image but does not exist"
                 continue
-            kept.setdefault((claim.example, claim.threat), []).append(number)
+            stored.setdefault((claim.example, claim.threat), []).append(number)
             if claim.example in self.facts.rows:
                 finds = waiting.setdefault(claim.threat, [])
                 finds.append((claim, image))
@@ -242,7 +242,7 @@ class _Images:
                     yield from self._under(claim.threat, waiting.pop(claim.threat))
         for threat, finds in waiting.items():
             yield from self._under(threat, finds)
-        yield from self._of_kept(kept)
+        yield from self._of_stored(stored)
 
     def _under(self, text: str, finds: Sequence[tuple[Claim, Image]]) -> Iterator[str]:
         try:
@@ -269,7 +269,7 @@ class _Images:
                 yield f"example {claim.example} under {text}: {why}"
 
     def _otherwise(self, claim: Claim, decision: Decision, noise: float, rounding: float) -> str:
-        """What is recorded otherwise of an image that holds; empty where nothing is."""
+        """The difference between the record and a confirmed image; empty if there is none."""
         verdict = self.verdicts.get(claim.id)
         if verdict is None:
             return ""  # which `contradictions` reports
@@ -281,33 +281,33 @@ class _Images:
             return f"its image is recorded with a margin of {verdict.margin:.6g}, and has {decision.margin:.6g}"
         return ""
 
-    def _of_kept(self, kept: Mapping[Place, Sequence[int]]) -> Iterator[str]:
-        """Of each example under each threat just the smallest accepted image is kept."""
+    def _of_stored(self, stored: Mapping[Place, Sequence[int]]) -> Iterator[str]:
+        """Whether exactly the smallest accepted image of each example under each threat is stored."""
         accepted: dict[Place, list[Verdict]] = {}
         for number, claim in self.claims.items():
             if (verdict := self.verdicts.get(number)) is not None and verdict.accepted:
                 accepted.setdefault((claim.example, claim.threat), []).append(verdict)
         for (example, threat), verdicts in sorted(accepted.items()):
             about = f"example {example} under {threat}"
-            numbers = kept.get((example, threat), ())
+            numbers = stored.get((example, threat), ())
             smallest = min(v.size for v in verdicts)
             held = next((v.size for v in verdicts if v.claim in numbers), smallest)
             if not numbers:
                 yield f"{about}: broken by an image that is not kept"
             elif len(numbers) > 1:
-                yield f"{about}: {len(numbers)} images are kept, not the smallest alone"
+                yield f"{about}: {len(numbers)} images are stored, not only the smallest"
             elif smallest < held:
-                yield f"{about}: an image at {smallest:.9g} is on record, and the one that is kept lies at {held:.9g}"
+                yield f"{about}: an image at {smallest:.9g} is recorded, and the stored one lies at {held:.9g}"
 
 
 def _reach(predictions: Predictions) -> list[float]:
-    """The largest logit about each image; 0 where there is no number."""
+    """The largest logit of each image; 0 if there is no finite one."""
     reach: list[float] = predictions.logits.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1).tolist()
     return reach
 
 
 def _rounding(threat: ThreatModel, size: float, x: torch.Tensor) -> float:
-    """How far a size may differ between machines."""
+    """The allowed difference of a size between machines."""
     if not isinstance(threat, AffineRT):
         return ROUNDING * size
     moved = threat.ball.size(torch.full_like(x[:1], SAME, dtype=torch.float64)).item()  # by an image resampled
@@ -318,7 +318,7 @@ def _rounding(threat: ThreatModel, size: float, x: torch.Tensor) -> float:
 
 
 def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
-    """Searches on record as done in fewer forward passes than they take."""
+    """Searches recorded with fewer forward passes than they take."""
     paid: Counter[tuple[int, str, str]] = Counter()
     rejected = {v.claim for v in evidence.verdicts if not v.accepted}
     for claim in evidence.claims:
@@ -328,9 +328,9 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
         if not exhausted.done:
             continue
         claimed = paid[exhausted.example, exhausted.threat, exhausted.attack]
-        least = 1 if claimed else facts.least(exhausted.threat, exhausted.attack)
-        if exhausted.forwards + claimed < least:
+        minimum = 1 if claimed else facts.min_passes(exhausted.threat, exhausted.attack)
+        if exhausted.forwards + claimed < minimum:
             yield (
-                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as done in"
-                f" {exhausted.forwards} forward passes, and takes {least}"
+                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as done"
+                f" in {exhausted.forwards} forward passes, and takes {minimum}"
             )

@@ -1,7 +1,7 @@
-"""Records as rows of a run file, and rows as records.
+"""Conversion between records and rows of a run file.
 
-SQLite keeps any type in any column, so whatever is read is checked: a row that is none of ours raises
-msgspec.ValidationError, which names the table and the column.
+SQLite stores any type in any column, so every row is validated: an invalid row raises msgspec.ValidationError, which
+names the table and the column.
 """
 
 import math
@@ -13,19 +13,33 @@ import msgspec
 import numpy as np
 
 from .. import radius, renames
-from .records import MAX_ITEMS, Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
+from .records import (
+    MAX_ITEMS,
+    WHOLE,
+    Claim,
+    Clean,
+    Effort,
+    Evidence,
+    Exhausted,
+    Failure,
+    MaskingDepth,
+    MaskingState,
+    Plan,
+    Probe,
+    Verdict,
+)
 
-FARTHEST = 1e6  # of a number that says how an image was made: pixels or degrees
+FARTHEST = 1e6  # of a transform parameter: pixels or degrees
 MAX_JSON = 2**26  # characters of a plan
-MAX_SEARCHES = 10**7  # examples times attacks of a plan: what making a table of it goes through
-MAX_PASSES = 2**62  # forward and backward passes, all together: what a summary file can hold
+MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
+MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
 
 H = TypeVar("H", bound=Hashable)
 R = TypeVar("R")
 
 
 def plan_of(text: Any) -> Plan:
-    """A plan from its JSON. Raises msgspec.ValidationError where it is none, or makes no sense."""
+    """A plan from its JSON. Raises msgspec.ValidationError if it is not one, or is inconsistent."""
     if not isinstance(text, str) or len(text) > MAX_JSON:
         raise msgspec.ValidationError(f"table plan: expected a text of at most {MAX_JSON:,} characters")
     try:
@@ -39,7 +53,7 @@ def plan_of(text: Any) -> Plan:
 
 
 def _renamed(plan: Plan) -> Plan:
-    """Under the present names of models and attacks."""
+    """The plan with the present names of models and attacks."""
     put = msgspec.structs.replace
     threats = (
         put(t, attacks=tuple(put(a, label=renames.attack(a.label), spec=renames.spec(a.spec)) for a in t.attacks))
@@ -49,7 +63,7 @@ def _renamed(plan: Plan) -> Plan:
 
 
 def _with_nan(plan: Any) -> Any:
-    """With NaN in the fingerprint of a model that answers so on noise: JSON has no such number, and holds null."""
+    """The plan with NaN in the fingerprint of a model that answers NaN on noise: JSON holds null instead."""
     model = plan.get("model") if isinstance(plan, dict) else None
     if isinstance(model, dict) and isinstance(model.get("fingerprint"), list):
         model["fingerprint"] = [math.nan if logit is None else logit for logit in model["fingerprint"]]
@@ -57,7 +71,7 @@ def _with_nan(plan: Any) -> Any:
 
 
 def _nonsense(plan: Plan) -> str:
-    """Why this plan is no question; empty where it is one."""
+    """Why this plan is inconsistent; empty if it is not."""
     if (twice := _repeated(plan.examples)) is not None:
         return f"it lists example {twice} twice"
     threats = {_canonical(t.threat): t.threat for t in plan.threats}
@@ -74,7 +88,7 @@ def _nonsense(plan: Plan) -> str:
 
 
 def _repeated(values: Iterable[H]) -> H | None:
-    """The first value that was there before."""
+    """The first value that occurs again."""
     seen: set[H] = set()
     for value in values:
         if value in seen:
@@ -84,7 +98,7 @@ def _repeated(values: Iterable[H]) -> H | None:
 
 
 def _canonical(threat: str) -> tuple[str, Hashable]:
-    """Equal for two texts of one ball, such as linf:0.3 and linf:3/10."""
+    """A value that is equal for two texts of one ball, such as linf:0.3 and linf:3/10."""
     name, _, numbers = threat.replace(" ", "").partition(":")
     try:
         return name, radius.read(numbers)
@@ -93,7 +107,8 @@ def _canonical(threat: str) -> tuple[str, Hashable]:
 
 
 def evidence_of(db: sqlite3.Connection) -> Evidence:
-    """Everything in the tables but plan and images."""
+    """The content of all tables, except the plan and images."""
+    probes = tuple(_read(db, Probe, "probe", "threat, example, name, value"))
     evidence = Evidence(
         clean=tuple(_read(db, Clean, "clean", "example, digest, correct, margin, tied")),
         claims=tuple(
@@ -103,15 +118,21 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        probes=tuple(_read(db, Probe, "probe", "threat, example, name, value")),
-        environment=dict(db.execute("SELECT key, value FROM environment").fetchall()),
+        probes=tuple(p for p in probes if not _is_state(p)),
+        masking=tuple(_states(p for p in probes if _is_state(p))),
+        environment=_environment(db),
     )
-    if not all(isinstance(text, str) for item in evidence.environment.items() for text in item):
-        raise msgspec.ValidationError("table environment: expected texts")
     passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
     if passes > MAX_PASSES:
         raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
     return evidence
+
+
+def _environment(db: sqlite3.Connection) -> dict[str, str]:
+    record = dict(db.execute("SELECT key, value FROM environment").fetchall())
+    if not all(isinstance(text, str) for item in record.items() for text in item):
+        raise msgspec.ValidationError("table environment: expected texts")
+    return renames.environment(record)
 
 
 def _read(db: sqlite3.Connection, kind: type[R], table: str, columns: str) -> Iterator[R]:
@@ -144,7 +165,7 @@ _KEYS = {
 
 
 def _refuse_nonsense(record: object) -> None:
-    """What no single column shows."""
+    """Raises ValueError for values that contradict each other, or their meaning."""
     if isinstance(record, Verdict) and record.size < 0:
         raise ValueError("size: expected no number below 0")
     if (
@@ -157,6 +178,8 @@ def _refuse_nonsense(record: object) -> None:
         raise ValueError("value: expected 0 or 1")
     if isinstance(record, Probe) and math.isinf(record.value):
         raise ValueError("value: expected a finite number")
+    if isinstance(record, Probe) and _is_state(record):
+        _refuse_no_state(record)
 
 
 def _flag(value: Any) -> bool:
@@ -208,16 +231,72 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# What is written
+# The state of a check for gradient masking. It has no table of its own: run files keep it among the probes.
+
+_STARTED, _REACHED, _SAMPLED, _ASSIGNED = "begun", "depth", "sampled", "shown "
+_DEPTHS = {float(depth): depth for depth in MaskingDepth if depth is not MaskingDepth.NONE}
+
+
+def _is_state(probe: Probe) -> bool:
+    return probe.name in (_STARTED, _REACHED, _SAMPLED) or probe.name.startswith(_ASSIGNED)
+
+
+def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:
+    """One record for each threat that these probes are about."""
+    states: dict[str, list[Probe]] = {}
+    for probe in probes:
+        states.setdefault(probe.threat, []).append(probe)
+    for threat, rows in states.items():
+        depths = {p.name: _DEPTHS[p.value] for p in rows if p.name != _SAMPLED}
+        yield MaskingState(
+            threat,
+            started=depths.pop(_STARTED, MaskingDepth.NONE),
+            reached=depths.pop(_REACHED, MaskingDepth.NONE),
+            sampled=tuple(sorted(p.example for p in rows if p.name == _SAMPLED)),
+            assigned=tuple(
+                sorted((renames.spec(name.removeprefix(_ASSIGNED)), depth) for name, depth in depths.items())
+            ),
+        )
+
+
+def _refuse_no_state(probe: Probe) -> None:
+    """Raises ValueError where a row among the probes is no part of a state."""
+    if probe.name == _SAMPLED:
+        if probe.example == WHOLE or probe.value != 1:
+            raise ValueError("sampled: expected an example, with the value 1")
+    elif probe.example != WHOLE or probe.value not in _DEPTHS:
+        raise ValueError(f"{probe.name}: expected 1 or 2, and no example")
+
+
+def probes_of(state: MaskingState) -> Iterator[Probe]:
+    """The rows that hold what the record knows."""
+    if state.started:
+        yield Probe(state.threat, WHOLE, _STARTED, float(state.started))
+    if state.reached:
+        yield Probe(state.threat, WHOLE, _REACHED, float(state.reached))
+    for attack, depth in state.assigned:
+        yield Probe(state.threat, WHOLE, f"{_ASSIGNED}{attack}", float(depth))
+    for example in state.sampled:
+        yield Probe(state.threat, example, _SAMPLED, 1.0)
+
+
+def former_names(state: MaskingState) -> Iterator[str]:
+    """Names of rows that hold the same assignments under former names of the attacks."""
+    for attack, _ in state.assigned:
+        if (former := renames.former_spec(attack)) != attack:
+            yield f"{_ASSIGNED}{former}"
+
+
+# Writing
 
 
 def real(value: float) -> float | None:
-    """A number as SQLite holds it."""
+    """A number for SQLite, which has no NaN."""
     return None if value != value else value
 
 
 def blob(numbers: tuple[float, ...]) -> bytes | None:
-    """How an image was made, as bytes; None where nothing needs to be known."""
+    """Transform parameters as bytes; None if there are none."""
     return np.array(numbers, "<f8").tobytes() or None
 
 

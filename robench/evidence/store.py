@@ -1,4 +1,4 @@
-"""One SQLite file per run. What is in it was committed: a killed run loses at most its last moments."""
+"""One SQLite file per run. Its content is committed in transactions: a killed run loses at most its last moments."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,48 +14,48 @@ from ..errors import UserError
 from . import images, opening, rows
 from .images import Image
 from .layout import lay_out
-from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, Plan, Probe, Verdict
+from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, MaskingState, Plan, Probe, Verdict
 
-PATIENCE = 2.0  # seconds to wait for another process to let go of a file
+PATIENCE = 2.0  # seconds to wait for another process to release a file
 
 _Packed = tuple[bytes | None, str | None, str | None]
-"""An image as it is kept: pixels, encoding, hash."""
+"""A stored image: pixels, encoding, hash."""
 
 
 class RunFile:
     """Records of one run, appended in transactions. One writer at a time; a context manager.
 
-    Until something is written a file stays as it is, byte for byte; one that was begun and never written to
-    is gone again when it is closed.
+    Until something is written a file stays as it is, byte for byte. A new file without records is removed when it is
+    closed.
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, *, stack: ExitStack | None = None, begun: bool = False
+        self, path: Path, connection: sqlite3.Connection, *, stack: ExitStack | None = None, created: bool = False
     ):
         self.path = path
-        self._place = path  # where it lies meanwhile
+        self._place = path  # where it is meanwhile
         self._db = connection
-        self._stack = stack or ExitStack()  # what is to be closed after the connection
-        self._begun = begun  # by us, with nothing in it so far
+        self._stack = stack or ExitStack()  # closed after the connection
+        self._is_new = created  # by this object, without records so far
         self._claimed = False  # commits go to a log
 
     @classmethod
     def open(cls, path: Path) -> "RunFile":
-        """Continue the run in this file, or begin one. Raises UserError when the file cannot be used."""
+        """Continue the run in this file, or create one. Raises UserError if the file cannot be used."""
         with _explained(path), ExitStack() as stack:
-            db, begun = opening.for_writing(path, PATIENCE, stack)
-            return cls(path, db, stack=stack.pop_all(), begun=begun)
+            db, created = opening.for_writing(path, PATIENCE, stack)
+            return cls(path, db, stack=stack.pop_all(), created=created)
 
     @classmethod
     def in_memory(cls) -> "RunFile":
-        """A run that is kept nowhere."""
+        """A run without a file."""
         db = sqlite3.connect(":memory:", isolation_level=None)
         lay_out(db)
         return cls(Path(":memory:"), db)
 
     @classmethod
     def read(cls, path: Path) -> "RunFile":
-        """Open a run for reading; it stays as it is, byte for byte, also where a kill has left a log beside it."""
+        """Open a run for reading. It stays as it is, byte for byte, even if a kill has left a log beside it."""
         with _explained(path), ExitStack() as stack:
             db = opening.for_reading(path, PATIENCE, stack)
             return cls(path, db, stack=stack.pop_all())
@@ -63,7 +63,7 @@ class RunFile:
     @classmethod
     @contextmanager
     def whole(cls, path: Path) -> "Iterator[RunFile]":
-        """A new run file that is there when the block has ended without an error, and not before."""
+        """A new run file that appears when the block has ended without an error, and not before."""
         with _explained(path), opening.appearing(path, PATIENCE) as part, cls.open(part) as run:
             run.path = path
             yield run
@@ -77,19 +77,19 @@ class RunFile:
         self.close()
 
     def close(self) -> None:
-        """Fold the log in, so that one file remains."""
-        # On a full disk that fails: the log beside the file holds everything, and the next open folds it in.
+        """Close the run, and fold its log in, so that one file remains."""
+        # On a full disk folding fails. The log beside the file then holds everything, and the next open folds it in.
         with suppress(sqlite3.Error, OSError):
             if self._claimed:
                 opening.fold(self._db)
-            if self._begun:
+            if self._is_new:
                 self._place.unlink(missing_ok=True)
         self._db.close()
         self._stack.close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """All records of the block are kept, or none."""
+        """A transaction: all records of the block are stored, or none."""
         with _explained(self.path, lasting=self.path == self._place):
             if not self._claimed:
                 opening.write_ahead(self._db)
@@ -101,39 +101,39 @@ class RunFile:
             except BaseException:
                 self._db.rollback()
                 raise
-            self._begun = False
+            self._is_new = False
 
-    # What is written
+    # Writing
 
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
-        """The question now being asked. Evidence from earlier questions stays."""
+        """Replace the plan. Evidence for earlier plans stays."""
         text = msgspec.json.encode(plan).decode()
         try:
             rows.plan_of(text)
         except msgspec.ValidationError as error:
-            raise UserError(f"this plan cannot be kept in a run file ({error}); change what is evaluated") from None
+            raise UserError(f"this plan cannot be stored in a run file ({error}); change what is evaluated") from None
         self._db.execute("DELETE FROM plan")
         self._db.execute("INSERT INTO plan VALUES (?)", [text])
         self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
 
     def put_clean(self, records: Iterable[Clean]) -> None:
-        """The model's answers before any attack."""
+        """Store the model's answers before any attack."""
         values = [(c.example, c.digest, c.correct, rows.real(c.margin), c.tied) for c in records]
         self._db.executemany("INSERT OR REPLACE INTO clean VALUES (?, ?, ?, ?, ?)", values)
 
     def next_claim(self) -> int:
-        """The number the next claim should have."""
+        """The number for the next claim."""
         return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM claim").fetchone()[0])
 
     def put_judged(self, claim: Claim, verdict: Verdict, image: Image) -> None:
-        """A claim with its verdict. One image is kept per example and threat: the smallest accepted.
+        """Store a claim with its verdict. For each example and threat only the smallest accepted image is stored.
 
-        What is put twice is there once: a caller who was interrupted may not know how far it came.
+        Storing a claim twice has no effect: an interrupted caller may not know how far it came.
         """
         self._put_claim(claim, verdict, *images.packed(image))
 
     def adopt(self, evidence: Evidence, sources: Mapping[int, tuple[int, int]], files: Sequence["RunFile"]) -> None:
-        """Everything of a merged evidence, with images from the files its claims come from; no files, no images."""
+        """Store merged evidence, with images from the files that its claims come from; no files, no images."""
         self.put_clean(evidence.clean)
         known = [{claim.id: (claim, verdict) for claim, verdict in file.evidence().judged()} for file in files]
         for claim, verdict in evidence.judged():
@@ -148,10 +148,12 @@ class RunFile:
         self.put_failures(evidence.failures)
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
+        self.put_masking(evidence.masking)
 
     def _image_of(self, number: int, claim: Claim, verdict: Verdict) -> tuple[int, _Packed]:
-        """The image of a claim, or its hash alone; where one image was kept for equal finds of one attack, that of the
-        claim that has it. The number says whose it is.
+        """The image of a claim, or only its hash, and the number of the claim that holds it.
+
+        For equal finds of one attack one image is stored, with one of their claims.
         """
         holder, *packed = self._db.execute(
             "SELECT id, image, encoding, sha256 FROM claim JOIN verdict ON claim = id"
@@ -183,7 +185,7 @@ class RunFile:
         )
 
     def _smallest(self, claim: Claim, verdict: Verdict) -> bool:
-        """Whether this find is smaller than the one whose image is kept; then that image goes."""
+        """Whether this find is smaller than the stored one. If so, the stored image is removed."""
         held = self._db.execute(
             "SELECT id, size FROM claim JOIN verdict ON claim = id"
             " WHERE example = ? AND threat = ? AND image IS NOT NULL",
@@ -197,7 +199,7 @@ class RunFile:
         return True
 
     def put_exhausted(self, records: Iterable[Exhausted]) -> None:
-        """The searches done so far on an example; replaces what was said before."""
+        """Replace the records of exhausted searches."""
         records = list(records)
         self._forget_former("spent", records)
         values = [
@@ -206,19 +208,19 @@ class RunFile:
         self._db.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def put_failures(self, records: Iterable[Failure]) -> None:
-        """Attacks that raised."""
+        """Store errors of attacks."""
         records = list(records)
         self._forget_former("failure", records)
         values = [(f.example, f.threat, f.attack, f.error) for f in records]
         self._db.executemany("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", values)
 
     def clear_failures(self, threat: str, attack: str) -> None:
-        """Forget them: the attack is about to be tried again."""
+        """Delete the errors of an attack that is about to run again."""
         names = (attack, renames.former_spec(attack))
         self._db.execute("DELETE FROM failure WHERE threat = ? AND attack IN (?, ?)", [threat, *names])
 
     def put_effort(self, records: Iterable[Effort]) -> None:
-        """Seconds spent so far; replaces what was said before."""
+        """Replace the seconds that attacks have taken so far."""
         for e in records:
             former = renames.former_spec(e.attack)
             if former != e.attack:
@@ -226,22 +228,29 @@ class RunFile:
             self._db.execute("INSERT OR REPLACE INTO effort VALUES (?, ?, ?)", [e.threat, e.attack, e.seconds])
 
     def put_probes(self, records: Iterable[Probe]) -> None:
-        """Measurements taken in passing."""
+        """Store measurements."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
         former = [(*place, old) for *place, name, _ in values if (old := renames.former_probe(name)) != name]
         self._db.executemany("DELETE FROM probe WHERE threat = ? AND example = ? AND name = ?", former)
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
 
+    def put_masking(self, records: Iterable[MaskingState]) -> None:
+        """Store parts of the states of masking checks. Parts at their defaults stay as they are."""
+        records = list(records)
+        former = [(s.threat, name) for s in records for name in rows.former_names(s)]
+        self._db.executemany("DELETE FROM probe WHERE threat = ? AND name = ?", former)
+        self.put_probes(probe for state in records for probe in rows.probes_of(state))
+
     def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:
-        """Delete the rows that the same records left under a former name of the attack: they are replaced."""
+        """Delete rows of the same records under a former name of the attack: new rows replace them."""
         former = ((r, renames.former_spec(r.attack)) for r in records)
         rows_ = [(r.example, r.threat, old) for r, old in former if old != r.attack]
         self._db.executemany(f"DELETE FROM {table} WHERE example = ? AND threat = ? AND attack = ?", rows_)
 
-    # What is read
+    # Reading
 
     def plan(self) -> Plan | None:
-        """The last question asked; None in a file that was begun and never written to."""
+        """The current plan; None in a new file without records."""
         with _explained(self.path):
             found = self._db.execute("SELECT json FROM plan LIMIT 2").fetchall()
             if len(found) > 1:
@@ -249,12 +258,12 @@ class RunFile:
             return rows.plan_of(found[0][0]) if found else None
 
     def evidence(self) -> Evidence:
-        """Everything the file knows."""
+        """Everything that the file records."""
         with _explained(self.path):
             return rows.evidence_of(self._db)
 
     def images(self, shape: Sequence[int]) -> Iterator[tuple[int, Image]]:
-        """(claim, image) for every image kept. Raises UserError when one differs from its checksum."""
+        """(claim, image) for every stored image. Raises UserError if one differs from its checksum."""
         query = "SELECT id, example, image, encoding, sha256 FROM claim WHERE image IS NOT NULL ORDER BY id"
         with _explained(self.path):
             for claim, example, pixels, encoding, sha256 in self._db.execute(query):
@@ -268,12 +277,12 @@ class RunFile:
 
 
 def _numbered(number: int, claim: Claim, verdict: Verdict) -> tuple[Claim, Verdict]:
-    """The same under another number."""
+    """The claim and its verdict under another number."""
     return msgspec.structs.replace(claim, id=number), msgspec.structs.replace(verdict, claim=number)
 
 
 def is_run_file(path: Path) -> bool:
-    """Whether a file is of the kind that run files are, and no summary. Raises UserError when it cannot be read."""
+    """Whether a file is an SQLite file, as run files are and summaries are not. Raises UserError if unreadable."""
     with _explained(path):
         if not path.is_file():
             return False
@@ -281,22 +290,20 @@ def is_run_file(path: Path) -> bool:
             return file.read(16).startswith(b"SQLite format 3")
 
 
-# SQLite's own numbers; and their words, for Python 3.10, which keeps the number to itself.
-_BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
-_WORDS = {"locked": _BUSY, "readonly": _READ_ONLY, "disk I/O": _DISK, "full": _FULL, "unable to open": _CANNOT_OPEN}
+_BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14  # SQLite's own numbers
+_UNKNOWN = -1  # Python 3.10 does not pass the number on
 
 
 def _code(error: sqlite3.Error) -> int:
-    number: int | None = getattr(error, "sqlite_errorcode", None)
-    if number is not None:
-        return number & 0xFF  # the higher bits are more specific
-    return next((code for words, code in _WORDS.items() if words in str(error)), 0)
+    """SQLite's number for the error, without the higher bits, which are more specific."""
+    number: int = getattr(error, "sqlite_errorcode", _UNKNOWN)
+    return number if number == _UNKNOWN else number & 0xFF
 
 
 @contextmanager
 def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
-    """SQLite's errors and the system's, as one sentence that says what to do; `lasting` where commits are kept."""
-    kept = ": everything up to now is kept" if lasting else ""
+    """Turns errors of SQLite and of the system into one sentence with a next step. `lasting`: commits are retained."""
+    retained = ": everything up to now is kept" if lasting else ""
     try:
         yield
     except opening.InUseError:
@@ -306,11 +313,21 @@ def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
         if code == _BUSY:
             raise _in_use(path) from None
         if code == _FULL:
-            raise UserError(f"the disk of {path} is full{kept}; free some space and type the command again") from None
+            raise UserError(
+                f"the disk of {path} is full{retained}; free some space and type the command again"
+            ) from None
         if code == _DISK:
-            raise UserError(f"the disk of {path} fails ({text}){kept}; type the command again when it works") from None
+            raise UserError(
+                f"the disk of {path} fails ({text}){retained}; type the command again when it works"
+            ) from None
         if code in (_READ_ONLY, _CANNOT_OPEN):
             raise UserError(f"cannot write {path} ({text}); name a file in a folder you can write with --run") from None
+        # Python 3.10 raises this class for all of the above, and another one for a damaged file.
+        if code == _UNKNOWN and isinstance(error, sqlite3.OperationalError):
+            raise UserError(
+                f"SQLite cannot use {path} ({text}){retained}; check that no other program uses it and that its"
+                " disk is writable and has space, or name another file with --run"
+            ) from None
         raise _damaged(path, text) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
@@ -325,4 +342,6 @@ def _in_use(path: Path) -> UserError:
 
 
 def _damaged(path: Path, how: str) -> UserError:
-    return UserError(f"{path} is damaged ({how}); it was left as it is. Name another file with --run to start afresh")
+    return UserError(
+        f"{path} is damaged ({how}); it was left as it is. Name another file with --run to start a new run"
+    )

@@ -1,7 +1,7 @@
-"""What a model's gradients look like from outside: measurements from which gradient masking may be read.
+"""Diagnostics of a model's gradients: measurements that can reveal gradient masking.
 
-Nothing here decides anything. Each measurement has a name, a number per example or one for the whole model, and its
-source in docs/masking.md. All are taken in float32, on clean images and at random members of the threat set.
+They decide nothing. Each measurement has a name, and a number for each example or one for the whole model;
+docs/masking.md gives the sources. All are taken in float32, at clean images and at random members of the threat set.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..evidence.records import WHOLE
 from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import cross_entropy, margin
+from ..problem.memory import out_of_memory
 from ..problem.noise import keyed, normal, text_key, uniform
 from ..problem.randomness import seeded
 from ..problem.shapes import Inputs, Keys, Labels, PerExample, per_example
 from ..problem.split import Split
 from ..problem.threats import Ball, inward
 
-WHOLE = -1  # stands for the model where a measurement is about no single example
-SHUFFLES = 19  # steps with the same entries in another order: as good as the gradient by chance once in 20
+SHUFFLES = 19  # steps with the same entries in another order: by chance one is as good as the gradient once in 20
 REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
 AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
@@ -29,7 +30,7 @@ SMALL_STEP = 0.01  # of a difference quotient, Euclidean
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its name; `example` is WHOLE, and `threat` empty, where it is about the model as such."""
+    """A named number. `example` is WHOLE, and `threat` empty, if it concerns the whole model."""
 
     threat: str
     example: int
@@ -38,13 +39,15 @@ class Measured:
 
 
 def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measured]:
-    """What can be told without a threat, from a few clean images.
+    """Measurements that need no threat, from a few clean images.
 
-    `repeatable`: 1 where the same images get the same logits twice. `alone`: the largest change of a logit, in
-    standard deviations of all, when an image is asked about alone instead of among others. `training layers`: layers
-    in training mode, and batch norms without statistics of their own. `inner gradients`: gradients taken during one
-    forward pass. `probabilities`, `log-probabilities`, `one-hot`: 1 where every row of the output is one. `spread`:
-    the median standard deviation of the logits of an image. `no gradient`: 1 where asking for one raises.
+    `repeatable`: 1 if the same images get the same logits twice. `alone`: the largest change of a logit, in standard
+    deviations of all, when an image is alone in its batch. `training layers`: the number of layers in training mode,
+    and of batch norms without statistics of their own. `inner gradients`: the number of gradients taken during one
+    forward pass. `probabilities`, `log-probabilities`, `one-hot`: 1 if every row of the output is one. `spread`: the
+    median standard deviation of the logits of an image. `no gradient`: 1 if computing one raises.
+
+    Running out of memory is raised, not measured.
     """
     device = classifier.device
     x, y = split.x.to(device), split.y.to(device)
@@ -52,9 +55,9 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
         with torch.no_grad():
             logits, again = classifier(x), classifier(x)
             alone = torch.cat([classifier(x[i : i + 1]) for i in range(min(4, len(x)))])
-        told = logits.double()
-        spread = told.std(dim=1)
-        apart = (alone.double() - told[: len(alone)]).abs().amax() / spread[: len(alone)].mean()
+        outputs = logits.double()
+        spread = outputs.std(dim=1)
+        apart = (alone.double() - outputs[: len(alone)]).abs().amax() / spread[: len(alone)].mean()
         with _counted_gradients() as gradients, torch.no_grad():
             classifier(x[:2])
         values = {
@@ -62,9 +65,9 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
             "alone": apart.item() if spread.mean() > 0 else 0.0,
             "training layers": float(sum(map(_in_training, classifier.module.modules()))),
             "inner gradients": float(gradients()),
-            "probabilities": float(_rows_sum_to_one(told)),
-            "log-probabilities": float(_rows_sum_to_one(told.exp()) and bool((told <= 0).all())),
-            "one-hot": float(bool(((told == 0) | (told == 1)).all()) and bool((told.sum(dim=1) == 1).all())),
+            "probabilities": float(_rows_sum_to_one(outputs)),
+            "log-probabilities": float(_rows_sum_to_one(outputs.exp()) and bool((outputs <= 0).all())),
+            "one-hot": float(bool(((outputs == 0) | (outputs == 1)).all()) and bool((outputs.sum(dim=1) == 1).all())),
             "spread": spread.median().item(),
             "no gradient": float(_gradient(classifier, x[:2], y[:2]) is None),
         }
@@ -72,52 +75,71 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
 
 
 def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> Iterator[Measured]:
-    """What can be told about each example under a threat. Costs 5 gradients and 65 forward passes each.
+    """Measurements of each example under a threat. They cost 5 gradients and 65 forward passes for each.
 
-    Taken at the image and at a random member of its set, the start:
-    `zero`, `not finite`: the share of the two places at which the gradient of the margin is exactly 0, or no number.
-    `loss zero`: the same as `zero` for the cross-entropy. `norm`: of the margin's gradient at the start, Euclidean.
-    `blind`: the share of pixels in which it is 0 at both places. `slope`: what the margin gains along the gradient over
-    a short way, from both sides, over what the gradient promises; 1 for a gradient that tells the truth. `leads`: 1
-    where some step along it gains more than the same step with its entries in another order does, in each of
-    SHUFFLES orders; a useless gradient has that luck once in 7. `same`: 1 where a small step in a random direction
-    changes no logit. `agrees`: the cosine between two gradients asked for at one place.
+    They are taken at the image and at a random member of its set, the start.
+    `zero`, `not finite`: the share of the two places at which the gradient of the margin is exactly 0, or not finite.
+    A gradient that raises counts as 0. `loss zero`: the share at which that of the cross-entropy is 0.
+    `norm`: the Euclidean norm of the margin's gradient at the start.
+    `blind`: the share of pixels in which the gradient is 0 at both places. `slope`: the gain of the margin along the
+    gradient over a short way, from both sides, over the gain that the gradient promises; 1 for a correct gradient.
+    `leads`: 1 if some step along the gradient gains more than the same step with its entries in another order, in
+    each of SHUFFLES orders; a useless gradient is that lucky once in 7. `same`: 1 if a small step in a random
+    direction changes no logit. `agrees`: the cosine between two gradients at one place.
+
+    Batches are halved until they fit the memory. Raises the error if one image does not.
     """
     device = classifier.device
     keys = keyed(seed, torch.tensor(split.numbers), text_key(f"probes {threat}"), restart=0)
+
+    def measure(rows: slice) -> dict[str, PerExample]:
+        x, y = split.x[rows].to(device), split.y[rows].to(device)
+        return _of_rows(classifier, threat, x, y, keys[rows].to(device))
+
     with arithmetic(device), seeded(seed, device):
-        for some in range(0, len(split), AT_ONCE):
-            rows = slice(some, some + AT_ONCE)
-            x, y = split.x[rows].to(device), split.y[rows].to(device)
-            values = _of_rows(classifier, threat, x, y, keys[rows].to(device))
+        for rows, values in _in_batches(measure, len(split)):
             columns = {name: value.double().cpu().tolist() for name, value in values.items()}
             for i, number in enumerate(split.numbers[rows]):
                 for name, column in columns.items():
                     yield Measured(str(threat), number, name, column[i])
 
 
+def _in_batches(
+    measure: Callable[[slice], dict[str, PerExample]], n: int
+) -> Iterator[tuple[slice, dict[str, PerExample]]]:
+    """The measurements of n rows, at most AT_ONCE at once, and fewer if the memory is too small."""
+    first, size = 0, min(AT_ONCE, n)
+    while first < n:
+        rows = slice(first, first + size)
+        try:
+            values = measure(rows)
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size //= 2
+            continue
+        yield rows, values
+        first += size
+
+
 def _of_rows(classifier: Classifier, threat: Ball, x: Inputs, y: Labels, keys: Keys) -> dict[str, PerExample]:
     start = x + threat.sample(x, normal(keys, 0, x))
     places = (x, start)
-    gradients = [_gradient(classifier, place, y) for place in places]
-    losses = [_gradient(classifier, place, y, cross_entropy) for place in places]
-    again = _gradient(classifier, start, y)
-    given = [torch.zeros_like(x) if g is None else g for g in gradients]
-    lost = [torch.zeros_like(x) if g is None else g for g in losses]
-    finite = [g.flatten(1).isfinite().all(dim=1) for g in given]
-    clean = [g.nan_to_num(0.0, 0.0, 0.0) for g in given]
-    at_start = clean[1]
-    second = torch.zeros_like(x) if again is None else again.nan_to_num(0.0, 0.0, 0.0)
+    margins = [_or_zero(_gradient(classifier, place, y), x) for place in places]
+    losses = [_or_zero(_gradient(classifier, place, y, cross_entropy), x) for place in places]
+    again = _or_zero(_gradient(classifier, start, y), x).nan_to_num(0.0, 0.0, 0.0)
+    finite = [g.flatten(1).isfinite().all(dim=1) for g in margins]
+    clean, at_start = (g.nan_to_num(0.0, 0.0, 0.0) for g in margins)
     return {
-        "zero": _share(_is_zero(g) for g in given),
+        "zero": _share(_is_zero(g) for g in margins),
         "not finite": _share(~f for f in finite),
-        "loss zero": _share(_is_zero(g) for g in lost),
+        "loss zero": _share(_is_zero(g) for g in losses),
         "norm": _length(at_start),
-        "blind": ((clean[0] == 0) & (at_start == 0)).flatten(1).double().mean(dim=1),
+        "blind": ((clean == 0) & (at_start == 0)).flatten(1).double().mean(dim=1),
         "slope": _slope(classifier, start, y, at_start),
         "leads": _leads(classifier, threat, x, start, y, at_start, keys).double(),
         "same": _same(classifier, threat, start, keys).double(),
-        "agrees": _cosine(at_start, second),
+        "agrees": _cosine(at_start, again),
     }
 
 
@@ -126,7 +148,7 @@ def _leads(
 ) -> Tensor:
     """Whether a step along the gradient beats every step with its entries shuffled, for some reach.
 
-    Only entries that the box lets move are shuffled among each other, so that no step is shorter for its place.
+    Only entries that the box allows to move are shuffled, so that the box shortens no step.
     """
     ascent = threat.steepest(inward(gradient, start - x, x)).flatten(1)
     orders = [ascent]
@@ -146,7 +168,7 @@ def _leads(
 
 
 def _slope(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs) -> PerExample:
-    """The difference quotient along the gradient over the gradient's length; 0 where there is no gradient."""
+    """The difference quotient along the gradient, divided by the gradient's length; 0 for a zero gradient."""
     length = _length(gradient)
     along = (gradient.double() / per_example(length.clamp(min=1e-300), gradient)).to(place.dtype) * SMALL_STEP
     rise = _margin(classifier, place + along, y) - _margin(classifier, place - along, y)
@@ -166,19 +188,25 @@ def _margin(classifier: Classifier, x: Inputs, y: Labels) -> PerExample:
 
 
 def _gradient(classifier: Classifier, x: Inputs, y: Labels, loss: Callable[..., PerExample] = margin) -> Inputs | None:
-    """Of a loss at some images; None where asking for it raises."""
+    """The gradient of a loss at some images; None if computing it raises. Running out of memory is raised."""
     leaf = x.detach().clone().requires_grad_(True)
     try:
         with torch.enable_grad():
             total = loss(classifier(leaf), y, y).sum()
             (gradient,) = torch.autograd.grad(total, leaf)
-    except RuntimeError:  # no graph, or one that does not lead to the images
-        return None
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        return None  # there is no graph, or it does not lead to the images
     return gradient.detach()
 
 
+def _or_zero(gradient: Inputs | None, x: Inputs) -> Inputs:
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
 def _cosine(one: Inputs, other: Inputs) -> PerExample:
-    """1 also where both are the same without a direction."""
+    """The cosine between gradients; 1 for equal ones, also if they are 0."""
     product = (one.double() * other.double()).flatten(1).sum(dim=1)
     same = (one == other).flatten(1).all(dim=1)
     return torch.where(same, 1.0, product / (_length(one) * _length(other)).clamp(min=1e-300))
@@ -201,7 +229,7 @@ def _rows_sum_to_one(rows: Tensor) -> bool:
 
 
 def _in_training(module: nn.Module) -> bool:
-    """Whether a layer computes from the batch, or at random, as if it were being trained."""
+    """Whether a layer computes from the batch, or at random, as in training."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return module.training and not list(module.children())
@@ -209,7 +237,7 @@ def _in_training(module: nn.Module) -> bool:
 
 @contextmanager
 def _counted_gradients() -> Iterator[Callable[[], int]]:
-    """How often the code within takes a gradient. TorchScript does so unseen."""
+    """Counts the gradients that the code within takes, except those of TorchScript."""
     count = 0
     grad, backward = torch.autograd.grad, torch.Tensor.backward
 

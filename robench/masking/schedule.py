@@ -1,28 +1,30 @@
-"""After the attacks: is it the model that stands, or its gradient that misleads?
+"""The check for gradient masking, after the attacks: do misleading gradients explain what stands?
 
-Probes look at the gradient, attacks of another kind at what first-order attacks left, first-order attacks once more
-at what fell to others. What is found goes to the referee like everything else, and counts. What it amounts to is said
-in results/masking.py.
+Diagnostics measure the gradient. Attacks of another kind search what first-order attacks left, and first-order attacks
+search once more what those broke. Every find goes to the referee and counts, like any other. `results.masking` turns
+the records into a verdict.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import msgspec
 import torch
 
-from ..errors import unknown
-from ..evidence.records import Evidence, Plan, PlannedAttack, Probe
+from ..errors import UserError, unknown
+from ..evidence.attack_key import AttackKey
+from ..evidence.records import WHOLE, Evidence, MaskingDepth, MaskingState, Plan, PlannedAttack, Probe
 from ..evidence.store import RunFile
 from ..problem.classifier import Classifier
+from ..problem.memory import out_of_memory
 from ..problem.noise import keyed, text_key
 from ..problem.split import Split
 from ..problem.threats import Ball
 from ..protocols import AttackChoice, Protocol, ThreatChoice
-from ..protocols.cost import measured_rate, of_protocol
-from ..results.masking import verdict as masking
+from ..protocols.cost import ROWS, Rate, measured_rate, of_protocol
+from ..results.masking import indicators
+from ..results.masking.comparison import left_by_first_order, uncontrolled
 from ..results.outcomes import answers
 from ..search.attack import AnySteppedAttack
 from ..search.attacks.apgd import APGD
@@ -34,21 +36,20 @@ from ..search.attacks.pgd import PGD
 from ..search.attacks.pointwise import Pointwise
 from ..search.attacks.salt_and_pepper import SaltAndPepper
 from ..search.attacks.square import Square
-from . import diagnostics as probes
-from . import surrogates as surrogates
+from . import diagnostics, surrogates
 
 MaskingLevel = Literal["off", "on", "deep"]
-"""How closely to look."""
+"""How thorough the check is."""
 
 LEVELS: tuple[MaskingLevel, ...] = ("off", "on", "deep")
-SHARE = 0.05  # of the time that the protocol would take were every example to stand
-MIN = 10.0  # seconds, where that share is less
+SHARE = 0.05  # of the time that the protocol would take if every example stood
+MIN = 10.0  # seconds, if that share is less
 
 Step = tuple[ThreatChoice, PlannedAttack, AttackChoice]
 
 
 def level(text: str) -> MaskingLevel:
-    """One of them. Raises UserError for another word."""
+    """The level of this name. Raises UserError for another word."""
     for known in LEVELS:
         if text == known:
             return known
@@ -56,24 +57,25 @@ def level(text: str) -> MaskingLevel:
 
 
 @dataclass(frozen=True)
-class Depth:
-    """How much is looked at."""
+class Scope:
+    """How much a check covers under each threat."""
 
+    depth: MaskingDepth
     probed: int  # examples whose gradients are measured
-    sampled: int  # examples that first-order attacks left and others are shown
-    settled: int  # of those that fell, how many first-order attacks are shown again
+    sampled: int  # examples that first-order attacks left, for attacks of another kind
+    controlled: int  # of those that were broken, how many first-order attacks search again
     limited: bool  # in time
 
 
-DEPTHS = {
-    "on": Depth(probed=40, sampled=32, settled=10, limited=True),
-    "deep": Depth(probed=500, sampled=10**6, settled=100, limited=False),
+SCOPES: Mapping[MaskingLevel, Scope] = {
+    "on": Scope(MaskingDepth.ON, probed=40, sampled=32, controlled=10, limited=True),
+    "deep": Scope(MaskingDepth.DEEP, probed=500, sampled=10**6, controlled=100, limited=False),
 }
 
 
 @dataclass(frozen=True)
 class Search:
-    """Attacks on some examples, of a classifier that may have been remedied."""
+    """Attacks on some examples of a classifier, which may be a surrogate."""
 
     classifier: Classifier
     steps: Sequence[Step]
@@ -84,66 +86,68 @@ class Search:
 
 @dataclass
 class MaskingCheck:
-    """What has to be looked at, in turn. Each search depends on what the one before it has found."""
+    """The measurements and searches of a check, in their order. Each search depends on the finds of the one before."""
 
     plan: Plan
     protocol: Protocol
     classifier: Classifier
     split: Split
     run: RunFile
-    depth: MaskingLevel
+    level: MaskingLevel
     spec: Callable[[AttackChoice], str]  # the key of an attack's evidence
-    _begun: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic)
 
     def searches(self) -> Iterator[Search]:
-        """Measure, then name one search after the other; the caller makes each before it asks for the next."""
-        depth = DEPTHS[self.depth]
+        """Measure, then yield one search after the other. The caller runs each before it takes the next.
+
+        Raises UserError if the memory is too small for the gradient of one image.
+        """
         threats = [t for t in self.protocol.threats if isinstance(t.threat, Ball) and t.threat.name != "l0"]
         if not threats or not self._correct():
             return
-        with self.run.writing():
-            begun = [Probe(str(t.threat), probes.WHOLE, masking.BEGUN, self._level) for t in threats]
-            self.run.put_probes(begun)
+        self._record(MaskingState(str(t.threat), started=self._scope.depth) for t in threats)
         whole = self._whole()
-        seconds = self._allowed(depth)
+        seconds = self._allowed()
         for place, choice in enumerate(threats):
-            self._measure(choice, depth)
-            until = self._begun + seconds * (place + 1) / len(threats)
-            yield from self._of_threat(choice, depth, whole, until)
+            self._measure(choice)
+            until = self._started + seconds * (place + 1) / len(threats)
+            yield from self._of_threat(choice, whole, until)
 
-    def _of_threat(self, choice: ThreatChoice, depth: Depth, whole: dict[str, float], until: float) -> Iterator[Search]:
+    def _of_threat(self, choice: ThreatChoice, whole: Mapping[str, float], until: float) -> Iterator[Search]:
         threat = str(choice.threat)
-        assert isinstance(choice.threat, Ball), "only balls are looked at"
-        sample = self._sample(threat, depth)
-        doubted = any(i.suspicious for i in masking.indicators(self.plan, self.run.evidence(), threat))
-        if doubted:  # a gradient that works is the cheapest of all
-            yield from self._with_surrogates(choice, sample, whole, until)
-        others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.depth), sample, until)
-        self._announce(others)
+        assert isinstance(choice.threat, Ball), "only balls are checked"
+        sample = self._sample(threat)
+        deep = self._scope.depth is MaskingDepth.DEEP
+        suspicious = suspicious_indicators(self.plan, self.run.evidence(), threat)
+        if suspicious:  # a gradient that works is the cheapest attack of all
+            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
+        others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.level), sample, until)
+        # Recorded before the search, so that one that time cuts short is known to be incomplete.
+        assigned = tuple((planned.spec, self._scope.depth) for _, planned, _ in others.steps)
+        self._record([MaskingState(threat, assigned=assigned)])
         yield others
-        if not doubted and self.depth == "deep":
-            yield from self._with_surrogates(choice, sample, whole, until)
-        averaged = self.plan.passes > 1  # it answers at random, so every gradient is a mean already
-        if not averaged and (self._jumps(threat) or self.depth == "deep"):
-            halfway = (time.monotonic() + until) / 2  # dear; what has fallen so far needs its control
+        if not suspicious and deep:
+            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
+        averaged = self.plan.passes > 1  # the model answers at random, so every gradient is a mean already
+        if not averaged and (jumps(suspicious) or deep):
+            halfway = (time.monotonic() + until) / 2  # expensive, and what is broken so far needs its control
             nearby = surrogates.smoothed(self.classifier, choice.threat)
-            yield self._search(nearby, choice, ascent_attacks(self.depth)[:2], sample, halfway, surrogate="smoothed")
-        broken = masking.unsettled(self.plan, self.run.evidence(), threat)
-        settle = frozenset([e for e in broken if e in sample][: depth.settled])
-        yield self._search(self.classifier, choice, control(), settle, until, again=True)
-
-    def _jumps(self, threat: str) -> bool:
-        """Whether there is a gradient, but it is unlike what is nearby."""
-        odd = {i.name for i in masking.indicators(self.plan, self.run.evidence(), threat) if i.suspicious}
-        return bool(odd & {masking.BLIND, masking.GAIN}) and masking.ZERO not in odd
+            yield self._search(nearby, choice, ascent_attacks(self.level)[:2], sample, halfway, surrogate="smoothed")
+        broken = uncontrolled(self.plan, self.run.evidence(), threat)
+        controlled = frozenset([e for e in broken if e in sample][: self._scope.controlled])
+        yield self._search(self.classifier, choice, control(), controlled, until, again=True)
 
     def _with_surrogates(
-        self, choice: ThreatChoice, sample: frozenset[int], whole: dict[str, float], until: float
+        self,
+        choice: ThreatChoice,
+        sample: frozenset[int],
+        whole: Mapping[str, float],
+        suspicious: Set[str],
+        until: float,
     ) -> Iterator[Search]:
-        shown = masking.indicators(self.plan, self.run.evidence(), str(choice.threat))
-        blind = any(i.suspicious and i.name == masking.BLIND for i in shown)
-        for name, surrogate in self._surrogates(whole, blind):
-            yield self._search(surrogate, choice, ascent_attacks(self.depth), sample, until, surrogate=name)
+        dead_pixels = indicators.DEAD_PIXELS.name in suspicious
+        for name, surrogate in self._surrogates(whole, dead_pixels):
+            yield self._search(surrogate, choice, ascent_attacks(self.level), sample, until, surrogate=name)
 
     def _search(
         self,
@@ -156,51 +160,50 @@ class MaskingCheck:
         surrogate: str = "",
         again: bool = False,
     ) -> Search:
-        by = f"{masking.BY}{surrogate}" if surrogate else ""
-        steps = [(choice, PlannedAttack(f"{a.label}{by}", f"{self.spec(a)}{by}", self._items(a)), a) for a in attacks]
+        def planned(attack: AttackChoice) -> PlannedAttack:
+            key = replace(AttackKey.parse(self.spec(attack)), surrogate=surrogate)
+            label = AttackKey(attack.label, surrogate=surrogate)
+            return PlannedAttack(str(label), str(key), self._items(attack))
+
+        steps = [(choice, planned(attack), attack) for attack in attacks]
         return Search(classifier, steps, examples, again, until)
 
-    def _announce(self, search: Search) -> None:
-        """Write down what the sample is to be shown to, so that a search that time cuts short is seen to be short."""
+    def _record(self, states: Iterable[MaskingState]) -> None:
         with self.run.writing():
-            self.run.put_probes(
-                Probe(str(choice.threat), probes.WHOLE, f"{masking.SHOWN}{planned.spec}", self._level)
-                for choice, planned, _ in search.steps
-            )
+            self.run.put_masking(states)
 
     @property
-    def _level(self) -> float:
-        return masking.DEEP if self.depth == "deep" else masking.ON
+    def _scope(self) -> Scope:
+        return SCOPES[self.level]
 
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
 
-    def _surrogates(self, whole: dict[str, float], blind: bool) -> Iterator[tuple[str, Classifier]]:
-        """The model with gradients put right, in one way after the other."""
+    def _surrogates(self, whole: Mapping[str, float], dead_pixels: bool) -> Iterator[tuple[str, Classifier]]:
+        """The model with other gradients, each under the name that its evidence keys hold."""
         differentiates = whole.get("inner gradients", 0) > 0
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
         if not whole.get("compiled"):
             yield "repaired", surrogates.bpda(self.classifier, differentiates=differentiates)
-            if blind or self.depth == "deep":
-                yield (
-                    "leaking",
-                    surrogates.bpda(self.classifier, differentiates=differentiates, leak=surrogates.LEAKY_SLOPE),
-                )
-            if (inner := surrogates.inside(self.classifier, x, differentiates=differentiates)) is not None:
+            if dead_pixels or self._scope.depth is MaskingDepth.DEEP:
+                leaky = surrogates.bpda(self.classifier, differentiates=differentiates, leak=surrogates.LEAKY_SLOPE)
+                yield "leaking", leaky
+            inner = surrogates.inner_layer(self.classifier, x, differentiates=differentiates)
+            if inner is not None:
                 yield "inside", inner
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
         if (probabilities and not whole.get("one-hot")) or not 1e-2 < spread < 1e2:
             yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
 
-    # What is looked at
+    # Examples
 
     def _correct(self) -> list[int]:
-        """The examples that are right before any attack, in an order of their own, the same in every run."""
+        """The examples that are correct before any attack, in a shuffled order that is the same in every run."""
         correct = answers(self.run.evidence())
         return self._shuffled([e for e in self.plan.examples if correct.get(e, False)])
 
     def _shuffled(self, examples: Sequence[int]) -> list[int]:
-        """By a hash of the number, so that a larger sample holds every smaller one."""
+        """The examples ordered by a hash of their numbers, so that a larger sample contains every smaller one."""
         if not examples:
             return []
         keys = keyed(self.plan.seed, torch.tensor(examples), text_key("masking"), restart=0).tolist()
@@ -210,64 +213,102 @@ class MaskingCheck:
         row = {number: i for i, number in enumerate(self.split.numbers)}
         return self.split.take([row[e] for e in examples])
 
-    def _sample(self, threat: str, depth: Depth) -> frozenset[int]:
-        """Of what first-order attacks leave; written down, because what is said later is said of the sample."""
+    def _sample(self, threat: str) -> frozenset[int]:
+        """Examples that first-order attacks leave. The sample is recorded, because the verdict rests on it alone."""
         evidence = self.run.evidence()
-        held = {p.example for p in evidence.probes if (p.threat, p.name) == (threat, masking.SAMPLED)}
-        left = self._shuffled(masking.left_by_gradients(self.plan, evidence, threat))
-        new = [e for e in left if e not in held][: max(0, depth.sampled - len(held))]
-        looked = max(self._level, _value(evidence, threat, probes.WHOLE, masking.DEPTH))
-        with self.run.writing():
-            self.run.put_probes([Probe(threat, probes.WHOLE, masking.DEPTH, looked)])
-            self.run.put_probes(Probe(threat, e, masking.SAMPLED, 1.0) for e in new)
-        return frozenset(new) | frozenset(held)
+        state = evidence.masking_state(threat)
+        left = self._shuffled(left_by_first_order(self.plan, evidence, threat))
+        before = frozenset(state.sampled)
+        new = [e for e in left if e not in before][: max(0, self._scope.sampled - len(before))]
+        reached = max(self._scope.depth, state.reached)
+        self._record([MaskingState(threat, reached=reached, sampled=tuple(sorted(new)))])
+        return before | frozenset(new)
 
-    # What is measured
+    # Measurements
 
-    def _whole(self) -> dict[str, float]:
-        """The probes of the model as such; measured once."""
-        known = {p.name: p.value for p in self.run.evidence().probes if (p.threat, p.example) == ("", probes.WHOLE)}
+    def _whole(self) -> Mapping[str, float]:
+        """The measurements of the whole model by name. They are taken once."""
+        known = {p.name: p.value for p in self.run.evidence().probes if (p.threat, p.example) == ("", WHOLE)}
         if not known:
             few = self._images(self._correct()[:16])
-            found = [_probe(m) for m in probes.of_model(self.classifier, few, self.plan.seed)]
-            compiled = float(surrogates.is_compiled(self.classifier))
-            found.append(Probe("", probes.WHOLE, "compiled", compiled))
+            found = self._measured(lambda: diagnostics.of_model(self.classifier, few, self.plan.seed))
+            found.append(Probe("", WHOLE, "compiled", float(surrogates.is_compiled(self.classifier))))
             with self.run.writing():
                 self.run.put_probes(found)
             known = {p.name: p.value for p in found}
         return known
 
-    def _measure(self, choice: ThreatChoice, depth: Depth) -> None:
-        """The probes of each example; those that are there are not taken again."""
-        threat = str(choice.threat)
-        assert isinstance(choice.threat, Ball), "only balls are probed"
-        known = {p.example for p in self.run.evidence().probes if (p.threat, p.name) == (threat, "leads")}
-        missing = [e for e in self._correct()[: depth.probed] if e not in known]
+    def _measure(self, choice: ThreatChoice) -> None:
+        """Measure the examples that have not been measured yet."""
+        threat = choice.threat
+        assert isinstance(threat, Ball), "only balls are measured"
+        known = {p.example for p in self.run.evidence().probes if (p.threat, p.name) == (str(threat), "leads")}
+        missing = [e for e in self._correct()[: self._scope.probed] if e not in known]
         if missing:
-            found = probes.of_threat(self.classifier, choice.threat, self._images(missing), self.plan.seed)
-            measured = [_probe(m) for m in found]
+            images = self._images(missing)
+            found = self._measured(lambda: diagnostics.of_threat(self.classifier, threat, images, self.plan.seed))
             with self.run.writing():
-                self.run.put_probes(measured)
+                self.run.put_probes(found)
 
-    def _allowed(self, depth: Depth) -> float:
-        """Seconds from the beginning."""
-        if not depth.limited:
+    def _measured(self, measure: Callable[[], Iterator[diagnostics.Measured]]) -> list[Probe]:
+        """The records of these measurements. A lack of memory is an error, never a measurement."""
+        try:
+            return [Probe(m.threat, m.example, m.name, m.value) for m in measure()]
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        raise self._too_little_memory()
+
+    def _allowed(self) -> float:
+        """The seconds that the check may take, from its start."""
+        if not self._scope.limited:
             return float("inf")
         try:
-            rate = measured_rate(self.classifier)
-        except RuntimeError:  # no gradient can be had, so the protocol's attacks take no time at all
-            return MIN
+            rate = self._rate()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise self._too_little_memory() from None
+            return MIN  # the model yields no gradient, so the protocol's attacks take no time at all
         each = rate.seconds(of_protocol(self.protocol, self.classifier.classes))
         return max(MIN, SHARE * each * self.plan.eot * len(self._correct()))
 
+    def _rate(self) -> Rate:
+        """The measured rate, in a batch that fits the memory."""
+        rows = ROWS
+        while True:
+            try:
+                return measured_rate(self.classifier, rows)
+            except Exception as error:
+                if rows == 1 or not out_of_memory(error):
+                    raise
+            rows //= 2
 
-def of_another_kind(threat: str, depth: MaskingLevel) -> list[AttackChoice]:
-    """Attacks that read no gradient, or start where the model is wrong already, for one norm."""
-    deep = depth == "deep"
+    def _too_little_memory(self) -> UserError:
+        return UserError(
+            f"the memory of {self.classifier.device} is too small to measure the model's gradient on one image; free"
+            " some memory and type the command again, or leave out --masking"
+        )
+
+
+def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[str]:
+    """The names of the indicators that are suspicious under a threat."""
+    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious}
+
+
+def jumps(suspicious: Set[str]) -> bool:
+    """Whether there is a gradient, but it is unlike those nearby, judging by the suspicious indicators."""
+    unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name}
+    return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious
+
+
+def of_another_kind(threat: str, level: MaskingLevel) -> list[AttackChoice]:
+    """Attacks for one norm that read no gradient, or that start where the model is wrong already."""
+    deep = level == "deep"
     square = _choice("square", Square(steps=5000 if deep else 150))
     if threat == "linf":
         return [square, _choice("hop-skip-jump", HopSkipJump(steps=10))] if deep else [square]
-    outside = _choice("brendel-bethge", BrendelBethge(steps=200 if deep else 60))  # dear: last, for what time is left
+    # Expensive, so it comes last and takes the time that is left.
+    outside = _choice("brendel-bethge", BrendelBethge(steps=200 if deep else 60))
     if threat == "l2":
         return [square, *([_choice("boundary", Boundary(steps=100))] if deep else []), outside]
     assert threat == "l1", f"no attack is chosen for {threat}"
@@ -275,9 +316,9 @@ def of_another_kind(threat: str, depth: MaskingLevel) -> list[AttackChoice]:
     return [pointwise, square, *([_choice("salt-and-pepper", SaltAndPepper())] if deep else []), outside]
 
 
-def ascent_attacks(depth: MaskingLevel) -> list[AttackChoice]:
-    """Attacks on a remedied model: steps of one length first, which climb where the loss itself tells nothing."""
-    targets = 9 if depth == "deep" else 3
+def ascent_attacks(level: MaskingLevel) -> list[AttackChoice]:
+    """Attacks on a surrogate. Steps of one length come first: they work even if the loss itself does not change."""
+    targets = 9 if level == "deep" else 3
     return [
         _choice("pgd", PGD(steps=40, random_start=False)),
         _choice("apgd-margin", APGD(loss="margin")),
@@ -286,19 +327,10 @@ def ascent_attacks(depth: MaskingLevel) -> list[AttackChoice]:
 
 
 def control() -> list[AttackChoice]:
-    """First-order attacks on losses that scale does not saturate: more gradients than `masking.CONTROL` asks for."""
+    """First-order attacks on scale-free losses, with more gradients than `comparison.CONTROL` requires."""
     ascent = _choice("apgd-margin", APGD(loss="margin"), 2)
     return [ascent, _choice("apgd-t", APGD(loss="dlr", targets=4)), _choice("fab", FAB(targets=4, steps=50))]
 
 
 def _choice(label: str, attack: AnySteppedAttack, restarts: int = 1) -> AttackChoice:
     return AttackChoice(label, attack, restarts)
-
-
-def _probe(measured: probes.Measured) -> Probe:
-    return Probe(measured.threat, measured.example, measured.name, measured.value)
-
-
-def _value(evidence: Evidence, threat: str, example: int, name: str) -> float:
-    wanted = (threat, example, name)
-    return max((p.value for p in evidence.probes if msgspec.structs.astuple(p)[:3] == wanted), default=0.0)

@@ -1,8 +1,9 @@
-"""The same model with a backward pass that can be climbed: for attacks on a model whose gradients mislead.
+"""Surrogates of a model: the same forward pass with a useful backward pass, for models whose gradients mislead.
 
-The forward pass stays what it is, so what an attack finds here it has found; the referee asks the untouched model all
-the same. Backward Pass Differentiable Approximation, Athalye et al. 2018, https://arxiv.org/abs/1802.00420, with the
-functions to be approximated found while the model runs rather than by its author.
+The forward pass does not change, so every find of an attack is a find on the model; the referee still judges it with
+the unchanged model. Backward Pass Differentiable Approximation, Athalye et al. 2018,
+https://arxiv.org/abs/1802.00420. Here the functions to approximate are found while the model runs; there an expert
+names them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +18,10 @@ from ..problem.classifier import Classifier
 from ..problem.shapes import Inputs, Logits
 from ..problem.threats import Ball
 
-AGREEMENT = 0.9  # share of predictions that an inner layer must share with the model to speak for it
-LEAKY_SLOPE = 0.1  # slope of a dead unit, where it has one
+AGREEMENT = 0.9  # share of images on which an inner layer must predict as the model does, to stand for it
+LEAKY_SLOPE = 0.1  # of a dead unit, in a surrogate that leaks
 NEARBY = 8  # images whose gradients are averaged
-AWAY = 0.5  # of the way from an image to random members of its threat set, where these lie
+AWAY = 0.5  # where these lie, as a share of the way from the image to random members of its threat set
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside"}
 _BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "clamp_", "hardtanh", "relu6", "hardsigmoid"}
@@ -31,55 +32,56 @@ _UNITS = {"relu", "threshold", "relu_"}
 
 
 def bpda(classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0) -> Classifier:
-    """Functions without a useful derivative get that of the identity.
+    """A surrogate in which functions without a useful derivative have that of the identity.
 
-    These are steps, comparisons that become numbers, cuts, saturating functions, casts, and autograd functions of the
-    model's own; of ReLU where it is dead it is `leak`. What cuts the graph (detach, no_grad) and hooks that change
-    gradients are passed over. What TorchScript has compiled cannot be seen, and stays as it is. A model that
-    differentiates on its way to an answer would be led to another answer by other derivatives, so that it is asked a
-    second time, as it is.
+    These functions are steps, comparisons that become numbers, cuts, saturating functions, casts, and the model's own
+    autograd functions. A dead ReLU has the derivative `leak`. Calls that cut the graph (detach, no_grad) and hooks that
+    change gradients have no effect. Code that TorchScript has compiled is out of reach and stays as it is. For a model
+    that `differentiates` in its forward pass, other derivatives would change the answer, so its logits come from a
+    second, unchanged pass.
     """
     return _with(classifier, _BPDA(classifier.module, differentiates, leak))
 
 
-def inside(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -> Classifier | None:
-    """The logits of an inner layer: the last to run that predicts as the model does on images `x` by other numbers.
+def inner_layer(classifier: Classifier, x: Inputs, *, differentiates: bool = False) -> Classifier | None:
+    """A surrogate with the logits of an inner layer: the last one that predicts as the model does, by other numbers.
 
-    An attack is told them where they name the model's class, else the model's own, and always their gradient. None
-    where there is no such layer, or none can be listened to.
+    The layer is chosen on the images `x`. The surrogate answers with the layer's logits if they name the model's
+    class, else with the model's own; its gradient is always the layer's. None if there is no such layer, or if hooks
+    do not reach it.
     """
     with torch.no_grad():
         answer = classifier(x)
-    told = answer.argmax(dim=1)
+    predicted = answer.argmax(dim=1)
     agreeing = [
         name
         for name, logits in _outputs(classifier.module, x).items()
         if logits.shape == (len(x), classifier.classes)
-        and (logits.argmax(dim=1) == told).double().mean() >= AGREEMENT
+        and (logits.argmax(dim=1) == predicted).double().mean() >= AGREEMENT
         and bool(logits.isfinite().all())
         and not torch.equal(logits, answer)
     ]
-    return _with(classifier, _Inside(classifier.module, differentiates, agreeing[-1])) if agreeing else None
+    return _with(classifier, _InnerLayer(classifier.module, differentiates, agreeing[-1])) if agreeing else None
 
 
 def rescaled(classifier: Classifier, spread: float, *, probabilities: bool) -> Classifier:
-    """Logits brought to a common size, reckoned in float64; the logarithm of outputs that are probabilities."""
+    """A surrogate whose logits are divided by their spread in float64; the logarithm, if outputs are probabilities."""
     return _with(classifier, _Rescaled(classifier.module, spread, probabilities))
 
 
 def smoothed(classifier: Classifier, threat: Ball) -> Classifier:
-    """The same answers; their gradient is the mean of several nearby, against gradients that jump from place to place.
+    """A surrogate whose gradient is the mean of several nearby ones, for gradients that jump from place to place.
 
-    Tramèr et al. 2020 break k-winners-take-all so, https://arxiv.org/abs/2002.08347. Every image is looked at in the
-    same directions. Costs NEARBY gradients for one, and looks into no layer, so it serves what was compiled too.
+    Tramèr et al. 2020 break k-winners-take-all this way, https://arxiv.org/abs/2002.08347. Every image uses the same
+    directions. One gradient costs NEARBY gradients. It needs no access to layers, so it serves compiled models too.
     """
-    restarts = torch.Generator().manual_seed(0)
-    noise = torch.randn(NEARBY, *classifier.shape, generator=restarts).to(classifier.device)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(NEARBY, *classifier.shape, generator=generator).to(classifier.device)
     return _with(classifier, _Smoothed(classifier.module, threat, noise))
 
 
 def is_compiled(classifier: Classifier) -> bool:
-    """Whether some part of the model was compiled by TorchScript or exported, where remedies cannot look inside."""
+    """Whether some part of the model was compiled by TorchScript or exported, so that its layers are out of reach."""
     kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
     return any(isinstance(module, kinds) for module in classifier.module.modules())
 
@@ -100,17 +102,17 @@ class _BPDA(nn.Module):
     def forward(self, x: Inputs) -> Logits:
         with _repairs(self.leak):
             logits: Tensor = self.module(x)
-        logits = logits.float()  # what attacks count in, whatever the model answers in
+        logits = logits.float()  # attacks compute in float32, whatever the model's own precision
         return self.value(x) + (logits - logits.detach()) if self.differentiates else logits
 
     def value(self, x: Inputs) -> Logits:
-        """What the model answers when nobody interferes."""
+        """The unchanged model's logits."""
         with torch.no_grad():
-            told: Tensor = self.module(x)
-        return told.float()
+            logits: Tensor = self.module(x)
+        return logits.float()
 
 
-class _Inside(_BPDA):
+class _InnerLayer(_BPDA):
     def __init__(self, module: nn.Module, differentiates: bool, place: str):
         super().__init__(module, differentiates)
         self.place = place
@@ -120,10 +122,10 @@ class _Inside(_BPDA):
         handle = self.module.get_submodule(self.place).register_forward_hook(lambda m, i, out: predictions.append(out))
         try:
             with _repairs(self.leak):
-                told: Tensor = self.module(x)
+                logits: Tensor = self.module(x)
         finally:
             handle.remove()
-        return _in_place_of(self.value(x) if self.differentiates else told, predictions[-1])
+        return _in_place_of(self.value(x) if self.differentiates else logits, predictions[-1])
 
 
 class _Rescaled(nn.Module):
@@ -134,8 +136,8 @@ class _Rescaled(nn.Module):
         self.probabilities = probabilities
 
     def forward(self, x: Inputs) -> Logits:
-        told: Tensor = self.module(x).double()
-        return (told.clamp(min=1e-300).log() if self.probabilities else told / self.spread).float()
+        outputs: Tensor = self.module(x).double()
+        return (outputs.clamp(min=1e-300).log() if self.probabilities else outputs / self.spread).float()
 
 
 class _Smoothed(nn.Module):
@@ -148,34 +150,34 @@ class _Smoothed(nn.Module):
     def forward(self, x: Inputs) -> Logits:
         here = torch.cat([x] * len(self.noise))
         with torch.no_grad():
-            told: Tensor = self.module(x).float()
+            logits: Tensor = self.module(x).float()
             aside = AWAY * self.threat.sample(here, self.noise.repeat_interleave(len(x), dim=0).to(x))
         nearby: Tensor = self.module(here + aside)
-        mean = nearby.float().view(len(self.noise), *told.shape).mean(dim=0)
-        return told + (mean - mean.detach())
+        mean = nearby.float().view(len(self.noise), *logits.shape).mean(dim=0)
+        return logits + (mean - mean.detach())
 
 
-def _in_place_of(told: Logits, inner: Logits) -> Logits:
-    """The inner logits where they predict what the model does; else the model's, with the inner ones' gradient."""
-    agrees = (told.argmax(dim=1) == inner.argmax(dim=1))[:, None]
+def _in_place_of(logits: Logits, inner: Logits) -> Logits:
+    """The inner logits where they predict as the model does; else the model's, with the inner ones' gradient."""
+    agrees = (logits.argmax(dim=1) == inner.argmax(dim=1))[:, None]
     inner = inner.float()
-    return torch.where(agrees, inner, told.detach().float() + (inner - inner.detach()))
+    return torch.where(agrees, inner, logits.detach().float() + (inner - inner.detach()))
 
 
 def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:
-    """What each inner layer answers, in the order in which they last end; of TorchScript nothing can be heard."""
+    """The output of each inner layer, in the order in which they last end. Layers of TorchScript take no hooks."""
     predictions: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def predict(layer: nn.Module, given: Any, out: Any) -> None:
+        def note(layer: nn.Module, given: Any, out: Any) -> None:
             if isinstance(out, Tensor):
                 predictions.pop(name, None)
                 predictions[name] = out.detach()
 
-        return predict
+        return note
 
-    listened = [(n, m) for n, m in module.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in listened]
+    hooked = [(n, m) for n, m in module.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in hooked]
     try:
         with torch.no_grad():
             module(x)
@@ -186,7 +188,7 @@ def _outputs(module: nn.Module, x: Inputs) -> Mapping[str, Tensor]:
 
 
 class _As(torch.autograd.Function):
-    """A value that stands for another: forward it is `value`, backward it is `source`, a unit of `slope`."""
+    """A stand-in: its value is `value`; its gradient goes to `source`, times `slope`."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor, slope: float | Tensor) -> Tensor:
@@ -204,7 +206,7 @@ def _stands_for(source: Tensor, value: Tensor, slope: float | Tensor = 1.0) -> T
 
 
 class _Repairs(TorchFunctionMode):
-    """Sees every torch function that is called, and gives those without a useful derivative another."""
+    """Intercepts every call of a torch function, and replaces the derivatives that are of no use."""
 
     def __init__(self, leak: float):
         super().__init__()
@@ -217,7 +219,7 @@ class _Repairs(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         first = args[0] if args else kwargs.get("input")
         if name == "_set_grad_enabled":
-            return func(*args, **kwargs) if args[0] else None  # no_grad is passed over
+            return func(*args, **kwargs) if args[0] else None  # no_grad has no effect
         if not isinstance(first, Tensor):
             return func(*args, **kwargs)
         if name in ("detach", "detach_") or func == _DATA:
@@ -261,7 +263,7 @@ _APPLY: Any = torch.autograd.Function.__dict__["apply"]
 
 @contextmanager
 def _repairs(leak: float) -> Iterator[None]:
-    """Within, every torch function is seen, and autograd functions of the model's own pass gradients as they are."""
+    """Within, torch functions are intercepted, and the model's own autograd functions pass gradients on unchanged."""
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         out = _APPLY.__func__(kind, *args, **kwargs)

@@ -1,6 +1,6 @@
-"""Networks that take batches of one size alone, as a traced `view(8, -1)` makes them.
+"""Networks that accept batches of one size only, such as after tracing a `view(8, -1)`.
 
-Whatever the number of images, they are given batches of that size, and the rest of the evaluation knows nothing of it.
+A wrapper splits and pads any number of images into batches of that size, so the rest of the evaluation can ignore it.
 """
 
 import re
@@ -17,13 +17,13 @@ from .outputs import as_logits, bare
 from .shapes import Inputs
 
 USUAL = (1, 4, 8, 16, 32, 64, 128, 256, 10, 20, 50, 100, 200, 3, 5, 6, 7, 9, 12, 15, 18, 24, 25, 30, 36, 40, 48, 60, 96)
-"""Sizes to try, the most usual first; 2 has been tried before."""
-NAMED = 24  # numbers of an error message that are tried as sizes
-LARGEST = 1024  # of these
+"""Batch sizes to try, the most common first; 2 has been tried before."""
+NAMED = 24  # how many numbers in an error message are tried as sizes
+LARGEST = 1024  # the largest number in an error message that is tried
 
 
 class InBatchesOf(Around):
-    """A network that is given exactly `size` images at a time; the last are repeated to fill up, and then left out."""
+    """A network that gets exactly `size` images at a time; the last batch is padded, and the padding's rows dropped."""
 
     def __init__(self, network: nn.Module, size: int):
         super().__init__(network)
@@ -32,14 +32,14 @@ class InBatchesOf(Around):
     def forward(self, x: Inputs) -> Tensor:
         padding = x[-1:].detach().expand(-len(x) % self.size, *x.shape[1:])
         answers = [self.network(piece.contiguous()) for piece in torch.split(torch.cat([x, padding]), self.size)]
-        return torch.cat([answer.clone() for answer in answers])[: len(x)]  # it may answer in the same buffer again
+        return torch.cat([answer.clone() for answer in answers])[: len(x)]  # it may return the same buffer each time
 
 
 def answering(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network as a function from any number of images to logits, (N, K), and what to note about it.
+    """The network as a function from any number of images to logits, (N, K), and notes about it.
 
-    `x` are a few images, at least two; `classes` those of the data, where known. Raises what `as_logits` raises about
-    `x` where no size of batch helps.
+    `x` are at least two images to try; `classes` is the number of classes in the data, if known. Raises what
+    `as_logits` raises for `x` if no batch size works.
     """
     raised: Exception | None = None
     try:
@@ -48,7 +48,7 @@ def answering(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Mo
         if out_of_memory(error):
             raise
         raised = error
-    # Noise says whether it is the number of the images, or one of the images, on which the network raises.
+    # Noise shows whether the network fails on the number of images, or on one of the images.
     noise = random_images(tuple(x.shape[1:])).to(x.device)
     of_two = _failure(network, _rows(noise, 2))
     if raised is None and of_two is None:
@@ -68,19 +68,19 @@ def answering(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Mo
 
 
 def _sizes(many: int, of_two: Exception | None, of_many: Exception | None) -> Iterator[int]:
-    """Sizes that may be the one: which of two and `many` fail is known already."""
+    """The sizes to try, given the failures on 2 and on `many` images."""
     if of_many is None:
         yield many
     messages = " ".join(first_line(error) for error in (of_many, of_two) if error is not None)
     named = [int(n) for n in re.findall(r"\d+", messages) if len(n) <= 4 and 0 < int(n) <= LARGEST][:NAMED]
-    if of_two is None:  # it takes small ones: the largest is the fastest
+    if of_two is None:  # it accepts small batches: the largest size that works is the fastest
         yield from sorted({n for n in (*named, *USUAL, 2) if n < many}, reverse=True)
     else:
         yield from dict.fromkeys((*named, *USUAL))
 
 
 def _failure(network: nn.Module, x: Inputs) -> Exception | None:
-    """Why a network does not answer about each of these images; a smaller or larger number of answers counts too."""
+    """Why a network does not return one row for each of these images; None if it does."""
     try:
         bare(network, x)
     except Exception as error:  # whatever the network's own code raises
@@ -89,12 +89,12 @@ def _failure(network: nn.Module, x: Inputs) -> Exception | None:
 
 
 def _rows(images: Tensor, rows: int) -> Tensor:
-    """So many of the images, in turn."""
+    """The first `rows` images, repeated cyclically if there are fewer."""
     return images[torch.arange(rows, device=images.device) % len(images)]
 
 
 def _note(size: int, many: int, *, exactly: bool) -> str:
     images = counted(size, "image")
     if exactly:
-        return f"the model takes batches of exactly {images}: rows are padded"
-    return f"the model takes no batch of {many} images, so it is given {images} at a time: rows are padded"
+        return f"the model accepts only batches of exactly {images}: batches are padded"
+    return f"the model does not handle a batch of {many} images, so it gets {images} at a time: batches are padded"

@@ -1,6 +1,6 @@
-"""What a reader of a number should be cautioned about: outputs that are no logits, one-sided examples, boundless radii.
+"""Cautions for the reader of a number: outputs that are not logits, unbalanced examples, unbounded radii.
 
-Everything here is read from passes that are made anyway. Each caution is one sentence without its full stop.
+All of them use forward passes that are made anyway. Each caution is one sentence without its full stop.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from .threats import RT, Ball, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
 SHOWN = 10  # names of classes in a note
-IMPROBABLE = 1e-3  # examples drawn at random show so few classes no more often than this
+IMPROBABLE = 1e-3  # random examples show so few classes at most this often
 
 
 def of_outputs(logits: Logits) -> str:
-    """Outputs that are no logits: labels, probabilities in whatever unit, or logarithms of them.
+    """The caution for outputs that are not logits: labels, probabilities in any unit, or log-probabilities.
 
-    `logits` are the model's answers about a few images.
+    `logits` are the model's outputs for a few images.
     """
     values = logits.double()
     if not values.isfinite().all() or len(values) < 2:
@@ -28,9 +28,9 @@ def of_outputs(logits: Logits) -> str:
     low, high, sums = values.amin(), values.amax(), values.sum(dim=1)
     if low < high and bool(((values == low) | (values == high)).all()) and values.shape[1] > 2:
         return (
-            "the outputs take two values only: they are labels, or probabilities that have saturated, and their"
-            " gradients mislead, so the number may be far too high; return the logits, or use attacks that read labels"
-            " alone, such as --attack hop-skip-jump"
+            "the outputs take only two values: they are labels or saturated probabilities, whose gradients mislead, so"
+            " the number may be far too high; return the logits, or use attacks that read only labels, such as"
+            " --attack hop-skip-jump"
         )
     if low >= 0 and sums.mean() > 0 and bool(((sums - sums.mean()).abs() <= SUM_NOISE * sums.mean()).all()):
         unit = "" if abs(sums.mean().item() - 1) <= SUM_NOISE else f", in units of 1/{sums.mean().item():.4g}"
@@ -39,19 +39,19 @@ def of_outputs(logits: Logits) -> str:
             " so the number may be far too high; leave the softmax out of the model, or add --masking on"
         )
     if bool((values.logsumexp(dim=1).abs() <= SUM_NOISE).all()):
-        return "the outputs are log-probabilities, which attacks use as they use logits"
+        return "the outputs are log-probabilities; attacks use them as logits"
     if low >= 0 and high <= 1 and low < high:
         return (
-            "all outputs lie between 0 and 1, as probabilities of a sigmoid do: where they saturate, gradients vanish"
-            " and attacks fail, so the number may be far too high; leave the sigmoid out, or add --masking on"
+            "all outputs lie between 0 and 1, like those of a sigmoid: where they saturate, gradients vanish and"
+            " attacks fail, so the number may be far too high; leave the sigmoid out, or add --masking on"
         )
     return ""
 
 
 def of_classes(y: Labels, classes: int) -> str:
-    """Examples that show fewer classes than a random draw would: images in class order, or of some classes alone."""
+    """The caution for examples with fewer classes than a random sample has: in class order, or of a few classes."""
     shown, n = int((torch.bincount(y) > 0).sum()), len(y)
-    if shown >= classes or _chance_of_so_few(n, classes, shown) > IMPROBABLE:
+    if shown >= classes or _probability_of_so_few(n, classes, shown) > IMPROBABLE:
         return ""
     order = ": they are in class order" if n > 1 and bool((y.diff() >= 0).all()) and shown > 1 else ""
     return (
@@ -62,56 +62,56 @@ def of_classes(y: Labels, classes: int) -> str:
 
 
 def of_accuracy(correct: int, y: Labels, classes: int) -> str:
-    """A clean accuracy that always answering the commonest label would reach as well."""
+    """The caution for a clean accuracy no better than always answering the most common label."""
     label, share = commonest(y)
     if classes < 2 or correct > share * len(y) or share <= 1 / classes:
         return ""
     return (
-        f"clean accuracy {correct / len(y):.1%} is no better than always answering the commonest label, class {label},"
-        f" which is right on {share:.1%} of these examples"
+        f"clean accuracy {correct / len(y):.1%} is no better than always answering the most common label, class"
+        f" {label}, which is correct on {share:.1%} of these examples"
     )
 
 
 def commonest(y: Labels) -> tuple[int, float]:
-    """The label that most examples have, and its share of them."""
+    """The most common label, and its share of the examples."""
     counts = torch.bincount(y)
     return int(counts.argmax()), counts.amax().item() / len(y)
 
 
 def of_threat(threat: ThreatModel, shape: tuple[int, ...]) -> str:
-    """A set so large that no model can stand in it."""
+    """The caution for a perturbation set so large that no model can be robust in it."""
     if boundless(threat, shape):
         units = " (radii are for pixels from 0 to 1: 8/255, not 8)" if isinstance(threat, Ball) else ""
-        return f"under {threat} any image may become any other, so no model can stand{units}"
+        return f"under {threat} any image may become any other, so no model can be robust{units}"
     if isinstance(threat, Ball) and _reaches(threat, 0.5, shape):
-        return f"under {threat} every image may become the same grey one, so at most one class can stand"
+        return f"under {threat} every image may become the same grey one, so a model can be robust on one class at most"
     return ""
 
 
 def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
-    """Whether it leaves nothing of an image of this shape: black may become white, or all be moved out of sight."""
+    """Whether the threat can remove all content of an image: turn black into white, or move everything out of view."""
     if isinstance(threat, RT):
         return float(threat.pixels) >= min(shape[1:])
     return isinstance(threat, Ball) and _reaches(threat, 1.0, shape)
 
 
 def of_training(split: Split, trained_on: str) -> str:
-    """Images of a training part. `trained_on` is the data set of the model's card, empty where there is none."""
+    """The caution for training images. `trained_on` is the data set on the model's card; empty without a card."""
     name, _, part = split.name.partition(":")
-    data, _, kept = trained_on.rpartition(":")
-    if kept == "held-out" and Path(data).name == name and part != "held-out":
-        return f"the model was trained on these images, but for those of {name}:held-out, as its card says"
+    data, _, excluded = trained_on.rpartition(":")
+    if excluded == "held-out" and Path(data).name == name and part != "held-out":
+        return f"according to its card, the model was trained on these images, except for {name}:held-out"
     if part == "rest":
         return f"these are training images: measure a model that was trained on them on {name}:held-out"
     if part != "train":
         return ""
     if trained_on and trained_on.partition(":")[0] == name:
-        return f"these are the images that the model was trained on, as its card says; measure it on {name}:test"
+        return f"according to its card, the model was trained on these images; measure it on {name}:test"
     return f"these are training images; a model that was trained on {name} does better on them than on {name}:test"
 
 
 def of_class_names(split: Split, outputs: int, *, mapped: bool) -> str:
-    """Which label each named class has; and that places in a list are no outputs of a model that has more of them."""
+    """The label of each named class, and a caution if labels are mere list positions but the model has more outputs."""
     if not split.class_names:
         return ""
     pairs = [f"{label} {name}" for name, label in split.class_names.items()]
@@ -120,22 +120,22 @@ def of_class_names(split: Split, outputs: int, *, mapped: bool) -> str:
     if mapped or outputs <= len(split.class_names):
         return text
     return (
-        f"{text}; these are places in the sorted names, and the model has {outputs} outputs: unless its first"
-        f" {len(split.class_names)} are these classes, give a label map with --labels"
+        f"{text}; these are positions in the sorted list of names, and the model has {outputs} outputs: unless its"
+        f" first {len(split.class_names)} are these classes, give a label map with --labels"
     )
 
 
 def _reaches(threat: Ball, change: float, shape: tuple[int, ...]) -> bool:
-    """Whether every pixel may change by so much at once."""
+    """Whether every pixel may change by `change` at once."""
     return float(threat.size(torch.full((1, *shape), change))) <= threat.r
 
 
-def _chance_of_so_few(n: int, classes: int, shown: int) -> float:
-    """How probably n examples with uniformly random labels show at most so many classes."""
+def _probability_of_so_few(n: int, classes: int, shown: int) -> float:
+    """The probability that n examples with uniformly random labels show at most `shown` classes."""
     seen = np.zeros(classes + 1)
     seen[0] = 1.0
-    more = np.arange(classes + 1) / classes  # the chance that the next label has been seen, by how many have
+    repeats = np.arange(classes + 1) / classes  # the probability that the next label is not new, by labels seen
     for _ in range(n):
-        seen[1:] = seen[1:] * more[1:] + seen[:-1] * (1 - more[:-1])
+        seen[1:] = seen[1:] * repeats[1:] + seen[:-1] * (1 - repeats[:-1])
         seen[0] = 0.0
     return float(seen[: shown + 1].sum())

@@ -1,4 +1,4 @@
-"""The model under test, seen as a function from pixels to logits."""
+"""The model under test as a function from pixels to logits."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ FINGERPRINT_IMAGES = 8
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes two classifiers the same one: evidence about one is then evidence about the other.
+    """The properties by which two classifiers count as the same, so that evidence on one holds for the other.
 
-    `fingerprint` holds the logits on eight fixed images, so that a changed architecture file is noticed
-    although the weights are the same; it is compared up to float noise.
+    `fingerprint` holds the logits on eight fixed images, so that a changed architecture file is detected
+    even if the weights are the same; it is compared up to float noise.
     """
 
     weights_sha256: str
@@ -31,24 +31,24 @@ class Identity:
     fingerprint: tuple[float, ...]
 
     def same_as(self, other: "Identity") -> bool:
-        """Equal weights and settings, and equal logits up to float noise between machines."""
+        """Whether weights and settings are equal, and logits are equal up to float noise between machines."""
         settled = (self.weights_sha256, self.architecture, self.normalisation)
         if settled != (other.weights_sha256, other.architecture, other.normalisation):
             return False
         if len(self.fingerprint) != len(other.fingerprint):
             return False
         ours, theirs = torch.tensor([self.fingerprint, other.fingerprint], dtype=torch.float64)
-        neither = ~ours.isfinite() & ~theirs.isfinite()  # a network may answer NaN on noise
+        neither = ~ours.isfinite() & ~theirs.isfinite()  # a network may return NaN for noise
         scale = ours.masked_fill(~ours.isfinite(), 0.0).abs().amax().clamp(min=1e-30)
         return bool((((ours - theirs).abs() <= 1e-3 * scale) | neither).all())
 
 
 class Classifier:
-    """Images in [0, 1] to logits. Normalisation happens inside.
+    """A function from images in [0, 1] to logits. Normalisation happens inside.
 
-    The module is put in eval mode and its weights are frozen: an evaluation differentiates with respect
-    to images alone. `architecture` and `normalisation` are texts that, with the weights, say which
-    function this is; `shape` is (channels, height, width).
+    The module is put in eval mode and its weights are frozen: an evaluation differentiates only with
+    respect to images. `architecture` and `normalisation` are texts that, with the weights, define the
+    function; `shape` is (channels, height, width).
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Classifier:
         self.classes = classes
 
     def __call__(self, x: Inputs) -> Logits:
-        # The module gets a copy, and gives one: it may write into its input (`x.sub_(mean)`), or answer in a buffer.
+        # Copies both ways: the module may write into its input (`x.sub_(mean)`), or return a buffer that it reuses.
         logits: Tensor = self.module(x.clone())
         return logits.clone()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; a module without any lives on the CPU."""
+        """The device of the weights; the CPU for a module without weights."""
         tensors = [*self.module.parameters(), *self.module.buffers()]
         return tensors[0].device if tensors else torch.device("cpu")
 
@@ -85,9 +85,9 @@ class Classifier:
         return self
 
     def identity(self) -> Identity:
-        """Costs a hash of the weights and one forward pass of eight images, in float32.
+        """The identity of this classifier: a hash of the weights, and one forward pass of eight images in float32.
 
-        A model that answers at random does so from one seed, and so the same each time on the same kind of device.
+        The pass is seeded, so a stochastic model returns the same logits each time on the same kind of device.
         """
         keys = keyed(0, torch.arange(FINGERPRINT_IMAGES), restart=0)
         size = int(torch.tensor(self.shape).prod())
@@ -99,8 +99,8 @@ class Classifier:
                 if out_of_memory(error):
                     raise
                 raise UserError(
-                    f"{self.name} raises on eight images of noise, by which it would be known again"
-                    f" ({described(error)}); mend its forward pass"
+                    f"{self.name} fails on eight images of noise, which robench uses to identify the model"
+                    f" ({described(error)}); correct its forward pass"
                 ) from error
         return Identity(
             weights_sha256=weights_sha256(self.module),
@@ -112,9 +112,9 @@ class Classifier:
 
 @contextmanager
 def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Float32 as it says, or with products in TF32; whatever autocast or precision the process has set.
+    """Computes in full float32, or with products in TF32, whatever autocast or precision the process has set.
 
-    Otherwise a model's answers would depend on who called.
+    Otherwise a model's outputs would depend on the caller's settings.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -128,7 +128,7 @@ def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """A hash of every parameter and buffer by name, shape, type and value, whatever file they came in."""
+    """A hash of every parameter and buffer by name, shape, type and value; it does not depend on the file format."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         t = tensor.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Fetches published files. Nothing is left in the cache under its name unless its checksum was right."""
+"""Downloads published files. A file appears in the cache under its name only if its checksum is correct."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from ..errors import UserError
 from .cache import BEGINNING, is_html
 
-CHUNK = 1 << 16  # bytes; pooch's default of 1 kB spends its time flushing
+CHUNK = 1 << 16  # bytes; pooch's default of 1 kB flushes so often that it is slow
 
 
 @dataclass(frozen=True)
 class Download:
-    """A published file: what it is called, its checksum, and every address it is known at."""
+    """A published file: its name, its checksum, and every known address."""
 
     name: str
     checksum: str  # md5:... or sha256:...
@@ -27,17 +27,18 @@ class Download:
 
 
 def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Path:
-    """The file in `folder`, put there from the first address that serves it as published.
+    """The path of the file in `folder`, downloaded from the first address that serves it as published.
 
-    Raises UserError, with what each address answered, when it cannot be had: `subject` is what the user wanted,
-    `way_out` what to do instead.
+    Raises UserError, with the reply of each address, if none does: `subject` is what the user wanted, `way_out` what
+    to do instead.
     """
     answers: list[str] = []
-    pooch.get_logger().setLevel("WARNING")  # the bar says what is fetched
+    pooch.get_logger().setLevel("WARNING")  # the progress bar names the file
     for url in download.urls:
         try:
             with _bar(download.name) as bar:
-                # Downloads under a temporary name, compares the checksum, then renames; nothing if the file is there.
+                # Downloads under a temporary name, compares the checksum, then renames. Does nothing if the file is
+                # there already.
                 return Path(
                     pooch.retrieve(
                         url,
@@ -58,7 +59,7 @@ def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Pa
 
 
 def server(url: str) -> str:
-    """Host and port of an address, without a password that may stand before them."""
+    """Host and port of an address, without user name and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
@@ -67,7 +68,7 @@ class _PageError(ValueError):
 
 
 class _NoPages:
-    """pooch's way of fetching over HTTP, which then refuses HTML pages: a wrong checksum would not say why."""
+    """pooch's HTTP downloader, which then refuses HTML pages: a wrong checksum would not say why."""
 
     def __init__(self, bar: "_Bar"):
         self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
@@ -97,7 +98,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Bar:
-    """A bar of rich's under the names by which pooch drives one."""
+    """A progress bar of rich with the interface that pooch expects."""
 
     def __init__(self, progress: Progress, label: str):
         self._progress = progress
@@ -105,7 +106,7 @@ class _Bar:
 
     @property
     def total(self) -> float | None:
-        """Bytes to come; None while unknown."""
+        """The size of the download in bytes; None while unknown."""
         return self._progress.tasks[0].total
 
     @total.setter
@@ -113,20 +114,20 @@ class _Bar:
         self._progress.update(self._task, total=size or None)
 
     def update(self, size: int) -> None:
-        """Some more bytes have come."""
+        """Advances the bar by `size` bytes."""
         self._progress.advance(self._task, size)
 
     def reset(self) -> None:
-        """pooch sets the bar back once to fill it exactly."""
+        """Sets the bar to 0: pooch does so once, to fill it exactly."""
         self._progress.reset(self._task)
 
     def close(self) -> None:
-        """The `with` around the download closes the bar, also after an error."""
+        """Does nothing: the `with` around the download closes the bar, also after an error."""
 
 
 @contextmanager
 def _bar(label: str) -> Iterator[_Bar]:
-    """A progress bar on standard error when that is a terminal; otherwise nothing is drawn."""
+    """A progress bar on standard error if that is a terminal, otherwise an invisible one."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a crash while writing leaves the old one. And files that are read as a whole."""
+"""Atomic writes, which leave the old file after a crash, and size-limited reads of whole files."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ from ..errors import UserError
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` in one step, over what was there. Raises UserError when the place cannot be written."""
+    """Writes `data` to `path` atomically, replacing any old file. Raises UserError if the path cannot be written."""
     try:
-        # In the same folder: a rename between file systems is a copy, and not in one step.
+        # In the same folder: a rename between file systems is a copy, which is not atomic.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
@@ -21,7 +21,7 @@ def replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
+        os.chmod(name, 0o644)  # mkstemp makes files that only the owner can read
         os.replace(name, path)
     except OSError as error:
         with suppress(FileNotFoundError):
@@ -29,17 +29,17 @@ def replace(path: Path, data: bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def read(path: Path, most: int) -> bytes:
-    """The bytes of a file. Raises UserError when it cannot be read, is no file, or has more than `most`."""
+def read(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file. Raises UserError if it cannot be read, is not a file, or has more than `max_bytes`."""
     try:
         if not path.is_file():  # a pipe would block, and a device might not end
             raise UserError(f"{path} is not a file; name one")
         with path.open("rb") as file:
-            held = file.read(most + 1)
+            held = file.read(max_bytes + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if len(held) > most:
-        raise UserError(f"{path} has more than {most:,} bytes, which nothing of this kind needs; name another file")
+    if len(held) > max_bytes:
+        raise UserError(f"{path} has more than {max_bytes:,} bytes, too many for this kind of file; name another file")
     return held
 
 

@@ -1,40 +1,48 @@
-"""What a gradient attack climbs: one number per row, higher meaning closer to a mistake."""
+"""Losses that gradient attacks maximise: one number per row; higher means closer to misclassification."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from .shapes import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels, Labels], PerExample]
-"""Logits, the right labels, and the classes aimed at; an untargeted loss ignores the last."""
+"""Logits, the correct labels, and the target classes; an untargeted loss ignores the last."""
 
-_NO_SPREAD = 1e-12  # keeps a ratio finite when all the logits it divides by are equal
+_NO_SPREAD = 1e-12  # keeps a ratio finite if all logits in its denominator are equal
+
+
+def misclassified(logits: Float[Tensor, "*#B K"], y: Int[Tensor, "*#B"]) -> Bool[Tensor, "..."]:
+    """True where the highest logit is not that of the label. A row with a NaN is no answer: False."""
+    return (logits.argmax(dim=-1) != y) & ~logits.isnan().any(dim=-1)
 
 
 def cross_entropy(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """Minus the log-probability of the right class."""
+    """Minus the log-probability of the correct class."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def cross_entropy_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The log-probability of the target."""
+    """The log-probability of the target class."""
     return -F.cross_entropy(logits, target, reduction="none")
 
 
 def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
-    """The best wrong logit minus the right one: positive exactly when the input is misclassified.
+    """The highest wrong logit minus the correct one: positive exactly if the input is misclassified.
 
     Carlini and Wagner 2017, f6 with its sign turned. https://arxiv.org/abs/1608.04644
     """
-    right = logits.gather(1, y[:, None]).squeeze(1)
+    correct = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return wrong - right
+    return wrong - correct
 
 
 def margin_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The target's logit minus the right one."""
+    """The target's logit minus the correct one."""
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
 
 
@@ -42,8 +50,8 @@ def dlr(logits: Logits, y: Labels, target: Labels) -> PerExample:
     """The margin over the gap between the highest and the third-highest logit.
 
     Croce and Hein 2020, equation 6: neither shift nor scale of the logits changes it.
-    https://arxiv.org/abs/2003.01690. With two classes there is no third logit, and dividing by the
-    remaining gap would leave a constant: it is then the margin itself.
+    https://arxiv.org/abs/2003.01690. With two classes there is no third logit, and division by the
+    remaining gap would give a constant: the loss is then the margin itself.
     """
     if logits.shape[1] < 3:
         return margin(logits, y)
@@ -52,9 +60,9 @@ def dlr(logits: Logits, y: Labels, target: Labels) -> PerExample:
 
 
 def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The target's logit minus the right one, over the gap between the highest and the mean of ranks 3 and 4.
+    """The target's logit minus the correct one, over the gap between the highest and the mean of ranks 3 and 4.
 
-    Croce and Hein 2020, equation 7. With three classes rank 3 stands alone; with two it is the plain difference.
+    Croce and Hein 2020, equation 7. With three classes only rank 3 is used; with two the loss is the plain difference.
     """
     difference = margin_targeted(logits, y, target)
     if logits.shape[1] < 3:
@@ -62,6 +70,8 @@ def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
     top = logits.topk(min(4, logits.shape[1]), dim=1).values
     return difference / (top[:, 0] - top[:, 2:].mean(dim=1) + _NO_SPREAD)
 
+
+LossName = Literal["cross-entropy", "margin", "dlr"]
 
 UNTARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
 TARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}

@@ -1,8 +1,8 @@
-"""Telling that the memory is full from other failures."""
+"""Recognises errors that mean the memory is full."""
 
 import torch
 
 
 def out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception for it; the CPU allocator a sentence."""
+    """Whether the memory is full: CUDA raises an exception of its own, the CPU allocator a RuntimeError with a text."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""A module of the caller's as one of our own: what an evaluation does to it changes nothing of theirs."""
+"""Copies of the caller's modules, so that an evaluation does not change the originals."""
 
 import copy
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 def own_copy(module: nn.Module) -> nn.Module:
     """A copy that shares no weights with the module, in eval mode.
 
-    Kept activations are copied without their history, and what cannot be copied (locks, open files, loggers) is
-    shared: neither decides what a forward pass answers.
+    Stored activations are copied without their graph. Attributes that cannot be copied (locks, open files, loggers)
+    are shared. Neither affects what a forward pass returns.
     """
-    with torch.no_grad():  # else the weights of a scripted module's copy have a history
+    with torch.no_grad():  # otherwise the weights in the copy of a scripted module have a graph
         try:
             return copy.deepcopy(module).eval()
-        except Exception:  # of whatever kind its attributes raise
+        except Exception:  # whatever its attributes raise
             memo: dict[int, Any] = {}
             for part in module.modules():
                 for value in _values(vars(part)):
@@ -26,7 +26,7 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 
 def _values(held: object) -> Iterator[object]:
-    """What is held by attributes, in containers at any depth; submodules are met by themselves."""
+    """The values in attributes, in containers at any depth; submodules are left to `Module.modules`."""
     if isinstance(held, dict):
         held = list(held.values())
     if isinstance(held, list | tuple | set | frozenset):
@@ -37,7 +37,7 @@ def _values(held: object) -> Iterator[object]:
 
 
 def _settle(value: object, memo: dict[int, Any]) -> None:
-    """Decide how a value is copied, where a deep copy would fail."""
+    """Enters into `memo` how to copy a value for which a deep copy would fail."""
     if isinstance(value, Tensor):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()

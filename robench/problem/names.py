@@ -1,4 +1,4 @@
-"""Names that come from files: they are shown, and become part of file names, but never say where a file lies."""
+"""Names that come from files: they are printed, and become parts of file names, but never act as a path."""
 
 from ..errors import UserError
 
@@ -7,24 +7,24 @@ SEPARATORS = frozenset("/\\:")
 
 
 def check(name: str, what: str) -> str:
-    """The name. Raises UserError, which begins with `what`, where it could be taken for a path or cannot be shown."""
-    wrong = (
+    """The name. Raises UserError, which begins with `what`, if it could act as a path or cannot be printed."""
+    fault = (
         ("is empty" if not name else "")
         or (f"has {len(name)} characters" if len(name) > LONGEST else "")
         or ("begins with a dot" if name.startswith(".") else "")
         or ("holds a slash, a backslash or a colon" if SEPARATORS & set(name) else "")
-        or ("" if name.isprintable() else "holds characters that cannot be shown")
+        or ("" if name.isprintable() else "holds characters that cannot be printed")
     )
-    if wrong:
+    if fault:
         shown = ascii(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
         raise UserError(
-            f"{what} {shown}, which {wrong}; a name has 1 to {LONGEST} characters that can be shown, no slash, "
+            f"{what} {shown}, which {fault}; a name has 1 to {LONGEST} printable characters, no slash, "
             "backslash or colon, and no dot at its beginning"
         )
     return name
 
 
 def as_file_name(text: str) -> str:
-    """The text as a part of a file name. What `check` accepts stays as it is."""
+    """The text as a part of a file name. A name that `check` accepts is returned unchanged."""
     safe = "".join(c if c.isprintable() and c not in SEPARATORS else "-" for c in text)
     return safe.lstrip(".")[:LONGEST] or "unnamed"

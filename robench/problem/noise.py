@@ -1,7 +1,7 @@
-"""Random numbers that belong to an example, not to the batch it happens to ride in.
+"""Random numbers that belong to an example, not to its batch.
 
-A counter-based generator: number i of draw d under key k is a hash of (k, d, i). It has no state, so
-the same example meets the same noise in any order, on any lane, after any restart.
+A counter-based generator: number i of restart r under key k is a hash of (k, r, i). It has no state, so an example has
+the same noise in any order, in any slot, and after a resume.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def keyed(seed: int, *numbers: Int[Tensor, "B"] | int, restart: int | Int[Tensor, "B"]) -> Keys:
-    """One key per row from the run's seed, the row's numbers (example, attack, target) and its draw."""
+    """One key per row, from the run's seed, the row's numbers (example, attack, target) and its restart."""
     key = torch.zeros(1, dtype=torch.long)
     for number in (seed, *numbers, restart):
         key = _mix(key * _GOLDEN + _mix(torch.as_tensor(number) + 1))
@@ -34,12 +34,12 @@ def keyed(seed: int, *numbers: Int[Tensor, "B"] | int, restart: int | Int[Tensor
 
 
 def text_key(text: str) -> int:
-    """A number for a text, to key noise with. The same on every machine, unlike hash()."""
+    """A number for a text, as a key of noise. Unlike hash(), it is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def uniform(keys: Keys, restart: int | Int[Tensor, "B"], n: int) -> Float[Tensor, "B n"]:
-    """n numbers in (0, 1) for each row, fixed by (key, draw) alone."""
+    """n numbers in (0, 1) for each row, determined by (key, restart) alone."""
     i = torch.arange(1, n + 1, device=keys.device)
     restart = torch.as_tensor(restart, device=keys.device).expand_as(keys)
     z = _mix((_mix(keys) + _mix(restart + 1))[:, None] + _GOLDEN * i)
@@ -48,7 +48,7 @@ def uniform(keys: Keys, restart: int | Int[Tensor, "B"], n: int) -> Float[Tensor
 
 
 def normal(keys: Keys, restart: int | Int[Tensor, "B"], like: Inputs) -> Inputs:
-    """Standard normal noise in the shape of `like`, by inversion of the distribution function."""
+    """Standard normal noise of the shape of `like`, by inversion of the distribution function."""
     n = like[0].numel()
     return (torch.erfinv(2 * uniform(keys, restart, n) - 1) * 2**0.5).to(like.dtype).view_as(like)
 

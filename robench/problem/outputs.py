@@ -1,4 +1,4 @@
-"""What a model returns, as logits: a tensor, a tuple, a dict, an object with `.logits`, one logit, labels."""
+"""Converts what a model returns to logits: a tensor, a tuple, a dict, an object with `.logits`, one logit, labels."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -13,14 +13,14 @@ from .architectures.normalise import Around
 from .shapes import Inputs, Logits
 
 LOGITS = ("logits", "logit", "output", "outputs", "out", "pred", "preds", "prediction", "predictions", "scores")
-"""Names under which models return their logits, the most usual first."""
+"""Names under which models return their logits, the most common first."""
 
 Place = int | str
 Meaning = Literal["one logit", "one probability", "labels"]
 
 
 class Part(Around):
-    """A network whose answer is found in what it returns: under keys, attributes and indices, from the outside in."""
+    """A network whose output is a part of what it returns, found by keys, attributes and indices, outermost first."""
 
     def __init__(self, network: nn.Module, place: tuple[Place, ...]):
         super().__init__(network)
@@ -34,7 +34,7 @@ class Part(Around):
 
 
 class AsLogits(Around):
-    """A network that answers one number for each image, as logits: for two classes, or for each label."""
+    """A network that returns one number per image, converted to logits: of two classes, or one-hot for labels."""
 
     def __init__(self, network: nn.Module, meaning: Meaning, classes: int):
         super().__init__(network)
@@ -51,10 +51,10 @@ class AsLogits(Around):
 
 
 def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network as a function to logits, (N, K), and what to note about what it returns.
+    """The network as a function to logits, (N, K), and notes about what it returns.
 
-    `x` are a few images, at least two; `classes` those of the data, where known. Raises UserError where nothing that
-    the network returns can be read as an answer about each image. Whatever the network itself raises is passed on.
+    `x` are at least two images to try; `classes` is the number of classes in the data, if known. Raises UserError if
+    no part of what the network returns has a row for each image. Errors of the network itself propagate.
     """
     part, answer, notes = _read(network, x, classes)
     if answer.ndim == 2 and answer.shape[1] > 1:
@@ -64,7 +64,7 @@ def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Mo
 
 
 def bare(network: nn.Module, x: Inputs, classes: int | None = None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network as a function to the tensor that answers about each image, whatever it means; and the note on it.
+    """The network as a function to the tensor with a row for each image, whatever its meaning, and notes about it.
 
     Raises as `as_logits` does.
     """
@@ -73,7 +73,7 @@ def bare(network: nn.Module, x: Inputs, classes: int | None = None) -> tuple[nn.
 
 
 def _read(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, Tensor, tuple[str, ...]]:
-    """The same, with the answer about these images."""
+    """The network reduced to its output, the output for `x`, and notes."""
     with torch.no_grad():
         returned = network(x.clone())
     place, answer, others = _answer(returned, len(x), classes)
@@ -86,30 +86,30 @@ def _read(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module
 
 
 def _meaning(answer: Tensor, classes: int | None) -> tuple[Meaning, int, str]:
-    """What one number for each image means, for how many classes it stands, and the note about it."""
+    """The meaning of one number per image, the number of classes, and the note about it."""
     if not answer.is_floating_point():
-        note = "the model answers labels, which have no gradients: only attacks that read labels can be run"
+        note = "the model returns labels, which have no gradients: only attacks that read labels can run"
         return "labels", max(classes or 2, int(answer.max()) + 1), note
     if classes is not None and classes > 2:
         raise UserError(
-            f"the model gives one number for each image, as a binary classifier does, but the data have {classes}"
+            f"the model returns one number for each image, as a binary classifier does, but the data have {classes}"
             " classes; return one logit for each class, or choose data with two"
         )
     if bool(((answer >= 0) & (answer <= 1)).all()):
         note = (
-            "the model gives one number between 0 and 1 for each image, taken as the probability of class 1; return the"
-            " logit for gradients that do not saturate"
+            "the model returns one number between 0 and 1 for each image, taken as the probability of class 1; return"
+            " the logit for gradients that do not saturate"
         )
         return "one probability", 2, note
-    return "one logit", 2, "the model gives one logit for each image, taken as that of class 1 of two"
+    return "one logit", 2, "the model returns one logit for each image, taken as that of class 1 of two"
 
 
 def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[Place, ...], Tensor, list[str]]:
-    """The part that answers about each image, where it is, and the names of others that would fit."""
+    """The place of the output in what was returned, the output, and the names of other parts that would fit."""
     found = [(place, t) for place, t in _tensors(returned, ()) if _is_answer(t, images)]
     if not found:
         raise UserError(_no_answer(returned, images))
-    # A stable order: of equals those as wide as the data have classes come first, then the first returned.
+    # Among equals, a part with as many columns as the data have classes comes first, then the first returned.
     ranked = sorted(found, key=lambda part: (*_rank(*part), part[1].shape[-1] != classes))
     place, answer = ranked[0]
     rivals = [other for other in ranked[1:] if _rank(*other) == _rank(place, answer)]
@@ -117,13 +117,13 @@ def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[P
 
 
 def _is_answer(part: Tensor, images: int) -> bool:
-    """Whether a tensor may hold logits or a label for each image: real numbers that are all stored."""
+    """Whether a tensor may hold logits or a label for each image: dense, real numbers, one row for each image."""
     numbers = part.layout == torch.strided and not part.is_complex() and (part.dtype != torch.bool or part.ndim == 1)
     return numbers and part.ndim in (1, 2) and len(part) == images
 
 
 def _rank(place: tuple[Place, ...], answer: Tensor) -> tuple[int, bool, int]:
-    """How unlike logits a part is: by its name, then by its shape, then by how deep it is."""
+    """Lower for parts more likely to be the logits: by name, then by shape, then by depth."""
     last = place[-1] if place else ""
     named = LOGITS.index(last) if isinstance(last, str) and last in LOGITS else len(LOGITS)
     return named, answer.ndim != 2, len(place)
@@ -158,10 +158,10 @@ def _no_answer(returned: object, images: int) -> str:
         kind = "" if returned.layout == torch.strided else "sparse "
         kind += "" if returned.is_floating_point() else f"{str(returned.dtype).removeprefix('torch.')} "
         return (
-            f"the model answers {counted(images, 'image')} with a {kind}tensor of {shape}, not {images}xK logits;"
-            " name a classifier of images that takes batches of any size"
+            f"the model returns a {kind}tensor of {shape} for {counted(images, 'image')}, not {images}xK logits;"
+            " name an image classifier that accepts batches of any size"
         )
     return (
-        f"the model answers with {type(returned).__name__}, in which no tensor has a row for each image; return the"
+        f"the model returns {type(returned).__name__}, in which no tensor has a row for each image; return the"
         " logits, alone or under the name 'logits'"
     )

@@ -1,4 +1,4 @@
-"""Settings of the process that must not reach an evaluation, or a number would depend on who called."""
+"""Shields an evaluation from settings of the process, so that no number depends on the caller's settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def plain_process() -> Iterator[None]:
-    """New tensors are float32 on the CPU, and gradients can be had, whatever the caller has set; also a decorator."""
+    """Makes new tensors float32 on the CPU and enables gradients, whatever the caller has set; also a decorator."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

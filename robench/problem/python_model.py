@@ -1,4 +1,4 @@
-"""A model that the caller holds in Python, as a module of our own: modules, scripted ones, and any other callable."""
+"""Models passed as Python objects (modules, scripted modules, any other callable), wrapped as modules of our own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ from .shapes import Inputs
 
 
 class Called(nn.Module):
-    """A callable that is no module: a function, a bound method, an object with `__call__`.
+    """A callable that is not a module: a function, a bound method, an object with `__call__`.
 
-    It is called as it is, for it cannot be copied: weights it holds are the caller's own.
+    It cannot be copied, so weights that it holds are shared with the caller.
     """
 
     def __init__(self, function: Callable[[Tensor], Any]):
@@ -28,7 +28,7 @@ class Called(nn.Module):
 
 
 class Method(nn.Module):
-    """A bound method of a module, such as `net.predict`: of a copy, whose weights are known as the module's are."""
+    """A bound method of a module, such as `net.predict`, on a copy of the module whose weights are registered here."""
 
     def __init__(self, network: nn.Module, name: str):
         super().__init__()
@@ -41,16 +41,16 @@ class Method(nn.Module):
 def own_module(
     model: Callable[[Tensor], Any], x: Inputs, classes: int | None, device: torch.device
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model as a module on this device from images to logits, that shares no weights where that can be had.
+    """The model as a module on this device from images to logits; it shares no weights with the caller if possible.
 
-    `x` are a few images to try it on, at least two. A network in half or double precision that takes no float32
-    images becomes a float32 copy of the same weights, and a note says so. Raises UserError for what is no model.
+    `x` are at least two images to try. A network in half or double precision that fails on float32 images becomes a
+    float32 copy with the same weights, with a note. Raises UserError if the object is not a model.
     """
     if isinstance(model, type):
-        raise UserError(f"{model.__name__} is a class, not a model; give a network of it, with its weights")
+        raise UserError(f"{model.__name__} is a class, not a model; give an instance of it, with its weights")
     if not callable(model):
         raise UserError(
-            f"{type(model).__name__} is no model: give a torch.nn.Module, a function from images to logits, a"
+            f"{type(model).__name__} is not a model: give a torch.nn.Module, a function from images to logits, a"
             " checkpoint or the name of a bundled model"
         )
     network, images = _as_module(model).to(device), x.to(device)
@@ -69,12 +69,12 @@ def own_module(
         except Exception:
             raise error from None
         precise = " and ".join(sorted(kinds - {"float32"}))
-        return module, (f"the weights are {precise}; what is judged is the float32 copy of them", *notes)
+        return module, (f"the weights are {precise}; the evaluation uses a float32 copy of them", *notes)
 
 
 def _as_module(model: Callable[[Tensor], Any]) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
-        return Around(own_copy(model))  # it lacks methods that modules have
+        return Around(own_copy(model))  # scripted modules lack methods that modules have
     if isinstance(model, nn.Module):
         return own_copy(model)
     holder = getattr(model, "__self__", None)
@@ -84,7 +84,7 @@ def _as_module(model: Callable[[Tensor], Any]) -> nn.Module:
 
 
 def name_of(model: object) -> str:
-    """What a model is called in tables and run files: its class, or the name of its function."""
+    """The name of a model in tables and run files: its class, or the name of its function."""
     if isinstance(model, nn.Module):
         return type(model).__qualname__
     named = getattr(model, "__qualname__", None) or type(model).__qualname__

@@ -1,4 +1,4 @@
-"""The random numbers of the process: those that a model which answers at random draws from."""
+"""The global random generators of the process, which stochastic models use."""
 
 import random
 from collections.abc import Iterator
@@ -10,9 +10,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Global random numbers (torch's here and on the device, numpy's, Python's) from this seed on; afterwards they go
-    on as if nothing had been.
-    """
+    """Seeds the global generators (torch's on CPU and device, numpy's, Python's), and restores their state at exit."""
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         reseed(seed, device)
@@ -24,8 +22,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Begin anew, from 0 to 2**32 - 1. Within `seeded`, which gives the numbers back."""
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every kind of device, which takes longer
+    """Seeds the global generators with a number from 0 to 2**32 - 1. Use it within `seeded`, which restores them."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed visits every kind of device, which takes longer
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The examples a question is asked about: ordered, hashed, numbered by their place in the data set."""
+"""The examples under evaluation: ordered, hashed, and numbered by their place in the data set."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +14,9 @@ from ..errors import UserError, counted
 
 
 def rows_of(text: str, source: "Source") -> range:
-    """`100` is the first hundred rows, `20:50` are rows 20 to 49.
+    """The rows that a text selects: `100` the first hundred, `20:50` rows 20 to 49.
 
-    Raises UserError when the text cannot be read or reaches past the end.
+    Raises UserError if the text cannot be read or reaches past the end.
     """
     first, colon, last = text.partition(":")
     try:
@@ -26,12 +26,12 @@ def rows_of(text: str, source: "Source") -> range:
     if not 0 <= start < stop:
         raise UserError(f"--examples {text} is empty; write a count like 100, or a slice like 20:50")
     if stop > len(source):
-        raise UserError(f"--examples {text} asks for more than the {counted(len(source), 'example')} of {source.name}")
+        raise UserError(f"--examples {text} reaches past the {counted(len(source), 'example')} of {source.name}")
     return range(start, stop)
 
 
 def shuffled_rows(count: int) -> list[int]:
-    """All rows in a fixed order that mixes classes: by the SHA-256 of their numbers, the same on every machine."""
+    """All rows in a fixed order that mixes classes: sorted by the SHA-256 of their numbers, as on every machine."""
     return sorted(range(count), key=lambda row: hashlib.sha256(f"row {row}".encode()).digest())
 
 
@@ -39,8 +39,8 @@ def shuffled_rows(count: int) -> list[int]:
 class Split:
     """Images in [0, 1] with their labels.
 
-    An example keeps its number when the split is cut, so evidence about example 17 is about the same
-    image whether 100 or 1000 examples were asked for.
+    An example keeps its number in a part of the split, so evidence about example 17 is about the same
+    image whether 100 or 1000 examples were requested.
     """
 
     name: str  # data set and part: mnist:test
@@ -48,8 +48,8 @@ class Split:
     y: Int[Tensor, "N"]
     numbers: tuple[int, ...]  # the place of each example in the whole part
     classes: int
-    origin: "Split | None" = None  # the whole part that it was cut from; None where it is whole itself
-    class_names: Mapping[str, int] = field(default_factory=dict)  # the label of each, where the data name them
+    origin: "Split | None" = None  # the whole part that this is cut from; None if it is whole itself
+    class_names: Mapping[str, int] = field(default_factory=dict)  # the label of each class, if the data name them
 
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":
@@ -58,7 +58,7 @@ class Split:
 
     @property
     def uncut(self) -> "Split":
-        """The whole part: the same for all halves and shards of it."""
+        """The whole part, which is the same for all its halves and shards."""
         return self if self.origin is None else self.origin
 
     def __len__(self) -> int:
@@ -66,11 +66,11 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Channels, height, width."""
+        """The shape of an image: channels, height, width."""
         return tuple(self.x.shape[1:])
 
     def part(self, text: str) -> "Split":
-        """`100` is the first hundred examples, `20:50` those in rows 20 to 49. Raises UserError as `rows_of` does."""
+        """The examples that `100` (the first hundred) or `20:50` selects. Raises UserError as `rows_of` does."""
         return self.take(rows_of(text, self))
 
     def take(self, rows: Sequence[int]) -> "Split":
@@ -84,7 +84,7 @@ class Split:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """One hash per example, of its label and its pixels as float32."""
+        """One hash for each example, of its label and its pixels as float32."""
         pixels = self.x.to("cpu", torch.float32).contiguous().numpy()
         labels = self.y.tolist()
         return tuple(
@@ -100,11 +100,11 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Undecoded:
-    """Examples that are decoded when they are taken, so that a hundred of a million files cost a hundred."""
+    """Examples that are decoded on access, so that a hundred out of a million files cost a hundred."""
 
     name: str
     count: int
-    decode: Callable[[Sequence[int]], Split]  # the examples in these rows, numbered by them
+    decode: Callable[[Sequence[int]], Split]  # returns the examples in these rows, numbered by their rows
 
     def __len__(self) -> int:
         return self.count
@@ -115,7 +115,7 @@ class Undecoded:
         return range(self.count)
 
     def part(self, text: str) -> Split:
-        """The rows that `100` or `20:50` names."""
+        """The examples that `100` or `20:50` selects."""
         return self.decode(rows_of(text, self))
 
     def take(self, rows: Sequence[int]) -> Split:

@@ -26,9 +26,12 @@ else:
 
 HERE = Path(__file__).parent
 
-OWN_THREATS, OWN_ATTACKS = "own threats", "own attacks"  # after its name, where the command line replaced them
+OWN_THREATS, OWN_ATTACKS = (
+    "own threats",
+    "own attacks",
+)  # appended to a protocol's name if the command line replaced them
 
-# Of threats that a protocol does not speak of.
+# Attacks for threats that a protocol does not mention.
 USUAL = {
     "l0": ["pointwise"],
     "rt": ["grid"],
@@ -39,7 +42,7 @@ USUAL = {
 
 @dataclass(frozen=True)
 class AttackChoice:
-    """An attack with how often it starts afresh on each example."""
+    """An attack, with its number of restarts on each example."""
 
     label: str  # what tables call it; unique within its threat
     attack: AnyAttack
@@ -48,7 +51,7 @@ class AttackChoice:
 
 @dataclass(frozen=True)
 class ThreatChoice:
-    """A threat model with the attacks to try on it, cheapest first."""
+    """A threat model with its attacks, cheapest first."""
 
     threat: ThreatModel
     attacks: tuple[AttackChoice, ...]
@@ -56,35 +59,35 @@ class ThreatChoice:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What an evaluation asks, apart from the model."""
+    """Everything that defines an evaluation, except the model."""
 
     name: str
     description: str
-    data: str  # the data set it was made for; empty: any
+    data: str  # the data set it is made for; empty: any
     examples: str | None  # a count or slice, as --examples takes it; None: all
     seed: int
     threats: tuple[ThreatChoice, ...]
-    eot: int | None = None  # passes over which a search averages, of models that answer at random; None: the usual
+    eot: int | None = None  # passes to average over, for stochastic models; None: the default
 
     def __post_init__(self) -> None:
         if self.eot is not None and self.eot < 1:
-            raise UserError(f"eot = {self.eot} is no number of passes; it needs a whole number, at least 1")
+            raise UserError(f"eot = {self.eot} is no number of passes; it must be a whole number, at least 1")
         labels = (attack.label for choice in self.threats for attack in choice.attacks)
         if strange := next((name for name in (self.name, self.data, *labels) if not name.isprintable()), None):
-            raise UserError(f"the name {strange[:100]!a} holds characters that cannot be shown; write another")
+            raise UserError(f"the name {strange[:100]!a} contains unprintable characters; choose another")
         texts = [str(choice.threat) for choice in self.threats]
         if twice := next((t for t in texts if texts.count(t) > 1), None):
             raise UserError(f"the threat {twice} is named twice; name it once, with all its attacks")
 
     def with_threats(self, texts: Sequence[str], *, bare: bool = False) -> "Protocol":
-        """Other threats, each with the attacks this protocol uses under the same norm; with none where `bare`."""
+        """This protocol with other threats, each with its attacks for the same norm; without attacks if `bare`."""
         chosen = [ThreatChoice(threats.parse(text), ()) if bare else self._choice(text) for text in texts]
         return replace(self, name=f"{self.name}, {OWN_THREATS}", threats=tuple(chosen))
 
     def with_attacks(self, named: Sequence[AttackGiven]) -> "Protocol":
-        """Other attacks, each on every threat it can attack: texts, classes or instances that the user names.
+        """This protocol with other attacks, each on every threat it can attack. Runs the code of files in `named`.
 
-        Runs the code of files that these texts name. Raises UserError for a threat that none attacks.
+        Raises UserError for a threat that no attack fits, and for an attack that fits no threat.
         """
         entries = [_entry(attack) for attack in named]
         for entry in entries:
@@ -110,7 +113,7 @@ class Protocol:
 
 
 def names() -> list[str]:
-    """The protocols that come with robench."""
+    """The names of the bundled protocols."""
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
@@ -119,7 +122,7 @@ def load(text: str, data: str) -> Protocol:
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
-            raise UserError(f"there is no protocol file {text}; `robench list protocols` lists those that come along")
+            raise UserError(f"there is no protocol file {text}; `robench list protocols` lists the bundled ones")
         return read(path)
     if text == "standard" and f"standard-{data}" in names():
         text = f"standard-{data}"
@@ -129,12 +132,12 @@ def load(text: str, data: str) -> Protocol:
 
 
 def default_name(data: str) -> str:
-    """What is asked when nothing is named: `quick` for digits, else the data set's `standard`."""
+    """The default protocol: `quick` for digits, else the data set's `standard`."""
     return "quick" if data == "digits" else "standard"
 
 
 def read(path: Path) -> Protocol:
-    """A protocol from its file. Raises UserError naming the file and the entry that is wrong."""
+    """A protocol from its file. Raises UserError with the file and the wrong entry."""
     try:
         with open(path, "rb") as f:
             table = tomllib.load(f)
@@ -172,13 +175,13 @@ def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
 
 
 def _those_for(threat: ThreatModel) -> str:
-    """What to type to attack it."""
+    """A hint: the attacks to type for this threat."""
     names = [name for name, attack in ATTACKS.items() if threat.name in attack.threats]
     return f"name some with --attack ({', '.join(names)})"
 
 
 def _entry(named: AttackGiven) -> Entry:
-    """An attack that the user names, as a protocol writes it; one of the user's own as the attack itself."""
+    """An attack that the user names as an entry of a protocol; an attack of the user's own is an instance in it."""
     if not isinstance(named, str) or own_attack.names_file(named):
         attack, label, of_plan = own_attack.from_user(named)
         return {"attack": attack, "label": label, **of_plan}
@@ -193,7 +196,7 @@ def _name(entry: Entry) -> str:
 
 
 def _attacked(entry: Entry) -> Sequence[str]:
-    """The threats that the attack, or the suite, attacks."""
+    """The names of the threats that the attack, or the suite, attacks."""
     if isinstance(entry["attack"], Attack):
         return entry["attack"].threats
     name = str(entry["attack"])
@@ -237,7 +240,7 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
-    """Labels made unique by numbering: pgd, pgd-2."""
+    """The choices with labels made unique by numbers: pgd, pgd-2."""
     unique: list[AttackChoice] = []
     for choice in choices:
         taken = {other.label for other in unique}

@@ -1,4 +1,4 @@
-"""What a protocol costs before it is run: questions to the model, and seconds at the model's own rate."""
+"""The cost of a protocol before it runs: queries of the model, and seconds at the model's measured rate."""
 
 import statistics
 import time
@@ -10,59 +10,57 @@ import torch
 from ..problem.classifier import Classifier, arithmetic
 from . import AttackChoice, Protocol, ThreatChoice
 
-ROWS = 64  # asked at once when the rate is measured
-TIMED = 3  # passes, after one that does not count
+ROWS = 64  # of a batch when the rate is measured
+TIMED = 3  # timed passes, after one for warming up
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Questions about one example that stands to the end; one that falls costs less."""
+    """Queries for an example that no attack breaks; broken examples cost less."""
 
-    gradients: int  # forward and backward
-    forwards: int  # forward alone
+    gradients: int  # forward and backward passes
+    forwards: int  # forward passes alone
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.gradients + other.gradients, self.forwards + other.forwards)
 
     def __str__(self) -> str:
-        told = ((self.gradients, "gradients"), (self.forwards, "forward passes"))
-        return " and ".join(f"{count:,} {what}" for count, what in told if count) or "nothing"
+        counts = ((self.gradients, "gradients"), (self.forwards, "forward passes"))
+        return " and ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing"
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Rows per second through the model here."""
+    """Rows per second of the model on this machine."""
 
     gradients: float
     forwards: float
 
     def seconds(self, cost: Cost) -> float:
-        """How long these questions take, the attacks' own arithmetic aside."""
+        """The duration of these queries, without the attacks' own arithmetic."""
         return cost.gradients / self.gradients + cost.forwards / self.forwards
 
 
 def planned_items(choice: AttackChoice, classes: int) -> int:
-    """How many searches an attack makes on each example it cannot break."""
+    """The number of searches of an attack on each example that it cannot break."""
     return choice.restarts * max(1, min(choice.attack.targets, classes - 1))
 
 
 def of_attack(threat: ThreatChoice, choice: AttackChoice, classes: int) -> Cost:
-    """An attack with all its restarts and targets."""
-    questions = (
-        planned_items(choice, classes) * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step
-    )
-    return Cost(questions, 0) if choice.attack.reads == "gradients" else Cost(0, questions)
+    """The cost of an attack with all its restarts and targets."""
+    queries = planned_items(choice, classes) * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step
+    return Cost(queries, 0) if choice.attack.reads == "gradients" else Cost(0, queries)
 
 
 def of_protocol(protocol: Protocol, classes: int) -> Cost:
-    """Every attack under every threat."""
+    """The cost of every attack under every threat."""
     every = (of_attack(threat, choice, classes) for threat in protocol.threats for choice in threat.attacks)
     return sum(every, start=Cost(0, 0))
 
 
-def measured_rate(classifier: Classifier) -> Rate:
-    """Timed on grey images, in float32."""
-    x = torch.full((ROWS, *classifier.shape), 0.5, device=classifier.device)
+def measured_rate(classifier: Classifier, rows: int = ROWS) -> Rate:
+    """The rate in batches of grey images, in float32."""
+    x = torch.full((rows, *classifier.shape), 0.5, device=classifier.device)
 
     def gradient() -> None:
         leaf = x.clone().requires_grad_()
@@ -72,15 +70,15 @@ def measured_rate(classifier: Classifier) -> Rate:
         with torch.no_grad():
             classifier(x)
 
-    def rate(ask: Callable[[], None]) -> float:
+    def rate(query: Callable[[], None]) -> float:
         taken = []
         for _ in range(TIMED + 1):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             with arithmetic(x.device):
-                ask()
+                query()
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
-            taken.append(time.perf_counter() - begun)
-        return ROWS / statistics.median(taken[1:])
+            taken.append(time.perf_counter() - start)
+        return rows / statistics.median(taken[1:])
 
     return Rate(rate(gradient), rate(forward))

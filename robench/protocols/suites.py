@@ -1,4 +1,4 @@
-"""Several attacks under one name."""
+"""Suites: several attacks under one name."""
 
 from typing import Any
 
@@ -34,12 +34,12 @@ ABOUT = {
 
 
 def attacked(name: str) -> list[str]:
-    """The threats a suite has attacks for."""
+    """The threats that a suite has attacks for."""
     return list(SUITES[name])
 
 
 def expanded(entry: Entry, threat: str) -> list[Entry]:
-    """The attacks of a suite under a threat, or the entry itself where it names a single attack."""
+    """The attacks of a suite under a threat; the entry itself if it names a single attack."""
     suite = SUITES.get(str(entry["attack"]))
     if suite is None:
         return [entry]

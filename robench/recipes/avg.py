@@ -1,5 +1,7 @@
 """Adversarial training on all threats at once, Tramèr and Boneh 2019, section 3. https://arxiv.org/abs/1904.13000
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train avg --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-adv-avg
 """
 
@@ -13,9 +15,9 @@ from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_en
 
 @dataclass(frozen=True)
 class Average(AdversarialTraining):
-    """Every batch is attacked under every threat, and one step goes down the mean loss over all: Adv_avg.
+    """Every batch is attacked under every threat, and one step minimises the mean loss over all: Adv_avg.
 
-    As in the authors' code: one joint batch, K times as large, without the images themselves.
+    As in the authors' code, all adversarial images form one batch, without the clean images.
     """
 
     name: ClassVar[str] = "avg"

@@ -1,4 +1,4 @@
-"""From a recipe to a model with its card."""
+"""Trains a model by a recipe, and writes its weights and card."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -30,35 +30,36 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def default_architecture(data: str) -> str:
-    """The network that suits a data set."""
+    """The default network for a data set."""
     return {"digits": "digits-cnn", "mnist": "madry-mnist", "fashion-mnist": "madry-mnist"}.get(data, "preactresnet18")
 
 
 @dataclass(frozen=True)
 class Order:
-    """A model to be made."""
+    """The description of a model to train."""
 
     recipe: Recipe
     threats: tuple[ThreatModel, ...]
     data: str  # name of the data set
-    architecture: str  # a registered name, or a factory as it was typed
+    architecture: str  # a registered name, or a factory as the user typed it
     seed: int
-    out: Path  # without suffix: OUT.safetensors and OUT.toml will appear
+    out: Path  # without suffix, for OUT.safetensors and OUT.toml
     command: str
-    half: bool = False  # keep the weights as float16
-    validation: int = 0  # so many training images are kept out, to see how the model does on them
+    half: bool = False  # save the weights as float16
+    validation: int = 0  # the number of training images held out for validation
     precision: str = "float32"  # of the network's matrix products in training
-    start: str = ""  # a model to go on from, by its name or file; without one, fresh weights
+    start: str = ""  # name or file of a model whose weights to start from; empty: random weights
     commit: str = ""  # of robench, for the card
-    hardware: str = ""  # it is trained on, for the card
-    compiled: bool = False  # the network's passes, by torch.compile
-    restarted: bool = False  # whatever is there already, of this training or of another
+    hardware: str = ""  # for the card
+    compiled: bool = False  # run the network with torch.compile
+    restarted: bool = False  # ignore and replace existing files
 
     @property
     def identity(self) -> str:
-        """What must be equal for a training to go on from a kept state."""
+        """The text that must be equal for a training to resume from a saved state."""
+        recipe = renames.former_recipe(repr(self.recipe))
         threats = "+".join(map(str, self.threats)) or "no attack"
-        text = f"{renames.former_recipe(repr(self.recipe))} against {threats} on {self.data}, {self.canonical}, seed {self.seed}"
+        text = f"{recipe} against {threats} on {self.data}, {self.canonical}, seed {self.seed}"
         return text + "".join(f", {name}={value!r}" for name, value in self.later.items())
 
     @property
@@ -73,7 +74,7 @@ class Order:
 
     @property
     def later(self) -> dict[str, Any]:
-        """What can be asked for since the first states were kept, where it was: nothing else tells of it."""
+        """Options that older saved states lack, if they differ from the defaults; `identity` includes only these."""
         late = [f for f in fields(self.recipe) if not f.repr]
         changed = {f.name: getattr(self.recipe, f.name) for f in late if getattr(self.recipe, f.name) != f.default}
         if self.start:
@@ -84,17 +85,17 @@ class Order:
 
     @property
     def weights(self) -> Path:
-        """Where the trained network goes."""
+        """The file of the trained weights."""
         return self.out.with_name(self.out.name + ".safetensors")
 
     @property
     def card(self) -> Path:
-        """Where what was done to make it is told."""
+        """The file of the card."""
         return self.out.with_name(self.out.name + ".toml")
 
     @property
     def state(self) -> Path:
-        """Where an unfinished training is kept."""
+        """The file of the state of an unfinished training."""
         return self.out.with_name(self.out.name + ".training")
 
 
@@ -103,24 +104,23 @@ def make(
     split: Split,
     device: torch.device,
     report: Report,
-    looked: Callable[[ValidationCheck], None] = lambda _: None,
+    checked: Callable[[ValidationCheck], None] = lambda _: None,
 ) -> Card:
-    """Train, then write weights and card. Called again after a kill, it goes on from the last kept state.
+    """Trains the model, then writes weights and card. Another call after a kill resumes from the last saved state.
 
-    A model that was made by the same order is left as it is. `looked` is told what is seen on the images that the
-    order keeps out.
+    If the same order has made the model before, nothing changes. `checked` receives every validation check.
     """
     recipe = order.recipe
     _check(order, split)
     if order.restarted:
         order.state.unlink(missing_ok=True)
-    elif (there := _made(order, split)) is not None:
-        return there
+    elif (made := _made(order, split)) is not None:
+        return made
     try:
         order.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
-    torch.manual_seed(order.seed)  # the one place where weights are drawn
+    torch.manual_seed(order.seed)  # the only place where weights are sampled
     module = _network(order, split)
     if order.start:
         module.load_state_dict(_weights(order, split))
@@ -133,8 +133,8 @@ def make(
     without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
     if order.validation:
-        Validation.of(recipe, order.threats, training, split.take(sorted(without)), looked)
-    # Deterministic, that a training which is resumed ends the same.
+        Validation.of(recipe, order.threats, training, split.take(sorted(without)), checked)
+    # Deterministic, so that a resumed training ends the same.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True), _compilable():
         recipe.train(training, data, order.threats)
 
@@ -161,13 +161,13 @@ def make(
 
 
 def usual_validation(examples: int) -> int:
-    """How many images to keep out where nobody says: enough to see a fall, too few to be missed."""
+    """The default number of held-out images: enough to detect overfitting, too few to weaken the training."""
     return min(200, examples // 20) if examples >= 1000 else 0
 
 
 @contextmanager
 def _compilable() -> Iterator[None]:
-    """Raises UserError where torch.compile, at work from the first pass on, finds no compiler or does not know how."""
+    """Raises UserError if torch.compile, which runs in the first pass, fails or finds no compiler."""
     try:
         yield
     except Exception as error:  # of many classes, in modules without a public name
@@ -178,9 +178,9 @@ def _compilable() -> Iterator[None]:
 
 
 class InBFloat16(nn.Module):
-    """A module whose convolutions and matrix products are made in bfloat16; weights, answers and the rest are float32.
+    """A module whose convolutions and matrix products run in bfloat16; weights, logits and the rest are float32.
 
-    Autocast is entered anew in every pass: within one it keeps the rounded weights, which the optimiser then moves.
+    Every pass enters autocast again: within one context it caches the rounded weights, which the optimiser changes.
     """
 
     def __init__(self, module: nn.Module):
@@ -194,7 +194,7 @@ class InBFloat16(nn.Module):
 
 
 def _network(order: Order, split: Split) -> nn.Module:
-    """The network with fresh weights. Raises UserError where the images do not suit it, or it cannot be trained."""
+    """The network with random weights. Raises UserError if the images do not fit it, or it cannot be trained."""
     if not order.factory:
         return ARCHITECTURES[order.architecture].build(split.shape, split.classes)
     network = factories.build(order.architecture, split.shape, split.classes).float()
@@ -204,27 +204,25 @@ def _network(order: Order, split: Split) -> nn.Module:
     except Exception as error:  # whatever the user's code raises
         raise UserError(f"--arch {order.architecture} fails in training with {described(error)}") from error
     if not isinstance(logits, Tensor):
-        raise UserError(
-            f"--arch {order.architecture} answers with {type(logits).__name__} in training, not with one tensor"
-        )
+        raise UserError(f"--arch {order.architecture} returns {type(logits).__name__} in training, not one tensor")
     if not any(weight.requires_grad for weight in network.parameters()):
         raise UserError(f"--arch {order.architecture} has no weights to train")
     return network.train()
 
 
 def _lay_out(module: nn.Module, order: Order, split: Split) -> None:
-    """Puts the channels last in memory, half as fast again on a CPU, unless the user's own network does not bear it."""
+    """Uses channels-last memory, 1.5 times as fast on a CPU, unless the user's own network fails with it."""
     convert_conv2d_weight_memory_format(module, torch.channels_last)
     if order.factory:
         device = next(module.parameters()).device
         try:
             copy.deepcopy(module).train()(torch.rand(2, *split.shape, device=device))
-        except RuntimeError:  # a view of maps, as if their channels came first
+        except RuntimeError:  # it views feature maps as if their channels came first
             convert_conv2d_weight_memory_format(module, torch.contiguous_format)
 
 
 def _check(order: Order, split: Split) -> None:
-    """Raises UserError for what cannot be trained."""
+    """Raises UserError if the order cannot be trained."""
     names.check(order.out.name, f"--out {order.out} calls the model")
     order.recipe.check(order.threats)
     for place, threat in enumerate(order.threats):
@@ -235,13 +233,13 @@ def _check(order: Order, split: Split) -> None:
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)
     if order.compiled and order.recipe.twice_differentiated:
-        raise UserError(f"{order.recipe.name} asks for second derivatives, which compiled code has not; --no-compile")
+        raise UserError(
+            f"{order.recipe.name} needs second derivatives, which compiled code does not support; use --no-compile"
+        )
     if order.start and checkpoints.locate(order.start)[0].resolve() == order.weights.resolve():
         raise UserError(f"--out {order.out} would overwrite the model that --from starts from; choose another --out")
     if split.y.min() == split.y.max():
-        raise UserError(
-            f"the images of {split.name} are all of one class; there is nothing to learn from fewer than two"
-        )
+        raise UserError(f"the images of {split.name} are all of one class; training needs at least two")
     for threat in order.threats:
         if boundless(threat, split.shape):
             raise UserError(
@@ -251,7 +249,7 @@ def _check(order: Order, split: Split) -> None:
 
 
 def _card(order: Order, split: Split) -> Card:
-    """As far as the order decides it."""
+    """The part of the card that the order determines."""
     return Card(
         name=order.out.name,
         data=order.data,
@@ -271,13 +269,13 @@ def _card(order: Order, split: Split) -> Card:
 
 
 def _minutes_before(order: Order) -> float | None:
-    """Of the training of the model to go on from, where its card tells."""
+    """The training time of the model to start from, in minutes, if its card has it."""
     card = checkpoints.locate(order.start)[1] if order.start else None
     return minutes_in_all(card) if card is not None else None
 
 
 def _made(order: Order, split: Split) -> Card | None:
-    """The card of the model that this very order has made before. Raises UserError where there is another model."""
+    """The card of the model if the same order has made it before. Raises UserError if another model is there."""
     if not order.weights.exists() or order.state.exists():
         return None
     if order.card.exists():
@@ -288,38 +286,38 @@ def _made(order: Order, split: Split) -> Card | None:
             if checkpoints.is_half(order.weights) == order.half:
                 return card
     raise UserError(
-        f"{order.weights} is there already, and is not what this command makes; choose another --out, or replace it "
-        "with --no-resume"
+        f"{order.weights} exists already and was not made by this command; choose another --out, or replace it with "
+        "--no-resume"
     )
 
 
 def _plain(value: object) -> bytes:
-    """The same for what a card was given and what is read of it again."""
+    """A form that is equal for the values of a card and for those read from its file."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 def _weights(order: Order, split: Split) -> dict[str, Tensor]:
-    """Of the model to go on from. Raises UserError where it is of another kind."""
+    """The weights of the model to start from. Raises UserError if its architecture or normalisation differs."""
     arch = order.architecture if order.factory else None
-    begun = checkpoints.load(order.start, arch=arch, shape=split.shape, classes=split.classes).classifier
-    if begun.architecture != order.canonical:
-        raise UserError(f"{order.start} is a {begun.architecture}, not a {order.canonical}; --arch says which to train")
-    if begun.normalisation != "none":
+    start = checkpoints.load(order.start, arch=arch, shape=split.shape, classes=split.classes).classifier
+    if start.architecture != order.canonical:
+        raise UserError(f"{order.start} is a {start.architecture}, not a {order.canonical}; set --arch")
+    if start.normalisation != "none":
         raise UserError(
             f"{order.start} normalises its images, and recipes train on pixels in [0, 1]; train a new model"
         )
-    return begun.module.state_dict()
+    return start.module.state_dict()
 
 
 def _settings(order: Order) -> dict[str, Any]:
-    """For the card: the numbers that its seed was not drawn for."""
+    """The settings for the card."""
     used = [f for f in fields(order.recipe) if f.repr and f.name not in order.recipe.unused()]
     settings = {f.name: getattr(order.recipe, f.name) for f in used}
     return settings | order.later | {"threats": [str(threat) for threat in order.threats]}
 
 
 def _seen(training: Training, examples: int) -> dict[str, Any]:
-    """The last look at the images kept out, for the card."""
+    """The last validation check, for the card."""
     if not examples:
         return {}
     _, clean, robust, _ = training.memory[CHECKS_KEY][-1].tolist()

@@ -1,5 +1,7 @@
 """Adversarial training on the worst threat, Tramèr and Boneh 2019, section 3. https://arxiv.org/abs/1904.13000
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train max --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-adv-max
 """
 
@@ -13,7 +15,7 @@ from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_en
 
 @dataclass(frozen=True)
 class Maximum(AdversarialTraining):
-    """Every batch is attacked under every threat, and each example keeps what raised its loss most: Adv_max.
+    """Every batch is attacked under every threat, and training uses the worst image of each example: Adv_max.
 
     The losses are compared in inference mode, as in the authors' code.
     """

@@ -1,11 +1,13 @@
 """MNG-AC, Madaan et al. 2021, section 4, algorithm 1. https://proceedings.mlr.press/v139/madaan21a.html
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train mng_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-mng-ac
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +19,32 @@ from ..problem.shapes import Inputs, Keys, Labels, per_example
 from ..problem.threats import L1, Ball
 from ..search.attack import Batch
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .sat_ac import consistent
 
-KERNELS = (1, 3, 1, 1)  # of the generator's convolutions
-MAPS = 20  # between them
-MOMENTUM, DECAY = 0.9, 5e-4  # of the generator's steps, as in the authors' code
-META_NOISE, FRESH_NOISE = 1, 2  # draws; the attack has draw 0
+KERNELS = (1, 3, 1, 1)  # kernel sizes of the generator's convolutions
+MAPS = 20  # feature maps between them
+MOMENTUM, DECAY = 0.9, 5e-4  # of the generator's updates, as in the authors' code
+META_NOISE, FRESH_NOISE = 1, 2  # restarts as keys of noise; the attack has 0
 
 Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class MetaNoiseGenerator(AdversarialTraining):
-    """SAT with consistency, whose noise is made by a generator that learns to make the next step help.
+    """SAT with consistency, with noise from a generator that is trained to improve the classifier's next step.
 
-    One step: a threat is drawn and the batch attacked; the classifier takes a trial step of rate `alpha` down the loss
-    of the noisy images (equation 9); the generator goes down the loss of the attacked ones *after* that trial step, by
-    the exact gradient through it (10); the classifier goes down the loss of the attacked images plus `beta` times the
-    divergence among clean, attacked and newly noisy ones (7, 11). The trial step is in train mode, and forgotten.
+    One step samples a threat and attacks the batch. Then the classifier takes a trial step of rate `alpha` on the loss
+    of the noisy images (equation 9). The generator minimises the loss of the attacked images *after* that trial step,
+    by the exact gradient through it (10). Finally the classifier minimises the loss of the attacked images plus `beta`
+    times the divergence among clean, attacked and new noisy images (7, 11). The trial step is in train mode and undone.
 
-    The paper's text and its code differ. Here the generator sees the image, as the text says (6), and what it makes is
-    scaled to the ball before it is projected onto it. In the code it sees noise alone (`--set generator=noise`), and
-    makes noise of unit scale (`--set noise_unit=pixel`), of which a small ball of l_inf clips nearly all, and with it
-    the gradient. In the code the adversary is in train mode too (`--set bn_train_attack=true`), one falling rate of at
-    most 0.21 serves all three updates, and noise under l_2 is stretched to the very radius. Beta is the code's; the
-    text gives none.
+    The paper and its code differ. Here the generator sees the image, as in the paper (6), and its output is scaled to
+    the ball before the projection. In the code it sees noise only (`--set generator=noise`) and its output has unit
+    scale (`--set noise_unit=pixel`): a small l_inf ball clips nearly all of that, and with it the gradient. In the code
+    the attack runs in train mode too (`--set bn_train_attack=true`), a single decaying rate of at most 0.21 serves all
+    three updates, and noise under l_2 is stretched to the radius. Beta is from the code; the paper gives none.
     """
 
     name: ClassVar[str] = "mng_ac"
@@ -50,29 +52,24 @@ class MetaNoiseGenerator(AdversarialTraining):
         "meta-learned noise and consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "generator": ("image", "noise"),  # what it sees: noise and the image, or noise alone
-        "noise_unit": ("radius", "pixel"),  # of what it makes, before the projection
-    }
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
     twice_differentiated: ClassVar[bool] = True
 
-    beta: float = 12.0  # of the divergence
-    alpha: float = 0.1  # the rate of trial step and generator
-    generator: str = "image"
-    noise_unit: str = "radius"
+    beta: NonNegative = 12.0  # weight of the divergence
+    alpha: Positive = 0.1  # learning rate of the trial step and the generator
+    generator: Literal["image", "noise"] = "image"  # its input: noise and the image, or noise only
+    noise_unit: Literal["radius", "pixel"] = "radius"  # scale of its output, before the projection
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]
-        assert isinstance(threat, Ball), "check() has seen it"
+        assert isinstance(threat, Ball), "see check()"
         x_adv = self.images(step, threat)
         self.improve(step, threat, x_adv)
         x_aug = self.noisy(step.batch, threat, remembered(step, "weights"), FRESH_NOISE)
         return consistent(step, x_adv, x_aug, self.beta)
 
     def improve(self, step: TrainingStep, threat: Ball, x_adv: Inputs) -> None:
-        """A step of the generator, in the training's memory: equation 10, with momentum and decay."""
+        """One update of the generator in the memory of the training: equation 10, with momentum and decay."""
         weights = remembered(step, "weights") or self.fresh(step.batch)
         speed = remembered(step, "speed") or {key: torch.zeros_like(weight) for key, weight in weights.items()}
         gradient = self.meta_gradient(step, threat, x_adv, weights)
@@ -81,9 +78,9 @@ class MetaNoiseGenerator(AdversarialTraining):
             step.memory[f"weights.{key}"] = weight - self.alpha * step.memory[f"speed.{key}"]
 
     def meta_gradient(self, step: TrainingStep, threat: Ball, x_adv: Inputs, weights: Weights) -> Weights:
-        """Of the loss on the attacked images after the trial step, by the generator's weights; exact, second order."""
+        """The exact gradient of the attacked images' loss after the trial step, by the generator's weights."""
         module, batch = step.module.train(), step.batch
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # the trial leaves no trace
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # the trial step changes copies
         parameters = dict(module.named_parameters())
         weights = {key: weight.detach().requires_grad_() for key, weight in weights.items()}
         with torch.enable_grad():
@@ -99,17 +96,17 @@ class MetaNoiseGenerator(AdversarialTraining):
         return dict(zip(weights, gradient, strict=True))
 
     def noisy(self, batch: Batch, threat: Ball, weights: Weights, restart: int) -> Inputs:
-        """The images with what the generator makes of this draw, on the ball: equation 6."""
+        """The images plus the generator's noise for this restart, projected onto the ball: equation 6."""
         canvas = F.pad(batch.x, [1] * 4)
         noise = normal(batch.keys, restart, canvas)
         seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
         made = noise[..., 1:-1, 1:-1] + generated(weights, seen)
-        if self.noise_unit == "radius":  # as large as the noise itself is where it just fits the ball
+        if self.noise_unit == "radius":  # the scale at which the input noise just fits the ball
             made = made * per_example(threat.r / threat.size(noise[..., 1:-1, 1:-1]), made)
         return batch.x + projected(threat, made, batch.x)
 
     def fresh(self, batch: Batch) -> Weights:
-        """Weights to begin with."""
+        """The initial weights of the generator."""
         channels = batch.x.shape[1]
         return fresh_weights(channels * (2 if self.generator == "image" else 1), channels, batch.keys[:1], batch.x)
 
@@ -120,17 +117,17 @@ def _loss(module: nn.Module, state: Weights, x: Inputs, y: Labels) -> Tensor:
 
 
 def remembered(step: TrainingStep, what: str) -> Weights:
-    """What is kept, where the images are: a state that is gone on from may come from another device."""
-    return {key: value.to(step.batch.x.device) for key, value in kept(step.memory, what).items()}
+    """The tensors of this name in memory, on the device of the images: a resumed state may come from another one."""
+    return {key: value.to(step.batch.x.device) for key, value in stored(step.memory, what).items()}
 
 
-def kept(memory: Mapping[str, Tensor], what: str) -> Weights:
-    """The generator's weights, or their speed, out of the training's memory; empty before the first step."""
+def stored(memory: Mapping[str, Tensor], what: str) -> Weights:
+    """The generator's weights, or their momentum, from the memory of the training; empty before the first step."""
     return {key.partition(".")[2]: value for key, value in memory.items() if key.startswith(f"{what}.")}
 
 
 def generated(weights: Weights, seen: Tensor) -> Tensor:
-    """Four convolutions with leaky ReLU between; the answer is a pixel narrower on each side."""
+    """The output of four convolutions with leaky ReLU between; it is one pixel narrower on each side."""
     for layer in range(len(KERNELS)):
         seen = seen if layer == 0 else F.leaky_relu(seen)
         seen = F.conv2d(seen, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
@@ -138,7 +135,7 @@ def generated(weights: Weights, seen: Tensor) -> Tensor:
 
 
 def fresh_weights(inputs: int, outputs: int, key: Keys, like: Tensor) -> Weights:
-    """He's initialisation by what goes out, as in the authors' code, from noise that belongs to the key."""
+    """He initialisation by fan-out, as in the authors' code, from the noise of this key."""
     widths = (inputs, *[MAPS] * (len(KERNELS) - 1), outputs)
     weights = {}
     for layer, (kernel, come, go) in enumerate(zip(KERNELS, widths, widths[1:], strict=False)):
@@ -149,7 +146,7 @@ def fresh_weights(inputs: int, outputs: int, key: Keys, like: Tensor) -> Weights
 
 
 def projected(threat: Ball, delta: Inputs, x: Inputs) -> Inputs:
-    """`threat.project`, which under l_1 writes into its own tensors, in a form with a gradient."""
+    """`threat.project` in a differentiable form; under l_1 the method itself works in place."""
     if not isinstance(threat, L1):
         return threat.project(delta, x)
     size = delta.flatten(1).abs()

@@ -1,4 +1,4 @@
-"""Plain training: no attack.
+"""Plain training without an attack. `Nat.train` below is the loop.
 
 robench train nat --data digits --out digits-nat
 """
@@ -10,13 +10,14 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..problem.threats import ThreatModel
+from ..settings import Count, Positive
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
 
 
 @dataclass(frozen=True)
 class Nat(Recipe):
-    """Plain training with Adam, the rate cut to a tenth half way; Tramèr and Boneh 2019, Nat."""
+    """Plain training with Adam; the learning rate falls to a tenth half way: Nat of Tramèr and Boneh 2019."""
 
     name: ClassVar[str] = "nat"
     source: ClassVar[str] = "plain training, as Nat in Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
@@ -25,9 +26,9 @@ class Nat(Recipe):
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
     }
 
-    steps: int = 6000
-    batch: int = 100
-    lr: float = 1e-3
+    steps: Count = 6000
+    batch: Count = 100
+    lr: Positive = 1e-3
     augment: bool = False
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:

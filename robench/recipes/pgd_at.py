@@ -1,5 +1,7 @@
 """Adversarial training with PGD, Madry et al. 2018. https://arxiv.org/abs/1706.06083
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train pgd_at --data mnist --threat linf:0.3 --out mnist-adv-linf
 """
 
@@ -12,7 +14,7 @@ from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_en
 
 @dataclass(frozen=True)
 class PGDAdversarialTraining(AdversarialTraining):
-    """Trains on what PGD makes of each batch."""
+    """Training on PGD's adversarial images of each batch."""
 
     name: ClassVar[str] = "pgd_at"
     source: ClassVar[str] = "PGD adversarial training, Madry et al. 2018, https://arxiv.org/abs/1706.06083"

@@ -1,40 +1,42 @@
-"""What every recipe is."""
+"""The interface of recipes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from .. import settings
 from ..problem.threats import ThreatModel
+from ..settings import Count
 from .training import Training, TrainingData
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """A way to train a module: a frozen dataclass of numbers, and a loop."""
+    """A training method: a frozen dataclass of settings, and a training loop."""
 
     name: ClassVar[str]
     source: ClassVar[str]  # method, paper, link: the line of `robench list recipes`
-    presets: ClassVar[dict[str, dict[str, Any]]]  # by data set, where its numbers differ from the defaults
+    presets: ClassVar[dict[str, dict[str, Any]]]  # settings by data set, if they differ from the defaults
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by setting, where it is one of a few names
-    max_one: ClassVar[tuple[str, ...]] = ()  # settings that are at most 1
-    may_be_zero: ClassVar[tuple[str, ...]] = ()  # all others are above 0
-    twice_differentiated: ClassVar[bool] = False  # it asks for gradients of gradients, which compiled code has not
+    twice_differentiated: ClassVar[bool] = False  # it needs second derivatives, which compiled code does not support
 
-    steps: int  # of the optimiser
-    batch: int  # images per step
+    steps: Count  # of the optimiser
+    batch: Count  # images per step
     augment: bool
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a setting is out of range."""
+        settings.check(self)
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        """Settings of its family that change nothing here: they are not taken, and no card tells of them."""
+        """Inherited settings that this recipe does not use: it rejects them, and cards do not list them."""
         return ()
 
     @abstractmethod
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
-        """Raises UserError when it cannot train against these threats."""
+        """Raises UserError if it cannot train against these threats."""
 
     @abstractmethod
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
-        """The loop, from where `training` stands to its end."""
+        """Runs the loop, from the current step of `training` to the end."""

@@ -1,5 +1,7 @@
 """Stochastic adversarial training, Madaan et al. 2021, section 4. https://proceedings.mlr.press/v139/madaan21a.html
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train sat --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-sat
 """
 
@@ -11,7 +13,7 @@ from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_en
 
 @dataclass(frozen=True)
 class StochasticAdversarialTraining(AdversarialTraining):
-    """Every batch is attacked under one threat, drawn uniformly: the cost of one threat, however many there are."""
+    """Every batch is attacked under one threat, sampled uniformly: the cost of one threat for any number of them."""
 
     name: ClassVar[str] = "sat"
     source: ClassVar[str] = (

@@ -1,5 +1,7 @@
 """SAT with adversarial consistency, Madaan et al. 2021, table 3. https://proceedings.mlr.press/v139/madaan21a.html
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train sat_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-sat-ac
 """
 
@@ -14,20 +16,21 @@ from ..problem.noise import normal
 from ..problem.shapes import Inputs, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
 
-SECOND_NOISE = 1  # the draw; the attack starts from draw 0, and what is compared with its end is to be independent
+SECOND_NOISE = 1  # key of the noise; the attack starts from noise 0, and this noise must be independent of it
 
 
 @dataclass(frozen=True)
 class AdversarialConsistency(AdversarialTraining):
-    """SAT, and beta times the divergence among the answers to an image, its attacked and its noisy version.
+    """SAT plus beta times the divergence among the predictions for an image, its attacked and its noisy version.
 
-    The noise is standard normal, projected onto the ball of the threat that was drawn: MNG-AC without its generator,
-    the middle row of the paper's ablation. Only the attacked image has a label loss (equation 7).
+    The noise is standard normal, projected onto the ball of the sampled threat: MNG-AC without its generator, the
+    middle row of the paper's ablation. Only the attacked image has a label loss (equation 7).
 
-    There is no published code for this row. Beta is that of the code of MNG-AC; the paper gives none.
+    There is no published code for this row. Beta is from the code of MNG-AC; the paper gives none.
     """
 
     name: ClassVar[str] = "sat_ac"
@@ -36,13 +39,11 @@ class AdversarialConsistency(AdversarialTraining):
     )
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
-
-    beta: float = 12.0  # of the divergence
+    beta: NonNegative = 12.0  # weight of the divergence
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]
-        assert isinstance(threat, Ball), "check() has seen it"
+        assert isinstance(threat, Ball), "see check()"
         x_adv = self.images(step, threat)
         x = step.batch.x
         x_aug = x + threat.project(normal(step.batch.keys, SECOND_NOISE, x), x)
@@ -50,9 +51,9 @@ class AdversarialConsistency(AdversarialTraining):
 
 
 def consistent(step: TrainingStep, x_adv: Inputs, x_aug: Inputs, beta: float) -> StepResult:
-    """Equation 7: cross-entropy of the attacked images, and beta times the divergence of equation 8.
+    """Equation 7: the cross-entropy of the attacked images, plus beta times the divergence of equation 8.
 
-    Each of the three is a batch of its own to batch-norm, as in the code of MNG-AC.
+    Batch-norm sees three separate batches, as in the code of MNG-AC.
     """
     module, batch = step.module, step.batch
     module.train()
@@ -61,8 +62,8 @@ def consistent(step: TrainingStep, x_adv: Inputs, x_aug: Inputs, beta: float) ->
     return StepResult(loss, share_correct(attacked, batch.y))
 
 
-def jensen_shannon(*answers: Logits) -> PerExample:
-    """The mean of Kullback and Leibler's divergences of the answers from their middle, row by row: equation 8."""
-    logs = F.log_softmax(torch.stack(answers), dim=2)
-    middle = logs.logsumexp(dim=0) - log(len(answers))  # of probabilities; in logs no 0 needs a floor
-    return (logs.exp() * (logs - middle)).sum(dim=2).mean(dim=0)
+def jensen_shannon(*logits: Logits) -> PerExample:
+    """The mean Kullback-Leibler divergence of the predictions from their mean, row by row: equation 8."""
+    logs = F.log_softmax(torch.stack(logits), dim=2)
+    mean = logs.logsumexp(dim=0) - log(len(logits))  # log of the mean probabilities; logs need no floor at 0
+    return (logs.exp() * (logs - mean)).sum(dim=2).mean(dim=0)

@@ -1,5 +1,7 @@
 """Adversarial training against rotations and translations, Engstrom et al. 2019. https://arxiv.org/abs/1712.02779
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train spatial_at --data mnist --threat rt:3px,30deg --out mnist-adv-rt
 """
 
@@ -11,10 +13,10 @@ from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_en
 
 @dataclass(frozen=True)
 class SpatialAdversarialTraining(AdversarialTraining):
-    """Trains on the worst of ten random poses of each image; Tramèr and Boneh 2019, Adv_RT."""
+    """Training on the worst of ten random transforms of each image: Adv_RT of Tramèr and Boneh 2019."""
 
     name: ClassVar[str] = "spatial_at"
-    source: ClassVar[str] = "worst of ten random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
+    source: ClassVar[str] = "worst of ten random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     attacked: ClassVar[tuple[str, ...]] = ("rt",)
     several: ClassVar[bool] = False
 

@@ -1,5 +1,7 @@
 """TRADES, Zhang et al. 2019. https://arxiv.org/abs/1901.08573
 
+`AdversarialTraining.train` in adversarial.py runs the loop and calls `train_step` on every batch.
+
 robench train trades --data mnist --threat linf:0.3 --out mnist-trades
 """
 
@@ -15,6 +17,7 @@ from ..problem.shapes import Inputs, Labels, Logits, PerExample
 from ..problem.threats import Ball
 from ..search.attack import State, differentiate
 from ..search.attacks.pgd import PGD
+from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
 
@@ -23,9 +26,10 @@ NOISE = 0.001  # standard deviation of the start around the image, in pixel valu
 
 @dataclass(frozen=True)
 class Trades(AdversarialTraining):
-    """Cross-entropy on the images, and beta times the divergence between the answers to them and to their neighbours.
+    """Cross-entropy on clean images plus beta times the divergence between their predictions and those of neighbours.
 
-    The neighbours climb that divergence. Gradients of the loss go through both answers, as in the authors' code.
+    The neighbours maximise that divergence. Gradients of the loss flow through both predictions, as in the authors'
+    code.
     """
 
     name: ClassVar[str] = "trades"
@@ -37,38 +41,36 @@ class Trades(AdversarialTraining):
         "cifar10": {**AdversarialTraining.presets["cifar10"], "beta": 6.0},
     }
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*AdversarialTraining.may_be_zero, "beta")
-
-    beta: float = 1.0  # of the divergence; the authors' for MNIST, 6 for CIFAR-10
+    beta: NonNegative = 1.0  # weight of the divergence; the authors' value for MNIST; 6 for CIFAR-10
 
     def train_step(self, step: TrainingStep) -> StepResult:
         module, batch = step.module, step.batch
         x_adv = self.neighbours(step)
         module.train()
-        clean, answered = module(batch.x), module(x_adv)
-        loss = F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, answered).mean()
-        return StepResult(loss, share_correct(answered, batch.y))
+        clean, adversarial = module(batch.x), module(x_adv)
+        loss = F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, adversarial).mean()
+        return StepResult(loss, share_correct(adversarial, batch.y))
 
     def neighbours(self, step: TrainingStep) -> Inputs:
-        """Images whose answers diverge most from those to the batch's own."""
+        """Adversarial images whose predictions diverge most from those of the clean batch."""
         module, batch, (threat,) = step.module, step.batch, step.threats
-        assert isinstance(threat, Ball), "check() has seen it"
+        assert isinstance(threat, Ball), "see check()"
         with torch.no_grad():
             clean = module(batch.x)
 
-        def apart(logits: Logits, y: Labels, target: Labels) -> PerExample:
+        def objective(logits: Logits, y: Labels, target: Labels) -> PerExample:
             return divergence(clean, logits)
 
         inner_attack = self.inner_attack(threat)
         start = NOISE * normal(batch.keys, restart=0, like=batch.x)
         state = State(threat.project(start, batch.x))
         for _ in range(self.inner_steps):
-            seen = differentiate(module, apart, batch.x + state.delta, batch.y, batch.y)
+            seen = differentiate(module, objective, batch.x + state.delta, batch.y, batch.y)
             state = inner_attack.step(threat, batch, state, seen)
         return batch.x + state.delta
 
 
 def divergence(logits: Tensor, other: Tensor) -> PerExample:
-    """Kullback and Leibler's, of the second answer from the first, row by row."""
+    """The Kullback-Leibler divergence of the second prediction from the first, row by row."""
     p, q = F.log_softmax(logits, dim=1), F.log_softmax(other, dim=1)
     return (p.exp() * (p - q)).sum(dim=1)

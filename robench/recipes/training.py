@@ -1,7 +1,7 @@
-"""What every recipe needs around its loop: batches in a fixed order, a step size by step, and a way to resume.
+"""The parts around a recipe's loop: batches in a fixed order, optimiser steps, and resuming.
 
-The state of a training is its step number, the weights and the optimiser's memory; order of images, noise and
-learning rate are functions of the seed and the step, so a training killed anywhere goes on as if it had not been.
+The state of a training is its step number, the weights and the optimiser's memory. Image order, noise and learning rate
+are functions of the seed and the step, so a training that is killed anywhere resumes as if it had not been.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from ..problem.noise import keyed, text_key, uniform
 from ..problem.split import Split
 from ..search.attack import Batch
 
-SAVE_EVERY = 60.0  # seconds between copies of the state
-HELD_OUT_SEED = 0  # the seed of what is kept out: the same images in every training on this data
+SAVE_EVERY = 60.0  # seconds between saved states
+HELD_OUT_SEED = 0  # the same held-out images in every training on this data
 
 
 @runtime_checkable
 class Report(Interface):
-    """Told how a training goes."""
+    """A receiver of progress reports."""
 
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
-        """After a step: the loss it went down, and the share of its images that were classified right."""
+        """Receives the loss of a step and the accuracy on its images."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TrainingData:
     batch: int
     seed: int
     augment: bool = False  # shift by up to 4 pixels and mirror, as usual for CIFAR-10
-    without: frozenset[int] = frozenset()  # rows that are left out; the order of the others is as it was
+    without: frozenset[int] = frozenset()  # rows to leave out; the order of the others does not change
 
     @classmethod
     def of(
@@ -60,11 +60,11 @@ class TrainingData:
         augment: bool = False,
         without: frozenset[int] = frozenset(),
     ) -> "TrainingData":
-        """The whole split on the device. Raises UserError when it has not one full batch."""
+        """The whole split on the device. Raises UserError if it has less than one full batch."""
         if len(split) - len(without) < batch:
             left = max(len(split) - len(without), 0)
-            beside = f" beside the {len(without)} kept out" if without else ""
-            cure = "keep out fewer with --validation" if without else "--set batch=..."
+            beside = f" beside the {len(without)} held out" if without else ""
+            cure = "hold out fewer with --validation" if without else "use --set batch=..."
             raise UserError(
                 f"{split.name} has {counted(left, 'example')}{beside}, fewer than one batch of {batch}; {cure}"
             )
@@ -72,7 +72,7 @@ class TrainingData:
 
     @property
     def batches(self) -> int:
-        """Full batches in an epoch."""
+        """The number of full batches in an epoch."""
         return (len(self.y) - len(self.without)) // self.batch
 
     def noise(self, step: int) -> float:
@@ -80,7 +80,7 @@ class TrainingData:
         return float(uniform(keyed(self.seed, torch.tensor([step]), text_key("dice"), restart=0), 0, 1))
 
     def at(self, step: int) -> Batch:
-        """The batch of a step: every epoch shuffles anew, and a step's batch does not depend on the steps before."""
+        """The batch of a step. Every epoch has its own order, and a batch does not depend on earlier steps."""
         epoch, place = divmod(step, self.batches)
         order = _order(len(self.y), self.without, self.seed * 1_000_003 + epoch)
         rows = order[place * self.batch : (place + 1) * self.batch]
@@ -94,40 +94,40 @@ class TrainingData:
 
 @lru_cache(maxsize=1)
 def _order(examples: int, without: frozenset[int], seed: int) -> Tensor:
-    """Of an epoch: all rows but some."""
+    """The order of an epoch: all rows except those in `without`, shuffled by the seed."""
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
     return order[~torch.isin(order, torch.tensor(sorted(without)))] if without else order
 
 
 def held_out(examples: int, count: int) -> frozenset[int]:
-    """So many rows of a training set of this size, to validate on."""
+    """The rows to hold out for validation: `count` of a training set of this size."""
     shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(HELD_OUT_SEED))
     return frozenset(shuffled[:count].tolist())
 
 
 @dataclass
 class Training:
-    """A training under way: where it stands, and the file that lets it go on after a kill."""
+    """A training in progress, and the file from which it resumes after a kill."""
 
     module: nn.Module
     optimiser: Optimizer
-    path: Path  # of the state; gone when the training has ended
+    path: Path  # of the state; deleted at the end of the training
     identity: str  # recipe, settings, data, seed: a state of another training is refused
     report: Report
-    data: str = ""  # what its images are known by: those of another set under the same name are refused
+    data: str = ""  # hash of the images: a state of other images under the same name is refused
     seconds: float = 0.0  # of training, over all sessions
-    memory: dict[str, Tensor] = field(default_factory=dict)  # what a recipe keeps from step to step
+    memory: dict[str, Tensor] = field(default_factory=dict)  # tensors that a recipe carries from step to step
 
     def steps(self, total: int) -> Iterator[int]:
-        """The numbers of the steps still to do. The state is kept every minute, and between steps alone.
+        """The numbers of the remaining steps. The state is saved every minute, between two steps.
 
-        Ctrl-C and a polite kill wait for the step to end, keep the state and then raise KeyboardInterrupt.
+        Ctrl-C and SIGTERM wait for the end of the step, save the state and then raise KeyboardInterrupt.
         """
         start = self._restore()
         clock = saved = time.monotonic()
-        with _asked_to_stop() as stopping:
+        with _stop_requested() as stopping:
             for step in range(start, total):
-                # Random numbers inside the network, as those of dropout, are then the same after a restart.
+                # Random numbers inside the network, such as dropout's, are then the same after a resume.
                 torch.manual_seed(
                     int.from_bytes(hashlib.sha256(f"{self.identity} {step}".encode()).digest()[:8], "big")
                 )
@@ -142,7 +142,7 @@ class Training:
         self._save(total)
 
     def down(self, loss: Tensor, lr: float) -> None:
-        """One step of the optimiser down this loss."""
+        """One optimiser step that minimises this loss."""
         for group in self.optimiser.param_groups:  # all of them: P-52
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
@@ -152,7 +152,7 @@ class Training:
     def _save(self, step: int) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in self.module.parameters()):
             raise UserError(
-                f"by step {step} the weights are no numbers any more, the loss has run away; train again with a "
+                f"the weights are not finite at step {step}, as the training diverged; train again with a "
                 "smaller --set lr=..., and another --out or --no-resume"
             )
         state = {
@@ -174,16 +174,16 @@ class Training:
             return 0
         try:
             state = torch.load(self.path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch has a different one for every way in which a file can be torn
+        except Exception as error:  # torch raises many classes for damaged files
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{self.path} cannot be read ({reason}); delete it to train from the start") from None
         if state.get("identity") != self.identity:
             raise UserError(
                 f"{self.path} holds another training ({state.get('identity')}); delete it, or choose another --out"
             )
-        if state.get("data", self.data) != self.data:  # states of before 2026-11-21 do not say
+        if state.get("data", self.data) != self.data:  # states before 2026-11-21 lack it
             raise UserError(
-                f"{self.path} was begun on other images than the data holds now; bring them back, or train from the "
+                f"{self.path} was started on other images than the data holds now; restore them, or train from the "
                 "start with --no-resume"
             )
         self.module.load_state_dict(state["module"])
@@ -195,47 +195,47 @@ class Training:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """While something is written at the cost of hours: what fails then says that they are not lost."""
+    """Adds to a UserError in this block that the training is saved and can be resumed."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; mend that, and the same command goes on from what was kept before") from None
+        raise UserError(f"{error}; fix that, and the same command resumes from the saved state") from None
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C or polite kill; the second stops at once. Outside the main thread it is never set."""
-    asked = threading.Event()
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second stops at once. Never set outside the main thread."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
 
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
+    def stop(number: int, frame: object) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def share_correct(logits: Tensor, y: Tensor) -> float:
-    """The share of the batch that is classified right."""
+    """The accuracy on a batch."""
     return (logits.argmax(dim=1) == y).float().mean().item()
 
 
 def _shifted_and_mirrored(x: Tensor, keys: Tensor, reach: int = 4) -> Tensor:
-    """Each image shifted by up to `reach` pixels over black, and mirrored half of the time."""
+    """Each image shifted by up to `reach` pixels, with black padding, and mirrored with probability 1/2."""
     n, _, height, width = x.shape
     noise = uniform(keys, 1_000_003, 3)
-    down, right_ = ((noise[:, i] * (2 * reach + 1)).long() for i in (0, 1))
+    down, across = ((noise[:, i] * (2 * reach + 1)).long() for i in (0, 1))
     rows = torch.arange(height, device=x.device) + down[:, None]
     columns = torch.arange(width, device=x.device)
-    columns = torch.where(noise[:, 2:] < 0.5, width - 1 - columns, columns) + right_[:, None]
+    columns = torch.where(noise[:, 2:] < 0.5, width - 1 - columns, columns) + across[:, None]
     padded = nn.functional.pad(x, (reach, reach, reach, reach))
     return padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2

@@ -1,4 +1,4 @@
-"""How a model in training does on images that are kept out of the training."""
+"""Validation of a model in training on held-out images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,37 +16,36 @@ from .adversarial import AdversarialTraining, TrainingStep
 from .recipe import Recipe
 from .training import Report, Training
 
-CHECKS = 20  # over a training
-SURE = 2.0  # standard errors by which a fall must exceed chance
-MIN_STEPS = 10  # of the attack: overfitting to fewer cannot be seen by as few
-KEY, SINCE = "looks", "since the last look"  # in the training's memory
+CHECKS = 20  # during a training
+SURE = 2.0  # standard errors that a decrease must exceed to be significant
+MIN_STEPS = 10  # of the attack: an attack with the training's few steps would not detect overfitting to it
+KEY, SINCE = "looks", "since the last look"  # keys in the memory of the training
 
 
 class ValidationCheck(NamedTuple):
-    """What was seen."""
+    """The result of a validation check."""
 
     step: int
-    clean: float  # accuracy on the images kept out
+    clean: float  # accuracy on the held-out images
     robust: float | None  # under all threats at their full size; None for a recipe without an attack
-    trained: float  # share of the training images since the last look that were classified right, attacked as they were
-    warning: str  # or nothing
+    trained: float  # accuracy on the attacked training images since the last check
+    warning: str  # or empty
 
 
 @dataclass
 class Validation:
-    """Passes a training's reports on, and twenty times looks at the images that are kept out.
+    """Forwards the reports of a training, and checks the held-out images 20 times during it.
 
-    They are attacked by the recipe's own attack, in ten steps at least, with noise that is theirs, the same in every
-    look, so that looks are compared image by image. Neither weights nor batch-norm statistics nor the training's noise
-    are touched.
+    They are attacked by the recipe's own attack, with at least ten steps. Their noise is the same in every check, so
+    checks can be compared image by image. Weights, batch-norm statistics and the noise of the training do not change.
     """
 
     recipe: Recipe
     threats: tuple[ThreatModel, ...]
     training: Training
     images: Batch
-    report: Report  # who else is told of every step
-    tell: Callable[[ValidationCheck], None]
+    report: Report  # the receiver that every step is forwarded to
+    receive: Callable[[ValidationCheck], None]
 
     @classmethod
     def of(
@@ -55,37 +54,37 @@ class Validation:
         threats: tuple[ThreatModel, ...],
         training: Training,
         held: Split,
-        tell: Callable[[ValidationCheck], None],
+        receive: Callable[[ValidationCheck], None],
     ) -> "Validation":
-        """Of a training that reports to it from now on."""
+        """The validation of a training, which reports to it from now on."""
         device = next(training.module.parameters()).device
         keys = keyed(0, torch.tensor(held.numbers), text_key("validation"), restart=0)
         y = held.y.to(device)
         images = Batch(x=held.x.to(device), y=y, target=y, keys=keys.to(device))
         if isinstance(recipe, AdversarialTraining) and recipe.inner_steps < MIN_STEPS:
             recipe = replace(recipe, inner_steps=MIN_STEPS, inner_step_size=2.5 / MIN_STEPS)
-        validation = cls(recipe, threats, training, images, training.report, tell)
+        validation = cls(recipe, threats, training, images, training.report, receive)
         training.report = validation
         return validation
 
     @property
     def checks(self) -> Tensor:
-        """Step, clean, robust and trained accuracy of every look so far: rows of float64, kept with the training."""
+        """Step, clean, robust and training accuracy of every check so far: rows of float64, saved with the training."""
         return self.training.memory.get(KEY, torch.zeros(0, 4, dtype=torch.float64))
 
     @property
     def since(self) -> Tensor:
-        """The sum and the number of the accuracies of the steps since the last look; kept with the training as well."""
+        """The sum and the number of step accuracies since the last check; saved with the training."""
         return self.training.memory.get(SINCE, torch.zeros(2, dtype=torch.float64))
 
     def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
         self.training.memory[SINCE] = self.since + torch.tensor([accuracy, 1.0], dtype=torch.float64)
         if step % max(1, steps // CHECKS) == 0 or step == steps:
-            self.tell(self.check_held_out(step))
+            self.receive(self.check_held_out(step))
         self.report.step(step, steps, loss, accuracy)
 
     def check_held_out(self, step: int) -> ValidationCheck:
-        """Once over the images kept out."""
+        """One check of the held-out images."""
         clean, robust = self._accuracies()
         total, steps = self.since.tolist()
         trained = total / max(steps, 1)
@@ -104,34 +103,35 @@ class Validation:
         for first in range(0, n, recipe.batch):
             rows = torch.arange(first, min(first + recipe.batch, n), device=self.images.y.device)
             batch = take_rows(self.images, rows)
-            stand = _right(module, batch.x, batch.y)
-            clean += int(stand.sum())
+            standing = _correct(module, batch.x, batch.y)
+            clean += int(standing.sum())
             if isinstance(recipe, AdversarialTraining):
                 step = TrainingStep(module, batch, self.threats, 0.0, {})
                 for threat in self.threats:
-                    stand &= _right(module, recipe.images(step, threat), batch.y)
-                robust += int(stand.sum())
+                    standing &= _correct(module, recipe.images(step, threat), batch.y)
+                robust += int(standing.sum())
         module.train(learning)
         return clean / n, robust / n if isinstance(recipe, AdversarialTraining) else None
 
 
 def overfitting_warning(checks: Tensor, now: ValidationCheck, examples: int) -> str:
-    """The warning of catastrophic overfitting: since an earlier look the model became better on what it is trained on
-    and, by more than chance, worse on what it is not; Wong et al. 2020, https://arxiv.org/abs/2001.03994.
+    """A warning of catastrophic overfitting; empty if there is none. Wong et al. 2020, https://arxiv.org/abs/2001.03994.
+
+    Since an earlier check, accuracy rose on training images and fell significantly on held-out images.
     """
     if now.robust is None:
         return ""
     for step, _, robust, trained in checks[checks[:, 2].argsort(descending=True)].tolist():
-        chance = SURE * (2 * robust * (1 - robust) / examples) ** 0.5
-        if robust - now.robust > chance and now.trained > trained:
+        threshold = SURE * (2 * robust * (1 - robust) / examples) ** 0.5
+        if robust - now.robust > threshold and now.trained > trained:
             return (
-                f"this looks like catastrophic overfitting: from step {step:.0f} to {now.step} robust accuracy fell "
-                f"from {robust:.1%} to {now.robust:.1%} on the images kept out and rose from {trained:.1%} to "
-                f"{now.trained:.1%} on those trained on; more inner_steps or a smaller lr may help"
+                f"possible catastrophic overfitting: from step {step:.0f} to {now.step} robust accuracy dropped "
+                f"from {robust:.1%} to {now.robust:.1%} on held-out images and rose from {trained:.1%} to "
+                f"{now.trained:.1%} on training images; more inner_steps or a smaller lr may help"
             )
     return ""
 
 
-def _right(model: Model, x: Inputs, y: Labels) -> Mask:
+def _correct(model: Model, x: Inputs, y: Labels) -> Mask:
     with torch.no_grad():
         return model(x).argmax(dim=1) == y

@@ -1,4 +1,4 @@
-"""Who did what under one threat: every attack's row, and what was turned down or went wrong."""
+"""The attacks under one threat: a row for each, and rejected claims and errors."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -31,29 +31,29 @@ REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not foo
 class AttackEntry(msgspec.Struct, frozen=True):
     """One attack under one threat, on the examples that were correct before any attack.
 
-    `accuracy` and `alone` are null unless the run was with every attack and they are known: the attack,
-    for `alone` every attack, has run on every correct example. Otherwise an attack met only what was left
-    when its turn came: `standing` of `tried`.
+    `accuracy` and `alone` are null unless the run was with every attack, and the attack (for `alone`, every attack)
+    has run on every correct example. Otherwise an attack ran only on the examples that earlier ones had left:
+    `standing` of `tried`.
     """
 
     name: str
-    tried: Count  # examples on which it was spent, wholly or in part, or made a claim
-    accuracy: float | None  # of the model, were this the only attack
-    broken: Count  # with every attack those it broke, else those it broke first
+    tried: Count  # examples on which it was exhausted, at least in part, or made a claim
+    accuracy: float | None  # of the model, if this were the only attack
+    broken: Count  # with every attack those that it broke, else those that it broke first
     alone: Count | None  # broken by no other
     seconds: Seconds
     forwards: Total  # rows through the network, on the planned examples
     backwards: Total
     spec: str = ""
-    standing: Count = 0  # examples on which it was spent wholly, in vain
+    standing: Count = 0  # examples on which it was fully exhausted without a find
     items: Annotated[int, Meta(ge=0, le=MAX_ITEMS)] = (
-        0  # searches planned on each example: restarts times targets; 0 where an older file does not say
+        0  # searches planned on each example: restarts times targets; 0 in older files
     )
-    outcomes: str = ""  # with every attack, a letter per example: were this the only attack
+    outcomes: str = ""  # with every attack: a letter per example, if this were the only attack
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):
-    """Claims of one attack that the referee turned down for the same cause, with the sentence for the first."""
+    """Claims of one attack that the referee rejected for one cause, with the sentence for the first."""
 
     attack: str
     rejection: str
@@ -62,7 +62,7 @@ class RejectionEntry(msgspec.Struct, frozen=True):
 
 
 class FailureEntry(msgspec.Struct, frozen=True):
-    """An attack that raised, and has not finished since, on so many examples; the error on the first."""
+    """An attack that raised on some examples and has not finished since; the error on the first."""
 
     attack: str
     examples: Count
@@ -90,13 +90,13 @@ class ThreatRows:
 
     def rejected(self) -> dict[str, int]:
         """Rejected claims by their cause."""
-        causes = [verdict.rejection for _, verdict in self._turned_down]
+        causes = [verdict.rejection for _, verdict in self._rejected]
         return {cause: causes.count(cause) for cause in REJECTIONS}
 
     def rejections(self) -> tuple[RejectionEntry, ...]:
-        """The same by attack and cause, in the order of the first such claim."""
+        """Rejected claims by attack and cause, in the order of the first such claim."""
         groups: dict[tuple[str, str], list[str]] = {}
-        for claim, verdict in self._turned_down:
+        for claim, verdict in self._rejected:
             groups.setdefault((claim.attack, verdict.rejection), []).append(verdict.reason)
         return tuple(
             RejectionEntry(self._label(attack), cause, len(reasons), reasons[0])
@@ -116,7 +116,7 @@ class ThreatRows:
 
     @property
     def radius(self) -> Fraction | None:
-        """Of the threat, where it is a ball."""
+        """The radius of the threat; None if it is no ball."""
         return ball(self.threat)[1]
 
     def smallest(self) -> list[float]:
@@ -127,14 +127,14 @@ class ThreatRows:
         return list(sizes.values())
 
     def elsewhere(self) -> int:
-        """How many examples are broken only by evidence from outside the plan, or first by it."""
+        """The number of examples that evidence from outside the plan broke alone or first."""
         credited = {c.example for c in self._first.values() if self._in_plan(c)}
         if self.plan.every_attack:
             credited = {c.example for c, _ in self.finds if self._in_plan(c)}
         return len({c.example for c, _ in self.finds} - credited)
 
     def ties(self) -> int:
-        """How many broken examples owe it to ties alone: the best wrong logit never exceeds the right one."""
+        """The number of examples broken only by ties: the best wrong logit never exceeds the correct one."""
         beyond = {c.example for c, v in self.finds if v.margin != 0}
         return len({c.example for c, _ in self.finds} - beyond)
 
@@ -179,15 +179,15 @@ class ThreatRows:
         return consolidated(s for s in self.evidence.exhausted if self._ours(s))
 
     @cached_property
-    def _turned_down(self) -> list[tuple[Claim, Verdict]]:
-        """Once per claim, in the order of their ids."""
+    def _rejected(self) -> list[tuple[Claim, Verdict]]:
+        """Each rejected claim once, in the order of their ids."""
         rejecting = (v for v in self.evidence.verdicts if not v.accepted)
         verdicts = {v.claim: v for v in sorted(rejecting, key=lambda v: v.reason)}
         return [(c, verdicts[c.id]) for c in self._claims if c.id in verdicts]
 
     @cached_property
     def _first(self) -> dict[int, Claim]:
-        """Who broke each example: the accepted claim with the smallest id."""
+        """The claim that broke each example: the accepted one with the smallest id."""
         return {c.example: c for c, _ in reversed(self.finds)}
 
     def _raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
@@ -207,12 +207,12 @@ class ThreatRows:
         return {e for e in self.correct if is_exhausted(attack, self.done.get((e, attack.spec), 0))}
 
     def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
-        """Whether these attacks have each run to their end on every correct example, and all are known."""
+        """Whether each of these attacks has run to its end on every correct example, and all of these are known."""
         ended = (self._broken_by(attack) | self._exhausted(attack) for attack in attacks)
         return self.plan.every_attack and self.known and all(examples == self.correct for examples in ended)
 
     def _seconds(self, attack: PlannedAttack) -> float:
-        """An effort is a running total, so of several the largest is the latest."""
+        """The seconds that the attack took. An effort is a running total, so the largest is the latest."""
         efforts = self.evidence.efforts
         return max((e.seconds for e in efforts if (e.threat, e.attack) == (self.threat, attack.spec)), default=0.0)
 

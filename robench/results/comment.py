@@ -1,4 +1,4 @@
-"""What the gate says: Markdown for a pull request, JUnit XML, GitHub's annotations."""
+"""The report of the gate: Markdown for a pull request, JUnit XML, annotations for GitHub."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,14 +22,14 @@ MARKS = {GateVerdict.REGRESSION.value: "**regression**"}
 
 @dataclass(frozen=True)
 class Comment:
-    """A judgement with what a reader needs to believe it."""
+    """A judgement, and the data that support it."""
 
     judgement: Judgement
     before: Summary
     now: Summary
     numbers: tuple[int, ...]  # of the examples, in the order of the outcomes
     broken: Mapping[str, Mapping[int, str]]  # by threat and example: the attack that broke it first
-    unchanged: bool = False  # the very model of the baseline
+    unchanged: bool = False  # the model is that of the baseline
     exhausted: bool = False  # there are no further examples
 
     @property
@@ -40,23 +40,23 @@ class Comment:
 
     @property
     def heading(self) -> str:
-        """The verdict, or that there is none."""
+        """The verdict, or `not measured`."""
         return "not measured" if self.unmeasured else self.judgement.verdict.value
 
     def markdown(self) -> str:
-        """A heading with the verdict, the table, the examples that fell, and how to read it."""
+        """A heading with the verdict, the table, the lost examples, and notes for the reader."""
         rows = [self._cells(row) for row in self.judgement.rows]
         headers = ["", "baseline", "now", "drop", "allowed", "verdict"]
         align = ["left", "right", "right", "right", "right", "left"]
         table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
         flips = [f"- {_line(row.name)}: {text}" for row in self.judgement.rows if (text := self.flips(row, NAMED))]
-        fallen = ["Held in the baseline and do not now:\n\n" + "\n".join(flips)] if flips else []
-        said = "\n".join(f"- {sentence}" for sentence in self.sentences())
+        lost = ["Held in the baseline and do not now:\n\n" + "\n".join(flips)] if flips else []
+        notes = "\n".join(f"- {sentence}" for sentence in self.sentences())
         title = f"### robench check: {self.heading}"
-        return "\n\n".join([title, table, *fallen, said]) + "\n"
+        return "\n\n".join([title, table, *lost, notes]) + "\n"
 
     def sentences(self) -> Iterator[str]:
-        """What was compared, and how to read it."""
+        """Sentences on what was compared, and how to read the table."""
         now, was = self.now, self.before
         yield (
             f"{_line(now.model.name)} ({now.model.weights_sha256[:8]}) against {_line(was.model.name)}"
@@ -102,8 +102,8 @@ class Comment:
                     f" {counted(failure.examples, 'example')} ({_line(failure.error)}), counted as open."
                 )
 
-    def flips(self, row: GateRow, most: int | None = None) -> str:
-        """The examples that held and do not now, by what felled them; those of the union stand under its threats."""
+    def flips(self, row: GateRow, limit: int | None = None) -> str:
+        """The examples that held and do not now, by what broke them. Those of the union are under its threats."""
         if row.name == "union":
             return ""
         by: dict[str, list[int]] = {}
@@ -114,7 +114,7 @@ class Comment:
             by.setdefault(cause, []).append(number)
         parts = []
         for cause in sorted(by, key=lambda c: (c != BEFORE, c)):
-            shown = by[cause][:most]
+            shown = by[cause][:limit]
             more = len(by[cause]) - len(shown)
             listed = ", ".join(map(str, shown)) + (f" and {more} more" if more else "")
             parts.append(f"{listed} ({_line(cause)})")
@@ -141,32 +141,34 @@ class Comment:
             case = ElementTree.SubElement(suite, "testcase", classname=f"robench.{_plain(self.now.model.name)}")
             case.set("name", _plain(row.name))
             if word in kinds:
-                told = ElementTree.SubElement(case, kinds[word], message=_plain(self._told(row)))
-                told.text = _plain(self.flips(row) or self._told(row))
+                result = ElementTree.SubElement(case, kinds[word], message=_plain(self._sentence(row)))
+                result.text = _plain(self.flips(row) or self._sentence(row))
         ElementTree.indent(suite)
         return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
     def annotations(self) -> str:
-        """A line per row that does not hold, in the language of GitHub's runners; if all do, one that says so."""
+        """One command of GitHub's runners for each row that does not hold, or one for all if they hold."""
         lines = []
         for row in self.judgement.rows:
             kind = ANNOTATIONS.get(self._word(row))
-            told = self._told(row) + (f". {flips}" if (flips := self.flips(row, NAMED)) else "") if kind else ""
-            lines += [f"::{kind} title=robench check::{_escaped(told)}"] if kind else []
+            if kind:
+                flips = self.flips(row, NAMED)
+                text = self._sentence(row) + (f". {flips}" if flips else "")
+                lines.append(f"::{kind} title=robench check::{_escaped(text)}")
         if not lines:
             lines = [f"::notice title=robench check::{_escaped('no regression: ' + next(self.sentences()))}"]
         return "\n".join(lines) + "\n"
 
-    def _told(self, row: GateRow) -> str:
+    def _sentence(self, row: GateRow) -> str:
         before, now, drop = self._shares(row)
-        assert row.allowance is not None, "only judged rows are told"
+        assert row.allowance is not None, "only judged rows are reported"
         allowed = f"{100 * float(row.allowance):g}"
         return (
             f"{self._word(row)}: {row.name} went from {before} to {now} %, a drop of {drop} pp; allowed are {allowed}"
         )
 
     def _word(self, row: GateRow) -> str:
-        """The verdict on a row; where a regression elsewhere ended the search, there is none yet."""
+        """The verdict on a row, or `not finished` if a regression elsewhere ended the search."""
         left = (
             row.verdict is GateVerdict.UNDECIDED and self.judgement.verdict is GateVerdict.REGRESSION and row.pairs.open
         )
@@ -178,10 +180,10 @@ class Comment:
         return [_line(row.name), before, now, drop, allowed, MARKS.get(self._word(row), self._word(row))]
 
     def _shares(self, row: GateRow) -> tuple[str, str, str]:
-        """Before, now and the drop between them, with the lower end of its interval."""
-        drop = _points(row.drop) if row.drop == row.most else f"{_points(row.drop)} to {_points(row.most)}"
-        # Cut, not rounded: what is printed is never more than what was shown.
-        end = "" if self.unchanged else f" (≥ {int(1000 * row.at_least // 1) / 10:.1f})"
+        """The shares before and now, and the drop between them with the lower end of its interval."""
+        drop = _points(row.drop) if row.drop == row.max_drop else f"{_points(row.drop)} to {_points(row.max_drop)}"
+        # Truncated, not rounded: the printed number never exceeds the proven one.
+        end = "" if self.unchanged else f" (≥ {int(1000 * row.lower_end // 1) / 10:.1f})"
         return _share(row.pairs.before), _share(row.pairs.now), drop + end
 
     def _interval(self) -> str:
@@ -200,15 +202,15 @@ def _points(share: Fraction) -> str:
 
 
 def _line(text: str) -> str:
-    """In a table cell or a list, nothing may end the line or open markup of its own."""
+    """The text in one line, with its markup escaped, for a table cell or a list."""
     return re.sub(r"([|<>`*_\[\]\\])", r"\\\1", " ".join(text.split()))
 
 
 def _plain(text: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """The text without the characters that XML does not allow."""
     return "".join(c if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\U0010ffff" else "?" for c in text)
 
 
 def _escaped(text: str) -> str:
-    """One line: GitHub's runner reads a command per line."""
+    """The text in one line, escaped: GitHub's runner reads one command per line."""
     return " ".join(text.split()).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,6 +1,6 @@
-"""Whether a summary agrees with itself: what follows from something else in it is worked out again.
+"""Consistency of a summary: every number that follows from others is computed again.
 
-Files of older versions lack some fields; what they lack is not compared.
+Fields that are missing in files of older versions are not compared.
 """
 
 from collections import Counter
@@ -21,14 +21,12 @@ MAX_SEEDS = 2**32
 
 
 def contradiction(summary: "Summary") -> str:
-    """The first one as a sentence without its subject, such as `the accuracy of union is not that of its outcomes`;
-    empty where there is none.
-    """
+    """The first contradiction, such as `the accuracy of union is not that of its outcomes`; empty if there is none."""
     return next(_all(summary), "")
 
 
 def numbers(data: "DataEntry") -> tuple[int, ...]:
-    """The examples by number. Raises ValueError where the text does not name as many different ones as there are."""
+    """The numbers of the examples. Raises ValueError if the text does not list as many different ones as there are."""
     parts = [part.split(":") for part in data.numbers.split()]
     ends = [(int(first), int(last)) for first, last in parts]
     if any(not 0 <= first < last for first, last in ends) or sum(b - a for a, b in ends) != data.examples:
@@ -111,7 +109,7 @@ def _of_clean(summary: "Summary", rows: Sequence[str]) -> Iterator[str]:
         yield "other examples are wrong before any attack under one threat than under another"
         return
     still_open = n - clean.correct - len(wrong.pop())
-    # The first versions counted open answers without saying how many.
+    # The first versions included open answers without recording their number.
     if not 0 <= still_open <= unknown or clean.open not in (0, still_open):
         yield "the clean answers are not as many as there are examples"
     elif not _near(clean.accuracy, (clean.correct + still_open) / n):
@@ -125,7 +123,7 @@ def _of_clean(summary: "Summary", rows: Sequence[str]) -> Iterator[str]:
 def _of_threat(t: "ThreatEntry", summary: "Summary") -> Iterator[str]:
     for found in ([a.name for a in t.attacks], [a.spec for a in t.attacks if a.spec]):
         yield from (f"it names the attack {name} twice under {t.threat}" for name, k in Counter(found).items() if k > 1)
-    recent = all(a.items for a in t.attacks)  # older versions lack some of what is compared
+    recent = all(a.items for a in t.attacks)  # older versions lack some of the compared fields
     for a in t.attacks:
         if _is_off(a, t, summary):
             yield f"the numbers of {a.name} under {t.threat} do not fit together"

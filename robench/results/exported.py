@@ -1,4 +1,4 @@
-"""What leaves a run for other programs: a row per example and threat, and which image stands for each."""
+"""Data of a run for other programs: a row per example and threat, and the image that represents each."""
 
 import ast
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..errors import UserError, counted, unknown
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import Claim, Evidence, Exhausted, Plan, PlannedThreat, Verdict
 from .merging import consolidated
 from .outcomes import Outcome, breaks, outcomes, planned_threat
@@ -16,15 +17,15 @@ from .outcomes import Outcome, breaks, outcomes, planned_threat
 
 @dataclass(frozen=True)
 class Selection:
-    """Which examples, threats and attacks of a run; all where nothing is named."""
+    """The selected examples, threats and attacks of a run; all of them by default."""
 
     threats: Sequence[str] = ()  # as the plan writes them
-    attacks: Sequence[str] = ()  # by label, by name, or with some of their numbers: only what these found
+    attacks: Sequence[str] = ()  # by label, name or spec: only their finds
     examples: str | None = None  # 100: the first hundred; 20:50: those numbered 20 to 49
 
 
 class Find(NamedTuple):
-    """The claim that counts for a broken example: of those whose images lie in the threat the smallest."""
+    """The claim that represents a broken example: the one with the smallest image in the threat set."""
 
     threat: str
     claim: Claim
@@ -32,12 +33,12 @@ class Find(NamedTuple):
 
 
 def finds(
-    plan: Plan, evidence: Evidence, selection: Selection, kept: Collection[int] | None = None
+    plan: Plan, evidence: Evidence, selection: Selection, stored: Collection[int] | None = None
 ) -> tuple[list[Find], int]:
-    """The find of each broken example under each threat, in the order of the plan; and how many have no image.
+    """The find of each broken example under each threat, in plan order, and the number of those without an image.
 
-    With `kept`, the numbers of the claims whose images are there, only among these. Raises UserError when the
-    selection names what the run does not have.
+    With `stored`, the ids of the claims whose images are stored, only these are finds. Raises UserError if the
+    selection names something that the run does not have.
     """
     chosen = frozenset(_examples(plan, selection.examples))
     found, without = [], 0
@@ -50,7 +51,7 @@ def finds(
                 continue
             if selection.attacks and not any(_is(planned, claim.attack, text) for text in selection.attacks):
                 continue
-            if kept is not None and claim.id not in kept:
+            if stored is not None and claim.id not in stored:
                 missing.add(claim.example)
             elif claim.example not in smallest or verdict.size < smallest[claim.example][1].size:
                 smallest[claim.example] = claim, verdict
@@ -152,9 +153,9 @@ def _parts(spec: str) -> tuple[str, set[str]]:
 
 
 def _names(planned: PlannedThreat, spec: str) -> set[str]:
-    """What an attack may be called: its label, its name, its name with every number."""
+    """The names of an attack: its label, its name, its spec."""
     labels = {attack.label for attack in planned.attacks if attack.spec == spec}
-    return {spec, spec.partition("(")[0], *labels}
+    return {spec, AttackKey.parse(spec).name, *labels}
 
 
 def _examples(plan: Plan, text: str | None) -> Iterator[int]:

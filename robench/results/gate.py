@@ -1,11 +1,11 @@
-"""Has a model become less robust than it was? Paired: what became of the same examples, then and now.
+"""Whether a model has become less robust, by the outcomes of the same examples before and now.
 
 The test is exact and unconditional. Its null hypothesis is that the drop in the population is at most the allowance;
 outcomes are ordered by Tango's score statistic (Tango 1998, Statistics in Medicine 17:891), and the p-value is the
 largest probability, over the rates at which examples may be gained, of an outcome at least as far out: Hsueh, Liu and
 Chen 2001, https://doi.org/10.1111/j.0006-341X.2001.00478.x. That rate is sought within its Clopper-Pearson interval,
-and the chance that it lies outside is added (Berger and Boos 1994, https://doi.org/10.2307/2290928). So a model that
-has dropped by no more than the allowance is called a regression at most as often as the level says, for every n.
+and the probability that it lies outside is added (Berger and Boos 1994, https://doi.org/10.2307/2290928). So for every
+n, a model that has dropped by no more than the allowance is called a regression with at most the probability `level`.
 """
 
 import math
@@ -22,20 +22,21 @@ from jaxtyping import Float, Int
 from scipy.special import betainc, gammaln, xlog1py, xlogy
 
 from ..errors import UserError, unknown
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import Evidence, Plan
 from .outcomes import Outcome, breaks
 from .stats.intervals import clopper_pearson
 from .summary import ModelEntry, Summary
 
 LEVEL = 0.01  # false alarms over all rows together, when no row has dropped by more than its allowance
-OUTSIDE = 1e-5  # the chance that the rate of gains is outside the interval in which it is sought
-EVERYWHERE = "1pp"  # the drop allowed in every row when nobody says
+OUTSIDE = 1e-5  # the probability that the rate of gains is outside the interval in which it is sought
+EVERYWHERE = "1pp"  # the drop allowed in every row by default
 POINTS = r"\s*(-?[0-9]{1,3}(?:\.[0-9]{1,9})?)\s*pp"
 RATES = 41  # at which the rate of gains is tried; then as many again around the worst
 
 
 class GateVerdict(str, Enum):
-    """What the gate says of a row, and of all together."""
+    """The decision of the gate on a row, and on all together."""
 
     REGRESSION = "regression"
     NONE = "no regression"
@@ -44,7 +45,7 @@ class GateVerdict(str, Enum):
 
 @dataclass(frozen=True)
 class Counts:
-    """Of n examples, so many held then and fail now, and so many the other way round."""
+    """The numbers of n examples that held before and fail now (lost), and the other way round (gained)."""
 
     n: int
     lost: int
@@ -52,33 +53,33 @@ class Counts:
 
     @property
     def drop(self) -> Fraction:
-        """In the share that holds."""
+        """The drop of the share that holds."""
         return Fraction(self.lost - self.gained, self.n)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The outcomes of the same examples, then and now, a letter each; those of `summary.outcomes`."""
+    """The outcomes of the same examples, before and now, as letters of `summary.outcomes`."""
 
     name: str  # clean, a threat, or union
     before: str
     now: str
 
-    def least(self) -> Counts:
-        """If all that is open turned out for the new model."""
+    def best_case(self) -> Counts:
+        """The counts if every open example turns out in favour of the new model."""
         return self._counts(then=_surely, today=_perhaps)
 
-    def most(self) -> Counts:
-        """If all that is open turned out against it."""
+    def worst_case(self) -> Counts:
+        """The counts if every open example turns out against the new model."""
         return self._counts(then=_perhaps, today=_surely)
 
     @property
     def open(self) -> int:
-        """Examples of which it is not known what became of them."""
+        """The number of examples with an open outcome, before or now."""
         return sum(Outcome.OPEN in pair for pair in zip(self.before, self.now, strict=True))
 
     def lost(self) -> tuple[int, ...]:
-        """Places of the examples that held then and are known to fail now."""
+        """Places of the examples that held before and are known to fail now."""
         pairs = enumerate(zip(self.before, self.now, strict=True))
         return tuple(i for i, (a, b) in pairs if _surely(a) and not _perhaps(b))
 
@@ -94,11 +95,11 @@ class GateRow:
     pairs: Pairs
     allowance: Fraction | None  # None: shown, not judged
     verdict: GateVerdict | None
-    drop: Fraction  # observed; while examples are open, the least it can come to
-    most: Fraction  # the most it can come to; equal to `drop` when nothing is open
-    at_least: float  # the lower end of the one-sided interval for the drop in the population
+    drop: Fraction  # observed; while examples are open, the smallest it can become
+    max_drop: Fraction  # the largest it can become; equal to `drop` if nothing is open
+    lower_end: float  # of the one-sided interval for the drop in the population
     level: float  # at which this row was tested: 1 - level is that of the interval
-    more: int | None  # about so many further examples would decide, were they to flip at the same rates
+    more: int | None  # the approximate number of further examples that would decide, at the same rates
 
     @property
     def name(self) -> str:
@@ -108,7 +109,7 @@ class GateRow:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All rows of the table, and what they come to."""
+    """All rows of the table, and the joint verdict."""
 
     rows: tuple[GateRow, ...]
     level: float
@@ -126,7 +127,7 @@ class Judgement:
 def letters_of(summary: Summary) -> dict[str, str]:
     """The outcomes by row: clean, every threat, and with two threats or more their union.
 
-    Where the model raised on a clean image, no example that is open is known to be right.
+    If the model raised on a clean image, no open example is known to be correct.
     """
     known = {Outcome.WRONG.value: Outcome.WRONG} | ({Outcome.OPEN.value: Outcome.OPEN} if summary.clean.open else {})
     rows = {"clean": "".join(known.get(letter, Outcome.STANDING).value for letter in summary.union.outcomes)}
@@ -135,7 +136,7 @@ def letters_of(summary: Summary) -> dict[str, str]:
 
 
 def paired(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Pairs, ...]:
-    """Row by row; both are of the same examples, in the same order, under the same threats."""
+    """The pairs of each row. Both sides have the same examples, in the same order, under the same threats."""
     assert list(before) == list(now), "rows are compared with themselves"
     return tuple(Pairs(name, before[name], now[name]) for name in before)
 
@@ -143,7 +144,7 @@ def paired(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Pairs, ..
 def same_function(one: ModelEntry, other: ModelEntry) -> bool:
     """Equal weights, architecture and normalisation, and equal logits up to float noise and four digits.
 
-    False where a summary of an older version does not say.
+    False if a summary of an older version lacks these.
     """
     settled = [(m.weights_sha256, m.architecture, m.normalisation) for m in (one, other)]
     try:
@@ -160,15 +161,15 @@ def judge(pairs: Sequence[Pairs], allowances: Mapping[str, Fraction], level: flo
 
     A row is a regression if the lower end of the interval for its drop exceeds the allowance, none if the observed
     drop is within it, else undecided. Over rows Holm's correction (Holm 1979): with k rows not yet found to be
-    regressions each is tested at level / k, so that one false alarm or more in the whole table is as rare as the
-    level says, however the rows depend on each other. Open examples are counted for the model where a regression is
-    to be shown, against it where none is.
+    regressions each is tested at level / k, so that the probability of any false alarm in the table is at most the
+    level, however the rows depend on each other. Open examples count for the model when a regression is tested, and
+    against it when none is.
     """
     waiting = [p for p in pairs if p.name in allowances]
     found: dict[str, float] = {}
     while waiting:
         each = level / len(waiting)
-        worse = [p for p in waiting if p_value(p.least(), allowances[p.name]) <= each]
+        worse = [p for p in waiting if p_value(p.best_case(), allowances[p.name]) <= each]
         if not worse:
             break
         found |= {p.name: each for p in worse}
@@ -179,20 +180,20 @@ def judge(pairs: Sequence[Pairs], allowances: Mapping[str, Fraction], level: flo
 
 
 def p_value(counts: Counts, allowance: Fraction | float) -> float:
-    """How likely a sample as far out would be, at most, had the population dropped by no more than the allowance."""
+    """The largest probability of a sample this extreme, if the population has dropped by at most the allowance."""
     return _p_value(counts.n, counts.lost, counts.gained, float(allowance))
 
 
 def lower_end(counts: Counts, level: float, tolerance: float = 1e-4) -> float:
     """The lower end of the one-sided interval for the drop in the population, covering at 1 - level or better.
 
-    All drops that the test does not turn down lie above it.
+    All drops that the test does not reject lie above it.
     """
     return _boundary(counts, level, -1.0, float(counts.drop), tolerance)
 
 
 def more_examples(counts: Counts, allowance: Fraction | float, level: float) -> int | None:
-    """About how many further examples would show a regression, flipping at the rates of these; None if none would."""
+    """About how many further examples would show a regression, at the same rates; None if none would."""
     z = float(_score(np.array(counts.lost), np.array(counts.gained), counts.n, float(allowance)))
     if z <= 0:
         return None
@@ -201,9 +202,9 @@ def more_examples(counts: Counts, allowance: Fraction | float, level: float) -> 
 
 
 def read_allowances(texts: Iterable[str], rows: Sequence[str]) -> dict[str, Fraction]:
-    """`union=1pp` allows a drop of a hundredth of all examples there; `1pp` alone in every row; nothing: 1pp.
+    """`union=1pp` allows a drop of a hundredth of all examples in that row; `1pp` does in every row, the default.
 
-    With some rows named, and nothing said of all, only those are judged. Raises UserError for what cannot be read.
+    If only some rows are named, only those are judged. Raises UserError for text that cannot be read.
     """
     everywhere: dict[str, Fraction] = {}
     named: dict[str, Fraction] = {}
@@ -220,33 +221,35 @@ def read_allowances(texts: Iterable[str], rows: Sequence[str]) -> dict[str, Frac
 
 
 def broken_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
-    """The attack that broke each example first, as the tables call it."""
+    """The attack that broke each example first, by its name in the tables."""
     labels = {(t.threat, a.spec): a.label for t in plan.threats for a in t.attacks}
     first: dict[int, str] = {}
     for claim, _ in breaks(evidence, threat):
-        # A find under another threat is noted with that threat, in words.
-        spec, _, noted = claim.attack.partition(" under ")
-        where = noted or claim.threat
-        named = labels.get((where, spec), spec)
-        first.setdefault(claim.example, named if where == threat else f"{named} under {where}")
+        key = claim.key
+        searched = key.found_under or claim.threat
+        label = labels.get((searched, str(key.of_search)), str(key.of_search))
+        elsewhere = "" if searched == threat else searched
+        first.setdefault(claim.example, str(AttackKey(label, found_under=elsewhere)))
     return first
 
 
 def _row(pairs: Pairs, allowance: Fraction | None, level: float, worse: bool) -> GateRow:
-    least, most = pairs.least(), pairs.most()
+    best, worst = pairs.best_case(), pairs.worst_case()
     if allowance is None:
-        return GateRow(pairs, None, None, least.drop, most.drop, lower_end(least, level), level, None)
-    verdict = GateVerdict.REGRESSION if worse else GateVerdict.NONE if most.drop <= allowance else GateVerdict.UNDECIDED
-    # The two sides of the allowance are searched apart: what is printed agrees with the verdict to the last digit.
-    low, high = (float(allowance), float(least.drop)) if worse else (-1.0, min(float(allowance), float(least.drop)))
-    at_least = _boundary(least, level, low, high)
+        return GateRow(pairs, None, None, best.drop, worst.drop, lower_end(best, level), level, None)
+    verdict = (
+        GateVerdict.REGRESSION if worse else GateVerdict.NONE if worst.drop <= allowance else GateVerdict.UNDECIDED
+    )
+    # The two sides of the allowance are searched apart, so that the printed end agrees with the verdict exactly.
+    low, high = (float(allowance), float(best.drop)) if worse else (-1.0, min(float(allowance), float(best.drop)))
+    end = _boundary(best, level, low, high)
     undecided = verdict is GateVerdict.UNDECIDED and not pairs.open
-    more = more_examples(least, allowance, level) if undecided else None
-    return GateRow(pairs, allowance, verdict, least.drop, most.drop, at_least, level, more)
+    more = more_examples(best, allowance, level) if undecided else None
+    return GateRow(pairs, allowance, verdict, best.drop, worst.drop, end, level, more)
 
 
 def _boundary(counts: Counts, level: float, low: float, high: float, tolerance: float = 1e-4) -> float:
-    """The largest drop between these that the test turns down; `low` is turned down, or there is no lower."""
+    """The largest drop between these that the test rejects; it rejects `low`, or there is no lower one."""
     while high - low > tolerance:
         middle = (low + high) / 2
         if p_value(counts, middle) <= level:
@@ -282,18 +285,18 @@ def _p_value(n: int, lost: int, gained: int, drop: float) -> float:
     if lost - gained <= n * drop:
         return 1.0  # nothing speaks against the hypothesis
     low, high = clopper_pearson(gained, n, 1 - OUTSIDE)
-    low = max(low, -drop)  # what was lost has a rate too, of at least 0
+    low = max(low, -drop)  # the rate of losses is at least 0 too
     if low > high:
         return OUTSIDE
     z = float(_score(np.array(lost), np.array(gained), n, drop))
     window = _window(n, low, high)
     edges = _edges(z, window, n, drop)
     rates = np.linspace(low, high, RATES)
-    chances = _chances(rates, window, edges, n, drop)
-    worst = int(chances.argmax())
+    tails = _tails(rates, window, edges, n, drop)
+    worst = int(tails.argmax())
     around = np.linspace(rates[max(worst - 1, 0)], rates[min(worst + 1, RATES - 1)], RATES)
-    finer = _chances(around, window, edges, n, drop)
-    return min(1.0, float(max(chances.max(), finer.max())) + OUTSIDE)
+    finer = _tails(around, window, edges, n, drop)
+    return min(1.0, float(max(tails.max(), finer.max())) + OUTSIDE)
 
 
 def _score(
@@ -312,16 +315,16 @@ def _score(
 
 
 def _window(n: int, low: float, high: float) -> Int[np.ndarray, "gains"]:
-    """The numbers of gains that may well happen at such rates; the chance of others is counted in full."""
+    """The numbers of gains that are likely at these rates; the probability of all others is counted in full."""
     reach = [7 * math.sqrt(n * rate * (1 - rate)) + 20 for rate in (low, high)]
     first, last = math.floor(n * low - reach[0]), math.ceil(n * high + reach[1])
     return np.arange(max(first, 0), min(last, n) + 1)
 
 
 def _edges(z: float, gains: Int[np.ndarray, "gains"], n: int, drop: float) -> Int[np.ndarray, "gains"]:
-    """For each number of gains the smallest number of losses at which the statistic is at least z; n + 1 if at none.
+    """The smallest number of losses for each number of gains at which the statistic is at least z; n + 1 if at none.
 
-    It grows with the losses, so halving finds it.
+    The statistic grows with the losses, so bisection finds it.
     """
     low, high = np.zeros_like(gains), n - gains + 1
     while (low < high).any():
@@ -333,14 +336,14 @@ def _edges(z: float, gains: Int[np.ndarray, "gains"], n: int, drop: float) -> In
     return np.where(low > n - gains, n + 1, low)
 
 
-def _chances(
+def _tails(
     rates: Float[np.ndarray, "rates"],
     gains: Int[np.ndarray, "gains"],
     edges: Int[np.ndarray, "gains"],
     n: int,
     drop: float,
 ) -> Float[np.ndarray, "rates"]:
-    """The probability, at each rate of gains, of an outcome on the edge or beyond, had the population dropped so far.
+    """The probability, at each rate of gains, of an outcome on the edge or beyond, at this drop of the population.
 
     For a given rate of gains it is largest at the largest rate of losses, since the region grows with the losses.
     """

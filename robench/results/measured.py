@@ -1,11 +1,11 @@
-"""Whether a summary holds a number at all: where every planned attack failed there is none."""
+"""Whether a summary holds a measurement at all: it does not if every planned attack failed."""
 
 from ..errors import UserError
 from .summary import Summary, ThreatEntry
 
 
 class NotMeasuredError(UserError):
-    """Every planned attack failed, so nothing is known beyond the clean accuracy. `summary` holds what there is."""
+    """Every planned attack failed, so only the clean accuracy is known. `summary` holds the incomplete results."""
 
     def __init__(self, message: str, summary: Summary):
         super().__init__(message)
@@ -13,28 +13,28 @@ class NotMeasuredError(UserError):
 
 
 def unmeasured(summary: Summary) -> list[ThreatEntry]:
-    """The threats under which every planned attack failed: what stands open there is clean accuracy, and no bound."""
+    """The threats under which every planned attack failed. Their open examples give no bound on robust accuracy."""
     return [t for t in summary.threats if is_unmeasured(t)]
 
 
 def is_unmeasured(entry: ThreatEntry) -> bool:
-    """Whether each planned attack failed, none broke an example, and none was made to its end on any."""
+    """Whether each planned attack failed, and none broke an example or ran to its end on one."""
     failed = {f.attack for f in entry.failures}
-    vain = all(a.name in failed and not a.broken and not a.standing for a in entry.attacks)
-    return bool(failed) and vain and not entry.broken
+    without_result = all(a.name in failed and not a.broken and not a.standing for a in entry.attacks)
+    return bool(failed) and without_result and not entry.broken
 
 
 def failure(entry: ThreatEntry) -> str:
-    """What happened under such a threat, and what to do."""
+    """A sentence on a threat without measurements, and what to do."""
     first = entry.failures[0]
     return (
-        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {first.error}); mend"
-        " the model's forward and backward pass, or name other attacks with --attack"
+        f"nothing was measured under {entry.threat}: every planned attack failed ({first.attack}: {first.error});"
+        " repair the model's forward and backward pass, or name other attacks with --attack"
     )
 
 
 def refuse_unmeasured(summary: Summary) -> None:
-    """Raises NotMeasuredError where there is no number under any threat."""
+    """Raises NotMeasuredError if nothing was measured under any threat."""
     failed = unmeasured(summary)
     if failed and len(failed) == len(summary.threats):
         raise NotMeasuredError(failure(failed[0]), summary)

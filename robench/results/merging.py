@@ -1,16 +1,16 @@
-"""Several run files about the same classifier and examples as one: the worst per example.
+"""Merging of run files about the same classifier and examples: the worst outcome of each example.
 
-Merging is idempotent, commutative and associative on outcomes. It is not on what searching cost: two runs
-that spent the same item are counted as the dearer one, two that spent different items as their sum, so a
-total can depend on which files were merged first. Seconds add up, except those of an exact copy. The
-caller checks that classifier and split are the same; here only the images' digests are compared.
+Merging is idempotent, commutative and associative on outcomes, but not on costs: for two runs that exhausted the same
+item the higher cost counts, for different items the sum, so a total can depend on the order of merging. Seconds add
+up, except those of an exact copy. The caller checks that classifier and split are the same; here only the digests of
+the images are compared.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import count
 
 import msgspec
@@ -23,6 +23,7 @@ from ..evidence.records import (
     Evidence,
     Exhausted,
     Failure,
+    MaskingState,
     Plan,
     PlannedAttack,
     PlannedThreat,
@@ -35,7 +36,7 @@ _ALTERNATIVE = " | "  # between the values that runs disagree about
 
 @dataclass(frozen=True)
 class Merged:
-    """Evidence with new claim ids, counted from 1, and where each claim comes from, so that its image can follow."""
+    """Evidence with new claim ids, counted from 1, and the source of each claim, from which its image is copied."""
 
     evidence: Evidence
     sources: dict[int, tuple[int, int]]  # new id: (which of the merged, its id there)
@@ -55,7 +56,7 @@ class _Find:
 
     @cached_property
     def content(self) -> tuple[object, ...]:
-        """All but the ids: equal for copies of one find, NaN included."""
+        """Everything except ids: equal for copies of one find, including NaN."""
         c, v = self.claim, self.verdict
         claimed = (*self.place, c.restart, c.target, c.forwards, c.backwards)
         if v is None:
@@ -65,11 +66,11 @@ class _Find:
 
 
 def merge(evidences: Sequence[Evidence]) -> Merged:
-    """Everything that any of them knows, once.
+    """The union of all evidence.
 
-    Of the accepted images of one attack on one example and threat only the smallest is kept: it lies in
-    every ball that holds another. Rejected claims are kept, for the footnotes. Claims keep the order of
-    their old ids. Raises UserError when an example is not the same image everywhere.
+    Of the accepted images of one attack on one example and threat only the smallest is retained: it lies in every
+    ball that contains another. Rejected claims are retained for the footnotes. Claims keep the order of their old
+    ids. Raises UserError if an example is not the same image everywhere.
     """
     finds = _worst_finds([find for which, evidence in enumerate(evidences) for find in _finds(which, evidence)])
     numbered = list(enumerate(finds, start=1))
@@ -82,6 +83,10 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
             failures=_distinct(f for e in evidences for f in e.failures),
             efforts=_added(f for e in evidences for f in e.efforts),
             probes=tuple(sorted({p for e in evidences for p in e.probes}, key=msgspec.structs.astuple)),
+            masking=tuple(
+                reduce(MaskingState.joined, (e.masking_state(threat) for e in evidences))
+                for threat in sorted({state.threat for e in evidences for state in e.masking})
+            ),
             environment=_alternatives([e.environment for e in evidences]),
         ),
         sources={i: f.source for i, f in numbered},
@@ -89,9 +94,9 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
 
 
 def consolidated(exhausted: Iterable[Exhausted]) -> tuple[Exhausted, ...]:
-    """One record per example, threat and attack, with every item that any of them has spent.
+    """One record per example, threat and attack, with every item that any of them has exhausted.
 
-    Costs add up when the items are different; where some are the same, only the dearer record is counted.
+    Costs of different items add up; of records that share items only the more expensive one counts.
     """
     together: dict[tuple[int, str, str], Exhausted] = {}
     for s in sorted(set(exhausted), key=msgspec.structs.astuple):
@@ -118,8 +123,8 @@ def _finds(which: int, evidence: Evidence) -> list[_Find]:
 
 
 def _worst_finds(finds: list[_Find]) -> list[_Find]:
-    """The smallest accepted find of each place, every rejected one, and those that still matter unjudged."""
-    # The first of equal finds is kept, so the oldest id: copies of a run change nothing.
+    """The smallest accepted find of each place, every rejected one, and unjudged ones that may still matter."""
+    # Of equal finds the one with the oldest id is retained, so copies of a run change nothing.
     distinct = {f.content: f for f in sorted(finds, key=_age, reverse=True)}
     smallest: dict[tuple[int, str, str], _Find] = {}
     for f in distinct.values():
@@ -142,7 +147,7 @@ def _smallness(find: _Find) -> tuple[float, float, str]:
 
 
 def _worst_clean(records: Iterable[Clean]) -> tuple[Clean, ...]:
-    """One answer per example; where machines disagree, the worse one."""
+    """One answer per example: the worse one if machines disagree."""
     worst: dict[int, Clean] = {}
     for c in records:
         known = worst.setdefault(c.example, c)
@@ -171,7 +176,7 @@ def _added(efforts: Iterable[Effort]) -> tuple[Effort, ...]:
 
 
 def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Every value that any run names, under its key."""
+    """Every value of any run, by key."""
     values: dict[str, set[str]] = {}
     for environment in environments:
         for key, value in environment.items():
@@ -180,14 +185,14 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
 
 
 def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:
-    """The precisions in which a run was searched: those on record, else its plan's; none before its first search."""
+    """The precisions in which a run was searched: the recorded ones, else its plan's; none before its first search."""
     if not (evidence.claims or evidence.exhausted) or plan.precision == "auto":
         return ()
     return precisions(evidence.environment) or (plan.precision,)
 
 
 def precisions(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The precisions on record, from a text like `bfloat16: why | float32: why`."""
+    """The recorded precisions, from a text like `bfloat16: why | float32: why`."""
     texts = environment.get("precision", "").split(_ALTERNATIVE)
     return tuple(sorted({text.partition(":")[0] for text in texts if text}))
 
@@ -200,7 +205,7 @@ def with_precision(environment: Mapping[str, str], precision: str, reason: str) 
 
 
 def joint_precisions(environment: Mapping[str, str], searched: Iterable[Sequence[str]]) -> str:
-    """The record with the precisions of several runs, also of those that are in no record but in a plan."""
+    """The record with the precisions of several runs, including those that only their plans name."""
     text = environment.get("precision", "")
     for name in {name for names in searched for name in names}.difference(precisions(environment)):
         text = with_precision({"precision": text}, name, "as its plan says")
@@ -208,9 +213,9 @@ def joint_precisions(environment: Mapping[str, str], searched: Iterable[Sequence
 
 
 def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
-    """The question that holds all of theirs: every example, every threat, every attack with its most items.
+    """The plan that contains all of theirs: every example, every threat, every attack with its largest number of items.
 
-    Conditions of the machine are those of the first. The caller has checked that model and data are the same.
+    Device, threads and the like are those of the first. The caller has checked that model and data are the same.
     """
     digests = {c.example: c.digest for c in merged.clean}
     examples = tuple(sorted({example for plan in plans for example in plan.examples}))

@@ -1,4 +1,4 @@
-"""What the evidence says about each example. A pure function of records, whatever order they come in."""
+"""The outcome of each example: a pure function of the records, independent of their order."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -10,24 +10,24 @@ from ..errors import unknown
 from ..evidence.records import Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
 
-FAR = 10**60  # no image is as large, and floats go on for a while
+FAR = 10**60  # larger than any image, and well within floats
 
 
 class Outcome(str, Enum):
-    """What is known about one example under one threat, or under several; the letters of the summary file."""
+    """The outcome of one example under one threat, or under several; the letters of the summary file."""
 
     WRONG = "W"  # misclassified before any attack
     BROKEN = "B"  # an accepted adversarial image exists
-    STANDING = "S"  # every planned attack was spent on it in vain
+    STANDING = "S"  # every planned attack failed on it
     OPEN = "O"  # work remains, or an attack failed to run
 
 
 def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
     """One letter per planned example, in plan order, for one planned threat.
 
-    Evidence about other examples is ignored. An accepted image counts whichever attack found it, and under
-    whichever radius of the same norm, if it lies in `threat`. A threat without attacks leaves its examples
-    open: nobody has looked. Raises UserError when `threat` is not planned.
+    Evidence about other examples is ignored. An accepted image in `threat` counts, whatever attack found it and under
+    whatever radius of the same norm. Under a threat without attacks examples stay open, because none was searched.
+    Raises UserError if `threat` is not planned.
     """
     attacks = planned_threat(plan, threat).attacks
     correct = answers(evidence)
@@ -53,13 +53,13 @@ def union(*letters: str) -> str:
 
 
 def before_attack(plan: Plan, evidence: Evidence) -> str:
-    """The outcomes of a plan without threats: wrong where the model was, else open, for nobody has looked."""
+    """The outcomes of a plan without threats: wrong if the model was, else open, because none was searched."""
     correct = answers(evidence)
     return "".join(Outcome.OPEN if correct.get(example, True) else Outcome.WRONG for example in plan.examples)
 
 
 def planned_threat(plan: Plan, threat: str) -> PlannedThreat:
-    """The part of the plan about one threat. Raises UserError when there is none."""
+    """The part of the plan about one threat. Raises UserError if there is none."""
     by_text = {planned.threat: planned for planned in plan.threats}
     if threat not in by_text:
         raise unknown("planned threat", threat, by_text)
@@ -67,7 +67,7 @@ def planned_threat(plan: Plan, threat: str) -> PlannedThreat:
 
 
 def answers(evidence: Evidence) -> dict[int, bool]:
-    """Whether the model was right before any attack; where two machines disagree, it was wrong."""
+    """Whether the model was correct before any attack; if two machines disagree, it was wrong."""
     correct: dict[int, bool] = {}
     for clean in evidence.clean:
         correct[clean.example] = correct.get(clean.example, True) and clean.correct
@@ -86,12 +86,12 @@ def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
 
 
 def done_items(evidence: Evidence, threat: str) -> dict[tuple[int, str], int]:
-    """The items spent, as bits, by example and attack."""
+    """The exhausted items, as bits, by example and attack."""
     return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.exhausted if s.threat == threat)}
 
 
 def is_exhausted(attack: PlannedAttack, done: int) -> bool:
-    """Whether a set of items holds all that the plan asks of this attack; more does no harm."""
+    """Whether a set of items contains all those that the plan lists for this attack."""
     wanted = (1 << attack.items) - 1
     return done & wanted == wanted
 
@@ -105,19 +105,19 @@ def _worst(column: Sequence[str]) -> Outcome:
 
 
 def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
-    """The referee put the image in `claim.threat` and measured its size; is it in `threat` too?"""
+    """Whether an image that the referee found to be in `claim.threat` is also in `threat`, by its size."""
     if claim.threat == threat:
         return True
     (name, limit), (other, reach) = ball(threat), ball(claim.threat)
     if name != other or limit is None or reach is None:
         return False
-    # A smaller ball lies in a larger one as a whole: its members need no second look at their rounding.
+    # A smaller ball lies in a larger one as a whole: the rounding of its members needs no second check.
     return reach <= limit or limit >= verdict.size
 
 
 @lru_cache(maxsize=1024)
 def ball(threat: str) -> tuple[str, Fraction | None]:
-    """`linf:8/255` as a name and a radius; no radius where the text holds something else."""
+    """`linf:8/255` as a name and a radius; None if the text holds something else."""
     name, _, numbers = threat.partition(":")
     try:
         limit = radius.read(numbers)

@@ -1,6 +1,6 @@
-"""What one run amounts to: the summary file. Fields are only ever added, and what is added has a default."""
+"""The summary file of a run. Fields are only ever added, and added fields have a default."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Tota
 from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatRows
 from .contradictions import contradiction
 from .masking import verdict as masking
-from .masking.verdict import Indicator, MaskingVerdict
+from .masking.indicators import IndicatorEntry
+from .masking.verdict import MaskingFinding, MaskingVerdict
 from .outcomes import Outcome, answers, before_attack, outcomes, union
 from .stats import shares
 from .stats.intervals import Interval
@@ -20,12 +21,12 @@ from .stats.intervals import Interval
 SCHEMA = "robench.summary/1"
 NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
 MAX_BYTES = 2**28  # of a summary file: a hundred thousand examples under ten threats take a hundredth of it
-POINTS = 20  # of a curve, beside radius 0
-FINGERPRINT = 80  # logits, about: enough to tell a changed network, and one line
+POINTS = 20  # of a curve, besides radius 0
+FINGERPRINT = 80  # logits, about: they reveal a changed network, and fit in a line
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
-    """The classifier that was asked about."""
+    """The evaluated classifier."""
 
     name: str
     weights_sha256: str
@@ -44,7 +45,7 @@ class DataEntry(msgspec.Struct, frozen=True):
 
 
 class CleanEntry(msgspec.Struct, frozen=True):
-    """Before any attack. While examples are open, accuracy counts them as correct."""
+    """The result before any attack. While examples are open, accuracy counts them as correct."""
 
     accuracy: float
     ci95: Interval
@@ -54,26 +55,26 @@ class CleanEntry(msgspec.Struct, frozen=True):
 
 
 class CurveEntry(msgspec.Struct, frozen=True):
-    """Accuracy by radius; empty where it was not measured."""
+    """Accuracy by radius; empty if it was not measured."""
 
     radius: tuple[float, ...] = ()
     accuracy: tuple[float, ...] = ()
 
 
 class MaskingEntry(msgspec.Struct, frozen=True):
-    """Whether gradients are masked: masked, suspect, none-found or untested. Never a clearance."""
+    """The verdict on gradient masking: masked, suspect, none-found or untested. None of them rules it out."""
 
     verdict: MaskingVerdict = "untested"
     evidence: tuple[str, ...] = ()
 
 
 class ThreatMaskingEntry(msgspec.Struct, frozen=True):
-    """The same for one threat, with the command that would tell more."""
+    """The verdict on masking under one threat, with the command that would show more."""
 
     verdict: MaskingVerdict = "untested"
     evidence: tuple[str, ...] = ()
     next: str = ""
-    indicators: tuple[Indicator, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where nothing was measured
+    indicators: tuple[IndicatorEntry, ...] | msgspec.UnsetType = msgspec.UNSET  # absent if nothing was measured
 
 
 class ThreatEntry(msgspec.Struct, frozen=True):
@@ -98,7 +99,7 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     rejections: tuple[RejectionEntry, ...] = ()
     failures: tuple[FailureEntry, ...] = ()
     elsewhere: Count = 0  # broken by evidence from outside the plan: another attack, or another radius
-    ties: Count = 0  # broken only by images on which the right class ties with a wrong one
+    ties: Count = 0  # broken only by images on which the correct class ties with a wrong one
     nan: Count = 0  # examples on which the model answered NaN during a search
     failed: Count = 0  # of the open examples, those on which an attack raised
 
@@ -150,7 +151,7 @@ class Summary(msgspec.Struct, frozen=True):
     every_attack: bool = False
     ties: Count = 0  # clean predictions on which two classes tie
     nan: Count = 0  # clean predictions that are not a number
-    notes: tuple[str, ...] = ()  # what a reader of the numbers should know, a sentence each without its full stop
+    notes: tuple[str, ...] = ()  # cautions for a reader of the numbers, sentences without a full stop
 
     def to_json(self) -> str:
         """The summary file: indented by two spaces, a newline at the end."""
@@ -158,9 +159,9 @@ class Summary(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Summary":
-        """Reads a summary file, also of a later version: fields it does not know are passed over.
+        """Reads a summary file, also of a later version: unknown fields are ignored.
 
-        Raises UserError when the text is something else, or contradicts itself.
+        Raises UserError if the text is something else, or contradicts itself.
         """
         try:
             summary = msgspec.json.decode(text, type=cls)
@@ -174,7 +175,7 @@ class Summary(msgspec.Struct, frozen=True):
         return _renamed(summary)
 
     def refuse_unreadable(self) -> None:
-        """Raises UserError for a name that cannot be shown, or of an attack that has none."""
+        """Raises UserError for a name that cannot be shown, and for an attack without a name."""
         labels = [attack.name for threat in self.threats for attack in threat.attacks]
         for name in (self.model.name, self.data.name, self.protocol, *labels):
             if not name.isprintable():
@@ -182,20 +183,17 @@ class Summary(msgspec.Struct, frozen=True):
         if "" in labels:
             raise UserError("an attack has no name")
 
-    def _repr_html_(self) -> str:
-        """The table that `robench evaluate` prints, as a notebook shows it."""
-        from .tables import main_table  # tables are made of summaries
-        from .tables.webpage import fragment
-
-        return fragment([main_table([self], intervals=True)])
+    def _repr_html_(self) -> str | None:
+        """The table that `robench evaluate` prints, for a notebook; None if nothing has registered how to make it."""
+        return _notebook_view(self) if _notebook_view is not None else None
 
     @property
     def unanswered(self) -> bool:
-        """Whether not one clean image has been answered: the run was stopped before anything was measured."""
+        """Whether no clean image has an answer: the run was stopped before anything was measured."""
         return self.clean.open == self.data.examples
 
     def about(self) -> dict[str, str | float]:
-        """What every row of a table in numbers begins with: who was asked what."""
+        """The first columns of every numeric table: the model and the question."""
         return {
             "model": self.model.name,
             "weights": self.model.weights_sha256,
@@ -224,7 +222,7 @@ class Summary(msgspec.Struct, frozen=True):
         """One row per example and threat, in their order: the number of the example, the threat, and the outcome.
 
         Outcomes are `wrong` before any attack, `broken`, `standing` and `open`; `robench export` writes more columns.
-        Raises UserError where an older summary file does not hold the numbers of its examples.
+        Raises UserError if an older summary file does not hold the numbers of its examples.
         """
         numbers = [n for part in self.data.numbers.split() for n in range(*map(int, part.split(":")))]
         if len(numbers) != self.data.examples:
@@ -239,8 +237,17 @@ class Summary(msgspec.Struct, frozen=True):
         return pd.DataFrame(rows, columns=["example", "threat", "outcome"]).astype({"example": "int64"})
 
 
+_notebook_view: Callable[[Summary], str] | None = None
+
+
+def register_notebook_view(view: Callable[[Summary], str]) -> None:
+    """Show summaries in notebooks as this HTML. Tables import this module, so it cannot import them."""
+    global _notebook_view
+    _notebook_view = view
+
+
 def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
-    """Reads the evidence as the plan asks. Neither order nor repetition of records makes a difference."""
+    """The summary of the evidence for the plan. Neither order nor repetition of records makes a difference."""
     assert plan.examples, "a plan names at least one example"
     letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
     findings = masking.findings(plan, evidence)
@@ -274,8 +281,8 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
 def model_entry(model: ModelRecord) -> ModelEntry:
     """The classifier as the summary file names it."""
     logits = model.fingerprint[:: max(1, len(model.fingerprint) // FINGERPRINT)]
-    told = " ".join(f"{value:.4g}" for value in logits)
-    return ModelEntry(model.name, model.weights_sha256, model.architecture, model.normalisation, told)
+    text = " ".join(f"{value:.4g}" for value in logits)
+    return ModelEntry(model.name, model.weights_sha256, model.architecture, model.normalisation, text)
 
 
 def _slices(numbers: Sequence[int]) -> str:
@@ -286,7 +293,7 @@ def _slices(numbers: Sequence[int]) -> str:
 
 
 def _renamed(summary: Summary) -> Summary:
-    """Under the present names of models and attacks."""
+    """The summary with the present names of models and attacks."""
     put = msgspec.structs.replace
     threats = (
         put(
@@ -297,7 +304,12 @@ def _renamed(summary: Summary) -> Summary:
         )
         for t in summary.threats
     )
-    return put(summary, model=put(summary.model, name=renames.model(summary.model.name)), threats=tuple(threats))
+    return put(
+        summary,
+        model=put(summary.model, name=renames.model(summary.model.name)),
+        threats=tuple(threats),
+        environment=renames.environment(summary.environment),
+    )
 
 
 def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
@@ -311,9 +323,9 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
-def _threat_entry(ledger: ThreatRows, letters: str, found: masking.Finding) -> ThreatEntry:
-    plan, evidence, threat = ledger.plan, ledger.evidence, ledger.threat
-    whole = _union_entry(plan, letters, ledger.failed)
+def _threat_entry(records: ThreatRows, letters: str, found: MaskingFinding) -> ThreatEntry:
+    plan, evidence, threat = records.plan, records.evidence, records.threat
+    whole = _union_entry(plan, letters, records.failed)
     return ThreatEntry(
         threat=threat,
         accuracy=whole.accuracy,
@@ -323,27 +335,27 @@ def _threat_entry(ledger: ThreatRows, letters: str, found: masking.Finding) -> T
         standing=whole.standing,
         open=whole.open,
         outcomes=letters,
-        rejected=ledger.rejected(),
-        attacks=ledger.attacks(),
-        curve=_curve(ledger, len(letters)) if plan.curve else CurveEntry(),
+        rejected=records.rejected(),
+        attacks=records.attacks(),
+        curve=_curve(records, len(letters)) if plan.curve else CurveEntry(),
         masking=ThreatMaskingEntry(found.verdict, found.evidence, found.next, found.indicators or msgspec.UNSET),
         nan=len({p.example for p in evidence.probes if (p.threat, p.name) == (threat, "nan")} & set(plan.examples)),
-        rejections=ledger.rejections(),
-        failures=ledger.failures(),
-        elsewhere=ledger.elsewhere(),
-        ties=ledger.ties(),
+        rejections=records.rejections(),
+        failures=records.failures(),
+        elsewhere=records.elsewhere(),
+        ties=records.ties(),
         failed=whole.failed,
     )
 
 
-def _curve(ledger: ThreatRows, n: int) -> CurveEntry:
-    """The share of examples without a find up to each radius: an upper bound, like accuracy itself."""
-    reach = ledger.radius
+def _curve(records: ThreatRows, n: int) -> CurveEntry:
+    """The share of examples without a find up to each radius: an upper bound, as accuracy is."""
+    reach = records.radius
     if reach is None:
         return CurveEntry()
-    sizes = np.sort(np.array(ledger.smallest()))
+    sizes = np.sort(np.array(records.smallest()))
     radii = [float(reach * i / POINTS) for i in range(POINTS + 1)]
-    standing = [(len(ledger.correct) - int(np.searchsorted(sizes, radius, side="right"))) / n for radius in radii]
+    standing = [(len(records.correct) - int(np.searchsorted(sizes, radius, side="right"))) / n for radius in radii]
     return CurveEntry(tuple(radii), tuple(standing))
 
 

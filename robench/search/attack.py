@@ -1,8 +1,8 @@
-"""What an attack is: a question to the model, and what it makes of the answer.
+"""The interface of attacks: a query to the model, and a step from its answer.
 
-An attack of ours never holds the model. It names the images it wants to ask about (`query`) and is told what it
-declared to read (`step`): labels, logits, or gradients. The engine makes the call, counts it, watches it, and
-chooses its precision. So a step is a pure function of tensors, and no attack can read more than it says.
+A stepped attack never holds the model. It names the images to query (`query`) and receives what it declares to read
+(`step`): labels, logits, or gradients. The engine runs the model, counts the queries, keeps the best image, and chooses
+the precision. So a step is a pure function of tensors, and no attack can read more than it declares.
 """
 
 from abc import ABC, abstractmethod
@@ -14,42 +14,44 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import settings
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import N_PARAMS
+from ..settings import Count, NoTargets
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the lanes work on, one row each."""
+    """The examples under attack. A row of every tensor is a slot of the device batch."""
 
     x: Inputs
     y: Labels
     target: Labels  # the class to aim at; attacks without targets ignore it
-    keys: Keys  # the source of all noise of this row
+    keys: Keys  # keys of all noise of this row
 
 
 @dataclass(frozen=True)
 class State:
-    """What an attack remembers between steps. Every field has one row per lane."""
+    """The memory of an attack between steps. Every field has one row per slot."""
 
-    delta: Inputs  # a gradient attack asks about x + delta next
+    delta: Inputs  # a gradient attack queries x + delta next
 
 
 Candidates = Float[Tensor, "L W *D"]
-"""The images that each of L lanes asks about at once, W of them."""
+"""The images that L slots query at once, W per slot."""
 
 CandidateParams = Float[Tensor, "L W 3"]
-"""How each of those images was made, where the threat model needs to know; else 0."""
+"""The transform parameters of these images, for threat models that need them; else 0."""
 
 Reads = Literal["labels", "logits", "gradients", "anything"]
-"""What an attack is told of the model's answers. One that holds the model may ask anything."""
+"""The part of the model's output that an attack receives. An attack that holds the model may read anything."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the model said about the points asked about, as far as a gradient attack reads."""
+    """The model's output at the queried points, as far as a gradient attack reads it."""
 
     logits: Logits
     loss: PerExample
@@ -72,9 +74,13 @@ class Attack(ABC):
     source: ClassVar[str]  # method, paper, link: the line of `robench list attacks`
     threats: ClassVar[tuple[str, ...]]  # names of the threat models it can attack
     reads: ClassVar[Reads]
-    precise: ClassVar[bool] = False  # low precision would mislead it: it is always told float32
-    minimises: ClassVar[bool] = False  # it goes on from a find to a nearer one
-    comes_from_outside: ClassVar[bool] = False  # it starts at any image that fools the model, and fails without one
+    precise: ClassVar[bool] = False  # low precision would mislead it: it always receives float32
+    minimises: ClassVar[bool] = False  # after a find it searches for a nearer one
+    comes_from_outside: ClassVar[bool] = False  # it starts at any misclassified image, and fails without one
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a setting is out of range."""
+        settings.check(self)
 
     @property
     def spec(self) -> str:
@@ -83,11 +89,11 @@ class Attack(ABC):
 
     @abstractmethod
     def max_queries(self, threat: Any) -> int:
-        """How often it asks the model about an example it finds nothing for."""
+        """The number of queries for an example on which it finds nothing."""
 
     @property
     def queries_per_step(self) -> int:
-        """How many images it asks about at once for each example."""
+        """The number of images it queries at once for each example."""
         return 1
 
 
@@ -95,44 +101,44 @@ class Attack(ABC):
 class SteppedAttack(Attack, Generic[T, S]):
     """A search that can be paused after any step.
 
-    Lanes are independent: no reduction over the batch, no counter they share, no global random state. The engine
-    relies on this to swap finished lanes.
+    Slots are independent: no reduction over the batch, no shared counter, no global random state. The engine relies on
+    this when it gives a finished slot to the next example.
     """
 
-    steps: int  # moves of each lane before it is spent
-    targets: int = 0  # searches per draw, each aimed at another wrong class; 0 is one search that aims at none
+    steps: Count  # steps of each slot before it is exhausted
+    targets: NoTargets = 0  # searches per restart, each aimed at another wrong class; 0 is one search that aims at none
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:
-        """The state of fresh lanes. Asks the model nothing."""
+        """The state of new slots, made without a query."""
 
     def max_queries(self, threat: T) -> int:
-        """How often a lane asks the model before it is spent: at every point it moves to, and where it starts."""
+        """The number of queries of a slot before it is exhausted: the start, and the point after every step."""
         return self.steps + 1
 
     def params(self, threat: T, batch: Batch, state: S) -> CandidateParams:
-        """How the images of `query` were made."""
+        """The transform parameters of the images of `query`."""
         return batch.x.new_zeros(len(batch.y), self.queries_per_step, N_PARAMS)
 
 
 @dataclass(frozen=True)
 class GradientAttack(SteppedAttack[T, S]):
-    """An attack that climbs a loss and reads logits, loss and gradient."""
+    """An attack that maximises a loss and reads logits, loss and gradient."""
 
     reads: ClassVar[Reads] = "gradients"
 
     @property
     @abstractmethod
     def objective(self) -> Loss:
-        """The loss it climbs."""
+        """The loss to maximise."""
 
     def query(self, threat: T, batch: Batch, state: S) -> Inputs:
-        """The image to ask about next, one per lane."""
+        """The next image to query, one per slot."""
         return batch.x + state.delta
 
     @abstractmethod
     def step(self, threat: T, batch: Batch, state: S, seen: Seen) -> S:
-        """One step on, from what the model said about `query`."""
+        """The state after one step, from the model's output at `query`."""
 
 
 @dataclass(frozen=True)
@@ -143,47 +149,47 @@ class ScoreAttack(SteppedAttack[T, S]):
 
     @abstractmethod
     def query(self, threat: T, batch: Batch, state: S) -> Candidates:
-        """The images to ask about next, `width` per lane."""
+        """The next images to query, `queries_per_step` per slot."""
 
     @abstractmethod
     def step(self, threat: T, batch: Batch, state: S, logits: Float[Tensor, "L W K"]) -> S:
-        """One step on, from the logits of `query`."""
+        """The state after one step, from the logits of `query`."""
 
 
 @dataclass(frozen=True)
 class LabelAttack(SteppedAttack[T, S]):
-    """An attack that reads nothing but the predicted class."""
+    """An attack that reads the predicted class only."""
 
     reads: ClassVar[Reads] = "labels"
-    precise: ClassVar[bool] = True  # it walks along the very boundary
+    precise: ClassVar[bool] = True  # it walks along the boundary
 
     @abstractmethod
     def query(self, threat: T, batch: Batch, state: S) -> Candidates:
-        """The images to ask about next, `width` per lane."""
+        """The next images to query, `queries_per_step` per slot."""
 
     @abstractmethod
     def step(self, threat: T, batch: Batch, state: S, labels: Int[Tensor, "L W"]) -> S:
-        """One step on, from the classes predicted for `query`; where the model answered NaN, the right class."""
+        """The state after one step, from the classes predicted for `query`; the correct class where logits are NaN."""
 
 
 @dataclass(frozen=True)
 class ForeignAttack(Attack):
-    """An attack of somebody else's library, which owns its loop and works on a whole batch.
+    """An attack of another library, which runs its own loop on a whole batch.
 
-    It is handed a model, which it may differentiate; the engine counts and watches what the model is asked. Its
-    examples may share noise and counters, so what it finds can depend on who else is in the batch.
+    It receives a model that it may differentiate; the engine counts the queries and keeps the best images. Its examples
+    may share noise and counters, so its result for an example can depend on the rest of the batch.
     """
 
     reads: ClassVar[Reads] = "anything"
-    precise: ClassVar[bool] = True  # it does as it likes with what it is told
+    precise: ClassVar[bool] = True  # nothing is known about how it uses the output
     targets: ClassVar[int] = 0
 
     @abstractmethod
     def run(self, model: Model, threat: Any, batch: Batch) -> None:
-        """Search from images that the model gets right. What the library returns is looked at if, and only if, the
-        model is asked about it.
+        """Search from images that the model classifies correctly. An image that the library returns counts only if it
+        was queried.
 
-        Global random numbers (torch, numpy, random) are seeded for the batch, and put back afterwards.
+        Global random generators (torch, numpy, random) are seeded for the batch, and restored afterwards.
         """
 
 
@@ -195,23 +201,23 @@ AttackGiven = str | AnyAttack | type[AnyAttack]
 
 
 def spec(name: str, settings: Mapping[str, object]) -> str:
-    """An attack as text, its settings in alphabetical order."""
+    """An attack as text, with its settings in alphabetical order."""
     return f"{name}({', '.join(f'{setting}={value!r}' for setting, value in sorted(settings.items()))})"
 
 
 def batch_seed(batch: Batch) -> int:
-    """A seed for a library that draws for the whole batch at once, from 0 to 2**32 - 1."""
+    """A seed from 0 to 2**32 - 1, for a library that samples for the whole batch at once."""
     return int(batch.keys.sum()) % 2**32
 
 
 def take_rows(rows: Rows, slots: Int[Tensor, "L"]) -> Rows:
-    """The rows of the given lanes."""
+    """The rows of the given slots."""
     taken: dict[str, Any] = {f.name: getattr(rows, f.name).index_select(0, slots) for f in fields(rows)}
     return replace(rows, **taken)
 
 
 def put_rows(rows: Rows, slots: Int[Tensor, "L"], fresh: Rows) -> Rows:
-    """`rows` with the given lanes replaced by `fresh`."""
+    """`rows` with the given slots replaced by `fresh`."""
     return _by_field(lambda old, new: old.index_copy(0, slots, new), rows, fresh)
 
 
@@ -226,17 +232,17 @@ def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) 
 
 
 def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, target: Labels) -> Seen:
-    """One forward and one backward pass. Rows do not meet: the summed loss has each row's own gradient."""
+    """One forward and one backward pass. Rows are independent, so one sum gives every row's gradient."""
     with torch.enable_grad():
         x_adv = x_adv.detach().requires_grad_()
         logits = model(x_adv)
         loss = objective(logits, y, target)
         (grad,) = torch.autograd.grad(loss.sum(), x_adv)
-    return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # it may answer in another type
+    return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # the model may use another type
 
 
 def unroll(model: Model, threat: T, attack: GradientAttack[T, S], batch: Batch) -> S:
-    """Every step on one batch, without stopping at a find, watching or counting. Training uses this."""
+    """The state after all steps on one batch. Finds neither stop it nor are they recorded: training uses this."""
     state = attack.start(threat, batch)
     for _ in range(attack.steps):
         x_adv = attack.query(threat, batch, state)

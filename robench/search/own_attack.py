@@ -22,11 +22,13 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from .. import settings as settings_of
 from ..errors import UserError, described, unknown
 from ..problem.architectures.factories import WRITTEN, literals, searching
 from ..problem.threats import THREATS, ThreatModel
+from ..settings import MAX
 from .attack import AnyAttack, Attack, ForeignAttack, GradientAttack, LabelAttack, ScoreAttack
-from .attacks import ATTACKS, MAX
+from .attacks import ATTACKS
 from .foreign.foolbox import FoolboxAttack
 
 FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
@@ -222,37 +224,18 @@ def _annotated(kind: type[Any]) -> bool:
 
 def _made(kind: type[AnyAttack], given: str, settings: Mapping[str, Any]) -> AnyAttack:
     """An instance. Raises UserError naming a setting that the class does not have or take, or that it needs."""
-    known = {f.name: f for f in fields(kind) if f.init}
-    for setting in settings:
-        if setting not in known:
-            raise unknown(f"setting of {kind.__name__}", setting, known)
-    lacking = [
-        name
-        for name, f in known.items()
-        if name not in settings and f.default is MISSING and f.default_factory is MISSING
-    ]
-    if lacking:
-        example = ", ".join(f"{name}=..." for name in lacking)
+    required = [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in settings]:
+        example = ", ".join(f"{name}=..." for name in missing)
         raise UserError(
-            f"{given} needs {' and '.join(lacking)}; write {kind.__name__}({example}), or give defaults in the class"
+            f"{given} needs {' and '.join(missing)}; write {kind.__name__}({example}), or give defaults in the class"
         )
-    chosen = {name: _chosen(kind.__name__, name, known[name].default, value) for name, value in settings.items()}
     try:
-        made = kind(**chosen)
+        return settings_of.build(kind, settings, hidden=[f.name for f in fields(kind) if not f.init])
     except UserError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # of any kind: it is raised by the user's code
         raise UserError(f"{given} cannot be made with these settings ({described(error)})") from error
-    return made
-
-
-def _chosen(kind: str, name: str, default: Any, value: Any) -> Any:
-    """A value of the same type as the default, a whole number standing for a real one too."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if default is not MISSING and default is not None and value is not None and type(value) is not type(default):
-        raise UserError(f"{kind} cannot take {name}={value!r}; its default is {default!r}")
-    return value
 
 
 def _refuse_settings(attack: Attack) -> None:

@@ -1,12 +1,16 @@
-"""For tests of one's own: `assert_robust` fails with a table when a model holds less than it should."""
+"""`assert_robust` for a user's own tests: it fails with a table when a model is less robust than required."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import api
-from ..api import Data, EvalRequest, Model
+from ..api import Data
 from ..errors import UserError, unknown
-from ..evaluation.regression import Baseline, compare, precision_for, question, read_baseline, unchanged
+from ..evaluation.model_source import Model, source_of
+from ..evaluation.prepared import EvalResult, StopCriterion
+from ..evaluation.regression import Baseline, compare, question, read_baseline, unchanged
+from ..problem.process import plain_process
+from ..problem.split import Split
 from ..results.gate import GateVerdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
@@ -31,18 +35,18 @@ def assert_robust(
     run: str | Path | None = None,
     device: str = "cpu",
 ) -> Summary:
-    """Raises AssertionError, with a table, when a model is not as robust as is asked; else returns its summary.
+    """Raises AssertionError, with a table, when a model is not as robust as required; else returns its summary.
 
-    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model; `data` what
+    `model` is a module that takes images in [0, 1], a checkpoint or the name of a bundled model; `data` is what
     `robench.evaluate` takes.
 
-    With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse: it is
-    asked what the baseline was asked, and the drop in every row may be 1pp, or as `max_drop` says: "2pp", or
-    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and says how many more examples it would take. Where
-    the baseline used attacks of your own, name them again as attacks=["file.py:Class"].
+    With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse. It is
+    evaluated as the baseline was. Every row may drop by 1pp, or as `max_drop` allows: "2pp", or
+    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and names how many more examples it would take. If
+    the baseline used attacks of your own, name them again: attacks=["file.py:Class"].
 
-    With `at_least`, shares between 0 and 1 by row (`clean`, a threat, `union`), so much must stand after every planned
-    attack; examples that are still open do not count as standing. What is asked is told as in `robench.evaluate`.
+    With `at_least`, shares between 0 and 1 by row (`clean`, a threat, `union`), at least that share must stand after
+    every planned attack; open examples do not count as standing. The other arguments are those of `robench.evaluate`.
 
     With `run`, the evidence is kept there, and what is known is not searched for again. Raises UserError, a ValueError,
     with one sentence, when something cannot be measured.
@@ -51,14 +55,14 @@ def assert_robust(
         assert_robust("model.safetensors", baseline="baseline.json", max_drop="union=1pp")
     """
     if baseline is None and not at_least:
-        raise UserError("say what the model must hold: baseline=FILE, or at_least={'union': 0.5}")
+        raise UserError("state how robust the model must be: baseline=FILE, or at_least={'union': 0.5}")
     if baseline is None and max_drop:
         raise UserError("max_drop needs a baseline; name one with baseline=FILE")
     _check_shares(at_least or {})
     if not isinstance(max_drop, (str, list, tuple)) or not all(isinstance(drop, str) for drop in max_drop):
-        raise UserError(f"max_drop={max_drop!r} is no text; write percentage points like '1pp' or ['union=1pp']")
+        raise UserError(f"max_drop={max_drop!r} is not text; write percentage points like '1pp' or ['union=1pp']")
     if baseline is not None and (threats or protocol or examples):
-        raise UserError("the baseline says what is asked; leave out threats, protocol and examples")
+        raise UserError("the baseline determines the question; leave out threats, protocol and examples")
     if baseline is not None:
         known = read_baseline(Path(baseline))
         drops = [max_drop] if isinstance(max_drop, str) else max_drop
@@ -75,7 +79,7 @@ def assert_robust(
             run=run,
             device=device,
         )
-    _hold(summary, at_least or {})
+    _require(summary, at_least or {})
     return summary
 
 
@@ -84,9 +88,10 @@ def _check_shares(at_least: Mapping[str, float]) -> None:
         raise UserError(f"at_least={at_least!r} names no row; write it like at_least={{'union': 0.5}}")
     for name, wanted in at_least.items():
         if not isinstance(wanted, (int, float)) or not 0 <= wanted <= 1:
-            raise UserError(f"at_least={{{name!r}: {wanted!r}}} is no share; it goes from 0 to 1")
+            raise UserError(f"at_least={{{name!r}: {wanted!r}}} is not a share; it goes from 0 to 1")
 
 
+@plain_process()
 def _not_worse(
     model: Model,
     baseline: Baseline,
@@ -98,30 +103,26 @@ def _not_worse(
     *,
     whole: bool,
 ) -> Summary:
-    """The summary of a model that is no worse; with `whole`, the search is not cut short when that is certain."""
+    """The summary of a model that is no worse; with `whole`, the search is not stopped when that is certain."""
     allowances = read_allowances(max_drop, baseline.rows)
     if data is not None and not isinstance(data, str | Path):
         raise UserError(f"with a baseline, data is a name, a folder or a file, not {type(data).__name__}; name it")
-    asked = question(baseline, None if data is None else str(data), consent=consent)
-    if baseline.is_of(api.classifier_of(model, asked.split, device)):
+    compared = question(baseline, None if data is None else str(data), consent=consent)
+    prepared = compared.prepare(source_of(model, device))
+
+    def evaluate(split: Split, stop_when: StopCriterion | None) -> EvalResult:
+        return prepared.answer(run, None if whole else stop_when)
+
+    if baseline.is_of(prepared.plan.model):
         comment = unchanged(baseline, allowances)
     else:
-        searching = precision_for(baseline, None, api.pick_device(device))
-        ask = EvalRequest(
-            data=asked.data, seed=baseline.summary.seed, precision=searching, preparation=asked.preparation
-        )
-        comment, _ = compare(
-            *(baseline, asked, allowances),
-            lambda split, enough: api.answer(
-                model, ask, split, asked.protocol, run=run, device=device, enough=None if whole else enough
-            ),
-        )
+        comment, _ = compare(compared, allowances, evaluate)
     if comment.judgement.verdict is not GateVerdict.NONE:
         raise AssertionError(comment.markdown())
     return comment.now
 
 
-def _hold(summary: Summary, at_least: Mapping[str, float]) -> None:
+def _require(summary: Summary, at_least: Mapping[str, float]) -> None:
     letters = letters_of(summary)
     letters.setdefault("union", summary.union.outcomes)
     short = []
@@ -130,6 +131,6 @@ def _hold(summary: Summary, at_least: Mapping[str, float]) -> None:
             raise unknown("row of the summary", name, letters)
         share = letters[name].count(Outcome.STANDING) / len(letters[name])
         if share < wanted:
-            short.append(f"{name}: {100 * share:.1f} % stand, at least {100 * wanted:g} % were asked for")
+            short.append(f"{name}: {100 * share:.1f} % stand, at least {100 * wanted:g} % are required")
     if short:
         raise AssertionError("\n".join([*short, "", render([summary], intervals=True)]))

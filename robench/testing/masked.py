@@ -1,8 +1,8 @@
-"""Models whose gradients mislead, each made of an honest one: what a detector of gradient masking must see through.
+"""Models with misleading gradients, each made from an honest one, to test detectors of gradient masking.
 
-A wrapper that keeps every prediction leaves the model as robust as it was. Whatever more an attack leaves standing is
-masking, and nothing else. The others change predictions, as defences that were proposed do; how robust they are is
-known only from what breaks them.
+A wrapper that keeps every prediction does not change the robustness of the model: every further example that attacks
+leave standing is due to masking. The other wrappers change predictions, as proposed defences do; their robustness is
+known only through the attacks that break them.
 """
 
 import hashlib
@@ -16,46 +16,46 @@ from torch import Tensor, nn
 
 from ..errors import unknown
 
-NOISE = 12345  # the seed of what is fixed in a wrapper
+NOISE = 12345  # the seed of fixed random numbers in a wrapper
 
 
 @dataclass(frozen=True)
-class Masking:
+class GradientMask:
     """One way to mislead gradient attacks."""
 
     name: str
-    cause: str  # in a few words, what stops the attacks
-    keeps: bool  # every prediction of the model inside
+    cause: str  # what stops the attacks, in a few words
+    keeps: bool  # whether it keeps every prediction of the model inside
     wrap: Callable[[nn.Module], nn.Module]
-    known: Callable[[nn.Module], nn.Module] | None = None  # from the wrapped model to one with a gradient to climb
+    stand_in: Callable[[nn.Module], nn.Module] | None = None  # from the wrapped model to one with a useful gradient
 
     @property
     def held_out(self) -> bool:
-        """Whether it is kept from those who choose thresholds: a third of all, by a hash of the name."""
+        """Whether it is held out when thresholds are chosen: a third of all, by a hash of the name."""
         return hashlib.sha256(self.name.encode()).digest()[0] % 3 == 0
 
 
 def masked(name: str, base: nn.Module) -> nn.Module:
-    """An honest model behind one of the masks in `MASKED`. Raises UserError for a name that is not there."""
+    """An honest model behind one of the masks in `MASKED`. Raises UserError for an unknown name."""
     if name not in MASKED:
         raise unknown("masking", name, MASKED)
     return MASKED[name].wrap(base).eval()
 
 
 def stand_in(name: str, base: nn.Module) -> nn.Module:
-    """What somebody attacks who knows the mask: one that answers alike, with a gradient worth climbing.
+    """The model that an attacker who knows the mask attacks: it has the same logits and a useful gradient.
 
-    Behind a mask that keeps every prediction it is the model inside. Of the others it answers exactly as the mask does,
-    or, where that answers at random, the mean of several draws. What fools it is yet to be verified on the masked
-    model. Raises UserError for a name that is not there.
+    For a mask that keeps every prediction, it is the model inside. For the others, its logits are exactly those of the
+    masked model or, where those are random, the mean of several passes. Adversarial examples must still be verified on
+    the masked model. Raises UserError for an unknown name.
     """
     wrapped = masked(name, base)
-    known = MASKED[name].known
-    return base.eval() if known is None else known(wrapped).eval()
+    replace = MASKED[name].stand_in
+    return base.eval() if replace is None else replace(wrapped).eval()
 
 
 class Wrapped(nn.Module):
-    """A model with something done to its images before it, or to its logits behind it."""
+    """A model with a change of its images before it, or of its logits after it."""
 
     def __init__(self, base: nn.Module):
         super().__init__()
@@ -65,15 +65,15 @@ class Wrapped(nn.Module):
         return self.after(self.base(self.before(x)))
 
     def before(self, x: Tensor) -> Tensor:
-        """What the model inside is shown."""
+        """The input of the model inside."""
         return x
 
     def after(self, logits: Tensor) -> Tensor:
-        """What it is said to have answered."""
+        """The output, from the logits of the model inside."""
         return logits
 
 
-# Those that keep every prediction. Behind the model.
+# Masks after the model that keep every prediction.
 
 
 class LargeLogits(Wrapped):
@@ -84,56 +84,56 @@ class LargeLogits(Wrapped):
 
 
 class TinyLogits(Wrapped):
-    """Logits so small that the gradient is lost below the smallest float32."""
+    """Logits so small that the gradient underflows in float32."""
 
     def after(self, logits: Tensor) -> Tensor:
         return 1e-36 * logits
 
 
 class Probabilities(Wrapped):
-    """A sharp softmax in the forward pass: saturated wherever the model is sure."""
+    """A sharp softmax in the forward pass: saturated wherever the model is confident."""
 
     def after(self, logits: Tensor) -> Tensor:
         return F.softmax(5 * logits.double(), dim=1)
 
 
 class HalfProbabilities(Wrapped):
-    """Probabilities in half precision; what lies below 6e-8 is 0, and so is its gradient. The best class gets more."""
+    """Probabilities in half precision: below 6e-8 they are 0, and so is the gradient. 1 is added for the best class."""
 
     def after(self, logits: Tensor) -> Tensor:
         return F.softmax(8 * logits, dim=1).half().float() + _first(logits)
 
 
 class ClippedLogProbabilities(Wrapped):
-    """Log-probabilities cut off below, as against a logarithm of 0: flat behind the cut. The best class gets more."""
+    """Log-probabilities that are clipped from below, and flat there. 0.1 is added for the best class."""
 
     def after(self, logits: Tensor) -> Tensor:
         return F.softmax(10 * logits, dim=1).clamp(min=1e-4).log() + 0.1 * _first(logits)
 
 
 class OneHot(Wrapped):
-    """The class alone, without scores."""
+    """Only the predicted class, without scores."""
 
     def after(self, logits: Tensor) -> Tensor:
         return _first(logits)
 
 
 class Staircase(Wrapped):
-    """Logits rounded down to steps; half a step more for the best class."""
+    """Logits rounded down to integers, plus 0.5 for the best class."""
 
     def after(self, logits: Tensor) -> Tensor:
         return logits.floor() + 0.5 * _first(logits)
 
 
 class ClippedMargin(Wrapped):
-    """Every rival more than a hair behind the best class is said to be a hair behind."""
+    """Logits of the other classes are at most 0.02 below the best one."""
 
     def after(self, logits: Tensor) -> Tensor:
         return (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-0.02)
 
 
 class ReversedRivals(Wrapped):
-    """The best class stays best; the order of the others is turned round, so the margin falls where it should rise."""
+    """The best class stays best; the order of the others is reversed, so the margin falls where it should rise."""
 
     def after(self, logits: Tensor) -> Tensor:
         best = logits.amax(dim=1, keepdim=True)
@@ -141,26 +141,26 @@ class ReversedRivals(Wrapped):
 
 
 class Flipped(Wrapped):
-    """The gradient with its sign turned."""
+    """The gradient with its sign flipped."""
 
     def after(self, logits: Tensor) -> Tensor:
-        turned: Tensor = _Turned.apply(logits)  # type: ignore[no-untyped-call]
-        return turned
+        flipped: Tensor = _SignFlip.apply(logits)  # type: ignore[no-untyped-call]
+        return flipped
 
 
 class NotANumber(Wrapped):
-    """A square root of exactly 0: finite going forward, NaN coming back."""
+    """A square root of exactly 0: finite in the forward pass, NaN in the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.base(x)
         return logits + (0 * x).flatten(1).sum(dim=1, keepdim=True).sqrt()
 
 
-# Those that keep every prediction. On the way to the model.
+# Masks before the model that keep every prediction.
 
 
 class Detached(Wrapped):
-    """The images are cut off from the graph; a term of value 0 keeps a gradient, of value 0, alive."""
+    """The images are detached from the graph; a term of value 0 provides a gradient that is 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.base(x.detach())
@@ -168,7 +168,7 @@ class Detached(Wrapped):
 
 
 class NoGraph(Wrapped):
-    """The whole answer is computed without a graph: asking for a gradient raises."""
+    """The output is computed without a graph: a gradient cannot be computed, and raises."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -177,7 +177,7 @@ class NoGraph(Wrapped):
 
 
 class Decoy(Wrapped):
-    """The gradient of another function, smooth and wrong: a fixed random linear one."""
+    """The gradient of another function, a fixed random linear one."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.base(x.detach())
@@ -188,7 +188,7 @@ class Decoy(Wrapped):
 
 
 class NoisyGradient(Wrapped):
-    """What comes back is random, another time than the last."""
+    """A random gradient, new each time."""
 
     def before(self, x: Tensor) -> Tensor:
         x = x.clone()
@@ -198,8 +198,9 @@ class NoisyGradient(Wrapped):
 
 
 class Oscillating(Wrapped):
-    """All distances from the best class are multiplied by a factor above 0 that oscillates from pixel value to pixel
-    value: the gradient is that of the factor.
+    """Distances from the best class are multiplied by a positive factor that oscillates with the pixel values.
+
+    The gradient of the factor dominates.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,40 +210,41 @@ class Oscillating(Wrapped):
 
 
 class AntiAdversary(Wrapped):
-    """Three steps towards a surer answer before the image is read, which stays what it was: a gradient taken in the
-    forward pass, and none let out. Alfarra et al. 2022.
+    """Three gradient steps towards a more confident prediction in the forward pass; no gradient passes through them.
+
+    Alfarra et al. 2022.
     """
 
     def before(self, x: Tensor) -> Tensor:
-        surer = x.detach().clone()
+        confident = x.detach().clone()
         with torch.enable_grad():
             for _ in range(3):
-                surer.requires_grad_()
-                sure = self.base(surer).log_softmax(dim=1).amax(dim=1).sum()
-                (ascent,) = torch.autograd.grad(sure, surer)
-                surer = (surer + 0.02 * ascent.sign()).clamp(0, 1).detach()
-        return surer + (0 * x)
+                confident.requires_grad_()
+                score = self.base(confident).log_softmax(dim=1).amax(dim=1).sum()
+                (ascent,) = torch.autograd.grad(score, confident)
+                confident = (confident + 0.02 * ascent.sign()).clamp(0, 1).detach()
+        return confident + (0 * x)
 
 
-# Those that change predictions.
+# Masks that change predictions.
 
 
 class RoundedInput(Wrapped):
-    """Pixels on eight levels."""
+    """Pixels rounded to eight levels."""
 
     def before(self, x: Tensor) -> Tensor:
         return (7 * x).round() / 7
 
 
 class BlackAndWhite(Wrapped):
-    """Pixels on two levels."""
+    """Pixels rounded to two levels."""
 
     def before(self, x: Tensor) -> Tensor:
         return (x > 0.5).to(x.dtype)
 
 
 class RoundedSpectrum(Wrapped):
-    """Every block of 7x7 pixels keeps its cosine coefficients on a coarse grid, as JPEG does with 8x8."""
+    """The cosine coefficients of each block of 7x7 pixels are rounded coarsely, as JPEG does with 8x8."""
 
     def before(self, x: Tensor) -> Tensor:
         side, step = 7, 0.4
@@ -257,7 +259,7 @@ class RoundedSpectrum(Wrapped):
 
 
 class DeadThreshold(Wrapped):
-    """Pixels below 0.3 are black: no gradient reaches a black pixel. Tramèr and Boneh 2019, section 4."""
+    """Pixels below 0.3 become black: no gradient reaches a black pixel. Tramèr and Boneh 2019, section 4."""
 
     def before(self, x: Tensor) -> Tensor:
         return F.relu(x - 0.3) / 0.7
@@ -271,31 +273,31 @@ class Noise(Wrapped):
 
 
 class Dropped(Wrapped):
-    """A fifth of the pixels is left out, others each time, as by a dropout that was left on."""
+    """A random fifth of the pixels is set to 0, as by a dropout layer in training mode."""
 
     def before(self, x: Tensor) -> Tensor:
         return F.dropout(x, 0.2, training=True)
 
 
 class Shifted(Wrapped):
-    """The image is moved by up to two pixels, elsewhere each time."""
+    """The image is shifted by up to two pixels at random."""
 
     def before(self, x: Tensor) -> Tensor:
-        down, right = torch.randint(-2, 3, (2,)).tolist()
-        return x.roll((down, right), dims=(2, 3))
+        rows, columns = torch.randint(-2, 3, (2,)).tolist()
+        return x.roll((rows, columns), dims=(2, 3))
 
 
 class Winners(nn.Module):
-    """The fifth of the values that is largest; the others are 0. Xiao et al. 2020, k-winners-take-all."""
+    """The largest fifth of the values; the others become 0. Xiao et al. 2020, k-winners-take-all."""
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        least = flat.topk(max(1, flat.shape[1] // 5), dim=1).values[:, -1:]
-        return (flat * (flat >= least)).view_as(x)
+        smallest = flat.topk(max(1, flat.shape[1] // 5), dim=1).values[:, -1:]
+        return (flat * (flat >= smallest)).view_as(x)
 
 
 class KWinners(Wrapped):
-    """Only the largest values of the first layer go on: which ones they are jumps as the image moves."""
+    """Only the largest values of the first layer pass; which ones do is discontinuous in the image."""
 
     def __init__(self, base: nn.Module):
         super().__init__(base)
@@ -304,59 +306,59 @@ class KWinners(Wrapped):
         setattr(parent, name.rpartition(".")[2], nn.Sequential(first, Winners()))
 
 
-# What somebody attacks who knows one of these.
+# Stand-ins that an attacker who knows the mask attacks.
 
 
 class PassedOver(nn.Module):
-    """The same answers; going back, what is done to the images is passed over. Athalye et al. 2018."""
+    """The same logits; the backward pass skips the change of the images (BPDA). Athalye et al. 2018."""
 
     def __init__(self, mask: Wrapped):
         super().__init__()
         self.mask = mask
 
     def forward(self, x: Tensor) -> Tensor:
-        shown = self.mask.before(x).detach() + (x - x.detach())
-        logits: Tensor = self.mask.base(shown)
+        changed = self.mask.before(x).detach() + (x - x.detach())
+        logits: Tensor = self.mask.base(changed)
         return logits
 
 
 class Averaged(nn.Module):
-    """The mean answer over several draws."""
+    """The mean of the logits over several passes."""
 
-    def __init__(self, mask: nn.Module, draws: int = 8):
+    def __init__(self, mask: nn.Module, passes: int = 8):
         super().__init__()
         self.mask = mask
-        self.draws = draws
+        self.passes = passes
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.mask(x) for _ in range(self.draws)]).mean(dim=0)
+        return torch.stack([self.mask(x) for _ in range(self.passes)]).mean(dim=0)
 
 
 class Blurred(nn.Module):
-    """The same answers; going back, the mean gradient of several images nearby. Tramèr et al. 2020, on k-winners."""
+    """The same logits; the backward pass averages gradients over nearby images. Tramèr et al. 2020, on k-winners."""
 
-    def __init__(self, mask: nn.Module, draws: int = 8, sigma: float = 0.1):
+    def __init__(self, mask: nn.Module, passes: int = 8, sigma: float = 0.1):
         super().__init__()
         self.mask = mask
-        self.draws = draws
+        self.passes = passes
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            told: Tensor = self.mask(x)
+            logits: Tensor = self.mask(x)
         noise = torch.Generator().manual_seed(NOISE)
-        aside = self.sigma * torch.randn(self.draws, *x.shape, generator=noise).to(x)
-        nearby: Tensor = self.mask((x + aside).flatten(0, 1))
-        mean = nearby.view(self.draws, *told.shape).mean(dim=0)
-        return told + (mean - mean.detach())
+        offsets = self.sigma * torch.randn(self.passes, *x.shape, generator=noise).to(x)
+        nearby: Tensor = self.mask((x + offsets).flatten(0, 1))
+        mean = nearby.view(self.passes, *logits.shape).mean(dim=0)
+        return logits + (mean - mean.detach())
 
 
 def _first(logits: Tensor) -> Tensor:
-    """1 for the class that argmax names, else 0."""
+    """A one-hot vector of the predicted class."""
     return F.one_hot(logits.argmax(dim=1), logits.shape[1]).to(logits.dtype)
 
 
-class _Turned(torch.autograd.Function):
+class _SignFlip(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
@@ -371,18 +373,18 @@ _KEEPING: list[tuple[str, str, Callable[[nn.Module], nn.Module]]] = [
     ("tiny-logits", "gradient below the smallest float", TinyLogits),
     ("probabilities", "softmax inside", Probabilities),
     ("half-probabilities", "underflow in half precision", HalfProbabilities),
-    ("clipped-log-probabilities", "a flat logarithm", ClippedLogProbabilities),
+    ("clipped-log-probabilities", "clipped logarithm", ClippedLogProbabilities),
     ("one-hot", "no scores", OneHot),
     ("staircase", "rounded logits", Staircase),
     ("clipped-margin", "flat margin", ClippedMargin),
-    ("reversed-rivals", "scores that lie", ReversedRivals),
-    ("flipped", "backward pass turned round", Flipped),
+    ("reversed-rivals", "misleading scores", ReversedRivals),
+    ("flipped", "sign flip in the backward pass", Flipped),
     ("not-a-number", "NaN in the backward pass", NotANumber),
-    ("detached", "input cut off from the graph", Detached),
+    ("detached", "input detached from the graph", Detached),
     ("no-graph", "no gradient at all", NoGraph),
     ("decoy", "gradient of another function", Decoy),
     ("noisy-gradient", "random backward pass", NoisyGradient),
-    ("oscillating", "gradient of a ripple", Oscillating),
+    ("oscillating", "gradient of an oscillation", Oscillating),
     ("anti-adversary", "optimisation in the forward pass", AntiAdversary),
 ]
 _CHANGING: list[tuple[str, str, Callable[[nn.Module], nn.Module], Callable[[Any], nn.Module]]] = [
@@ -395,8 +397,8 @@ _CHANGING: list[tuple[str, str, Callable[[nn.Module], nn.Module], Callable[[Any]
     ("shifted", "random position", Shifted, Averaged),
     ("k-winners", "shattered gradient", KWinners, Blurred),
 ]
-MASKED: dict[str, Masking] = {
-    **{name: Masking(name, cause, True, wrap) for name, cause, wrap in _KEEPING},
-    **{name: Masking(name, cause, False, wrap, known) for name, cause, wrap, known in _CHANGING},
+MASKED: dict[str, GradientMask] = {
+    **{name: GradientMask(name, cause, True, wrap) for name, cause, wrap in _KEEPING},
+    **{name: GradientMask(name, cause, False, wrap, stand_in) for name, cause, wrap, stand_in in _CHANGING},
 }
-"""Every masking by its name."""
+"""Every mask by its name."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from robench import api
 from robench.cli.main import main
+from robench.evaluation import prepared
 from robench.evidence import store
 
 PROTOCOL = """
@@ -30,8 +30,8 @@ attacks = [{ attack = "pgd", label = "quick", steps = 3, random_start = false }]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command has said."""
+class CommandResult:
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -39,10 +39,10 @@ class Told:
 
 
 @pytest.fixture(autouse=True)
-def calm(monkeypatch):
-    """Few lanes, little patience, and the signal handlers of before."""
+def small_batches(monkeypatch):
+    """Few slots, a short wait for locks, and the previous signal handlers."""
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(api, "SLOTS", {"cpu": 8, "cuda": 8})
+    monkeypatch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
     monkeypatch.setattr(store, "PATIENCE", 0.05)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -65,25 +65,25 @@ def robench(folder, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
-        return Told(ended.value.code, out, err)
+        return CommandResult(ended.value.code, out, err)
 
     return call
 
 
 @pytest.fixture
 def refused(folder, robench):
-    """`refused("list", "atacks")` is the one line that the user is told. Nothing was written."""
+    """`refused("list", "atacks")` returns the one line of its error; nothing was written."""
 
     def call(*words):
         before = files(folder)
-        told = robench(*words)
-        lines = [line for line in told.err.splitlines() if not line.startswith("note: ")]
-        assert told.code == 2, told
-        assert told.out == ""
-        assert len(lines) == 1, told.err
+        result = robench(*words)
+        lines = [line for line in result.err.splitlines() if not line.startswith("note: ")]
+        assert result.code == 2, result
+        assert result.out == ""
+        assert len(lines) == 1, result.err
         assert lines[0].startswith("Error: ")
-        assert "Traceback" not in told.err
-        assert "this is a bug" not in told.err
+        assert "Traceback" not in result.err
+        assert "this is a bug" not in result.err
         assert files(folder) == before
         return lines[0]
 
@@ -101,7 +101,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     (folder / "tiny.toml").write_text(PROTOCOL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "SLOTS", {"cpu": 8, "cuda": 8})
+        patch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
         patch.setattr(sys, "argv", f"robench evaluate digits-nat --protocol {folder / 'tiny.toml'} --quiet".split())
         patch.setattr(sys, "argv", [*sys.argv, "--run", str(folder / "r.robench"), "--json", str(folder / "s.json")])
         with pytest.raises(SystemExit) as ended:

@@ -15,11 +15,10 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (imported when digits are read, so before forking)
 import torch
 
-from robench import api
 from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)
 from robench.cli.main import main
 from robench.errors import UserError
-from robench.evaluation import runner as evaluation
+from robench.evaluation import prepared, runner
 from robench.evidence.store import RunFile
 from robench.search.engine.engine import Engine
 
@@ -41,12 +40,12 @@ def start(words: list[str], log: Path) -> int:
                 for ended in super().work(jobs):
                     for end in ended:
                         if not end.dropped:
-                            told = str(end.job.threat), end.job.attack.spec
-                            line = json.dumps([*told, self.split.numbers[end.item.row], end.item.number])
+                            result = str(end.job.threat), end.job.attack.spec
+                            line = json.dumps([*result, self.split.numbers[end.item.row], end.item.number])
                             os.write(out, line.encode() + b"\n")
                     yield ended
 
-        evaluation.Engine = Logged
+        runner.Engine = Logged
         sys.argv = ["robench", *words]
         main()
     except SystemExit as ended:
@@ -83,13 +82,13 @@ def known(path: Path) -> dict[str, list[object]]:
     return {
         "broken": [[c.threat, c.example] for c, v in evidence.judged() if v.accepted],
         "spent": [[s.threat, s.attack, s.example, i] for s in evidence.exhausted for i in range(8) if s.done >> i & 1],
-        "claims": [[c.threat, c.attack, c.example, c.draw] for c in evidence.claims if c.forwards],
+        "claims": [[c.threat, c.attack, c.example, c.restart] for c in evidence.claims if c.forwards],
     }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    api.SLOTS = {"cpu": 16, "cuda": 16}
+    prepared.SLOTS = {"cpu": 16, "cuda": 16}
     path, moments, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     for number, moment in enumerate([*moments, None]):
         log = path.with_name(f"{path.stem}-{number}.log")

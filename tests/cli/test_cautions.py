@@ -70,20 +70,20 @@ def evaluate(robench, kind, *words):
         ("Base", ""),
         ("Soft", "the outputs are probabilities, not logits:"),
         ("Percent", "in units of 1/100"),
-        ("Sure", "the outputs take two values only"),
+        ("Sure", "the outputs take only two values"),
         ("Centred", "answers depend on the rest of the batch"),
     ],
 )
-def test_what_is_unusual_about_answers_stands_below_the_table_and_in_the_summary(net, robench, folder, kind, words):
-    told = evaluate(robench, kind, "--json", "s.json")
-    assert told.code == 0
+def test_notes_on_unusual_outputs_are_below_the_table_and_in_the_summary(net, robench, folder, kind, words):
+    result = evaluate(robench, kind, "--json", "s.json")
+    assert result.code == 0
     notes = json.loads((folder / "s.json").read_text())["notes"]
     assert bool(notes) == bool(words)
     assert words in "; ".join(notes)
-    assert ("Note: " in told.out) == bool(words)
+    assert ("Note: " in result.out) == bool(words)
     (run,) = (folder / "runs").glob("*.robench")
     again = robench("report", run, "--intervals")
-    assert again.out == told.out, "a report shows the notes of its run"
+    assert again.out == result.out, "a report shows the notes of its run"
 
 
 def test_images_in_class_order_are_named(net, robench, folder):
@@ -91,12 +91,12 @@ def test_images_in_class_order_are_named(net, robench, folder):
     order = d.y.argsort(stable=True)
     np.savez(folder / "sorted.npz", x=d.x[order].numpy(), y=d.y[order].numpy())
     torch.save({"1.weight": torch.zeros(10, 784), "1.bias": torch.eye(10)[0]}, folder / "w.pt")
-    told = evaluate(robench, "Base", "--data", "sorted.npz")
-    assert "the 40 examples show 1 of 10 classes" in told.out
-    assert "no better than always answering the commonest label, class 0" in told.out
+    result = evaluate(robench, "Base", "--data", "sorted.npz")
+    assert "the 40 examples show 1 of 10 classes" in result.out
+    assert "no better than always answering the most common label, class 0" in result.out
 
 
-def test_a_later_run_of_more_examples_forgets_a_note_that_no_longer_holds(net, robench, folder):
+def test_a_note_that_no_longer_holds_is_removed(net, robench, folder):
     d = datasets.load("digits", "test")
     first = torch.cat([torch.where(d.y == 0)[0][:15], torch.where(d.y != 0)[0][:200]])
     np.savez(folder / "mixed.npz", x=d.x[first].numpy(), y=d.y[first].numpy())
@@ -107,39 +107,39 @@ def test_a_later_run_of_more_examples_forgets_a_note_that_no_longer_holds(net, r
 
 
 def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench):
-    told = evaluate(robench, "Base", "--threat", "linf:8", "--data", "digits:train")
-    assert "8/255, not 8" in told.out
-    assert "these are training images" in told.out
+    result = evaluate(robench, "Base", "--threat", "linf:8", "--data", "digits:train")
+    assert "8/255, not 8" in result.out
+    assert "these are training images" in result.out
 
 
-def test_the_card_tells_whose_training_images_they_are(robench):
+def test_training_images_of_the_model_are_noted_from_its_card(robench):
     few = ("--threat", "linf:0.05", "--examples", "20")
-    told = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
-    assert "as its card says; measure it on digits:test" in told.out
+    result = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
+    assert "according to its card, the model was trained on these images; measure it on digits:test" in result.out
 
 
-def test_without_a_finished_attack_there_is_no_table_and_no_summary(net, robench, folder):
-    told = evaluate(robench, "Rounds", "--json", "s.json")
-    assert told.code == 2
-    assert told.out == ""
-    last = told.err.splitlines()[-1]
+def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, folder):
+    result = evaluate(robench, "Rounds", "--json", "s.json")
+    assert result.code == 2
+    assert result.out == ""
+    last = result.err.splitlines()[-1]
     assert last.startswith(
         "Error: nothing was measured under linf:0.05: every planned attack failed (pgd: RuntimeError"
     )
     assert not (folder / "s.json").exists()
 
 
-def test_a_threat_without_a_finished_attack_has_no_number_beside_one_that_has(net, robench):
+def test_only_the_threat_whose_attacks_all_failed_has_no_number(net, robench):
     rt = ("--threat", "rt:1px,1deg", "--attack", "grid")
-    told = evaluate(robench, "Rounds", *rt)
-    assert told.code == 2
-    (row,) = [line for line in told.out.splitlines() if line.startswith("| w ")]
+    result = evaluate(robench, "Rounds", *rt)
+    assert result.code == 2
+    (row,) = [line for line in result.out.splitlines() if line.startswith("| w ")]
     _, linf, rt_cell, union, average = (cell.strip() for cell in row.strip("|").split("|")[1:])
     assert linf == "not measured"
     assert average == "not measured"
     assert "≤" in union
     assert "≤" not in rt_cell
-    assert "nothing was measured under linf:0.05" in told.err
+    assert "nothing was measured under linf:0.05" in result.err
 
 
 def test_a_clean_image_on_which_the_model_raises_is_open_and_the_others_are_measured(net, robench, folder):
@@ -147,39 +147,39 @@ def test_a_clean_image_on_which_the_model_raises_is_open_and_the_others_are_meas
     x = d.x.clone()
     x[3, 0, 0, 0] = 1.0
     np.savez(folder / "odd.npz", x=x.numpy(), y=d.y.numpy())
-    told = evaluate(robench, "Chooses", "--data", "odd.npz", "--json", "s.json")
-    assert told.code == 0
+    result = evaluate(robench, "Chooses", "--data", "odd.npz", "--json", "s.json")
+    assert result.code == 0
     summary = json.loads((folder / "s.json").read_text())
     assert summary["clean"]["open"] == 1
     assert summary["union"]["outcomes"][3] == "O"
     assert summary["union"]["outcomes"].count("O") == 1
-    assert "clean: the model raises on 1 example (ValueError: a bright corner)" in told.out
-    assert evaluate(robench, "Chooses", "--data", "odd.npz").out == told.out, "nor is anything left to do"
+    assert "clean: the model raises on 1 example (ValueError: a bright corner)" in result.out
+    assert evaluate(robench, "Chooses", "--data", "odd.npz").out == result.out, "nor is anything left to do"
 
 
-def test_check_measures_such_a_model_and_counts_what_is_open_for_neither_side(net, robench, folder):
+def test_check_counts_open_examples_for_neither_model(net, robench, folder):
     evaluate(robench, "Base", "--json", "base.json")
-    told = robench("check", "w.pt", "--arch", "nets.py:Chooses", "--baseline", "base.json", "--precision", "float32")
-    assert told.code in (0, 3)
-    told = robench("check", "w.pt", "--arch", "nets.py:Rounds", "--baseline", "base.json", "--precision", "float32")
-    assert told.code == 2
+    result = robench("check", "w.pt", "--arch", "nets.py:Chooses", "--baseline", "base.json", "--precision", "float32")
+    assert result.code in (0, 3)
+    result = robench("check", "w.pt", "--arch", "nets.py:Rounds", "--baseline", "base.json", "--precision", "float32")
+    assert result.code == 2
 
 
-def test_the_bundled_models_give_no_cause_for_caution(robench):
+def test_bundled_models_cause_no_notes(robench):
     loaded = load("digits-adv-linf")
     assert loaded.card is not None
     few = ("--threat", "linf:0.2", "--attack", "pgd(steps=2)", "--examples", "100")
-    told = robench("evaluate", "digits-adv-linf", *few)
-    assert "Note: " not in told.out
+    result = robench("evaluate", "digits-adv-linf", *few)
+    assert "Note: " not in result.out
 
 
-def test_a_clean_image_on_which_the_model_raises_is_verified_to_do_so(net, robench, folder):
+def test_verify_repeats_the_error_of_a_model_that_raises_on_a_clean_image(net, robench, folder):
     d = datasets.load("digits", "test").part("12")
     x = d.x.clone()
     x[3, 0, 0, 0] = 1.0
     np.savez(folder / "odd.npz", x=x.numpy(), y=d.y.numpy())
     evaluate(robench, "Chooses", "--data", "odd.npz", "--examples", "12", "--run", "r.robench")
-    told = robench("verify", "r.robench", "--arch", "nets.py:Chooses")
-    assert told.code == 0, told
+    result = robench("verify", "r.robench", "--arch", "nets.py:Chooses")
+    assert result.code == 0, result
     other = robench("verify", "r.robench", "--arch", "nets.py:Base", "--model", "w.pt")
     assert other.code != 0

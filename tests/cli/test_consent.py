@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robench import api
 from robench.cli.terminal import one_line, plain
 from robench.errors import UserError
+from robench.evaluation import prepared
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import load
 from robench.problem.durable import sha256
@@ -72,9 +72,9 @@ COMMANDS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_names_a_factory(planted, run, robench, folder, command, name):
     says(run, arch=name.format(folder=folder))
-    told = robench(*COMMANDS[command])
-    assert told.code == 2
-    assert f"says that its architecture is {name.format(folder=folder)}, which is code; if you trust it" in told.err
+    result = robench(*COMMANDS[command])
+    assert result.code == 2
+    assert f"names the architecture {name.format(folder=folder)}, which is code; if you trust it" in result.err
     assert not planted.exists()
 
 
@@ -88,22 +88,22 @@ def test_the_factory_on_the_command_line_is_taken(planted, robench):
     asked = "--baseline", "own.json", "--until-decided", "--quiet"
     # The same text names the same code; where another model is checked, the baseline's code is named beside its own.
     assert robench("check", "new.pt", *asked, "--arch", "net.py:f").code == 1
-    told = robench("check", "digits-nat", *asked)
-    assert (told.code, "--baseline-arch" in told.err) == (2, True)
+    result = robench("check", "digits-nat", *asked)
+    assert (result.code, "--baseline-arch" in result.err) == (2, True)
     assert robench("check", "digits-nat", *asked, "--baseline-arch", "net.py:f").code == 1
 
 
 @pytest.mark.parametrize("command", ["verify", "figures", "check"])
-def test_trust_is_for_a_file_that_is_named(planted, run, robench, command):
+def test_trust_pickle_applies_only_to_a_file_named_on_the_command_line(planted, run, robench, command):
     class Evil:
         def __reduce__(self):
             return Path.touch, (planted,)
 
     torch.save({"model": nn.Linear(1, 1), "x": Evil()}, "evil.pt")
     says(run, checkpoint=str(Path("evil.pt").resolve()))
-    told = robench(*COMMANDS[command], "--trust-pickle")
-    assert told.code == 2
-    assert "to run code of that file, type --" in told.err
+    result = robench(*COMMANDS[command], "--trust-pickle")
+    assert result.code == 2
+    assert "to run code of that file, type --" in result.err
     assert not planted.exists()
 
 
@@ -134,14 +134,14 @@ def test_a_protocol_or_a_baseline_names_attacks_of_libraries_and_no_modules(plan
     assert not planted.exists()
 
 
-def test_a_state_of_a_training_is_read_without_running_code(planted, robench):
+def test_a_training_state_is_read_without_running_code(planted, robench):
     class Evil:
         def __reduce__(self):
             return Path.touch, (planted,)
 
     torch.save({"identity": Evil()}, "m.training")
-    told = robench("train", "nat", "--data", "digits", "--out", "m", "--set", "steps=2")
-    assert told.code == 2
+    result = robench("train", "nat", "--data", "digits", "--out", "m", "--set", "steps=2")
+    assert result.code == 2
     assert not planted.exists()
 
 
@@ -155,11 +155,11 @@ def test_no_module_of_the_current_folder_is_imported(folder, tmp_path_factory):
     torch.save({"0.weight": torch.ones(1, 1)}, folder / "m.pt")
     words = "evaluate", "m.pt", "--data", "digits", "--examples", "2", "--quiet"
     done = subprocess.run([sys.executable, "-m", "robench", *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, "is of no architecture that robench knows" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "matches no architecture that robench knows" in done.stderr) == (2, True), done.stderr
     assert not trace.exists()
 
 
-def test_reading_weights_does_not_look_for_modules_in_the_current_folder(folder, monkeypatch):
+def test_reading_weights_does_not_import_from_the_current_folder(folder, monkeypatch):
     torch.save({"0.weight": torch.ones(1, 1)}, folder / "m.pt")
     seen = []
     real = torch.load
@@ -183,15 +183,15 @@ def test_a_card_whose_model_has_no_proper_name_is_refused(folder, robench, name)
     text = (ZOO / "digits-nat.toml").read_text()
     text = text.replace('"digits-nat.safetensors"', '"m.safetensors"').replace('"digits-nat"', json.dumps(name))
     (folder / "m.toml").write_text(text)
-    told = robench("evaluate", "m.safetensors", "--examples", "2", "--quiet")
-    assert told.code == 2
-    assert "m.toml" in told.err
-    assert told.err.rstrip("\n").isprintable()
+    result = robench("evaluate", "m.safetensors", "--examples", "2", "--quiet")
+    assert result.code == 2
+    assert "m.toml" in result.err
+    assert result.err.rstrip("\n").isprintable()
     assert sorted(p.name for p in folder.iterdir()) == ["m.safetensors", "m.toml", "tiny.toml"]
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_names_in_a_run_move_neither_files_nor_the_cursor(run, robench, folder, name):
+def test_names_in_a_run_file_cannot_change_paths_or_the_terminal(run, robench, folder, name):
     with sqlite3.connect(run) as db:
         plan = json.loads(db.execute("SELECT json FROM plan").fetchone()[0])
         plan["model"]["name"] = plan["protocol"] = name
@@ -210,30 +210,30 @@ def test_names_in_a_run_move_neither_files_nor_the_cursor(run, robench, folder, 
         ("check", "digits-adv-linf", "--baseline", "b.json", "--github", "--junit", "j.xml"),
     ]
     for words in commands:
-        told = robench(*words)
-        assert told.code in (0, 2), told.err
-        assert "is a bug" not in told.err
-        assert all(c.isprintable() or c in "\n\t" for c in told.out + told.err)
-        assert "\nb: all hold" not in told.out + told.err
+        result = robench(*words)
+        assert result.code in (0, 2), result.err
+        assert "is a bug" not in result.err
+        assert all(c.isprintable() or c in "\n\t" for c in result.out + result.err)
+        assert "\nb: all hold" not in result.out + result.err
     assert {p for p in folder.parent.rglob("*") if folder not in p.parents} == before
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_the_usual_run_file_lies_in_the_folder_of_runs(run, name):
+def test_the_default_run_file_is_in_the_folder_runs(run, name):
     with RunFile.read(run) as file:
         plan = file.plan()
-    usual = api.default_run(msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, name=name)))
+    usual = prepared.default_run(msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, name=name)))
     assert usual.parent == Path("runs")
     assert usual.name.isprintable()
     assert len(usual.name) < 150
-    assert api.default_run(plan).name.startswith("digits-nat-")
+    assert prepared.default_run(plan).name.startswith("digits-nat-")
 
 
-def test_what_cannot_be_shown_is_written_out():
+def test_unprintable_characters_are_escaped():
     assert plain("a\x1b[31m\tb\nc\x9b\u202e") == "a\\u001b[31m\tb\nc\\u009b\\u202e"
     assert one_line("a\nb\r\nc") == "a b c"
 
 
-def test_a_training_is_not_given_a_name_that_is_none(refused):
+def test_a_training_with_an_invalid_name_is_refused(refused):
     for out in (".hidden", "a:b", "x" * 200):
         assert "calls the model" in refused("train", "nat", "--data", "digits", "--out", out)

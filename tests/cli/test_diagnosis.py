@@ -8,7 +8,7 @@ from robench.problem import datasets
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier
 from robench.problem.datasets import DATASETS
-from robench.problem.diagnosis import likely_cause, near_chance
+from robench.problem.diagnosis import likely_cause, near_guessing
 from robench.problem.split import Split
 
 
@@ -56,17 +56,17 @@ def undo(mean, std):
 
 
 @pytest.mark.parametrize(
-    ("wants", "told"),
+    ("wants", "message"),
     [
         (lambda x: x / 255, "pixels from 0 to 255: add --normalise 0/0.003921569"),
-        (lambda x: 1 - x, "dark and light exchanged: add --normalise 1/-1"),
-        (lambda x: x.transpose(2, 3), "rows and columns exchanged"),
+        (lambda x: 1 - x, "inverted brightness: add --normalise 1/-1"),
+        (lambda x: x.transpose(2, 3), "rows and columns swapped"),
     ],
 )
-def test_what_is_done_to_images_is_named(net, digits, wants, told):
+def test_the_missing_preprocessing_is_named(net, digits, wants, message):
     module = Fed(net, images=wants)
     assert right(module, digits) < 0.5
-    assert told in cause(module, digits)
+    assert message in cause(module, digits)
 
 
 def test_normalisation_is_named_by_the_data_set():
@@ -85,7 +85,7 @@ def test_normalisation_is_named_by_the_data_set():
         data = DATASETS[name]
         module = Fed(Nearest(), images=undo(data.mean, data.std))
         assert right(module, split) < 0.5
-        assert f"add --normalise {name} (with that, 100% of the first 200 images are right" in cause(module, split)
+        assert f"add --normalise {name} (this changes the accuracy on the first 200 images from" in cause(module, split)
     module = Fed(Nearest(), images=undo((0.5,), (0.5,)))
     assert "add --normalise 0.5/0.5" in cause(module, split)
 
@@ -101,24 +101,24 @@ def test_the_order_of_channels_is_named(net, coloured):
     assert right(Fed(net, images=lambda x: x[:, :1]), coloured) > 0.9
     module = Fed(net, images=lambda x: x[:, 2:])  # made for BGR
     assert right(module, coloured) < 0.3
-    assert "colour channels seem to be in the order BGR" in cause(module, coloured)
+    assert "expect colour channels in the order BGR" in cause(module, coloured)
 
 
 @pytest.mark.parametrize("shift", [1, 4])
 def test_the_order_of_labels_is_named(net, digits, shift):
     module = Fed(net, answers=lambda z: z.roll(shift, dims=1))
     assert right(module, digits) < 0.2
-    assert f"its classes seem to be in another order: it answers {shift} for 0, " in cause(module, digits)
+    assert f"its classes seem to be in another order: it predicts {shift} for 0, " in cause(module, digits)
 
 
-def test_labels_that_count_from_one_in_a_wider_model_are_named(net, digits):
+def test_labels_that_start_at_one_in_a_model_with_more_outputs_are_named(net, digits):
     module = Fed(net, answers=lambda z: torch.cat([z[:, :1] * 0 - 100, z], dim=1))
-    assert "it answers 1 for 0, 2 for 1" in cause(module, digits, classes=11)
+    assert "it predicts 1 for 0, 2 for 1" in cause(module, digits, classes=11)
 
 
 @pytest.mark.parametrize("n", [5, 10, 20, 50, 200])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_model_that_guesses_is_given_no_cause(digits, n, seed):
+def test_a_random_model_gets_no_explanation(digits, n, seed):
     """With few images some order of ten labels always fits guesses well."""
     table = torch.randint(10, (1000,), generator=torch.Generator().manual_seed(seed))
 
@@ -130,11 +130,11 @@ def test_a_model_that_guesses_is_given_no_cause(digits, n, seed):
     assert cause(Guesses(), digits.part(str(n))) is None
 
 
-def test_chance_is_told_from_skill():
-    assert near_chance(10, 100, 10)
-    assert near_chance(0, 100, 10)
-    assert near_chance(18, 100, 10)  # three standard deviations of 3
-    assert not near_chance(20, 100, 10)
-    assert near_chance(1, 2, 10)
-    assert near_chance(50, 100, 2)
-    assert not near_chance(70, 100, 2)
+def test_chance_accuracy_is_distinguished_from_better_accuracy():
+    assert near_guessing(10, 100, 10)
+    assert near_guessing(0, 100, 10)
+    assert near_guessing(18, 100, 10)  # three standard deviations of 3
+    assert not near_guessing(20, 100, 10)
+    assert near_guessing(1, 2, 10)
+    assert near_guessing(50, 100, 2)
+    assert not near_guessing(70, 100, 2)

@@ -43,24 +43,24 @@ def test_a_pickle_that_would_run_code_is_not_run(folder, refused, weights, how):
         (folder / "model.pt").write_bytes(pickle.dumps(Hostile(), protocol=2))
     else:
         torch.save(Hostile() if how == "torch" else {"state_dict": weights, "epoch": Hostile()}, folder / "model.pt")
-    told = refused(*EVALUATE)
-    assert "would run code" in told
-    assert "--trust-pickle" in told
+    result = refused(*EVALUATE)
+    assert "would run code" in result
+    assert "--trust-pickle" in result
     assert not (folder / "hacked").exists()
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
-def test_a_truncated_checkpoint_is_called_so(folder, refused, weights, kind, share):
+def test_a_truncated_checkpoint_is_named_as_such(folder, refused, weights, kind, share):
     path = folder / f"model.{kind}"
     safetensors.torch.save_file(weights, path) if kind == "safetensors" else torch.save(weights, path)
     held = path.read_bytes()
     path.write_bytes(held[: int(len(held) * share)])
-    told = refused("evaluate", path.name, "--data", "digits", "--protocol", "tiny.toml")
-    assert f"{path.name} is cut off or damaged" in told or f"{path.name} is not a checkpoint" in told
+    result = refused("evaluate", path.name, "--data", "digits", "--protocol", "tiny.toml")
+    assert f"{path.name} is cut off or damaged" in result or f"{path.name} is not a checkpoint" in result
 
 
-def test_the_home_of_an_unknown_user_is_no_bug(folder, refused, monkeypatch):
+def test_a_path_in_the_home_of_an_unknown_user_is_one_line(folder, refused, monkeypatch):
     assert "there is no file ~no-such-user/m.pt" in refused("evaluate", "~no-such-user/m.pt", "--data", "digits")
     assert "there is no file ~no-such-user/x.npz" in refused("evaluate", "digits-nat", "--data", "~no-such-user/x.npz")
     monkeypatch.setenv("ROBENCH_DATA", "~no-such-user")
@@ -69,7 +69,7 @@ def test_the_home_of_an_unknown_user_is_no_bug(folder, refused, monkeypatch):
     )
 
 
-def test_an_html_page_under_the_name_of_a_checkpoint_is_called_so(folder, refused):
+def test_an_html_page_named_as_a_checkpoint_is_recognised(folder, refused):
     (folder / "model.pt").write_text("<!DOCTYPE html>\n<html>Sign in</html>")
     assert "model.pt is an HTML page, not a checkpoint" in refused(*EVALUATE)
 
@@ -109,19 +109,19 @@ def own(folder, body):
 
 def test_logits_that_are_not_numbers_on_real_images_are_named(folder, refused):
     """Random images have no row of 0, real ones do."""
-    told = refused(*own(folder, "return self.fc(x.flatten(1)) / x[:, 0, :, :3].sum(dim=(1, 2))[:, None]"))
-    assert "answers NaN or infinite logits on" in told
-    assert "of 12 clean images (first: example" in told
+    result = refused(*own(folder, "return self.fc(x.flatten(1)) / x[:, 0, :, :3].sum(dim=(1, 2))[:, None]"))
+    assert "answers NaN or infinite logits on" in result
+    assert "of 12 clean images (first: example" in result
 
 
-def test_a_model_whose_answers_no_seed_repeats_is_refused(folder, refused):
-    told = refused(*own(folder, "return self.fc(x.flatten(1)) + torch.Generator().seed() % 997"))
-    assert "different logits for the same images" in told
+def test_a_stochastic_model_that_ignores_the_seed_is_refused(folder, refused):
+    result = refused(*own(folder, "return self.fc(x.flatten(1)) + torch.Generator().seed() % 997"))
+    assert "different logits for the same images" in result
 
 
 def test_a_network_that_fails_names_its_error(folder, refused):
-    told = refused(*own(folder, "raise RuntimeError('of its own')"))
-    assert "fails on two images of 1x28x28 with RuntimeError: of its own" in told
+    result = refused(*own(folder, "raise RuntimeError('of its own')"))
+    assert "fails on two images of 1x28x28 with RuntimeError: of its own" in result
 
 
 # Data
@@ -129,44 +129,44 @@ def test_a_network_that_fails_names_its_error(folder, refused):
 
 def test_images_with_other_channels_are_refused(folder, refused, model):
     np.savez(folder / "rgb.npz", x=np.zeros((4, 28, 28, 3), np.uint8), y=np.arange(4))
-    told = refused("evaluate", "model.pt", "--data", "rgb.npz", "--protocol", "tiny.toml")
-    assert "reads 1-channel images, but those of the data are 3x28x28" in told
+    result = refused("evaluate", "model.pt", "--data", "rgb.npz", "--protocol", "tiny.toml")
+    assert "reads 1-channel images, but those of the data are 3x28x28" in result
 
 
 def test_labels_beyond_the_outputs_are_refused(folder, refused, model):
     np.savez(folder / "many.npz", x=np.zeros((12, 28, 28), np.uint8), y=np.arange(12))
-    told = refused("evaluate", "model.pt", "--data", "many.npz", "--protocol", "tiny.toml")
-    assert "labels reach 11 but the model model.pt has 10 outputs" in told
+    result = refused("evaluate", "model.pt", "--data", "many.npz", "--protocol", "tiny.toml")
+    assert "labels reach 11 but the model model.pt has 10 outputs" in result
 
 
 def test_floats_from_0_to_255_are_refused(folder, refused, model):
     np.savez(folder / "bright.npz", x=np.full((4, 28, 28), 255.0, np.float32), y=np.arange(4))
-    told = refused("evaluate", "model.pt", "--data", "bright.npz", "--protocol", "tiny.toml")
-    assert "divide them by 255" in told
+    result = refused("evaluate", "model.pt", "--data", "bright.npz", "--protocol", "tiny.toml")
+    assert "divide them by 255" in result
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
-def test_data_that_are_not_here_and_cannot_be_fetched_are_refused(folder, refused, monkeypatch, name):
+def test_missing_data_that_cannot_be_downloaded_are_refused(folder, refused, monkeypatch, name):
     monkeypatch.delenv("ROBENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
-    told = refused("evaluate", "digits-nat", "--data", name, "--protocol", "tiny.toml")
-    assert f"{name} is not on this machine" in told
-    assert "no connection" in told
-    assert "ROBENCH_DATA" in told
-    assert "--data digits" in told
+    result = refused("evaluate", "digits-nat", "--data", name, "--protocol", "tiny.toml")
+    assert f"{name} is not on this machine" in result
+    assert "no connection" in result
+    assert "ROBENCH_DATA" in result
+    assert "--data digits" in result
 
 
-def test_without_data_those_that_fit_are_listed(refused, model):
-    told = refused("evaluate", "model.pt")
-    assert "--data" in told
+def test_without_data_the_matching_data_sets_are_listed(refused, model):
+    result = refused("evaluate", "model.pt")
+    assert "--data" in result
     fitting = [name for name, data in DATASETS.items() if data.shape == (1, 28, 28)]
     assert len(fitting) == 3
-    assert all(name in told for name in fitting)
-    assert "cifar10" not in told
+    assert all(name in result for name in fitting)
+    assert "cifar10" not in result
 
 
 # Names
@@ -202,8 +202,8 @@ def test_without_data_those_that_fit_are_listed(refused, model):
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(refused, model, run, words, nearest):
-    told = refused(*words.split())
-    assert nearest in told.partition("did you mean")[2].lower() or nearest in told.partition("Did you mean")[2]
+    result = refused(*words.split())
+    assert nearest in result.partition("did you mean")[2].lower() or nearest in result.partition("Did you mean")[2]
 
 
 @pytest.mark.parametrize(
@@ -266,21 +266,21 @@ def test_an_unknown_name_suggests_the_nearest(refused, model, run, words, neares
         "merge r.robench --out tiny.toml/m.robench",
     ],
 )
-def test_what_cannot_be_done_is_one_line(refused, model, run, words):
+def test_an_invalid_command_is_one_line(refused, model, run, words):
     refused(*words.split())
 
 
 # Places
 
 
-def test_a_run_that_cannot_be_kept_is_refused_before_the_work(folder, refused):
+def test_an_unwritable_run_file_is_refused_before_any_work(folder, refused):
     command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--run"
     assert "with --run" in refused(*command, "tiny.toml/r.robench")
     assert "is not a file" in refused(*command, ".")
     assert "tiny.toml is not a robench run file; it was left as it is" in refused(*command, "tiny.toml")
 
 
-def test_a_summary_that_cannot_be_written_is_refused_before_the_work(folder, refused):
+def test_an_unwritable_summary_is_refused_before_any_work(folder, refused):
     command = "evaluate", "digits-nat", "--protocol", "tiny.toml", "--json"
     assert "with --json" in refused(*command, "none/s.json")
     assert "with --json" in refused(*command, "tiny.toml/s.json")
@@ -288,7 +288,7 @@ def test_a_summary_that_cannot_be_written_is_refused_before_the_work(folder, ref
     assert "a file of its own" in refused(*command, "r.robench", "--run", "r.robench")
 
 
-def test_a_damaged_run_is_refused_and_left_as_it_is(run, refused):
+def test_a_damaged_run_is_refused_and_unchanged(run, refused):
     held = run.read_bytes()
     run.write_bytes(held[:5000])
     for words in ("evaluate digits-nat --protocol tiny.toml --run", "report", "verify"):
@@ -296,7 +296,7 @@ def test_a_damaged_run_is_refused_and_left_as_it_is(run, refused):
     assert "is damaged" in refused("merge", "r.robench", "--out", "m.robench")
 
 
-def test_a_run_of_another_model_or_data_or_seed_is_refused_and_left_as_it_is(run, images, refused, model):
+def test_a_run_of_another_model_data_or_seed_is_refused_and_unchanged(run, images, refused, model):
     tail = "--protocol", "tiny.toml", "--run", "r.robench"
     assert "holds a run of another model (digits-nat" in refused("evaluate", "digits-adv-linf", *tail)
     assert "digits:test with seed 0, not on digits:test with seed 7" in refused(
@@ -311,7 +311,7 @@ def test_a_run_of_another_model_or_data_or_seed_is_refused_and_left_as_it_is(run
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name = ", "is not valid TOML"),
         ("", "lacks or misspells 'threat'"),
@@ -328,32 +328,32 @@ def test_a_run_of_another_model_or_data_or_seed_is_refused_and_left_as_it_is(run
         ("seed = -1\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "seed -1 is out of range"),
     ],
 )
-def test_a_mistake_in_a_protocol_is_named(folder, refused, text, told):
+def test_a_mistake_in_a_protocol_is_named(folder, refused, text, message):
     (folder / "mine.toml").write_text(text)
     message = refused("evaluate", "digits-nat", "--protocol", "mine.toml")
-    assert told in message
+    assert message in message
     assert "mine.toml" in message or "seed" in message or "few" in message
 
 
-# How errors are told
+# How errors are shown
 
 
-def test_debug_shows_where_an_error_arose(robench):
-    told = robench("list", "atacks", "--debug")
-    assert told.code == 2
-    assert "Traceback (most recent call last)" in told.err
-    assert told.err.splitlines()[-1].startswith("Error: no list is called 'atacks'")
+def test_debug_shows_a_traceback(robench):
+    result = robench("list", "atacks", "--debug")
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert result.err.splitlines()[-1].startswith("Error: no list is called 'atacks'")
     assert robench("--debug", "list", "atacks").err.count("Traceback") == 1
 
 
-def test_an_error_of_our_own_is_called_a_bug_in_one_line(robench, monkeypatch):
+def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 
-    monkeypatch.setattr("robench.cli.report.load_run", fail)
-    told = robench("report", "r.robench")
-    assert (told.code, told.out) == (2, "")
-    assert told.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"
+    monkeypatch.setattr("robench.cli.report.recorded_summary", fail)
+    result = robench("report", "r.robench")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"
     with pytest.raises(ZeroDivisionError):
         robench("report", "r.robench", "--debug")
 
@@ -366,28 +366,28 @@ def test_a_forged_table_in_a_run_file_is_refused(run, refused):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--threat", "rt:nonsense"), "write it like rt:3px,30deg"),
-        (("--threat", "rt:1px,5deg,pad100000"), "pad1024 is the most"),
+        (("--threat", "rt:1px,5deg,pad100000"), "pad1024 is the limit"),
         (("--threat", "affine:linf:0.1"), "affine"),
         (("--threat", "linf:0.1", "--attack", "foolbox:Nope"), "no attack of Foolbox is called 'foolbox:Nope'"),
-        (("--threat", "linf:0.1", "--attack", "foolbox:DatasetAttack"), "cannot feed it"),
-        (("--attack", "foolbox:LinfPGD(steps=0)"), "it is a number of times, 1 or more"),
+        (("--threat", "linf:0.1", "--attack", "foolbox:DatasetAttack"), "cannot provide"),
+        (("--attack", "foolbox:LinfPGD(steps=0)"), "it must be at least 1"),
         (("--attack", "pgd(steps=-1)"), "pgd cannot take steps=-1"),
         (("--attack", "pgd(steps=99999999999999999999)"), "no more than 1,000,000,000"),
         (("--attack", "pgd(attack=apgd)"), "pgd has no setting called attack"),
         (("--attack", "autoattack(steps=2)"), "name its attacks (apgd, fab, square) to set theirs"),
-        (("--threat", "rt:1px,5deg", "--attack", "grid(translations=1000000)"), "poses is too fine"),
+        (("--threat", "rt:1px,5deg", "--attack", "grid(translations=1000000)"), "transforms is too fine"),
         (("--threat", "linf:0.1", "--threat", "l2:1", "--attack", "cw"), "no attack is named for linf:0.1 beside cw"),
         (("--threat", "l0:5", "--attack", "pgd"), "pgd does not attack l0"),
     ],
 )
-def test_attacks_and_threats_that_make_no_sense_are_refused(refused, words, told):
-    assert told in refused("evaluate", "digits-nat", *words)
+def test_attacks_and_threats_that_make_no_sense_are_refused(refused, words, message):
+    assert message in refused("evaluate", "digits-nat", *words)
 
 
-def test_no_unknown_protocol_model_or_attack_is_taken(refused):
+def test_unknown_protocols_models_and_attacks_are_refused(refused):
     assert "no protocol is called 'nope'" in refused("list", "protocols", "nope")
     assert "nonsense" in refused("list", "protocols", "-v", "--model", "nonsense")
     assert "no attack is called 'nope'" in refused("doctor", "--attack", "nope")

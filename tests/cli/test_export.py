@@ -66,7 +66,7 @@ def test_the_images_are_adversarial_beside_the_clean_ones_they_were_made_from(ru
     assert run.read_bytes() == before
 
 
-def test_python_gets_the_same_arrays(run, robench, folder):
+def test_load_images_returns_the_same_arrays(run, robench, folder):
     robench("export", "r.robench", "--out", "adv.npz", "--threat", "l2:1.0")
     held, ours = arrays("adv.npz"), package.load_images(run, threats="l2:1")
     assert held.keys() == ours.keys()
@@ -115,7 +115,7 @@ def test_an_example_broken_by_a_smaller_image_of_another_radius_is_exported_with
     assert set(package.load_images(run)["threat"]) == {"linf:0.12"}
 
 
-def test_rows_hold_every_outcome_and_what_it_cost(run, robench, folder, measured):
+def test_rows_hold_every_outcome_and_its_cost(run, robench, folder, measured):
     said = robench("export", "r.robench", "--out", "rows.csv")
     assert said.out == "rows.csv: 24 rows\n"
     rows = list(csv.DictReader(Path("rows.csv").read_text().splitlines()))
@@ -162,7 +162,7 @@ def test_parquet_is_the_same_rows(run, robench, folder, monkeypatch):
     assert written[0].to_csv(index=False) == Path("rows.csv").read_text()
 
 
-def test_without_pyarrow_parquet_says_what_to_install(run, refused, monkeypatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(run, refused, monkeypatch):
     monkeypatch.setattr("robench.cli.export.importlib.util.find_spec", lambda name: None)
     assert "needs pyarrow, which is not installed" in refused("export", "r.robench", "--out", "rows.parquet")
 
@@ -170,8 +170,8 @@ def test_without_pyarrow_parquet_says_what_to_install(run, refused, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--out", "adv.txt"), "has no suffix that export knows; end it with .npz, .png, .csv, .parquet"),
-        (("--out", "r.robench"), "has no suffix that export knows"),
+        (("--out", "adv.txt"), "has a suffix that export does not know; end it with .npz, .png, .csv, .parquet"),
+        (("--out", "r.robench"), "has a suffix that export does not know"),
         (("--out", "nowhere/adv.npz"), "cannot be written"),
         (("--out", "a.npz", "--threat", "linf:0.2"), "no planned threat is called 'linf:0.2'"),
         (("--out", "a.npz", "--threat", "lnf:0.1"), "no threat model is called 'lnf'"),
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line(run, refused, options, sentence):
     assert sentence in refused("export", "r.robench", *options)
 
 
-def test_what_is_read_is_not_overwritten(run, refused, folder):
+def test_files_that_are_read_are_not_overwritten(run, refused, folder):
     whole = datasets.load("digits")
     np.savez(folder / "own.npz", x=whole.x[:20].numpy(), y=whole.y[:20].numpy())
     assert "would overwrite" in refused("export", "r.robench", "--out", "own.npz", "--data", "own.npz")
@@ -248,7 +248,7 @@ def test_a_folder_is_evaluated_verified_checked_and_exported(pictures, robench, 
     assert len(set(held["y"].tolist())) > 2
 
 
-def test_the_first_images_of_a_folder_are_of_one_class_and_that_is_said(pictures, robench, folder):
+def test_examples_of_a_single_class_are_noted(pictures, robench, folder):
     tiny = ["--threat", "linf:0.1", "--attack", "pgd(steps=1)", "--run", "f.robench", "--crop", "28"]
     said = robench("evaluate", "digits-nat", "--data", "val", "--examples", "12", *tiny)
     assert "mix the classes with --shuffled" in said.out
@@ -258,13 +258,13 @@ def test_the_first_images_of_a_folder_are_of_one_class_and_that_is_said(pictures
     ("options", "sentence"),
     [
         (("--data", "digits", "--resize", "28"), "--resize 28 is for images in a folder"),
-        (("--data", "val", "--resize", "x"), "--resize x is no size"),
+        (("--data", "val", "--resize", "x"), "--resize x is not a size"),
         (("--data", "val", "--labels", "nowhere.json"), "label map nowhere.json cannot be read"),
         (("--data", "nowhere/"), "there is no folder nowhere/"),
         (("--data", "."), "in its subfolders"),
     ],
 )
-def test_a_folder_that_does_not_fit_is_one_line(pictures, refused, folder, options, sentence):
+def test_an_unsuitable_folder_is_one_line(pictures, refused, folder, options, sentence):
     if options[1] == ".":
         shutil.rmtree(pictures)
         (folder / "empty").mkdir()

@@ -34,8 +34,8 @@ def slim(run, robench, folder):
 @pytest.fixture
 def other(run, robench, folder):
     """Another model asked the same."""
-    told = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
-    assert told.code == 0
+    result = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
+    assert result.code == 0
     return folder / "other.robench"
 
 
@@ -45,15 +45,15 @@ def alter(path, change):
     db.close()
 
 
-def test_every_kind_there_is_material_for_is_drawn_and_the_others_are_told(run, robench, folder):
+def test_every_possible_kind_is_drawn_and_the_others_are_noted(run, robench, folder):
     before = files(folder)
-    told = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
-    assert told.code == 0
+    result = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
+    assert result.code == 0
     made = [f"a/pictures/{kind}-digits-nat.svg" for kind in ("queries", *LOADED)]
     assert sorted(files(folder).keys() - before.keys()) == sorted(made)
-    assert [line.partition(": ")[0] for line in told.out.splitlines()] == made
-    assert all("digits:test, n = 12; protocol tiny; seed 0." in line for line in told.out.splitlines())
-    assert told.err.splitlines() == [
+    assert [line.partition(": ")[0] for line in result.out.splitlines()] == made
+    assert all("digits:test, n = 12; protocol tiny; seed 0." in line for line in result.out.splitlines())
+    assert result.err.splitlines() == [
         "note: no curve: r.robench holds no accuracy by radius; measure it with robench evaluate --curve and a"
         " minimum-norm attack",
         "note: no trade-off: r.robench has nothing to be compared with; add runs of other models with its data,"
@@ -89,8 +89,8 @@ def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench
     assert robench("evaluate", "digits-nat", *words).code == 0
     seen = []
     monkeypatch.setattr(figures, "image_bytes", lambda picture, form: seen.append(picture) or b"")
-    told = robench("figures", "c.robench", "--out", "p", "--kind", "curve")
-    assert told.out.startswith("p/curve-digits-test.svg: Accuracy against radius")
+    result = robench("figures", "c.robench", "--out", "p", "--kind", "curve")
+    assert result.out.startswith("p/curve-digits-test.svg: Accuracy against radius")
     (line,) = seen[0].figure.axes[0].get_lines()
     with RunFile.read(folder / "c.robench") as file:
         evidence = file.evidence()
@@ -104,7 +104,7 @@ def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench
     assert line.get_ydata()[-1] < line.get_ydata()[0]
 
 
-def test_two_models_are_side_by_side_with_stars_where_a_named_card_says_so(other, robench, folder):
+def test_two_models_are_compared_with_stars_at_the_threats_of_their_training(other, robench, folder):
     (folder / "card.toml").write_text(
         'name = "digits-nat"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
         'weights = "w.safetensors"\nsha256 = "0"\n[settings]\nthreats = ["l2:1"]\n'
@@ -114,13 +114,13 @@ def test_two_models_are_side_by_side_with_stars_where_a_named_card_says_so(other
     assert "Stars" in robench(*words, "--card", "card.toml").out
 
 
-def test_pictures_of_models_with_one_name_are_kept_apart(run, robench, folder):
+def test_pictures_of_models_with_the_same_name_get_distinct_names(run, robench, folder):
     shutil.copy(run, folder / "again.robench")
     robench("figures", "r.robench", "again.robench", "--out", "p", "--kind", "queries")
     assert sorted(files(folder / "p")) == ["queries-digits-nat-2.svg", "queries-digits-nat.svg"]
 
 
-def test_the_gallery_shows_what_the_run_keeps_and_what_the_model_answers(run, robench, folder, monkeypatch):
+def test_the_gallery_shows_images_of_the_run_with_the_predictions(run, robench, folder, monkeypatch):
     seen = []
     real = figures.galleries
     monkeypatch.setattr(figures, "galleries", lambda summary, shown: seen.extend(shown) or real(summary, shown))
@@ -142,7 +142,7 @@ def test_the_gallery_shows_what_the_run_keeps_and_what_the_model_answers(run, ro
     assert [one.size for one in seen[:2]] == sorted(one.size for one in seen[:2])
 
 
-def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, folder, monkeypatch):
+def test_landscapes_show_the_first_correctly_classified_images(run, robench, folder, monkeypatch):
     seen = []
     real = figures.landscapes
     monkeypatch.setattr(figures, "landscapes", lambda summary, found: seen.extend(found) or real(summary, found))
@@ -154,7 +154,7 @@ def test_landscapes_are_of_the_first_images_the_model_gets_right(run, robench, f
     assert all(one.margin[20, 20] < 0 for one in seen)
 
 
-def test_lines_outwards_begin_at_the_models_answer_to_the_first_images_it_gets_right(run, robench, folder, monkeypatch):
+def test_lines_start_at_the_logits_of_the_first_correctly_classified_images(run, robench, folder, monkeypatch):
     seen = []
     real = figures.walks
     monkeypatch.setattr(figures, "walks", lambda summary, found: seen.extend(found) or real(summary, found))
@@ -172,10 +172,10 @@ def test_lines_outwards_begin_at_the_models_answer_to_the_first_images_it_gets_r
         assert one.margin[0, -1] > one.margin[0, 0]
 
 
-def test_the_first_layer_is_the_models_and_the_pixels_are_black(run, robench, folder, monkeypatch):
+def test_the_first_layer_shows_the_models_filters_and_black_pixels(run, robench, folder, monkeypatch):
     seen = []
     real = figures.first_layers
-    monkeypatch.setattr(figures, "first_layers", lambda *told: seen.append(told) or real(*told))
+    monkeypatch.setattr(figures, "first_layers", lambda *result: seen.append(result) or real(*result))
     assert robench("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--each", "2").code == 0
     ((_, layer, raised),) = seen
     net = checkpoints.load("digits-nat").classifier.module
@@ -189,13 +189,15 @@ def test_the_first_layer_is_the_models_and_the_pixels_are_black(run, robench, fo
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "message"),
     [
         ("Identity()", "model shows no convolution as its first layer, so no filters; leave it out"),
-        ("Conv2d(3, 3, 1)", "r.robench is about images without a black pixel, so there is none to raise; leave it out"),
+        ("Conv2d(3, 3, 1)", "r.robench is about images without black pixels, so there is none to raise; leave it out"),
     ],
 )
-def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, robench, refused, folder, first, told):
+def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(
+    images, robench, refused, folder, first, message
+):
     (folder / "net.py").write_text(
         f"from torch.nn import *\ndef build(): return Sequential({first}, Flatten(), Linear(432, 4))\n"
     )
@@ -204,21 +206,21 @@ def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(images, r
     torch.save(head | layer, folder / "model.pt")
     words = ("--data", "images.npz", "--arch", "net.py:build", "--normalise", "none", "--protocol", "tiny.toml")
     assert robench("evaluate", "model.pt", *words, "--run", "r.robench", "--quiet").code == 0
-    assert told in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
+    assert message in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
 
 
-def test_quiet_prints_names_alone(run, robench, folder):
+def test_quiet_prints_only_names(run, robench, folder):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
-    told = robench("figures", "r.robench", "--out", "p", "--quiet")
-    assert told.err == ""
-    assert told.out == "p/queries-digits-nat.svg\n"
+    result = robench("figures", "r.robench", "--out", "p", "--quiet")
+    assert result.err == ""
+    assert result.out == "p/queries-digits-nat.svg\n"
 
 
 # What cannot be drawn
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--kind", "galery"), "no kind of figure is called 'galery'; did you mean gallery?"),
         (("--format", "pdf"), "no format is called 'pdf'; there are png, svg"),
@@ -232,26 +234,26 @@ def test_quiet_prints_names_alone(run, robench, folder):
         (("--card", "none.toml"), "the card none.toml cannot be read"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_a_sentence(run, images, refused, words, told):
+def test_an_impossible_figure_is_refused_in_a_sentence(run, images, refused, words, message):
     if "images.npz" in words:
         np.savez(images, x=np.zeros((12, 1, 28, 28), np.float32), y=np.arange(12) % 10)
-    assert told in refused("figures", "r.robench", "--out", "p", *words)
+    assert message in refused("figures", "r.robench", "--out", "p", *words)
 
 
 def test_a_run_without_images_has_no_gallery(slim, refused, robench):
-    told = "slim.robench holds no images, as runs merged with --slim do"
-    assert told in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
+    result = "slim.robench holds no images, as runs merged with --slim do"
+    assert result in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
     rest = robench("figures", "slim.robench", "--out", "p", "--each", "1")
     assert rest.code == 0
-    assert f"note: no gallery: {told}" in rest.err
+    assert f"note: no gallery: {result}" in rest.err
 
 
-def test_a_run_whose_model_is_gone_still_has_its_queries(run, robench, refused):
+def test_queries_are_drawn_even_if_the_model_is_missing(run, robench, refused):
     alter(run, "UPDATE environment SET value = 'gone.safetensors' WHERE key = 'checkpoint'")
     assert "gone.safetensors" in refused("figures", "r.robench", "--out", "p", "--kind", "landscape")
-    told = robench("figures", "r.robench", "--out", "p")
-    assert told.out.startswith("p/queries-digits-nat.svg: ")
-    assert all(f"note: no {kind}: " in told.err for kind in LOADED)
+    result = robench("figures", "r.robench", "--out", "p")
+    assert result.out.startswith("p/queries-digits-nat.svg: ")
+    assert all(f"note: no {kind}: " in result.err for kind in LOADED)
 
 
 def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
@@ -259,22 +261,22 @@ def test_a_damaged_image_is_named_and_nothing_is_drawn(run, refused):
     assert "differs from its checksum" in refused("figures", "r.robench", "--out", "p", "--kind", "gallery")
 
 
-def test_model_is_for_one_run(other, refused):
-    told = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
-    assert "--model says where the model of one run is" in told
+def test_the_option_model_takes_one_run(other, refused):
+    result = refused("figures", "r.robench", "other.robench", "--out", "p", "--model", "digits-nat")
+    assert "--model locates the model of a single run" in result
 
 
-def test_a_card_of_a_stranger_is_refused(run, refused, folder):
+def test_a_card_of_a_model_without_a_run_is_refused(run, refused, folder):
     (folder / "card.toml").write_text(
         'name = "stranger"\ndata = "digits"\narchitecture = "digits-cnn"\nshape = [1, 28, 28]\nclasses = 10\n'
         'weights = "w.safetensors"\nsha256 = "0"\n'
     )
-    told = refused("figures", "r.robench", "--out", "p", "--card", "card.toml")
-    assert "none of these runs is about stranger" in told
+    result = refused("figures", "r.robench", "--out", "p", "--card", "card.toml")
+    assert "none of these runs is about stranger" in result
 
 
 @pytest.mark.parametrize("name", ["none.robench", "tiny.toml"])
-def test_what_is_no_run_file_is_refused(folder, refused, name):
+def test_a_file_that_is_not_a_run_is_refused(folder, refused, name):
     assert name in refused("figures", name, "--out", "p")
 
 
@@ -283,13 +285,13 @@ def test_out_must_be_a_folder(run, refused, folder):
         "figures", "r.robench", "--out", "r.robench", "--kind", "queries"
     )
     below = refused("figures", "r.robench", "--out", "r.robench/p", "--kind", "queries")
-    assert "r.robench/p cannot be made a folder" in below
+    assert "r.robench/p cannot be created" in below
 
 
 def test_help_does_not_wait_for_matplotlib():
     code = "import sys, robench.cli.main; print('matplotlib' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
 ROOT = Path(__file__).parents[2]
@@ -298,18 +300,18 @@ PAGE = (ROOT / "docs" / "figures.md").read_text()
 
 @pytest.mark.skipif(matplotlib.__version__ != DRAWN_WITH, reason="another matplotlib may draw otherwise")
 @pytest.mark.parametrize("kind", ["curve", "trade-off", "queries"])
-def test_a_committed_picture_is_what_its_command_gives(kind, robench, folder, monkeypatch):
+def test_committed_pictures_are_reproduced_by_their_commands(kind, robench, folder, monkeypatch):
     (words,) = re.findall(rf"^robench (figures .* --kind {kind})$", PAGE, re.M)
     monkeypatch.chdir(ROOT)
     expanded = [name for word in words.split() for name in (sorted(map(str, Path().glob(word))) or [word])]
     out = expanded.index("docs/images")
-    told = robench(*expanded[:out], folder / "again", *expanded[out + 1 :])
-    assert told.code == 0
+    result = robench(*expanded[:out], folder / "again", *expanded[out + 1 :])
+    assert result.code == 0
     ((name, drawn),) = files(folder / "again").items()
     assert drawn == (ROOT / "docs" / "images" / name).read_bytes()
 
 
-def test_every_committed_picture_is_on_the_page_and_small():
+def test_every_committed_picture_is_small_and_in_the_docs():
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
     assert set(re.findall(r"\(images/([^)]+)\)", PAGE)) == set(pictures)
     assert all(size < 200_000 for size in pictures.values())

@@ -4,11 +4,11 @@ import json
 
 
 def test_an_attack_of_foolbox_by_its_name(robench):
-    told = robench(
+    result = robench(
         *("evaluate", "digits-nat", "--threat", "linf:0.1", "--examples", "20"),
         *("--attack", "foolbox:LinfFastGradientAttack", "--json", "s.json", "--run", "r.robench"),
     )
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     with open("s.json") as f:
         (threat,) = json.load(f)["threats"]
     assert threat["broken"] > 5
@@ -20,8 +20,8 @@ def test_an_attack_of_foolbox_by_its_name(robench):
     assert "all hold" in robench("verify", "r.robench").out
 
 
-def test_what_is_wrong_with_a_foreign_name_is_told_in_a_line(refused):
+def test_an_invalid_foreign_attack_is_one_line(refused):
     question = "evaluate", "digits-nat", "--threat", "linf:0.1", "--attack"
-    assert "did you mean LinfFastGradientAttack" in refused(*question, "foolbox:LinfFastGradientAtack")
+    assert "did you mean foolbox:LinfFastGradientAttack" in refused(*question, "foolbox:LinfFastGradientAtack")
     assert "does not attack linf; it attacks l2" in refused(*question, "foolbox:DDNAttack")
     assert "there are random_start" in refused(*question, "foolbox:LinfFastGradientAttack(steps=3)")

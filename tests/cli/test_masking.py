@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from robench import api
-from robench.masking import schedule as scrutiny
+from robench.evaluation import prepared
+from robench.masking import schedule
 from robench.problem import checkpoints
 from robench.protocols import AttackChoice
-from robench.results.masking import verdict as masking
+from robench.results.masking import comparison
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
@@ -31,14 +31,14 @@ ATTACK = "--threat", "linf:0.2", "--attack", "pgd(steps=8, random_start=False)",
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste."""
-    square, climb = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
+    square, ascent = AttackChoice("square", Square(steps=30)), AttackChoice("pgd", PGD(steps=10, random_start=False))
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
-    monkeypatch.setattr(api, "SLOTS", {"cpu": 16, "cuda": 16})
-    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
-    monkeypatch.setattr(masking, "CONTROL", 20)
-    monkeypatch.setattr(scrutiny, "control", lambda: [control])
-    monkeypatch.setattr(scrutiny, "climbing", lambda depth: [climb])
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
+    monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(comparison, "CONTROL", 20)
+    monkeypatch.setattr(schedule, "control", lambda: [control])
+    monkeypatch.setattr(schedule, "ascent_attacks", lambda depth: [ascent])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 
 @pytest.fixture
@@ -62,39 +62,39 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert robench("report", "s.json", "--masking", "--intervals").out == looked.out
     entry = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
     assert entry["verdict"] == "masked"
-    assert "fell to other evidence" in entry["evidence"][0]
+    assert "other evidence broke" in entry["evidence"][0]
     assert {"name", "value", "meaning", "suspicious"} <= set(entry["indicators"][0])
     verified = robench("verify", "r.robench", "--arch", "net.py:build")
     assert verified.code == 0, verified.err
 
 
-def test_without_the_option_nothing_is_looked_at(robench, staircase, folder):
+def test_without_the_option_no_masking_check_runs(robench, staircase, folder):
     plain = robench("evaluate", *staircase, *ATTACK, "--run", "r.robench", "--json", "s.json")
     assert "Gradient masking: untested." in plain.out
     assert "indicator" not in plain.out
-    told = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
-    assert told == {"verdict": "untested", "evidence": [], "next": ""}
+    result = json.loads((folder / "s.json").read_text())["threats"][0]["masking"]
+    assert result == {"verdict": "untested", "evidence": [], "next": ""}
 
 
-def test_a_run_that_was_not_looked_into_has_an_empty_panel(robench, run):
-    told = robench("report", "r.robench", "--masking").out
-    assert "linf:0.1 untested: nobody has looked; robench evaluate --masking on does, under linf, l2 and l1.\n" in told
-    assert "| indicator" not in told
+def test_a_run_without_masking_checks_has_an_empty_panel(robench, run):
+    result = robench("report", "r.robench", "--masking").out
+    assert "linf:0.1 untested: not checked; robench evaluate --masking on checks linf, l2 and l1.\n" in result
+    assert "| indicator" not in result
 
 
-def test_an_old_and_a_looked_at_run_merge(robench, staircase):
+def test_runs_with_and_without_masking_checks_merge(robench, staircase):
     robench("evaluate", *staircase, *ATTACK, "--run", "a.robench")
     robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "b.robench")
     assert robench("merge", "a.robench", "b.robench", "--out", "c.robench").code == 0
-    told = [robench("report", name, "--masking").out for name in ("b.robench", "c.robench")]
-    panels = [text.partition("Gradient masking of")[2] for text in told]
+    result = [robench("report", name, "--masking").out for name in ("b.robench", "c.robench")]
+    panels = [text.partition("Gradient masking of")[2] for text in result]
     assert panels[0] == panels[1] != ""
 
 
-def test_csv_has_no_room_for_a_panel(refused, run):
+def test_the_panel_is_refused_in_csv(refused, run):
     assert "leave --masking out" in refused("report", "r.robench", "--masking", "--format", "csv")
 
 
-def test_a_word_that_is_no_level_gets_the_nearest(refused):
-    told = refused("evaluate", "digits-nat", "--masking", "depe")
-    assert told == "Error: no level of --masking is called 'depe'; did you mean deep?"
+def test_an_unknown_level_suggests_the_nearest(refused):
+    result = refused("evaluate", "digits-nat", "--masking", "depe")
+    assert result == "Error: no level of --masking is called 'depe'; did you mean deep?"

@@ -88,7 +88,7 @@ def test_a_wrapped_model_keeps_its_accuracy(folder, robench, weights, family):
     assert found["union"]["outcomes"] == expected["union"]["outcomes"]
 
 
-def test_the_weights_that_were_picked_are_those_that_verify_and_check_read(folder, robench, weights):
+def test_verify_and_check_read_the_chosen_weights(folder, robench, weights):
     other = {key: value.flip(0) for key, value in weights.items()}
     torch.save({"best": other, "net": weights}, folder / "m.pt")
     assert (
@@ -112,7 +112,7 @@ def test_the_weights_that_were_picked_are_those_that_verify_and_check_read(folde
         ("--arch net.py:Viewin", "no factory in net.py is called 'Viewin'; did you mean Viewing?"),
     ],
 )
-def test_what_is_typed_wrongly_is_answered_in_one_line(folder, own, refused, weights, words, message):
+def test_a_mistyped_option_is_one_line(folder, own, refused, weights, words, message):
     torch.save({"best": {key: value.flip(0) for key, value in weights.items()}, "last": weights}, folder / "m.pt")
     option, value = words.split(" ", 1)
     assert message in refused("evaluate", "m.pt", option, value, *EVALUATE)
@@ -121,7 +121,7 @@ def test_what_is_typed_wrongly_is_answered_in_one_line(folder, own, refused, wei
 # Training a network of one's own
 
 
-def test_a_network_of_ones_own_is_trained_and_measured_and_its_card_names_no_code_to_run(folder, own, robench):
+def test_a_users_network_is_trained_and_evaluated_and_its_card_runs_no_code(folder, own, robench):
     arch = "net.py:Viewing(width=6)"
     done = robench("train", "pgd_at", "--arch", arch, *TRAIN, "--protocol", "tiny.toml", "--out", "m", "--quiet")
     assert done.code == 0, done.err
@@ -137,7 +137,7 @@ def test_a_network_of_ones_own_is_trained_and_measured_and_its_card_names_no_cod
     assert named.out == done.out
 
 
-def test_a_training_that_goes_on_gives_the_weights_of_one_that_did_not_stop(folder, own, robench, monkeypatch):
+def test_an_interrupted_training_gives_the_same_weights(folder, own, robench, monkeypatch):
     words = "train", "pgd_at", "--arch", "net.py:Viewing", *TRAIN, "--no-evaluation", "--quiet"
     assert robench(*words, "--out", "whole").code == 0
     save = torch.save
@@ -166,11 +166,11 @@ def test_images_of_other_shapes_are_trained_on(folder, own, robench):
     assert read_card(folder / "default.toml").architecture == "preactresnet18"
 
 
-def test_a_network_that_views_its_maps_is_trained_as_it_is(folder, own, robench):
+def test_a_network_that_calls_view_is_trained_unchanged(folder, own, robench):
     assert robench("train", "pgd_at", "--arch", "net.py:Maps", *TRAIN, "--no-evaluation", "--out", "m").code == 0
 
 
-def test_a_model_of_ones_own_is_gone_on_from(folder, own, robench):
+def test_a_training_starts_from_a_users_model(folder, own, robench):
     words = "train", "pgd_at", "--arch", "net.py:Viewing", *TRAIN, "--no-evaluation", "--quiet"
     assert robench(*words, "--out", "first").code == 0
     assert robench(*words, "--from", "first.safetensors", "--out", "second").code == 0
@@ -182,7 +182,7 @@ def test_a_model_of_ones_own_is_gone_on_from(folder, own, robench):
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("net.py:Twofold", "answers with tuple in training, not with one tensor"),
+        ("net.py:Twofold", "returns tuple in training, not one tensor"),
         ("net.py:Raising", "fails in training with ValueError: no labels"),
         ("net.py:Viewing(num_classes=7)", "labels reach 9 but the model"),
         ("net.py:Viewing(in_channels=3)", "reads 3-channel images"),

@@ -53,8 +53,8 @@ def test_the_report_is_the_table_that_was_printed(run, robench):
 
 
 def test_a_report_as_json_is_the_summary(run, robench, folder):
-    told = json.loads(robench("report", "r.robench", "--format", "json").out)
-    assert told == json.loads((folder / "s.json").read_text())
+    result = json.loads(robench("report", "r.robench", "--format", "json").out)
+    assert result == json.loads((folder / "s.json").read_text())
 
 
 def test_a_report_as_csv_has_a_row_per_threat(run, robench, folder):
@@ -65,7 +65,7 @@ def test_a_report_as_csv_has_a_row_per_threat(run, robench, folder):
     assert {row["threat"]: float(row["accuracy"]) for row in rows} == pytest.approx(expected)
 
 
-def test_reports_only_read_and_are_the_same_every_time(run, robench, folder):
+def test_reports_change_no_file_and_are_reproducible(run, robench, folder):
     shutil.copy(run, folder / "again.robench")
     before = files(folder)
     first = robench("report", "r.robench", "again.robench", "--breakdown")
@@ -88,13 +88,13 @@ def test_a_notebook_shows_a_summary_as_the_table_that_is_printed(run, robench):
 # verify
 
 
-def test_evidence_that_holds_is_verified(run, robench, folder):
+def test_true_evidence_is_verified(run, robench, folder):
     before = files(folder)
-    told = robench("verify", "r.robench")
-    assert told.code == 0
+    result = robench("verify", "r.robench")
+    assert result.code == 0
     with RunFile.read(run) as file:
         images = len({(c.example, c.threat) for c, v in file.evidence().judged() if v.accepted})
-    assert f"12 clean answers and {images} adversarial images judged again: all hold" in told.out
+    assert f"12 clean answers and {images} adversarial images judged again: all hold" in result.out
     assert files(folder) == before
 
 
@@ -114,7 +114,7 @@ def put_image(run, claim, pixels):
 
 
 @pytest.mark.parametrize(
-    ("forge", "told"),
+    ("forge", "message"),
     [
         (lambda x: x, "its image does not fool the model: margin -"),
         (lambda x: 1 - x, "its image lies at 1, outside linf:0.1"),
@@ -122,14 +122,14 @@ def put_image(run, claim, pixels):
         (lambda x: x * np.nan, "its image has pixels that are not finite"),
     ],
 )
-def test_a_forged_image_is_named(run, robench, forge, told):
+def test_a_forged_image_is_named(run, robench, forge, message):
     claim, example, threat = kept(run)
     assert threat == "linf:0.1"
     put_image(run, claim, forge(load("digits").x[example].numpy()))
     verified = robench("verify", "r.robench")
     assert verified.code == 1
     (line,) = verified.err.splitlines()
-    assert line.startswith(f"example {example} under {threat}: {told}")
+    assert line.startswith(f"example {example} under {threat}: {message}")
     assert "1 do not hold" in verified.out
 
 
@@ -138,16 +138,16 @@ def test_a_forged_verdict_is_named(run, robench):
         example = next(c.example for c in file.evidence().clean if c.correct)
     altered(run, "INSERT INTO claim VALUES (9999, ?, 'linf:0.05', 'x()', 0, -1, NULL, NULL, NULL, NULL, 1, 1)", example)
     altered(run, "INSERT INTO verdict VALUES (9999, 1, '', '', 0.05, 1.0, 1)")
-    told = robench("verify", "r.robench")
-    assert told.code == 1
-    assert told.err == f"example {example} under linf:0.05: broken by an image that is not kept\n"
+    result = robench("verify", "r.robench")
+    assert result.code == 1
+    assert result.err == f"example {example} under linf:0.05: broken by an image that is not kept\n"
 
 
 def test_a_forged_clean_answer_is_named(run, robench):
     altered(run, "UPDATE clean SET correct = 1 - correct WHERE example = 5")
-    told = robench("verify", "r.robench")
-    assert told.code == 1
-    assert "example 5: recorded as " in told.err
+    result = robench("verify", "r.robench")
+    assert result.code == 1
+    assert "example 5: recorded as " in result.err
 
 
 def test_an_image_whose_bytes_were_changed_is_named(run, refused):
@@ -174,8 +174,8 @@ def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder,
     shutil.move(folder / "model.pt", folder / "moved.pt")
     shutil.move(folder / "images.npz", folder / "renamed.npz")
     assert robench(*words).code == 2
-    told = robench(*words, "--model", "../moved.pt", "--data", "../renamed.npz")
-    assert told.code == 0, told.err
+    result = robench(*words, "--model", "../moved.pt", "--data", "../renamed.npz")
+    assert result.code == 0, result.err
 
 
 # merge
@@ -192,9 +192,9 @@ def halves(folder, robench):
 
 @pytest.mark.precision
 def test_merged_halves_are_the_whole(halves, robench):
-    told = robench("merge", "a.robench", "b.robench", "--out", "m.robench")
-    assert (told.code, told.err) == (0, "")
-    assert told.out == robench("report", "m.robench", "--intervals").out
+    result = robench("merge", "a.robench", "b.robench", "--out", "m.robench")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == robench("report", "m.robench", "--intervals").out
     summary = json.loads(robench("report", "m.robench", "--format", "json").out)
     assert {t["threat"]: t["outcomes"] for t in summary["threats"]} == outcomes(halves, "whole.json")
     whole = json.loads((halves / "whole.json").read_text())
@@ -209,17 +209,17 @@ def test_runs_searched_in_different_precisions_are_merged_with_a_note_and_the_pa
     words = shlex.split("evaluate digits-nat --protocol tiny.toml --quiet --examples 4")
     for precision in ("float32", "bfloat16"):
         assert robench(*words, "--precision", precision, "--run", f"{precision}.robench").code == 0
-    told = robench("merge", "float32.robench", "bfloat16.robench", "--out", "m.robench")
-    assert told.err == (
+    result = robench("merge", "float32.robench", "bfloat16.robench", "--out", "m.robench")
+    assert result.err == (
         "note: searched in different precisions: float32.robench in float32, bfloat16.robench in bfloat16\n"
     )
     remark = "Searched partly in bfloat16 and partly in float32: single outcomes may depend on which.\n"
-    assert remark in told.out
+    assert remark in result.out
     assert remark in robench("report", "m.robench").out
     (environment,) = [json.loads(robench("report", "m.robench", "--format", "json").out)["environment"]]
     assert environment["precision"] == "bfloat16: as named | float32: as named"
-    told = robench("merge", "m.robench", "float32.robench", "--out", "again.robench")
-    assert "m.robench in bfloat16 and float32, float32.robench in float32" in told.err
+    result = robench("merge", "m.robench", "float32.robench", "--out", "again.robench")
+    assert "m.robench in bfloat16 and float32, float32.robench in float32" in result.err
     alike = robench("merge", "float32.robench", "float32.robench", "--out", "alike.robench")
     assert (alike.err, "Searched partly" in alike.out) == ("", False)
 
@@ -244,16 +244,16 @@ def test_merging_reads_and_leaves_its_sources_as_they_are(halves, robench):
 
 
 @pytest.mark.precision
-def test_a_slim_run_has_no_images_and_says_that_it_cannot_be_verified(halves, robench):
+def test_a_slim_run_has_no_images_and_cannot_be_verified(halves, robench):
     robench("merge", "a.robench", "--slim", "--out", "slim.robench")
     with RunFile.read(halves / "slim.robench") as run:
         assert list(run.images((1, 28, 28))) == []
         broken = {(c.example, c.threat) for c, v in run.evidence().judged() if v.accepted}
     table = json.loads(robench("report", "slim.robench", "--format", "json").out)
     assert {t["threat"]: t["outcomes"] for t in table["threats"]} == outcomes(halves, "a.json")
-    told = robench("verify", "slim.robench")
-    assert told.code == 1
-    assert told.err.count("broken by an image that is not kept") == len(broken) > 0
+    result = robench("verify", "slim.robench")
+    assert result.code == 1
+    assert result.err.count("broken by an image that is not kept") == len(broken) > 0
 
 
 def test_a_slim_run_names_no_folder_of_the_machine(folder, robench):
@@ -279,16 +279,16 @@ def test_runs_of_other_models_or_data_are_not_merged(halves, robench, refused):
     words = shlex.split("--protocol tiny.toml --quiet --examples 3 --run")
     robench("evaluate", "digits-adv-linf", *words, "other.robench")
     robench("evaluate", "digits-nat", "--data", "digits:train", *words, "train.robench")
-    told = refused("merge", "a.robench", "other.robench", "--out", "m.robench")
-    assert "other.robench is about another model (digits-adv-linf) than a.robench (digits-nat)" in told
-    told = refused("merge", "a.robench", "train.robench", "--out", "m.robench")
-    assert "train.robench is about digits:train, a.robench about digits:test" in told
+    result = refused("merge", "a.robench", "other.robench", "--out", "m.robench")
+    assert "other.robench is about another model (digits-adv-linf) than a.robench (digits-nat)" in result
+    result = refused("merge", "a.robench", "train.robench", "--out", "m.robench")
+    assert "train.robench is about digits:train, a.robench about digits:test" in result
 
 
-def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refused):
+def test_merging_a_damaged_file_leaves_nothing_behind(halves, robench, refused):
     altered(halves / "b.robench", "UPDATE clean SET digest = 'another' WHERE example = 6")
-    told = refused("merge", "a.robench", "b.robench", "--out", "m.robench")
-    assert "example 6 is not the same image in these runs" in told
+    result = refused("merge", "a.robench", "b.robench", "--out", "m.robench")
+    assert "example 6 is not the same image in these runs" in result
     assert not (halves / "m.robench").exists()
 
 
@@ -307,19 +307,19 @@ def test_a_merge_that_meets_damage_leaves_nothing_behind(halves, robench, refuse
         ("architectures", ARCHITECTURES),
     ],
 )
-def test_everything_is_listed_in_one_line_each(robench, kind, expected):
-    told = robench("list", kind)
-    assert (told.code, told.err) == (0, "")
-    lines = told.out.splitlines()
+def test_each_entry_of_a_list_is_one_line(robench, kind, expected):
+    result = robench("list", kind)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
     names = [THREATS[name].form if kind == "threats" else name for name in expected]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 3 for line in lines), "a name alone tells nothing"
 
 
-def test_the_list_of_models_tells_what_each_was_trained_on_and_what_is_left_of_it(robench):
-    told = robench("list", "models", "digits-sat").out
-    assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in told
-    assert "union 15.0" in told
+def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
+    result = robench("list", "models", "digits-sat").out
+    assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in result
+    assert "union 15.0" in result
 
 
 def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):
@@ -332,16 +332,16 @@ def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_the
     assert shown.endswith(" Its weights are to be fetched from zoo.example, or trained.\n")
 
 
-def test_no_kind_of_list_is_forgotten():
+def test_every_kind_of_list_is_tested():
     assert set(KINDS) == {"attacks", "threats", "protocols", "recipes", "data", "models", "architectures"}
 
 
-def test_a_protocol_that_is_listed_with_all_its_numbers_can_be_used_as_it_is(robench, folder):
-    told = robench("list", "protocols", "-v")
-    assert told.code == 0
+def test_a_verbosely_listed_protocol_is_a_valid_protocol_file(robench, folder):
+    result = robench("list", "protocols", "-v")
+    assert result.code == 0
     for name in names():
-        assert 'threat = "' in told.out
-        assert any(line.startswith(name) for line in told.out.splitlines())
+        assert 'threat = "' in result.out
+        assert any(line.startswith(name) for line in result.out.splitlines())
 
 
 # help
@@ -349,18 +349,18 @@ def test_a_protocol_that_is_listed_with_all_its_numbers_can_be_used_as_it_is(rob
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_shows_an_example_and_every_option_is_explained(robench, name):
-    told = robench(name, "--help")
-    assert (told.code, told.err) == (0, "")
-    assert any(line.strip().startswith(f"robench {name} ") for line in told.out.splitlines())
-    assert "--debug" in told.out
-    assert told.out == robench(name, "-h").out
+    result = robench(name, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert any(line.strip().startswith(f"robench {name} ") for line in result.out.splitlines())
+    assert "--debug" in result.out
+    assert result.out == robench(name, "-h").out
 
 
 def test_robench_alone_prints_its_help(robench):
-    told = robench()
-    assert (told.code, told.err) == (0, "")
-    assert told.out == robench("--help").out
-    assert all(name in told.out for name in COMMANDS)
+    result = robench()
+    assert (result.code, result.err) == (0, "")
+    assert result.out == robench("--help").out
+    assert all(name in result.out for name in COMMANDS)
 
 
 def test_the_module_is_the_command_and_help_does_not_wait_for_torch(tmp_path):
@@ -381,17 +381,17 @@ finally:
 def test_the_weights_of_a_bundled_model_are_a_plain_checkpoint_too(robench, folder):
     torch.save({"state_dict": safetensors.torch.load_file(locate("digits-nat")[0])}, folder / "copy.pt")
     words = shlex.split("--protocol tiny.toml --data digits --examples 3 --json s.json")
-    told = robench("evaluate", "copy.pt", *words)
-    assert told.code == 0
-    assert "note: recognised as digits-cnn by its key names and shapes" in told.err
+    result = robench("evaluate", "copy.pt", *words)
+    assert result.code == 0
+    assert "note: recognised as digits-cnn by its key names and shapes" in result.err
 
 
-def test_one_protocol_is_printed_with_what_it_would_cost_a_model_of_its_data(robench):
-    told = robench("list", "protocols", "standard-digits", "-v", "--model", "digits-nat")
-    assert told.code == 0
-    assert len([line for line in told.out.splitlines() if line.split("  ")[0] in names()]) == 1
-    assert "An example of 10 classes that stands to the end costs" in told.out
-    assert " 500 of them take up to " in told.out
+def test_a_protocol_is_printed_with_its_cost_for_a_model_of_its_data(robench):
+    result = robench("list", "protocols", "standard-digits", "-v", "--model", "digits-nat")
+    assert result.code == 0
+    assert len([line for line in result.out.splitlines() if line.split("  ")[0] in names()]) == 1
+    assert "An example of 10 classes that no attack breaks costs" in result.out
+    assert " 500 of them take up to " in result.out
     other = robench("list", "protocols", "tramer2019-mnist-lp", "-v", "--model", "digits-nat")
     assert "costs" in other.out
     assert "of them take" not in other.out
@@ -399,21 +399,21 @@ def test_one_protocol_is_printed_with_what_it_would_cost_a_model_of_its_data(rob
 
 def test_a_protocol_that_was_made_for_other_data_is_used_with_a_note(robench, folder):
     (folder / "tiny.toml").write_text('data = "mnist"\n' + (folder / "tiny.toml").read_text())
-    told = robench("evaluate", "digits-nat", "--protocol", "tiny.toml")
-    assert told.code == 0
-    assert "note: the protocol tiny was made for mnist; these are digits:test" in told.err
+    result = robench("evaluate", "digits-nat", "--protocol", "tiny.toml")
+    assert result.code == 0
+    assert "note: the protocol tiny was made for mnist; these are digits:test" in result.err
 
 
-def test_models_that_met_more_restarts_are_in_a_table_of_their_own(robench, folder):
+def test_models_evaluated_with_more_restarts_are_in_a_separate_table(robench, folder):
     for restarts in (1, 2):
         words = "--threat", "linf:0.1", "--attack", f"pgd(steps=2, restarts={restarts})", "--examples", "4"
         model = ["digits-nat", "digits-adv-linf"][restarts - 1]
         assert robench("evaluate", model, *words, "--run", f"{restarts}.robench", "--quiet").code == 0
-    told = robench("report", "1.robench", "2.robench")
-    assert "these runs answer 2 questions" in told.err
+    result = robench("report", "1.robench", "2.robench")
+    assert "these runs answer 2 questions" in result.err
 
 
 def test_a_run_that_is_named_twice_is_shown_once(run, robench):
-    told = robench("report", "r.robench", "r.robench")
-    assert told.out == robench("report", "r.robench").out
-    assert "named twice" in told.err
+    result = robench("report", "r.robench", "r.robench")
+    assert result.out == robench("report", "r.robench").out
+    assert "named twice" in result.err

@@ -26,11 +26,11 @@ def pair(run, robench, folder):
     return folder
 
 
-def test_two_models_stand_in_one_table_with_hours_from_their_cards(pair, robench):
-    told = robench("report", "a.robench", "b.robench")
-    assert (told.code, told.err) == (0, "")
+def test_two_models_are_in_one_table_with_hours_from_their_cards(pair, robench):
+    result = robench("report", "a.robench", "b.robench")
+    assert (result.code, result.err) == (0, "")
     header, _, first, second = (
-        [cell.strip() for cell in line.strip("|").split("|")] for line in told.out.splitlines()[:4]
+        [cell.strip() for cell in line.strip("|").split("|")] for line in result.out.splitlines()[:4]
     )
     assert header == ["model", "clean", "linf:0.1", "l2:1", "union", "average", "hours"]
     assert [first[0], second[0]] == ["digits-nat", "digits-adv-linf"]
@@ -38,7 +38,7 @@ def test_two_models_stand_in_one_table_with_hours_from_their_cards(pair, robench
     assert [float(first[-1]), float(second[-1])] == pytest.approx([m / 60 for m in minutes], abs=0.005)
 
 
-def test_a_summary_file_does_as_well_as_its_run(pair, robench):
+def test_a_summary_file_gives_the_same_report_as_its_run(pair, robench):
     for words in ("", "--intervals --breakdown --together", "--format csv", "--format json", "--format latex"):
         by_runs = robench("report", "a.robench", "b.robench", *words.split())
         assert by_runs.code == 0
@@ -53,41 +53,41 @@ def test_a_list_of_summaries_is_read_back(pair, robench):
     assert robench("report", "both.json").out == robench("report", "a.robench", "b.robench").out
 
 
-def test_a_check_is_silent_where_the_file_is_what_the_runs_give(pair, robench):
+def test_report_check_is_silent_if_the_file_is_up_to_date(pair, robench):
     for form in ("markdown", "latex", "html", "csv", "json"):
         words = ("report", "a.robench", "b.robench", "--format", form)
         (pair / "table").write_text(robench(*words).out)
         before = files(pair)
-        told = robench(*words, "--check", "table")
-        assert (told.code, told.out, told.err) == (0, "", "")
+        result = robench(*words, "--check", "table")
+        assert (result.code, result.out, result.err) == (0, "", "")
         assert files(pair) == before
 
 
-def test_a_check_shows_what_differs_and_fails(pair, robench):
+def test_report_check_shows_the_differences_and_fails(pair, robench):
     printed = robench("report", "a.robench", "b.robench").out
     (pair / "table.md").write_text(printed.replace("| digits-nat ", "| digits-not "))
-    told = robench("report", "a.robench", "b.robench", "--check", "table.md")
-    assert told.code == 1
-    lines = told.out.splitlines()
+    result = robench("report", "a.robench", "b.robench", "--check", "table.md")
+    assert result.code == 1
+    lines = result.out.splitlines()
     assert lines[:2] == ["--- table.md", "+++ what the runs give"]
     changed = [line for line in lines[2:] if line[0] in "+-"]
     assert [line.split()[1] for line in changed] == ["digits-not", "digits-nat"]
-    assert told.err == "table.md differs from what the runs give; write it again\n"
+    assert result.err == "table.md differs from what the runs give; write it again\n"
 
 
-def test_a_check_sees_a_single_byte_and_shortens_long_differences(pair, robench):
+def test_report_check_detects_a_single_byte_and_shortens_long_diffs(pair, robench):
     printed = robench("report", "a.robench", "b.robench", "--format", "json").out
     (pair / "table").write_bytes(printed.replace("\n", "\r\n").encode())
-    told = robench("report", "a.robench", "b.robench", "--format", "json", "--check", "table")
-    assert (told.code, told.out) == (1, "they differ in line ends only\n")
+    result = robench("report", "a.robench", "b.robench", "--format", "json", "--check", "table")
+    assert (result.code, result.out) == (1, "they differ in line ends only\n")
     (pair / "table").write_bytes(b"\xff" + b"line\n" * 500)
-    told = robench("report", "a.robench", "b.robench", "--check", "table")
-    assert told.code == 1
-    assert len(told.out.splitlines()) == 41
-    assert told.out.splitlines()[-1].startswith("... and ")
+    result = robench("report", "a.robench", "b.robench", "--check", "table")
+    assert result.code == 1
+    assert len(result.out.splitlines()) == 41
+    assert result.out.splitlines()[-1].startswith("... and ")
 
 
-def test_a_check_against_nothing_could_not_be_made(pair, refused):
+def test_report_check_refuses_a_missing_file(pair, refused):
     assert "no.md cannot be compared: No such file or directory" in refused("report", "a.robench", "--check", "no.md")
 
 
@@ -101,20 +101,20 @@ def test_the_numbers_of_a_report_are_those_of_the_runs_in_every_form(pair, roben
         assert all(share in text for share in shares)
 
 
-def test_runs_of_two_questions_are_two_tables_and_it_is_said(pair, robench):
+def test_runs_of_two_questions_are_two_tables_with_a_note(pair, robench):
     words = "evaluate digits-nat --protocol tiny.toml --quiet --examples 5 --run c.robench"
     assert robench(*shlex.split(words)).code == 0
-    told = robench("report", "a.robench", "b.robench", "c.robench")
-    assert told.code == 0
-    assert told.err == "note: these runs answer 2 questions, so there is more than one table\n"
-    assert told.out.count("| model ") == 2
+    result = robench("report", "a.robench", "b.robench", "c.robench")
+    assert result.code == 0
+    assert result.err == "note: these runs answer 2 questions, so there is more than one table\n"
+    assert result.out.count("| model ") == 2
     beside = robench("report", "a.robench", "b.robench", "c.robench", "--side-by-side")
     assert len([line for line in beside.out.splitlines() if line.startswith("|:-")]) == 1
 
 
 def test_side_by_side_wants_two_questions(pair, refused):
-    told = refused("report", "a.robench", "b.robench", "--side-by-side")
-    assert "side by side stand the answers to two questions; these runs answer one question" in told
+    result = refused("report", "a.robench", "b.robench", "--side-by-side")
+    assert "--side-by-side shows the answers to two questions; these runs answer one question" in result
 
 
 @pytest.fixture
@@ -130,25 +130,25 @@ def own(pair, robench):
     return pair
 
 
-def test_cards_that_are_named_give_opt_and_hours(own, robench):
+def test_named_cards_give_opt_and_hours(own, robench):
     runs = ("report", "mine-linf.robench", "mine-l2.robench")
     assert "OPT" not in robench(*runs).out
-    told = robench(*runs, "--card", "mine-linf.toml", "--card", "mine-l2.toml").out
-    assert "| OPT " in told
-    assert "OPT, were there no trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in told
-    assert told.count(" 1.50 |") == 2
+    result = robench(*runs, "--card", "mine-linf.toml", "--card", "mine-l2.toml").out
+    assert "| OPT " in result
+    assert "OPT, without a trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in result
+    assert result.count(" 1.50 |") == 2
 
 
-def test_what_a_card_claims_stands_beside_what_was_measured(own, robench):
+def test_claimed_accuracies_are_beside_measured_ones(own, robench):
     path = own / "mine-linf.toml"
     about = '\n[claimed.ours]\nsource = "Ours 2020, Table 1"\nthreats = ["l2:1", "linf:0.1"]\n'
     path.write_text(path.read_text() + about + "[claimed.ours.accuracy]\nclean = 0.99\nunion = 0.99\n")
     summary = json.loads(robench("report", "mine-linf.robench", "--format", "json").out)
     clean, union = summary["clean"]["accuracy"], summary["union"]["accuracy"]
     command = ("report", "mine-linf.robench", "mine-l2.robench", "--card", "mine-linf.toml")
-    told = robench(*command, "--claimed").out
-    assert f"| mine-linf | 99.0 → {100 * clean:.1f} | 99.0 → {100 * union:.1f} ≠ |" in told
-    assert "Published: Ours 2020, Table 1." in told
+    result = robench(*command, "--claimed").out
+    assert f"| mine-linf | 99.0 → {100 * clean:.1f} | 99.0 → {100 * union:.1f} ≠ |" in result
+    assert "Published: Ours 2020, Table 1." in result
     assert "≠" not in robench(*command).out
     assert "Ours 2020" in robench(*command, "--claimed", "--format", "latex").out
     assert robench(*command, "--claimed", "--format", "csv").code == 2
@@ -158,25 +158,25 @@ def test_a_claim_about_other_threats_is_left_out(own, robench):
     path = own / "mine-linf.toml"
     about = '\n[claimed.ours]\nsource = "Ours 2020"\nthreats = ["linf:0.1"]\n[claimed.ours.accuracy]\nclean = 0.99\n'
     path.write_text(path.read_text() + about)
-    told = robench("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
-    assert "Ours" not in told.out
-    assert "note: no card of these models claims anything under linf:0.1, l2:1" in told.err
+    result = robench("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
+    assert "Ours" not in result.out
+    assert "note: no card of these models claims anything under linf:0.1, l2:1" in result.err
 
 
 def test_a_claim_without_a_source_is_one_clear_line(own, refused):
     path = own / "mine-linf.toml"
     path.write_text(path.read_text() + "\n[claimed.ours]\nthreats = []\n")
-    told = refused("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
-    assert "the card mine-linf.toml is not one that robench reads" in told
-    assert "source" in told
+    result = refused("report", "mine-linf.robench", "--card", "mine-linf.toml", "--claimed")
+    assert "the card mine-linf.toml cannot be read" in result
+    assert "source" in result
 
 
-def test_a_card_of_no_model_here_is_refused(own, refused):
-    told = refused("report", "a.robench", "b.robench", "--card", "mine-l2.toml")
-    assert "mine-l2.toml is the card of mine-l2, which none of these runs is about; leave it out" in told
+def test_a_card_of_a_model_without_a_run_is_refused(own, refused):
+    result = refused("report", "a.robench", "b.robench", "--card", "mine-l2.toml")
+    assert "mine-l2.toml is the card of mine-l2, which none of these runs is about; leave it out" in result
 
 
-def test_what_is_neither_a_run_nor_a_summary_is_one_clear_line(pair, refused):
+def test_a_file_that_is_neither_a_run_nor_a_summary_is_one_line(pair, refused):
     (pair / "list.json").write_text('[{"schema": 1}]')
     (pair / "cut.json").write_text((pair / "a.json").read_text()[:500])
     (pair / "bytes.json").write_bytes(b'{"schema": "\xff"}')
@@ -192,11 +192,11 @@ def test_a_summary_that_contradicts_itself_is_refused(pair, refused):
     file = json.loads((pair / "a.json").read_text())
     file["threats"][0]["broken"] += 1
     (pair / "a.json").write_text(json.dumps(file))
-    told = refused("report", "a.json")
-    assert "a.json: this summary file is damaged: the outcomes of linf:0.1 do not fit its counts" in told
+    result = refused("report", "a.json")
+    assert "a.json: this summary file is damaged: the outcomes of linf:0.1 do not fit its counts" in result
 
 
-def test_a_cut_run_file_is_named(pair, refused):
+def test_a_truncated_run_file_is_named(pair, refused):
     whole = (pair / "a.robench").read_bytes()
     (pair / "a.robench").write_bytes(whole[: len(whole) // 2])
     assert "a.robench" in refused("report", "a.robench", "b.robench")

@@ -61,22 +61,22 @@ def victim(run, folder):
 
 
 @pytest.mark.parametrize("words", READERS)
-def test_a_journal_beside_a_run_deletes_nothing_whoever_reads_it(victim, run, robench, words):
+def test_a_planted_journal_deletes_nothing_when_a_run_is_read(victim, run, robench, words):
     before = run.read_bytes(), (run.parent / "r.robench-journal").read_bytes()
     assert robench(*shlex.split(words)).code == 0
     assert victim.read_text() == "precious"
     assert (run.read_bytes(), (run.parent / "r.robench-journal").read_bytes()) == before
 
 
-def test_a_journal_beside_a_run_deletes_nothing_when_the_run_goes_on(victim, run, refused):
-    told = refused("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench")
-    assert "r.robench-journal lies beside r.robench" in told
-    assert "move it away" in told
+def test_a_planted_journal_deletes_nothing_when_a_run_continues(victim, run, refused):
+    result = refused("evaluate", "digits-nat", "--protocol", "tiny.toml", "--run", "r.robench")
+    assert "r.robench-journal lies beside r.robench" in result
+    assert "move it away" in result
     assert victim.read_text() == "precious"
 
 
 @pytest.mark.parametrize("words", [*READERS, "evaluate digits-nat --protocol tiny.toml --run r.robench"])
-def test_a_view_in_a_run_is_not_looked_at(run, folder, refused, words):
+def test_a_view_in_a_run_file_is_not_executed(run, folder, refused, words):
     altered(run, "ALTER TABLE failure RENAME TO f")
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     altered(run, f"CREATE VIEW failure AS {endless} SELECT x example, 'linf:0.1' threat, 'a' attack, 'e' error FROM c")
@@ -86,7 +86,7 @@ def test_a_view_in_a_run_is_not_looked_at(run, folder, refused, words):
 
 
 @pytest.mark.parametrize("words", READERS)
-def test_pipes_devices_and_links_are_refused_at_once(run, folder, refused, words):
+def test_pipes_devices_and_links_are_refused_without_waiting(run, folder, refused, words):
     other = folder / "other"
     run.rename(other)
     began = time.monotonic()
@@ -97,7 +97,7 @@ def test_pipes_devices_and_links_are_refused_at_once(run, folder, refused, words
     assert time.monotonic() - began < 5
 
 
-def test_a_radius_without_end_hangs_no_command(run, robench, refused):
+def test_a_huge_radius_does_not_hang_a_command(run, robench, refused):
     began = time.monotonic()
     assert "has no readable radius" in refused("evaluate", "digits-nat", "--threat", "linf:1e999999999")
     assert "has no readable limits" in refused("evaluate", "digits-nat", "--threat", "rt:1e999999999px,1deg")
@@ -169,33 +169,33 @@ def test_a_forged_run_is_not_verified(run, robench, name):
     before = run.read_bytes()
     forge(run, name)
     assert run.read_bytes() != before, "the forgery is known"
-    told = robench("verify", "r.robench")
-    assert told.code in (1, 2)
-    assert told.err
-    assert "this is a bug" not in told.err
-    assert "all hold" not in told.out
+    result = robench("verify", "r.robench")
+    assert result.code in (1, 2)
+    assert result.err
+    assert "this is a bug" not in result.err
+    assert "all hold" not in result.out
 
 
-def test_verify_says_what_it_proves_and_what_it_does_not(run, robench):
-    told = robench("verify", "r.robench")
-    assert told.out.splitlines()[-2].endswith("judged again: all hold")
-    assert told.out.splitlines()[-1] == (
-        "this proves what is broken; that the rest stands is the run's word (--search N searches it again)"
+def test_verify_states_what_it_proves_and_what_it_does_not(run, robench):
+    result = robench("verify", "r.robench")
+    assert result.out.splitlines()[-2].endswith("judged again: all hold")
+    assert result.out.splitlines()[-1] == (
+        "this proves what is broken; that the rest stands is only claimed (--search N searches N of them again)"
     )
 
 
 def test_standing_examples_are_searched_again(run, robench, folder):
     before = files(folder)
-    told = robench("verify", "r.robench", "--search", "2", "--seed", "5")
-    last = told.out.splitlines()[-1]
+    result = robench("verify", "r.robench", "--search", "2", "--seed", "5")
+    last = result.out.splitlines()[-1]
     assert "standing examples searched again with seed 5: " in last
     assert last.startswith("2 of ")
-    assert told.code == (0 if ": 0 were broken" in last else 1)
-    assert told.out == robench("verify", "r.robench", "--search", "2", "--seed", "5").out
+    assert result.code == (0 if ": 0 were broken" in last else 1)
+    assert result.out == robench("verify", "r.robench", "--search", "2", "--seed", "5").out
     assert files(folder) == before
 
 
-def test_breaks_that_were_deleted_are_found_by_a_search_alone(run, robench):
+def test_deleted_breaks_are_found_only_by_searching_again(run, robench):
     with RunFile.read(run) as file:
         plan, evidence = file.plan(), file.evidence()
     gone = next(c.example for c, v in evidence.judged() if v.accepted and c.threat == "linf:0.1")
@@ -208,23 +208,23 @@ def test_breaks_that_were_deleted_are_found_by_a_search_alone(run, robench):
             row = [gone, t.threat, a.spec, a.items, 10**4, 10**4, done]
             altered(run, "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
     assert robench("verify", "r.robench").code == 0
-    told = robench("verify", "r.robench", "--search", "100", "--seed", "5")
-    assert told.code == 1
-    assert f"example {gone} under linf:0.1: recorded as standing, and broken by " in told.err
+    result = robench("verify", "r.robench", "--search", "100", "--seed", "5")
+    assert result.code == 1
+    assert f"example {gone} under linf:0.1: recorded as standing, and broken by " in result.err
 
 
-def test_what_was_forged_is_not_searched_again(run, robench):
+def test_a_forged_run_is_not_searched_again(run, robench):
     altered(run, "UPDATE clean SET correct = 1 - correct WHERE example = 5")
-    told = robench("verify", "r.robench", "--search", "2")
-    assert told.code == 1
-    assert "searched again with seed" not in told.out
+    result = robench("verify", "r.robench", "--search", "2")
+    assert result.code == 1
+    assert "searched again with seed" not in result.out
 
 
-def test_a_data_set_of_a_known_name_is_not_held_to_a_file(run, folder, refused):
+def test_a_run_on_a_named_data_set_is_not_verified_with_a_file(run, folder, refused):
     split = datasets.load("digits")
     np.savez(folder / "digits.npz", x=split.x.numpy(), y=split.y.numpy())
-    told = refused("verify", "r.robench", "--data", "digits.npz")
-    assert "the run is about digits:test, a data set of that name; name it so with --data" in told
+    result = refused("verify", "r.robench", "--data", "digits.npz")
+    assert "the run is about digits:test, a data set of that name; use that name with --data" in result
 
 
 # Summaries
@@ -253,20 +253,20 @@ def test_a_data_set_of_a_known_name_is_not_held_to_a_file(run, folder, refused):
     ],
 )
 def test_a_summary_that_contradicts_itself_is_refused(run, folder, refused, words, where, value):
-    told = json.loads((folder / "s.json").read_text())
+    result = json.loads((folder / "s.json").read_text())
     *above, last = where.split(".")
-    place = told
+    place = result
     for step in above:
         place = place[int(step) if step.isdigit() else step]
     assert place[last] != value
     place[last] = value
-    Path("lie.json").write_text(json.dumps(told))
+    Path("lie.json").write_text(json.dumps(result))
     assert "this summary file is damaged" in refused(*shlex.split(words))
 
 
-def test_a_summary_as_large_as_no_summary_is_is_refused(folder, refused, monkeypatch):
+def test_a_summary_of_unreasonable_size_is_refused(folder, refused, monkeypatch):
     for module in ("robench.cli.report", "robench.evaluation.regression"):
-        monkeypatch.setattr(f"{module}.MOST_BYTES", 1000)
+        monkeypatch.setattr(f"{module}.MAX_BYTES", 1000)
     (folder / "large.json").write_text("{" + " " * 2000 + "}")
     assert "has more than 1,000 bytes" in refused("report", "large.json")
     assert "has more than 1,000 bytes" in refused("check", "digits-nat", "--baseline", "large.json")

@@ -16,7 +16,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from robench import api
 from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
@@ -41,7 +40,7 @@ def train(robench):
 
 @pytest.fixture
 def often(monkeypatch):
-    """The state is kept after every step, and every step is told."""
+    """The state is stored and progress is shown after every step."""
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
 
@@ -64,37 +63,37 @@ def same(path, weights):
     return all(torch.equal(found[key], weights[key]) for key in weights | found)
 
 
-def test_a_line_tells_how_far_it_is_how_good_and_how_fast(train, folder, often):
-    told = train(f"{ADVERSARIAL} --out m --validation 40")
-    assert told.code == 0, told.err
-    step = r"step \d+/12, (about \d+:\d\d left|reckoning the time), [\d,]+ images/s: "
-    step += r"loss \d\.\d{3}, \d+\.\d% right in training"
-    look = r"kept out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
-    *lines, last = told.err.splitlines()
+def test_progress_lines_show_step_time_speed_loss_and_accuracy(train, folder, often):
+    result = train(f"{ADVERSARIAL} --out m --validation 40")
+    assert result.code == 0, result.err
+    step = r"step \d+/12, (about \d+:\d\d left|estimating the time left), [\d,]+ images/s: "
+    step += r"loss \d\.\d{3}, \d+\.\d% correct in training"
+    look = r"held out: \d+\.\d% clean, \d+\.\d% under attack, after step \d+"
+    *lines, last = result.err.splitlines()
     assert len(lines) == 24
     assert all(re.fullmatch(form, line) for form, line in zip([look, step] * 12, lines, strict=True)), lines
     assert last.startswith("m.safetensors and m.toml are written")
     seen = read_card(folder / "m.toml").validation
     assert seen["examples"] == 40
-    assert lines[-2] == f"kept out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
+    assert lines[-2] == f"held out: {seen['clean']:.1%} clean, {seen['robust']:.1%} under attack, after step 12"
 
 
-def test_some_images_are_kept_out_unless_it_is_said_that_none_are(train, folder, often):
+def test_some_images_are_held_out_unless_validation_is_0(train, folder, often):
     words = "nat --set steps=2 --no-evaluation"
-    assert "kept out" in train(f"{words} --out some").err
+    assert "held out" in train(f"{words} --out some").err
     assert read_card(folder / "some.toml").validation["examples"] == 64  # a twentieth of digits
-    assert "kept out" not in train(f"{words} --validation 0 --out none").err
+    assert "held out" not in train(f"{words} --validation 0 --out none").err
     assert read_card(folder / "none.toml").validation == {}
     assert train(f"{words} --out quiet --quiet").err.count("\n") == 1
 
 
-def test_of_few_images_none_are_kept_out_and_of_many_at_most_200():
+def test_small_data_hold_out_no_images_and_large_data_200():
     assert [usual_validation(n) for n in (16, 999, 1000, 1297, 60000)] == [0, 0, 50, 64, 200]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile asks for a C++ compiler")
 @pytest.mark.slow
-def test_compiled_passes_end_with_the_same_weights_up_to_rounding(train, folder):
+def test_compiled_training_gives_the_same_weights_up_to_rounding(train, folder):
     words = "sat --threat linf:0.2 --threat l1:10 --set steps=4 --set batch=16 --no-evaluation --validation 0"
     assert train(f"{words} --compile --out fast").code == 0
     assert train(f"{words} --out plain").code == 0
@@ -109,32 +108,32 @@ def test_a_missing_compiler_is_named_and_nothing_is_written(refused, folder, mon
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: module.register_forward_pre_hook(without_compiler))
     before = files(folder)
-    told = refused("train", *["nat", "--set", "steps=2", "--no-evaluation", "--quiet", "--compile", "--out", "m"])
-    assert "torch.compile fails here (Compiler: cl is not found); --no-compile trains without it" in told
+    result = refused("train", *["nat", "--set", "steps=2", "--no-evaluation", "--quiet", "--compile", "--out", "m"])
+    assert "torch.compile fails here (Compiler: cl is not found); --no-compile trains without it" in result
     assert files(folder) == before
 
 
-def test_the_rate_is_that_of_the_steps_of_this_sitting(monkeypatch, capsys):
+def test_the_speed_counts_only_steps_of_this_session(monkeypatch, capsys):
     clock = [100.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
     shown = display.TrainingDisplay(batch=50)
     for step in range(11, 31):
         clock[0] += 1
         shown.step(step, 50, 1.0, 0.5)
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "going on after step 10 of 50"
-    assert told[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% right in training"
+    result = capsys.readouterr().err.splitlines()
+    assert result[0] == "continuing after step 10 of 50"
+    assert result[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% correct in training"
 
 
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
-    monkeypatch.setattr("robench.recipes.validation.fallen", lambda looks, now, n: f"look {now.step}")
-    told = train(f"{ADVERSARIAL} --out m --validation 40")
-    assert told.err.count("warning: ") == 1
-    assert "warning: look 1\n" in told.err
+    monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
+    result = train(f"{ADVERSARIAL} --out m --validation 40")
+    assert result.err.count("warning: ") == 1
+    assert "warning: check 1\n" in result.err
 
 
-def test_a_card_tells_the_command_and_all_that_its_model_came_from(train, folder, monkeypatch):
-    monkeypatch.setattr(api, "commit", lambda device: "0123456789ab-dirty")
+def test_a_card_holds_the_command_and_everything_that_determines_the_model(train, folder, monkeypatch):
+    monkeypatch.setattr("robench.cli.train.commit", lambda device: "0123456789ab-dirty")
     clock = itertools.count(0.0, 6.0)  # a step takes a tenth of a minute
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock.__next__))
     words = f"{SEVERAL.replace('steps=12', 'steps=3')} --set alpha=0.2 --seed 7 --validation 20 --out m"
@@ -181,19 +180,19 @@ main()
 """
 
 
-def test_a_training_killed_at_work_ends_with_the_same_weights(train, folder, undisturbed):
+def test_a_killed_training_continues_to_the_same_weights(train, folder, undisturbed):
     threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": threads}
     words = [sys.executable, "-c", KILLED, "train", *SEVERAL.split(), "--out", "m"]
     killed = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    told = train(f"{SEVERAL} --out m")
-    assert "going on after step 4 of 12" in told.err
+    result = train(f"{SEVERAL} --out m")
+    assert "continuing after step 4 of 12" in result.err
     assert same(folder / "m.safetensors", undisturbed)
     assert not (folder / "m.training").exists()
 
 
-def test_a_training_asked_to_stop_says_how_to_go_on(train, folder, monkeypatch, undisturbed):
+def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch, undisturbed):
     told_of = []
 
     def step(self, step, *_):
@@ -203,16 +202,16 @@ def test_a_training_asked_to_stop_says_how_to_go_on(train, folder, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(display.TrainingDisplay, "step", step)
-        told = train(f"{SEVERAL} --out m")
-    assert told.code == 130
-    assert "stopped; m.training holds how far it was: type the same command again to go on" in told.err
+        result = train(f"{SEVERAL} --out m")
+    assert result.code == 130
+    assert "stopped; m.training holds the state so far: type the same command again to continue" in result.err
     assert told_of == [1, 2, 3, 4, 5]
     assert train(f"{SEVERAL} --out m").code == 0
     assert same(folder / "m.safetensors", undisturbed)
 
 
 @pytest.mark.parametrize("full_at", [4, 14])
-def test_a_disk_that_is_full_leaves_the_kept_state_whole(train, folder, monkeypatch, often, undisturbed, full_at):
+def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, often, undisturbed, full_at):
     synced = []
 
     def fsync(handle):
@@ -221,16 +220,16 @@ def test_a_disk_that_is_full_leaves_the_kept_state_whole(train, folder, monkeypa
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable.os, "fsync", fsync)
-    told = train(f"{SEVERAL} --out m")
-    *_, line = told.err.splitlines()
-    assert told.code == 2
+    result = train(f"{SEVERAL} --out m")
+    *_, line = result.err.splitlines()
+    assert result.code == 2
     assert line.startswith(f"Error: m.{'training' if full_at == 4 else 'safetensors'} cannot be written: No space left")
-    assert "the same command goes on" in line
-    assert "Traceback" not in told.err
+    assert "the same command resumes" in line
+    assert "Traceback" not in result.err
     assert {*files(folder)} == {"tiny.toml", "m.training"}, "no half-written file is left behind"
-    told = train(f"{SEVERAL} --out m")
-    assert told.code == 0
-    assert ("going on after step 3 of 12" in told.err) is (full_at == 4)
+    result = train(f"{SEVERAL} --out m")
+    assert result.code == 0
+    assert ("continuing after step 3 of 12" in result.err) is (full_at == 4)
     assert same(folder / "m.safetensors", undisturbed)
 
 
@@ -241,9 +240,9 @@ def test_a_state_of_another_training_is_refused_and_left_as_it_is(train, folder,
     held = (folder / "m.training").read_bytes()
     changes = ("--set generator=noise", "--seed 1", "--set bn_train_attack=true", "--validation 30")
     for change in (*changes, "--precision bfloat16", "--set alpha=0.2"):
-        told = train(f"{SEVERAL} --out m {change}")
-        assert told.code == 2
-        assert "m.training holds another training" in told.err
+        result = train(f"{SEVERAL} --out m {change}")
+        assert result.code == 2
+        assert "m.training holds another training" in result.err
         assert (folder / "m.training").read_bytes() == held
     assert train(f"{SEVERAL} --out m --set alpha=0.2 --no-resume").code == 0
 
@@ -258,16 +257,16 @@ def monotonous(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("nat --set step=3", "did you mean steps"),
         ("mng_ac --threat linf:0.1 --threat l2:1 --set generator=images", "did you mean image"),
         ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "mng_ac cannot train against rt:3px,30deg; it can against"),
         ("sat_ac --threat linf:0.1", "two threats or more"),
         ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
-        ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "it is a share, 1 at most"),
-        ("nat --set lr=1e999", "must be above 0, and finite"),
-        ("nat --set steps=2.5", "cannot take steps=2.5: it must be a whole number, like its default 6000"),
+        ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "must be from 0 to 1"),
+        ("nat --set lr=1e999", "must be a finite number, above 0"),
+        ("nat --set steps=2.5", "cannot take steps=2.5: it must be a whole number, at least 1, like its default 6000"),
         ("nat --set lr=nan", "cannot take lr='nan'"),
         ("pgd_at --threat linf:8", "under linf:8 any image may become any other"),
         ("pgd_at --threat linf:0", "must be above 0"),
@@ -275,59 +274,62 @@ def monotonous(folder):
         ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz:rest are all of one class"),
         ("nat --validation -1", "--validation"),
         ("nat --epochs nan", "--epochs nan never ends"),
-        ("nat --epochs 2 --set steps=9", "--epochs and --set steps=... both say how long to train; give one of them"),
+        (
+            "nat --epochs 2 --set steps=9",
+            "--epochs and --set steps=... both set the length of the training; give one of them",
+        ),
         ("nat --set lr=0.1 --set lr=0.2", "--set lr=... is given 2 times; set each number once"),
         ("eat --threat linf:0.1 --threat l1:5 --set inner_step_size=1", "no setting of eat is called"),
         ("spatial_at --threat rt:3px,30deg --set inner_steps=1", "no setting of spatial_at is called"),
         ("pgd_at --threat linf:0.1 --set poses=3", "no setting of pgd_at is called"),
-        ("sat_ac --threat linf:0.1 --threat l1:5 --set beta=-1", "it must be 0 or more, and finite"),
-        ("mng_ac --threat linf:0.1 --threat l2:1 --compile", "mng_ac asks for second derivatives"),
-        ("nat --validation 1290", "7 examples beside the 1290 kept out, fewer than one batch of 64"),
-        ("nat --validation 99999", "0 examples beside the 1297 kept out, fewer than one batch of 64"),
+        ("sat_ac --threat linf:0.1 --threat l1:5 --set beta=-1", "it must be at least 0"),
+        ("mng_ac --threat linf:0.1 --threat l2:1 --compile", "mng_ac needs second derivatives"),
+        ("nat --validation 1290", "7 examples beside the 1290 held out, fewer than one batch of 64"),
+        ("nat --validation 99999", "0 examples beside the 1297 held out, fewer than one batch of 64"),
         ("nat --precision bfloat", "did you mean bfloat16"),
         ("nat --out tiny.toml/m", "choose another --out"),
         ("nat --from none.pt", "none.pt"),
         ("nat --from digits-na", "did you mean digits-nat"),
-        ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; --arch says which to train"),
+        ("nat --from digits-nat --arch lenet", "digits-nat is a digits-cnn, not a lenet; set --arch"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line_before_any_work(refused, monotonous, words, told):
-    assert told in refused("train", *words.split())
+def test_an_invalid_training_is_refused_in_one_line_before_any_work(refused, monotonous, words, message):
+    assert message in refused("train", *words.split())
 
 
-def test_a_training_does_not_write_over_the_model_that_it_starts_from(train, refused, folder):
+def test_a_training_does_not_overwrite_the_model_that_it_starts_from(train, refused, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").read_bytes()
     for start in ("m.safetensors", "m.toml", "./m.safetensors"):
-        told = refused("train", "nat", "--set", "steps=2", "--no-evaluation", "--from", start, "--out", "m")
-        assert "--out m would overwrite the model that --from starts from; choose another --out" in told
+        result = refused("train", "nat", "--set", "steps=2", "--no-evaluation", "--from", start, "--out", "m")
+        assert "--out m would overwrite the model that --from starts from; choose another --out" in result
     assert (folder / "m.safetensors").read_bytes() == before
     assert not (folder / "m.training").exists()
 
 
-def test_a_finished_training_is_not_done_again_and_goes_on_to_its_evaluation(train, folder):
+def test_a_finished_training_is_not_repeated_but_evaluated(train, folder):
     assert train("nat --set steps=2 --no-evaluation --out m").code == 0
     before = (folder / "m.safetensors").stat().st_mtime_ns
-    told = train("nat --set steps=2 --protocol tiny.toml --out m")
-    assert told.code == 0
-    assert "m.safetensors and m.toml are there already" in told.err
+    result = train("nat --set steps=2 --protocol tiny.toml --out m")
+    assert result.code == 0
+    assert "m.safetensors and m.toml exist already" in result.err
     assert (folder / "m.safetensors").stat().st_mtime_ns == before
     assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
 
 
 @pytest.mark.parametrize("change", ["--seed 1", "--set lr=0.1", "--arch lenet", "--from digits-nat"])
-def test_a_model_made_otherwise_is_not_replaced_unless_that_is_said(train, refused, folder, change):
+def test_a_model_of_another_command_is_replaced_only_on_request(train, refused, folder, change):
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
     before = files(folder)
-    told = refused("train", *f"{command} {change}".split())
-    assert "m.safetensors is there already, and is not what this command makes; choose another --out" in told
+    result = refused("train", *f"{command} {change}".split())
+    assert "m.safetensors exists already and was not made by this command; choose another --out" in result
     assert files(folder) == before
     assert train(f"{command} {change} --no-resume").code == 0
     assert (folder / "m.safetensors").read_bytes() != before["m.safetensors"]
 
 
-def test_a_model_that_goes_on_from_others_owes_them_their_minutes(train, folder, monkeypatch):
+def test_training_minutes_include_those_of_the_models_it_starts_from(train, folder, monkeypatch):
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=itertools.count(0.0, 6.0).__next__))
     words = "nat --set batch=16 --no-evaluation --validation 0"
     assert train(f"{words} --set steps=4 --out one").code == 0
@@ -342,12 +344,12 @@ def test_a_model_that_goes_on_from_others_owes_them_their_minutes(train, folder,
 def test_a_model_of_another_precision_is_another_model(train, refused, folder):
     command = "nat --set steps=2 --no-evaluation --out m"
     assert train(command).code == 0
-    assert "is not what this command makes" in refused("train", *f"{command} --half".split())
+    assert "was not made by this command" in refused("train", *f"{command} --half".split())
     assert train(f"{command} --half --no-resume").code == 0
-    assert "are there already" in train(f"{command} --half").err
+    assert "exist already" in train(f"{command} --half").err
 
 
-def test_a_training_does_not_go_on_with_other_images_under_the_same_name(train, refused, folder, monkeypatch, often):
+def test_a_training_does_not_continue_with_other_images_of_the_same_name(train, refused, folder, monkeypatch, often):
     words = "nat --data d.npz --arch digits-cnn --set steps=3 --set batch=16 --no-evaluation --quiet --out m"
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     np.savez(folder / "d.npz", x=images, y=np.arange(40) % 4)
@@ -355,14 +357,14 @@ def test_a_training_does_not_go_on_with_other_images_under_the_same_name(train, 
         patch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: step == 2 and stop())
         assert train(words).code == 130
     np.savez(folder / "d.npz", x=images[::-1], y=np.arange(40) % 4)
-    assert "m.training was begun on other images than the data holds now" in refused("train", *words.split())
+    assert "m.training was started on other images than the data holds now" in refused("train", *words.split())
 
 
-def test_stopped_before_anything_was_kept_it_does_not_speak_of_a_state(train, folder, monkeypatch):
+def test_a_training_stopped_before_its_first_state_mentions_no_state(train, folder, monkeypatch):
     monkeypatch.setattr(display.TrainingDisplay, "step", lambda self, step, *_: stop())
-    told = train("nat --set steps=9 --no-evaluation --out m")
-    assert told.code == 130
-    assert "stopped before the first step" in told.err
+    result = train("nat --set steps=9 --no-evaluation --out m")
+    assert result.code == 130
+    assert "stopped before the first step" in result.err
     assert not (folder / "m.training").exists()
 
 
@@ -370,11 +372,11 @@ def stop():
     raise KeyboardInterrupt
 
 
-def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
-    told = refused(
+def test_a_diverging_loss_leaves_no_model(refused, folder):
+    result = refused(
         "train", *["nat", "--set", "lr=1e30", "--set", "steps=40", "--no-evaluation", "--out", "m", "--quiet"]
     )
-    assert "the weights are no numbers any more, the loss has run away; train again with a smaller --set lr" in told
+    assert "as the training diverged; train again with a smaller --set lr" in result
     assert not (folder / "m.safetensors").exists()
 
 
@@ -383,7 +385,7 @@ def test_a_loss_that_runs_away_leaves_no_model(refused, folder):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", RECIPES)
-def test_on_a_gpu_a_stopped_training_ends_with_the_weights_of_an_undisturbed_one(train, folder, monkeypatch, name):
+def test_on_a_gpu_an_interrupted_training_gives_the_weights_of_an_uninterrupted_one(train, folder, monkeypatch, name):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
     single = {"nat": "", "pgd_at": "--threat linf:0.2", "trades": "--threat linf:0.2"}

@@ -1,4 +1,4 @@
-"""The doctor knows the sound from the broken: a planted fault is found in the case that is there for it."""
+"""A correct attack passes every check, and each planted fault fails in the case that was made for it."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from robench.doctor import cases as all_cases
-from robench.doctor.attacks import NOTHING, OURS, AttackUnderTest
+from robench.doctor.attacks import NO_REACH, OURS, AttackUnderTest
 from robench.doctor.cases import cases
 from robench.doctor.checks import check
 from robench.evidence.referee import Referee
@@ -22,18 +22,18 @@ CASES = [case.name for case in cases()]
 
 
 def failing(attack, threat="linf", reach=1.25):
-    """The cases in which the doctor has something to say."""
-    findings = list(check(AttackUnderTest(OURS, attack.name, attack, threat, reach), cases()))
-    assert [finding.case for finding in findings] == CASES
-    return {finding.case: finding.complaint for finding in findings if not finding.passed}
+    """The failure of each case that the attack does not pass."""
+    results = list(check(AttackUnderTest(OURS, attack.name, attack, threat, reach), cases()))
+    assert [result.case for result in results] == CASES
+    return {result.case: result.failure for result in results if not result.passed}
 
 
 @pytest.mark.parametrize("threat", ["linf", "l1"])
-def test_a_sound_attack_passes_every_case(threat):
+def test_a_correct_attack_passes_every_case(threat):
     assert failing(SOUND, threat) == {}
 
 
-def test_an_attack_on_poses_passes_where_no_distance_is_known():
+def test_an_attack_on_transforms_passes_where_no_distance_is_known():
     assert failing(build(*parse("grid(translations=3, rotations=3, steps=3)")), "rt") == {}
 
 
@@ -69,14 +69,14 @@ class DoesNothing(Broken):
 
 
 class CannotMoveAtTheEdge(Broken):
-    """As C&W does in tanh space."""
+    """The gradient vanishes at 0 and 1, as for C&W in tanh space."""
 
     def direction(self, threat, batch, state, seen):
         return threat.steepest(seen.grad) * ((batch.x > 0) & (batch.x < 1))
 
 
 class TakesZeroForTheLowestLogit(Broken):
-    """As torchattacks masks the right class in C&W and EAD."""
+    """Masks the right class with 0, as torchattacks does in C&W and EAD."""
 
     @property
     def objective(self):
@@ -88,7 +88,7 @@ class TakesZeroForTheLowestLogit(Broken):
 
 
 class GivesUpOnSureModels(Broken):
-    """Where the right class leads by more than 1, its loss is flat."""
+    """The loss is flat where the right class leads by more than 1."""
 
     @property
     def objective(self):
@@ -112,31 +112,31 @@ class WantsFourClasses(Broken):
         return super().step(threat, batch, state, seen)
 
 
-class TakesImagesForSquares(Broken):
+class AssumesSquareImages(Broken):
     def direction(self, threat, batch, state, seen):
         side = batch.x.shape[2]
         return threat.steepest(seen.grad.contiguous().view(-1, batch.x.shape[1], side, side))
 
 
-class TakesGradientsForContiguous(Broken):
+class AssumesContiguousGradients(Broken):
     def direction(self, threat, batch, state, seen):
         return threat.steepest(seen.grad.view(len(batch.y), -1).view_as(batch.x))
 
 
-class AsksForRightImages(Broken):
+class NeedsCorrectImages(Broken):
     def step(self, threat, batch, state, seen):
         first = ~state.delta.flatten(1).any(dim=1)
         assert not (first & (seen.logits.argmax(dim=1) != batch.y)).any()
         return super().step(threat, batch, state, seen)
 
 
-class LooksAtItsNeighbours(Broken):
+class DependsOnItsBatch(Broken):
     def direction(self, threat, batch, state, seen):
         return threat.steepest(seen.grad) * (len(batch.y) > 1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected", "told"),
+    ("kind", "expected", "message"),
     [
         (DoesNothing, CASES, "images that lie within 0.8 of the radius"),
         (CannotMoveAtTheEdge, ["binary"], "misses"),
@@ -145,22 +145,22 @@ class LooksAtItsNeighbours(Broken):
         (StepsAsLongAsTheGradient, ["logits / 30"], "misses"),
         (WantsThreeClasses, ["2 classes"], "raises RuntimeError: selected index k out of range"),
         (WantsFourClasses, ["2 classes", "3 classes"], "raises RuntimeError: selected index k out of range"),
-        (TakesImagesForSquares, ["not square", "channels last"], "raises RuntimeError: shape"),
-        (TakesGradientsForContiguous, ["channels last"], "raises RuntimeError: view size is not compatible"),
-        (AsksForRightImages, ["partly wrong"], "raises AssertionError"),
-        (LooksAtItsNeighbours, ["one by one"], "misses"),
+        (AssumesSquareImages, ["not square", "channels last"], "raises RuntimeError: shape"),
+        (AssumesContiguousGradients, ["channels last"], "raises RuntimeError: view size is not compatible"),
+        (NeedsCorrectImages, ["partly wrong"], "raises AssertionError"),
+        (DependsOnItsBatch, ["one by one"], "misses"),
     ],
 )
-def test_a_planted_fault_is_found_in_its_case(kind, expected, told):
+def test_a_planted_fault_is_found_in_its_case(kind, expected, message):
     found = failing(kind())
     assert set(expected) <= set(found)
-    assert all(told in found[case] for case in expected)
+    assert all(message in found[case] for case in expected)
     if kind is not DoesNothing:
         assert "plain" not in found
 
 
-def test_an_attack_that_is_lucky_in_company_is_found_one_by_one():
-    """Both ways are right by the distances: the images it differs on lie between what must and what can fall."""
+def test_an_attack_that_succeeds_only_in_a_larger_batch_fails_one_by_one():
+    """The distances allow both results: the images lie between those it must break and those it cannot break."""
 
     @dataclass(frozen=True)
     class Lucky(ForeignAttack):
@@ -176,47 +176,47 @@ def test_an_attack_that_is_lucky_in_company_is_found_one_by_one():
             grad = differentiate(model, UNTARGETED["margin"], batch.x, batch.y, batch.y).grad
             model((batch.x + share * threat.r * grad.sign()).clamp(0, 1))
 
-    assert failing(Lucky(), reach=4.0) == {"one by one": "2 of 4 images end otherwise than in 'plain'"}
+    assert failing(Lucky(), reach=4.0) == {"one by one": "2 of 4 images end differently than in 'plain'"}
 
 
-def test_an_attack_that_promises_nothing_need_find_nothing():
-    assert failing(DoesNothing(), reach=NOTHING) == {}
+def test_an_attack_without_a_reach_need_not_break_any_image():
+    assert failing(DoesNothing(), reach=NO_REACH) == {}
 
 
-def test_what_falls_beyond_the_radius_is_noticed(monkeypatch):
-    """It would be the doctor's own mistake: the referee accepts nothing outside the ball."""
+def test_an_image_broken_beyond_the_radius_is_reported(monkeypatch):
+    """It would be a bug of the doctor: the referee accepts nothing outside the ball."""
     case = cases()[0]
     double = {row: 2 * far for row, far in case.distances("linf").items()}
     monkeypatch.setattr(all_cases.Case, "distances", lambda self, norm: double)
-    (finding,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [case])
-    assert "images that lie beyond the radius" in finding.complaint
+    (result,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [case])
+    assert "images that lie beyond the radius" in result.failure
 
 
-def test_an_image_that_the_referee_turns_down_is_told(monkeypatch):
+def test_an_image_that_the_referee_rejects_is_reported(monkeypatch):
     judge = Referee.judge
 
     def strict(self, *args):
         return [replace(decision, accepted=False, reason="is not what it seems") for decision in judge(self, *args)]
 
     monkeypatch.setattr(Referee, "judge", strict)
-    (finding,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), cases()[:1])
-    assert finding.complaint == "an image it found is not what it seems"
+    (result,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), cases()[:1])
+    assert result.failure == "an image it found is not what it seems"
 
 
 @pytest.mark.parametrize("case", cases(), ids=CASES)
-def test_the_distances_are_those_of_the_model_that_is_asked(case):
-    """An image moved straight to the boundary is still right just before it, and wrong just behind."""
+def test_the_distances_are_those_of_the_model_under_attack(case):
+    """An image moved straight to the boundary is still correct just before it, and misclassified just behind it."""
     for row, far in case.distances("linf").items():
         x, y = case.split.x[row], int(case.split.y[row])
-        weight = case.truth.weight
-        turned = []
+        weight = case.linear.weight
+        misclassified = []
         for share in (0.999, 1.001):
             push = torch.stack([(x + share * far * (w - weight[y]).sign().view_as(x)).clamp(0, 1) for w in weight])
-            turned.append(bool((case.model(push).argmax(dim=1) != y).any()))
-        assert turned == [False, True]
+            misclassified.append(bool((case.model(push).argmax(dim=1) != y).any()))
+        assert misclassified == [False, True]
 
 
-def test_a_radius_lets_some_images_fall_and_others_stand():
+def test_at_the_chosen_radius_some_images_are_broken_and_others_stand():
     for case in cases():
-        findings = list(check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [replace(case, like="")]))
-        assert 0 < len(findings[0].broken & set(case.correct)) < len(case.correct)
+        (result,) = check(AttackUnderTest(OURS, "pgd", SOUND, "linf"), [replace(case, same_as="")])
+        assert 0 < len(result.broken & set(case.correct)) < len(case.correct)

@@ -1,16 +1,22 @@
-"""Where a run happens."""
+"""The environment of a run: machine, threads, commit."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from robench.evaluation.environment import use_granted_cores
+import robench
+from robench.errors import UserError
+from robench.evaluation.environment import commit, environment, pick_device, use_granted_cores
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
     ("quota", "threads"),
     [("200000 100000\n", 2), ("150000 100000\n", 2), ("10000 100000\n", 1), ("max 100000\n", 4), ("", 4)],
 )
-def test_no_more_threads_run_than_a_container_grants_cores(tmp_path, monkeypatch, quota, threads):
+def test_threads_are_limited_to_the_cores_of_the_container(tmp_path, monkeypatch, quota, threads):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "cpu.max").write_text(quota)
@@ -22,7 +28,7 @@ def test_no_more_threads_run_than_a_container_grants_cores(tmp_path, monkeypatch
         torch.set_num_threads(before)
 
 
-def test_threads_that_somebody_has_chosen_stand(tmp_path, monkeypatch):
+def test_omp_num_threads_takes_precedence(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     (tmp_path / "cpu.max").write_text("100000 100000")
@@ -32,3 +38,15 @@ def test_threads_that_somebody_has_chosen_stand(tmp_path, monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_source_checkout_is_recorded_with_its_commit():
+    is_checkout = (Path(robench.__file__).parents[1] / ".git").exists()
+    assert bool(commit(CPU)) == is_checkout
+    assert ("commit" in environment(CPU)) == is_checkout
+
+
+def test_an_unavailable_device_is_refused_with_those_available():
+    with pytest.raises(UserError, match="there is no device 'tpu' here"):
+        pick_device("tpu")
+    assert pick_device("cpu") == CPU

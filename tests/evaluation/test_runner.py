@@ -14,9 +14,11 @@ from torch import nn
 
 import robench
 from robench.errors import UserError
-from robench.evaluation import runner as evaluation
+from robench.evaluation import conditions, runner
 from robench.evaluation.attack_run import RETRY
-from robench.evaluation.runner import Evaluation, Silence, make_plan
+from robench.evaluation.planning import make_plan
+from robench.evaluation.progress import Silence
+from robench.evaluation.runner import Evaluation
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Classifier
@@ -87,7 +89,7 @@ def searched(monkeypatch):
                 )
                 yield ended
 
-    monkeypatch.setattr(evaluation, "Engine", Watched)
+    monkeypatch.setattr(runner, "Engine", Watched)
     return log
 
 
@@ -162,7 +164,7 @@ class Pulled(Silence):
 # The answer
 
 
-def test_the_question_has_every_answer_or_the_tests_below_say_little():
+def test_the_test_question_has_every_outcome():
     summary = undisturbed()
     for threat in summary.threats:
         assert (threat.wrong, threat.open) == (3, 0)
@@ -195,7 +197,7 @@ def test_the_outcomes_are_those_of_attacking_each_image_by_itself():
     assert letters(alone(split, asking(SMALL, attacks=(QUICK,)))) == ["".join(expected)]
 
 
-def test_a_spent_search_costs_one_pass_per_point_it_asked_about(path):
+def test_an_exhausted_search_costs_one_pass_per_query(path):
     answered(path, images())
     for exhausted in evidence(path).exhausted:
         steps = {QUICK.attack.spec: 3, RANDOM.attack.spec: 6}[exhausted.attack]
@@ -218,7 +220,7 @@ def test_every_broken_example_keeps_an_image_that_breaks_it(path):
 
 
 @pytest.mark.parametrize(("slots", "seed"), [(1, 0), (5, 1), (5, 2), (64, 3)])
-def test_verdicts_are_the_same_in_any_order_of_examples_and_on_any_number_of_lanes(slots, seed):
+def test_outcomes_depend_neither_on_the_order_of_examples_nor_on_the_number_of_slots(slots, seed):
     split = images()
     order = random.Random(seed).sample(range(30), 30)
     straight, stirred = undisturbed(), alone(split.take(order), slots=slots)
@@ -234,7 +236,7 @@ def test_an_example_keeps_its_number_in_a_slice(path, searched):
     assert [row[5:12] for row in letters(undisturbed())] == letters(part)
 
 
-def test_with_every_attack_each_is_measured_as_if_it_were_alone():
+def test_with_every_attack_each_attack_is_measured_independently():
     split = images()
     together = alone(split, every_attack=True)
     assert letters(together) == letters(undisturbed())
@@ -251,7 +253,7 @@ def test_with_every_attack_each_is_measured_as_if_it_were_alone():
         assert entry.accuracy == alone(split, asking(SMALL, attacks=(choice,))).threats[0].accuracy
 
 
-def test_ties_are_right_or_wrong_by_argmax_and_are_counted():
+def test_ties_are_resolved_by_argmax_and_counted():
     class Undecided(nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, :1] * 0 + torch.tensor([1.0, 1.0, 0.0, 0.0])
@@ -266,7 +268,7 @@ def test_ties_are_right_or_wrong_by_argmax_and_are_counted():
 # What is done is not done again
 
 
-def test_a_run_that_is_complete_asks_the_searched_model_nothing(path, searched):
+def test_a_complete_run_makes_no_queries(path, searched):
     split, module, passes = images(), net(), []
     module.register_forward_hook(lambda *_: passes.append(1))
     with RunFile.open(path) as run:
@@ -297,7 +299,7 @@ def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, loo
     assert summary.cost.forwards == undisturbed().cost.forwards
 
 
-def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
+def test_a_repeatedly_interrupted_run_ends_in_the_same_table(path):
     split, sittings = images(), 0
     while True:
         try:
@@ -309,10 +311,10 @@ def test_a_run_interrupted_again_and_again_ends_in_the_same_table(path):
     assert letters(summary) == letters(undisturbed())
 
 
-def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
+def test_ctrl_c_right_after_a_commit_loses_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
-    monkeypatch.setattr(evaluation, "COMMIT_EVERY", 0)
+    monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
     for strike in (2, 4, 5, 8):
         left = strike
 
@@ -333,7 +335,7 @@ def test_ctrl_c_just_after_a_commit_costs_nothing(path, monkeypatch):
         path.unlink()
 
 
-def test_more_examples_cost_only_themselves(path, searched):
+def test_additional_examples_cost_only_their_own_searches(path, searched):
     split = images()
     answered(path, split.part("20"))
     searched.clear()
@@ -350,7 +352,7 @@ def test_fewer_examples_cost_nothing(path, searched):
     assert searched == []
 
 
-def test_another_threat_costs_only_itself(path, searched):
+def test_an_additional_threat_costs_only_its_own_searches(path, searched):
     split = images()
     answered(path, split, asking(SMALL))
     searched.clear()
@@ -359,7 +361,7 @@ def test_another_threat_costs_only_itself(path, searched):
     assert letters(summary) == letters(undisturbed())
 
 
-def test_more_restarts_cost_only_themselves(path, searched):
+def test_additional_restarts_cost_only_their_own_searches(path, searched):
     split = images()
     answered(path, split)
     standing = {(t, n) for t in (SMALL, LARGE) for n, o in enumerate(letters_of(path, split)[t]) if o == "S"}
@@ -375,7 +377,7 @@ def letters_of(path, split):
     return {t.threat: t.outcomes for t in answered(path, split).threats}
 
 
-def test_a_deadline_that_has_passed_leaves_the_rest_open_and_another_day_finishes_it(path):
+def test_a_passed_deadline_leaves_the_rest_open_for_a_later_session(path):
     split = images()
     with RunFile.open(path) as run:
         early = prepared(run, split)
@@ -417,7 +419,7 @@ def test_an_l_inf_image_counts_in_an_l2_ball_if_it_lies_in_it(path, searched):
     assert far_ones <= {n for threat, _, n, _ in searched if threat == narrow}
 
 
-def test_an_image_of_an_older_question_counts_for_a_new_one(path, searched):
+def test_an_image_found_for_an_earlier_question_counts_for_a_later_one(path, searched):
     split = images()
     old = letters(answered(path, split, asking("linf:0.06", attacks=(QUICK,))))[0]
     searched.clear()
@@ -495,7 +497,7 @@ class Stranger(LabelAttack[Ball, State]):
         return state
 
 
-def test_an_attack_without_a_start_leaves_the_example_open_and_with_one_it_has_spent_its_search(path):
+def test_an_attack_without_a_start_leaves_the_example_open_and_with_one_is_exhausted(path):
     split = images()
     black = as_classifier(net())(torch.zeros(1, *SHAPE)).argmax().item()  # these have no start
     (threat,) = answered(path, split, asking("linf:0.06", attacks=(AttackChoice("stranger", Stranger()),))).threats
@@ -542,7 +544,7 @@ def test_the_curve_of_a_minimum_norm_attack_is_accuracy_against_radius(every_att
         assert min(stand) <= accuracy <= max(stand)
 
 
-def test_without_asking_for_it_there_is_no_curve_and_searches_end_at_their_first_find():
+def test_without_the_curve_option_searches_end_at_their_first_find():
     (threat,) = alone(images()).threats[:1]
     assert (threat.curve.radius, threat.curve.accuracy) == ((), ())
 
@@ -555,7 +557,7 @@ def test_an_attack_that_raises_does_not_stop_the_next(path):
     assert threat.outcomes == quick.replace("S", "O")
 
 
-def test_an_error_in_telling_is_not_taken_for_one_of_the_attack(path):
+def test_an_error_in_the_progress_display_is_not_attributed_to_the_attack(path):
     class Stammers(Silence):
         def moved(self, *_):
             raise ZeroDivisionError
@@ -587,9 +589,9 @@ class Liar(Engine):
                     raise KeyboardInterrupt
 
 
-def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, monkeypatch):
+def test_a_rejected_claim_is_searched_once_more_and_then_exhausted(path, monkeypatch):
     liar, split = Liar(), images(12)
-    monkeypatch.setattr(evaluation, "Engine", liar)
+    monkeypatch.setattr(runner, "Engine", liar)
     ask = asking(SMALL, attacks=(RANDOM,))
     (threat,) = answered(path, split, ask).threats
     assert threat.outcomes == "WWW" + "S" * 9
@@ -607,13 +609,13 @@ def test_a_claim_that_is_turned_down_is_tried_once_more_and_then_spent(path, mon
 
 
 @pytest.mark.parametrize("stop_after", range(1, 9))
-def test_what_was_turned_down_before_a_kill_has_had_its_first_try(path, monkeypatch, stop_after):
+def test_a_claim_rejected_before_a_kill_is_not_given_another_first_try(path, monkeypatch, stop_after):
     split, ask = images(7), asking(SMALL, attacks=(RANDOM,))
     first, second = Liar(stop_after), Liar()
-    monkeypatch.setattr(evaluation, "Engine", first)
+    monkeypatch.setattr(runner, "Engine", first)
     with pytest.raises(KeyboardInterrupt):
         answered(path, split, ask, slots=2)
-    monkeypatch.setattr(evaluation, "Engine", second)
+    monkeypatch.setattr(runner, "Engine", second)
     (threat,) = answered(path, split, ask, slots=2).threats
     assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 4 * 2 * 2
     assert threat.rejected["outside"] == 16
@@ -649,7 +651,7 @@ def refused(path, *arguments, **more):
     return str(error.value)
 
 
-def test_a_run_file_of_something_else_is_refused_and_stays_as_it_is(path):
+def test_a_run_file_of_another_model_is_refused_and_unchanged(path):
     split = images()
     answered(path, split, asking(SMALL, attacks=(QUICK,)))
     assert "run of another model (net, weights " in refused(path, split, module=net(seed=1))
@@ -678,7 +680,7 @@ def test_a_model_without_finite_answers_on_clean_images_is_refused(path, offset)
     assert not path.exists()
 
 
-def test_a_model_whose_answers_no_seed_repeats_is_refused(path):
+def test_a_stochastic_model_that_ignores_the_seed_is_refused(path):
     class Restless(nn.Module):
         def __init__(self):
             super().__init__()
@@ -717,7 +719,7 @@ def tiny(tmp_path):
     return path
 
 
-def test_evaluate_answers_for_a_module_and_images_of_ones_own(tiny, path):
+def test_evaluate_takes_a_users_module_and_images(tiny, path):
     split = images()
     summary = robench.evaluate(net(), split, tiny, run=path)
     assert letters(summary) == letters(undisturbed())
@@ -729,7 +731,7 @@ def test_evaluate_answers_for_a_module_and_images_of_ones_own(tiny, path):
     assert [a.name for a in only.threats[0].attacks] == ["pgd"]
 
 
-def test_evaluate_leaves_the_module_as_it_was(tiny):
+def test_evaluate_does_not_change_the_module(tiny):
     module = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(18, CLASSES)
     ).train()
@@ -754,7 +756,7 @@ def test_evaluate_reads_images_of_other_types_as_float32(tiny):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda x, y: (x * 255, y), "pixels from 0 to 255; they go from 0 to 1"),
         (lambda x, y: (x - 0.5, y), "pixels from -0.5 to 0.5"),
@@ -764,13 +766,13 @@ def test_evaluate_reads_images_of_other_types_as_float32(tiny):
         (lambda x, y: (x[:0], y[:0]), "toy:test is empty"),
     ],
 )
-def test_evaluate_refuses_images_and_labels_on_which_attacks_mean_nothing(tiny, path, spoil, told):
+def test_evaluate_refuses_invalid_images_and_labels(tiny, path, spoil, message):
     split = images(wrong=0)
     split.y[:4] = torch.arange(4)
     x, y = spoil(split.x, split.y)
     with pytest.raises(UserError) as error:
         robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny, run=path)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert isinstance(error.value, ValueError)
     assert not path.exists()
 
@@ -784,7 +786,7 @@ def test_evaluate_refuses_a_split_of_other_shapes_as_it_is_without_the_type_chec
         robench.evaluate(net(), Split.whole("toy:test", x, y, CLASSES), tiny)
 
 
-def test_evaluate_refuses_what_it_cannot_ask(tiny):
+def test_evaluate_refuses_invalid_requests(tiny):
     split = images()
     with pytest.raises(UserError, match="name the data"):
         robench.evaluate(net(), protocol=tiny)
@@ -798,14 +800,14 @@ def test_evaluate_refuses_what_it_cannot_ask(tiny):
         robench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(21, 4)), split, tiny)
 
 
-def test_all_public_names_can_be_had():
+def test_all_public_names_can_be_imported():
     for name in robench.__all__:
         assert getattr(robench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'evalute'"):
         robench.evalute  # noqa: B018
 
 
-def test_fractions_of_radii_reach_the_summary_as_they_were_asked():
+def test_radii_given_as_fractions_reach_the_summary_unchanged():
     summary = alone(images(6), asking("linf:8/255", "l2:0.5"))
     assert [t.threat for t in summary.threats] == ["linf:8/255", "l2:0.5"]
     assert parse(summary.threats[0].threat).radius == Fraction(8, 255)
@@ -845,7 +847,7 @@ def test_a_precision_is_settled_once_per_run_file(path, hardware, monkeypatch):
         asked.append((len(pilot.attacks), pilot.examples().numbers))
         return Choice("bfloat16", "it is Saturday")
 
-    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(conditions, "choose", choose)
     split = images()
     first = answered(path, split.part("10"))
     assert asked == [(2, tuple(range(3, 30)))], "under each threat, on what the model gets right of the whole data set"
@@ -920,13 +922,13 @@ def test_a_resumed_run_keeps_its_precision_and_another_that_is_named_is_noted(pa
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_the_environment_names_the_precision(path, hardware, monkeypatch, named):
     monkeypatch.setenv("ROBENCH_PRECISION", named)
-    monkeypatch.setattr(evaluation, "choose", None)
+    monkeypatch.setattr(conditions, "choose", None)
     answered(path, images())
     assert precision_of(path) == (named, f"{named}: as named")
 
 
 @pytest.mark.parametrize(("scale", "numbers"), [(1, range(3, 30)), (255, range(20, 30))])
-def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monkeypatch, scale, numbers):
+def test_the_pilot_of_a_cut_split_uses_the_whole_split_if_it_is_valid(monkeypatch, scale, numbers):
     """A whole that was scaled after the cut was taken is no data for a model that reads [0, 1]."""
     tried = []
 
@@ -934,7 +936,7 @@ def test_a_cut_of_ones_own_images_is_tried_on_the_whole_where_that_is_sound(monk
         tried.append(pilot.examples().numbers)
         return Choice("float32", "")
 
-    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(conditions, "choose", choose)
     split = images()
     own = replace(split, x=split.x * scale).part("20:30")
     robench.evaluate(net(), replace(own, x=own.x / scale), threats=["linf:0.1"], attacks=["pgd"], precision="auto")
@@ -956,18 +958,18 @@ class Float32Only(nn.Module):
 
 
 @pytest.mark.parametrize("named", ["bfloat16", "auto"])
-def test_a_model_that_bfloat16_does_not_suit_is_searched_in_float32_with_a_note(path, hardware, named):
+def test_a_model_that_loses_finds_in_bfloat16_is_searched_in_float32_with_a_note(path, hardware, named):
     listens = Listens()
     summary = answered(path, images(), module=Float32Only(), progress=listens, precision=named)
-    told = "not in bfloat16: the model raises TypeError: float32 only"
-    assert notes_of(listens) == [f"searching in float32: {told}"]
-    assert precision_of(path) == ("float32", f"float32: {told}")
+    reason = "not in bfloat16: the model raises TypeError: float32 only"
+    assert notes_of(listens) == [f"searching in float32: {reason}"]
+    assert precision_of(path) == ("float32", f"float32: {reason}")
     assert (letters(summary), summary.union.open) == (letters(undisturbed()), 0)
 
 
 def test_a_complete_run_needs_no_pilot(path, monkeypatch):
     answered(path, images())
-    monkeypatch.setattr(evaluation, "choose", None)
+    monkeypatch.setattr(conditions, "choose", None)
     assert letters(answered(path, images())) == letters(undisturbed())
 
 
@@ -984,7 +986,7 @@ class Cramped(torch.nn.Module):
         return self.inner(x)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_plan_says_so(path):
+def test_a_batch_that_does_not_fit_the_memory_is_halved_in_the_plan(path):
     listens = Listens()
     summary = answered(path, images(), module=Cramped(), slots=16, progress=listens)
     assert letters(summary) == letters(undisturbed())

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta
 
 from robench.errors import UserError
-from robench.evaluation.runner import Silence
+from robench.evaluation.progress import Silence
 from robench.evaluation.spot_check import SpotCheck, sample, spot_check, standing
 from robench.evaluation.verification import verify
 from robench.evidence.records import Exhausted, PlannedAttack
@@ -45,7 +45,7 @@ def hidden(run, count=2):
     return gone, type(run)(lie.plan, lie.evidence, {n: i for n, i in run.images.items() if n not in drop})
 
 
-def test_breaks_that_were_deleted_pass_the_recomputation_and_are_found_by_the_search():
+def test_deleted_breaks_pass_recomputation_and_are_found_by_a_search():
     gone, lie = hidden(honest())
     assert verify(lie.plan, lie.evidence, lie.images.items(), FACTS).faults == ()
     found = searched(lie)
@@ -54,7 +54,7 @@ def test_breaks_that_were_deleted_pass_the_recomputation_and_are_found_by_the_se
     assert found.searched == found.standing == len(found.chosen)
 
 
-def test_only_what_stands_is_searched_and_nothing_is_written():
+def test_only_standing_examples_are_searched_and_nothing_is_written():
     run = honest()
     under = standing(run.plan, run.evidence)
     letters = {t.threat: outcomes(run.plan, run.evidence, t.threat) for t in run.plan.threats}
@@ -68,7 +68,7 @@ def test_only_what_stands_is_searched_and_nothing_is_written():
     assert msgspec.json.encode(run.evidence) == before
 
 
-def test_every_standing_example_has_the_same_chance_and_a_seed_names_the_sample():
+def test_the_sample_is_uniform_and_determined_by_its_seed():
     examples = list(range(100, 114))
     counts = Counter(example for seed in range(3000) for example in sample(examples, 3, seed))
     expected = 3000 * 3 / len(examples)
@@ -100,7 +100,7 @@ def test_attacks_that_cannot_run_here_are_named_and_the_others_run():
         searched(alone.but(exhausted=(*run.evidence.exhausted, *done)), n=2)
 
 
-def test_a_search_that_is_stopped_says_what_it_has_not_done():
+def test_a_stopped_search_names_the_examples_it_did_not_finish():
     class Impatient(Silence):
         def moved(self, *_):
             raise KeyboardInterrupt
@@ -111,6 +111,6 @@ def test_a_search_that_is_stopped_says_what_it_has_not_done():
     assert found.searched == 4 - len(found.open)
 
 
-def test_where_nothing_stands_nothing_is_searched():
+def test_without_standing_examples_nothing_is_searched():
     run = honest().but(exhausted=())
     assert searched(run).chosen == ()

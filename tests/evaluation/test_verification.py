@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from robench import api, protocols
-from robench.api import EvalRequest
-from robench.evaluation.verification import least_passes, verify
+from robench import protocols
+from robench.evaluation.prepared import PreparedEvaluation
+from robench.evaluation.request import EvalRequest
+from robench.evaluation.verification import min_passes, verify
 from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
@@ -72,7 +73,7 @@ class Run:
 
 
 def facts(**changes):
-    known = {"model": "means", "data": "digits:test", "least": least_passes}
+    known = {"model": "means", "data": "digits:test", "min_passes": min_passes}
     return Facts(datasets.load("digits"), classifier(), **{**known, **changes})
 
 
@@ -83,8 +84,9 @@ def answered(run, examples=range(EXAMPLES), seed=0, asked=None):
     """The records of an evaluation of the first digits under `quick`."""
     split = FACTS.whole.take(examples)
     protocol = asked or protocols.load("quick", "digits")
-    ask = EvalRequest(precision="float32", seed=seed)
-    evaluation = api.evaluation(ask, protocol, split, classifier(), Referee(classifier()), run, {})
+    request = EvalRequest(precision="float32", seed=seed)
+    prepared = PreparedEvaluation.of(request, split, protocol, classifier(), Referee(classifier()))
+    evaluation = prepared.evaluation(run)
     evaluation.answer()
     return Run(evaluation.plan, run.evidence(), dict(run.images(SHAPE)))
 
@@ -352,7 +354,7 @@ KINDS = (forged_plan, forged_clean, forged_verdict, forged_claim, forged_image, 
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_no_forgery_that_a_recomputation_could_refute_holds(kind):
+def test_every_forgery_that_a_recomputation_can_refute_is_refuted(kind):
     """2,000 forgeries, over all kinds, each of one record."""
     noise, refutable, missed = random.Random(kind.__name__), 0, []
     for number in range(FORGERIES // len(KINDS) + 1):
@@ -367,7 +369,7 @@ def test_no_forgery_that_a_recomputation_could_refute_holds(kind):
 # Forgeries of several records at once
 
 
-def test_verdicts_turned_round_are_refuted_though_searches_are_forged_to_fit():
+def test_flipped_verdicts_are_refuted_even_with_matching_forged_searches():
     run = honest()
     gone = [Verdict(v.claim, False, "does not fool", "x", v.size, v.margin) for v in run.evidence.verdicts]
     exhausted = [
@@ -392,13 +394,13 @@ def test_a_forged_size_does_not_make_an_image_count_for_a_smaller_radius():
     assert "its image is recorded at 0.009, and lies at" in fault
 
 
-def test_answers_before_any_attack_that_were_deleted_are_missed():
+def test_deleted_clean_predictions_are_missed():
     faults = honest().but(clean=()).faults()
     answers = [f for f in faults if f.endswith("the model's answer before any attack is not on record")]
     assert len(answers) == EXAMPLES
 
 
-def test_answers_to_examples_beyond_the_plan_are_held_to_the_data_too():
+def test_clean_predictions_beyond_the_plan_are_verified_too():
     run = honest().asking(examples=honest().plan.examples[:3], data_sha256=FACTS.whole.take(range(3)).sha256)
     assert run.faults() == ()
     (fault,) = run.but(clean=put(run.evidence.clean, 9, correct=not run.evidence.clean[9].correct)).faults()
@@ -408,7 +410,7 @@ def test_answers_to_examples_beyond_the_plan_are_held_to_the_data_too():
 # What may differ
 
 
-def test_what_is_not_known_is_not_compared():
+def test_unknown_names_are_not_compared():
     run = honest()
     other = run.asking(data="theirs.npz", model=msgspec.structs.replace(run.plan.model, name="theirs"))
     assert len(other.faults()) == 2
@@ -416,14 +418,14 @@ def test_what_is_not_known_is_not_compared():
     assert verify(other.plan, other.evidence, other.images.items(), unknown).faults == ()
 
 
-def test_answers_may_differ_by_as_much_as_machines_do():
+def test_logits_may_differ_as_much_as_between_machines():
     run, little = honest(), far() / 10
     clean = [msgspec.structs.replace(c, margin=c.margin + little) for c in run.evidence.clean]
     judged = [msgspec.structs.replace(v, margin=v.margin + little * v.accepted) for v in run.evidence.verdicts]
     assert run.but(clean=tuple(clean), verdicts=tuple(judged)).faults() == ()
 
 
-def test_merged_runs_hold_and_what_is_forged_in_them_is_found():
+def test_merged_runs_hold_and_forgeries_in_them_are_found():
     """With other noise, so that finds of equal size meet: many images lie on the surface of an l_inf ball."""
     with RunFile.in_memory() as one, RunFile.in_memory() as other, RunFile.in_memory() as result:
         parts = answered(one, range(10)), answered(other, range(4, 14), seed=1)
@@ -461,12 +463,12 @@ def test_a_protocol_whose_threats_or_attacks_were_replaced_is_compared_as_far_as
     if not attacks_named:
         short = msgspec.structs.replace(run.plan.threats[0], attacks=run.plan.threats[0].attacks[:1])
         faults = run.asking(threats=(short, *run.plan.threats[1:])).faults()
-        assert "is not what this robench's protocol quick, own threats asks" in faults[0]
+        assert "are not those of this robench's protocol quick, own threats" in faults[0]
     if not threats_named:
         assert run.asking(threats=run.plan.threats[:1]).faults()
 
 
-def test_a_protocol_of_ones_own_is_nobody_elses_business():
+def test_a_users_own_protocol_is_not_compared():
     run = honest()
     other = run.asking(threats=run.plan.threats[:1], protocol="mine")
     assert other.faults() == ()
@@ -488,7 +490,7 @@ def test_a_merged_plan_holds_every_protocol_that_it_names(protocol, threats_left
 
 
 @pytest.mark.parametrize("protocol", ["quick", "quick + quick"])
-def test_what_a_protocol_does_not_ask_is_not_in_its_plan(protocol):
+def test_a_plan_with_more_than_its_protocol_is_refuted(protocol):
     run = honest()
     more = msgspec.structs.replace(run.plan.threats[0], threat="linf:0.1")
     assert run.asking(protocol=protocol, threats=run.plan.threats).faults() == ()
@@ -499,14 +501,14 @@ def test_what_a_protocol_does_not_ask_is_not_in_its_plan(protocol):
 
 
 @pytest.mark.parametrize("text", ["linf:1/5", "linf:0.20", "theirs:3", "linf:1e999999999"])
-def test_a_planned_threat_that_robench_does_not_write_so_is_no_threat(text):
+def test_a_planned_threat_in_another_spelling_is_refuted(text):
     run = honest()
     other = run.asking(threats=put(run.plan.threats, 0, threat=text), protocol="mine")
     (fault,) = other.faults()
     assert fault == f"the plan: {text} is no threat model of this robench"
 
 
-def test_a_number_of_searches_that_no_attack_makes_is_refuted():
+def test_an_impossible_number_of_searches_is_refuted():
     run = honest()
     targeted = PlannedAttack("apgd-t", build("apgd", {"loss": "dlr", "targets": 9}).spec, 18)
     threat = msgspec.structs.replace(run.plan.threats[0], attacks=(targeted,))
@@ -514,7 +516,7 @@ def test_a_number_of_searches_that_no_attack_makes_is_refuted():
     assert asked.faults() == ()
     few = msgspec.structs.replace(threat, attacks=put((targeted,), 0, items=5))
     (fault,) = asked.asking(threats=(few,)).faults()
-    assert fault == "the plan: apgd-t under linf:0.2 makes 5 searches, and they come by 9"
+    assert fault == "the plan: apgd-t under linf:0.2 makes 5 searches, which is no multiple of 9"
 
 
 class Noisy(nn.Module):
@@ -528,7 +530,7 @@ class Noisy(nn.Module):
         return self.inner(x) + 0.1 * torch.randn(len(x), 10)
 
 
-def test_a_model_that_answers_at_random_is_not_judged_once():
+def test_a_single_pass_over_a_stochastic_model_is_refuted():
     noisy = Classifier(Noisy(), name="means", architecture="linear", shape=SHAPE, classes=10)
     run = honest()
     identity = noisy.identity()

@@ -13,6 +13,8 @@ from robench.evidence.records import (
     Evidence,
     Exhausted,
     Failure,
+    MaskingDepth,
+    MaskingState,
     ModelRecord,
     Plan,
     PlannedAttack,
@@ -56,6 +58,13 @@ EVIDENCE = Evidence(
     failures=(Failure(9, "l2:2", "pgd(steps=4)", "RuntimeError: a\nb \x00 c"),),
     efforts=(Effort("l2:2", "pgd(steps=4)", 1e-9),),
     probes=(Probe("l2:2", 3, "nan", NAN),),
+    masking=(
+        MaskingState(
+            *("l2:2", MaskingDepth.DEEP, MaskingDepth.ON),
+            sampled=(3, 7),
+            assigned=(("pointwise(queries_per_step=4)", MaskingDepth.ON), ("square(steps=4)", MaskingDepth.DEEP)),
+        ),
+    ),
     environment={"torch": "2.6", "where": "ｆｕｌｌ"},
 )
 
@@ -75,6 +84,7 @@ def fill(run):
         run.put_failures(EVIDENCE.failures)
         run.put_effort(EVIDENCE.efforts)
         run.put_probes(EVIDENCE.probes)
+        run.put_masking(EVIDENCE.masking)
 
 
 def beside(path):

@@ -89,7 +89,7 @@ def test_a_journal_beside_a_file_is_not_obeyed_by_readers_and_refused_by_writers
     assert not victim.exists(), "this is what SQLite does by itself"
 
 
-def test_a_journal_puts_no_pages_back(path):
+def test_a_journal_cannot_replace_pages(path):
     old = path.read_bytes()
     altered(path, "DELETE FROM claim", "DELETE FROM verdict", "DELETE FROM spent")
     now = everything(path)
@@ -103,7 +103,7 @@ def test_a_journal_puts_no_pages_back(path):
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["absent", "empty"])
-def test_a_journal_waits_for_no_file_that_is_yet_to_come(tmp_path, there):
+def test_a_journal_of_a_file_that_does_not_exist_yet_is_refused(tmp_path, there):
     path, victim = tmp_path / "r.robench", tmp_path / "victim.txt"
     victim.write_text("precious")
     if there:
@@ -168,7 +168,7 @@ def test_a_log_is_read_from_a_copy_and_nothing_beside_the_file_changes(tmp_path)
     assert beside(path) == before
 
 
-def test_a_log_whose_pages_are_a_strangers_is_refused(tmp_path):
+def test_a_log_with_foreign_pages_is_refused(tmp_path):
     path = tmp_path / "r.robench"
     killed("run._db.execute('DROP TABLE failure'); run._db.execute('CREATE VIEW failure AS SELECT 1')", path)
     killed("fill(run)", tmp_path / "other.robench")
@@ -202,7 +202,7 @@ def test_a_log_that_is_no_file_is_refused(path, tmp_path):
     assert everything(path)
 
 
-def test_the_log_of_a_file_that_is_gone_does_not_come_to_life_again(tmp_path):
+def test_the_log_of_a_deleted_file_is_not_replayed(tmp_path):
     path = tmp_path / "r.robench"
     killed("fill(run)", path)
     path.unlink()
@@ -264,7 +264,7 @@ TWICE = "(example INTEGER NOT NULL, threat TEXT NOT NULL, attack TEXT NOT NULL, 
         ["PRAGMA user_version = 0"],
     ],
 )
-def test_a_file_that_is_laid_out_otherwise_is_refused_and_left_as_it_is(path, statements):
+def test_a_file_with_another_layout_is_refused_and_left_as_it_is(path, statements):
     altered(path, *statements)
     before = beside(path)
     for action in (RunFile.read, RunFile.open):
@@ -294,7 +294,7 @@ def test_the_first_layout_without_an_index_is_read_and_written_as_it_is(path):
     assert everything(path) == whole
 
 
-def test_a_file_laid_out_by_hand_in_the_same_words_is_one(tmp_path, path):
+def test_a_file_created_by_the_same_statements_is_a_run_file(tmp_path, path):
     with sqlite3.connect(path) as db:
         words = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master")]
     db.close()
@@ -325,7 +325,7 @@ def struck(*arguments, **more):
 
 @pytest.mark.parametrize("moment", ["os.replace", "os.unlink", "robench.evidence.opening.lay_out", "sqlite3.connect"])
 @pytest.mark.parametrize("calls", [0, 1, 2])
-def test_a_run_killed_while_its_file_is_begun_leaves_nothing_that_stops_the_same_command(tmp_path, moment, calls):
+def test_the_same_command_works_after_a_kill_during_file_creation(tmp_path, moment, calls):
     path = tmp_path / "r.robench"
     program = f"""
 import os, sys
@@ -345,7 +345,7 @@ with RunFile.open(Path(sys.argv[1])) as run:
 
 
 @pytest.mark.parametrize("calls", [0, 1])
-def test_a_whole_file_is_there_whole_or_not_at_all(tmp_path, calls):
+def test_a_new_file_appears_complete_or_not_at_all(tmp_path, calls):
     path = tmp_path / "m.robench"
     program = f"""
 import os, sys
@@ -372,10 +372,10 @@ with RunFile.whole(Path(sys.argv[1])) as run:
         assert not path.exists()
     assert list(beside(path)) == ["m.robench"]
     assert everything(path) == repr((PLAN, EVIDENCE))
-    assert "is there already" in refusal(lambda: RunFile.whole(path).__enter__())
+    assert "exists already" in refusal(lambda: RunFile.whole(path).__enter__())
 
 
-def test_a_whole_file_that_does_not_fit_the_disk_is_not_there(tmp_path):
+def test_a_new_file_that_does_not_fit_the_disk_does_not_appear(tmp_path):
     """By a limit on the size of files, set when all is committed to the log and has yet to be folded in."""
     path = tmp_path / "m.robench"
     program = """
@@ -397,7 +397,7 @@ except ValueError as error:
     assert beside(path) == {}
 
 
-def test_two_who_write_the_same_whole_file_do_not_meet(tmp_path):
+def test_two_writers_of_the_same_new_file_do_not_interfere(tmp_path):
     path = tmp_path / "m.robench"
     code = """
 import os, sys
@@ -415,7 +415,7 @@ with RunFile.whole(Path(sys.argv[1])) as run, run.writing():
     assert process.returncode == 0
 
 
-def test_a_file_that_this_process_writes_to_is_not_looked_into(path):
+def test_a_file_that_this_process_writes_to_is_not_opened_again(path):
     """To close another handle of it would let go of the lock, and a second writer come in."""
     with RunFile.open(path) as run:
         for action in (RunFile.read, RunFile.open):
@@ -427,7 +427,7 @@ def test_a_file_that_this_process_writes_to_is_not_looked_into(path):
     assert everything(path)
 
 
-def test_whoever_reads_keeps_writers_out_and_other_readers_in(path):
+def test_a_reader_excludes_writers_and_admits_other_readers(path):
     code = """
 import sys
 from pathlib import Path

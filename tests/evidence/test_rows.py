@@ -15,7 +15,7 @@ import pytest
 from robench.api import load_run
 from robench.errors import UserError
 from robench.evidence import images, rows
-from robench.evidence.records import MAX_ITEMS, Plan
+from robench.evidence.records import MAX_ITEMS, MaskingDepth, MaskingState, Plan
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Identity
 from robench.results.summary import Summary
@@ -94,15 +94,20 @@ def refusal(path):
         ("effort SET seconds = ?", float("inf"), "effort"),
         ("effort SET seconds = ?", "x", "effort"),
         ("probe SET value = ?", float("inf"), "probe"),
-        ("probe SET name = 'leads', value = ?", 7, "probe"),
-        ("probe SET example = ?", -7, "probe"),
+        ("probe SET name = 'leads', value = ? WHERE name = 'nan'", 7, "probe"),
+        ("probe SET example = ? WHERE name = 'nan'", -7, "probe"),
+        ("probe SET value = ? WHERE name = 'begun'", 3, "probe"),
+        ("probe SET value = ? WHERE name = 'depth'", None, "probe"),
+        ("probe SET value = ? WHERE name LIKE 'shown %'", 0, "probe"),
+        ("probe SET example = ? WHERE name = 'depth'", 3, "probe"),
+        ("probe SET example = ? WHERE name = 'sampled' AND example = 3", -1, "probe"),
         ("environment SET value = ?", b"x", "environment"),
         ("plan SET json = ?", b"{}", "plan"),
         ("plan SET json = ?", 5, "plan"),
         ("plan SET json = ?", " " * (2**26 + 1), "plan"),
     ],
 )
-def test_a_row_of_another_kind_is_refused_with_its_table(path, change, value, table):
+def test_an_invalid_row_is_refused_with_the_name_of_its_table(path, change, value, table):
     altered(path, f"UPDATE {change}", value)
     told = refusal(path)
     assert told.startswith(f"{path} is damaged (table {table}")
@@ -168,20 +173,20 @@ ATTACK = {"label": "pgd", "spec": "pgd(steps=4)", "items": 3}
         ({"model__name": "x" * 10**5}, "length <= 10000"),
     ],
 )
-def test_a_plan_that_is_no_question_is_refused_where_it_is_read_and_where_it_is_written(path, changes, why):
+def test_an_inconsistent_plan_is_refused_on_reading_and_on_writing(path, changes, why):
     altered(path, "UPDATE plan SET json = ?", plan(**changes))
     assert why in refusal(path)
     with pytest.raises(msgspec.MsgspecError):
         rows.plan_of(plan(**changes))
 
 
-def test_a_plan_that_asks_for_too_much_at_once_is_refused(path):
+def test_a_plan_with_too_many_searches_is_refused(path):
     attacks = [{"label": f"a{i}", "spec": f"a(i={i})", "items": 1} for i in range(200)]
     altered(path, "UPDATE plan SET json = ?", plan(threats__0__attacks=attacks, examples=list(range(60_000))))
     assert "it plans attacks on more than 10,000,000 examples" in refusal(path)
 
 
-def test_what_cannot_be_read_is_not_written(path):
+def test_a_plan_that_cannot_be_read_back_is_not_written(path):
     before = path.read_bytes()
     twice = msgspec.structs.replace(PLAN, examples=(1, 1))
 
@@ -196,7 +201,7 @@ def test_what_cannot_be_read_is_not_written(path):
     assert len(path.read_bytes()) == len(before)
 
 
-def test_a_model_that_answers_nan_on_noise_is_known_again(path):
+def test_a_model_that_answers_nan_on_noise_is_recognised(path):
     odd = (math.nan, 1.0, math.inf)
     plan = msgspec.structs.replace(PLAN, model=msgspec.structs.replace(PLAN.model, fingerprint=odd))
     with RunFile.open(path) as run, run.writing():
@@ -210,7 +215,7 @@ def test_a_model_that_answers_nan_on_noise_is_known_again(path):
 
 
 @pytest.mark.parametrize("threat", ["linf:1e999999999", "linf:abc", "theirs:3", "linf:-1", "linf:1e400", "linf:1/0"])
-def test_a_threat_that_nobody_can_read_hangs_nothing(path, threat):
+def test_an_unreadable_threat_does_not_hang_the_program(path, threat):
     """It may be a threat model that this robench does not know."""
     began = time.monotonic()
     altered(path, "UPDATE plan SET json = ?", plan(threats__1__threat=threat))
@@ -248,16 +253,16 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused_at_once(path):
         7,
     ],
 )
-def test_bytes_that_are_no_image_are_no_image(pixels):
+def test_bytes_of_no_image_are_refused(pixels):
     with pytest.raises(ValueError):
         images.unpacked(pixels, "u8", SHAPE)
 
 
-def test_an_image_is_kept_in_one_way_only():
+def test_every_image_has_exactly_one_valid_encoding():
     eight = images.packed(image(0.2))
     assert eight[1] == "u8"
     wide = zlib.compress(image(0.2).astype("<f4").tobytes())
-    with pytest.raises(ValueError, match="8 bits"):
+    with pytest.raises(ValueError, match="8-bit"):
         images.unpacked(wide, "f4", SHAPE)
 
 
@@ -284,7 +289,7 @@ NASTY = [
 ]
 
 
-def test_whatever_is_in_the_cells_a_file_is_summed_up_or_refused(path, tmp_path):
+def test_a_file_with_random_cells_is_summarised_or_refused(path, tmp_path):
     """100 times, a few cells each: no other error than the one for the user, and a summary that agrees with itself."""
     with sqlite3.connect(path) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -324,3 +329,49 @@ def test_every_field_of_a_plan_has_bounds():
                 assert "maxLength" in value, (name, key)
             if kinds == "array":
                 assert "maxItems" in value, (name, key)
+
+
+# The state of a masking check
+
+
+def test_a_masking_state_is_read_from_the_rows_that_older_versions_wrote(tmp_path):
+    path = tmp_path / "r.robench"
+    with RunFile.open(path) as run, run.writing():
+        run.put_plan(PLAN, {})
+    pointwise = "pointwise(steps=40, targets=0, wide=4)"  # the setting has another name today
+    written = [(-1, "begun", 2), (-1, "depth", 1), (-1, f"shown {pointwise}", 1), (7, "sampled", 1), (3, "sampled", 1)]
+    for row in written:
+        altered(path, "INSERT INTO probe VALUES ('l2:2', ?, ?, ?)", *row)
+    with RunFile.read(path) as run:
+        evidence = run.evidence()
+    renamed = "pointwise(queries_per_step=4, steps=40, targets=0)"
+    expected = MaskingState("l2:2", MaskingDepth.DEEP, MaskingDepth.ON, (3, 7), ((renamed, MaskingDepth.ON),))
+    assert evidence.masking == (expected,)
+    assert evidence.probes == ()
+
+
+def test_a_masking_state_replaces_the_row_of_a_former_attack_name(path):
+    former, present = (f"pointwise({name}=4)" for name in ("wide", "queries_per_step"))
+    altered(path, "UPDATE probe SET name = ? WHERE name LIKE 'shown pointwise%'", f"shown {former}")
+    with RunFile.open(path) as run, run.writing():
+        run.put_masking([MaskingState("l2:2", assigned=((present, MaskingDepth.DEEP),))])
+    with sqlite3.connect(path) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM probe WHERE name LIKE 'shown pointwise%'")]
+    db.close()
+    assert names == [f"shown {present}"]
+
+
+def test_parts_of_a_masking_state_that_are_not_written_stay_as_they_are(path):
+    (before,) = EVIDENCE.masking
+    with RunFile.open(path) as run:
+        with run.writing():
+            run.put_masking([MaskingState("l2:2", started=MaskingDepth.ON, sampled=(9,))])
+        assert run.evidence().masking_state("l2:2") == msgspec.structs.replace(
+            before, started=MaskingDepth.ON, sampled=(3, 7, 9)
+        )
+
+
+def test_the_checkpoint_of_an_older_run_has_the_present_name_of_its_model(path):
+    altered(path, "INSERT INTO environment VALUES ('checkpoint', 'mnist-eat-wide')")
+    with RunFile.read(path) as run:
+        assert run.evidence().environment["checkpoint"] == "mnist-eat-l1r13"

@@ -61,7 +61,7 @@ def test_every_record_comes_back_as_it_was(path):
         assert repr(run.evidence()) == repr(EVIDENCE)
 
 
-def test_a_run_in_memory_keeps_the_same_and_no_file(tmp_path, monkeypatch):
+def test_a_run_in_memory_stores_the_same_records_without_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with RunFile.in_memory() as run:
         fill(run)
@@ -80,7 +80,7 @@ def test_a_later_question_replaces_the_plan_and_keeps_the_evidence(path):
         assert evidence.exhausted == EVIDENCE.exhausted
 
 
-def test_failures_are_forgotten_for_one_attack_alone(path):
+def test_clearing_failures_affects_one_attack_only(path):
     with RunFile.open(path) as run:
         with run.writing():
             run.clear_failures("l2:2", "another()")
@@ -107,7 +107,7 @@ def test_a_transaction_that_fails_leaves_nothing(path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_of_all_images_of_an_example_under_a_threat_the_smallest_accepted_is_kept(tmp_path, seed):
+def test_only_the_smallest_accepted_image_of_an_example_under_a_threat_is_stored(tmp_path, seed):
     noise = random.Random(seed)
     found = []  # (example, threat, size, accepted, level)
     with RunFile.open(tmp_path / "r.robench") as run:
@@ -171,7 +171,7 @@ def test_an_image_whose_bytes_were_changed_is_named(path, change):
         assert "the image of example 3 differs from its checksum" in refusal(list, run.images(SHAPE))
 
 
-def test_what_an_interrupted_writer_puts_again_is_there_once_with_its_image(tmp_path):
+def test_a_claim_that_an_interrupted_writer_stores_again_exists_once_with_its_image(tmp_path):
     """Ctrl-C may strike between the commit and the moment at which the caller knows of it."""
     claim, verdict = Claim(1, 0, "l2:2", "a()", 0, -1, 1, 1), Verdict(1, True, "", "", 0.5, 1.0)
     path = tmp_path / "r.robench"
@@ -239,7 +239,7 @@ def test_a_damaged_file_with_a_log_beside_it_stays_as_it_is_too(tmp_path):
         assert untouched(before, path)
 
 
-def test_whatever_bytes_are_flipped_the_file_is_read_or_refused(path):
+def test_a_file_with_flipped_bytes_is_read_or_refused(path):
     """200 times, a few bits each: no other error than the one for the user."""
     noise, held, outcomes = random.Random(0), path.read_bytes(), set()
     for _ in range(200):
@@ -313,7 +313,7 @@ def test_a_file_in_use_by_another_process_is_refused_and_the_other_goes_on(tmp_p
     assert contents(path)
 
 
-def test_a_file_just_begun_by_another_process_is_in_use_already(tmp_path):
+def test_a_file_just_created_by_another_process_is_in_use(tmp_path):
     path = tmp_path / "r.robench"
     process = elsewhere("print('there', flush=True); input(); fill(run); run.close()", path)
     assert process.stdout.readline() == "there\n"
@@ -326,7 +326,7 @@ def test_a_file_just_begun_by_another_process_is_in_use_already(tmp_path):
 # Nothing is lost, nothing is left lying about
 
 
-def test_one_file_remains_also_after_an_error(tmp_path):
+def test_one_file_remains_even_after_an_error(tmp_path):
     path = tmp_path / "r.robench"
     with RunFile.open(path) as run:
         fill(run)
@@ -337,7 +337,7 @@ def test_one_file_remains_also_after_an_error(tmp_path):
     assert list(beside(path)) == [path.name]
 
 
-def test_a_file_that_is_only_looked_at_keeps_every_byte(path):
+def test_reading_a_file_changes_no_byte(path):
     before = beside(path)
     for action in (RunFile.open, RunFile.read):
         with action(path) as run:
@@ -346,7 +346,7 @@ def test_a_file_that_is_only_looked_at_keeps_every_byte(path):
     assert beside(path) == before
 
 
-def test_a_run_begun_in_vain_leaves_no_file(tmp_path):
+def test_a_run_without_records_leaves_no_file(tmp_path):
     path = tmp_path / "runs" / "r.robench"
     with RunFile.open(path) as run:
         assert path.exists()
@@ -355,7 +355,7 @@ def test_a_run_begun_in_vain_leaves_no_file(tmp_path):
     assert list(path.parent.iterdir()) == []
 
 
-def test_an_empty_file_is_as_good_as_none(tmp_path):
+def test_an_empty_file_becomes_a_new_run(tmp_path):
     path = tmp_path / "r.robench"
     path.touch()
     with RunFile.open(path) as run:
@@ -366,7 +366,7 @@ def test_an_empty_file_is_as_good_as_none(tmp_path):
 @pytest.mark.parametrize(
     "later", ["", "fill(run)", "fill(run); run._db.execute('BEGIN'); run.put_clean(EVIDENCE.clean)"]
 )
-def test_a_run_killed_in_the_act_can_be_read_and_goes_on(tmp_path, later):
+def test_a_run_killed_while_writing_can_be_read_and_resumed(tmp_path, later):
     path = tmp_path / "r.robench"
     killed(later, path)
     before = beside(path)
@@ -388,7 +388,7 @@ def much(first, n=400):
     return [Clean(first + i, "x" * 100, True, -1.0) for i in range(n)]
 
 
-def test_a_full_disk_loses_nothing_and_the_next_open_goes_on(tmp_path):
+def test_a_full_disk_loses_no_commit_and_the_run_can_be_resumed(tmp_path):
     path = tmp_path / "r.robench"
     with RunFile.open(path) as run:
         fill(run)
@@ -413,6 +413,33 @@ def test_a_full_disk_loses_nothing_and_the_next_open_goes_on(tmp_path):
             run.put_clean(much(10**6))
     with RunFile.read(path) as run:
         assert len(run.evidence().clean) == len(EVIDENCE.clean) + 400 * (written + 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (13, "is full"),
+        (10 | 3 << 8, "fails"),
+        (5 | 1 << 8, "is in use by another robench"),
+        (8, "cannot write"),
+        (14, "cannot write"),
+        (11, "is damaged"),
+    ],
+)
+def test_an_error_of_sqlite_is_explained_by_its_number_whatever_its_text(code, sentence, tmp_path):
+    error = sqlite3.OperationalError("a text in another language")
+    error.sqlite_errorcode = code
+    with pytest.raises(UserError, match=sentence), store._explained(tmp_path / "r.robench"):
+        raise error
+
+
+def test_an_error_of_sqlite_without_a_number_is_reported_with_its_own_text(tmp_path):
+    """As in Python 3.10."""
+    path = tmp_path / "r.robench"
+    with pytest.raises(UserError, match=r"SQLite cannot use .* \(database is locked\)"), store._explained(path):
+        raise sqlite3.OperationalError("database is locked")
+    with pytest.raises(UserError, match=r"is damaged \(file is not a database\)"), store._explained(path):
+        raise sqlite3.DatabaseError("file is not a database")
 
 
 def test_a_disk_that_refuses_to_write_loses_nothing_that_was_committed(tmp_path):
@@ -452,7 +479,7 @@ run.close()
 # Merged
 
 
-def test_of_equal_finds_the_merged_run_keeps_an_image(tmp_path):
+def test_the_merged_run_has_an_image_for_equal_finds(tmp_path):
     """Two restarts may find images of one size at once: the first is kept, and the merged run may take the second."""
     path = tmp_path / "r.robench"
     with RunFile.open(path) as run, run.writing():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.masking import diagnostics as probes
+from robench.masking import diagnostics
 from robench.problem import checkpoints, datasets
 from robench.problem.classifier import Classifier
 from robench.problem.split import Split
@@ -47,7 +47,7 @@ def by_name(measured):
 
 def of_threat(module, threat="l2:0.2", images=None):
     images = split(module) if images is None else images
-    return by_name(probes.of_threat(classifier(module), parse(threat), images, seed=0))
+    return by_name(diagnostics.of_threat(classifier(module), parse(threat), images, seed=0))
 
 
 @functools.cache
@@ -55,8 +55,8 @@ def of_digits(name, examples=24):
     images = DIGITS.take(range(examples))
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
-    return by_name(probes.of_model(model, images, seed=0)), by_name(
-        probes.of_threat(model, parse("linf:0.2"), images, seed=0)
+    return by_name(diagnostics.of_model(model, images, seed=0)), by_name(
+        diagnostics.of_threat(model, parse("linf:0.2"), images, seed=0)
     )
 
 
@@ -65,7 +65,7 @@ def mean(values):
 
 
 @pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.2", "l1:0.5"])
-def test_a_linear_model_tells_the_truth(threat):
+def test_diagnostics_of_a_linear_model_are_exact(threat):
     told = of_threat(linear(), threat)
     assert told["slope"] == pytest.approx([1.0] * 10, abs=0.05)  # except where rivals change places
     assert told["agrees"] == pytest.approx([1.0] * 10)
@@ -81,7 +81,7 @@ def test_the_norm_is_that_of_the_difference_of_two_rows():
     assert {round(value, 4) for value in of_threat(module)["norm"]} <= distances
 
 
-def test_blind_is_the_share_of_pixels_without_a_weight():
+def test_the_share_of_pixels_without_gradient_is_that_without_a_weight():
     assert of_threat(linear(blind=5))["blind"] == [0.25] * 10
 
 
@@ -100,7 +100,7 @@ def test_blind_is_the_share_of_pixels_without_a_weight():
         ("anti-adversary", "zero", 1.0),
     ],
 )
-def test_a_mask_shows_where_it_should(name, probe, value):
+def test_each_mask_shows_in_its_own_measurement(name, probe, value):
     assert mean(of_digits(name)[1][probe]) == pytest.approx(value, abs=0.12)
 
 
@@ -124,32 +124,34 @@ def test_an_honest_network_shows_nothing():
         ("anti-adversary", "inner gradients", 3.0),
     ],
 )
-def test_what_is_told_of_the_whole_model(name, probe, value):
+def test_properties_of_the_whole_model_are_measured(name, probe, value):
     assert of_digits(name)[0][probe] == [value]
 
 
-def test_layers_left_in_training_mode_are_counted_and_an_image_alone_is_answered_otherwise():
+def test_layers_in_training_mode_are_counted_and_change_the_answer_about_a_single_image():
     class Stubborn(nn.Sequential):
         def train(self, mode=True):
             return super().train(True)
 
     module = Stubborn(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(20, 3))
-    told = by_name(probes.of_model(classifier(module), split(linear()), seed=0))
+    told = by_name(diagnostics.of_model(classifier(module), split(linear()), seed=0))
     assert told["training layers"] == [3.0]
     assert told["alone"][0] > 0.1
-    honest = by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))
+    honest = by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))
     assert honest["training layers"] == [0.0]
     assert honest["alone"][0] < 1e-4
 
 
 def test_log_probabilities_are_known_from_logits():
-    whole = by_name(probes.of_model(classifier(nn.Sequential(linear(), nn.LogSoftmax(1))), split(linear()), seed=0))
+    whole = by_name(
+        diagnostics.of_model(classifier(nn.Sequential(linear(), nn.LogSoftmax(1))), split(linear()), seed=0)
+    )
     assert whole["log-probabilities"] == [1.0]
     assert whole["probabilities"] == [0.0]
-    assert by_name(probes.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
+    assert by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
 
 
-def test_it_costs_what_it_says():
+def test_measuring_costs_5_gradients_and_65_forward_passes_per_image():
     rows = Counter()
 
     class Counting(nn.Module):
@@ -173,14 +175,14 @@ def test_measuring_changes_neither_random_numbers_nor_torch():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    assert by_name(probes.of_model(noisy, images, seed=0))["repeatable"] == [0.0]
-    by_name(probes.of_threat(noisy, parse("l2:0.2"), images, seed=0))
+    assert by_name(diagnostics.of_model(noisy, images, seed=0))["repeatable"] == [0.0]
+    by_name(diagnostics.of_threat(noisy, parse("l2:0.2"), images, seed=0))
     assert torch.equal(torch.rand(3), expected)
     assert torch.autograd.grad is grad
     assert torch.Tensor.backward is backward
 
 
-def test_the_numbers_of_an_example_do_not_depend_on_its_company():
+def test_measurements_of_an_example_do_not_depend_on_the_others():
     module = linear(blind=3)
     images = split(module, n=9)
     together = of_threat(module, images=images)
@@ -189,8 +191,52 @@ def test_the_numbers_of_an_example_do_not_depend_on_its_company():
         assert values == pytest.approx([together[name][4], together[name][7]], rel=1e-4, abs=1e-5), name
 
 
-def test_every_mask_can_be_measured():
+def test_every_mask_of_the_zoo_can_be_measured():
     for name in MASKED:
         whole, told = of_digits(name, examples=2)
         assert all(len(values) == 1 for values in whole.values())
         assert all(value == value for values in told.values() for value in values), name
+
+
+class LowMemory(nn.Module):
+    """Fails as the CPU allocator does if a gradient is computed for more images than fit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.net = linear()
+        self.limit = limit
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and len(x) > self.limit:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return self.net(x)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_measured_all_the_same():
+    images = split(linear(), n=7)
+    whole = of_threat(linear(), images=images)
+    for name, values in of_threat(LowMemory(2), images=images).items():
+        assert values == pytest.approx(whole[name], abs=1e-3), name
+
+
+def test_running_out_of_memory_is_raised_and_never_read_as_a_gradient_of_0():
+    images = split(linear(), n=7)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        of_threat(LowMemory(0), images=images)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        by_name(diagnostics.of_model(classifier(LowMemory(0)), images, seed=0))
+
+
+def test_a_model_without_a_graph_has_no_gradient():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = linear()
+
+        def forward(self, x):
+            return self.net(x.detach())
+
+    images = split(linear(), n=3)
+    net = Cut().requires_grad_(False)
+    assert by_name(diagnostics.of_model(classifier(net), images, seed=0))["no gradient"] == [1.0]
+    assert of_threat(net, images=images)["zero"] == [1.0] * 3

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 
 import robench
 from robench.errors import UserError
+from robench.evidence.attack_key import AttackKey
 from robench.evidence.store import RunFile
-from robench.masking import diagnostics as probes
-from robench.masking import schedule as scrutiny
+from robench.masking import diagnostics, schedule
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.protocols import AttackChoice
-from robench.results.masking import verdict as masking
-from robench.results.masking.verdict import CONTROL as REAL_CONTROL
-from robench.results.masking.verdict import kind_of
+from robench.protocols.cost import Rate
+from robench.results.masking import comparison
+from robench.results.masking.comparison import CONTROL as REAL_CONTROL
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
@@ -31,21 +31,21 @@ pytestmark = pytest.mark.precision
 WEAK = {"threats": ["linf:0.2"], "attacks": ["pgd(steps=10, random_start=False)"], "examples": 18}
 
 
-FEW = scrutiny.control, scrutiny.ascent_attacks, scrutiny.of_another_kind
+FEW = schedule.control, schedule.ascent_attacks, schedule.of_another_kind
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste: results must not depend on how busy the machine is."""
-    monkeypatch.setattr(scrutiny, "MIN", float("inf"))
-    monkeypatch.setattr(masking, "CONTROL", 30)
+    monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(comparison, "CONTROL", 30)
     margin = APGD(steps=30, loss="margin")
-    monkeypatch.setattr(scrutiny, "control", lambda: [AttackChoice("apgd-margin", margin)])
+    monkeypatch.setattr(schedule, "control", lambda: [AttackChoice("apgd-margin", margin)])
     monkeypatch.setattr(
-        scrutiny, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
+        schedule, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
     )
     square = AttackChoice("square", Square(steps=60))
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 
 def base(name="digits-adv-linf"):
@@ -69,7 +69,7 @@ def evidence(path):
 
 
 @pytest.mark.parametrize("name", ["staircase", "detached"])
-def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
+def test_a_masked_model_is_masked_and_its_accuracy_falls(name, tmp_path):
     plain = evaluate(masked(name, base()), "off")
     summary = evaluate(masked(name, base()), run=tmp_path / "r.robench")
     (before,), (after,) = plain.threats, summary.threats
@@ -77,11 +77,11 @@ def test_a_mask_is_seen_through_and_the_number_falls(name, tmp_path):
     assert after.accuracy <= before.accuracy - 0.1
     told = evidence(tmp_path / "r.robench")
     finds = [c for c, v in told.judged() if v.accepted]
-    assert "remedy" in {kind_of(c.attack) for c in finds}
+    assert "surrogate" in {c.key.kind for c in finds}
     assert after.broken == len({c.example for c in finds})
 
 
-def test_a_model_that_lets_out_no_gradient_is_attacked_all_the_same():
+def test_a_model_without_gradients_is_attacked_by_other_means():
     with pytest.raises(robench.NotMeasuredError) as raised:
         evaluate(masked("no-graph", base()), "off")
     plain = raised.value.summary
@@ -92,21 +92,21 @@ def test_a_model_that_lets_out_no_gradient_is_attacked_all_the_same():
     assert any("raises" in sentence for sentence in after.masking.evidence)
 
 
-def test_an_honest_model_is_not_accused_and_keeps_what_its_attacks_have_earned():
+def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
     plain, looked = evaluate(base(), "off"), evaluate(base())
     assert looked.masking.verdict == "none-found"
     assert looked.threats[0].attacks[0].broken == plain.threats[0].attacks[0].broken
     assert not any(i.suspicious for i in looked.threats[0].masking.indicators)
 
 
-def test_a_weak_attack_on_an_honest_model_is_made_up_for_and_convicts_nobody():
+def test_a_weak_planned_attack_lowers_the_accuracy_and_never_makes_the_model_masked():
     weak = {"attacks": ["pgd(steps=1, step_size=0.05, random_start=False)"]}
     (plain,), (after,) = evaluate(base(), "off", **weak).threats, evaluate(base(), **weak).threats
     assert after.accuracy < plain.accuracy  # the others found more, and it counts
     assert after.masking.verdict != "masked"
 
 
-def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch):
+def test_a_finished_check_is_not_repeated(tmp_path, monkeypatch):
     module = masked("flipped", base())
     first = evaluate(module, run=tmp_path / "r.robench")
     known = evidence(tmp_path / "r.robench")
@@ -114,9 +114,9 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
     def asked(*args, **kwargs):
         raise AssertionError("the model was asked again")
 
-    monkeypatch.setattr(probes, "of_threat", asked)
-    monkeypatch.setattr(probes, "of_model", asked)
-    monkeypatch.setattr("robench.search.engine.engine.differentiate", asked)
+    monkeypatch.setattr(diagnostics, "of_threat", asked)
+    monkeypatch.setattr(diagnostics, "of_model", asked)
+    monkeypatch.setattr("robench.search.engine.model_runner.differentiate", asked)
     assert evaluate(module, run=tmp_path / "r.robench").threats == first.threats
     again = evidence(tmp_path / "r.robench")
     assert msgspec.structs.replace(again, efforts=(), environment={}) == msgspec.structs.replace(
@@ -124,38 +124,38 @@ def test_the_same_question_again_asks_the_model_no_attack(tmp_path, monkeypatch)
     )
 
 
-def test_what_time_was_too_short_for_is_said_and_goes_on_with_the_same_command(tmp_path, monkeypatch):
+def test_a_check_that_ran_out_of_time_says_so_and_continues_with_the_same_command(tmp_path, monkeypatch):
     module = base()
     with monkeypatch.context() as hurried:
-        hurried.setattr(scrutiny, "MIN", 0.0)
-        hurried.setattr(scrutiny, "SHARE", 0.0)
+        hurried.setattr(schedule, "MIN", 0.0)
+        hurried.setattr(schedule, "SHARE", 0.0)
         (short,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert short.masking.verdict == "untested"
-    assert any("goes on" in sentence for sentence in short.masking.evidence)
+    assert any("continues the search" in sentence for sentence in short.masking.evidence)
     (whole,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert whole.masking.verdict == "none-found"
     assert whole.outcomes == evaluate(base()).threats[0].outcomes
 
 
-def test_a_run_stopped_before_the_second_threat_says_that_its_turn_had_not_come(tmp_path, monkeypatch):
+def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_started(tmp_path, monkeypatch):
     def stop(self, choice, *rest):
         if str(choice.threat) == "l2:1":
             raise KeyboardInterrupt
         yield from ()
 
-    monkeypatch.setattr(scrutiny.MaskingCheck, "_of_threat", stop)
+    monkeypatch.setattr(schedule.MaskingCheck, "_of_threat", stop)
     two = {"threats": ["linf:0.2", "l2:1"], "examples": 2, "run": tmp_path / "r.robench"}
     with pytest.raises(KeyboardInterrupt):
         evaluate(base(), **two)
     monkeypatch.undo()
     told = robench.load_run(tmp_path / "r.robench").threats[1].masking
-    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before it looked here",))
+    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before this check started",))
     assert told.next.endswith("--masking on, to go on")
 
 
-def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_path, monkeypatch):
+def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sample(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
-    monkeypatch.setattr(scrutiny, "of_another_kind", lambda threat, depth: [square, never])
+    monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square, never])
     attend = robench.evaluation.runner.Evaluation._attend
 
     def hurried(self, engine, jobs, deadline):  # time runs out when the second attack comes
@@ -169,13 +169,13 @@ def test_a_sample_that_one_attack_of_several_has_not_reached_is_untested(tmp_pat
     assert whole.masking.verdict == "none-found"
 
 
-def test_off_after_on_keeps_what_is_known(tmp_path):
+def test_a_later_run_without_a_check_keeps_the_verdict(tmp_path):
     module = masked("staircase", base())
     looked = evaluate(module, run=tmp_path / "r.robench")
     assert evaluate(module, "off", run=tmp_path / "r.robench").threats == looked.threats
 
 
-def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
+def test_a_model_compiled_by_torchscript_is_attacked_without_surrogates(tmp_path):
     train = datasets.load("digits:train")
     ridge = train.x.flatten(1).T @ train.x.flatten(1) + 10 * torch.eye(784)
     weights = torch.linalg.solve(ridge, train.x.flatten(1).T @ F.one_hot(train.y, 10).float()).T
@@ -187,7 +187,7 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
         torch.jit.script(whole).save(str(tmp_path / "compiled.pt"))
     (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
     assert after.masking.verdict in ("masked", "suspect")
-    assert "remedy" not in {kind_of(s.attack) for s in evidence(tmp_path / "r.robench").exhausted}
+    assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / "r.robench").exhausted}
     (told,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
     assert told.value == "1"
 
@@ -196,34 +196,57 @@ def test_what_torchscript_has_compiled_is_attacked_without_remedies(tmp_path):
     ("odd", "smoothed"),
     [({"blind": 0.5}, True), ({"slope": 30.0}, True), ({"slope": 0.0, "zero": 1.0}, False), ({"same": 1.0}, False)],
 )
-def test_gradients_are_averaged_over_neighbours_where_there_are_some_and_they_jump(odd, smoothed):
-    run = SimpleNamespace(evidence=lambda: records.evidence(probes=odd))
-    looking = SimpleNamespace(plan=records.PLAN, run=run)
-    assert scrutiny.MaskingCheck._jumps(looking, records.THREAT) is smoothed
+def test_gradients_are_smoothed_if_they_exist_and_differ_from_those_nearby(odd, smoothed):
+    suspicious = schedule.suspicious_indicators(records.PLAN, records.evidence(probes=odd), records.THREAT)
+    assert schedule.jumps(suspicious) is smoothed
 
 
-def test_a_threat_that_is_no_ball_is_left_untested():
+def test_a_threat_that_is_no_ball_is_untested():
     summary = robench.evaluate("digits-nat", threats=["rt:1px,5deg"], attacks=["grid"], examples=3, masking="on")
     assert [t.masking.verdict for t in summary.threats] == ["untested"]
 
 
-def test_the_control_asks_for_more_gradients_than_the_verdict_demands():
+def test_the_control_uses_more_gradients_than_the_verdict_requires():
     max_queries = [c.attack.max_queries(parse("linf:0.1")) * c.restarts * max(1, c.attack.targets) for c in FEW[0]()]
     assert sum(max_queries) > REAL_CONTROL
 
 
-def test_a_word_that_is_no_level_is_refused():
+def test_an_unknown_level_is_refused():
     with pytest.raises(UserError, match="did you mean deep"):
         evaluate(base(), "depe")
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("depth", ["on", "deep"])
-def test_the_attacks_that_are_chosen_are_of_the_kinds_they_are_taken_for(threat, depth):
+def test_the_chosen_attacks_are_of_the_expected_kinds(threat, depth):
     control, ascent_attacks, of_another_kind = FEW
     for choice in of_another_kind(threat, depth):
         assert threat in choice.attack.threats
-        assert kind_of(choice.attack.spec) in ("scores", "labels", "outside")
+        assert AttackKey.parse(choice.attack.spec).kind in ("scores", "labels", "outside")
     for choice in (*ascent_attacks(depth), *control()):
         assert threat in choice.attack.threats
-        assert kind_of(choice.attack.spec) == "first-order"
+        assert AttackKey.parse(choice.attack.spec).kind == "first-order"
+
+
+def test_a_check_that_runs_out_of_memory_is_an_error_and_leaves_no_measurement(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(diagnostics, "of_threat", full)
+    with pytest.raises(UserError, match="too small to measure the model's gradient on one image"):
+        evaluate(base(), run=tmp_path / "r.robench")
+    assert {p.name for p in evidence(tmp_path / "r.robench").probes}.isdisjoint({"zero", "leads"})
+
+
+def test_the_rate_is_measured_in_a_batch_that_fits_the_memory(monkeypatch):
+    rows = []
+
+    def rate(classifier, n):
+        rows.append(n)
+        if n > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Rate(gradients=2.0, forwards=3.0)
+
+    monkeypatch.setattr(schedule, "measured_rate", rate)
+    assert schedule.MaskingCheck._rate(SimpleNamespace(classifier=None)) == Rate(2.0, 3.0)
+    assert rows == [64, 32, 16]

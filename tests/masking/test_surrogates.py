@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robench.masking import surrogates as surrogates
+from robench.masking import surrogates
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier
@@ -104,14 +104,14 @@ def test_a_useless_derivative_becomes_that_of_the_identity_and_values_stay(model
         assert torch.allclose(gradient(whole, k), WEIGHTS[k].expand(4, 6), atol=1e-3)
 
 
-def test_a_dead_unit_leaks_where_it_is_asked_to_and_a_live_one_never_does():
+def test_only_dead_units_leak_and_only_in_a_leaking_surrogate():
     model = classifier(Of(before=lambda x: F.relu(x - 0.5)))
     for leak in (0.0, surrogates.LEAKY_SLOPE):
         slopes = torch.where(X.flatten(1) > 0.5, 1.0, leak)
         assert torch.allclose(gradient(surrogates.bpda(model, leak=leak), 0), slopes * WEIGHTS[0])
 
 
-def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
+def test_torch_is_restored_even_if_the_model_raises():
     apply = torch.autograd.Function.__dict__["apply"]
 
     def raises(x):
@@ -128,7 +128,7 @@ def test_afterwards_torch_is_as_it_was_even_where_the_model_raises():
 
 
 @pytest.mark.parametrize("name", [n for n, mask in MASKED.items() if n not in ("noise", "dropped", "shifted")])
-def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
+def test_a_repaired_surrogate_of_every_mask_answers_as_the_model(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base), (1, 28, 28), 10)
     with torch.no_grad():
@@ -138,10 +138,10 @@ def test_no_mask_of_the_zoo_answers_otherwise_when_it_is_repaired(name):
 
 
 @pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
-def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
+def test_an_inner_layer_that_predicts_the_same_replaces_the_logits(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base), (1, 28, 28), 10)
-    inner = surrogates.inside(model, DIGITS.x)
+    inner = surrogates.inner_layer(model, DIGITS.x)
     x = DIGITS.x[:8].clone().requires_grad_()
     assert torch.equal(inner(x), base(x))
     (taken,) = torch.autograd.grad(inner(x)[:, 0].sum(), x)
@@ -149,12 +149,12 @@ def test_an_inner_layer_that_predicts_the_same_speaks_for_the_model(name):
     assert torch.allclose(taken, honest, atol=1e-6)
 
 
-def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_layer_lends_its_gradient():
+def test_if_an_inner_layer_disagrees_the_logits_are_the_models_and_the_gradient_is_the_layers():
     model = classifier(Of(after=lambda z: torch.where(z[:, :1] > z[:, 1:2], z.flip(1) * 2, z * 2)))
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         told, layer = model(x), model.module.linear(x.flatten(1))
-    surrogate = surrogates._with(model, surrogates._Inside(model.module, False, "linear"))
+    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, "linear"))
     agrees = told.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
     predictions = surrogate(x).detach()
@@ -165,8 +165,8 @@ def test_where_an_inner_layer_says_otherwise_the_model_keeps_the_word_and_the_la
     assert torch.allclose(grad.flatten(1), WEIGHTS[0].expand(400, 6), atol=1e-5)
 
 
-def test_an_honest_model_has_no_other_voice():
-    assert surrogates.inside(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
+def test_an_honest_model_has_no_such_inner_layer():
+    assert surrogates.inner_layer(checkpoints.load("digits-nat").classifier, DIGITS.x) is None
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e30])
@@ -190,7 +190,7 @@ def test_attacks_are_answered_in_float32_also_by_a_model_that_answers_in_float64
     model = classifier(nn.Sequential(Of(), Doubled()))
     surrogate = {
         "repaired": lambda: surrogates.bpda(model),
-        "inside": lambda: surrogates.inside(model, X),
+        "inside": lambda: surrogates.inner_layer(model, X),
         "rescaled": lambda: surrogates.rescaled(model, 2.0, probabilities=False),
     }[surrogate]()
     assert model(X).dtype == torch.float64
@@ -209,7 +209,7 @@ class Rippled(nn.Module):
 
 
 @pytest.mark.parametrize("threat", ["linf:0.2", "l2:0.4", "l1:0.8"])
-def test_the_mean_of_gradients_nearby_points_where_a_rippled_model_goes_and_answers_stay(threat, monkeypatch):
+def test_smoothing_finds_the_direction_of_a_rippled_model_and_keeps_its_answers(threat, monkeypatch):
     monkeypatch.setattr(surrogates, "NEARBY", 4000)
     model = classifier(Rippled(Of()))
     nearby = surrogates.smoothed(model, parse(threat))
@@ -222,7 +222,7 @@ def test_the_mean_of_gradients_nearby_points_where_a_rippled_model_goes_and_answ
         assert ((least <= alike) & (alike <= most + 1e-6)).all()
 
 
-def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in_its_set():
+def test_the_neighbours_of_an_image_do_not_depend_on_the_batch_and_lie_in_its_set():
     seen = []
 
     class Listening(Of):
@@ -240,15 +240,15 @@ def test_the_neighbours_of_an_image_are_the_same_among_any_lane_mates_and_lie_in
     assert (seen[1] <= 1).all()
 
 
-def test_what_was_exported_is_said_to_be_closed():
+def test_an_exported_model_is_recognised_as_compiled():
     exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), (X[:2],)).module()
     assert surrogates.is_compiled(classifier(Program(exported)))
 
 
-def test_what_torchscript_has_compiled_is_said_to_be_closed():
+def test_a_torchscript_model_is_recognised_as_compiled():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
         script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
     assert surrogates.is_compiled(classifier(script))
     assert not surrogates.is_compiled(classifier(Of()))
-    assert surrogates.inside(classifier(script), X) is None
+    assert surrogates.inner_layer(classifier(script), X) is None

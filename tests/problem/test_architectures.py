@@ -236,7 +236,7 @@ def test_a_factory_comes_from_a_file_or_from_a_module_in_the_current_folder(nets
     assert str(nets) not in sys.path
 
 
-def test_a_factory_gets_only_what_is_known(nets):
+def test_a_factory_gets_only_arguments_whose_values_are_known(nets):
     assert factories.build("my_nets.py:sized", (2, 3, 4), None)[1].out_features == 10
 
 
@@ -259,7 +259,7 @@ def test_a_factory_that_makes_no_network_is_refused_in_one_line(nets, text, mess
     assert "\n" not in str(error.value)
 
 
-def test_a_network_is_called_the_same_wherever_its_file_lies(nets):
+def test_the_canonical_name_of_a_network_does_not_depend_on_its_folder(nets):
     assert factories.canonical(f"{nets}/my_nets.py:plain") == factories.canonical("my_nets.py:plain")
     assert factories.canonical("package.nets:plain") == "package.nets:plain"
 

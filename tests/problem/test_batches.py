@@ -42,8 +42,8 @@ FIXED = {
     "a hundred": (exactly(100), raises, "exactly 100 images:"),
     "as many as the images": (exactly(13), raises, "exactly 13 images:"),
     "a multiple of four": (lambda n: n % 4 == 0, raises, "exactly 4 images:"),
-    "at most five": (lambda n: n <= 5, raises, "no batch of 13 images, so it is given 5 images at a time"),
-    "rows that are cut off": (exactly(8), lambda logits: logits[:8], "given 8 images at a time"),
+    "at most five": (lambda n: n <= 5, raises, "does not handle a batch of 13 images, so it gets 5 images at a time"),
+    "rows that are cut off": (exactly(8), lambda logits: logits[:8], "so it gets 8 images at a time"),
     "rows that are repeated": (exactly(8), lambda logits: logits[torch.arange(8) % len(logits)], "exactly 8 images:"),
     "rows that are joined": (exactly(6), lambda logits: logits.reshape(1, -1).expand(6, -1), "exactly 6 images:"),
 }
@@ -68,7 +68,7 @@ def test_a_traced_network_names_its_size_itself():
     # What tracing makes of `len(x)`: a constant, here one that no list of usual sizes holds.
     traced = torch.jit.trace(Constant(37), torch.rand(37, 1, 4, 4), check_trace=False)
     module, notes = answering(traced, IMAGES, 3)
-    assert notes == ("the model takes batches of exactly 37 images: rows are padded",)
+    assert notes == ("the model accepts only batches of exactly 37 images: batches are padded",)
     torch.testing.assert_close(module(IMAGES), free()(IMAGES))
 
 
@@ -81,14 +81,14 @@ class Constant(nn.Module):
         return self.net(x.view(self.size, -1))
 
 
-def test_a_network_of_any_size_is_left_as_it_is():
+def test_a_network_that_accepts_any_batch_size_is_not_wrapped():
     net = free()
     module, notes = answering(net, IMAGES, 3)
     assert module is net
     assert not notes
 
 
-def test_an_image_that_makes_the_network_raise_is_no_question_of_size():
+def test_an_error_on_one_image_is_not_taken_for_a_wrong_batch_size():
     def net(x):
         assert not torch.isclose(x, IMAGES[3]).flatten(1).all(dim=1).any(), "this image"
         return x.flatten(1)[:, :3]
@@ -100,16 +100,16 @@ def test_an_image_that_makes_the_network_raise_is_no_question_of_size():
 @pytest.mark.parametrize(
     ("net", "error", "message"),
     [
-        (lambda x: x.mean(dim=0).flatten()[None, :3], UserError, "takes batches of any size"),
+        (lambda x: x.mean(dim=0).flatten()[None, :3], UserError, "accepts batches of any size"),
         (lambda x: raises(x), AssertionError, "another batch"),
     ],
 )
-def test_where_no_size_helps_the_first_error_stands(net, error, message):
+def test_if_no_batch_size_works_the_first_error_is_raised(net, error, message):
     with pytest.raises(error, match=message):
         answering(Called(lambda x: net(x) if len(x) > 1 else raises(x)), IMAGES, 3)
 
 
-def test_the_parts_of_what_it_returns_are_read_in_its_own_batches():
+def test_the_logits_are_found_in_outputs_of_the_required_batch_size():
     net = free()
 
     def returns(x):
@@ -121,7 +121,7 @@ def test_the_parts_of_what_it_returns_are_read_in_its_own_batches():
     torch.testing.assert_close(module(IMAGES), net(IMAGES))
 
 
-def test_what_one_number_means_is_read_off_all_images():
+def test_the_meaning_of_a_single_output_is_decided_on_all_images():
     """The first image alone would make a probability of a logit."""
     images = torch.stack([torch.full((1, 2, 2), value) for value in (0.4, 0.9, 0.1)])
 

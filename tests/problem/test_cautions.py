@@ -18,7 +18,7 @@ LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.3, 4.0, -2.0], [-1.0, 0.0, 1.0]])
         (LOGITS.softmax(1), "probabilities"),
         (LOGITS.half().softmax(1), "probabilities"),
         (100 * LOGITS.softmax(1), "probabilities, not logits, in units of 1/100"),
-        ((1000 * LOGITS).softmax(1), "probabilities that have saturated"),
+        ((1000 * LOGITS).softmax(1), "saturated probabilities"),
         (LOGITS.log_softmax(1), "log-probabilities"),
         (LOGITS.sigmoid(), "sigmoid"),
         (torch.eye(3), "labels"),
@@ -59,14 +59,14 @@ def test_the_chance_of_few_classes_is_that_of_counting_every_draw():
     n, k = 4, 3
     draws = torch.cartesian_prod(*[torch.arange(k)] * n)
     shown = torch.tensor([len(row.unique()) for row in draws])
-    for most in range(k + 1):
-        exact = (shown <= most).double().mean().item()
-        assert cautions._chance_of_so_few(n, k, most) == pytest.approx(exact)
+    for at_most in range(k + 1):
+        exact = (shown <= at_most).double().mean().item()
+        assert cautions._probability_of_so_few(n, k, at_most) == pytest.approx(exact)
 
 
 def test_an_accuracy_is_measured_against_the_commonest_label():
     y = torch.tensor([0] * 90 + [1] * 10)
-    assert "class 0, which is right on 90.0%" in cautions.of_accuracy(90, y, 2)
+    assert "class 0, which is correct on 90.0%" in cautions.of_accuracy(90, y, 2)
     assert "90.0%" in cautions.of_accuracy(70, y, 2)
     assert not cautions.of_accuracy(91, y, 2)
     assert not cautions.of_accuracy(20, torch.arange(10).repeat(10), 10), "no label is commoner than another"
@@ -98,7 +98,7 @@ def test_a_radius_as_large_as_the_box_is_named(threat, words):
 
 def test_training_images_are_named_with_the_card_and_without():
     train, test = (Split(f"digits:{part}", *_few()) for part in ("train", "test"))
-    assert "as its card says" in cautions.of_training(train, "digits")
+    assert "according to its card" in cautions.of_training(train, "digits")
     assert "these are training images" in cautions.of_training(train, "mnist")
     assert "these are training images" in cautions.of_training(train, "")
     assert not cautions.of_training(test, "digits")

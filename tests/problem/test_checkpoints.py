@@ -152,7 +152,7 @@ def test_half_precision_weights_are_read_as_the_float32_they_round_to(tmp_path):
 
 
 @pytest.mark.parametrize("cast", ["half", "double"])
-def test_a_network_made_in_another_precision_answers_in_float32(tmp_path, monkeypatch, cast):
+def test_a_network_made_in_another_precision_returns_float32(tmp_path, monkeypatch, cast):
     monkeypatch.chdir(tmp_path)
     layers = "nn.Flatten(), nn.Linear(784, 10)"
     Path("net.py").write_text(f"from torch import nn\ndef cast(): return nn.Sequential({layers}).{cast}()\n")
@@ -183,7 +183,7 @@ def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_wei
     assert not first.identity().same_as(second.identity())
 
 
-def test_the_weights_of_a_torchscript_file_go_into_the_architecture_that_is_asked_for(tmp_path, monkeypatch):
+def test_the_weights_of_a_torchscript_file_are_loaded_into_the_requested_architecture(tmp_path, monkeypatch):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))
     write_factory(tmp_path / "net.py", "nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2704, 10)")
@@ -280,7 +280,9 @@ def test_a_network_is_recognised_by_its_shapes_in_order_under_other_names(tmp_pa
     torch.save({f"w{i}": tensor for i, tensor in enumerate(without_counters.values())}, tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=(3, 32, 32), classes=10)
     assert same_function(loaded.classifier, model, (3, 32, 32))
-    assert loaded.notes[0].startswith("recognised as preactresnet18 by the shapes of its tensors alone")
+    assert loaded.notes[0].startswith(
+        "recognised as preactresnet18 by the shapes of its tensors, because its key names differ"
+    )
 
 
 @pytest.mark.parametrize("name", ["madry-mnist", "digits-cnn", "lenet"])
@@ -296,7 +298,7 @@ def test_a_network_whose_shapes_all_differ_is_recognised_in_any_order(tmp_path, 
         assert "--arch" in refusal(tmp_path / "m.safetensors", shape=SHAPE)
 
 
-def test_where_two_architectures_fit_the_plain_one_is_taken_and_the_other_named(tmp_path):
+def test_if_two_architectures_fit_the_plain_one_is_used_and_the_other_named(tmp_path):
     model = network("preactresnet18", (3, 32, 32))
     torch.save(model.state_dict(), tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=(3, 32, 32))
@@ -309,12 +311,12 @@ def test_where_two_architectures_fit_the_plain_one_is_taken_and_the_other_named(
     assert not same_function(smooth.classifier, model, (3, 32, 32))
 
 
-def test_image_sizes_are_tried_where_nothing_says_them(tmp_path):
+def test_image_sizes_are_tried_if_nothing_specifies_them(tmp_path):
     model = network("lenet", (3, 64, 64), classes=200)
     torch.save(model.state_dict(), tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt")
     assert loaded.classifier.shape == (3, 64, 64)
-    assert "its images are taken to be 3x64x64" in loaded.notes
+    assert "its images are assumed to be 3x64x64" in loaded.notes
     assert same_function(loaded.classifier, model, (3, 64, 64))
 
 
@@ -325,10 +327,10 @@ def test_images_that_are_not_square_are_recognised_from_the_shape_of_the_data(tm
     assert "no architecture that robench knows" in refusal(tmp_path / "m.pt")
 
 
-def test_what_is_not_known_is_said(tmp_path):
+def test_unknown_normalisation_and_shape_are_noted(tmp_path):
     torch.save(network().state_dict(), tmp_path / "m.pt")
     notes = load(tmp_path / "m.pt").notes
-    assert any("its images are taken to be 1x28x28" in note for note in notes)
+    assert any("its images are assumed to be 1x28x28" in note for note in notes)
     assert any("--normalise" in note for note in notes)
     assert not any("--normalise" in note for note in load(tmp_path / "m.pt", normalise="none").notes)
 
@@ -388,7 +390,7 @@ def card_for(weights, digest, **fields):
     )
 
 
-def test_a_bundled_model_is_loaded_by_name_with_what_its_card_says(zoo, tmp_path, monkeypatch):
+def test_a_bundled_model_is_loaded_by_name_as_its_card_describes_it(zoo, tmp_path, monkeypatch):
     folder, model = zoo
     monkeypatch.chdir(tmp_path)
     assert bundled.zoo_names() == ("digits-adv-linf",)
@@ -402,7 +404,7 @@ def test_a_bundled_model_is_loaded_by_name_with_what_its_card_says(zoo, tmp_path
         assert torch.equal(loaded.classifier(x), model((x - 0.25) / 0.5))
 
 
-def test_what_is_asked_for_goes_before_the_card(zoo):
+def test_options_take_precedence_over_the_card(zoo):
     _, model = zoo
     loaded = load("digits-adv-linf", normalise="none")
     assert same_function(loaded.classifier, model)
@@ -447,7 +449,7 @@ def test_a_card_is_read_back_as_it_was_written(tmp_path):
     assert read_card(tmp_path / "w.toml") == card
 
 
-def test_a_card_that_says_more_than_we_know_is_read_and_one_that_says_less_is_refused(tmp_path):
+def test_a_card_with_unknown_keys_is_read_and_one_with_missing_keys_is_refused(tmp_path):
     card = card_for(tmp_path / "w.pt", "00")
     path = tmp_path / "w.toml"
     write_card(path, card)
@@ -456,7 +458,7 @@ def test_a_card_that_says_more_than_we_know_is_read_and_one_that_says_less_is_re
     assert read_card(path) == card
     for damaged in (text.replace("classes = 10", ""), text.replace("classes = 10", "classes = 'ten'"), "= [", "\ud800"):
         path.write_text(damaged, encoding="utf-8", errors="surrogatepass")
-        with pytest.raises(UserError, match="is not one that robench reads"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_card(path)
 
 
@@ -493,7 +495,7 @@ def test_neither_a_card_nor_metadata_chooses_which_code_runs(tmp_path, monkeypat
 # Writing
 
 
-def test_a_file_that_cannot_be_written_is_said_and_the_old_one_stays(tmp_path, monkeypatch):
+def test_a_failed_write_is_reported_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "m.bin"
     durable.replace(path, b"old")
     with monkeypatch.context() as patch:
@@ -588,7 +590,7 @@ def test_the_class_that_stands_in_the_way_is_named(tmp_path):
     assert load(tmp_path / "m.pt", shape=SHAPE, trust_pickle=True).classifier.architecture == "digits-cnn"
 
 
-def test_a_pickle_whose_classes_are_gone_says_so(tmp_path, monkeypatch):
+def test_a_pickle_whose_classes_cannot_be_imported_is_refused_with_advice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gone_nets.py").write_text(TIED)
     with monkeypatch.context() as patch:
@@ -641,10 +643,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
         ("m.bin", bytes(range(256)) * 4, "not a checkpoint that PyTorch reads"),
         ("m.pt", b"\x80\x02", "cut off"),
         ("m.safetensors", b"\xff" * 100, "cut off or damaged"),
-        ("m.toml", b"x = 1", "is not one that robench reads"),
+        ("m.toml", b"x = 1", "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_for_what_it_is(tmp_path, name, content, message):
+def test_a_file_that_is_not_a_checkpoint_is_refused_with_its_format(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     assert message in refusal(tmp_path / name, shape=SHAPE)
 
@@ -668,7 +670,7 @@ def test_a_data_file_and_a_folder_are_no_checkpoints(tmp_path):
         ({"weight": torch.zeros(10, 784), "bias": torch.zeros(10)}, "weight (10x784), bias (10)"),
     ],
 )
-def test_what_holds_no_known_weights_is_refused(tmp_path, held, message):
+def test_a_file_without_known_weights_is_refused(tmp_path, held, message):
     torch.save(held, tmp_path / "m.pt")
     sentence = refusal(tmp_path / "m.pt", shape=SHAPE)
     assert message in sentence
@@ -683,7 +685,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value):
     assert "NaN or infinite weights in fc1.weight" in refusal(tmp_path / "m.pt", shape=SHAPE)
 
 
-def test_a_model_that_answers_nan_is_refused(tmp_path):
+def test_a_model_that_returns_nan_is_refused(tmp_path):
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(784, 10), Logarithm()), tmp_path / "m.pt")
     assert "NaN or infinite logits" in refusal(tmp_path / "m.pt", shape=SHAPE, trust_pickle=True)
 
@@ -702,9 +704,9 @@ class Pair(nn.Module):
     ("module", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 5)), "labels reach 9 but the model"),
-        (nn.Identity(), "answers 2 images with a tensor of 2x1x28x28"),
-        (nn.Flatten(0), "with a tensor of 1568"),
-        (Pair(), "answers with tuple, in which no tensor has a row"),
+        (nn.Identity(), "returns a tensor of 2x1x28x28 for 2 images"),
+        (nn.Flatten(0), "a tensor of 1568"),
+        (Pair(), "returns tuple, in which no tensor has a row"),
         (nn.Sequential(nn.Conv2d(3, 1, 28), nn.Flatten()), "reads 3-channel images, but those of the data are 1x28x28"),
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), "3072"),
     ],
@@ -745,11 +747,11 @@ def test_a_wrong_normalisation_is_refused(tmp_path):
     [
         (lambda state: state.pop("fc1.weight"), "it lacks fc1.weight (120x400)"),
         (lambda state: state.update(extra=torch.zeros(2, 3)) or state.pop("conv1.bias"), "it also has extra (2x3)"),
-        (lambda state: state.update({"fc1.bias": torch.zeros(7)}), "fc1.bias is 7 where 120 is wanted"),
+        (lambda state: state.update({"fc1.bias": torch.zeros(7)}), "fc1.bias is 7 where 120 is needed"),
         (lambda state: state.pop("fc3.weight"), "it lacks fc3.weight (10x84)"),
     ],
 )
-def test_weights_that_do_not_fit_are_told_key_by_key(tmp_path, change, message):
+def test_a_misfit_names_the_keys_that_differ(tmp_path, change, message):
     state = network("lenet").state_dict()
     change(state)
     torch.save(state, tmp_path / "m.pt")
@@ -770,12 +772,12 @@ def test_quantised_weights_are_refused(tmp_path):
     assert "is quantised" in refusal(tmp_path / "m.pt", shape=SHAPE)
 
 
-def test_of_several_sets_of_weights_the_one_taken_is_named(tmp_path):
+def test_a_note_names_which_of_several_sets_of_weights_is_used(tmp_path):
     model, average = network(seed=0), network(seed=1)
     torch.save({"ema": average.state_dict(), "model": model.state_dict()}, tmp_path / "m.pt")
     loaded = load(tmp_path / "m.pt", shape=SHAPE)
     assert same_function(loaded.classifier, model)
-    assert "(model, ema): model is taken" in loaded.notes[1]
+    assert "(model, ema): model is used" in loaded.notes[1]
 
 
 def test_a_loaded_model_can_be_replaced_on_disk_without_changing(tmp_path):

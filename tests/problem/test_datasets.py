@@ -42,7 +42,7 @@ def message_of(call) -> str:
 # The registry
 
 
-def test_every_data_set_says_what_it_is():
+def test_every_data_set_describes_itself():
     for name, data in datasets.DATASETS.items():
         assert data.name == name
         assert "http" in data.about
@@ -62,13 +62,13 @@ def test_a_part_may_be_named_in_the_text_or_beside_it():
     assert datasets.load("digits", "train").sha256 == datasets.load("digits:train", "test").sha256
 
 
-def test_a_wrong_name_is_answered_with_the_nearest_names():
+def test_an_unknown_name_is_refused_with_similar_names():
     assert "no data set is called 'minst'; did you mean mnist" in message_of(lambda: datasets.load("minst"))
     assert "there are cifar10, digits, fashion-mnist, mnist" in message_of(lambda: datasets.load("zzz"))
     assert message_of(lambda: datasets.load("mnist:tets")) == "no part of mnist is called 'tets'; did you mean test?"
 
 
-def test_a_robench_data_that_is_no_folder_is_refused(monkeypatch, tmp_path):
+def test_robench_data_must_be_a_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("ROBENCH_DATA", str(tmp_path / "nowhere"))
     assert "ROBENCH_DATA is" in message_of(lambda: datasets.load("mnist"))
 
@@ -183,7 +183,7 @@ def test_an_npz_file_with_one_other_pixel_is_refused(toy, images, labels, tmp_pa
     images[3, 14, 14] ^= 1
     np.savez(tmp_path / "toy_mnist_test.npz", x_test=images, y_test=labels)
     message = message_of(lambda: toy.read("test", places(tmp_path)))
-    assert "toy_mnist_test.npz: x_test is not what was published" in message
+    assert "toy_mnist_test.npz: x_test is not the published file" in message
 
 
 def test_an_npz_file_of_mnist_that_holds_floats_is_refused(toy, images, labels, tmp_path):
@@ -202,10 +202,10 @@ def test_the_cache_is_read_when_the_users_folder_lacks_a_file(toy, images, label
     ("spoil", "reason"),
     [
         (lambda data: data[:-100], "is damaged (it has"),
-        (lambda data: data[:7], "is damaged (it breaks off"),
+        (lambda data: data[:7], "is damaged (it ends within its header"),
         (lambda data: b"", "is damaged (it begins with nothing"),
         (lambda data: b"\0\0\x0d" + data[3:], "is damaged (it begins with 00000d03"),
-        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is not what was published (md5"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is not the published file (md5"),
         (lambda data: b"<html><body>404</body></html>", "is an HTML page"),
     ],
 )
@@ -229,7 +229,7 @@ def test_idx_bytes_writes_what_the_format_prescribes(images, labels):
     assert mnist.idx_bytes(labels) == idx(labels)
 
 
-def test_files_at_the_top_are_never_taken_for_fashion_mnist():
+def test_files_in_the_top_folder_are_not_read_as_fashion_mnist():
     assert "" in mnist.MNIST.folders
     assert "" not in mnist.FASHION_MNIST.folders
 
@@ -353,9 +353,7 @@ def test_cifar10_is_the_same_in_every_form(small_cifar10, batches, binary_files,
         assert torch.equal(train.x[:, channel, row, column], torch.from_numpy(records[:, place]) / 255)
 
 
-def test_the_first_examples_of_a_part_are_taken_for_what_they_are_and_it_is_said(
-    small_cifar10, batches, tmp_path, caplog
-):
+def test_a_file_with_only_the_first_examples_is_read_with_a_warning(small_cifar10, batches, tmp_path, caplog):
     save_images(tmp_path / "cifar10_test_first2.npz", batches["test_batch"][:2], "test")
     beginning = small_cifar10.read("test", places(tmp_path))
     assert caplog.messages == [f"{tmp_path} holds only the first 2 examples of cifar10:test"]
@@ -368,7 +366,7 @@ def test_an_npz_file_of_cifar10_with_one_other_pixel_is_refused(small_cifar10, b
     batches["test_batch"][2, 1000] ^= 1
     save_images(tmp_path / "cifar10_test.npz", batches["test_batch"], "test")
     message = message_of(lambda: small_cifar10.read("test", places(tmp_path)))
-    assert message.startswith(f"{tmp_path / 'cifar10_test.npz'} is not what was published")
+    assert message.startswith(f"{tmp_path / 'cifar10_test.npz'} is not the published file")
 
 
 def test_an_npz_file_of_cifar10_with_labels_of_another_kind_is_refused(small_cifar10, tmp_path):
@@ -380,7 +378,7 @@ def test_a_batch_with_one_other_byte_is_refused_by_name(small_cifar10, binary_fi
     data = binary_files["test_batch.bin"]
     write(tmp_path, **{"test_batch.bin": data[:-1] + bytes([data[-1] ^ 1])})
     message = message_of(lambda: small_cifar10.read("test", places(tmp_path)))
-    assert message.startswith(f"{tmp_path / 'test_batch.bin'} is not what was published")
+    assert message.startswith(f"{tmp_path / 'test_batch.bin'} is not the published file")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +397,7 @@ def test_a_damaged_archive_is_refused_by_name(small_cifar10, binary_files, tmp_p
     assert message.startswith(f"{path} {reason}")
 
 
-def test_an_archive_without_the_batches_says_what_it_lacks(small_cifar10, tmp_path):
+def test_an_archive_without_the_batches_is_refused_with_the_missing_names(small_cifar10, tmp_path):
     archive(tmp_path / "cifar-10-binary.tar.gz", {"data_batch_1.bin": b"..."})
     assert "it lacks test_batch.bin" in message_of(lambda: small_cifar10.read("test", places(tmp_path)))
 
@@ -436,10 +434,10 @@ def hostile_pickles(params: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("case", range(7))
-def test_a_pickle_that_would_call_anything_is_refused_and_nothing_is_called(tmp_path, case):
+def test_a_batch_pickle_that_names_a_callable_is_refused_before_any_call(tmp_path, case):
     params = tmp_path / "was-run"
     message = message_of(lambda: read_batch(hostile_pickles(params)[case], "data_batch_1"))
-    assert message.startswith("data_batch_1 asks to run ")
+    assert message.startswith("data_batch_1 would run ")
     assert not params.exists()
 
 
@@ -548,7 +546,7 @@ FLOATS = GOOD + np.linspace(0, 1, 6).reshape(6, 1, 1, 1)
         ({"x": np.uint8(3), "y": Y}, "x has shape (); robench reads images as"),
         ({"x": GOOD, "y": np.ones((6, 2))}, "y has shape (6, 2) and is not one-hot"),
         ({"x": GOOD[:0], "y": Y[:0]}, "x is empty: its shape is (0, 9, 7, 3)"),
-        ({"x": GOOD[:, :3], "y": Y}, "x has shape (6, 3, 7, 3), which reads both as"),
+        ({"x": GOOD[:, :3], "y": Y}, "x has shape (6, 3, 7, 3), which may be (N,C,H,W) or (N,H,W,C)"),
         ({"x": GOOD[..., :2], "y": Y}, "neither its second nor its last axis has 1, 3 or 4 channels"),
         ({"x": FLOATS * 255, "y": Y}, "floats from 0 to 255; pixels go from 0 to 1: divide them by 255"),
         ({"x": FLOATS * 4 - 2, "y": Y}, "floats from -2 to 2; pixels go from 0 to 1: undo their normalisation"),
@@ -564,7 +562,7 @@ FLOATS = GOOD + np.linspace(0, 1, 6).reshape(6, 1, 1, 1)
         ({"x": GOOD, "y": np.array([1, "a", None, 2, 3, 4], dtype=object)}, "y holds Python objects"),
     ],
 )  # fmt: skip
-def test_an_npz_file_that_cannot_be_used_is_told_why_in_one_sentence(tmp_path, arrays, sentence):
+def test_an_unusable_npz_file_is_refused_in_one_sentence(tmp_path, arrays, sentence):
     path = npz_file(tmp_path, **arrays)
     message = message_of(lambda: datasets.load(path))
     assert message.startswith(path)
@@ -575,12 +573,12 @@ def test_an_npz_file_that_cannot_be_used_is_told_why_in_one_sentence(tmp_path, a
     ("content", "sentence"),
     [
         (b"<!doctype html><title>Sign in</title>", "is an HTML page"),
-        (b"PK\x03\x04 cut short", "is damaged or no .npz archive"),
-        (pickle.dumps([1, 2, 3]), "is damaged or no .npz archive"),
-        (b"", "is damaged or no .npz archive"),
+        (b"PK\x03\x04 cut short", "is damaged or not an .npz archive"),
+        (pickle.dumps([1, 2, 3]), "is damaged or not an .npz archive"),
+        (b"", "is damaged or not an .npz archive"),
     ],
 )
-def test_a_file_that_is_no_archive_is_told_from_one(tmp_path, content, sentence):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path, content, sentence):
     (tmp_path / "my.npz").write_bytes(content)
     assert sentence in message_of(lambda: datasets.load(str(tmp_path / "my.npz")))
 

@@ -34,13 +34,13 @@ def test_a_file_arrives_as_published_under_its_own_name(server, tmp_path):
     assert left_in(tmp_path) == ["images.gz"]  # no temporary file stays
 
 
-def test_a_file_that_is_there_is_not_fetched_again(server, tmp_path):
+def test_an_existing_file_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "images.gz").write_bytes(CONTENT)
     fetch(wanted(server.address + "images.gz"), tmp_path, "toy")
     assert server.asked == []
 
 
-def test_mirrors_are_asked_in_order_until_one_serves_the_published_file(server, nowhere, tmp_path):
+def test_mirrors_are_tried_in_order_until_one_serves_the_published_file(server, nowhere, tmp_path):
     server.files |= {"page": PAGE, "other": b"something else", "good": CONTENT, "never": CONTENT}
     paths = ["none", "page", "other", "good", "never"]
     fetch(wanted(nowhere + "images.gz", *(server.address + path for path in paths)), tmp_path, "toy")
@@ -58,9 +58,7 @@ def test_mirrors_are_asked_in_order_until_one_serves_the_published_file(server, 
         (None, 0, "HTTP 404"),
     ],
 )
-def test_what_is_not_the_published_file_is_named_and_leaves_nothing_behind(
-    server, tmp_path, body, missing_bytes, answer
-):
+def test_a_wrong_download_is_named_and_leaves_no_file(server, tmp_path, body, missing_bytes, answer):
     if body is not None:
         server.files["images.gz"] = body
         server.missing_bytes["images.gz"] = missing_bytes
@@ -87,7 +85,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(server, tmp_path):
         fetch(wanted(server.address + "images.gz"), tmp_path / "cache" / "toy", "toy")
 
 
-def test_progress_is_drawn_on_a_terminal_and_nowhere_else(server, tmp_path, monkeypatch, capfd):
+def test_progress_is_shown_only_on_a_terminal(server, tmp_path, monkeypatch, capfd):
     server.files["images.gz"] = CONTENT
     fetch(wanted(server.address + "images.gz"), tmp_path / "quiet", "toy")
     assert "\x1b[" not in capfd.readouterr().err

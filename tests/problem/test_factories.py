@@ -94,7 +94,7 @@ def refusal(arch, path=None, **settings):
         ("Holder.make", {"num_classes": 10}),
     ],
 )  # fmt: skip
-def test_a_factory_is_called_with_what_was_written_and_what_is_known(folder, call, given):
+def test_a_factory_is_called_with_written_and_known_arguments(folder, call, given):
     for target in ("net.py", f"{folder}/net.py"):
         made = factories.build(f"{target}:{call}", SHAPE, 10)
         assert made.given == given
@@ -117,7 +117,7 @@ def test_a_network_that_the_file_has_made_is_copied(folder):
         ("build", "build needs depth; write --arch 'net.py:build(depth=...)'"),
         ("channels_alone(width=3)", "needs channels; write --arch 'net.py:channels_alone(width=3, channels=...)'"),
         ("build(1, dept=2)", "build has no argument 'dept'; did you mean depth? it takes depth, width=2.5, name='x'"),
-        ("build(1, 2, 3, 4, 5)", "has 5 arguments without a name; it takes depth"),
+        ("build(1, 2, 3, 4, 5)", "has 5 positional arguments; it takes depth"),
         ("build(1, depth=2)", "gives depth twice"),
         ("build(depth=os.getcwd())", "write literals, like"),
         ("build(depth=__import__('os'))", "write literals, like"),
@@ -136,7 +136,7 @@ def test_arguments_that_cannot_be_given_are_named(folder, call, message):
     assert message in refusal(f"net.py:{call}")
 
 
-def test_a_file_that_is_not_there_is_answered_with_the_nearest(folder):
+def test_a_missing_file_is_refused_with_the_most_similar_name(folder):
     (folder / "nets").mkdir()
     (folder / "nets" / "models.py").write_text(CODE)
     assert "did you mean nets/models.py?" in refusal("nets/model.py:build")
@@ -190,24 +190,24 @@ def test_a_network_has_as_many_classes_as_its_weights(folder):
     assert "labels reach 9 but the model m.pt has 7 outputs" in refusal("net.py:imagenet", "m.pt", classes=10)
 
 
-def test_where_only_a_factorys_own_numbers_fit_they_are_taken_with_a_note(folder):
+def test_if_only_a_factorys_defaults_fit_they_are_used_with_a_note(folder):
     (folder / "sizes.py").write_text(
         "from torch import nn\ndef make(img_size=4): return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(),"
         " nn.Linear(img_size ** 2, 5))\n"
     )
     saved(nn.Sequential(nn.Identity(), nn.Identity(), nn.Linear(16, 5)))
     loaded = load("m.pt", arch="sizes.py:make", shape=SHAPE, classes=5)
-    assert loaded.notes[0] == "make is called without img_size: with the numbers of the data the weights would not fit"
+    assert loaded.notes[0] == "make is called without img_size: with the values of the data the weights would not fit"
 
 
-def test_a_head_of_another_size_is_answered_with_what_to_type(folder):
+def test_a_misfit_in_the_number_of_classes_says_what_to_type(folder):
     saved(made(0))
     message = refusal("net.py:of_hundred", "m.pt")
-    assert "fc.weight is 5x144 where 100x144 is wanted, and 1 more differs" in message
+    assert "fc.weight is 5x144 where 100x144 is needed, and 1 more differs" in message
     assert "if it takes the number of classes, write it: --arch 'net.py:of_hundred(num_classes=5)'" in message
 
 
-def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
+def test_lazy_layers_infer_their_size_from_an_image(folder):
     saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
     loaded = load("m.pt", arch="net.py:lazy", shape=SHAPE, classes=5)
     weights = torch.load("m.pt")
@@ -215,10 +215,10 @@ def test_layers_that_learn_their_size_from_an_image_are_filled(folder):
     assert torch.allclose(loaded.classifier(x), x.flatten(1) @ weights["1.weight"].T + weights["1.bias"], atol=1e-6)
 
 
-def test_such_layers_need_an_image_that_suits_them(folder):
+def test_lazy_layers_need_data_of_a_fitting_shape(folder):
     saved(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
     message = sentence(lambda: load("m.pt", arch="net.py:lazy"))
-    assert "has layers that learn their size from an image; name the data with --data" in message
+    assert "has layers that infer their size from an image; name the data with --data" in message
     message = sentence(lambda: load("m.pt", arch="net.py:lazy_maps", shape=(3, 8, 8)))
     assert "fails on images of 3x8x8 with RuntimeError" in message
 
@@ -291,7 +291,7 @@ def test_names_of_a_script_are_found_in_the_file_that_the_user_names(written, na
     assert answers(f"{place}{name}", written / f"{'deep' if which == 'Deep' else 'net'}-weights.pt", **settings)
 
 
-def test_of_modules_in_one_file_the_class_or_the_key_chooses(written, monkeypatch):
+def test_among_modules_in_one_file_the_class_or_the_key_selects(written, monkeypatch):
     monkeypatch.chdir(written)
     assert answers("several.pt", "deep-weights.pt", arch="train.py:Deep", trust_pickle=True)
     assert answers("several.pt", "deep-weights.pt", arch="train.py:Net", weights="ema", trust_pickle=True)
@@ -309,7 +309,7 @@ def test_without_trust_nothing_is_imported_and_the_message_names_what_to_type(wr
     assert refusal("train.py:Net", name).endswith("or add --trust-pickle if you trust who made the file")
 
 
-def test_a_script_that_is_not_named_or_is_another_is_asked_for(written, monkeypatch):
+def test_a_missing_or_wrong_script_is_requested(written, monkeypatch):
     monkeypatch.chdir(written)
     (written / "other.py").write_text(NET)
     message = refusal(None, "meter.pt", trust_pickle=True)
@@ -321,7 +321,7 @@ def test_a_script_that_is_not_named_or_is_another_is_asked_for(written, monkeypa
     assert "was saved by a script that defines Meter, and other.py does not" in message
 
 
-def test_the_main_module_of_this_process_stays_what_it_is(written, monkeypatch):
+def test_the_main_module_of_this_process_is_unchanged(written, monkeypatch):
     monkeypatch.chdir(written)
     before = sys.modules["__main__"], pickle.Unpickler
     load("net.pt", arch="train.py:Net", shape=SHAPE, classes=5, trust_pickle=True)

@@ -173,12 +173,12 @@ LAYOUTS = [
            lambda w, o: {"n_averaged": torch.tensor(9), **at("module.", w)}),
     Layout("MoCo", "`state_dict`: `module.encoder_q.conv.weight`, `module.encoder_k.conv.weight`",
            "2 sets of weights fit and differ (state_dict.module.encoder_q, state_dict.module.encoder_k): "
-           "state_dict.module.encoder_q is taken, no average or other copy by its name; "
-           "--weights state_dict.module.encoder_k takes the other",
+           "state_dict.module.encoder_q is used (not an average or other copy by its name); "
+           "--weights state_dict.module.encoder_k selects the other",
            lambda w, o: {"state_dict": {**at("module.encoder_k.", o), **at("module.encoder_q.", w)}}),
     Layout("student and teacher", "`student.conv.weight`, `teacher.conv.weight`",
-           "2 sets of weights fit and differ (student, teacher): student is taken, no average or other copy by its "
-           "name; --weights teacher takes the other",
+           "2 sets of weights fit and differ (student, teacher): student is used (not an average or other copy by "
+           "its name); --weights teacher selects the other",
            lambda w, o: {**at("teacher.", o), **at("student.", w)}),
     # Wrappings
     Layout("Lightning", "`state_dict`: `model.net.conv.weight`, `criterion.weight`; `hyper_parameters`, `callbacks`",
@@ -187,8 +187,8 @@ LAYOUTS = [
                          "hyper_parameters": {"lr": np.float64(0.1), "sizes": [1, 2], "name": None},
                          "pytorch-lightning_version": "2.4.0", "callbacks": {"best": {"score": torch.tensor(0.5)}}}),
     Layout("timm", "`state_dict`, `state_dict_ema`, `optimizer`, `arch`",
-           "2 sets of weights fit and differ (state_dict, state_dict_ema): state_dict is taken, no average or other "
-           "copy by its name; --weights state_dict_ema takes the other",
+           "2 sets of weights fit and differ (state_dict, state_dict_ema): state_dict is used (not an average or "
+           "other copy by its name); --weights state_dict_ema selects the other",
            lambda w, o: {"state_dict": w, "state_dict_ema": o, "optimizer": adam(made(1)), "arch": "net", "epoch": 3}),
     Layout("timm, `--weights state_dict_ema`", "the same",
            "weights read from state_dict_ema · not used: state_dict (8 tensors)",
@@ -210,11 +210,11 @@ LAYOUTS = [
            "weights read in parts, from state_dict.backbone and state_dict.head",
            lambda w, o: {"meta": {"epoch": 3}, "state_dict": at("backbone.", split(w)[0]) | at("head.", split(w)[1])}),
     Layout("an average beside them", "`net`, `ema`",
-           "2 sets of weights fit and differ (net, ema): net is taken, no average or other copy by its name; "
-           "--weights ema takes the other", lambda w, o: {"ema": o, "net": w}),
+           "2 sets of weights fit and differ (net, ema): net is used (not an average or other copy by its name); "
+           "--weights ema selects the other", lambda w, o: {"ema": o, "net": w}),
     Layout("several in a dictionary", "`last`, `best_acc`",
-           "2 sets of weights fit and differ (last, best_acc): last is taken, the shortest name; "
-           "--weights best_acc takes the other", lambda w, o: {"best_acc": o, "last": w}),
+           "2 sets of weights fit and differ (last, best_acc): last is used (the shortest name); "
+           "--weights best_acc selects the other", lambda w, o: {"best_acc": o, "last": w}),
     Layout("any other key", "`net_state_dict`", "weights read from net_state_dict",
            lambda w, o: {"net_state_dict": w, "epoch": 3}),
     Layout("wrappings in wrappings", "`checkpoint`: `models`: `classifier`: `module.conv.weight`",
@@ -223,7 +223,7 @@ LAYOUTS = [
     Layout("stages in a list", "`[{'conv.weight': ...}, {'fc.weight': ...}]`", "weights read in parts, from 0 and 1",
            lambda w, o: list(split(w))),
     Layout("epochs in a list", "`[{'conv.weight': ...}, {'conv.weight': ...}]`",
-           "2 sets of weights fit and differ (1, 0): 1 is taken, the last of a list; --weights 0 takes the other",
+           "2 sets of weights fit and differ (1, 0): 1 is used (the last of a list); --weights 0 selects the other",
            lambda w, o: [o, w]),
     Layout("a tuple", "`(net.state_dict(), optimiser.state_dict())`", "weights read from 0",
            lambda w, o: (w, adam(made(1)))),
@@ -293,7 +293,7 @@ def test_the_weights_in_it_are_the_networks_and_a_note_names_their_place(folder,
     assert loaded.classifier.normalisation == ("0.25/0.5" if layout.normalised else "none")
     counters = loaded.classifier.module.state_dict()["bn.num_batches_tracked"]
     assert counters == 7
-    notes = [note for note in loaded.notes if not note.startswith("nothing says how its images were normalised")]
+    notes = [note for note in loaded.notes if not note.startswith("no normalisation is known")]
     assert " · ".join(notes).startswith(layout.note)
     assert bool(notes) == bool(layout.note)
 
@@ -309,7 +309,7 @@ def test_the_page_has_no_other_rows():
     assert len(table.strip().splitlines()) == len(LAYOUTS) + 2
 
 
-def test_torch_itself_reads_the_oldest_layout_as_it_is_written_here(folder):
+def test_torch_reads_the_oldest_layout_as_these_tests_write_it(folder):
     weights = made(0).state_dict()
     held = torch.load(first_tar(weights, folder), weights_only=False)
     assert held.keys() == weights.keys()

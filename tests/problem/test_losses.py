@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robench.problem.losses import TARGETED, UNTARGETED, dlr, dlr_targeted, margin
+from robench.problem.losses import TARGETED, UNTARGETED, dlr, dlr_targeted, margin, misclassified
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, -2.0], [0.5, 2.0, 1.0, 0.0]])
 Y, TARGET = torch.tensor([0, 2]), torch.tensor([1, 3])
@@ -12,6 +12,19 @@ Y, TARGET = torch.tensor([0, 2]), torch.tensor([1, 3])
 
 def test_margin_by_hand():
     assert margin(LOGITS, Y).tolist() == [-1.0, 1.0]
+
+
+def test_a_row_is_misclassified_if_another_logit_is_the_highest_and_none_is_nan():
+    assert misclassified(LOGITS, Y).tolist() == [False, True]
+    for place in range(LOGITS.shape[1]):
+        nan = LOGITS.clone()
+        nan[:, place] = torch.nan
+        assert misclassified(nan, Y).tolist() == [False, False]
+
+
+def test_every_candidate_of_a_row_may_be_compared_with_a_label_of_its_own():
+    labels = torch.stack([Y, 1 - Y.clamp(max=1)], dim=1)
+    assert misclassified(LOGITS[:, None], labels).tolist() == [[False, True], [True, True]]
 
 
 def test_cross_entropy_is_the_log_probability():
@@ -34,7 +47,7 @@ def test_targeted_dlr_by_hand():
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 @pytest.mark.parametrize("losses", [UNTARGETED, TARGETED], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("name", list(UNTARGETED))
-def test_every_loss_is_finite_and_rises_when_the_right_logit_falls(classes, losses, name):
+def test_every_loss_is_finite_and_rises_when_the_correct_logit_falls(classes, losses, name):
     logits = torch.randn(20, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     y = torch.arange(20) % classes
     target = (y + 1) % classes

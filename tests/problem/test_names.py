@@ -8,7 +8,7 @@ UNSHOWN = ["", "a" * 300, "a\0b", "a\nb", "\x1b[31mred", "a\u202eb", "a\u2028b"]
 
 
 @pytest.mark.parametrize("name", PATHS + UNSHOWN)
-def test_what_could_be_a_path_or_cannot_be_shown_is_no_name(name):
+def test_a_path_or_unprintable_text_is_not_a_name(name):
     with pytest.raises(UserError) as error:
         check(name, "the card c.toml calls its model")
     assert str(error.value).isprintable()
@@ -21,7 +21,7 @@ def test_other_names_are_names_and_keep_their_files(name):
 
 
 @pytest.mark.parametrize("name", PATHS + UNSHOWN)
-def test_every_text_makes_the_name_of_one_file_in_the_same_folder(tmp_path, name):
+def test_every_text_becomes_a_file_name_without_folders(tmp_path, name):
     path = tmp_path / f"{as_file_name(name)}-1a2b3c4d.robench"
     path.touch()
     assert path.resolve().parent == tmp_path.resolve()

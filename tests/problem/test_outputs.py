@@ -30,18 +30,18 @@ def taken(form):
     return notes
 
 
-def test_the_logits_of_a_named_tuple_go_by_their_name():
+def test_the_logits_in_a_named_tuple_are_found_by_name():
     assert taken(lambda logits, features: Output(features[:, :5], logits)) == (
         "of what the model returns (Output), 'logits' is taken as the logits",
     )
 
 
-def test_of_tensors_without_names_one_with_a_column_for_each_class_is_taken():
+def test_among_unnamed_tensors_one_with_a_column_for_each_class_is_used():
     (note,) = taken(lambda logits, features: (features, logits))
     assert note.endswith("'1' is taken as the logits; 0 would fit as well")
 
 
-def test_of_tensors_as_wide_as_the_data_have_classes_the_first_is_taken():
+def test_among_tensors_with_a_column_for_each_class_the_first_is_used():
     (note,) = taken(lambda logits, features: [logits, features[:, :5]])
     assert note.endswith("'0' is taken as the logits; 1 would fit as well")
 
@@ -54,11 +54,11 @@ def test_of_tensors_as_wide_as_the_data_have_classes_the_first_is_taken():
         (lambda logits, _: logits > 0, "a bool tensor of 6x5"),
     ],
 )
-def test_what_cannot_be_logits_is_refused_and_named(form, kind):
-    with pytest.raises(robench.UserError, match=f"answers 6 images with {kind}, not 6xK logits"):
+def test_a_tensor_that_cannot_be_logits_is_refused_and_described(form, kind):
+    with pytest.raises(robench.UserError, match=f"returns {kind} for 6 images, not 6xK logits"):
         as_logits(Returning(form), X, 5)
 
 
-def test_the_class_of_a_network_is_no_model():
-    with pytest.raises(robench.UserError, match="Linear is a class, not a model; give a network of it"):
+def test_the_class_of_a_network_is_refused_as_a_model():
+    with pytest.raises(robench.UserError, match="Linear is a class, not a model; give an instance of it"):
         own_module(nn.Linear, X, 5, torch.device("cpu"))

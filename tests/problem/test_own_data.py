@@ -58,7 +58,7 @@ def test_a_folder_is_read_in_the_order_of_image_folder(photos):
     assert np.array_equal(split.x.numpy(), (expected / 255).astype(np.float32))
 
 
-def test_only_the_images_that_are_taken_are_decoded(photos):
+def test_only_the_selected_images_are_decoded(photos):
     (photos / "emu" / "c.png").write_bytes((photos / "emu" / "c.png").read_bytes()[:60])
     source = datasets.source(str(photos))
     assert len(source) == 4
@@ -90,7 +90,7 @@ def test_palettes_and_transparency_become_colours(tmp_path):
     assert torch.equal(a, b)
 
 
-def test_a_data_set_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+def test_the_name_of_a_data_set_takes_precedence_over_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "digits" / "0" / "a.png", noise(4, 4))
     assert datasets.load("digits").name == "digits:test"
@@ -105,7 +105,7 @@ def test_a_data_set_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
         (lambda d: d.mkdir(exist_ok=True), "has no subfolders"),
         (lambda d: [(d / part).mkdir() for part in ("train", "val")], "holds train and val; name one of them"),
         (lambda d: [save(d / f"c/{n}.png", noise(n, 4)) for n in (4, 5)], "have different sizes"),
-        (lambda d: [(d / "c").mkdir(), (d / "c/x.png").write_text("no")], "is no image that Pillow can read"),
+        (lambda d: [(d / "c").mkdir(), (d / "c/x.png").write_text("no")], "is not an image that Pillow can read"),
         (lambda d: save(d / "c/x.png", np.zeros((4, 4), dtype=np.uint16)), "not of 8 bits"),
     ],
 )
@@ -116,13 +116,13 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, make,
     assert sentence in message_of(lambda: datasets.load(str(folder)))
 
 
-def test_a_folder_that_is_not_there_is_named():
+def test_a_missing_folder_is_named():
     assert "there is no folder nowhere/val" in message_of(lambda: datasets.load("nowhere/val"))
 
 
-def test_more_pixels_than_memory_holds_are_refused_before_they_are_decoded(photos, monkeypatch):
+def test_images_that_exceed_the_memory_are_refused_before_decoding(photos, monkeypatch):
     monkeypatch.setattr("robench.problem.datasets.pictures.LARGEST", 3 * 4 * 6 * 5 * 3 - 1)
-    assert "take fewer with --examples" in message_of(lambda: datasets.source(str(photos)).part("3"))
+    assert "use fewer with --examples" in message_of(lambda: datasets.source(str(photos)).part("3"))
     assert len(datasets.source(str(photos)).part("2")) == 2
 
 
@@ -155,9 +155,9 @@ def test_images_of_different_sizes_are_brought_to_one(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"resize": "big"}, "--resize big is no size; write a number of pixels like 256"),
+        ({"resize": "big"}, "--resize big is not a size; write a number of pixels like 256"),
         ({"crop": "0"}, "--crop 0 is out of range"),
-        ({"crop": "1x2x3"}, "is no size"),
+        ({"crop": "1x2x3"}, "is not a size"),
         ({"resize": "99999"}, "is out of range"),
         ({"resize": "8", "interpolation": "bilinaer"}, "did you mean bilinear"),
         ({"interpolation": "nearest"}, "give --resize too"),
@@ -224,7 +224,7 @@ def test_a_label_map_that_does_not_fit_is_refused(photos, tmp_path, text, senten
     assert sentence in message_of(lambda: datasets.load(str(photos), preparation=options))
 
 
-def test_places_in_a_list_are_not_passed_off_as_outputs_of_a_larger_model(photos):
+def test_list_positions_are_not_used_silently_as_outputs_of_a_larger_model(photos):
     split = datasets.load(str(photos))
     assert of_class_names(split, 3, mapped=False) == "classes of photos: 0 cat, 1 dog, 2 emu"
     assert "the model has 1000 outputs" in of_class_names(split, 1000, mapped=False)
@@ -268,17 +268,17 @@ def test_labels_that_mean_something_else_are_refused_with_the_cure(y, sentence):
     assert sentence in message_of(lambda: whole_labels(y, "y"))
 
 
-def test_labels_from_1_are_taken_where_the_number_of_classes_is_given(tmp_path):
+def test_labels_from_1_are_accepted_if_the_number_of_classes_is_given(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((9, 4, 4)), y=[1, 2, 3] * 3, classes=4)
     assert datasets.load(str(tmp_path / "a.npz")).classes == 4
     np.savez(tmp_path / "b.npz", x=np.zeros((9, 4, 4)), y=[1, 2, 3] * 3, classes=3)
-    assert "there are said to be 3 classes" in message_of(lambda: datasets.load(str(tmp_path / "b.npz")))
+    assert "the number of classes is 3" in message_of(lambda: datasets.load(str(tmp_path / "b.npz")))
 
 
-def test_bytes_of_0_and_1_are_not_taken_for_black_images():
+def test_bytes_of_0_and_1_are_refused():
     x = np.zeros((2, 4, 4), dtype=np.uint8)
     x[0, 0, 0] = 1
-    assert "0 and 1 only" in message_of(lambda: split_of_arrays("d", x, np.array([0, 1]), "d"))
+    assert "only the uint8 pixels 0 and 1" in message_of(lambda: split_of_arrays("d", x, np.array([0, 1]), "d"))
 
 
 # What a file declares

@@ -157,9 +157,9 @@ RANDOM = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (lambda: X, "data=Tensor is no data; robench takes (x, y)"),
-        (lambda: 5, "data=int is no data"),
-        (lambda: (X, Y, Y), "data=tuple is no data"),
+        (lambda: X, "data=Tensor cannot be read as data; robench accepts (x, y)"),
+        (lambda: 5, "data=int cannot be read as data"),
+        (lambda: (X, Y, Y), "data=tuple cannot be read as data"),
         (lambda: ((X, Y), (X, Y)), "holds two pairs"),
         (lambda: iter([1]), "data=list_iterator can be read only once"),
         (lambda: (pair for pair in zip(X, Y, strict=True)), "data=generator can be read only once"),
@@ -167,14 +167,14 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: DataLoader(Stream()), "data=Stream can be read only once"),
         (lambda: ([X[0], X[1, :, :4]], [0, 1]), "images of different sizes, (3, 4, 6) and (3, 8, 6)"),
         (lambda: ([X[0].numpy(), X[1, :, :4].numpy()], [0, 1]), "images of different sizes"),
-        (lambda: ([[1, 2], [3]], [0, 1]), "is no array of numbers"),
+        (lambda: ([[1, 2], [3]], [0, 1]), "is not an array of numbers"),
         (lambda: (X, Y[:5]), "data has 12 images in x but 5 labels in y"),
         (lambda: (X[:0], Y[:0]), "x is empty"),
         (lambda: (X * float("nan"), Y), "NaN or infinite"),
         (lambda: (X * 255, Y), "divide them by 255"),
         (lambda: (X, None), "y is NoneType"),
         (lambda: (X.to_sparse(), Y), "torch.sparse_coo; give a dense one"),
-        (lambda: Pairs(lambda i: torch.rand(3, 8, 6, generator=RANDOM)), "gives another image each time"),
+        (lambda: Pairs(lambda i: torch.rand(3, 8, 6, generator=RANDOM)), "returns another image each time"),
         (lambda: Pairs(lambda i: X[i, :, : 8 - i]), "images of different sizes"),
         (lambda: Pairs(lambda i: 1 / 0), "fails on item 0 with ZeroDivisionError"),
         (lambda: Unpaired(), "has items of type Tensor; robench reads pairs"),
@@ -187,10 +187,10 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: {"test": HuggingFace()}, "data=dict holds the part test; give it, as data[...]"),
         (lambda: HuggingFace(image="photo"), "has the columns photo, label, and none for images"),
         (lambda: HuggingFace(names=("a", "b")), "holds labels outside its 2 classes"),
-        (lambda: HuggingFace(cell=lambda i: "path"), "no array of numbers"),
+        (lambda: HuggingFace(cell=lambda i: "path"), "not an array of numbers"),
     ],
 )
-def test_what_is_no_data_is_refused_in_one_short_sentence(data, sentence):
+def test_an_object_that_is_not_data_is_refused_in_one_short_sentence(data, sentence):
     with pytest.raises(UserError) as caught:
         source_of(data()).part("3")
     message = str(caught.value)

@@ -51,7 +51,7 @@ def test_whole_pixels_and_quarter_turns_only_move_pixels():
     torch.testing.assert_close(turned, x.rot90(1, (2, 3)), atol=1e-5, rtol=0)
 
 
-def test_padding_keeps_what_the_rotation_would_push_out_of_the_frame():
+def test_padding_keeps_pixels_that_a_rotation_would_move_out_of_the_frame():
     x = torch.zeros(1, 1, 9, 9)
     x[..., 0, 0] = 1  # a corner: a turn takes it out of the frame, a shift brings it back
     transform = torch.tensor([[3.0, 3.0, 20.0]])
@@ -77,7 +77,7 @@ def test_images_in_their_pose_are_members_and_no_others(text):
     assert threat.contains(threat.apply(x, at_the_limits), x, at_the_limits).all()
 
 
-def test_where_nothing_is_moved_not_a_bit_changes():
+def test_the_identity_transform_changes_no_bit():
     x = images((3, 7, 7))
     assert torch.equal(parse("rt:3px,30deg,pad2").apply(x, torch.zeros(6, 3)), x)
 

@@ -27,7 +27,7 @@ def test_a_slice_is_the_examples_from_its_first_number_up_to_its_last(split, tex
     assert torch.equal(part.x, split.x[list(numbers)])
 
 
-def test_a_part_keeps_what_the_whole_is_called_and_how_many_classes_it_has(split):
+def test_a_part_keeps_the_name_and_the_number_of_classes_of_the_whole(split):
     part = split.part("2")  # these two examples show two of the seven classes
     assert (part.name, part.classes, part.shape, len(part)) == ("toy:test", 7, (1, 4, 5), 2)
 
@@ -75,7 +75,7 @@ def test_the_hash_of_a_split_changes_with_the_order_of_its_examples(split):
 @pytest.mark.parametrize(
     "text", ["", "ten", "1.5", "a:b", "1:2:3", "-3", "0", "5:5", "9:4", "-5:3", "61", "0:61", "70:80"]
 )
-def test_a_bad_text_gives_one_line_that_repeats_it(split, text):
+def test_an_unreadable_text_is_quoted_in_the_error(split, text):
     with pytest.raises(UserError) as caught:
         split.part(text)
     message = str(caught.value)
@@ -83,6 +83,6 @@ def test_a_bad_text_gives_one_line_that_repeats_it(split, text):
     assert "\n" not in message
 
 
-def test_a_part_beyond_the_end_is_told_how_many_examples_there_are(split):
-    with pytest.raises(UserError, match="more than the 60 examples of toy:test"):
+def test_a_part_beyond_the_end_is_refused_with_the_number_of_examples(split):
+    with pytest.raises(UserError, match="reaches past the 60 examples of toy:test"):
         split.part("100")

@@ -356,7 +356,7 @@ def test_the_box_is_exact(pixel):
     assert not parse("linf:1").contains(x_adv, torch.tensor([[0.5, 0.5]])).item()
 
 
-def test_inward_drops_only_what_pushes_out_of_the_box():
+def test_inward_removes_only_components_that_leave_the_box():
     x = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5]])
     grad = torch.tensor([[-1.0, 1.0, 1.0, -1.0, -2.0]])
     assert inward(grad, torch.zeros_like(x), x).tolist() == [[0.0, 1.0, 0.0, -1.0, -2.0]]
@@ -377,7 +377,7 @@ def test_inward_drops_only_what_pushes_out_of_the_box():
         ("", "no threat model"),
     ],
 )
-def test_a_text_that_cannot_be_read_says_why(text, told):
+def test_an_unreadable_text_is_refused_with_the_reason(text, told):
     with pytest.raises(UserError, match=told):
         parse(text)
 

@@ -13,9 +13,9 @@ import torch
 
 from robench.errors import UserError
 from robench.problem.checkpoints import load, torchscript
-from robench.problem.checkpoints.torchscript import checked, operators
-from robench.problem.checkpoints.torchscript.process import examine
-from robench.problem.checkpoints.torchscript.verdict import Inspection
+from robench.problem.checkpoints.torchscript import inspect_apart, operators
+from robench.problem.checkpoints.torchscript.inspection import Inspection
+from robench.problem.checkpoints.torchscript.process import inspect
 
 from .archives import SOURCE, archive, instance, net, tensor, text
 from .programs import PROGRAMS
@@ -132,7 +132,7 @@ def inside(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_way_to_write_a_file_gets_past_the_check(way):
-    refused = examine(WAYS[way]).refused
+    refused = inspect(WAYS[way]).refused
     assert not Path("W").exists()
     assert "aten::from_file" in refused or "aten::save" in refused or "computes" in refused or "aten::wait" in refused
     # It is one: torch itself writes the file.
@@ -201,9 +201,9 @@ UNWANTED = {
 
 
 @pytest.mark.parametrize("what", UNWANTED)
-def test_what_is_not_known_to_only_compute_is_refused(what):
+def test_a_program_not_known_to_only_compute_is_refused(what):
     contents, words = UNWANTED[what]
-    assert any(word in examine(contents).refused for word in words.split("|")), examine(contents)
+    assert any(word in inspect(contents).refused for word in words.split("|")), inspect(contents)
 
 
 BIG = """class Big(Module):
@@ -257,8 +257,8 @@ CONFUSED = {
 
 
 @pytest.mark.parametrize("how", CONFUSED)
-def test_no_memory_is_read_as_what_it_is_not(how):
-    refused = examine(CONFUSED[how]).refused
+def test_a_program_that_would_read_foreign_memory_is_refused(how):
+    refused = inspect(CONFUSED[how]).refused
     assert any(word in refused for word in ("unchecked", "declares", "holds less", "beyond its storage")), refused
 
 
@@ -277,15 +277,15 @@ def test_values_of_every_declared_type_are_read():
     }
     slots = {declared.partition(" ")[0]: value for declared, value in given.items()}
     pair = "class Pair(NamedTuple):\n  a : int\n  b : int\n"
-    assert examine(net(attributes="\n".join(given), before=BIG + pair, records=HALF, **slots)) == Inspection()
+    assert inspect(net(attributes="\n".join(given), before=BIG + pair, records=HALF, **slots)) == Inspection()
 
 
 @pytest.mark.parametrize("record", ["data.pkl", "constants.pkl", "code/__torch__.py.debug_pkl", "version"])
 @pytest.mark.parametrize("contents", [b"", b"\x80\x02.", b"\x80\x02NN.", b"\x80\x02\x30.", b"\xff" * 9, b"\x80\x02(."])
 def test_a_damaged_record_is_refused_in_one_sentence(record, contents):
-    verdict = examine(net(records={record: contents}))
-    assert verdict.refused or verdict.damaged
-    assert (verdict.refused + verdict.damaged).isprintable()
+    result = inspect(net(records={record: contents}))
+    assert result.refused or result.damaged
+    assert (result.refused + result.damaged).isprintable()
 
 
 def bomb():
@@ -327,21 +327,21 @@ EXHAUSTING = {
 @pytest.mark.parametrize("what", EXHAUSTING)
 def test_an_archive_that_exhausts_its_reader_exhausts_a_process_of_its_own(what):
     contents, words = EXHAUSTING[what]
-    verdict = checked(contents(), seconds=3)
-    assert words in verdict.refused + verdict.damaged
+    result = inspect_apart(contents(), seconds=3)
+    assert words in result.refused + result.damaged
 
 
 @pytest.mark.parametrize("deep", ["(" * 9999 + "1" + ")" * 9999, "-" * 99999 + "1", "[" * 150 + "1" + "]" * 150])
 def test_expressions_nested_deeply_are_refused_or_read(deep):
-    verdict = checked(net(f"y = {deep}"))
-    assert verdict.refused or verdict.damaged or deep.startswith("[")
+    result = inspect_apart(net(f"y = {deep}"))
+    assert result.refused or result.damaged or deep.startswith("[")
 
 
 def test_blocks_nested_deeply_are_refused():
     lines = [f"{'  ' * i}if torch.gt(torch.dim(x), {i}):" for i in range(90)]
     lines.append("  " * 90 + "x = torch.relu(x)")
     lines += [f"{'  ' * i}else:\n{'  ' * i}  x = torch.neg(x)" for i in reversed(range(90))]
-    assert "blocks more than 64 deep" in examine(net("\n".join(lines))).refused
+    assert "blocks more than 64 deep" in inspect(net("\n".join(lines))).refused
 
 
 MADE = {
@@ -353,7 +353,7 @@ MADE = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ordinary_programs_are_loaded_without_consent(monkeypatch, name):
-    monkeypatch.setattr(torchscript, "checked", examine)  # a process each takes seconds
+    monkeypatch.setattr(torchscript, "inspect_apart", inspect)  # a process each takes seconds
     torch.manual_seed(0)
     model, x = PROGRAMS[name]().eval(), torch.rand(2, 1, 8, 8)
     for made in MADE.values():
@@ -373,16 +373,16 @@ def test_a_setstate_that_only_computes_runs():
     assert load("m.pt", shape=(1, 1, 3)).classifier.classes == 3
 
 
-def test_what_was_checked_is_what_is_loaded(monkeypatch):
+def test_the_loaded_program_is_the_inspected_one(monkeypatch):
     Path("m.pt").write_bytes(net())
-    real = torchscript.checked
+    real = torchscript.inspect_apart
 
     def swap(data):
-        verdict = real(data)
+        result = real(data)
         Path("m.pt").write_bytes(WAYS["__setstate__"])
-        return verdict
+        return result
 
-    monkeypatch.setattr(torchscript, "checked", swap)
+    monkeypatch.setattr(torchscript, "inspect_apart", swap)
     load("m.pt", shape=(1, 1, 3))
     assert not Path("W").exists()
 
@@ -412,7 +412,7 @@ def test_the_process_that_checks_has_no_network_no_memory_to_spare_and_writes_no
 def test_the_check_imports_nothing_from_the_current_folder():
     for name in ("torch", "numpy", "safetensors", "ast", "click", "sitecustomize", "robench"):
         Path(f"{name}.py").write_text('open("W", "w")\nraise SystemExit(7)\n')
-    assert checked(net()) == checked(net(TO)).__class__()
+    assert inspect_apart(net()) == inspect_apart(net(TO)).__class__()
     assert not Path("W").exists()
 
 
@@ -454,7 +454,7 @@ PURE = """
     """
 
 
-def test_what_torch_runs_while_it_compiles_has_no_effect():
+def test_code_that_torch_runs_while_compiling_has_no_effect():
     """It runs an operator on constants if no argument and no answer of it can change: numbers, text, tuples of them."""
 
     def is_steady(held):

@@ -67,7 +67,7 @@ SPECIAL = {
     "complex array": (lambda w: w.numpy().astype(np.complex64), "fc.weight is complex"),
     "huge": (lambda w: torch.zeros(1).expand(5, 10**12), "fc.weight is 5x1000000000000 numbers, repeated from fewer"),
     "infinite": (lambda w: w / 0, "NaN or infinite weights in fc.weight"),
-    "another shape": (lambda w: w.T, "fc.weight is 144x5 where 5x144 is wanted"),
+    "another shape": (lambda w: w.T, "fc.weight is 144x5 where 5x144 is needed"),
 }
 
 
@@ -75,7 +75,7 @@ SPECIAL = {
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_a_weight_that_is_no_plain_number_is_named_with_the_reason(folder, kind):
+def test_a_weight_that_is_not_plain_numbers_is_named_with_the_reason(folder, kind):
     change, message = SPECIAL[kind]
     weights = made(0).state_dict()
     assert message in refusal(held=weights | {"fc.weight": change(weights["fc.weight"])})
@@ -84,14 +84,14 @@ def test_a_weight_that_is_no_plain_number_is_named_with_the_reason(folder, kind)
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
 @pytest.mark.parametrize("kind", ["sparse", "meta", "complex", "nested", "huge"])
-def test_the_reason_is_the_same_where_no_architecture_is_named(folder, kind):
+def test_the_reason_is_the_same_without_a_named_architecture(folder, kind):
     change, message = SPECIAL[kind]
     weights = made(0).state_dict()
     assert message in refusal(held=weights | {"fc.weight": change(weights["fc.weight"])}, arch=None)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
-def test_what_the_network_does_not_need_may_be_anything(folder):
+def test_unused_tensors_may_be_of_any_kind(folder):
     network = made(0)
     odd = {"sparse": torch.eye(3).to_sparse(), "meta": torch.empty(3, device="meta"), "words": np.array(["a"])}
     torch.save({"net": network.state_dict(), "odd": odd}, "m.pt")
@@ -116,7 +116,7 @@ def test_eight_bits_with_scales_are_quantised(folder, scale):
     weights["fc.weight"] = weights["fc.weight"].to(torch.float8_e4m3fn)
     assert load_ok(weights)
     answer = refusal(held=weights | {scale: torch.ones(1)})
-    assert f"its float8_e4m3fn weights go with scales ({scale})" in answer
+    assert f"its float8_e4m3fn weights have scales ({scale})" in answer
 
 
 def load_ok(weights):
@@ -127,10 +127,10 @@ def load_ok(weights):
 # Containers
 
 
-def test_a_container_in_itself_is_no_endless_search(folder):
+def test_a_container_that_holds_itself_does_not_hang(folder):
     loop = {}
     loop["state_dict"] = loop
-    assert refusal(held=loop) == "m.pt holds no tensors: its state_dict is the file's own container again"
+    assert refusal(held=loop) == "m.pt holds no tensors: its state_dict refers back to a container around it"
     loop["net"] = made(0).state_dict()
     assert load_ok(loop)
 
@@ -159,7 +159,7 @@ def test_two_tensors_of_one_name_are_refused():
         ("text", "holds str, not weights by name"),
     ],
 )
-def test_what_is_no_model_is_called_what_it_is(folder, held, message):
+def test_a_file_that_is_not_a_model_is_refused_with_its_kind(folder, held, message):
     assert message in refusal(held=held)
     assert message in refusal(held=held, arch=None)
 
@@ -180,7 +180,7 @@ def test_a_zip_file_that_grows_out_of_proportion_is_not_unpacked(folder, monkeyp
     opened = []
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: opened.append(1))
     monkeypatch.setattr(torch, "load", lambda *_, **__: opened.append(1))
-    assert "would unpack to 1 MB, as no weights do; it was not unpacked" in refusal()
+    assert "would unpack to 1 MB, unlike any weights; it was not unpacked" in refusal()
     assert not opened
 
 
@@ -334,10 +334,10 @@ class Mkdir:
         (np.array([Mkdir()], dtype=object), "posix.mkdir"),
     ],
 )
-def test_a_pickle_by_hand_runs_nothing_but_what_makes_arrays_and_tensors(folder, held, named, protocol):
+def test_a_handmade_pickle_can_call_only_constructors_of_arrays_and_tensors(folder, held, named, protocol):
     (folder / "m.pkl").write_bytes(pickle.dumps({"net": made(0).state_dict(), "more": held}, protocol))
     answer = refusal("m.pkl")
-    assert "is a pickle that would run code to be read" in answer
+    assert "is a pickle that would run code when it is read" in answer
     assert named in answer
     assert not (folder / "hacked").exists()
 
@@ -397,22 +397,20 @@ def test_the_oldest_files_run_nothing_either(folder):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    assert "would run code to be read (posix.mkdir)" in refusal(path)
+    assert "would run code when it is read (posix.mkdir)" in refusal(path)
     assert not (folder / "hacked").exists()
     path.write_bytes(path.read_bytes()[:5000])
     assert "cut off or damaged" in refusal(path)
 
 
-def test_an_archive_of_a_checkpoint_names_what_is_in_it(folder):
+def test_an_archive_around_a_checkpoint_is_refused_with_the_name_inside(folder):
     torch.save(made(0).state_dict(), "net.pt")
     with tarfile.open("m.tar", "w") as archive:
         archive.add("net.pt")
     assert "is a tar archive; unpack it and name the checkpoint in it, like net.pt" in refusal("m.tar")
     with zipfile.ZipFile("m.zip", "w") as archive:
         archive.write("net.pt")
-    assert "is a zip file of something else, not a checkpoint; name the file with the weights, like net.pt" in refusal(
-        "m.zip"
-    )
+    assert "is a zip file, but not a checkpoint; name the file with the weights, like net.pt" in refusal("m.zip")
 
 
 @pytest.mark.parametrize(
@@ -434,7 +432,7 @@ def test_files_of_other_tools_are_known_by_their_first_bytes(folder, beginning, 
 # Names of files
 
 
-def test_a_name_that_no_file_can_have_is_answered_in_one_sentence(folder):
+def test_an_impossible_file_name_is_refused_in_one_sentence(folder):
     assert "cannot be read: File name too long" in refusal("a" * 300 + ".pt")
     assert "there is no file a\\x00b.pt" in refusal("a\0b.pt")
     (folder / "file").write_text("")
@@ -442,7 +440,7 @@ def test_a_name_that_no_file_can_have_is_answered_in_one_sentence(folder):
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_refused(folder):
+def test_an_unreadable_folder_is_refused(folder):
     (folder / "closed").mkdir(mode=0)
     assert "cannot be read: Permission denied" in refusal("closed/m.pt")
 

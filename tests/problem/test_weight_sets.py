@@ -58,7 +58,7 @@ def test_prefixes_stack_in_any_order(folder, outer, inner):
     assert same(loaded({"x": at(inner + outer, network.state_dict())}).classifier, network)
 
 
-def test_a_prefix_ends_where_a_part_of_a_name_does():
+def test_a_prefix_ends_at_the_end_of_a_part_of_a_name():
     wanted = Wanted.like({"weight": (1,), "bias": (1,)})
     assert find(["my_weight", "my_bias", "xweight", "xbias"], wanted)[0].spelling == "with _ for the dots of the keys"
     assert find(["xweight", "xbias"], wanted) == []
@@ -88,7 +88,7 @@ def test_layers_in_dictionaries_of_their_own_are_read(folder):
     assert same(loaded(nested).classifier, network)
 
 
-def test_parts_are_put_together_only_where_each_layer_has_one_place(folder):
+def test_parts_are_joined_only_if_each_layer_lies_in_one_part(folder):
     network, other = made(0), made(1)
     body, head = split(network.state_dict())
     assert same(loaded(at("backbone.", body) | head).classifier, network)
@@ -145,7 +145,7 @@ def test_a_set_is_picked_by_its_key_or_by_a_prefix(folder, key):
     assert "weights read from b, with the prefix module." in picked.notes
 
 
-def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
+def test_a_missing_set_of_weights_is_refused_with_those_that_fit(folder):
     one, other = made(0).state_dict(), made(1).state_dict()
     held = {"state_dict": one, "state_dict_ema": other, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
     message = refusal(held, weights="state_dict_em")
@@ -154,7 +154,9 @@ def test_a_set_that_is_not_there_is_answered_with_those_that_fit(folder):
         == "m.pt has no weights under state_dict_em; did you mean state_dict_ema? it has state_dict, state_dict_ema"
     )
     assert "it has one set of weights: leave --weights out" in refusal(one, weights="ema")
-    assert "may be a.x, b.x; write one of them in full" in refusal({"a": {"x": one}, "b": {"x": other}}, weights="x")
+    assert "is ambiguous: a.x, b.x; write one of them in full" in refusal(
+        {"a": {"x": one}, "b": {"x": other}}, weights="x"
+    )
     digits_sets = {"first": digits(0).state_dict(), "second": digits(1).state_dict()}
     assert "it has first, second" in refusal(digits_sets, arch=None, weights="third", shape=DIGITS, classes=10)
 
@@ -163,7 +165,7 @@ def test_a_copy_in_another_precision_is_a_second_set(folder):
     weights = made(0).state_dict()
     for kind in (torch.float16, torch.float8_e4m3fn):
         held = {"model": weights, "small": {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()}}
-        assert loaded(held).notes[0].startswith("2 sets of weights fit and differ (model, small): model is taken")
+        assert loaded(held).notes[0].startswith("2 sets of weights fit and differ (model, small): model is used")
 
 
 def test_equal_copies_are_no_second_set(folder):
@@ -180,7 +182,7 @@ def test_sets_are_picked_among_registered_architectures_too(folder):
         assert same(picked.classifier, other)
 
 
-def test_what_an_optimiser_keeps_is_never_taken_for_weights(folder):
+def test_the_state_of_an_optimiser_is_never_used_as_weights(folder):
     network, other = made(0), made(1)
     moments = {"optimizer": {"exp_avg": other.state_dict()}, "opt": {"averages": [*other.state_dict().values()]}}
     assert same(loaded({"some_network": network.state_dict()} | moments).classifier, network)
@@ -209,11 +211,14 @@ def test_a_training_state_is_not_listed_and_other_tensors_are(folder):
     )
 
 
-def test_a_known_architecture_with_tensors_left_over_is_taken_only_when_it_is_named(folder):
+def test_a_known_architecture_with_unused_tensors_must_be_named(folder):
     network = digits()
     held = network.state_dict() | {"bn.weight": torch.ones(32)}
     message = refusal(held, arch=None, shape=DIGITS, classes=10)
-    assert "has all weights of digits-cnn, and also bn.weight (32); if the network does without, type --arch" in message
+    assert (
+        "has all weights of digits-cnn, and also bn.weight (32); if the network does not use these, type --arch"
+        in message
+    )
     named = loaded(held, arch="digits-cnn", shape=DIGITS, classes=10)
     assert same(named.classifier, network)
     assert named.notes[0] == "not used: bn.weight (32)"
@@ -221,7 +226,7 @@ def test_a_known_architecture_with_tensors_left_over_is_taken_only_when_it_is_na
     assert same(loaded(beside, arch=None, shape=DIGITS, classes=10).classifier, network)
 
 
-def test_a_wrong_name_of_an_architecture_is_answered_with_the_right_one(folder):
+def test_a_wrong_architecture_is_refused_with_the_right_one(folder):
     message = refusal(digits().state_dict(), arch="lenet", shape=DIGITS, classes=10)
     assert "its weights are those of digits-cnn: type --arch digits-cnn" in message
 
@@ -267,7 +272,7 @@ class Shift(nn.Module):
         ("mean_", "std_", ""),
     ],
 )
-def test_it_is_taken_whatever_its_names_and_shape(folder, mean, std, prefix, shape):
+def test_a_normalisation_in_the_file_is_used_whatever_its_names_and_shape(folder, mean, std, prefix, shape):
     network = made(0)
     found = loaded(pair(mean, std, *shape) | at(prefix, network.state_dict()))
     assert found.classifier.normalisation == "0.25/0.5"
@@ -289,11 +294,13 @@ def test_each_channel_has_its_own_numbers_and_is_the_same_as_when_it_is_typed(fo
     )
 
 
-def test_what_the_user_types_goes_before_it(folder):
+def test_the_normalise_option_takes_precedence_over_the_file(folder):
     network = made(0)
     found = loaded(pair("mu", "sigma", 1) | network.state_dict(), normalise="none")
     assert same(found.classifier, network)
-    assert "--normalise none goes before the normalisation in the file (mu and sigma: 0.25/0.5)" in found.notes
+    assert (
+        "--normalise none takes precedence over the normalisation in the file (mu and sigma: 0.25/0.5)" in found.notes
+    )
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -331,7 +338,7 @@ def test_the_normalisation_of_a_copy_is_not_the_networks(folder):
     assert found.classifier.normalisation == "none"
 
 
-def test_of_two_the_nearer_one_is_taken_and_a_copys_never(folder):
+def test_of_two_normalisations_the_nearer_is_used_and_that_of_a_copy_never(folder):
     network = made(0)
     held = pair("mean", "std", 1, m=0.1, s=0.9) | pair("model.normalize.mean", "model.normalize.std", 1)
     held |= at("model.net.", network.state_dict()) | pair("attacker.mean", "attacker.std", 1, m=0.3, s=0.3)
@@ -350,7 +357,7 @@ def test_of_two_the_nearer_one_is_taken_and_a_copys_never(folder):
         (pair("mean", "std", 1, m=float("nan")), "which is no mean and standard deviation"),
     ],
 )
-def test_one_that_cannot_be_used_is_refused_for_without_it_another_function_is_measured(folder, buffers, message):
+def test_an_unusable_normalisation_is_refused(folder, buffers, message):
     network = made(0)
     answer = refusal(buffers | network.state_dict())
     assert message in answer
@@ -368,7 +375,7 @@ def test_layers_with_a_mean_and_more_or_for_something_else_are_no_normalisation(
         assert loaded(network.state_dict() | more).classifier.normalisation == "none"
 
 
-def test_settings_that_look_like_one_are_only_named(folder):
+def test_settings_that_resemble_a_normalisation_are_only_mentioned(folder):
     network = made(0)
     held = {"state_dict": network.state_dict(), "hyper_parameters": {"data": {"mean": [0.1307], "std": (0.3081,)}}}
     found = loaded(held)
@@ -377,10 +384,10 @@ def test_settings_that_look_like_one_are_only_named(folder):
     assert "--normalise 0.1307/0.3081 uses them" in found.notes[-1]
 
 
-def test_metadata_goes_before_what_lies_beside_the_weights(folder):
+def test_metadata_take_precedence_over_a_normalisation_beside_the_weights(folder):
     network = digits()
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()} | pair("mu", "sigma", 1)
     safetensors.torch.save_file(tensors, "m.safetensors", {"architecture": "digits-cnn", "normalisation": "none"})
     found = load("m.safetensors", shape=DIGITS, classes=10)
     assert same(found.classifier, network)
-    assert "none, from m.safetensors, goes before the normalisation in the file" in found.notes[-1]
+    assert "none, from m.safetensors, takes precedence over the normalisation in the file" in found.notes[-1]

@@ -103,7 +103,7 @@ def test_the_zoo_is_the_folder_in_the_package_or_beside_it(tmp_path, monkeypatch
 # On this machine
 
 
-def test_weights_are_taken_from_the_first_folder_that_has_them(tmp_path, zoo_folder, monkeypatch):
+def test_weights_are_read_from_the_first_folder_that_has_them(tmp_path, zoo_folder, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "mine"))
     folders = places(tmp_path, zoo_folder)
@@ -116,9 +116,7 @@ def test_weights_are_taken_from_the_first_folder_that_has_them(tmp_path, zoo_fol
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_weights_that_are_in_one_folder_alone_are_found_without_a_request(
-    tmp_path, zoo_folder, monkeypatch, server, number
-):
+def test_weights_in_any_of_the_folders_are_found_without_a_download(tmp_path, zoo_folder, monkeypatch, server, number):
     (tmp_path / "mine").mkdir()
     monkeypatch.setattr(zoo, "PUBLISHED", (server.address,))
     monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "mine"))
@@ -129,7 +127,7 @@ def test_weights_that_are_in_one_folder_alone_are_found_without_a_request(
 
 
 @pytest.mark.parametrize("number", range(1, 5))
-def test_another_file_under_that_name_is_passed_over_and_named_when_nothing_else_is_found(
+def test_another_file_of_that_name_is_skipped_and_named_if_nothing_else_is_found(
     tmp_path, zoo_folder, monkeypatch, number
 ):
     wrong = put(places(tmp_path, zoo_folder)[number] / FILE, OTHER)
@@ -141,13 +139,13 @@ def test_another_file_under_that_name_is_passed_over_and_named_when_nothing_else
     assert locate(NAME)[0] == right
 
 
-def test_another_file_beside_the_card_is_refused_though_the_right_one_is_elsewhere(tmp_path, zoo_folder):
+def test_another_file_beside_the_card_is_refused_even_if_the_right_one_is_elsewhere(tmp_path, zoo_folder):
     put(zoo_folder / FILE, OTHER)
     put(tmp_path / "cache" / "model_zoo" / FILE)
     assert "has SHA-256" in refusal()
 
 
-def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, zoo_folder, monkeypatch):
+def test_an_unreadable_file_is_skipped(tmp_path, zoo_folder, monkeypatch):
     locked = put(tmp_path / "work" / "model_zoo" / FILE)
     right = put(tmp_path / "cache" / "model_zoo" / FILE)
 
@@ -175,9 +173,7 @@ def test_a_working_folder_that_was_deleted_is_not_searched(tmp_path, zoo_folder)
     assert locate(NAME)[0] == right
 
 
-def test_where_nothing_has_the_weights_one_sentence_has_the_folders_and_every_way_out(
-    tmp_path, zoo_folder, monkeypatch
-):
+def test_if_no_folder_has_the_weights_the_error_lists_folders_and_alternatives(tmp_path, zoo_folder, monkeypatch):
     (tmp_path / "work" / "model_zoo").mkdir()
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "mine"))
@@ -211,7 +207,7 @@ def test_an_empty_variable_counts_as_none(zoo_folder, monkeypatch):
     assert all_ways_out_are_in(refusal())
 
 
-def test_the_file_of_a_bundled_model_that_is_not_there_is_answered_with_its_name(zoo_folder):
+def test_a_missing_file_named_like_a_bundled_model_is_refused_with_the_models_name(zoo_folder):
     assert refusal(FILE) == f"there is no file {FILE}; the bundled model is called {NAME}"
 
 
@@ -237,7 +233,7 @@ def test_weights_are_fetched_once_into_the_cache(tmp_path, zoo_folder, monkeypat
     assert (tmp_path / "cache" / "model_zoo" / FILE).read_bytes() == CONTENT
 
 
-def test_the_address_of_the_user_goes_before_the_published_ones(tmp_path, zoo_folder, monkeypatch, server, nowhere):
+def test_the_users_address_takes_precedence_over_the_published_ones(tmp_path, zoo_folder, monkeypatch, server, nowhere):
     server.files |= {f"ours/{FILE}": OTHER, f"ours-too/{FILE}": CONTENT}
     monkeypatch.setattr(zoo, "PUBLISHED", (f"{server.address}ours", f"{server.address}ours-too"))
     monkeypatch.setenv(zoo.VARIABLE, f"{server.address}mine")
@@ -263,7 +259,7 @@ def test_a_wrong_file_in_the_cache_is_replaced_by_the_right_one(tmp_path, zoo_fo
         (None, 0, "HTTP 404"),
     ],
 )
-def test_what_is_not_the_file_of_the_card_leaves_nothing_under_its_name(
+def test_a_download_with_a_wrong_checksum_leaves_no_file(
     tmp_path, zoo_folder, monkeypatch, server, body, missing_bytes, answer
 ):
     if body is not None:
@@ -277,7 +273,7 @@ def test_what_is_not_the_file_of_the_card_leaves_nothing_under_its_name(
     assert left_in(tmp_path / "cache") == []
 
 
-def test_without_a_connection_every_way_out_is_named_and_no_password_is(zoo_folder, monkeypatch, nowhere):
+def test_without_a_connection_the_error_lists_alternatives_but_no_password(zoo_folder, monkeypatch, nowhere):
     monkeypatch.setenv(zoo.VARIABLE, nowhere.replace("http://", "http://user:secret@"))
     message = refusal()
     assert f"({nowhere.removeprefix('http://').rstrip('/')}: no connection)" in message
@@ -285,7 +281,7 @@ def test_without_a_connection_every_way_out_is_named_and_no_password_is(zoo_fold
     assert all_ways_out_are_in(message)
 
 
-def test_a_host_name_that_cannot_be_one_is_named(zoo_folder, monkeypatch):
+def test_an_invalid_host_name_is_named(zoo_folder, monkeypatch):
     monkeypatch.setenv(zoo.VARIABLE, "http://*.example/")
     assert "(*.example: not a valid address)" in refusal()
 
@@ -331,9 +327,7 @@ def test_a_cache_that_cannot_be_a_folder_is_named_with_every_way_out(tmp_path, z
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_a_cache_that_is_read_only_or_full_is_named_and_what_it_holds_is_used(
-    tmp_path, zoo_folder, monkeypatch, server, code
-):
+def test_a_read_only_or_full_cache_is_named_and_its_files_are_used(tmp_path, zoo_folder, monkeypatch, server, code):
     """The super user may write where others may not, so here the file system itself answers."""
 
     def read_only(*_, **__):
@@ -354,9 +348,7 @@ def test_a_cache_that_is_read_only_or_full_is_named_and_what_it_holds_is_used(
 # Whose cards
 
 
-def test_nothing_is_fetched_or_found_elsewhere_for_a_card_that_is_not_bundled(
-    tmp_path, zoo_folder, monkeypatch, server
-):
+def test_a_card_that_is_not_bundled_uses_only_the_file_beside_it(tmp_path, zoo_folder, monkeypatch, server):
     server.files[FILE] = CONTENT
     monkeypatch.setattr(zoo, "PUBLISHED", (server.address,))
     monkeypatch.setenv(zoo.VARIABLE, server.address)
@@ -399,7 +391,7 @@ def test_a_name_with_characters_of_addresses_is_one_file_of_the_address(tmp_path
 
 
 @pytest.mark.parametrize("name", zoo.zoo_names())
-def test_a_bundled_model_is_here_or_says_how_to_get_it(tmp_path, monkeypatch, name):
+def test_a_bundled_model_is_here_or_the_error_says_how_to_get_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
     monkeypatch.delenv(zoo.VARIABLE, raising=False)

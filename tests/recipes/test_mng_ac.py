@@ -7,7 +7,7 @@ from torch import nn
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.adversarial import TrainingStep
-from robench.recipes.mng_ac import META_NOISE, kept, projected
+from robench.recipes.mng_ac import META_NOISE, projected, stored
 from robench.search.attack import Batch
 
 BALLS = ("linf:0.2", "l2:0.5", "l1:1.5")
@@ -74,7 +74,7 @@ def test_steps_of_the_generator_make_the_trial_step_help_more():
     before = after_the_trial_step(module, recipe, batch, threat, x_adv, recipe.fresh(batch))
     for _ in range(30):
         recipe.improve(now, threat, x_adv)
-    after = after_the_trial_step(module, recipe, batch, threat, x_adv, kept(now.memory, "weights"))
+    after = after_the_trial_step(module, recipe, batch, threat, x_adv, stored(now.memory, "weights"))
     assert after < before - 1e-3
 
 
@@ -90,7 +90,7 @@ def test_the_generators_step_is_that_of_sgd_with_momentum_and_decay():
             parameter.grad = slope
         optimiser.step()
         recipe.improve(now, threat, x_adv)
-    for ours, theirs in zip(kept(now.memory, "weights").values(), reference, strict=True):
+    for ours, theirs in zip(stored(now.memory, "weights").values(), reference, strict=True):
         torch.testing.assert_close(ours, theirs.detach())
 
 

@@ -15,9 +15,9 @@ from robench.problem.noise import normal
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure, training
-from robench.recipes.adaptive import drawn
+from robench.recipes.adaptive import sampled
 from robench.recipes.adversarial import TrainingStep, losses
-from robench.recipes.eat import likely
+from robench.recipes.eat import threat_shares
 from robench.recipes.making import Order, make
 from robench.recipes.sat_ac import jensen_shannon
 from robench.recipes.trades import divergence
@@ -113,7 +113,7 @@ def test_training_on_poses_makes_a_net_stand_that_fell(tmp_path):
     assert under_every_pose(overfitting_warning) < 0.5 < 0.8 < under_every_pose(firm)
 
 
-def train_step(module, split, texts, noise=0.0):
+def training_step(module, split, texts, noise=0.0):
     batch = Batch(split.x, split.y, split.y, keys=torch.arange(len(split)))
     return TrainingStep(module.eval(), batch, tuple(map(parse, texts)), noise, {})
 
@@ -121,11 +121,11 @@ def train_step(module, split, texts, noise=0.0):
 def test_avg_goes_down_the_mean_loss_over_all_threats_and_max_down_the_worst_of_each_example():
     module, split, texts = mlp(), blobs(40), ("linf:0.05", "l2:0.36", "l1:1.6")
     recipe = configure("avg", "blobs", {"batch": 40})
-    now = step(module, split, texts)
+    now = training_step(module, split, texts)
     each = torch.stack([losses(module.eval(), recipe.images(now, threat), split.y) for threat in now.threats])
     assert (each.argmax(dim=0).bincount() > 0).sum() > 1, "no threat is the worst for all"
     torch.testing.assert_close(recipe.train_step(now).loss.detach(), each.mean())
-    worst = configure("max", "blobs", {"batch": 40}).train_step(step(module, split, texts))
+    worst = configure("max", "blobs", {"batch": 40}).train_step(training_step(module, split, texts))
     torch.testing.assert_close(worst.loss.detach(), each.amax(dim=0).mean())
 
 
@@ -137,7 +137,7 @@ def test_sat_meets_every_threat_equally_often_and_one_per_batch():
     assert (drawn_ - 300).abs().max() < 45  # three standard deviations
     recipe, module = configure("sat", "blobs", {"batch": 64}), mlp()
     for place, text in enumerate(texts):
-        now = step(module, split, texts, noise=(place + 0.5) / 3)
+        now = training_step(module, split, texts, noise=(place + 0.5) / 3)
         alone = losses(module.eval(), recipe.images(now, parse(text)), split.y).mean()
         torch.testing.assert_close(recipe.train_step(now).loss.detach(), alone)
 
@@ -146,9 +146,9 @@ def test_adaptive_draws_where_the_model_fails_and_forgets_no_threat():
     recipe = configure("adaptive", "blobs", {"least": 0.3})
     shares = recipe.shares(torch.tensor([0.9, 0.0, 0.1]))
     torch.testing.assert_close(shares, torch.tensor([0.1 + 0.7 * 0.9, 0.1, 0.1 + 0.7 * 0.1]))
-    picked = torch.tensor([drawn(shares, (i + 0.5) / 1000) for i in range(1000)]).bincount()
+    picked = torch.tensor([sampled(shares, (i + 0.5) / 1000) for i in range(1000)]).bincount()
     torch.testing.assert_close(picked / 1000, shares, atol=2e-3, rtol=0)
-    assert drawn(shares, 0.999999) == 2
+    assert sampled(shares, 0.999999) == 2
 
 
 def test_the_divergence_of_trades_is_that_of_the_book():
@@ -158,7 +158,7 @@ def test_the_divergence_of_trades_is_that_of_the_book():
         [sum(a * (a / b).log() for a, b in zip(r, s, strict=True)) for r, s in zip(p, q, strict=True)]
     )
     torch.testing.assert_close(divergence(first, second).double(), by_hand, atol=1e-6, rtol=1e-5)
-    now = step(mlp(), blobs(16), ("linf:0.1",))
+    now = training_step(mlp(), blobs(16), ("linf:0.1",))
     recipe = configure("trades", "blobs", {"batch": 16, "beta": 3.0})
     x_adv = recipe.neighbours(now)
     clean, answered = (now.module(x).detach() for x in (now.batch.x, x_adv))
@@ -172,7 +172,7 @@ def test_the_divergence_of_trades_is_that_of_the_book():
 def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highest_of_all():
     module, split, texts = mlp().eval(), blobs(24), ("linf:0.05", "l2:0.6", "l1:2")
     recipe = configure("msd", "blobs", {"batch": 24, "inner_steps": 1})
-    now = step(module, split, texts)
+    now = training_step(module, split, texts)
     each = []
     for threat in now.threats:  # one step from zero, by PGD itself
         attack = recipe.inner_attack(threat)
@@ -187,10 +187,14 @@ def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highes
 
 def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
     even = torch.tensor([0.5, 0.5])
-    assert torch.equal(likely(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), "until all have been met"
-    assert torch.equal(likely(torch.tensor([8.0, 8.0]), torch.tensor([8.0, 8.0])), even), "where nothing fails"
-    torch.testing.assert_close(likely(torch.tensor([6.0, 2.0]), torch.tensor([8.0, 8.0])), torch.tensor([0.25, 0.75]))
-    now = step(mlp(), blobs(32), ("linf:0.1", "l1:1"), noise=0.4)
+    assert torch.equal(threat_shares(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), (
+        "until all have been met"
+    )
+    assert torch.equal(threat_shares(torch.tensor([8.0, 8.0]), torch.tensor([8.0, 8.0])), even), "where nothing fails"
+    torch.testing.assert_close(
+        threat_shares(torch.tensor([6.0, 2.0]), torch.tensor([8.0, 8.0])), torch.tensor([0.25, 0.75])
+    )
+    now = training_step(mlp(), blobs(32), ("linf:0.1", "l1:1"), noise=0.4)
     for kept, met in ((1.0, [64.0, 0.0]), (0.5, [48.0, 0.0])):
         now.memory.clear()
         recipe = configure("eat", "blobs", {"batch": 32, "kept": kept})
@@ -202,13 +206,13 @@ def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
 def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_on_the_way_fooled(tmp_path):
     module, split = mlp(), blobs(64)
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
-    now = step(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))
+    now = training_step(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))
     recipe = configure("eat", "blobs", {"batch": 64})
     asked = []
     handle = module.register_forward_hook(lambda m, args, out: asked.append((args[0].detach(), out.detach())))
     for chosen, threat in enumerate(now.threats):
         asked.clear()
-        x_adv, stood = recipe.ascended(now, chosen)
+        x_adv, stood = recipe.ascend(now, chosen)
         points, answers = zip(*asked, strict=True)
         assert len(points) == recipe.inner_steps + 1
         assert torch.equal(points[0], split.x), "it starts at the image itself"
@@ -238,7 +242,7 @@ def test_the_divergence_of_consistency_is_that_of_the_book():
 def test_sat_ac_adds_the_divergence_among_clean_noisy_and_attacked_images_to_the_loss_of_sat():
     module, split, texts = mlp(), blobs(32), ("linf:0.1", "l2:0.3", "l1:1")
     for place, text in enumerate(texts):
-        now = step(module, split, texts, noise=(place + 0.5) / 3)
+        now = training_step(module, split, texts, noise=(place + 0.5) / 3)
         seen = []
         handle = module.register_forward_pre_hook(lambda m, args, seen=seen: seen.append((m.training, args[0])))
         loss = configure("sat_ac", "blobs", {"beta": 2.0}).train_step(now).loss.detach()
@@ -273,7 +277,7 @@ def linear(w):
 def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach):
     w = torch.cat([torch.ones(56), torch.tensor([5.0]), torch.zeros(7)])  # absolute sum 61, length (56 + 25)^(1/2) = 9
     split = Split.whole("grey", torch.full((6, 1, 8, 8), 0.5), torch.ones(6, dtype=torch.long), 2)
-    now = step(linear(w), split, texts)
+    now = training_step(linear(w), split, texts)
     outcome = configure("msd", "grey", {"batch": 6}).train_step(now)
     # Of a grey image the margin is 0, and the worst of the threats takes radius x dual norm away.
     torch.testing.assert_close(outcome.loss.detach(), torch.tensor(reach).exp().log1p())
@@ -391,12 +395,12 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         ("pgd-at", {}, "did you mean pgd_at"),
         ("nat", {"stepz": 3}, "did you mean steps"),
         ("nat", {"steps": "many"}, "cannot take steps='many'"),
-        ("nat", {"steps": 0}, "must be above 0"),
+        ("nat", {"steps": 0}, "must be at least 1"),
         ("pgd_at", {"lr": -1.0}, "must be above 0"),
         ("nat", {"augment": 1}, "cannot take augment=1"),
-        ("nat", {"lr": float("inf")}, "must be above 0, and finite"),
-        ("pgd_at", {"warmup": 1.5}, "it is a share"),
-        ("adaptive", {"least": 2}, "it is a share"),
+        ("nat", {"lr": float("inf")}, "must be a finite number, above 0"),
+        ("pgd_at", {"warmup": 1.5}, "must be from 0 to 1"),
+        ("adaptive", {"least": 2}, "must be from 0 to 1"),
     ],
 )
 def test_a_setting_that_makes_no_sense_says_why(name, settings, told):

@@ -12,7 +12,7 @@ from robench.search.attack import unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 
-from .test_recipes import LEARNT, blobs, mlp, plain, train_step, training_of
+from .test_recipes import LEARNT, blobs, mlp, plain, training_of, training_step
 
 THREE = ("linf:0.05", "l2:0.3", "l1:1")
 WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images, and on fewer than half
@@ -30,7 +30,7 @@ def wrong(module, x, y):
 
 @pytest.mark.parametrize(("noise", "place"), [(0.23, 0), (0.25, 1), (0.68, 1), (0.7, 2)])
 def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_sees(learning, noise, place):
-    now = step(learning, blobs(64), WEAK, noise)
+    now = training_step(learning, blobs(64), WEAK, noise)
     before = [0.2, 0.5, 0.3]  # so that the shares are 0.1 + 0.7 of that: 0.24, 0.45 and 0.31
     now.memory["errors"] = torch.tensor(before)
     recipe = configure("adaptive", "blobs", {"recent": 0.75, "least": 0.3})
@@ -44,7 +44,7 @@ def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_s
 
 
 def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
-    now = step(learning, blobs(64), WEAK, noise=0.4)
+    now = training_step(learning, blobs(64), WEAK, noise=0.4)
     recipe = configure("adaptive", "blobs", {})
     errors = wrong(learning, recipe.images(now, now.threats[1]), now.batch.y)
     recipe.train_step(now)
@@ -53,11 +53,11 @@ def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
 
 @pytest.mark.parametrize(("noise", "place"), [(0.24, 0), (0.26, 1)])
 def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, noise, place):
-    now = step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
+    now = training_step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
     held, met = [70.0, 25.0], [80.0, 40.0]  # errors of 1/8 and 3/8: shares of 1/4 and 3/4
     now.memory.update(held=torch.tensor(held), met=torch.tensor(met))
     recipe = configure("eat", "blobs", {})
-    x_adv, stood = recipe.ascended(now, place)
+    x_adv, stood = recipe.ascend(now, place)
     assert 32 < stood.sum() < 64, "not to be taken for those that fell"
     outcome = recipe.train_step(now)
     torch.testing.assert_close(outcome.loss.detach(), losses(learning, x_adv, now.batch.y).mean())
@@ -71,7 +71,7 @@ def test_the_gradient_of_trades_goes_through_both_answers():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     split = blobs(16)
-    now, beta = train_step(module, split, ("linf:0.1",)), 3.0
+    now, beta = training_step(module, split, ("linf:0.1",)), 3.0
     recipe = configure("trades", "blobs", {"beta": beta})
     x, x_adv = split.x.flatten(1), recipe.neighbours(now).flatten(1)
     loss = recipe.train_step(now).loss
@@ -97,7 +97,7 @@ class Valley(nn.Module):
 def test_msd_learns_from_the_highest_loss_it_met_and_not_from_the_last():
     split = Split.whole("grey", torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long), 2)
     module = Valley()
-    now = train_step(module, split, ("linf:0.3", "linf:0.001"))
+    now = training_step(module, split, ("linf:0.3", "linf:0.001"))
     recipe = configure("msd", "grey", {"inner_steps": 2, "inner_step_size": 0.25})
     # Steps of 0.075: from 0.5 to 0.575, and over the valley to 0.65.
     torch.testing.assert_close(recipe.perturbation(now), torch.full_like(split.x, 0.075))
@@ -108,7 +108,7 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     split = Split.whole("noise", torch.rand(8, 1, 16, 16), torch.arange(8) % 3, 3)
-    now = train_step(module, split, ("linf:0.1", "l2:0.5", "l1:3"))
+    now = training_step(module, split, ("linf:0.1", "l2:0.5", "l1:3"))
     recipe = configure("sat", "noise", {"inner_steps": 4, "inner_step_size": 0.3})
     numbers = {"steps": 4, "step_size": 0.3, "loss": "cross-entropy"}
     for threat, attack in zip(now.threats, (PGD(**numbers), PGD(**numbers), SLIDE(**numbers)), strict=True):
@@ -119,7 +119,7 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
 @pytest.mark.parametrize("settings", [{}, {"poses": 3}])
 def test_the_worst_of_as_many_poses_is_learnt_from_as_the_recipe_says(settings):
     module, split = mlp(), blobs(12)
-    now, asked = train_step(module, split, ("rt:2px,20deg",)), []
+    now, asked = training_step(module, split, ("rt:2px,20deg",)), []
     handle = module.register_forward_pre_hook(lambda m, args: asked.append(args[0]))
     x_adv = configure("spatial_at", "blobs", settings).images(now, now.threats[0])
     handle.remove()
@@ -134,7 +134,7 @@ def test_the_worst_of_as_many_poses_is_learnt_from_as_the_recipe_says(settings):
 @pytest.mark.parametrize(("place", "text"), [*enumerate(THREE)])
 def test_mng_ac_adds_the_divergence_among_clean_attacked_and_newly_noisy_images(place, text):
     module, split, seen = mlp(), blobs(32), []
-    now = train_step(module, split, THREE, noise=(place + 0.5) / 3)
+    now = training_step(module, split, THREE, noise=(place + 0.5) / 3)
     handle = module.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0].detach())))
     # The generator hardly moves: the same draw would give the same noise again.
     loss = configure("mng_ac", "blobs", {"beta": 2.0, "alpha": 1e-6}).train_step(now).loss.detach()

@@ -103,7 +103,7 @@ def test_a_fall_on_images_kept_out_while_training_rises_is_called_overfitting():
         checks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
         return overfitting_warning(checks, a_look(300, robust, trained), n)
 
-    assert "from step 200 to 300 robust accuracy fell from 60.0% to 20.0%" in told(0.2, 0.95)
+    assert "from step 200 to 300 robust accuracy dropped from 60.0% to 20.0%" in told(0.2, 0.95)
     assert told(0.2, 0.95).count("rose from 70.0% to 95.0%") == 1
     assert "from step 100 to 300" in told(0.1, 0.5), "against an earlier look, if training fell since the last"
     assert told(0.2, 0.35) == "", "both fell: that is something else"
@@ -173,7 +173,7 @@ def test_a_limit_that_lets_any_image_become_any_other_is_refused(text, too_much,
 
 def test_too_many_images_kept_out_say_so(tmp_path):
     with pytest.raises(
-        UserError, match="10 examples beside the 70 kept out, fewer than one batch of 16; keep out fewer"
+        UserError, match="10 examples beside the 70 held out, fewer than one batch of 16; hold out fewer"
     ):
         make(an_order(tmp_path, validation=70), toy(), CPU, Silent())
 

@@ -138,7 +138,7 @@ def stirred(evidence, seed):
     """Every record twice, in any order."""
     random = Random(seed)
     fields = {}
-    for name in ("clean", "claims", "verdicts", "spent", "failures", "efforts"):
+    for name in ("clean", "claims", "verdicts", "exhausted", "failures", "efforts"):
         fields[name] = 2 * list(getattr(evidence, name))
         random.shuffle(fields[name])
     return Evidence(**{name: tuple(records) for name, records in fields.items()})
@@ -146,9 +146,9 @@ def stirred(evidence, seed):
 
 def laid_end_to_end(*parts):
     """All records of all parts, with ids kept apart. What merging must agree with, without its thrift."""
-    fields = {name: [] for name in ("clean", "claims", "verdicts", "spent", "failures", "efforts")}
+    fields = {name: [] for name in ("clean", "claims", "verdicts", "exhausted", "failures", "efforts")}
     for number, part in enumerate(parts):
-        for name in ("clean", "spent", "failures", "efforts"):
+        for name in ("clean", "exhausted", "failures", "efforts"):
             fields[name] += getattr(part, name)
         fields["claims"] += [
             Claim(c.id + 1000 * number, c.example, c.threat, c.attack, c.restart, c.target, c.forwards, c.backwards)

@@ -108,7 +108,7 @@ def test_a_curve_goes_through_the_share_of_examples_without_a_find_up_to_each_ra
     assert (heights[0], heights[-1]) == (87.5, 37.5)
 
 
-def test_bands_end_where_the_score_test_would_just_not_reject():
+def test_bands_are_wilson_intervals():
     (axes,) = figures.curves([curved()]).pictures[0].figure.axes
     (band,) = axes.collections
     ends = [y for x, y in band.get_paths()[0].vertices if x == pytest.approx(0.3)]
@@ -128,7 +128,7 @@ def test_a_panel_per_norm_a_line_per_model_and_of_two_radii_the_larger():
     assert "ℓ∞" in axes.get_xlabel()
 
 
-def test_one_model_asked_about_by_several_sets_of_attacks_has_a_line_for_each():
+def test_one_model_under_several_sets_of_attacks_has_a_line_for_each():
     further = type(LINF)(LINF.threat, (*LINF.attacks, PlannedAttack("pointwise", "pointwise(steps=40)", 1)))
     two = [curved(), material(plan(threats=(further,), curve=True), CURVED)]
     (axes,) = figures.curves(two).pictures[0].figure.axes
@@ -136,7 +136,7 @@ def test_one_model_asked_about_by_several_sets_of_attacks_has_a_line_for_each():
     assert [line.get_label() for line in axes.get_lines()] == [f"net by {by}", f"net by {by}, pointwise"]
 
 
-def test_runs_on_other_examples_are_on_another_sheet():
+def test_runs_on_different_examples_are_in_different_pictures():
     album = figures.curves([curved(), curved(data_sha256="0" * 64)])
     assert len(album.pictures) == 2
 
@@ -194,7 +194,7 @@ def test_one_threat_has_no_union_to_draw():
 # queries
 
 
-def test_an_attack_falls_where_its_searches_have_cost_so_much():
+def test_a_line_falls_at_the_cost_of_each_find():
     # pgd met 21 to 25: found on 21 after 10, in vain on 22 and 23 for 40 and on 24 for 20, on 25 for 40 and a
     # rejected claim of 10.
     assert falls(material(), "linf:0.3") == [
@@ -218,13 +218,13 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
     assert fall.standing[-1] == entry.accuracy
 
 
-def test_with_every_attack_examples_it_did_not_come_to_count_as_standing():
+def test_with_every_attack_examples_that_it_did_not_reach_count_as_standing():
     asked = plan(threats=(L2,), every_attack=True)
     evidence = Evidence(clean=tuple(map(clean, range(20, 28))), exhausted=(exhausted(20, 1, "l2:2", forwards=40),))
     assert falls(material(asked, evidence), "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
 
 
-def test_the_drawn_steps_are_the_falls():
+def test_the_drawn_steps_equal_the_computed_ones():
     (picture,) = figures.queries([material()]).pictures
     panels = {axes.get_title(): axes for axes in picture.figure.axes}
     assert list(panels) == ["linf:0.3", "l2:2"]
@@ -235,7 +235,7 @@ def test_the_drawn_steps_are_the_falls():
     assert panels["l2:2"].get_xscale() == "log"
 
 
-def test_a_run_that_has_searched_nothing_is_left_out():
+def test_a_run_without_a_search_is_left_out():
     album = figures.queries([material(evidence=Evidence(clean=EVIDENCE.clean))])
     assert album.left_out == ["r.robench holds no search; start it again with robench evaluate"]
 
@@ -271,7 +271,7 @@ def test_where_the_model_answers_nan_the_map_stays_blank():
 # along
 
 
-def test_lines_outwards_have_the_heights_they_were_measured_at_and_the_promise_is_straight():
+def test_lines_away_from_an_image_show_the_measured_values_and_the_promise_is_straight():
     walked = [walk(threat, example) for threat in ("linf:0.3", "l2:2") for example in (21, 22)]
     panels = figures.walks(material().summary, walked).figure.axes
     assert [a.get_title() for a in panels[:2]] == ["linf:0.3", "l2:2"]
@@ -291,7 +291,7 @@ def test_lines_outwards_have_the_heights_they_were_measured_at_and_the_promise_i
 LABELS = ("gradient", "random", "promised")
 
 
-def test_what_is_shaded_is_where_the_model_is_wrong_and_0_is_always_in_sight():
+def test_positive_margins_are_shaded_and_0_is_always_visible():
     sure = walk("l2:2", 21)
     sure.margin[:] -= 9
     for one in (walk("l2:2", 21), sure):
@@ -451,8 +451,8 @@ def test_a_legend_covers_no_data(kind):
     assert not any(frame.overlaps(axes.get_window_extent()) for axes in picture.figure.axes)
 
 
-def test_lines_are_told_apart_by_colour_and_style_up_to_fifty():
-    looks = {tuple(map(str, figures.picture.look(i).values())) for i in range(50)}
+def test_up_to_fifty_lines_differ_in_colour_or_style():
+    looks = {tuple(map(str, figures.picture.line_style(i).values())) for i in range(50)}
     assert len(looks) == 50
 
 

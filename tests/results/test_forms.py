@@ -98,11 +98,11 @@ def test_other_verdicts_are_a_remark_only(verdict):
 # OPT and hours
 
 
-def test_opt_is_the_least_and_the_mean_of_what_single_threat_models_reach_on_their_own_threat():
+def test_opt_is_the_minimum_and_the_mean_over_single_threat_models_on_their_own_threat():
     table = main_table(three(), origins=ORIGINS)
     assert table.frame.iloc[-1].tolist() == ["OPT", "", "80.0", "50.0", "50.0", "65.0", ""]
     assert table.last == 1
-    assert any("OPT, were there no trade-off: b on linf:0.3, a on l2:2;" in sentence for sentence in table.footer)
+    assert any("OPT, without a trade-off: b on linf:0.3, a on l2:2;" in sentence for sentence in table.footer)
 
 
 def test_of_two_models_trained_on_one_threat_the_better_counts():
@@ -168,7 +168,7 @@ def test_side_by_side_is_refused_for_other_than_two_questions_and_for_numbers():
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_numbers_carry_no_marks(form):
+def test_numeric_formats_carry_no_marks(form):
     runs = [masked(run) for run in three()]
     text = render(runs, form, origins=ORIGINS)
     assert not re.search(r"\*\*|<ins>|†|textbf|OPT", text)
@@ -247,7 +247,7 @@ def test_signs_of_tex_are_escaped():
     assert depth(escaped(NASTY)) == 0
 
 
-def test_a_table_without_rows_is_its_sentences():
+def test_a_table_without_rows_shows_its_sentences():
     assert "tabular" not in latex([Table(pd.DataFrame(), "None", ("No attack ran.",))])
     assert r"No attack ran.\par" in latex([Table(pd.DataFrame(), "None", ("No attack ran.",))])
 

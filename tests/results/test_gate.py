@@ -54,7 +54,7 @@ def test_the_test_errs_no_more_often_than_its_level_whatever_the_rates_by_adding
             assert chances(counts, drop, rate)[p <= level].sum() <= level + 1e-9
 
 
-def test_nor_where_the_population_has_dropped_by_less_than_is_allowed():
+def test_false_alarms_stay_rare_if_the_population_has_dropped_by_less_than_allowed():
     counts = every_count(14)
     p = np.array([p_value(c, 0.1) for c in counts])
     for drop, rate in itertools.product((-0.3, -0.05, 0.0, 0.08), (0.3, 0.31, 0.34)):
@@ -108,24 +108,24 @@ def test_more_losses_never_make_it_less_certain_and_more_gains_never_more():
         assert p_value(Counts(100, lost, gained + 1), ONE) >= here - 2e-5
 
 
-def test_a_wrong_model_is_found_out_a_like_one_passes_and_few_examples_decide_nothing():
+def test_a_worse_model_is_detected_an_equal_one_passes_and_few_examples_decide_nothing():
     allowed = {"union": ONE}
     assert judge([pairs(held=500, lost=40, gained=5, fallen=455)], allowed).verdict is GateVerdict.REGRESSION
     assert judge([pairs(held=500, lost=12, gained=5, fallen=483)], allowed).verdict is GateVerdict.NONE
     (row,) = judge([pairs(held=14, lost=4, fallen=12)], allowed).rows
     assert row.verdict is GateVerdict.UNDECIDED
-    assert row.at_least < 0.01 < row.drop
+    assert row.lower_end < 0.01 < row.drop
     assert row.more > 10
 
 
 def test_the_printed_interval_always_agrees_with_the_verdict():
     for lost in range(0, 40, 2):
         (row,) = judge([pairs(held=300, lost=lost, gained=4, fallen=200)], {"union": ONE}).rows
-        assert (row.at_least >= ONE) == (row.verdict is GateVerdict.REGRESSION), lost
-        assert row.at_least <= row.drop
+        assert (row.lower_end >= ONE) == (row.verdict is GateVerdict.REGRESSION), lost
+        assert row.lower_end <= row.drop
 
 
-def test_more_examples_that_flip_alike_decide_when_so_many_are_there():
+def test_the_predicted_number_of_further_examples_decides():
     few = Counts(200, 7, 2)
     more = more_examples(few, ONE, LEVEL)
     times = (200 + 1.3 * more) / 200
@@ -135,7 +135,7 @@ def test_more_examples_that_flip_alike_decide_when_so_many_are_there():
     assert more_examples(Counts(200, 2, 2), ONE, LEVEL) is None
 
 
-def test_holm_is_holm():
+def test_several_rows_are_judged_by_holms_method():
     """Against the textbook: the j-th smallest of k p-values is turned down at level / (k - j + 1), until one is not."""
     noise = random.Random(0)
     seen = set()
@@ -144,7 +144,7 @@ def test_holm_is_holm():
             pairs(f"t{i}", held=150, lost=noise.randrange(1, 16), gained=noise.randrange(3), fallen=40)
             for i in range(4)
         ]
-        p = {row.name: p_value(row.least(), ONE) for row in rows}
+        p = {row.name: p_value(row.best_case(), ONE) for row in rows}
         wanted = set()
         for j, name in enumerate(sorted(p, key=p.__getitem__)):
             if p[name] > LEVEL / (4 - j):
@@ -166,7 +166,7 @@ def completions(row):
         yield Pairs(row.name, row.before, "".join(now))
 
 
-def test_open_examples_neither_hide_a_regression_nor_make_one_up():
+def test_open_examples_neither_hide_nor_create_a_regression():
     verdicts = set()
     for lost, gained in itertools.product(range(0, 16, 3), (0, 5)):
         row = pairs(held=30, lost=lost, gained=gained, fallen=20, unknown=3)
@@ -188,7 +188,7 @@ def test_a_wrong_example_that_an_attack_had_broken_before_is_no_loss():
     assert Pairs("union", "BWSS", "WBWS").lost() == (2,)
 
 
-def test_false_alarms_over_correlated_threats_are_as_rare_as_said():
+def test_false_alarms_over_correlated_threats_are_as_rare_as_the_level():
     """20,000 pairs of models under three threats, each dropped by just what is allowed; most flips are shared."""
     noise = np.random.default_rng(0)
     n, alarms, trials = 200, 0, 20_000
@@ -234,7 +234,7 @@ def test_allowances_are_read_exactly(texts, wanted):
         ("", "like 1pp"),
     ],
 )
-def test_a_nonsense_allowance_is_refused_in_a_sentence(text, told):
+def test_an_unreadable_allowance_is_refused(text, told):
     with pytest.raises(UserError, match=told):
         read_allowances([text], ["clean", "linf:0.3", "union"])
 
@@ -244,7 +244,7 @@ def model(**changes):
     return ModelEntry(**{**fields, **changes})
 
 
-def test_the_same_function_is_known_by_everything_but_its_name():
+def test_the_same_function_is_recognised_by_everything_except_its_name():
     assert same_function(model(), model(name="b", fingerprint="1.001 -2"))
     for change in (
         {"weights_sha256": "v"},

@@ -39,7 +39,7 @@ def test_a_threat_is_unmeasured_where_each_attack_failed_and_nothing_was_broken_
     assert names(summarise(PLAN, EVIDENCE, "0.1.0")) == []
 
 
-def test_without_a_number_under_any_threat_the_summary_comes_with_the_error():
+def test_the_error_holds_the_summary_if_nothing_was_measured_under_any_threat():
     both = summary(failures("linf:0.3", PGD, APGD), failures("l2:2", PGD))
     with pytest.raises(
         NotMeasuredError, match=r"every planned attack failed \(pgd: RuntimeError: no gradient\)"

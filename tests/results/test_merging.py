@@ -36,7 +36,7 @@ def both(evidence):
 
 
 @given(evidences(), evidences())
-def test_merging_says_what_all_records_together_say(one, other):
+def test_merging_has_the_outcomes_of_all_records_together(one, other):
     assert both(merge([one, other]).evidence) == both(laid_end_to_end(one, other))
 
 
@@ -75,7 +75,7 @@ def test_a_copy_of_a_run_adds_no_claim(evidence):
     assert told(merge([evidence, evidence]).evidence) == told(merge([evidence]).evidence)
 
 
-def test_merging_the_example_by_hand_with_itself_changes_nothing():
+def test_merging_a_run_with_itself_changes_nothing():
     merged = merge([EVIDENCE, EVIDENCE]).evidence
     assert {t: outcomes(PLAN, merged, t) for t in ANSWERS} == ANSWERS
     assert set(merged.exhausted) == set(EVIDENCE.exhausted)
@@ -92,7 +92,7 @@ def test_the_smallest_accepted_image_of_an_attack_is_kept_and_every_rejection():
     assert [v.size for v in merged.evidence.verdicts if not v.accepted] == [0.31]
 
 
-def test_an_unjudged_claim_waits_unless_its_verdict_is_elsewhere():
+def test_an_unjudged_claim_is_retained_unless_another_run_judged_it():
     waiting, judged = Evidence(claims=(claim(1, 5),)), Evidence(claims=(claim(7, 5),), verdicts=(outside(7),))
     assert [c.example for c in merge([waiting]).evidence.claims] == [5]
     assert len(merge([waiting, judged]).evidence.claims) == 1
@@ -112,7 +112,7 @@ def test_seconds_of_different_runs_add_up_and_those_of_a_copy_do_not():
     assert merge([one, other, one]).evidence.efforts == (Effort("l2:2", "a", 3.5),)
 
 
-def test_failures_and_environments_are_gathered():
+def test_failures_and_environments_are_united():
     failure = Failure(5, "l2:2", "a", "boom")
     one = Evidence(failures=(failure,), environment={"torch": "2.6", "host": "x"})
     other = Evidence(failures=(failure,), environment={"torch": "2.7"})
@@ -133,7 +133,7 @@ def test_runs_on_different_images_are_not_merged():
         merge([Evidence(clean=(clean(5),)), Evidence(clean=(Clean(5, "another", True, -1.0),))])
 
 
-def test_a_run_was_searched_in_what_is_on_record_else_in_what_its_plan_says():
+def test_a_run_was_searched_in_the_recorded_precisions_or_else_in_that_of_its_plan():
     recorded = msgspec.structs.replace(EVIDENCE, environment={"precision": "bfloat16: why | float32: as named"})
     assert searched_in(PLAN, recorded) == ("bfloat16", "float32")
     assert searched_in(PLAN, EVIDENCE) == ("float32",), "as older versions left it"
@@ -153,7 +153,7 @@ def test_a_reason_cannot_break_the_record():
     assert with_precision({"precision": record}, "float32", "it raises x, y") == record
 
 
-def test_attacks_of_a_joint_plan_are_called_differently_whatever_they_were_called():
+def test_attacks_of_a_joint_plan_have_distinct_labels():
     """`pgd-2` may be what one plan calls an attack, and what a second `pgd` would be called."""
     named = [("pgd", "pgd(steps=1)"), ("pgd-2", "pgd(steps=2)")], [("pgd", "pgd(steps=3)")], [("pgd", "pgd(steps=4)")]
     plans = [

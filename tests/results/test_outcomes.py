@@ -49,7 +49,7 @@ def test_letters_follow_the_order_of_the_plan():
     assert outcomes(backwards, EVIDENCE, "linf:0.3") == ANSWERS["linf:0.3"][::-1]
 
 
-def test_an_example_stands_only_when_every_item_of_every_attack_is_spent():
+def test_an_example_stands_only_if_every_item_of_every_attack_is_exhausted():
     both = (PGD, APGD)
     pgd, apgd = (exhausted(5, 0b01), exhausted(5, 0b10)), exhausted(5, 1, attack=APGD.spec)
     assert of_one(attacks=both, exhausted=(*pgd, apgd)) == "S"
@@ -99,7 +99,7 @@ def test_an_image_counts_for_every_ball_of_its_norm_that_it_lies_in(found_under,
     assert of_one(asked, claims=(claim(1, 5, found_under),), verdicts=(accepted(1, size),)) == letter
 
 
-def test_an_answer_that_two_machines_disagree_about_is_wrong():
+def test_an_answer_on_which_two_machines_disagree_is_wrong():
     asked = plan(examples=(5,))
     for records in ((clean(5), clean(5, False)), (clean(5, False), clean(5))):
         assert outcomes(asked, Evidence(clean=records), "linf:0.3") == "W"

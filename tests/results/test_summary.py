@@ -120,7 +120,7 @@ def test_rejections_and_failures_name_the_attack_and_quote_the_sentence():
     assert [(f.attack, f.examples, f.error) for f in linf.failures] == [("pgd", 1, "RuntimeError: no gradient")]
 
 
-def test_a_failure_that_was_made_up_for_is_forgotten():
+def test_a_failure_is_not_reported_after_the_attack_has_finished():
     mended = msgspec.structs.replace(EVIDENCE, exhausted=(*EVIDENCE.exhausted, exhausted(26, 0b11)))
     assert summarise(PLAN, mended, "").threats[0].failures == ()
 
@@ -153,13 +153,13 @@ def test_accuracy_is_null_until_an_attack_has_run_everywhere_and_alone_until_all
     assert (apgd.accuracy, apgd.alone) == (None, None)
 
 
-def test_stopped_early_the_first_to_break_gets_the_credit():
+def test_in_a_run_with_early_stop_the_first_attack_to_break_an_example_gets_the_credit():
     pgd, apgd = of_four((0, PGD), (1, APGD), (1, PGD), (2, APGD), exhausted=WHOLE, every_attack=False)
     assert (pgd.broken, apgd.broken) == (1, 2)
     assert (pgd.accuracy, pgd.alone) == (None, None)
 
 
-def test_ties_and_numbers_that_are_none_are_counted():
+def test_ties_and_nan_answers_are_counted():
     evidence = Evidence(
         clean=(clean(0, tied=True), clean(1), clean(2), Clean(3, "d", True, float("nan")), clean(9, tied=True)),
         claims=(claim(1, 1), claim(2, 2), claim(3, 2, attack=APGD.spec)),
@@ -190,7 +190,7 @@ def test_a_clean_run_of_a_thousand_gives_the_numbers_of_the_contract():
     assert summary.average.ci95 == pytest.approx(linf.ci95, abs=1e-6)
 
 
-def test_the_interval_of_an_average_with_open_examples_covers_whatever_they_come_to():
+def test_the_interval_of_an_average_covers_every_outcome_of_open_examples():
     low, high = SUMMARY.average.ci95
 
     def held(letters):
@@ -257,7 +257,7 @@ def test_a_file_with_only_the_fields_of_the_contract_can_be_read():
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "<html>", '{"schema": 3}'])
-def test_anything_else_is_refused_in_a_sentence(text):
+def test_text_that_is_no_summary_is_refused(text):
     with pytest.raises(UserError, match="this is not a summary file"):
         Summary.from_json(text)
 

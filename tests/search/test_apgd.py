@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robench.problem.threats import L1, L2, Linf, parse, room
+from robench.problem.threats.linear import level
 from robench.search.attack import Batch, Seen, differentiate, unroll
-from robench.search.attacks.apgd import APGD, _sparse, level
+from robench.search.attacks.apgd import APGD
+from robench.search.attacks.apgd_l1 import largest_signs
 from robench.search.attacks.frank_wolfe import FrankWolfe
 from robench.search.attacks.slide import SLIDE, sparse
 
@@ -44,7 +46,7 @@ def ours(model, threat, attack, batch, start=None):
     """Every visit; returns the state after the last look."""
     state = attack.start(threat, batch)
     if start is not None:
-        state = attack._begin(threat, torch.zeros_like(batch.keys), start)
+        state = attack.start_at(threat, start)
     for _ in range(attack.max_queries(threat)):
         last = state
         seen = looked(model, attack, batch, state)
@@ -211,7 +213,7 @@ def test_the_l1_step_of_apgd_moves_what_ranks_high_enough_and_all_that_ties(case
     share = torch.cat([share[:4], share.new_tensor([0.0, 1.0])])
     signs = grad.sign() * ranked(grad, share)
     count = signs.abs().flatten(1).sum(dim=1).clamp(min=1)
-    assert torch.equal(_sparse(grad, share), signs / count.view(-1, 1, 1, 1))
+    assert torch.equal(largest_signs(grad, share), signs / count.view(-1, 1, 1, 1))
 
 
 def best_by_sorting(grad, x, r):

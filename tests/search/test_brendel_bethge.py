@@ -139,7 +139,7 @@ def test_a_search_without_a_start_is_blind():
     model = classifier(module)
     split = toy(model, 4)
     ended = ends(model, split, job(parse("l2:20"), FAST, [Item(row, 0, 0) for row in range(4)]))
-    assert all(end.x_adv is None and end.blind for end in ended)
+    assert all(end.x_adv is None and end.no_query_inside for end in ended)
 
 
 @pytest.mark.parametrize(

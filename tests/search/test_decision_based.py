@@ -79,10 +79,10 @@ def test_an_example_without_a_start_is_its_own_outcome(attack, norm):
     attack = build(attack.name, {"steps": 3})
     for end in nearest(model, attack, parse(WIDE[norm]), split).values():
         assert end.x_adv is None
-        assert end.blind, "the engine must know that it found no start"
+        assert end.no_query_inside, "the engine must know that it found no start"
     split.y[1] = 1  # now everything fools this one
     outcome = nearest(model, attack, parse(WIDE[norm]), split)
-    assert [outcome[row].blind for row in range(3)] == [True, False, True]
+    assert [outcome[row].no_query_inside for row in range(3)] == [True, False, True]
     assert outcome[1].x_adv is not None
 
 

@@ -239,7 +239,7 @@ RUBBISH = [LeavesTheBox, LeavesTheBall, ShowsAnotherExample, ShowsBlack, SpoilsW
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_breaks_nothing(model, split, kind):
     ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), slots=5)
-    assert [(end.x_adv, end.nan, end.blind) for end in ended] == [(None, False, False)] * N
+    assert [(end.x_adv, end.nan, end.no_query_inside) for end in ended] == [(None, False, False)] * N
     assert {end.error for end in ended} <= {"", IDLE}
 
 
@@ -434,7 +434,7 @@ def test_every_row_is_counted_once(text):
     asked = job(BALLS[attack.threats[0]](Fraction(1, 4)), attack, items(model, attack, split, range(N)))
     ended = ends(model, split, asked, slots=5)
     assert len(ended) == N
-    assert sum(end.forwards for end in ended) == counting.forwards == asked.asked
+    assert sum(end.forwards for end in ended) == counting.forwards == asked.queries
     assert sum(end.backwards for end in ended) == counting.backwards
     assert counting.backwards > 0 or "HopSkipJump" in text
 
@@ -601,7 +601,7 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("foolbox:LinfPGD(stepz=3)", "did you mean steps"),
         ("foolbox:LinfPGD(steps='many')", "cannot take steps='many'; its default is 40"),
         ("foolbox:LinfPGD(steps=True)", "cannot take steps=True"),
-        ("foolbox:LinfPGD(steps=0)", "cannot take steps=0: it is a number of times"),
+        ("foolbox:LinfPGD(steps=0)", "cannot take steps=0: it must be at least 1"),
         ("foolbox:LinfPGD(random_start=1)", "cannot take random_start=1"),
         ("foolbox:EADAttack(decision_rule=L3)", "cannot take decision_rule='L3'"),
         ("foolbox:DDNAttack(distance=3)", "no setting of foolbox:DDNAttack is called 'distance'"),

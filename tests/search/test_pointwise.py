@@ -248,7 +248,7 @@ def test_an_example_without_a_start_is_blind_and_the_others_go_on():
     x[::2, 0, 1, 2] = Marked.mark
     split = Split.whole("marks", x, 1 - torch.arange(N) % 2, 2)
     ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))))
-    assert {end.item.row for end in ended if end.blind} == set(range(1, N, 2))
+    assert {end.item.row for end in ended if end.no_query_inside} == set(range(1, N, 2))
     assert {end.item.row for end in ended if end.x_adv is not None} == set(range(0, N, 2))
 
 

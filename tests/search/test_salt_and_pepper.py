@@ -109,7 +109,7 @@ def test_an_example_that_no_noise_fools_is_blind_and_the_others_go_on():
     x[::2, 0, 1, 2] = Marked.mark
     split = Split.whole("marks", x, 1 - torch.arange(N) % 2, 2)
     ended = ends(model, split, job(parse("l1:20"), ATTACK, items(model, ATTACK, split, range(N))))
-    assert {end.item.row for end in ended if end.blind} == set(range(1, N, 2))
+    assert {end.item.row for end in ended if end.no_query_inside} == set(range(1, N, 2))
     assert {end.item.row for end in ended if end.x_adv is not None} == set(range(0, N, 2))
 
 

@@ -85,7 +85,7 @@ def test_the_schedule_is_the_published_one():
     assert Square(steps=100).stage(torch.tensor([0, 1, 2, 5, 6, 60, 61, 99])).tolist() == [0, 2, 2, 3, 4, 7, 8, 9]
     # sqrt(0.8 * 28 * 28) = 25.04, then 17.7, 12.5, 8.9, 6.3, 4.4, 3.1, 2.2, 1.6, 1.1
     assert Square().sides(28, 28) == (25, 18, 13, 9, 6, 4, 3, 2, 2, 1)
-    assert Square().sides(28, 28, least=3) == (25, 19, 13, 9, 7, 5, 3, 3, 3, 3)
+    assert Square().sides(28, 28, smallest=3) == (25, 19, 13, 9, 7, 5, 3, 3, 3, 3)
     assert Square().sides(6, 40) == (6, 6, 6, 5, 3, 2, 2, 1, 1, 1)
 
 

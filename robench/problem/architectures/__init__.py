@@ -1,6 +1,6 @@
-"""Networks that are known by name. One file each; `ARCHITECTURES` lists them.
+"""The registered networks, one file each; `ARCHITECTURES` lists them.
 
-To add one, write its file and its line here. Nothing below knows what the others look like.
+To add one, write its file and add its entry here. No other code depends on the individual networks.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from .madry_cnn import MadryCNN
 from .preactresnet import PreActResNet18, softplus
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The shapes of a state dict, by key, in its order."""
+"""The shapes of a state dict by key, in its order."""
 
 
 @runtime_checkable
 class Make(Protocol):
-    """Makes a network for images of `shape` (channels, height, width) with `classes` outputs."""
+    """A function that makes a network for images of `shape` (channels, height, width) with `classes` outputs."""
 
     def __call__(self, shape: tuple[int, ...], classes: int) -> nn.Module: ...
 
@@ -34,28 +34,28 @@ class Architecture:
     name: str
     description: str  # one line, with its source
     make: Make
-    first: str  # the weight that reads the pixels: (maps, channels, ...)
-    last: str  # the weight that answers: (classes, features)
-    smallest: int = 8  # the least height and width, in pixels
+    first: str  # the weight of the first layer: (maps, channels, ...)
+    last: str  # the weight of the last layer: (classes, features)
+    smallest: int = 8  # the minimal height and width, in pixels
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """A network with fresh weights, from torch's global generator. Raises UserError if the images do not suit."""
+        """A network with random weights from torch's global generator. Raises UserError for images that do not fit."""
         if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < self.smallest:
             raise UserError(
-                f"{self.name} reads images of (channels, height, width), the sides from {self.smallest} pixels on, not "
-                f"{'x'.join(map(str, shape))}; choose another architecture with --arch"
+                f"{self.name} reads images of (channels, height, width) with sides of at least {self.smallest} pixels, "
+                f"not {'x'.join(map(str, shape))}; choose another architecture with --arch"
             )
         return self.make(shape, classes)
 
     def read(self, shapes: Shapes) -> tuple[int, int] | None:
-        """(channels, classes) of a state dict with these shapes; None if it is not of this family."""
+        """The (channels, classes) of a state dict with these shapes; None if it is not of this family."""
         first, last = shapes.get(self.first, ()), shapes.get(self.last, ())
         return (first[1], last[0]) if len(first) == 4 and len(last) == 2 else None
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     architecture.name: architecture
-    # Where two have equal keys and shapes, the first is taken when a state dict is recognised.
+    # If two have equal keys and shapes, a state dict is recognised as the first.
     for architecture in (
         Architecture(
             "madry-mnist",

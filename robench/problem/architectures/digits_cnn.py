@@ -1,4 +1,4 @@
-"""A network for 28x28 digits small enough to be carried by the package: 219 kB of float32 weights."""
+"""A network for 28x28 digits, small enough to be part of the package: 219 kB of float32 weights."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ class DigitsCNN(nn.Module):
     """Three 4x4 convolutions of stride 2 (16, 32, 32 maps) and a dense layer of 100; ReLU.
 
     The small network of Wong & Kolter 2018, https://arxiv.org/abs/1711.00851, with a third convolution in
-    place of most of its dense weights. Trained against PGD at l_inf 0.2 on 8x8 digits enlarged to 28x28 it
-    kept as many as nets of two convolutions at that size, with 1 % more right before any attack.
+    place of most of its dense weights. Trained against PGD at l_inf 0.2 on 8x8 digits enlarged to 28x28, its
+    robust accuracy equalled that of networks of two convolutions at that size, and its clean accuracy was 1 %
+    higher.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int):

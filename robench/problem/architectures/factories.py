@@ -1,6 +1,4 @@
-"""Networks that the user brings: `module:factory` or `file.py:factory`, with or without arguments. This runs the
-user's code.
-"""
+"""The user's own networks: `module:factory` or `file.py:factory`, with or without arguments. Runs the user's code."""
 
 import ast
 import copy
@@ -27,8 +25,8 @@ CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "nclasses", "num
 CHANNELS = ("in_channels", "in_chans", "in_channel", "input_channels")
 SHAPES = ("shape", "input_shape", "image_shape")
 SIZES = ("img_size", "image_size")
-"""Arguments that are filled in where a factory names them: the number of classes; the channels of an image; its
-(channels, height, width); its height, or (height, width) where they differ."""
+"""Arguments that are filled in if a factory has them: the number of classes; the channels of an image; its
+(channels, height, width); its height, or (height, width) if they differ."""
 
 FILLED = (
     f"{', '.join(CLASSES[:2])} (the number of classes), {', '.join(CHANNELS[:2])} (the channels of an image), "
@@ -43,7 +41,7 @@ WRITTEN = re.compile(r"(?P<target>.*?\.py|[^():]+):(?P<name>[^():]*)(?P<argument
 class Factory:
     """A function or class that makes a network, and the arguments that the user wrote for it."""
 
-    text: str  # as it was written
+    text: str  # as written by the user
     target: str  # file.py, or a module
     name: str
     positional: tuple[object, ...] = ()
@@ -51,9 +49,9 @@ class Factory:
 
     @classmethod
     def parse(cls, text: str) -> "Factory":
-        """Reads `file.py:build` and `file.py:build(depth=20, name="x")`; arguments are literals, and nothing is run.
+        """The factory in a text such as `file.py:build(depth=20, name="x")`; arguments are literals, and no code runs.
 
-        Raises UserError when it cannot be read.
+        Raises UserError if it cannot be read.
         """
         found = WRITTEN.fullmatch(text.strip())
         if found is None or not found["name"].strip():
@@ -68,7 +66,7 @@ class Factory:
 
     @property
     def canonical(self) -> str:
-        """The text without the folders of its file: a network is the same one wherever it is evaluated from."""
+        """The text without the folders of its file, so that it does not depend on the current folder."""
         return self._written(self.file.name if self.file else self.target)
 
     @property
@@ -78,18 +76,18 @@ class Factory:
 
     @cached_property
     def home(self) -> ModuleType:
-        """The imported file or module. Raises UserError when it is not there, or fails."""
+        """The imported file or module. Raises UserError if it is missing, or the import fails."""
         return _import(self.target, self.text)
 
     def build(self, shape: tuple[int, ...] | None, classes: int | None, *, defaults: bool = False) -> nn.Module:
-        """Calls the factory. What it names of `FILLED`, is known and was not written, is filled in; with `defaults`,
-        only where there is no default.
+        """The network that the factory returns. Known arguments in `FILLED` that the user did not write are filled in;
+        with `defaults`, only those without a default.
 
-        Raises UserError when it cannot be imported or called, or makes no network.
+        Raises UserError if it cannot be imported or called, or does not return a network.
         """
         factory = self._callable()
         if isinstance(factory, nn.Module):
-            return copy.deepcopy(factory)  # a network that the file has made already
+            return copy.deepcopy(factory)  # the file has already made the network
         parameters = _parameters(factory)
         values = self.filled(shape, classes, defaults=defaults) | dict(self.keywords)
         if parameters is not None:
@@ -120,7 +118,7 @@ class Factory:
         }
 
     def makes(self, module: nn.Module) -> bool:
-        """Whether it is the class of this module, which was unpickled with this factory's file as `__main__`."""
+        """Whether this factory is the class of a module that was unpickled with the factory's file as `__main__`."""
         return type(module) is _attribute(self.home, self.name)
 
     def _callable(self) -> Callable[..., object]:
@@ -136,13 +134,13 @@ class Factory:
         return made
 
     def _check(self, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, object]) -> None:
-        """Raises UserError naming an argument that the factory does not take, or one that it needs."""
+        """Raises UserError for an argument that the factory does not accept, or one that is missing."""
         kinds = {p.kind for p in parameters.values()}
         named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         by_place = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         takes = f"it takes {', '.join(map(_shown, _plain(parameters))) or 'no arguments'}"
         if len(self.positional) > len(by_place) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-            raise UserError(f"--arch {self.text} has {len(self.positional)} arguments without a name; {takes}")
+            raise UserError(f"--arch {self.text} has {len(self.positional)} positional arguments; {takes}")
         for name in values:
             if name not in named and inspect.Parameter.VAR_KEYWORD not in kinds:
                 near = get_close_matches(name, named, n=1)
@@ -174,7 +172,7 @@ def named_factory(text: str) -> bool:
 
 
 def canonical(text: str) -> str:
-    """The text of a factory without the folders of its file, its arguments in order."""
+    """The text of a factory without the folders of its file, with arguments sorted by name."""
     return Factory.parse(text).canonical
 
 
@@ -184,7 +182,7 @@ def placed(text: str) -> str:
 
 
 def file_of(text: str) -> Path | None:
-    """The file with the code of a factory; None where the text names no such file."""
+    """The file with the code of a factory; None if the text names no file."""
     found = WRITTEN.fullmatch(text)
     return Path(found["target"]) if found and found["target"].endswith(".py") else None
 
@@ -270,7 +268,7 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None, f"{path} ends in .py"
     assert spec.loader is not None, f"{path} ends in .py"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses need their module here
     with searching(path.resolve().parent):
         spec.loader.exec_module(module)
     return module
@@ -278,7 +276,7 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def searching(folder: Path) -> Iterator[None]:
-    """Modules are looked for in `folder` first; nothing is written there."""
+    """Puts `folder` first on the import path, and writes no bytecode there."""
     sys.path.insert(0, str(folder))
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:

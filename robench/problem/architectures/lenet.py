@@ -1,4 +1,4 @@
-"""LeNet-5 with today's parts, after LeCun et al. 1998, https://doi.org/10.1109/5.726791."""
+"""LeNet-5 with modern layers, after LeCun et al. 1998, https://doi.org/10.1109/5.726791."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

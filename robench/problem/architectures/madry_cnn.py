@@ -1,4 +1,4 @@
-"""The MNIST network of Madry et al. 2018, https://arxiv.org/abs/1706.06083, also of Tramèr & Boneh and MSD."""
+"""The MNIST network of Madry et al. 2018, https://arxiv.org/abs/1706.06083, also used by Tramèr & Boneh and MSD."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from ..shapes import Inputs, Logits
 class MadryCNN(nn.Module):
     """Two 5x5 convolutions, each followed by ReLU and 2x2 max-pooling, and a dense layer of 1024.
 
-    PyTorch's default initialisation, as in MSD; flattening is channels first.
+    It has PyTorch's default initialisation, as in MSD, and flattens channels first.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int):

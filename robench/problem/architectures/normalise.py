@@ -1,7 +1,7 @@
-"""Normalisation as a layer of the model, so that attacks and radii live in the box [0, 1].
+"""Normalisation as a layer of the model, so that attacks and radii refer to the box [0, 1].
 
 A network that was trained on (x - mean) / std is a different function of the pixels from the bare
-network; here the difference is part of the model and of its identity.
+network; here the normalisation is part of the model and of its identity.
 """
 
 import math
@@ -16,13 +16,13 @@ from ..datasets import DATASETS
 from ..shapes import Inputs, Logits
 
 IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
-"""What networks trained on ImageNet are fed with, by convention."""
+"""The mean and standard deviation for networks trained on ImageNet, by convention."""
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std, one number of each per channel.
+    """The layer (x - mean) / std, with one number of each per channel.
 
-    The numbers are not part of a state dict: they are written on the card or in the metadata.
+    The numbers are not part of a state dict: they are on the card or in the metadata.
     """
 
     mean: Tensor
@@ -38,7 +38,7 @@ class Normalise(nn.Module):
 
 
 class Around(nn.Module):
-    """A module around a network that adds no weights; the state dict is the network's own, key for key.
+    """A wrapper around a network that adds no weights; its state dict is the network's own, key for key.
 
     Load weights through this module, not through one that contains it.
     """
@@ -59,7 +59,7 @@ class Around(nn.Module):
 
 
 class Normalised(Around):
-    """A network that sees normalised pixels."""
+    """A network that gets normalised pixels."""
 
     def __init__(self, network: nn.Module, normalise: Normalise):
         super().__init__(network)
@@ -73,7 +73,7 @@ def canonical(text: str, channels: int) -> str:
     """The text of a normalisation with one number per channel: equal functions have equal texts.
 
     Reads `none`, a data set's name, `imagenet`, or `MEAN/STD` with numbers separated by commas; a single number
-    stands for every channel. Raises UserError.
+    applies to every channel. Raises UserError for other texts.
     """
     if text == "none":
         return text
@@ -84,7 +84,7 @@ def canonical(text: str, channels: int) -> str:
 
 
 def normalised(network: nn.Module, text: str, channels: int) -> nn.Module:
-    """The network behind the normalisation that `text` describes; the bare network for `none`."""
+    """The network with the normalisation that `text` describes; the bare network for `none`."""
     text = canonical(text, channels)
     return network if text == "none" else Normalised(network, Normalise(*_numbers(text, channels)))
 

@@ -1,6 +1,6 @@
 """Pre-activation residual network of 18 layers for small images, He et al. 2016, https://arxiv.org/abs/1603.05027.
 
-Keys are those of the layout that Rice et al. 2020, E-AT, RAMP and RobustBench share.
+The keys are those that Rice et al. 2020, E-AT, RAMP and RobustBench use.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Outgoing = Float[Tensor, "B C_out H_out W_out"]
 
 
 class PreActBlock(nn.Module):
-    """Norm, activation and 3x3 convolution, twice, beside a shortcut that starts after the first activation."""
+    """Norm, activation and 3x3 convolution, twice, with a shortcut that starts after the first activation."""
 
     def __init__(self, incoming: int, outgoing: int, stride: int, activation: Activation):
         super().__init__()
@@ -32,7 +32,7 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Incoming) -> Outgoing:
         active = self.activation(self.bn1(x))
-        # A shortcut with weights takes the activated maps; the plain one carries x itself.
+        # A shortcut with weights takes the activated maps; the identity shortcut takes x itself.
         carried = x if self.shortcut is None else self.shortcut(active)
         maps: Tensor = carried + self.conv2(self.activation(self.bn2(self.conv1(active))))
         return maps
@@ -42,7 +42,7 @@ class PreActResNet18(nn.Module):
     """Four stages of two blocks, 64 to 512 maps, averaged over the image before the dense layer.
 
     `final_bn` is the norm and activation after the last block, which the paper has and a widespread
-    implementation leaves out. Images of any size fit the same weights.
+    implementation omits. The weights do not depend on the image size.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, *, activation: Activation = F.relu, final_bn: bool = True):
@@ -65,7 +65,7 @@ class PreActResNet18(nn.Module):
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)): beta = 1, the `softplus1` of E-AT (Croce & Hein 2022, https://arxiv.org/abs/2105.12508)."""
+    """The function log(1 + exp(x)), the `softplus1` of E-AT (Croce & Hein 2022, https://arxiv.org/abs/2105.12508)."""
     return F.softplus(x, beta=1)
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint file, or the name of a bundled model, to a classifier; and back."""
+"""Loads a classifier from a checkpoint file or by the name of a bundled model, and saves one."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from ..batches import answering
 from ..classifier import Classifier
 from ..names import as_file_name
 from ..noise import random_images
-from .assembly import Built, Said, assemble
+from .assembly import Built, Declared, assemble
 from .cards import Card, read_card, verified
 from .contents import Contents, read
 from .nested import by, shown
@@ -32,14 +32,14 @@ from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
 __all__ = ["Card", "Loaded", "load", "locate", "probe", "save"]
 
 SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".tar", ".npz", ".mat", ".pkl")
-"""Ends of the names of checkpoints, the first to be suggested first."""
+"""Suffixes of checkpoint files, in the order in which they are suggested."""
 STEMS = (".safetensors.index", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".bin.index")
-"""What may be left of such an end when the last suffix is taken off."""
+"""Suffixes that may remain when the last suffix is removed."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A classifier that has answered two random images, and what there is to say about how it was read."""
+    """A classifier that has been tried on two random images, and notes about how it was read."""
 
     classifier: Classifier
     notes: tuple[str, ...]
@@ -58,27 +58,27 @@ def load(
     weights: str | None = None,
     images: Tensor | None = None,
 ) -> Loaded:
-    """The classifier in a file, or of a bundled model.
+    """The classifier in a checkpoint file, or the bundled model of this name.
 
     `arch` (a registered name, `module:factory` or `file.py:factory`, with or without arguments) and `normalise`
-    (`none`, a data set's name or MEAN/STD) go before what the card or the file's metadata name, and a normalisation
-    that lies beside the weights; without an architecture, it is recognised. `shape` (channels, height, width) and
-    `classes` are those of the data, where they are known, and `images` a few of them. `weights` names one of several
-    sets of weights. Code in the file runs only with `trust_pickle`. Raises UserError with one sentence.
+    (`none`, a data set's name or MEAN/STD) take precedence over the card, the file's metadata and a normalisation
+    stored beside the weights. If nothing names the architecture, it is recognised from the weights. `shape` (channels,
+    height, width) and `classes` are those of the data, if known, and `images` a few of its images. `weights` names one
+    of several sets of weights. Code in the file runs only with `trust_pickle`. Raises UserError with one sentence.
     """
     path, card = locate(checkpoint)
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
     contents = read(path, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
-    said = _from_card(card) if card else _from_metadata(path, contents.metadata)
-    built = assemble(path, contents, said, arch=factory or arch, shape=shape, classes=classes, weights=weights)
-    guessed = shape is None and said.shape is None
-    shape = shape or said.shape or built.shape
+    declared = _from_card(card) if card else _from_metadata(path, contents.metadata)
+    built = assemble(path, contents, declared, arch=factory or arch, shape=shape, classes=classes, weights=weights)
+    guessed = shape is None and declared.shape is None
+    shape = shape or declared.shape or built.shape
     if shape is None:
-        raise UserError(f"{path} does not tell which images it reads; name a data set with --data")
+        raise UserError(f"{path} does not say which images it reads; name a data set with --data")
     if built.shape is not None and built.shape[0] != shape[0]:
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
-    chosen, more = _normalisation(path, contents, normalise, said, built)
+    chosen, more = _normalisation(path, contents, normalise, declared, built)
     text = canonical(chosen, shape[0])
     whole = normalised(built.network, text, shape[0]).to(device)
     tried = random_images(shape) if images is None or len(images) < 2 else images
@@ -86,7 +86,7 @@ def load(
     outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
     notes = contents.notes + built.notes + returned + probed
     if guessed:
-        notes += (f"its images are taken to be {by(shape)}",)
+        notes += (f"its images are assumed to be {by(shape)}",)
     notes += more
     name = card.name if card else as_file_name(_stem(path))
     classifier = Classifier(
@@ -96,7 +96,7 @@ def load(
 
 
 def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with its logits read off what it returns; as it is where it raises, of which the probe tells."""
+    """The module, wrapped so that it returns logits; unchanged if it raises, which the probe reports."""
     try:
         return answering(module.eval(), images, classes)
     except UserError as error:
@@ -115,12 +115,12 @@ def save(
     classes: int,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Writes weights and what is needed to read them as safetensors, in one step; returns the file's SHA-256.
+    """Writes the weights, and the metadata needed to read them, to a safetensors file; returns its SHA-256.
 
-    float16 halves the file; the weights that are read back are then the rounded ones.
+    The write is atomic. float16 halves the file, and rounds the weights.
     """
     tensors = {
-        # A clone each: tied weights are written twice, for the format knows no sharing.
+        # A clone of each: tied weights are written twice, because the format has no shared tensors.
         key: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous().clone()
         for key, t in module.state_dict().items()
     }
@@ -136,13 +136,13 @@ def save(
 
 
 def is_half(path: Path) -> bool:
-    """Whether weights that `save` has written are float16."""
+    """Whether a file written by `save` holds float16 weights."""
     with safetensors.safe_open(path, framework="pt") as file:
-        return any(file.get_slice(key).get_dtype() == "F16" for key in file.keys())  # noqa: SIM118, it is no mapping
+        return any(file.get_slice(key).get_dtype() == "F16" for key in file.keys())  # noqa: SIM118, it is not a mapping
 
 
 def _in_order(contents: bytes) -> bytes:
-    """The same file with its header sorted: the library writes metadata in an order that differs from run to run."""
+    """The file's contents with a sorted header: the library writes metadata in an order that differs between runs."""
     start = 8 + int.from_bytes(contents[:8], "little")
     header = json.dumps(json.loads(contents[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -150,18 +150,18 @@ def _in_order(contents: bytes) -> bytes:
 
 
 def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
-    """The weights that a bundled model's name, a card or a path stands for, checked against the card if there is one.
+    """The weights that a bundled model's name, a card or a path refers to, checked against the card if there is one.
 
-    Raises UserError when there is nothing of that name, or it is not what its card was written for.
+    Raises UserError if nothing has that name, or the weights are not those of the card.
     """
-    path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user as it is
+    path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user unchanged
     if (name := renames.model(str(checkpoint))) in zoo_names():
         path = zoo_card(name)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise _missing(shown(str(checkpoint)), path) from None
-    except OSError as error:  # too long a name, a folder that may not be read
+    except OSError as error:  # the name is too long, or the folder is not readable
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
     if path.is_dir():
         inside = sorted(_named_like_checkpoints(path), key=lambda name: (not name.endswith(INDEX), name))
@@ -179,45 +179,47 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
 
 
 def _normalisation(
-    path: Path, contents: Contents, typed: str | None, said: Said, built: Built
+    path: Path, contents: Contents, typed: str | None, declared: Declared, built: Built
 ) -> tuple[str, tuple[str, ...]]:
-    """What the user types, else the card or the metadata name, else lies beside the weights; and the note on it.
+    """The normalisation, and the note on it: the user's, else that of the card or metadata, else the stored one.
 
-    Raises UserError where what lies there cannot be used: leaving it out would measure another function.
+    Raises UserError if the stored one cannot be used: leaving it out would measure another function.
     """
-    own, named = built.normalisation, typed or said.normalisation
+    own, named = built.normalisation, typed or declared.normalisation
     if own is None:
         if named is not None:
             return named, ()
-        silent = "nothing says how its images were normalised, so it gets pixels in [0, 1]; "
-        return "none", (silent + (mentioned(contents.nested.numbers) or "--normalise changes that"),)
+        unknown_normalisation = "no normalisation is known, so the network gets pixels in [0, 1]; "
+        return "none", (unknown_normalisation + (mentioned(contents.nested.numbers) or "--normalise changes that"),)
     if named is not None:
-        who = f"--normalise {typed}" if typed else f"{named}, from {said.source},"
-        return named, (f"{who} goes before the normalisation in the file ({own.called}: {own.text or own.remark})",)
+        source = f"--normalise {typed}" if typed else f"{named}, from {declared.source},"
+        return named, (
+            f"{source} takes precedence over the normalisation in the file ({own.called}: {own.text or own.remark})",
+        )
     if not own.text:
         raise UserError(
-            f"{path} brings a normalisation that cannot be used: {own.called} are {own.remark}; give it to the network "
+            f"{path} holds a normalisation that cannot be used: {own.called} are {own.remark}; add it to the network "
             "in a factory (--arch), or leave it out with --normalise none"
         )
     what = "of mean 0 and standard deviation 1, which changes nothing" if own.text == "none" else own.text
     return own.text, (f"normalisation {what}, from {own.called} in the file{own.remark}",)
 
 
-def _from_card(card: Card) -> Said:
-    return Said(f"the card of {card.name}", card.architecture, card.normalisation, card.shape, card.classes)
+def _from_card(card: Card) -> Declared:
+    return Declared(f"the card of {card.name}", card.architecture, card.normalisation, card.shape, card.classes)
 
 
-def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Said:
+def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Declared:
     try:
         shape = tuple(int(side) for side in metadata["shape"].split("x")) if "shape" in metadata else None
         classes = int(metadata["classes"]) if "classes" in metadata else None
-    except ValueError:  # other tools may mean something else by these words
+    except ValueError:  # other tools may use these keys for something else
         shape = classes = None
-    return Said(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
+    return Declared(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its format: `net` of `net.pth.tar`."""
+    """The name of a file without its suffixes: `net` for `net.pth.tar`."""
     name = path.stem
     while name.endswith(STEMS) and not name.startswith("."):
         name = name[: name.rindex(".")]

@@ -1,6 +1,6 @@
-"""Weights as arrays: `.npz` of NumPy, and `.mat` of MATLAB, version 5. Reads numbers, and nothing that has to be run.
+"""Reads weights from `.npz` files of NumPy and `.mat` files of MATLAB 5. Reads only numbers, and runs no code.
 
-Both are read here and not by the libraries that write them: those make room for what a file claims to hold.
+The usual libraries are not used, because they allocate as much memory as a file claims to need.
 """
 
 import math
@@ -15,26 +15,26 @@ import numpy as np
 
 from ...errors import UserError, first_line
 from .nested import by, shown
-from .zips import AGAIN, most, too_large
+from .zips import AGAIN, max_unpacked, too_large
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 HEADER = 128  # bytes of text and version at the beginning of a .mat file
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""How numbers are stored, by MATLAB's codes. Those of a double may be stored as bytes."""
+"""Storage types by MATLAB's codes. The values of a double array may be stored as bytes."""
 CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 OTHERS = {1: "a cell", 2: "a struct", 3: "an object", 4: "text", 5: "sparse", 16: "a function", 17: "an object"}
-COMPLEX = 0x08  # a flag of a matrix
+COMPLEX = 0x08  # the flag of a complex matrix
 
 
 def is_npz(names: set[str]) -> bool:
-    """Whether a zip file with these entries is one of arrays."""
+    """Whether a zip file with these entries is an `.npz` file."""
     return any(name.endswith(".npy") for name in names)
 
 
 def read_npz(path: Path, found: list[zipfile.ZipInfo]) -> dict[str, Array]:
-    """The arrays in an `.npz` file by name. Raises UserError when one is damaged, or holds Python objects."""
+    """The arrays in an `.npz` file, by name. Raises UserError if one is damaged, or holds Python objects."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for entry in found:
@@ -69,14 +69,14 @@ def _npy(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
 
 
 def is_mat(beginning: bytes) -> bool:
-    """Whether a file begins as those of MATLAB do from version 5 on."""
+    """Whether a file begins like a `.mat` file of version 5 or later."""
     return beginning.startswith(b"MATLAB ") and beginning[126:128] in (b"IM", b"MI")
 
 
 def read_mat(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """The arrays in a `.mat` file by name, and its other variables, each with what it is.
+    """The arrays in a `.mat` file by name, and the kind of each other variable.
 
-    Raises UserError when it is damaged, or of version 7.3.
+    Raises UserError if the file is damaged, or of version 7.3.
     """
     data = path.read_bytes()
     if data[124:126] in (b"\x00\x02", b"\x02\x00"):
@@ -97,8 +97,8 @@ def read_mat(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 
 def _unpacked(path: Path, data: bytes, order: str) -> bytes:
-    """The elements of a file without their compression. Raises UserError where they grow out of proportion."""
-    limit = most(len(data))
+    """The elements of a file, uncompressed. Raises UserError if they are far larger than the file."""
+    limit = max_unpacked(len(data))
     pieces, length = [], 0
     for kind, content in _elements(data[HEADER:], order, padded=False):
         if kind == COMPRESSED:
@@ -113,7 +113,7 @@ def _unpacked(path: Path, data: bytes, order: str) -> bytes:
 
 
 def _elements(data: bytes, order: str, *, padded: bool = True) -> Iterator[tuple[int, bytes]]:
-    """The type and the bytes of each element in a row of them."""
+    """The type and the bytes of each element in a sequence."""
     place = 0
     while place + 8 <= len(data):
         kind, length = struct.unpack_from(f"{order}II", data, place)
@@ -129,11 +129,11 @@ def _elements(data: bytes, order: str, *, padded: bool = True) -> Iterator[tuple
 
 
 def _matrix(content: bytes, order: str) -> tuple[str, "Array | str"]:
-    """A variable's name with its numbers, or with what else it is."""
+    """A variable's name, with its numbers or, if it holds none, its kind."""
     parts = _elements(content, order)
     flags, dimensions, name = (next(parts, (0, b""))[1] for _ in range(3))
     called = name.decode("latin-1")
-    if len(flags) < 8:  # what MATLAB writes of its own beside objects
+    if len(flags) < 8:  # MATLAB's own data on objects
         return called, "an object"
     (word,) = struct.unpack_from(f"{order}I", flags)
     if (word & 0xFF) not in CLASSES:

@@ -1,4 +1,4 @@
-"""Puts the weights of a file into the network they were trained in."""
+"""Builds the network for the weights in a file, and loads them."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -24,8 +24,8 @@ from .recognition import BY_NAMES, Match
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a card, or else the metadata of a file, says about the weights. None where it is silent."""
+class Declared:
+    """What a card, or else the metadata of a file, declares about the weights. None where it declares nothing."""
 
     source: str
     architecture: str | None = None
@@ -36,58 +36,58 @@ class Said:
 
 @dataclass(frozen=True)
 class Built:
-    """A network with its weights. `shape` is what its images must be, where the weights tell."""
+    """A network with its weights. `shape` is the required image shape, if the weights determine it."""
 
     network: nn.Module
     architecture: str
     shape: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
-    normalisation: Own | None = None  # that lay beside the weights
+    normalisation: Own | None = None  # stored beside the weights
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be assembled, and what is known about it."""
+    """The weights to assemble, and what is known about them."""
 
     path: Path
-    contents: Contents  # all of the file
-    picked: Contents  # what the user has picked of it
-    said: Said
+    contents: Contents  # of the whole file
+    picked: Contents  # the set of weights that the user picked
+    declared: Declared
     shape: tuple[int, ...] | None  # of the data
     classes: int | None
-    weights: str | None  # what was typed to pick
+    weights: str | None  # the --weights option
 
 
 def assemble(
     path: Path,
     contents: Contents,
-    said: Said,
+    declared: Declared,
     *,
     arch: str | Factory | None = None,
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
     weights: str | None = None,
 ) -> Built:
-    """The network, by what the user says in `arch`, else what the file is or says, else by its keys and shapes.
+    """The network that `arch` names, else a whole module in the file, else the declared or recognised architecture.
 
-    `weights` names one of several sets of weights. Raises UserError when no network can be made, or the weights do not
+    `weights` names one of several sets of weights. Raises UserError if no network can be made, or the weights do not
     fit it.
     """
     picked = weights_of(contents) if weights is None else under(contents, weights)
-    request = _Request(path, contents, picked, said, shape or said.shape, said.classes or classes, weights)
+    request = _Request(path, contents, picked, declared, shape or declared.shape, declared.classes or classes, weights)
     if arch is None and (contents.module is not None or picked.nested.modules):
         return _whole(request)
     if isinstance(arch, Factory):
         return _of_class(request, arch) or _from_factory(request, arch)
     if not picked.tensors and weights is None:
         raise empty(path, contents)
-    likely = tuple(s for s in (shape, said.shape) if s is not None)
-    name = arch or said.architecture
+    likely = tuple(s for s in (shape, declared.shape) if s is not None)
+    name = arch or declared.architecture
     return _recognised(request, likely) if name is None else _registered(request, name, likely, by_user=bool(arch))
 
 
 def _whole(request: _Request) -> Built:
-    """A module that was saved whole."""
+    """The network of a module that was saved whole."""
     if request.contents.module is not None:
         if request.weights is not None:
             raise UserError(f"{request.path} is a model with one set of weights; leave --weights out")
@@ -98,7 +98,7 @@ def _whole(request: _Request) -> Built:
 
 
 def _of_class(request: _Request, arch: Factory) -> Built | None:
-    """The module that was saved whole, if it is of the class that the user names: it has its own arguments."""
+    """The module that was saved whole, if it is of the class that the user names: it keeps its own arguments."""
     whole = request.contents.module
     if whole is not None and arch.makes(inside := _unwrapped(whole)):
         return Built(inside, arch.canonical, None)
@@ -111,7 +111,7 @@ def _of_class(request: _Request, arch: Factory) -> Built | None:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside torch's own wrappers for several devices and for averages."""
+    """The network inside torch's own wrappers for several devices and for averaging."""
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         module = module.module
     return module
@@ -131,27 +131,27 @@ def _from_factory(request: _Request, arch: Factory) -> Built:
 
 
 def _made(request: _Request, arch: Factory) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-    """The network for these images and classes; for as many classes as the weights have; with its own defaults."""
+    """Candidates: built for these images and classes, for the number of classes in the weights, with its defaults."""
     shape, classes = request.shape, request.classes
     network = _materialised(arch, arch.build(shape, classes), shape)
     yield network, ()
     outputs = _outputs(request.picked, Wanted.of(network))
-    filled, least = arch.filled(shape, classes), arch.filled(shape, classes, defaults=True)
-    with suppress(UserError):  # what the weights do not fit is the better message
+    filled, minimal = arch.filled(shape, classes), arch.filled(shape, classes, defaults=True)
+    with suppress(UserError):  # the message about the misfit is more useful
         if outputs is not None and arch.filled(shape, outputs) != filled:
             yield _materialised(arch, arch.build(shape, outputs), shape), ()
-        if filled != least:
-            own = ", ".join(sorted(filled.keys() - least.keys()))
-            note = f"{arch.name} is called without {own}: with the numbers of the data the weights would not fit"
+        if filled != minimal:
+            own = ", ".join(sorted(filled.keys() - minimal.keys()))
+            note = f"{arch.name} is called without {own}: with the values of the data the weights would not fit"
             yield _materialised(arch, arch.build(shape, classes, defaults=True), shape), (note,)
 
 
 def _materialised(arch: Factory, network: nn.Module, shape: tuple[int, ...] | None) -> nn.Module:
-    """The network after it has seen an image, if it has layers that learn their size from one. Raises UserError."""
+    """The network, after a forward pass if it has lazy layers, which infer their size. Raises UserError if it fails."""
     if not any(nn.parameter.is_lazy(weight) for weight in (*network.parameters(), *network.buffers())):
         return network
     if shape is None:
-        raise UserError(f"--arch {arch.text} has layers that learn their size from an image; name the data with --data")
+        raise UserError(f"--arch {arch.text} has layers that infer their size from an image; name the data with --data")
     try:
         with torch.no_grad():
             network.float().eval()(torch.zeros(2, *shape))
@@ -164,7 +164,7 @@ def _materialised(arch: Factory, network: nn.Module, shape: tuple[int, ...] | No
 
 
 def _outputs(picked: Contents, wanted: Wanted) -> int | None:
-    """How many classes the weights are for, where they differ from the network in nothing else."""
+    """The number of classes of the weights, if they differ from the network in nothing else."""
     places = find(picked.tensors, wanted)
     if not places:
         return None
@@ -178,10 +178,10 @@ def _outputs(picked: Contents, wanted: Wanted) -> int | None:
 
 
 def _hint(request: _Request, arch: Factory, wanted: Wanted) -> str:
-    """What to type where a factory's network does not fit; empty where nothing more is known."""
-    said, outputs = request.said, _outputs(request.picked, wanted)
-    if said.architecture is not None and said.architecture != arch.canonical:
-        return f"{said.source} names the architecture {shown(said.architecture)}"
+    """What to type if a factory's network does not fit; empty if nothing more is known."""
+    declared, outputs = request.declared, _outputs(request.picked, wanted)
+    if declared.architecture is not None and declared.architecture != arch.canonical:
+        return f"{declared.source} names the architecture {shown(declared.architecture)}"
     if outputs is not None:
         call = shlex.quote(f"{arch.target}:{arch.name}(num_classes={outputs})")
         return f"if it takes the number of classes, write it: --arch {call}"
@@ -189,7 +189,7 @@ def _hint(request: _Request, arch: Factory, wanted: Wanted) -> str:
 
 
 def _fitting(picked: Contents, wanted: Wanted) -> list[Place]:
-    """The places where all weights lie, in the network's shapes."""
+    """The places in the file that hold all weights of the network, in its shapes."""
     return [
         place
         for place in find(picked.tensors, wanted)
@@ -202,7 +202,7 @@ def _registered(request: _Request, name: str, likely: tuple[tuple[int, ...], ...
         raise _unregistered(request, name, by_user=by_user)
     found = recognition.matches(request.picked, likely, {name: ARCHITECTURES[name]})
     if not found:
-        # It cannot fit: building it for the likely images shows where.
+        # No network of this name fits: building one for the likely images shows where it differs.
         network = ARCHITECTURES[name].build(likely[0] if likely else (1, 28, 28), request.classes or 10)
         others = [match.architecture.name for match in recognition.matches(request.picked, likely) if not match.beside]
         hint = f"its weights are those of {others[0]}: type --arch {others[0]}" if others else ""
@@ -241,15 +241,15 @@ def _filled(
     choice: Choice,
     notes: tuple[str, ...],
 ) -> Built:
-    """The network with the weights that were chosen, with the notes on them."""
+    """The network with the chosen weights, and the notes on them."""
     contents, place, network = request.contents, choice.place, network.float()
     own: dict[str, Tensor] = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     given = place.tensors(contents.tensors)
     precision = _precision(request, given, own)
     try:
-        # MATLAB's row vectors become vectors again; what fits has as many numbers.
+        # MATLAB's row vectors become vectors again; weights that fit have the same number of entries.
         network.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in given.items()}, strict=False)
-    except Exception as error:  # the network's own code may have a part in it
+    except Exception as error:  # the network may override the method
         raise UserError(
             f"{architecture} does not take its weights from {request.path} ({described(error)}); "
             "make a network that loads a state dict in the usual way"
@@ -261,7 +261,7 @@ def _filled(
 
 
 def _precision(request: _Request, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The note on the precision of the weights. Raises UserError when there are no gradients in it."""
+    """The note on the precision of the weights. Raises UserError for quantised weights, which have no gradients."""
     for key, tensor in given.items():
         if own[key].is_floating_point() and not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -271,17 +271,17 @@ def _precision(request: _Request, given: Mapping[str, Tensor], own: Mapping[str,
             )
     types = sorted({str(t.dtype).removeprefix("torch.") for t in given.values() if t.is_floating_point()} - {"float32"})
     beside = [name for name in request.picked.tensors if not name.endswith(tuple(own))]
-    scales = [name for name in beside if "scale" in name.rpartition(".")[2].lower()]  # however a library calls them
+    scales = [name for name in beside if "scale" in name.rpartition(".")[2].lower()]  # names differ between libraries
     if scales and any(name.startswith("float8") for name in types):
         raise UserError(
-            f"{request.path} is quantised: its {' and '.join(types)} weights go with scales ({shown(scales[0])}); save "
+            f"{request.path} is quantised: its {' and '.join(types)} weights have scales ({shown(scales[0])}); save "
             "the model before quantisation"
         )
     return (f"the weights were {' and '.join(types)} and are read as float32",) if types else ()
 
 
 def _no_fit(request: _Request, wanted: Wanted, arch: str, hint: str = "") -> UserError:
-    """Why no weights in the file fit this network."""
+    """The error that says why no weights in the file fit this network."""
     picked = request.picked
     if request.weights is not None and not (picked.tensors or picked.nested.unusable):
         return unknown_set(request.path, request.contents, request.weights, _fitting(request.contents, wanted))
@@ -295,9 +295,9 @@ def _unregistered(request: _Request, name: str, *, by_user: bool) -> UserError:
         return UserError(f"--arch {name} names no network in that file; write --arch {name}:NETWORK")
     if by_user:
         return unknown("architecture", name, [*ARCHITECTURES, "module:factory", "file.py:factory"])
-    # A card or a file must not choose which code runs: only its reader may.
+    # A card or a file must not choose which code runs: only the user may.
     typed = shlex.quote(name) if factories.named_factory(name) else "file.py:factory"
     return UserError(
-        f"{request.said.source} says that its architecture is {shown(name)!r}, which robench does not know; if you "
+        f"{request.declared.source} says that its architecture is {shown(name)!r}, which robench does not know; if you "
         f"have its code, name it: --arch {typed}"
     )

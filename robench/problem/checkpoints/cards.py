@@ -1,6 +1,6 @@
-"""A model's card: what its weights are, how they were made, what they are claimed and measured to do.
+"""A model's card: its weights, how they were trained, and their claimed and measured robustness.
 
-NAME.toml beside NAME.safetensors; the cards of bundled models are in zoo.py. Knows nothing of torch.
+The card NAME.toml lies beside NAME.safetensors; zoo.py finds the cards of bundled models. Does not import torch.
 """
 
 import json
@@ -18,17 +18,17 @@ from ..durable import replace, sha256
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source says of such a model under one set of threats."""
+    """Robust accuracies that a publication reports for such a model, under one set of threats."""
 
     source: str  # the paper and its table
     threats: tuple[str, ...]
-    accuracy: dict[str, float]  # fractions, of clean, a threat, union, average
+    accuracy: dict[str, float]  # fractions; the keys are clean, a threat, union, average
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Read from and written to TOML. Keys that are not listed are passed over, so that newer cards stay readable."""
+    """A model card, read from and written to TOML. Unknown keys are ignored, so that newer cards stay readable."""
 
-    name: str  # data set first, hyphens: digits-adv-linf
+    name: str  # data set first, with hyphens: digits-adv-linf
     data: str  # digits
     architecture: str  # a registered name, or the file.py:factory that was used
     normalisation: str = "none"  # or MEAN/STD
@@ -41,29 +41,29 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: str = ""
     seed: int | None = None
     minutes: float | None = None
-    minutes_before: float | None = None  # of the training of the model that this one went on from, and of those before
+    minutes_before: float | None = None  # training time of the models that this training started from
     hardware: str = ""
     commit: str = ""  # of robench, where it was trained from a source checkout
     notes: str = ""
     settings: dict[str, Any] = {}  # msgspec copies defaults
-    validation: dict[str, Any] = {}  # on training images that were kept out, at the end of the training
-    claimed: dict[str, Claimed] = {}  # a name for each
+    validation: dict[str, Any] = {}  # on held-out training images, at the end of the training
+    claimed: dict[str, Claimed] = {}  # by a name for each source
     measured: dict[str, Any] = {}
 
 
 def minutes_in_all(card: Card) -> float | None:
-    """Of this model's training and of those that it rests on; None where its own is not known."""
+    """The training time in minutes, including that of the models it started from; None if its own is unknown."""
     return None if card.minutes is None else card.minutes + (card.minutes_before or 0)
 
 
 def read_card(path: Path) -> Card:
-    """The card in a TOML file. Raises UserError naming the key that is missing or wrong, or a name that is a path."""
+    """The card in a TOML file. Raises UserError that names a missing or wrong key, or a name that is a path."""
     try:
         card = msgspec.toml.decode(path.read_bytes(), type=Card)
     except OSError as error:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the card {path} is not one that robench reads: {error}; mend it, or move it away") from None
+        raise UserError(f"the card {path} cannot be read: {error}; correct it, or move it away") from None
     settings = {renames.recipe_setting(key): value for key, value in card.settings.items()}
     card = msgspec.structs.replace(card, name=renames.model(card.name), settings=settings)
     names.check(card.name, f"the card {path} calls its model")
@@ -72,13 +72,13 @@ def read_card(path: Path) -> Card:
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Writes the card in one step. Raises UserError when the place cannot be written."""
+    """Writes the card atomically. Raises UserError if the path cannot be written."""
     fields = {key: value for key, value in msgspec.to_builtins(card).items() if value is not None}
     replace(path, "".join(_lines(fields)).encode())
 
 
 def verified(path: Path, card: Card) -> Path:
-    """The weights that lie beside the card at `path`. Raises UserError when they are not those it was written for."""
+    """The weights beside the card at `path`. Raises UserError if they are not those that the card was written for."""
     weights = path.parent / card.weights
     if not weights.is_file():
         made = f", or make the model: {card.command}" if card.command else ""
@@ -93,7 +93,7 @@ def verified(path: Path, card: Card) -> Path:
 
 
 def _lines(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """A TOML table: its values first, for what follows a header belongs to that header."""
+    """The lines of a TOML table: values first, because whatever follows a header belongs to that header."""
     tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     if above:
         yield f"\n[{'.'.join(map(_key, above))}]\n"
@@ -114,7 +114,7 @@ def _value(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which only TOML forbids.
+        # TOML has the escapes of JSON, but also forbids DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"

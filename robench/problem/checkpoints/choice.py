@@ -1,4 +1,4 @@
-"""Which of several sets of weights in a file is taken, and the notes on the rest of it."""
+"""Selects one of several sets of weights in a file, and makes the notes on the rest of the file."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,38 +11,38 @@ from .nested import Nested, by, first, shown, words
 from .places import COUNTER, Place, is_copy, same
 
 USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
-"""Keys under which training scripts put the weights beside the optimiser, the most usual first."""
+"""Keys under which training scripts store the weights beside the optimiser, the most common first."""
 OPTIMISERS = {"optimizer", "optimizers", "optimiser", "optim", "opt", "scheduler", "schedulers"}
-"""Words in the keys of what an optimiser keeps: its averages of gradients look like weights."""
+"""Words in the keys of an optimiser's state: its averages of gradients have the keys and shapes of weights."""
 TRAINING = OPTIMISERS | {"scaler", "amp", "rng", "callbacks", "loops", "sampler"}
-"""Words in the keys of what a training keeps beside the weights."""
+"""Words in the keys of other training state beside the weights."""
 RULES = (
-    "no average or other copy by its name",
-    "the most usual key",
+    "not an average or other copy by its name",
+    "the most common key",
     "the last of a list",
     "the shortest name",
     "the first in the file",
 )
-"""Which set of weights goes before the others, in the order in which this is decided."""
+"""The rules by which one set of weights is preferred, in the order in which they apply."""
 
 
 def weights_of(contents: Contents) -> Contents:
-    """Without the state of optimisers, whose averages of gradients have the keys and shapes of weights."""
+    """The contents without the state of optimisers."""
 
-    def kept(name: str) -> bool:
+    def is_weight(name: str) -> bool:
         return OPTIMISERS.isdisjoint(words(contents.nested.container(name)))
 
-    return replace(contents, tensors={name: tensor for name, tensor in contents.tensors.items() if kept(name)})
+    return replace(contents, tensors={name: tensor for name, tensor in contents.tensors.items() if is_weight(name)})
 
 
 def under(contents: Contents, key: str) -> Contents:
-    """What lies under the key or prefix that `--weights` names, in full or from any part of it on."""
+    """The contents under the key or prefix that `--weights` names, in full or without its first parts."""
     wanted = key.strip(".") + "."
     names = {**contents.tensors, **contents.nested.modules}
     places = {name[: at + len(wanted) - 1] for name in names if (at := f".{name}.".find(f".{wanted}")) >= 0}
     full = [place for place in places if place + "." == wanted] or sorted(places)
     if len(full) > 1:
-        raise UserError(f"--weights {key} may be {first(full)}; write one of them in full")
+        raise UserError(f"--weights {key} is ambiguous: {first(full)}; write one of them in full")
     prefix = f"{full[0]}." if full else None
     held = contents.nested
 
@@ -61,7 +61,7 @@ def under(contents: Contents, key: str) -> Contents:
 
 @dataclass(frozen=True)
 class Choice:
-    """The place that is taken, and the others whose weights would fit: those that differ, and those that do not."""
+    """The chosen place, and the other places whose weights would fit: those that differ, and those that are equal."""
 
     place: Place
     differing: tuple[Place, ...] = ()
@@ -70,8 +70,8 @@ class Choice:
 
 
 def chosen(places: Sequence[Place], contents: Contents) -> Choice:
-    """The place to take, by `RULES`."""
-    # Two architectures may fit at one place.
+    """The place to use, by `RULES`."""
+    # Two architectures may fit at the same place.
     unique: dict[tuple[str, ...], Place] = {}
     for place in places:
         unique.setdefault(place.prefixes, place)
@@ -83,18 +83,18 @@ def chosen(places: Sequence[Place], contents: Contents) -> Choice:
 
 
 def chosen_module(held: Nested) -> tuple[str, tuple[str, ...]]:
-    """The same among modules that were saved whole."""
+    """The name of the module to use, among modules that were saved whole, by `RULES`; and the note on it."""
     ranked = sorted((Place((f"{name}.",), {}) for name in held.modules), key=lambda place: _rank(place, held))
     return ranked[0].prefix[:-1], _several(ranked, held)
 
 
 def called(place: Place) -> str:
-    """What a place is called in sentences, and with `--weights`."""
+    """The name of a place in messages, and for `--weights`."""
     return " and ".join(shown(prefix.removesuffix(".")) or "the top of the file" for prefix in place.prefixes)
 
 
 def whence(place: Place, contents: Contents) -> tuple[str, ...]:
-    """Where the weights were found, unless their names are the keys of the network."""
+    """The note on where the weights were found; none if their names are the keys of the network."""
     if len(place.prefixes) > 1:
         sources = [f"in parts, from {called(place)}"]
     else:
@@ -107,7 +107,7 @@ def whence(place: Place, contents: Contents) -> tuple[str, ...]:
 
 
 def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) -> tuple[str, ...]:
-    """What else the file holds: copies of the weights, the first tensors beside them, and other containers."""
+    """The note on the rest of the file: copies of the weights, the first tensors beside them, other containers."""
     held, place = contents.nested, choice.place
     used = {*place.names.values(), *also_used}
     used |= {name for other in (*choice.differing, *choice.equal) for name in other.names.values()}
@@ -129,12 +129,12 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
 
 
 def shapes_listed(tensors: Mapping[str, Tensor] | Mapping[str, tuple[int, ...]]) -> str:
-    """The first keys with their shapes."""
+    """The first keys with their shapes, as text."""
     return first(f"{shown(k)} ({by(v.shape if isinstance(v, Tensor) else v)})" for k, v in tensors.items())
 
 
 def _rank(place: Place, held: Nested) -> tuple[object, ...]:
-    """Lower goes first; one number for each of `RULES`, but for the order in the file, which sorting keeps."""
+    """The sort key of a place: one entry for each of `RULES` but the last, because sorting is stable."""
     prefix = place.prefix
     parts = prefix.split(".")[:-1]
     usual = min((USUAL.index(part) for part in parts if part in USUAL), default=len(USUAL))
@@ -144,13 +144,13 @@ def _rank(place: Place, held: Nested) -> tuple[object, ...]:
 
 
 def _several(places: Sequence[Place], held: Nested) -> tuple[str, ...]:
-    """The note on weights that differ, the first of which are taken."""
+    """The note on sets of weights that differ; the first is used."""
     if len(places) < 2:
         return ()
     one, other = (_rank(place, held) for place in places[:2])
     decided = next((rule for rule, a, b in zip(RULES, one, other, strict=False) if a != b), RULES[-1])
     names = [called(place) for place in places]
     return (
-        f"{len(names)} sets of weights fit and differ ({first(names)}): {names[0]} is taken, {decided}; --weights "
-        f"{names[1]} takes {'the other' if len(names) == 2 else 'another'}",
+        f"{len(names)} sets of weights fit and differ ({first(names)}): {names[0]} is used ({decided}); --weights "
+        f"{names[1]} selects {'the other' if len(names) == 2 else 'another'}",
     )

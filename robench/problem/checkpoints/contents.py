@@ -1,6 +1,6 @@
-"""What is in a checkpoint file: tensors by name, or a whole module. Runs no code of the file unless told to.
+"""The contents of a checkpoint file: tensors by name, or a whole module. Runs code of the file only if it is trusted.
 
-Files are known by their first bytes, not by their names.
+The format is recognised by the first bytes of the file, not by its name.
 """
 
 from collections.abc import Mapping
@@ -32,27 +32,28 @@ FOREIGN = {
     b"7z\xbc\xaf": "is a 7z archive; unpack it and name the checkpoint in it",
     b"Rar!": "is a rar archive; unpack it and name the checkpoint in it",
 }
-"""The first bytes of files that are often taken for checkpoints, and what to do with them."""
+"""The first bytes of files that are often mistaken for checkpoints, and the message for each."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: tensors, or a module that was saved whole, with the text that names its code."""
+    """The contents of a file: tensors, or a module that was saved whole, with the text that identifies its code."""
 
     tensors: Mapping[str, Tensor]
     module: nn.Module | None = None
     code: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    nested: Nested = field(default_factory=Nested)  # where the tensors lay
-    loose: bool = False  # MATLAB knows no shapes of one axis: axes of one entry mean nothing
+    nested: Nested = field(default_factory=Nested)  # the containers of the tensors
+    loose: bool = False  # MATLAB has no shapes with one axis: axes of length 1 are ignored
 
 
 def read(path: Path, *, trust_pickle: bool, device: torch.device, script: Factory | None = None) -> Contents:
-    """Raises UserError when the file is no checkpoint, is damaged, or could not be read without running its code.
+    """The contents of a checkpoint file.
 
-    Programs are loaded to `device`, tensors to the CPU. A module's weights are float32; tensors are as they were saved.
-    What a trusted file names of `__main__` is taken from `script`.
+    Programs are loaded to `device`, tensors to the CPU. A module's weights become float32; tensors keep their type.
+    Names in `__main__` that a trusted file refers to are taken from `script`. Raises UserError if the file is not a
+    checkpoint, is damaged, or cannot be read without running its code.
     """
     if path.name.endswith(INDEX):
         return _held(path, read_sharded(path, lambda part: _one(part, trust_pickle, device, script).tensors))
@@ -67,7 +68,7 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
             beginning = file.read(BEGINNING)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    _refuse_by_look(path, beginning)
+    _refuse_foreign(path, beginning)
     if path.suffix == ".safetensors" or beginning[8:10] == b'{"':
         tensors, metadata = read_safetensors(path)
         return replace(_held(path, tensors), metadata=metadata)
@@ -90,13 +91,12 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:
         like = next((f", like {shown(name)}" for name in sorted(kinds) if name.endswith((".pt", ".pth"))), "")
-        raise UserError(
-            f"{path} is a zip file of something else, not a checkpoint; name the file with the weights{like}"
-        )
+        raise UserError(f"{path} is a zip file, but not a checkpoint; name the file with the weights{like}")
     return _held(path, unpickled(path, beginning, trust, script))
 
 
-def _refuse_by_look(path: Path, beginning: bytes) -> None:
+def _refuse_foreign(path: Path, beginning: bytes) -> None:
+    """Raises UserError for a file that is known not to be a checkpoint."""
     if not beginning:
         raise UserError(f"{path} is empty; {AGAIN}")
     if is_html(beginning):
@@ -114,7 +114,7 @@ def _refuse_by_look(path: Path, beginning: bytes) -> None:
 
 
 def _held(path: Path, held: object) -> Contents:
-    """What lies in the containers of a file. Raises UserError when there is nothing that a network could take."""
+    """The contents of nested containers. Raises UserError if they hold no weights by name."""
     try:
         found = nested(held)
     except UserError as error:

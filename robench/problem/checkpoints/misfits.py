@@ -1,4 +1,4 @@
-"""Why the weights of a file do not become a network, in one sentence each."""
+"""The errors for weights that fit no network, one sentence each."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +11,11 @@ from .places import Place, Wanted, fits
 from .recognition import Match
 
 QUANTISED = ("_packed_params", "qweight", "qzeros", "SCB", "absmax", "quant_map", "zero_point", "weight_scale")
-"""Ends of the names that libraries give to quantised weights."""
+"""Suffixes of the names that libraries give to quantised weights."""
 
 
 def empty(path: Path, contents: Contents) -> UserError:
-    """A file without a weight."""
+    """The error for a file without weights."""
     held = contents.nested
     if held.optimiser:
         return UserError(f"{path} is the state of an optimiser, not of a model; name the file with the weights")
@@ -24,13 +24,13 @@ def empty(path: Path, contents: Contents) -> UserError:
     if contents.tensors:
         return UserError(f"{path} holds the state of an optimiser and no weights; name the file with the weights")
     if held.loops:
-        return UserError(f"{path} holds no tensors: its {shown(held.loops[0])} is the file's own container again")
+        return UserError(f"{path} holds no tensors: its {shown(held.loops[0])} refers back to a container around it")
     inside = f"; it holds {first(held.plain)}" if held.plain else ""
     return UserError(f"{path} holds no tensors{inside}; name the file with the weights")
 
 
 def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserError:
-    """Weights that are of no known architecture; `found` are those that some tensors are left over from."""
+    """The error for weights of no known architecture; `found` are matches that leave some tensors unused."""
     held = contents.nested
     if held.optimiser:
         return UserError(f"{path} is the state of an optimiser, not of a model; name the file with the weights")
@@ -42,8 +42,8 @@ def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserEr
         name = found[0].architecture.name
         beside = {name: contents.tensors[name] for name in found[0].beside}
         return UserError(
-            f"{path} has all weights of {name}, and also {shapes_listed(beside)}; if the network does without, type "
-            f"--arch {name}, else name the network with --arch file.py:factory"
+            f"{path} has all weights of {name}, and also {shapes_listed(beside)}; if the network does not use these, "
+            f"type --arch {name}, else name the network with --arch file.py:factory"
         )
     if {"x", "y"} <= contents.tensors.keys() or {"x_test", "y_test"} <= contents.tensors.keys():
         return UserError(f"{path} holds images and labels, not weights; give it with --data, and name a model")
@@ -52,22 +52,22 @@ def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserEr
     if all(name.isdigit() for name in contents.tensors):
         return UserError(f"{path} holds a list, not weights by name; save the model's state_dict()")
     return UserError(
-        f"{path} is of no architecture that robench knows (it begins with {shapes_listed(contents.tensors)}); name it "
-        "with --arch file.py:factory"
+        f"{path} matches no architecture that robench knows (it begins with {shapes_listed(contents.tensors)}); name "
+        "it with --arch file.py:factory"
     )
 
 
 def unknown_set(path: Path, contents: Contents, weights: str, places: list[Place]) -> UserError:
-    """`--weights` names what is not there; `places` are those that fit."""
+    """The error for a `--weights` that names no set in the file; `places` are those that fit."""
     sets = [called(place) for place in places if place.prefixes != ("",)] or _sets(contents)
     near = get_close_matches(weights, sets, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    there = f"it has {first(sets, most=8)}" if sets else "it has one set of weights: leave --weights out"
+    there = f"it has {first(sets, limit=8)}" if sets else "it has one set of weights: leave --weights out"
     return UserError(f"{path} has no weights under {shown(weights)}; {hint}{there}")
 
 
 def misfit(path: Path, contents: Contents, wanted: Wanted, arch: str, place: Place | None, hint: str = "") -> UserError:
-    """What a network lacks and what differs, seen from the place that fits best; `hint` says what else to type."""
+    """The error that lists missing and differing weights at the place that fits best; `hint` says what to type."""
     if contents.nested.optimiser:
         return UserError(f"{path} is the state of an optimiser, not of a model; name the file with the weights")
     if (quantised := _quantised(contents)) is not None:
@@ -100,7 +100,7 @@ def _faults(contents: Contents, wanted: Wanted, place: Place) -> list[str]:
     if unlike:
         more = len(unlike) - 1
         faults.append(
-            f"{unlike[0]} is {by(given[unlike[0]].shape)} where {by(wanted.shapes[unlike[0]])} is wanted"
+            f"{unlike[0]} is {by(given[unlike[0]].shape)} where {by(wanted.shapes[unlike[0]])} is needed"
             + (f", and {more} more {'differ' if more > 1 else 'differs'}" if more else "")
         )
     return faults
@@ -119,7 +119,7 @@ def _quantised(contents: Contents) -> str | None:
 
 
 def _sets(contents: Contents) -> list[str]:
-    """The containers that hold tensors themselves."""
+    """The names of the containers that hold tensors directly."""
     held = contents.nested
     return [
         shown(container[:-1])

@@ -1,6 +1,6 @@
-"""The tensors in what a checkpoint file holds, however deep in dictionaries and lists, under one name each.
+"""Flattens the nested dictionaries and lists of a checkpoint file to tensors by name.
 
-`{"model": {"conv.weight": w}}` holds `model.conv.weight`: the key of a dictionary in a file is a prefix like any other.
+`{"model": {"conv.weight": w}}` holds `model.conv.weight`: the key of a dictionary is a prefix like any other.
 """
 
 import re
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ...errors import UserError
 from .pickled_arrays import Array, PickledArray
 
-DEPTH = 50  # containers inside containers
-ENTRIES = 2_000_000  # in all of them together: one container may be listed in several, and then counts each time
-REPEATED = 2**26  # bytes: a tensor larger than its own memory may be no larger than this
+DEPTH = 50  # levels of containers
+ENTRIES = 2_000_000  # in all containers together; a container that is referenced several times counts each time
+REPEATED = 2**26  # bytes: the largest tensor that may be larger than its own storage
 SHOWN = 80  # characters of a name from a file
 
 OPTIMISER = {"state", "param_groups"}
@@ -26,17 +26,17 @@ OPTIMISER = {"state", "param_groups"}
 
 @dataclass(frozen=True)
 class Nested:
-    """What lies in nested containers. Names are joined with dots, the keys of lists are their indices."""
+    """The flattened contents of nested containers. Names are joined with dots; the keys of lists are their indices."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    unusable: dict[str, str] = field(default_factory=dict)  # tensors that are no weights, each with the reason
+    unusable: dict[str, str] = field(default_factory=dict)  # tensors that cannot be weights, each with the reason
     modules: dict[str, nn.Module] = field(default_factory=dict)
     containers: list[str] = field(default_factory=list)  # prefixes, as "model."; "" is the outermost
-    listed: set[str] = field(default_factory=set)  # those that are items of a list
-    numbers: dict[str, tuple[float, ...]] = field(default_factory=dict)  # a few of them, in no tensor
-    plain: list[str] = field(default_factory=list)  # keys of the outermost that hold something else
+    listed: set[str] = field(default_factory=set)  # containers that are items of a list
+    numbers: dict[str, tuple[float, ...]] = field(default_factory=dict)  # up to four plain numbers, not in a tensor
+    plain: list[str] = field(default_factory=list)  # keys of the outermost container that hold something else
     loops: list[str] = field(default_factory=list)  # names under which a container holds itself
-    optimiser: bool = False  # the outermost is the state of one
+    optimiser: bool = False  # the outermost container is an optimiser's state dict
 
     def container(self, name: str) -> str:
         """The innermost container that a name lies in."""
@@ -52,7 +52,7 @@ class Nested:
 
 
 def nested(held: object) -> Nested:
-    """Raises UserError when there are too many containers, or two tensors of one name."""
+    """The flattened contents of `held`. Raises UserError for too many containers, or two tensors of one name."""
     found = Nested(optimiser=isinstance(held, Mapping) and held.keys() == OPTIMISER)
     waiting: list[tuple[str, object, tuple[int, ...]]] = [("", held, ())]
     entries = 0
@@ -61,7 +61,7 @@ def nested(held: object) -> Nested:
         entries += 1
         if entries > ENTRIES or len(above) > DEPTH:
             limit = f"more than {ENTRIES:,} entries" if entries > ENTRIES else f"containers more than {DEPTH} deep"
-            raise UserError(f"it holds {limit}, which no checkpoint needs; save the model's state_dict()")
+            raise UserError(f"it holds {limit}, too many for a checkpoint; save the model's state_dict()")
         if (few := _few(value)) is not None:
             found.numbers[name] = few
         if isinstance(value, Tensor | np.ndarray | PickledArray):
@@ -83,25 +83,25 @@ def nested(held: object) -> Nested:
 
 
 def shown(name: str) -> str:
-    """A name from a file, fit to be printed: of one line, and not too long."""
+    """A name from a file in printable form: on one line, and not too long."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def first(names: Iterable[str], most: int = 3) -> str:
-    """The first of some names, fit to be printed, and how many more there are."""
+def first(names: Iterable[str], limit: int = 3) -> str:
+    """The first `limit` names in printable form, and the number of the others."""
     every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(map(shown, every[:most])) + more
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(map(shown, every[:limit])) + more
 
 
 def words(name: str) -> list[str]:
-    """The words of a name: `lr`, `schedulers` of `lr_schedulers.0.`"""
+    """The words of a name: `lr` and `schedulers` for `lr_schedulers.0.`."""
     return re.split(r"[\W\d_]+", name.lower())
 
 
 def by(shape: Sequence[int]) -> str:
-    """How a shape is written: 1x28x28."""
+    """A shape as text: 1x28x28."""
     return "x".join(map(str, shape)) if len(shape) else "one number"
 
 
@@ -113,7 +113,7 @@ def _items(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _few(value: object) -> tuple[float, ...] | None:
-    """A number, or a list of one for each of up to four channels."""
+    """The value as a tuple of floats if it is a number, or a list of up to four, one for each channel; else None."""
     numbers = value if isinstance(value, list | tuple) else [value]
     real = len(numbers) in range(1, 5) and all(isinstance(n, int | float) and abs(n) < 1e9 for n in numbers)
     return tuple(map(float, numbers)) if real else None
@@ -148,7 +148,7 @@ def _take(found: Nested, name: str, value: Tensor | Array | PickledArray) -> Non
 
 
 def _fault(tensor: Tensor) -> str | None:
-    """Why a tensor cannot be the weight of a network that is attacked."""
+    """Why a tensor cannot be a weight of a differentiable network; None if it can."""
     if tensor.is_nested:
         return "is a nested tensor"
     if tensor.is_quantized:

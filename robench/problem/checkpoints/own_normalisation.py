@@ -1,4 +1,4 @@
-"""The mean and standard deviation that a checkpoint brings along, as buffers beside the weights of its network."""
+"""Finds the mean and standard deviation that a checkpoint stores as buffers beside the weights of its network."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,30 @@ from .places import Place, is_copy, parent, same
 PAIRS = {"mu": "sigma", "mean": "std", "_mean": "_std", "mean_": "std_", "new_mean": "new_std", "means": "stds"}
 PAIRS |= {f"{of}_mean": f"{of}_std" for of in ("image", "img", "pixel", "norm", "input", "data", "dataset", "channel")}
 PAIRS |= {mean.upper(): std.upper() for mean, std in PAIRS.items()}
-"""What the two are called: by RobustBench, by most, and by MadryLab's robustness library. No `acc_mean`, a result."""
-PIXELS = 255  # the largest value of a pixel where normalisation is for bytes
+"""Names of the two: in RobustBench, in most code, in MadryLab's robustness library. Not `acc_mean`: it is a result."""
+PIXELS = 255  # the largest value of a pixel, if the normalisation is for bytes
 
 
 @dataclass(frozen=True)
 class Own:
-    """A normalisation that was found in a file, or what keeps it from being used."""
+    """A normalisation found in a file, or the reason why it cannot be used."""
 
     names: tuple[str, str]
-    text: str = ""  # MEAN/STD, or `none` where it changes nothing; empty where it cannot be used
+    text: str = ""  # MEAN/STD, or `none` if it changes nothing; empty if it cannot be used
     remark: str = ""
 
     @property
     def called(self) -> str:
-        """The names of both in the file."""
+        """The names of mean and standard deviation in the file."""
         return " and ".join(map(shown, self.names))
 
 
 def own_normalisation(
     tensors: Mapping[str, Tensor], place: Place, network: nn.Module, shape: tuple[int, ...] | None
 ) -> Own | None:
-    """The pair nearest to the weights: beside them, or alone in a module beside them or above. `shape` is that of the
-    images, where it is known.
+    """The pair nearest to the weights: beside them, or alone in a module beside or above them; None without one.
 
-    A pair that the network itself has is its own, and not found here.
+    `shape` is that of the images, if known. A pair that the network itself contains is not considered.
     """
     levels = {prefix for part in place.prefixes for prefix in _above(part)}
     ordered = sorted(tensors)
@@ -62,14 +61,14 @@ def own_normalisation(
 
 
 def _alike(mean: Tensor, shape: tuple[int, ...] | None) -> bool:
-    """Whether a tensor may be the mean of images: a few numbers, one for each channel, or an image."""
+    """Whether a tensor may be the mean of images: one number for each channel, or a mean image."""
     sides = [side for side in mean.shape if side != 1]
     few = len(sides) < 2 and mean.numel() <= (max(4, shape[0]) if shape else 4)
     return few or (shape is not None and tuple(mean.shape[-2:]) == shape[1:])
 
 
 def mentioned(numbers: Mapping[str, tuple[float, ...]]) -> str:
-    """What settings in a file call mean and standard deviation, and what to type to use them; empty without any."""
+    """The settings in a file called mean and standard deviation, and what to type to use them; empty without any."""
     for name, mean in numbers.items():
         base, last = _split(name)
         std = numbers.get(base + PAIRS.get(last, ""))
@@ -101,17 +100,17 @@ def _read(tensors: Mapping[str, Tensor], names: tuple[str, str], channels: int |
         text = canonical(text, channels or max(mean.numel(), std.numel()))
     except UserError:
         return Own(names, remark=f"{shown(text)}, which is no mean and standard deviation")
-    remark = f", divided by {PIXELS} for pixels from 0 to 1" if bytes_ else ""
+    remark = f", divided by {PIXELS} for pixels from 0 to 1" if bytes_ else ""  # stored for pixels from 0 to 255
     return Own(names, text, remark + (", the pair nearest to the weights" if several else ""))
 
 
 def _number(value: np.float32, of_bytes: bool) -> str:
-    """The shortest text that is read as this very number."""
+    """The shortest text that parses to exactly this number."""
     return repr(float(value) / PIXELS) if of_bytes else str(value)
 
 
 def _above(prefix: str) -> list[str]:
-    """The prefix and all that it lies under."""
+    """The prefix and all its parents."""
     levels = [prefix]
     while levels[-1] and len(levels) < DEPTH:
         levels.append(parent(levels[-1]))
@@ -124,12 +123,12 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _below(ordered: Sequence[str], base: str) -> int:
-    """How many names begin with this."""
+    """The number of names that begin with `base`."""
     return bisect_left(ordered, base + chr(0x10FFFF)) - bisect_left(ordered, base)
 
 
 def _has(network: nn.Module, place: Place, base: str, mean: str) -> bool:
-    """Whether the network has such a buffer without keeping it in its state dict."""
+    """Whether the network has such a buffer that is not in its state dict."""
     for prefix in place.prefixes:
         if base.startswith(prefix):
             try:

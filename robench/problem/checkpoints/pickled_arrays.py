@@ -1,7 +1,7 @@
-"""NumPy's arrays in pickles, without what NumPy does to read them.
+"""Reads NumPy arrays in pickles without calling NumPy's own unpickling functions.
 
-A pickle names three functions of NumPy for an array. They make room for any shape and change types in place, so here
-the names lead to records that keep what they are given, and to an array only when its numbers are there.
+A pickle names three functions of NumPy for an array. These allocate memory for any shape and change types in place.
+Here the names map to records that store their arguments, and an array is made only once its numbers are there.
 """
 
 import math
@@ -14,7 +14,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 class PickledType:
-    """What a pickle gives as an array's type: `f4`, and its byte order."""
+    """An array's type in a pickle: a code such as `f4`, and the byte order."""
 
     def __init__(self, code: object = "", *_flags: object):
         self.code = code.decode() if isinstance(code, bytes) else str(code)
@@ -26,14 +26,14 @@ class PickledType:
 
     @property
     def dtype(self) -> "np.dtype[Any] | None":
-        """A type of numbers; None for text, objects and all else."""
+        """The type, if it is numeric; None for text, objects and all else."""
         kind, size = self.code.lstrip("<>=|")[:1], self.code.lstrip("<>=|")[1:]
         plain = kind in tuple("fiubc") and size in ("1", "2", "4", "8", "16")
         return np.dtype(f"{self.order}{kind}{size}") if plain else None
 
 
 class PickledArray:
-    """An array, once its numbers are there; None where they are no numbers."""
+    """An array in a pickle. `array` is None until its data are read, and if they are not numbers."""
 
     def __init__(self, *_placeholder: object):
         self.array: Array | None = None
@@ -54,21 +54,21 @@ def _filled(data: bytes | bytearray, kind: PickledType, shape: tuple[Any, ...], 
 
 
 def _of_buffer(data: bytes | bytearray, kind: PickledType, shape: tuple[Any, ...], order: str) -> PickledArray:
-    """In place of NumPy's `_frombuffer`, which pickles of protocol 5 name."""
+    """Replaces NumPy's `_frombuffer`, which pickles of protocol 5 name."""
     made = PickledArray()
     made.array = _filled(data, kind, shape, order)
     return made
 
 
 def _number(kind: PickledType, data: object = b"") -> object:
-    """In place of NumPy's `scalar`."""
+    """Replaces NumPy's `scalar`."""
     if kind.dtype is None or not isinstance(data, bytes):
         return None
     return np.frombuffer(data, kind.dtype, count=1)[0]
 
 
 def array_names() -> list[tuple[Callable[..., Any], str]]:
-    """What stands for each name, under the names of NumPy 1 and 2."""
+    """The replacement for each name, under the names of NumPy 1 and 2."""
     functions: dict[str, Callable[..., Any]] = {
         "multiarray._reconstruct": PickledArray,
         "multiarray.scalar": _number,

@@ -1,4 +1,4 @@
-"""Files of `torch.save`, and of `pickle.dump`. Nothing in them is run unless they are trusted."""
+"""Reads files of `torch.save` and `pickle.dump`. Runs code in them only if they are trusted."""
 
 import pickle
 import re
@@ -19,15 +19,15 @@ from .pickled_arrays import array_names
 from .strict_pickles import RefusedError, is_tar, read_plain, read_tar
 from .zips import AGAIN
 
-TORCH = b"\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how files of torch.save begin that are no zip files
+TORCH = b"\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first bytes of torch.save's old format, before zip
 NO_CHECKPOINT = "is not a checkpoint that PyTorch reads; name a .safetensors or .pt file"
-MEMORY = ("alloc", "memory")  # words in what torch raises when there is too little
+MEMORY = ("alloc", "memory")  # words in torch's error when memory runs out
 
 
 def unpickled(path: Path, beginning: bytes, trust: bool, script: Factory | None) -> object:
-    """What the file holds. With `trust`, its code is run, and what it names of `__main__` comes from `script`.
+    """The object in the file. With `trust`, its code runs, and names in `__main__` are taken from `script`.
 
-    Raises UserError when it is damaged, or cannot be read without running its code.
+    Raises UserError if it is damaged, or cannot be read without running its code.
     """
     if trust:
         return _trusted(path, beginning, script)
@@ -47,7 +47,7 @@ def unpickled(path: Path, beginning: bytes, trust: bool, script: Factory | None)
         raise
     except (EOFError, OSError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from None
-    except Exception:  # what a damaged file leads to is anybody's guess
+    except Exception:  # a damaged file may raise anything
         raise UserError(f"{path} {NO_CHECKPOINT}") from None
 
 
@@ -78,21 +78,21 @@ def _trusted(path: Path, beginning: bytes, script: Factory | None) -> object:
 
 
 class _MissingError(Exception):
-    """A script lacks a name that a file needs."""
+    """The script lacks a name that the file needs."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # A newer pickle protocol than torch's own is either read or refused: no third case to warn of.
+        # A newer pickle protocol than torch's own is either read or refused, so a warning adds nothing.
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-        # torch itself uses it, to read quantised tensors.
+        # torch itself uses TypedStorage to read quantised tensors.
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
         yield
 
 
 def _finding(script: ModuleType | None) -> Any:
-    """The module `pickle`, with an unpickler that finds names of `__main__` in this script."""
+    """A copy of the module `pickle` with an unpickler that resolves names in `__main__` in this script."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -123,17 +123,17 @@ def _refused(path: Path, beginning: bytes, message: str, script: Factory | None)
 
 
 def _would_run(path: Path, named: list[str], script: Factory | None) -> UserError:
-    """A file that names code, here or in what `torch.load` does not allow."""
+    """The error for a file that names code which `torch.load` does not allow with `weights_only`."""
     try:
         named = [*named, *sorted({*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {*named, *_allowed()})]
-    except Exception:  # the older formats; what was found first is named
+    except Exception:  # it does not read the older formats; the first name found is reported
         named = named[:1]
     mains = first(name.removeprefix("__main__.") for name in named if name.startswith("__main__."))
     more = f" --arch SCRIPT.py:NETWORK, of the script that defines {mains}," if mains and not script else ""
     which = f" ({first(named)})" if named else ""
     return UserError(
-        f"{path} is a pickle that would run code to be read{which}, so nothing of it was run; save the model's "
-        f"state_dict() alone, or add --trust-pickle{more} if you trust who made the file"
+        f"{path} is a pickle that would run code when it is read{which}, so it was not read; save only the model's "
+        f"state_dict(), or add --trust-pickle{more} if you trust who made the file"
     )
 
 
@@ -143,5 +143,5 @@ def _allowed() -> set[str]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and all(w in str(error) for w in MEMORY)):
-        return UserError(f"{path} needs more memory than there is here; run robench on a larger machine")
+        return UserError(f"{path} needs more memory than this machine has; run robench on a larger machine")
     return UserError(f"{path} is cut off or damaged; {AGAIN}")

@@ -1,7 +1,7 @@
-"""Where in a file all weights of a network lie: under which prefix, or in which parts.
+"""Finds the weights of a network in a file: under a common prefix, or in several parts.
 
 Training scripts put `module.`, `model.backbone.` or `state_dict.` before every key of a network, in any order. So the
-keys of the network are found as endings of the names in the file, in time proportional to the number of names.
+keys of the network are matched with the ends of the names in the file, in time linear in the number of names.
 """
 
 import re
@@ -18,23 +18,23 @@ Shape = tuple[int, ...]
 
 COPIES = {"ema", "swa", "avg", "average", "averaged", "polyak", "shadow", "momentum", "teacher", "target", "k", "key"}
 COPIES |= {"attacker", "old", "prev", "previous", "init", "initial", "frozen"}
-"""Words in the names of weights that are an average or another copy of those that were trained."""
+"""Words in the names of weights that are an average or another copy of the trained weights."""
 COUNTER = "num_batches_tracked"
-"""Counters of batch norm, which older files lack and no forward pass reads."""
+"""The counters of batch norm: older files lack them, and no forward pass reads them."""
 INNER = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What wrappers of a layer inside the network put into its keys."""
+"""The key parts that wrappers around a layer inside the network add."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The tensors of a network: their shapes by key, and the keys that a file must have, one of each group."""
+    """The tensors of a network: shapes by key, and groups of keys; a file must have one key of each group."""
 
     shapes: Mapping[str, Shape]
     groups: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, network: nn.Module) -> "Wanted":
-        """The other name of a tied weight need not be in a file, nor the counters of batch norm."""
+        """The tensors of this network. Tied weights form a group; the counters of batch norm are optional."""
         own = {key: tensor for key, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
         groups: dict[object, list[str]] = defaultdict(list)
         for key, tensor in own.items():
@@ -46,46 +46,49 @@ class Wanted:
 
     @classmethod
     def like(cls, shapes: Mapping[str, Shape]) -> "Wanted":
-        """Of a network without tied weights."""
+        """The tensors of a network with these shapes and without tied weights."""
         return cls(shapes, tuple((key,) for key in shapes if not key.endswith(COUNTER)))
 
     def missing(self, found: Mapping[str, object]) -> list[str]:
-        """The first key of each group of which nothing is found."""
+        """The first key of each group without a key in `found`."""
         return [group[0] for group in self.groups if not any(key in found for key in group)]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where weights of a network lie in a file."""
+    """The place of a network's weights in a file."""
 
-    prefixes: tuple[str, ...]  # one, or one for each part
+    prefixes: tuple[str, ...]  # one prefix, or one for each part
     names: Mapping[str, str]  # the name in the file, by the network's key
-    spelling: str = ""  # how the keys are written there, where it is unusual
+    spelling: str = ""  # how the keys are spelled in the file; empty if as in the network
 
     @property
     def prefix(self) -> str:
-        """What all names begin with."""
+        """The common prefix of all names."""
         if len(self.prefixes) == 1:
             return self.prefixes[0]
         return parent(self.prefixes[-1]) if "" not in self.prefixes else ""
 
     def tensors(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights by the network's keys."""
+        """The weights, by the network's keys."""
         return {key: held[name] for key, name in self.names.items()}
 
 
 def parent(prefix: str) -> str:
-    """`model.` of `model.net.`."""
+    """The parent of a prefix: `model.` for `model.net.`."""
     return prefix[: prefix[:-1].rfind(".") + 1] if prefix else ""
 
 
 def is_copy(prefix: str) -> bool:
-    """Whether weights of this name are a copy of others, as `model_ema.` and `encoder_k.`."""
+    """Whether weights under this prefix are a copy of others, as under `model_ema.` and `encoder_k.`."""
     return not COPIES.isdisjoint(words(prefix))
 
 
 def find(names: Iterable[str], wanted: Wanted) -> list[Place]:
-    """Every place that has all keys of the network, whatever their shapes; none is in several parts if one is whole."""
+    """Every place that has all keys of the network, whatever their shapes.
+
+    Places in several parts are returned only if no single prefix has all keys.
+    """
     names = list(names)
     if not wanted.groups:
         return []
@@ -93,7 +96,7 @@ def find(names: Iterable[str], wanted: Wanted) -> list[Place]:
     for spelling, spelt, keys, separator in _spellings(names, wanted):
         one = tuple(written for written, key in keys.items() if key in wanted.groups[0])
         if not any(name.endswith(one) for name in spelt):
-            continue  # soon seen, where there are many architectures to try
+            continue  # a cheap test first, because many architectures are tried
         found = _endings(spelt, keys, separator)
         whole = [
             Place((prefix,), held, spelling)
@@ -107,7 +110,7 @@ def find(names: Iterable[str], wanted: Wanted) -> list[Place]:
 
 
 def nearest(names: Iterable[str], wanted: Wanted) -> Place | None:
-    """The prefix with the most keys of the network; the shortest of several."""
+    """The place with the most keys of the network; among equals, the one with the shortest prefix."""
     found = _endings({name: name for name in names}, {key: key for key in wanted.shapes}, ".")
     if not found:
         return None
@@ -116,23 +119,21 @@ def nearest(names: Iterable[str], wanted: Wanted) -> Place | None:
 
 
 def fits(tensor: Tensor, shape: Shape, *, loose: bool) -> bool:
-    """Whether a tensor has this shape; `loose` passes over axes of one entry."""
+    """Whether a tensor has this shape; with `loose`, axes of length 1 are ignored."""
     if tuple(tensor.shape) == shape:
         return True
     return loose and [side for side in tensor.shape if side != 1] == [side for side in shape if side != 1]
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights are equal, and of one precision."""
+    """Whether two sets of weights are equal, and have the same precision."""
     return one.keys() == other.keys() and all(
         one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
     )
 
 
 def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str, str], dict[str, str], str]]:
-    """Ways to write keys: a description; the names in the file and the network's keys, by how they are written; and
-    what stands between their parts.
-    """
+    """The spellings of keys to try: description, names in the file, network keys (both by spelling), separator."""
     plain = {key: key for key in wanted.shapes}
     yield "", {name: name for name in names}, plain, "."
     inner = {".".join(part for part in name.split(".") if part not in INNER): name for name in names}
@@ -145,10 +146,10 @@ def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str
 
 
 def _endings(names: Mapping[str, str], keys: Mapping[str, str], separator: str) -> dict[str, dict[str, str]]:
-    """By prefix, the names that are a key behind it."""
+    """The names in the file that consist of a prefix and a network key, by prefix and key."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     longest = max(map(len, keys), default=0)
-    ends = re.compile(rf"[.{separator}]")  # a dot always ends a part: it is what follows the key of a dictionary
+    ends = re.compile(rf"[.{separator}]")  # a dot always ends a part, because it joins the keys of dictionaries
     for spelt, name in names.items():
         if spelt in keys:
             found[""][keys[spelt]] = name
@@ -161,9 +162,9 @@ def _endings(names: Mapping[str, str], keys: Mapping[str, str], separator: str) 
 def _in_parts(
     found: Mapping[str, Mapping[str, str]], wanted: Wanted
 ) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-    """Weights that lie beside each other, as `backbone.` and `head.`, or in the stages of a list.
+    """Weights in parts that lie side by side, as under `backbone.` and `head.`, or in the items of a list.
 
-    Each layer comes from one part, and no other part has it: where two have, which of them counts is not known.
+    Each layer must lie in exactly one part: if two have it, it is not known which one the network uses.
     """
     families: dict[str, list[str]] = defaultdict(list)
     for prefix in found:

@@ -1,4 +1,4 @@
-"""Asks a model two random images before anything else is asked of it."""
+"""Tries a model on two random images before anything else."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from .nested import by
 def probe(
     module: nn.Module, path: Path, shape: tuple[int, ...], classes: int | None, made_for: tuple[int, ...] | None = None
 ) -> tuple[int, tuple[str, ...]]:
-    """How many classes the model tells apart, and what to say about it, from its answer to two random images.
+    """The number of outputs of the model, and the note about it, from its logits for two random images.
 
-    Raises UserError when it takes no such images, or its answer is not finite logits for `classes` classes.
+    Raises UserError if it fails on such images, or does not return finite logits for at least `classes` classes.
     """
     pixels = random_images(shape)
     tensors = [*module.parameters(), *module.buffers()]
@@ -25,16 +25,14 @@ def probe(
     except Exception as error:  # whatever the model's own code raises
         raise wrong_images(path, made_for or _reads(module, shape), shape, error) from error
     if not isinstance(logits, Tensor):
-        raise UserError(
-            f"{path} answers with {type(logits).__name__}, not logits; name a model that returns one tensor"
-        )
+        raise UserError(f"{path} returns {type(logits).__name__}, not logits; name a model that returns one tensor")
     if logits.ndim != 2 or len(logits) != 2:
         raise UserError(
-            f"{path} answers two images with a tensor of {by(logits.shape)}, not 2xK logits; name a classifier of "
-            "images that takes batches of any size"
+            f"{path} returns a tensor of {by(logits.shape)} for two images, not 2xK logits; name an image classifier "
+            "that accepts batches of any size"
         )
     if not logits.isfinite().all():
-        raise UserError(f"{path} answers random images with NaN or infinite logits; its weights or --normalise are off")
+        raise UserError(f"{path} returns NaN or infinite logits for random images; check its weights and --normalise")
     outputs = logits.shape[1]
     if outputs < (classes or 2):
         raise UserError(
@@ -46,18 +44,18 @@ def probe(
 
 
 def refuse_not_finite(path: Path, network: nn.Module) -> None:
-    """Raises UserError naming the first weight that is NaN or infinite."""
+    """Raises UserError that names the first weight with NaN or infinite entries."""
     for key, tensor in network.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"{path} has NaN or infinite weights in {key}; name a checkpoint from before training failed"
+                f"{path} has NaN or infinite weights in {key}; name a checkpoint from before the training diverged"
             )
 
 
 def wrong_images(
     path: Path, wanted: tuple[int, ...] | None, shape: tuple[int, ...], error: Exception | None = None
 ) -> UserError:
-    """What to say when a model cannot take images of `shape`; `wanted` may hold the channels alone, or be unknown."""
+    """The error for a model that fails on images of `shape`; `wanted` may hold only the channels, or be unknown."""
     if wanted is not None and wanted != shape:
         kind = f"{by(wanted)} images" if len(wanted) == 3 else f"{wanted[0]}-channel images"
         return UserError(f"{path} reads {kind}, but those of the data are {by(shape)}; choose other data with --data")
@@ -69,6 +67,6 @@ def wrong_images(
 
 
 def _reads(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The channels a model seems to want: those of its first convolution."""
+    """The channels that the model seems to read: those of its first convolution, if they differ from `shape`."""
     first = next((t for t in module.parameters() if t.ndim == 4), None)
     return None if first is None or first.shape[1] == shape[0] else (first.shape[1],)

@@ -1,6 +1,6 @@
-"""Models that bring their own code: TorchScript and torch.export files.
+"""Models that contain their own code: TorchScript and torch.export files.
 
-Neither is Python, but both can do more than arithmetic. TorchScript is loaded without consent where all of its code is
+Neither is Python, but both can do more than arithmetic. TorchScript is loaded without consent if all of its code is
 known to only compute: see `torchscript/`. Reading a torch.export file evaluates Python expressions in it, which no
 check can make safe.
 """
@@ -19,10 +19,10 @@ from .torchscript import refuse_what_may_do_more
 
 
 class Program(Around):
-    """A loaded program, with the methods of a module that such programs lack."""
+    """A loaded program, with the module methods that such programs lack."""
 
     def train(self, mode: bool = True) -> "Program":
-        """Exported programs stay in the mode they were exported in, and refuse to be asked."""
+        """Sets the mode, except for exported programs: these keep theirs, and raise if it is set."""
         self.training = mode
         if not isinstance(self.network, torch.fx.GraphModule):
             self.network.train(mode)
@@ -30,34 +30,34 @@ class Program(Around):
 
 
 def is_torchscript(entries: set[str]) -> bool:
-    """Whether a zip file with these entries, the archive's own folder left out, is a TorchScript archive."""
+    """Whether a zip file with these entries, named without the archive's own folder, is a TorchScript archive."""
     return "constants.pkl" in entries or "model.json" in entries or any(e.startswith("code/") for e in entries)
 
 
 def is_exported(entries: set[str]) -> bool:
-    """Whether it is a torch.export archive, of this format or of the one before torch 2.8."""
+    """Whether a zip file with these entries is a torch.export archive, also of the format before torch 2.8."""
     return any(e.startswith("models/") for e in entries) or "serialized_exported_program.json" in entries
 
 
 def load_torchscript(path: Path, device: torch.device, *, trust: bool) -> tuple[Program, str]:
-    """The program in a TorchScript archive, and a text that names its code.
+    """The program in a TorchScript archive, and a text that identifies its code.
 
-    Raises UserError when the file is damaged or, unless it is trusted, may do more than compute.
+    Raises UserError if the file is damaged or, unless it is trusted, may do more than compute.
     """
     try:
-        data = path.read_bytes()  # once: what is checked is what is loaded, whatever becomes of the file meanwhile
+        data = path.read_bytes()  # once, so that the loaded bytes are the checked ones even if the file changes
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     if not trust:
         refuse_what_may_do_more(path, data)
     try:
         with warnings.catch_warnings():
-            # torch 2.13 warns people who write TorchScript; we only read what others wrote.
+            # torch 2.13 warns authors of TorchScript; we only read it.
             warnings.filterwarnings("ignore", ".*torch.jit.load.* is deprecated", DeprecationWarning)
             module = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} is not a whole TorchScript file ({reason}); copy or download it again") from error
+        raise UserError(f"{path} is not a complete TorchScript file ({reason}); copy or download it again") from error
     return Program(module), f"torchscript:{hashlib.sha256(data).hexdigest()[:16]}"
 
 
@@ -79,5 +79,5 @@ def load_exported(path: Path, *, trust: bool) -> Program:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a module, without what is no tensor."""
+    """The tensors in the state dict of a module."""
     return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""Which registered architecture a state dict belongs to, and how its tensors are called there."""
+"""Recognises the registered architecture of a state dict, and the key of each tensor in it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,23 +14,23 @@ from .own_normalisation import is_part
 from .places import COUNTER, Place, Wanted, find, fits, is_copy
 
 SIDES = (28, 32, 64, 96, 224)
-"""Heights and widths to try where neither the data nor the file says them, in pixels."""
+"""Heights and widths to try if neither the data nor the file gives them, in pixels."""
 ANY = (1, 32, 32), 2
-"""An image and a number of classes that every architecture takes: the keys are the same for all."""
+"""An image shape and a number of classes that every architecture accepts; the keys do not depend on them."""
 BY_NAMES = "its key names and shapes"
-BY_SHAPES = "the shapes of its tensors alone, for it has other key names"
+BY_SHAPES = "the shapes of its tensors, because its key names differ"
 
 
 @dataclass(frozen=True)
 class Match:
-    """An architecture, built for images of `shape`, takes the weights in `place` as its state dict."""
+    """An architecture that, built for images of `shape`, loads the weights in `place` as its state dict."""
 
     architecture: Architecture
     shape: tuple[int, ...]
     classes: int
     place: Place
-    how: str  # by what it was recognised
-    beside: tuple[str, ...] = ()  # names among its weights that it has no use for
+    how: str  # what it was recognised by
+    beside: tuple[str, ...] = ()  # names of tensors among its weights that it does not use
 
 
 def matches(
@@ -38,10 +38,10 @@ def matches(
     likely: tuple[tuple[int, ...], ...],
     among: Mapping[str, Architecture] = ARCHITECTURES,
 ) -> list[Match]:
-    """Every architecture that fits, in the order of the registry; by key names, or else by shapes alone.
+    """Every architecture that fits, in the order of the registry: by key names, or if none does, by shapes only.
 
-    `likely` are image shapes to try first. Channels and classes are read off the weights. Those that use all weights
-    beside theirs go before those that do not.
+    `likely` are image shapes to try first. Channels and classes follow from the weights. If some matches leave no
+    tensors unused, only these are returned.
     """
     by_names = [match for a in among.values() for match in _by_names(a, contents, likely)]
     places = [match.place for match in by_names]
@@ -71,7 +71,7 @@ def _by_names(architecture: Architecture, contents: Contents, likely: tuple[tupl
 
 
 def _beside(place: Place, places: list[Place], contents: Contents) -> tuple[str, ...]:
-    """The names among these weights that neither the network nor a copy of it needs, nor a normalisation."""
+    """The names among these weights that neither the network, a copy of it, nor a normalisation uses."""
     used = {name for other in places for name in other.names.values()}
     own = {contents.nested.container(prefix) for prefix in place.prefixes}
 
@@ -110,7 +110,7 @@ def _by_shapes_of(
     shapes = list(shapes_of(tensors).values())
     images = [shape for shape in shapes if len(shape) == 4]
     dense = [shape for shape in shapes if len(shape) == 2]
-    # In a file whose keys are sorted the first and the last tensor can be any: try them all.
+    # If the keys are sorted, any tensor can be the first or the last layer: try them all.
     for channels in dict.fromkeys(shape[1] for shape in images):
         for classes in dict.fromkeys(shape[0] for shape in reversed(dense)):
             for shape, layout in _layouts(architecture, channels, classes, likely):
@@ -121,7 +121,7 @@ def _by_shapes_of(
 
 
 def _renamed(tensors: dict[str, Tensor], layout: Shapes) -> dict[str, str] | None:
-    """The names for the layout's keys: the same shapes in the same order, or in any order if no two are equal."""
+    """The name for each key of the layout: equal shapes in the same order, or in any order if no two are equal."""
     given, wanted = list(shapes_of(tensors).values()), list(layout.values())
     if given == wanted:
         return dict(zip(layout, tensors, strict=True))
@@ -140,18 +140,18 @@ def _layouts(
         shape = (channels, height, width)
         try:
             yield shape, _layout(architecture, shape, classes)
-        except UserError:  # too small an image for it
+        except UserError:  # the image is too small for it
             continue
 
 
 def _any_layout(architecture: Architecture) -> Shapes:
-    """The keys, which are the same for all images."""
+    """The layout for some image shape; its keys are the same for all."""
     return _layout(architecture, *ANY)
 
 
 @lru_cache(maxsize=256)
 def _layout(architecture: Architecture, shape: tuple[int, ...], classes: int) -> Shapes:
-    """The shapes that a file must have: without the counters of batch norm."""
+    """The shapes that a file must have, without the counters of batch norm."""
     return {key: s for key, s in _state(architecture, shape, classes).items() if not key.endswith(COUNTER)}
 
 

@@ -1,4 +1,4 @@
-"""Safetensors, in one file or in several with an index."""
+"""Reads safetensors files, single or in several parts with an index."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,31 +12,31 @@ from .nested import shown
 from .zips import AGAIN
 
 INDEX = ".index.json"
-LARGEST = 2**26  # bytes of an index; a hundred thousand tensors need a tenth
+LARGEST = 2**26  # bytes of an index; a hundred thousand tensors need a tenth of it
 
 
 class _Index(msgspec.Struct):
-    """Which file holds which tensor."""
+    """An index file: the name of the file that holds each tensor."""
 
     weight_map: dict[str, str]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of one file. Raises UserError when it is damaged."""
+    """The tensors and the metadata of one file. Raises UserError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it cannot be iterated)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not iterable)
             return tensors, dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is cut off or damaged ({error}); {AGAIN}") from None
-    except (KeyError, AttributeError) as error:  # a type of number that this torch does not have
+    except (KeyError, AttributeError) as error:  # a number type that this torch lacks
         raise UserError(f"{path} holds numbers of a type that this torch does not have ({error})") from None
 
 
 def read_sharded(path: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of all files that an index names, each read by `read`.
 
-    Raises UserError when the index is damaged, a file is not in its folder, or a tensor is not where it should be.
+    Raises UserError if the index is damaged, a file is not in its folder, or a tensor is not in the file listed for it.
     """
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is too large for an index; name the file with the weights")
@@ -49,7 +49,7 @@ def read_sharded(path: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> di
         files.setdefault(name, []).append(key)
     missing = []
     for name in files:
-        # A file that says where another lies could name any file of this machine.
+        # Otherwise an index could name any file on this machine.
         if Path(name).name != name or name in ("", ".", "..") or "\\" in name:
             raise UserError(f"{path} names the file {shown(name)!r}; the parts must lie in its own folder")
         if not (path.parent / name).is_file():
@@ -68,7 +68,7 @@ def read_sharded(path: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> di
 
 
 def index_of(path: Path) -> Path | None:
-    """The index that lists this file among several parts, where there is one beside it."""
+    """The index beside this file that lists it among several parts; None without one."""
     for index in sorted(path.parent.glob(f"*{INDEX}")):
         try:
             if index.stat().st_size <= LARGEST:

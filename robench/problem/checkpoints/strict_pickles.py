@@ -1,8 +1,8 @@
-"""Pickles that `torch.load` does not read with `weights_only`: those of `pickle.dump`, and the tar files of PyTorch
+"""Reads pickles that `torch.load` does not read with `weights_only`: files of `pickle.dump`, and tar files of PyTorch
 before 0.1.10.
 
-What a pickle may name is a table: numbers, arrays, tensors and ordered dictionaries. Nothing else is imported, and
-nothing is called but what the table holds.
+A table lists the names that a pickle may use: numbers, arrays, tensors and ordered dictionaries. Nothing outside the
+table is imported or called.
 """
 
 import io
@@ -22,29 +22,28 @@ from .nested import shown
 from .pickled_arrays import PickledArray, PickledType, array_names
 from .zips import AGAIN
 
-TAR = 257, b"ustar"  # where a tar file names its format
+TAR = 257, b"ustar"  # the offset at which a tar file names its format, and the name
 
 
 class RefusedError(Exception):
-    """The pickle names what weights do not need."""
+    """The pickle uses a name that weights do not need."""
 
 
 def is_tar(beginning: bytes) -> bool:
-    """Whether a file begins as tar files do."""
+    """Whether a file begins like a tar file."""
     return beginning[TAR[0] :].startswith(TAR[1])
 
 
 def read_plain(path: Path) -> object:
-    """What `pickle.dump` wrote.
+    """The object that `pickle.dump` wrote.
 
-    Raises RefusedError with the name of what it would call, if that is not in the table, and ValueError or another
-    error of a reader when it is damaged.
+    Raises RefusedError with the first name outside the table, and any error of the unpickler if the file is damaged.
     """
     return _Reader(io.BytesIO(path.read_bytes()), TABLE).load()
 
 
 def read_tar(path: Path) -> object:
-    """What `torch.save` wrote before version 0.1.10. Raises UserError when it is another tar file, or damaged."""
+    """The object that `torch.save` wrote before PyTorch 0.1.10. Raises UserError for other or damaged tar files."""
     try:
         with tarfile.open(path, "r:") as archive:
             members = {member.name.removeprefix("./"): member for member in archive.getmembers() if member.isfile()}
@@ -58,7 +57,7 @@ def read_tar(path: Path) -> object:
         return _Reader(io.BytesIO(content["pickle"]), TABLE, tensors).load()
     except RefusedError as error:
         raise UserError(
-            f"{path} is a pickle that would run code to be read ({error}), so nothing of it was run; load it with the "
+            f"{path} is a pickle that would run code when it is read ({error}), so it was not read; load it with the "
             "program that wrote it and save the model's state_dict()"
         ) from None
     except UserError:
@@ -68,26 +67,29 @@ def read_tar(path: Path) -> object:
 
 
 class _Reader(pickle._Unpickler):
-    """Finds names in a table alone. In Python: the C version makes room for as many objects as a file claims."""
+    """An unpickler that resolves only names in a table.
+
+    Written for the Python implementation: the C version allocates memory for as many objects as a file claims.
+    """
 
     def __init__(self, file: io.BytesIO, table: Mapping[str, Any], outside: Mapping[Any, object] | None = None):
         super().__init__(file, encoding="latin-1")
         self.table, self.outside = table, outside
 
     def find_class(self, module: str, name: str) -> Any:
-        """The entry of the table. Raises RefusedError for a name that is not in it."""
+        """The entry of the table. Raises RefusedError for other names."""
         if f"{module}.{name}" not in self.table:
             raise RefusedError(f"{module}.{name}")
         return self.table[f"{module}.{name}"]
 
     def persistent_load(self, pid: object) -> object:
-        """A tensor of a tar file, by its number."""
+        """The tensor of a tar file with this number."""
         if self.outside is None:
             raise RefusedError(f"the outside object {pid!r}")
         return self.outside[int(str(pid))]
 
     def build(self) -> None:
-        """Gives an object its state: arrays and dictionaries alone, never a function of the table."""
+        """Sets the state of an object. Only arrays and dictionaries are allowed, never a function of the table."""
         changed = self.stack[-2]  # type: ignore[attr-defined]
         if not isinstance(changed, PickledArray | PickledType | OrderedDict):
             raise RefusedError(f"the state of {type(changed).__name__}")
@@ -97,14 +99,14 @@ class _Reader(pickle._Unpickler):
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """Bytes in pickles of protocol 2. Raises RefusedError for anything but that."""
+    """The bytes that pickles of protocol 2 write as latin-1 text. Raises RefusedError for other encodings."""
     if encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"_codecs.encode to {encoding!r}")
     return text.encode("latin-1")
 
 
 def _memory(data: bytes) -> object:
-    """The memory of a tensor that was pickled by itself."""
+    """The storage of a tensor that was pickled on its own."""
     held: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return held
 
@@ -131,7 +133,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _storages(file: io.BytesIO) -> dict[Any, Tensor]:
-    """The memory of tensors by its number: one row of numbers each, and views of them."""
+    """The storages by number, as one-dimensional tensors, and views of them."""
     found: dict[Any, Tensor] = {}
     for _ in range(_Reader(file, TABLE).load()):
         number, _place, dtype = _Reader(file, TABLE).load()
@@ -144,11 +146,11 @@ def _storages(file: io.BytesIO) -> dict[Any, Tensor]:
 
 
 def _tensors(file: io.BytesIO, storages: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-    """The tensors by number: shapes and strides over that memory."""
+    """The tensors by number, as views of the storages with shapes and strides."""
     found: dict[Any, Tensor] = {}
     for _ in range(_Reader(file, TABLE).load()):
         number, storage, _kind = _Reader(file, TABLE).load()
-        (axes, _) = struct.unpack("<ii", file.read(8))  # once written as one number of eight bytes
+        (axes, _) = struct.unpack("<ii", file.read(8))  # written as one number of eight bytes
         sizes = struct.unpack(f"<{axes}q", file.read(8 * axes))
         strides = struct.unpack(f"<{axes}q", file.read(8 * axes))
         (start,) = struct.unpack("<q", file.read(8))

@@ -1,4 +1,4 @@
-"""Zip files, as PyTorch and NumPy write them: what is in them, and how large that is before anything is unpacked."""
+"""Lists the entries of zip files, as PyTorch and NumPy write them, and checks their sizes before unpacking."""
 
 import zipfile
 from pathlib import Path
@@ -7,11 +7,11 @@ from ...errors import UserError
 
 AGAIN = "copy or download it again"
 UNPACKED = 2**28  # bytes that any zip file may unpack to
-RATIO = 20  # weights shrink to a half; zeros alone to a thousandth
+RATIO = 20  # by which larger files may grow: weights compress to a half, but zeros to a thousandth
 
 
 def entries(path: Path) -> list[zipfile.ZipInfo]:
-    """Raises UserError when it is damaged, locked with a password, or would unpack to far more than it is."""
+    """The entries. Raises UserError if the file is damaged, encrypted, or would unpack to far more than its size."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()
@@ -20,26 +20,26 @@ def entries(path: Path) -> list[zipfile.ZipInfo]:
     if any(entry.flag_bits & 1 for entry in found):
         raise UserError(f"{path} is a zip file with a password; unpack it and name the checkpoint in it")
     unpacked = sum(entry.file_size for entry in found)
-    if unpacked > most(path.stat().st_size):
+    if unpacked > max_unpacked(path.stat().st_size):
         raise too_large(path, f"{unpacked / 1e6:,.0f} MB")
     return found
 
 
-def most(size: int) -> int:
-    """How many bytes a file of this size may unpack to."""
+def max_unpacked(size: int) -> int:
+    """The number of bytes that a file of this size may unpack to."""
     return max(UNPACKED, RATIO * size)
 
 
 def too_large(path: Path, unpacked: str) -> UserError:
-    """A file that grows out of all proportion when it is unpacked."""
+    """The error for a file that would unpack to far more than its size."""
     return UserError(
-        f"{path} has {path.stat().st_size / 1e6:,.1f} MB and would unpack to {unpacked}, as no weights do; it was not "
-        "unpacked, get the file from its source again"
+        f"{path} has {path.stat().st_size / 1e6:,.1f} MB and would unpack to {unpacked}, unlike any weights; it was "
+        "not unpacked, get the file from its source again"
     )
 
 
 def names(found: list[zipfile.ZipInfo]) -> set[str]:
-    """The names of entries, in full and without the archive's own folder."""
+    """The names of the entries, each in full and without the archive's own folder."""
     full = [entry.filename for entry in found]
-    # torch puts everything into one folder, whose name does not matter; torch.export did not before torch 2.8.
+    # torch puts everything into one folder of any name; torch.export did not before torch 2.8.
     return {*full, *(name.partition("/")[2] for name in full)}

@@ -1,8 +1,8 @@
-"""Bundled models: the package carries a card of each, and the weights of the small ones.
+"""Bundled models: the package contains a card for each, and the weights of the small ones.
 
-The name of a bundled model stands for the weights whose SHA-256 is on its card, wherever they are found: beside the
-card, in a source checkout, in the cache folder, in a folder of the user's, or at an address. A card that is not
-bundled has no address: nothing is ever fetched for it. Knows nothing of torch.
+The name of a bundled model refers to the weights with the SHA-256 on its card, wherever they are: beside the card, in
+a source checkout, in the cache folder, in a folder of the user, or at an address. Nothing is downloaded for cards that
+are not bundled. Does not import torch.
 """
 
 import os
@@ -20,13 +20,13 @@ PACKAGE = Path(__file__).resolve().parents[2]
 FOLDER = "model_zoo"
 VARIABLE = "ROBENCH_ZOO"  # a folder with NAME.safetensors, or the address of one
 
-# Base addresses at which the project publishes NAME.safetensors. None yet: the project has no public address. A
-# release that has one adds it here, and ROBENCH_ZOO still goes first.
+# Base addresses at which the project publishes NAME.safetensors. There is none yet. A release that has one adds it
+# here; ROBENCH_ZOO still takes precedence.
 PUBLISHED: tuple[str, ...] = ()
 
 
 def zoo_folder() -> Path | None:
-    """Where the cards are: inside the installed package, or beside it in a source checkout."""
+    """The folder of the cards: inside the installed package, or beside it in a source checkout."""
     places = (PACKAGE / FOLDER, PACKAGE.parent / FOLDER)
     return next((place for place in places if place.is_dir()), None)
 
@@ -38,7 +38,7 @@ def zoo_names() -> tuple[str, ...]:
 
 
 def zoo_card(name: str) -> Path:
-    """The card of a bundled model. Raises UserError with the nearest names."""
+    """The path of a bundled model's card. Raises UserError that suggests similar names."""
     folder = zoo_folder()
     if folder is None or name not in zoo_names():
         raise unknown("model", name, zoo_names())
@@ -46,16 +46,16 @@ def zoo_card(name: str) -> Path:
 
 
 def is_bundled(card: Path) -> bool:
-    """Whether the card at this path is one that the package carries."""
+    """Whether the card at this path is part of the package."""
     folder = zoo_folder()
     return folder is not None and card.resolve().parent == folder.resolve()
 
 
 def zoo_weights(path: Path, card: Card) -> Path:
-    """The weights of the bundled card at `path`, fetched into the cache folder when no folder has them.
+    """The weights of the bundled card at `path`, downloaded into the cache folder if no folder has them.
 
-    Raises UserError, with every way to get them, when they cannot be had, and when a file beside the card is not the
-    one that it was written for.
+    Raises UserError, with every way to get them, if they are not found, or if the file beside the card is not the one
+    that the card was written for.
     """
     if path.with_name(card.weights).exists():
         return verified(path, card)
@@ -67,7 +67,7 @@ def zoo_weights(path: Path, card: Card) -> Path:
     ways += [f"train the model and name the file that this writes: {card.command}"] if card.command else []
     way_out = f"{', '.join(ways[:-1])}, or {ways[-1]}"
     if urls := zoo_addresses(card):
-        from ..download import Download, fetch  # the network's libraries, only when they are needed
+        from ..download import Download, fetch  # imports network libraries, so only when needed
 
         wanted = Download(card.weights, f"sha256:{card.sha256.lower()}", urls)
         return fetch(wanted, cache_folder() / FOLDER, subject=f"the model {card.name}", way_out=way_out)
@@ -76,33 +76,33 @@ def zoo_weights(path: Path, card: Card) -> Path:
 
 
 def has_weights(path: Path, card: Card) -> bool:
-    """Whether the weights of the bundled card at `path` are on this machine. Fetches nothing."""
+    """Whether the weights of the bundled card at `path` are on this machine. Downloads nothing."""
     return _found(path, card) is not None
 
 
 def zoo_addresses(card: Card) -> tuple[str, ...]:
-    """Where the weights of a bundled card may be fetched, in order: ROBENCH_ZOO where it is an address, then ours.
+    """The addresses of the weights of a bundled card, in order: below ROBENCH_ZOO if it is an address, then ours.
 
-    Raises UserError when ROBENCH_ZOO is neither an address nor a folder.
+    Raises UserError if ROBENCH_ZOO is neither an address nor a folder.
     """
     own = _own()
     return tuple(_below(base, card.weights) for base in ([own] if isinstance(own, str) else []) + [*PUBLISHED])
 
 
 def _found(path: Path, card: Card) -> Path | None:
-    """The first file that is byte for byte what the card was written for."""
+    """The first file with the checksum on the card."""
     return next((file for file in _files(path, card) if _digest(file) == card.sha256.lower()), None)
 
 
 def _files(path: Path, card: Card) -> Iterator[Path]:
-    """The files under the name of the weights, right or not."""
+    """The files with the name of the weights, whatever their checksum."""
     former = next((f"{old}.safetensors" for old, new in renames.MODELS.items() if new == card.name), card.weights)
     names = dict.fromkeys((card.weights, former))
     return (file for folder in _folders(path) for name in names if os.path.isfile(file := folder / name))
 
 
 def _digest(file: Path) -> str | None:
-    """The SHA-256 of a file; None where it cannot be read, for another folder may have it."""
+    """The SHA-256 of a file; None if it cannot be read, so that other folders are tried."""
     try:
         return sha256(file)
     except OSError:
@@ -112,7 +112,7 @@ def _digest(file: Path) -> str | None:
 def _folders(path: Path) -> Iterator[Path]:
     """The folders that may have the weights of the card at `path`, in order.
 
-    Whoever installs a checkout and works in it has the weights there, and not in the package.
+    They include a `model_zoo` above the current folder: in a checkout, the weights are there, not in the package.
     """
     yield path.parent
     try:
@@ -129,7 +129,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _own() -> Path | str | None:
-    """What ROBENCH_ZOO names, if it is set: a folder, or as text a base address. Raises UserError for all else."""
+    """The value of ROBENCH_ZOO: a folder as Path, a base address as text, None if unset. Raises UserError otherwise."""
     text = os.environ.get(VARIABLE)
     if not text:
         return None
@@ -139,8 +139,8 @@ def _own() -> Path | str | None:
     elif os.path.isdir(folder := os.path.expanduser(text)):
         return Path(folder)
     raise UserError(
-        f"{VARIABLE} is {text!r}, which is neither a folder nor an http(s) address; set it to what has the weights of "
-        "bundled models, or unset it"
+        f"{VARIABLE} is {text!r}, which is neither a folder nor an http(s) address; set it to a folder or address with "
+        "the weights of bundled models, or unset it"
     )
 
 
@@ -148,11 +148,11 @@ def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of brackets that do not match, or a port that is no number
+    except ValueError:  # unmatched brackets, or a port that is not a number
         return False
 
 
 def _below(base: str, name: str) -> str:
-    """The address of a file; what follows a question mark in the base, such as a token, stays behind it."""
+    """The address of a file below a base address; a query string in the base, such as a token, stays at the end."""
     parts = urlsplit(base)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))

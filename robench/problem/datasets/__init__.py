@@ -1,4 +1,4 @@
-"""The data sets robench knows by name, and the user's own in `.npz` files and image folders."""
+"""Data sets: published ones by name, and the user's own in `.npz` files and image folders."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from . import cifar10, digits, mnist, npz
 from .preparation import Preparation
 
 PARTS = ("train", "test")
-MAX_HELD_OUT = 1000  # images: more of them measure hardly better
+MAX_HELD_OUT = 1000  # images; more would hardly improve the measurement
 HELD_OUT, REST = "held-out", "rest"  # parts of an .npz file that has no test part of its own
 
 
@@ -22,10 +22,10 @@ def _always(part: str) -> bool:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published data set. Reading it may download it; everything else is known beforehand.
+    """A published data set. Reading it may download it; everything else is known in advance.
 
-    `mean` and `std` are those of all training pixels in [0, 1], per channel, to four digits: what an
-    architecture may normalise by.
+    `mean` and `std` are those of all training pixels in [0, 1], per channel, to four digits. A model may
+    use them for normalisation.
     """
 
     name: str
@@ -36,7 +36,7 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     read: Callable[[str], Split]  # takes "train" or "test"
-    here: Callable[[str], bool] = _always  # whether that part can be read without a download
+    here: Callable[[str], bool] = _always  # whether a part can be read without a download
 
 
 DATASETS: dict[str, DataSet] = {
@@ -94,10 +94,10 @@ DATASETS: dict[str, DataSet] = {
 def load(
     text: str, part: str = "test", *, preparation: Preparation | None = None, numbers: Sequence[int] | None = None
 ) -> Split:
-    """The examples that `mnist`, `mnist:train`, `my.npz` or `folder/` names; a part in the text comes before `part`.
+    """The examples of `mnist`, `mnist:train`, `my.npz` or `folder/`; a part in the text takes precedence over `part`.
 
-    With `numbers`, at least those examples that are there: of an image folder no others are decoded.
-    Raises UserError when there is no such data set, part, file or folder, or its files are damaged.
+    With `numbers`, an image folder decodes only the examples with these numbers, as far as they exist.
+    Raises UserError if there is no such data set, part, file or folder, or its files are damaged.
     """
     found = source(text, part, preparation)
     if isinstance(found, Split):
@@ -107,7 +107,7 @@ def load(
 
 
 def source(text: str, part: str = "test", preparation: Preparation | None = None) -> Source:
-    """The same, of which images in files are decoded only when they are taken."""
+    """The examples as in `load`, except that image files are decoded only on access."""
     preparation = preparation or Preparation()
     file, cut = _file_and_part(text)
     if cut:
@@ -135,12 +135,12 @@ def source(text: str, part: str = "test", preparation: Preparation | None = None
 
 
 def is_folder(text: str) -> bool:
-    """Whether the text names a folder that is there, and no data set: `./mnist` is a folder, `mnist` the data set."""
+    """Whether the text names an existing folder and not a data set: `./mnist` is a folder, `mnist` the data set."""
     return text not in DATASETS and not _is_file(text) and os.path.isdir(os.path.expanduser(text))
 
 
 def placed(text: str) -> str:
-    """The same data as named from any folder: paths in full, names as they are."""
+    """A text that names the same data from any folder: paths become absolute, names stay."""
     file, cut = _file_and_part(text)
     path = Path(os.path.expanduser(file))
     there = is_folder(file) or (_is_file(file) and path.is_file())
@@ -148,14 +148,14 @@ def placed(text: str) -> str:
 
 
 def prepared(text: str, given: Preparation | None, known: Mapping[str, str]) -> Preparation:
-    """How to prepare these images again: as is said now, else as a run says in its environment."""
+    """The preparation of these images when a run is resumed: the given one, else that in the run's environment."""
     if given is not None and given.known():
         return given
     return Preparation.of(known) if is_folder(text) else Preparation()
 
 
 def title(text: str) -> str:
-    """What the data are called, without part and path: `mnist`, `my` for my.npz, the name of a folder."""
+    """The name of the data without part and path: `mnist`, `my` for my.npz, the name of a folder."""
     if is_folder(text):
         return Path(os.path.expanduser(text)).resolve().name
     file = _file_and_part(text)[0]
@@ -163,7 +163,7 @@ def title(text: str) -> str:
 
 
 def is_undivided(text: str) -> bool:
-    """Whether the text names an `.npz` file with images and labels alone: none of them are for testing."""
+    """Whether the text names an `.npz` file without separate training and test parts."""
     path = Path(os.path.expanduser(text))
     return _is_file(text) and path.is_file() and npz.is_undivided(path)
 
@@ -174,19 +174,19 @@ def fitting(shape: tuple[int, ...]) -> list[str]:
 
 
 def _file_and_part(text: str) -> tuple[str, str]:
-    """`my.npz:held-out` as its file and its part; any other text with no part."""
+    """File and part of a text such as `my.npz:held-out`; any other text without a part."""
     file, colon, ending = text.rpartition(":")
     return (file, ending) if colon and ending in (HELD_OUT, REST) and _is_file(file) else (text, "")
 
 
 def _part_of(whole: Split, part: str) -> Split:
-    """A fifth of the examples, at most a thousand, in an order that mixes classes; or the rest."""
+    """The held-out part, a fifth of the examples with mixed classes and at most a thousand; or the rest."""
     rows = shuffled_rows(len(whole))
     held = min(MAX_HELD_OUT, len(whole) // 5)
     chosen = rows[:held] if part == HELD_OUT else rows[held:]
     if not chosen:
         raise UserError(
-            f"{whole.name} holds {errors.counted(len(whole), 'image')}, too few to hold any out; add images"
+            f"{whole.name} holds {errors.counted(len(whole), 'image')}, too few to hold some out; add images"
         )
     return replace(whole.take(sorted(chosen)), name=f"{whole.name}:{part}", origin=None)
 

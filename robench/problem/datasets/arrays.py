@@ -1,4 +1,4 @@
-"""Images and labels that the user holds as arrays: what is accepted, and the sentence for what is not."""
+"""Converts the user's arrays of images and labels to a `Split`, or explains why it cannot."""
 
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with a fourth channel
 MAX_CLASSES = 10**6
-MIN_LABELS = 8  # so many labels without a 0 are no accident
+MIN_LABELS = 8  # from this many labels on, a missing 0 is no accident
 
 
 def split_of_arrays(
@@ -31,9 +31,9 @@ def split_of_arrays(
     """The examples in two arrays.
 
     Images are (N,H,W,C), (N,C,H,W) or (N,H,W), uint8 or float in [0, 1]; the axis with 1, 3 or 4 entries holds the
-    channels. Labels are whole numbers from 0, of shape (N,) or (N,1), or one-hot rows; there are as many classes as the
-    highest plus 1 unless `classes` says more. With `channels_last` the axes are known to be (N,H,W,C).
-    Raises UserError, naming `source`, for anything else.
+    channels. Labels are whole numbers from 0, of shape (N,) or (N,1), or one-hot rows; the number of classes is the
+    highest label plus 1, unless `classes` gives it. With `channels_last`, the axes are known to be (N,H,W,C).
+    Raises UserError, which begins with `source`, for anything else.
     """
     if x.ndim and y.ndim and len(x) != len(y):
         raise UserError(
@@ -44,12 +44,12 @@ def split_of_arrays(
     labels = whole_labels(y, f"{source}: {y_name}", numbered=classes is not None)
     shown = int(labels.max()) + 1
     if classes is not None and classes < shown:
-        raise UserError(f"{source}: {y_name} holds the label {shown - 1}, but there are said to be {classes} classes")
+        raise UserError(f"{source}: {y_name} holds the label {shown - 1}, but the number of classes is {classes}")
     return Split.whole(name, torch.from_numpy(images), torch.from_numpy(labels), classes or shown)
 
 
 def channels_first(x: Array, source: str) -> Array:
-    """(N,C,H,W). The axis with 1, 3 or 4 entries holds the channels."""
+    """The images as (N,C,H,W). The axis with 1, 3 or 4 entries holds the channels."""
     if x.ndim not in (3, 4):
         raise UserError(f"{source} has shape {x.shape}; robench reads images as (N,H,W,C), (N,C,H,W) or (N,H,W)")
     if 0 in x.shape:
@@ -59,7 +59,7 @@ def channels_first(x: Array, source: str) -> Array:
     first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
     if first and last:
         raise UserError(
-            f"{source} has shape {x.shape}, which reads both as (N,C,H,W) and as (N,H,W,C); "
+            f"{source} has shape {x.shape}, which may be (N,C,H,W) or (N,H,W,C); "
             "pad the images so that only the channel axis has 1, 3 or 4 entries"
         )
     if not first and not last:
@@ -68,11 +68,11 @@ def channels_first(x: Array, source: str) -> Array:
 
 
 def unit_range(x: Array, source: str) -> Float32[np.ndarray, "N C H W"]:
-    """uint8 over 255; floats as they are. Nothing is clipped or scaled to fit."""
+    """The images as float32 in [0, 1]: uint8 divided by 255, floats unchanged. Nothing is clipped or rescaled."""
     if x.dtype == np.uint8:
         if x.max() == 1:
             raise UserError(
-                f"{source} holds uint8 pixels of 0 and 1 only, which as bytes are black; save them as floats, or times"
+                f"{source} holds only the uint8 pixels 0 and 1, which are almost black; save them as floats, or times"
                 " 255"
             )
         return np.ascontiguousarray(unit(x))
@@ -88,7 +88,7 @@ def unit_range(x: Array, source: str) -> Float32[np.ndarray, "N C H W"]:
 
 
 def whole_labels(y: Array, source: str, *, numbered: bool = False) -> Int64[np.ndarray, "N"]:
-    """Class numbers from 0. `numbered`: the number of classes is known, so that 1..K without a 0 is meant as it is."""
+    """The labels as class numbers from 0. With `numbered`, the number of classes is known: labels may lack a 0."""
     if y.dtype == bool and y.ndim == 1:
         raise UserError(f"{source} holds True and False; number the classes 0 and 1, as y.astype(int) does")
     if y.ndim == 2 and y.shape[1] > 1:
@@ -106,17 +106,18 @@ def whole_labels(y: Array, source: str, *, numbered: bool = False) -> Int64[np.n
     if y.max() >= MAX_CLASSES:
         raise UserError(f"{source} holds the label {float(y.max()):.6g}; number the classes 0, 1, 2, ...")
     labels = y.astype(np.int64)
-    most = int(labels.max())
-    if not numbered and len(labels) >= max(MIN_LABELS, most) and most > 1 and set(labels) == set(range(1, most + 1)):
+    top = int(labels.max())
+    if not numbered and len(labels) >= max(MIN_LABELS, top) and top > 1 and set(labels) == set(range(1, top + 1)):
         raise UserError(
-            f"{source} holds the labels 1 to {most} and no 0; classes are numbered from 0: subtract 1, or, if class 0"
-            f" is only not shown, give the number of classes, {most + 1}, too (an array `classes`, or a robench.Split)"
+            f"{source} holds the labels 1 to {top} and no 0; classes are numbered from 0: subtract 1, or, if class 0"
+            f" exists but has no images here, also give the number of classes, {top + 1} (an array `classes`, or a"
+            " robench.Split)"
         )
     return labels
 
 
 def _of_one_hot(y: Array, source: str) -> Array:
-    """The place of the 1 in each row."""
+    """The index of the 1 in each row."""
     if y.dtype.kind not in "iufb" or not ((y == 0) | (y == 1)).all() or not (y.sum(axis=1) == 1).all():
         raise UserError(
             f"{source} has shape {y.shape} and is not one-hot, a single 1 in each row; robench reads one label for each"

@@ -1,8 +1,8 @@
-"""Reads the pickled batches of CIFAR-10's python version without letting a pickle call anything.
+"""Reads the pickled batches of CIFAR-10's python version without running code in a pickle.
 
-Those files were written by Python 2: a dictionary with, among others, `data`, an array of bytes, and
-`labels`, a list. An array inside a pickle is three named callables and a string of bytes. Here the names
-lead to two small records that keep what they are given, so neither numpy nor anything else is run.
+Python 2 wrote these files: a dictionary with, among others, `data`, an array of bytes, and `labels`, a list.
+An array inside a pickle is three named callables and a string of bytes. Here the names map to two small
+records that store their arguments, so that neither numpy nor anything else runs.
 """
 
 import io
@@ -20,7 +20,7 @@ CLASSES = 10
 
 
 class PickledBatch(NamedTuple):
-    """What is read of a batch."""
+    """The labels and pixels of a batch."""
 
     labels: UInt8[np.ndarray, "N"]
     pixels: UInt8[np.ndarray, "N 3072"]
@@ -29,16 +29,16 @@ class PickledBatch(NamedTuple):
 def read_batch(data: bytes, source: str) -> PickledBatch:
     """The labels and pixels in a batch file.
 
-    Raises UserError, naming `source`, when it asks for anything but an array of bytes, and when it is damaged.
+    Raises UserError, which begins with `source`, if it names anything but an array of bytes, or is damaged.
     """
     try:
-        held = _Reader(io.BytesIO(data), encoding="bytes").load()  # what Python 2 calls text is bytes
+        held = _Reader(io.BytesIO(data), encoding="bytes").load()  # text of Python 2 is bytes
         if not isinstance(held, dict) or not isinstance(held.get(b"data"), _Array):
             raise ValueError("it holds no array called data")
         pixels = held[b"data"].bytes_in_rows()
         return PickledBatch(_labels(held.get(b"labels"), len(pixels)), pixels)
     except _RefusedError as error:
-        raise UserError(f"{source} asks to run {error}, which no batch of images needs; it was not read") from None
+        raise UserError(f"{source} would run {error}, which no batch of images needs; it was not read") from None
     except (pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
         raise damaged(source, error) from None
 
@@ -52,17 +52,17 @@ def _labels(held: object, count: int) -> UInt8[np.ndarray, "N"]:
 
 
 class _Type:
-    """What a pickle says of an array's type: `u1` is one unsigned byte."""
+    """The type of an array in a pickle: `u1` is one unsigned byte."""
 
     def __init__(self, code: object, *_flags: object):
         self.code = code
 
     def __setstate__(self, _state: object) -> None:
-        """Byte order and alignment: one byte has neither."""
+        """Ignores byte order and alignment: one byte has neither."""
 
 
 class _Array:
-    """What a pickle says of an array: version, shape, type, whether columns come first, and its bytes."""
+    """The state of an array in a pickle: version, shape, type, whether columns come first, and its bytes."""
 
     def __init__(self, *_placeholder: object):
         self.state: object = None
@@ -71,7 +71,7 @@ class _Array:
         self.state = state
 
     def bytes_in_rows(self) -> UInt8[np.ndarray, "N 3072"]:
-        """The array, if it is rows of 3072 unsigned bytes. Raises ValueError when it is not."""
+        """The array, which must be rows of 3072 unsigned bytes. Raises ValueError if it is not."""
         match self.state:
             case (_, (int(rows), int(columns)), _Type(code=b"u1"), False, bytes(data)) if columns == PIXELS:
                 return np.frombuffer(data, dtype=np.uint8).reshape(rows, columns)
@@ -79,11 +79,11 @@ class _Array:
 
 
 class _RefusedError(Exception):
-    """The pickle named something that an array of bytes does not need."""
+    """The pickle names something that an array of bytes does not need."""
 
 
 class _Reader(pickle.Unpickler):
-    """Resolves the three names that an array needs, and no other."""
+    """An unpickler that resolves the three names that an array needs, and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

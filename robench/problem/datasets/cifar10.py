@@ -1,4 +1,4 @@
-"""CIFAR-10, from either of the two forms in which its authors publish it. https://www.cs.toronto.edu/~kriz/cifar.html"""
+"""CIFAR-10, in either of the two formats that its authors publish. https://www.cs.toronto.edu/~kriz/cifar.html"""
 
 import tarfile
 import zlib
@@ -19,26 +19,26 @@ from .pixels import split_of_bytes
 
 SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32  # a label, then the red, the green and the blue pixels row by row
-Records = UInt8[np.ndarray, "_ 3073"]  # a list of them may have batches of different lengths
+Records = UInt8[np.ndarray, "_ 3073"]  # the batches in a list may differ in length
 
 FOLDERS = ("", "cifar10", "cifar-10")
 
 
 def from_binary(data: bytes, source: str) -> Records:
-    """A `.bin` file is its records, one after the other."""
+    """The records in a `.bin` file, which holds nothing else."""
     if not data or len(data) % RECORD:
         raise damaged(source, f"it has {len(data)} bytes, which is no multiple of {RECORD}")
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, RECORD)
 
 
 def from_pickle(data: bytes, source: str) -> Records:
-    """A batch of the python version: a pickled dictionary, of which only plain numbers are admitted."""
+    """The records in a batch of the python version, a pickled dictionary; only plain numbers are read."""
     batch = read_batch(data, source)
     return np.concatenate([batch.labels[:, None], batch.pixels], axis=1)
 
 
 def from_images(x: Array, y: Array, source: str) -> Records:
-    """Images (N, 32, 32, 3) of bytes and their labels, as `.npz` files have them."""
+    """The records for images (N, 32, 32, 3) of bytes and their labels, as in `.npz` files."""
     channels, height, width = SHAPE
     if x.dtype != np.uint8 or y.dtype.kind not in "iu" or x.shape != (*y.shape, height, width, channels):
         raise damaged(source, f"images {x.dtype} {x.shape} with labels {y.dtype} {y.shape}")
@@ -48,7 +48,7 @@ def from_images(x: Array, y: Array, source: str) -> Records:
 
 @dataclass(frozen=True)
 class Version:
-    """One of the published forms: an archive, the folder in it, and the files of each part with their md5."""
+    """A published format: an archive, the folder in it, and the files of each part with their md5."""
 
     archive: str
     folder: str
@@ -56,16 +56,16 @@ class Version:
     parse: Callable[[bytes, str], Records]
 
     def batches(self, root: Path, part: str) -> list[Path] | None:
-        """The unpacked files of a part."""
+        """The unpacked files of a part; None if they are not below `root`."""
         folders = [*FOLDERS, self.folder, *(f"{folder}/{self.folder}" for folder in FOLDERS if folder)]
         return find(root, folders, list(self.parts[part]))
 
     def archives(self, root: Path) -> list[Path] | None:
-        """The archive that holds every part."""
+        """The archive, which holds every part; None if it is not below `root`."""
         return find(root, FOLDERS, [self.archive])
 
     def read(self, root: Path, part: str) -> list[Records] | None:
-        """The batches of a part, unpacked or in the archive; None when neither lies below `root`."""
+        """The batches of a part, unpacked or in the archive; None if neither lies below `root`."""
         if paths := self.batches(root, part):
             return [self._checked(content(path), path.name, str(path), part) for path in paths]
         if archives := self.archives(root):
@@ -74,12 +74,12 @@ class Version:
         return None
 
     def _checked(self, data: bytes, name: str, source: str, part: str) -> Records:
-        # The checksum first: nothing is even parsed that is not the published file.
+        # The checksum first, so that only the published file is parsed.
         return self.parse(verified(data, self.parts[part][name], source), source)
 
 
 def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files of an archive, wherever they lie in it. Nothing is written to disk."""
+    """The wanted files in an archive, in any folder. Nothing is written to disk."""
     refuse_page(archive)
     missing = set(wanted)
     try:
@@ -98,11 +98,11 @@ def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The data set: its published versions, `.npz` files with the same content, and who serves the first version."""
+    """The data set: its published versions, `.npz` files with the same content, and servers of the first version."""
 
     versions: tuple[Version, ...]
     npz_parts: Mapping[str, Mapping[str, str]]  # md5 of the records they hold
-    npz_beginnings: Mapping[str, Mapping[str, str]]  # files with the first examples of a part
+    npz_beginnings: Mapping[str, Mapping[str, str]]  # md5 of files that hold only the first examples of a part
     archive_checksum: str
     urls: tuple[str, ...]
     name: str = "cifar10"
@@ -111,8 +111,8 @@ class Cifar10:
     def read(self, part: str, places: Places | None = None) -> Split:
         """The whole part, from the user's folder, else from the cache, else from a mirror.
 
-        A folder that holds nothing but the first examples of the part gives those, and a line of the log says so.
-        Raises UserError when a file is damaged, or when the part is nowhere and cannot be downloaded.
+        If a folder holds only the first examples of the part, these are returned, and a warning is logged.
+        Raises UserError if a file is damaged, or the part is not found and cannot be downloaded.
         """
         places = places or Places.of_this_user()
         for root in places.roots:
@@ -125,7 +125,7 @@ class Cifar10:
         return self._split(part, batches)
 
     def here(self, part: str, places: Places | None = None) -> bool:
-        """Whether files of this part lie where they are looked for. What is in them is not asked."""
+        """Whether files of this part are on this machine. Their contents are not checked."""
         return any(
             version.batches(root, part) or version.archives(root) or self._npz_files(root, part, known)
             for root in (places or Places.of_this_user()).roots
@@ -164,7 +164,7 @@ class Cifar10:
         return split_of_bytes(f"{self.name}:{part}", records[:, 1:].reshape(-1, *SHAPE), records[:, 0], self.classes)
 
     def _fetch(self, folder: Path) -> None:
-        from .download import Download, fetch  # the network's libraries, only when they are needed
+        from .download import Download, fetch  # imports network libraries, so only when needed
 
         fetch([Download(self.versions[0].archive, self.archive_checksum, self.urls)], folder, self.name)
 

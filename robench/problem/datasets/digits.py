@@ -1,4 +1,4 @@
-"""The data set that needs no download: scikit-learn carries it."""
+"""The handwritten digits of scikit-learn, a data set that needs no download."""
 
 import hashlib
 from functools import cache
@@ -15,8 +15,8 @@ EXAMPLES, TRAIN = 1797, 1297
 
 
 def read(part: str) -> Split:
-    """1,297 examples to train on, or the 500 others, as 1x28x28 images."""
-    from sklearn.datasets import load_digits  # a second of imports that no other data set needs
+    """The 1,297 training examples or the 500 test examples, as 1x28x28 images."""
+    from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
 
     stored = load_digits()
     rows = _order()[:TRAIN] if part == "train" else _order()[TRAIN:]
@@ -27,14 +27,15 @@ def read(part: str) -> Split:
 
 @cache
 def _order() -> list[int]:
-    """A shuffle fixed by SHA-256, which no library's random generator can change."""
+    """A fixed shuffle by SHA-256, independent of any library's random generator."""
     return sorted(range(EXAMPLES), key=lambda i: hashlib.sha256(f"digits {i}".encode()).digest())
 
 
 def upscaled(stored: Int64[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 28 28"]:
-    """Bilinear, as half-pixel centres have it, from 0..16 to [0, 1].
+    """The images enlarged bilinearly, with half-pixel centres, from 0..16 to [0, 1].
 
-    In whole numbers up to one last division: it gives the same bits everywhere, and 0 and 16 become exactly 0 and 1.
+    Computed in integers up to one final division, so the bits are the same on every machine, and 0 and 16 become
+    exactly 0 and 1.
     """
     weights = _weights()
     sums = weights @ (stored @ weights.T)
@@ -44,12 +45,12 @@ def upscaled(stored: Int64[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 28 28
 
 
 def _weights() -> Int64[np.ndarray, "28 8"]:
-    """How much of each stored pixel a new one takes, in fourteenths."""
+    """The weight of each stored pixel in each new pixel, in fourteenths."""
     # New pixel i has its centre at (i + 1/2) 8/28 - 1/2 = (4 i - 5)/14 stored pixels; beyond the edge the edge repeats.
     place = (4 * np.arange(SIDE) - 5).clip(0, 14 * (STORED_SIDE - 1))
-    left = (place // 14).clip(max=STORED_SIDE - 2)
-    right_share = place - 14 * left
+    lower = (place // 14).clip(max=STORED_SIDE - 2)
+    upper_share = place - 14 * lower
     weights = np.zeros((SIDE, STORED_SIDE), dtype=np.int64)
-    weights[np.arange(SIDE), left] = 14 - right_share
-    weights[np.arange(SIDE), left + 1] = right_share
+    weights[np.arange(SIDE), lower] = 14 - upper_share
+    weights[np.arange(SIDE), lower + 1] = upper_share
     return weights

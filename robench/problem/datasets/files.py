@@ -1,4 +1,4 @@
-"""Where data files are looked for, and whether they are what they should be. Knows no format and no network."""
+"""Finds data files, and verifies their checksums. Independent of file formats, and does not use the network."""
 
 import hashlib
 import os
@@ -14,16 +14,16 @@ REPLACE = "replace it, or delete it to have it downloaded again"
 
 @dataclass(frozen=True)
 class Places:
-    """The folders that may hold data: the user's own comes first, the cache also takes downloads."""
+    """The folders that may hold data: first the user's own, then the cache, which also takes downloads."""
 
     own: Path | None
     cache: Path
 
     @classmethod
     def of_this_user(cls) -> "Places":
-        """ROBENCH_DATA if it is set, and the cache folder of this account.
+        """The folder ROBENCH_DATA, if set, and the cache folder of this user account.
 
-        Raises UserError when ROBENCH_DATA is not a folder.
+        Raises UserError if ROBENCH_DATA is not a folder.
         """
         text = os.environ.get("ROBENCH_DATA")
         own = Path(os.path.expanduser(text)) if text else None
@@ -35,12 +35,12 @@ class Places:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """In the order they are looked at."""
+        """The folders, in the order in which they are searched."""
         return (self.cache,) if self.own is None else (self.own, self.cache)
 
 
 def find(root: Path, folders: Iterable[str], names: Sequence[str]) -> list[Path] | None:
-    """The named files from the first of `root`'s subfolders that holds them all; "" is `root` itself."""
+    """The named files in the first of `root`'s subfolders that holds them all, else None; "" is `root` itself."""
     for folder in folders:
         paths = [root / folder / name for name in names]
         if all(path.is_file() for path in paths):
@@ -49,13 +49,13 @@ def find(root: Path, folders: Iterable[str], names: Sequence[str]) -> list[Path]
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file. Raises UserError when it cannot be read, or is an HTML page under the file's name."""
+    """The bytes of a file. Raises UserError if it cannot be read, or is an HTML page under the file's name."""
     refuse_page(path)
     return path.read_bytes()
 
 
 def refuse_page(path: Path) -> None:
-    """Raises UserError when the file is an HTML page, or cannot be read."""
+    """Raises UserError if the file is an HTML page, or cannot be read."""
     try:
         with path.open("rb") as file:
             beginning = file.read(BEGINNING)
@@ -66,16 +66,16 @@ def refuse_page(path: Path) -> None:
 
 
 def verified(data: bytes, md5: str, source: str) -> bytes:
-    """`data`, when it is byte for byte what was published.
+    """The data, if they have the published checksum.
 
-    Raises UserError, naming `source`, when it is not.
+    Raises UserError, which begins with `source`, if they do not.
     """
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise UserError(f"{source} is not what was published (md5 {found} instead of {md5}); {REPLACE}")
+        raise UserError(f"{source} is not the published file (md5 {found} instead of {md5}); {REPLACE}")
     return data
 
 
 def damaged(source: str, why: object) -> UserError:
-    """A file that breaks off or does not unpack."""
+    """The error for a file that is truncated or does not unpack."""
     return UserError(f"{source} is damaged ({why}); {REPLACE}")

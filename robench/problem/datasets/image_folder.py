@@ -1,4 +1,4 @@
-"""The user's own pictures: a folder with a subfolder for each class."""
+"""The user's own images in a folder with a subfolder for each class."""
 
 import os
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ PARTS = ("train", "training", "val", "valid", "validation", "test")
 
 
 def read(path: Path, preparation: Preparation | None = None) -> Undecoded:
-    """The pictures of a folder, in the order of torchvision's ImageFolder: classes by name, then files by path.
+    """The images in a folder, in the order of torchvision's ImageFolder: classes by name, then files by path.
 
-    The label of a class is its place among the names of the subfolders, or its output in the label map. Pictures are
-    turned to RGB, or stay grey where all are. Raises UserError when there are none; one that is damaged, or of another
-    size than the others, is found out when it is taken.
+    The label of a class is its position among the sorted names of the subfolders, or its output in the label map.
+    Images are converted to RGB, or stay grey if all are. Raises UserError if there are none. An image that is damaged,
+    or differs in size from the others, raises only when it is decoded.
     """
     preparation = preparation or Preparation()
     classes = _classes(path)
@@ -57,7 +57,7 @@ def read(path: Path, preparation: Preparation | None = None) -> Undecoded:
 
 
 def _classes(path: Path) -> list[str]:
-    """The subfolders, sorted. Raises UserError when there are none, or when they are parts and not classes."""
+    """The subfolders, sorted. Raises UserError if there are none, or if they are parts and not classes."""
     try:
         entries = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:

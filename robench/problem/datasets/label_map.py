@@ -1,4 +1,4 @@
-"""Which output of a model each class is: files that map names to numbers, as ImageNet's."""
+"""Label maps: files that map class names to outputs of a model, as for ImageNet."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from typing import Any
 from ...errors import UserError, unknown
 from .arrays import MAX_CLASSES
 
-LARGEST = 2**24  # bytes of such a file
+LARGEST = 2**24  # bytes of a label map
 SYNSET = re.compile(r"n[0-9]{8}")
 FORMS = '{"0": ["n01440764", "tench"], ...}, {"tench": 0, ...}, ["tench", ...], or a text with a name on each line'
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Names of classes and the output of the model that stands for each."""
+    """The output of a model for each class name."""
 
     path: str
     outputs: Mapping[str, int]
@@ -25,7 +25,7 @@ class LabelMap:
     classes: int
 
     def output(self, name: str) -> int:
-        """The output for a class of this name. Raises UserError when there is none, or more than one."""
+        """The output for a class of this name. Raises UserError if there is none, or more than one."""
         key = _plain(name)
         if key in self.ambiguous:
             raise UserError(
@@ -37,17 +37,17 @@ class LabelMap:
 
 
 def read(path: Path) -> LabelMap:
-    """A file of one of the forms in `FORMS`. Raises UserError when it is none."""
+    """The label map in a file of one of the forms in `FORMS`. Raises UserError for any other file."""
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"the label map {path} is no file; write it like {FORMS}")
+            raise UserError(f"the label map {path} is not a file; write it like {FORMS}")
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is too large for a label map; write it like {FORMS}")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"the label map {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise UserError(f"the label map {path} is no text; write it like {FORMS}") from None
+        raise UserError(f"the label map {path} is not a text file; write it like {FORMS}") from None
     try:
         pairs = _of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
         if not pairs or not all(0 <= number < MAX_CLASSES for number, _ in pairs):
@@ -63,7 +63,7 @@ def read(path: Path) -> LabelMap:
 
 
 def _of_json(held: Any) -> list[tuple[int, str]]:
-    """Pairs of an output and one of its names."""
+    """Each output with each of its names."""
     if isinstance(held, list):
         return [pair for number, names in enumerate(held) for pair in _named(number, names)]
     if all(isinstance(value, int) and not isinstance(value, bool) for value in held.values()):
@@ -79,7 +79,7 @@ def _named(number: int, names: Any) -> Iterable[tuple[int, str]]:
 
 
 def _of_lines(text: str) -> list[tuple[int, str]]:
-    """The line of each name; of `n01440764 tench, Tinca tinca` the id, too."""
+    """Each name with its line number from 0; for `n01440764 tench, Tinca tinca`, also the id alone."""
     pairs = []
     for number, line in enumerate(text.rstrip().splitlines()):
         name = line.strip()
@@ -93,5 +93,5 @@ def _of_lines(text: str) -> list[tuple[int, str]]:
 
 
 def _plain(name: str) -> str:
-    """`great_white_shark` and `Great white shark` are one name."""
+    """The normalised name, equal for `great_white_shark` and `Great white shark`."""
     return " ".join(name.replace("_", " ").split()).lower()

@@ -16,7 +16,7 @@ from . import npz
 from .files import Places, content, damaged, find, verified
 from .pixels import split_of_bytes
 
-UNSIGNED_BYTES = 0x08  # the third byte of an IDX file says what it holds
+UNSIGNED_BYTES = 0x08  # the third byte of an IDX file gives the type of its values
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class IdxFile:
 
     name: str
     md5: str  # of the file
-    gz_md5: str  # of the .gz file that servers have
+    gz_md5: str  # of the .gz file on the servers
 
 
 @dataclass(frozen=True)
 class IdxPart:
-    """Images and labels of one part."""
+    """The files with images and labels of one part."""
 
     images: IdxFile
     labels: IdxFile
@@ -38,7 +38,7 @@ class IdxPart:
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A data set in MNIST's format: what its files are called, where they may lie, and who serves them."""
+    """A data set in MNIST's format: the names of its files, the folders that may hold them, and their servers."""
 
     name: str
     folders: tuple[str, ...]  # below ROBENCH_DATA and the cache; "" is the top
@@ -49,7 +49,7 @@ class IdxSet:
     def read(self, part: str, places: Places | None = None) -> Split:
         """The whole part, from the user's folder, else from the cache, else from a mirror.
 
-        Raises UserError when a file is damaged, or when the part is nowhere and cannot be downloaded.
+        Raises UserError if a file is damaged, or the part is not found and cannot be downloaded.
         """
         places = places or Places.of_this_user()
         for root in places.roots:
@@ -62,12 +62,12 @@ class IdxSet:
         return self._split(part, *found)
 
     def here(self, part: str, places: Places | None = None) -> bool:
-        """Whether the files of this part lie where they are looked for. What is in them is not asked."""
+        """Whether the files of this part are on this machine. Their contents are not checked."""
         roots = (places or Places.of_this_user()).roots
         return any(self._original_files(root, part) or self._npz_file(root, part) for root in roots)
 
     def _original_files(self, root: Path, part: str) -> list[Path] | None:
-        """The IDX files below `root`, packed or not."""
+        """The IDX files below `root`, compressed or not; None if they are not there."""
         names = [file.name for file in (self.parts[part].images, self.parts[part].labels)]
         return find(root, self.folders, names) or find(root, self.folders, [f"{name}.gz" for name in names])
 
@@ -75,7 +75,7 @@ class IdxSet:
         return find(root, ("", *self.folders), [f"{self.name.replace('-', '_')}_{part}.npz"])
 
     def _originals(self, root: Path, part: str) -> tuple[bytes, bytes] | None:
-        """The contents of the IDX files below `root`."""
+        """The contents of the IDX files below `root`; None if they are not there."""
         files = self.parts[part].images, self.parts[part].labels
         paths = self._original_files(root, part)
         if not paths:
@@ -84,7 +84,7 @@ class IdxSet:
         return images, labels
 
     def _npz(self, root: Path, part: str) -> tuple[bytes, bytes] | None:
-        """The same contents, rebuilt from `mnist_test.npz` with `x_test` and `y_test`."""
+        """The contents of the IDX files, rebuilt from the arrays in, say, `mnist_test.npz`; None without that file."""
         paths = self._npz_file(root, part)
         if not paths:
             return None
@@ -106,7 +106,7 @@ class IdxSet:
         return split_of_bytes(source, x[:, None], y, self.classes)
 
     def _fetch(self, part: str, folder: Path) -> None:
-        from .download import Download, fetch  # the network's libraries, only when they are needed
+        from .download import Download, fetch  # imports network libraries, so only when needed
 
         files = self.parts[part].images, self.parts[part].labels
         downloads = [
@@ -123,23 +123,23 @@ def _unpacked(path: Path, file: IdxFile) -> bytes:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise damaged(str(path), error) from None
-    parse_idx(data, str(path))  # a file that breaks off is told from one that is another
+    parse_idx(data, str(path))  # first, so that the error for a truncated file is not about its checksum
     return verified(data, file.md5, str(path))
 
 
 def parse_idx(data: bytes, source: str) -> UInt8[np.ndarray, "..."]:
     """The array of bytes in an IDX file: two zero bytes, type, number of axes, the axes as 32-bit numbers, the values.
 
-    Raises UserError, naming `source`, when the bytes are not that.
+    Raises UserError, which begins with `source`, for other bytes.
     """
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != UNSIGNED_BYTES:
         raise damaged(source, f"it begins with {data[:4].hex() or 'nothing'}, which no IDX file of bytes does")
     start = 4 + 4 * data[3]
     if len(data) < start:
-        raise damaged(source, "it breaks off in its first line")
+        raise damaged(source, "it ends within its header")
     shape = tuple(np.frombuffer(data, dtype=">u4", count=data[3], offset=4).tolist())
     if len(data) != start + math.prod(shape):
-        raise damaged(source, f"it has {len(data)} bytes where {start + math.prod(shape)} belong")
+        raise damaged(source, f"it has {len(data)} bytes instead of {start + math.prod(shape)}")
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -170,7 +170,7 @@ MNIST = IdxSet(
 
 FASHION_MNIST = IdxSet(
     name="fashion-mnist",
-    # Not the top: files there would be taken for MNIST's, which have the same names.
+    # Not the top folder: files there may be MNIST's, which have the same names.
     folders=("fashion-mnist", "fashion_mnist", "FashionMNIST", "FashionMNIST/raw"),
     mirrors=(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",

@@ -14,15 +14,15 @@ from ..split import Split
 from .arrays import Array, split_of_arrays
 from .files import refuse_page
 
-LARGEST = 2**31  # bytes of an array that any file may hold; more than this only in files that are themselves large
-PACKED = 50  # how many times larger than the whole file such an array may be: images seldom shrink to a tenth
+LARGEST = 2**31  # bytes of an array that any file may hold; larger arrays only in large files
+PACKED = 50  # how many times larger than the whole file a larger array may be: images seldom compress to a tenth
 
 
 def read(path: Path, part: str = "test") -> Split:
-    """The examples in arrays `x` and `y`, else in `x_test` and `y_test` (or `x_train`, `y_train`).
+    """The examples in the arrays `x` and `y`, else in `x_test` and `y_test` (or `x_train`, `y_train`).
 
-    What the arrays may hold is said in `arrays.split_of_arrays`; a number `classes` beside them says how many classes
-    there are. Raises UserError with one sentence when anything else is found.
+    `arrays.split_of_arrays` documents the arrays; a number `classes` beside them gives the number of classes. Raises
+    UserError with one sentence for other contents.
     """
     held = names(path)
     plain = is_undivided(path)
@@ -41,17 +41,19 @@ def _number_of_classes(path: Path) -> int:
 
 
 def is_undivided(path: Path) -> bool:
-    """Whether the file holds `x` and `y`, so that no part of it is for testing."""
+    """Whether the file holds `x` and `y`, so that it has no separate test part."""
     return {"x", "y"} <= set(names(path))
 
 
 def names(path: Path) -> list[str]:
-    """What the arrays in the file are called."""
+    """The names of the arrays in the file. Raises UserError if it is missing, damaged or not an `.npz` file."""
     if not path.is_file():
         raise UserError(f"there is no file {path}; --data takes the name of a data set or the path of an .npz file")
     if not zipfile.is_zipfile(path):
         refuse_page(path)
-        raise UserError(f"{path} is damaged or no .npz archive; write one with numpy.savez(path, x=images, y=labels)")
+        raise UserError(
+            f"{path} is damaged or not an .npz archive; write one with numpy.savez(path, x=images, y=labels)"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files)
@@ -60,8 +62,8 @@ def names(path: Path) -> list[str]:
 
 
 def arrays(path: Path, *wanted: str) -> tuple[Array, ...]:
-    """The named arrays of a file. Raises UserError when they are missing, unreadable, hold Python objects, or unpack
-    to far more than the file.
+    """The named arrays of a file. Raises UserError if they are missing, unreadable, hold Python objects, or unpack to
+    far more than the size of the file.
     """
     held = names(path)
     missing = [name for name in wanted if name not in held]
@@ -91,13 +93,13 @@ def _array(archive: Any, name: str, path: Path) -> Array:
         raise UserError(f"{path}: {name} does not fit into memory; save fewer images") from None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise _damaged(f"{path}: {name}", error) from None
-    if not isinstance(array, np.ndarray):  # a member that is no .npy file comes back as bytes
+    if not isinstance(array, np.ndarray):  # numpy returns other members as bytes
         raise _damaged(f"{path}: {name}", "not a numpy array")
     return array
 
 
 def _refuse_oversized(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Before anything is unpacked: the sizes that the archive and the array's own first lines declare."""
+    """Raises UserError for an array that is too large, by the sizes that the archive and the array's header declare."""
     member = name if name in archive.namelist() else f"{name}.npy"
     declared = archive.getinfo(member).file_size
     file_size = path.stat().st_size
@@ -111,12 +113,12 @@ def _refuse_oversized(archive: zipfile.ZipFile, name: str, path: Path) -> None:
             raise ValueError("not a numpy array")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        if version > (2, 0):  # numpy's public readers end there
+        if version > (2, 0):  # numpy has no public reader for later versions
             return
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
     if not dtype.hasobject and math.prod(shape) * dtype.itemsize > declared:
-        raise ValueError(f"its first line says {shape} of {dtype}, more than it holds")
+        raise ValueError(f"its header declares {shape} of {dtype}, more than it holds")
 
 
 def _damaged(source: str, why: object) -> UserError:

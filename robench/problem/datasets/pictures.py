@@ -1,4 +1,4 @@
-"""Pictures as Pillow opens them to arrays of bytes, all of one size and one number of channels."""
+"""Decodes images with Pillow to arrays of bytes, all of one size and one number of channels."""
 
 import io
 import warnings
@@ -14,17 +14,17 @@ from .preparation import Preparation
 
 GREY = ("1", "L", "LA")
 COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La")
-SAMPLED = 16  # pictures, evenly spaced, by which it is decided whether all are grey
+SAMPLED = 16  # evenly spaced images, which decide whether all are read as grey
 LARGEST = 2**33  # bytes of float32 pixels
 
 Open = Callable[[int], tuple[Image.Image, str]]
-"""The picture in a row, and its name in sentences. Pillow decodes it only when its pixels are needed."""
+"""A function from a row to its image, and the image's name for messages. Pillow decodes pixels only when needed."""
 
 
 def grey(open_picture: Open, count: int, preparation: Preparation) -> bool:
-    """Whether the pictures are read as grey: as the user says, else where a sample of them is.
+    """Whether the images are read as grey: as the user chooses, else if a sample of them is grey.
 
-    It does not depend on which examples are taken.
+    The result does not depend on which examples are used.
     """
     if preparation.channels:
         return preparation.channels == "1"
@@ -42,7 +42,7 @@ def grey(open_picture: Open, count: int, preparation: Preparation) -> bool:
 def decoded(
     open_picture: Open, rows: Sequence[int], *, as_grey: bool, preparation: Preparation, name: str
 ) -> UInt8[np.ndarray, "N H W C"]:
-    """The pictures in these rows. Raises UserError for one that is damaged, or of another size than the first."""
+    """The images in these rows. Raises UserError for one that is damaged, or differs in size from the first."""
     pixels: UInt8[np.ndarray, "N H W C"] | None = None
     first = ""
     for i, row in enumerate(rows):
@@ -52,8 +52,8 @@ def decoded(
             needed = 4 * array.size * len(rows)
             if needed > LARGEST:
                 raise UserError(
-                    f"{len(rows)} images of {name} at {array.shape[0]}x{array.shape[1]} take {needed / 1e9:.0f} GB;"
-                    " take fewer with --examples, or make them smaller with --resize"
+                    f"{len(rows)} images of {name} at {array.shape[0]}x{array.shape[1]} need {needed / 1e9:.0f} GB;"
+                    " use fewer with --examples, or make them smaller with --resize"
                 )
             pixels, first = np.empty((len(rows), *array.shape), dtype=np.uint8), source
         if array.shape != pixels.shape[1:]:
@@ -67,7 +67,7 @@ def decoded(
 
 
 def opened(file: str | io.BytesIO, source: str) -> Image.Image:
-    """A picture from a file or its bytes. Raises UserError when it is none, or would unpack to far too many pixels."""
+    """The image in a file or its bytes. Raises UserError if it is not an image, or would have far too many pixels."""
     with _sentences(source):
         return Image.open(file)
 
@@ -79,8 +79,8 @@ def _array(image: Image.Image, source: str, as_grey: bool, preparation: Preparat
                 f"{source} has pixels of kind {image.mode}, not of 8 bits; convert it to 8 bits per channel"
             )
         if as_grey and not preparation.channels and image.mode not in GREY:
-            raise UserError(f"{source} is in colour, where others of these images are grey; give --channels 3, or 1")
-        # A palette with transparency loses colours unless it is unfolded first.
+            raise UserError(f"{source} is in colour, but other images are grey; give --channels 3, or 1")
+        # A palette with transparency loses colours unless it is converted to RGBA first.
         unfolded = image.convert("RGBA") if image.mode in ("P", "PA") else image
         converted = preparation.apply(unfolded.convert("L" if as_grey else "RGB"), source)
         array = np.asarray(converted, dtype=np.uint8)
@@ -89,7 +89,7 @@ def _array(image: Image.Image, source: str, as_grey: bool, preparation: Preparat
 
 @contextmanager
 def _sentences(source: str) -> Iterator[None]:
-    """What Pillow raises and warns of, as one sentence about `source`."""
+    """Converts errors and warnings of Pillow to a UserError about `source`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -100,7 +100,7 @@ def _sentences(source: str) -> Iterator[None]:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise UserError(f"{source} has far too many pixels; make it smaller") from None
         except UnidentifiedImageError:
-            raise UserError(f"{source} is no image that Pillow can read; delete it, or save it again") from None
+            raise UserError(f"{source} is not an image that Pillow can read; delete it, or save it again") from None
         except Exception as error:  # damaged files raise almost anything
             raise UserError(f"{source} is damaged ({error}); delete it, or save it again") from None
 

@@ -1,4 +1,4 @@
-"""Stored bytes to a `Split`: the one place where 0..255 becomes [0, 1]."""
+"""Converts stored bytes to a `Split`: the only place where 0..255 becomes [0, 1]."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ HIGHEST = np.float32(255)
 
 
 def unit(pixels: UInt8[np.ndarray, "*S"]) -> Float32[np.ndarray, "*S"]:
-    """Each byte over 255, correctly rounded, so that a digest is the same on every machine."""
+    """Each byte divided by 255, correctly rounded, so that a digest is the same on every machine."""
     return pixels.astype(np.float32) / HIGHEST
 
 
 def split_of_bytes(
     name: str, pixels: UInt8[np.ndarray, "N C H W"], labels: Int[np.ndarray, "N"] | UInt8[np.ndarray, "N"], classes: int
 ) -> Split:
-    """A whole part of a published data set."""
+    """A whole part of a published data set, from its bytes."""
     x = torch.from_numpy(np.ascontiguousarray(unit(pixels)))
     return Split.whole(name, x, torch.from_numpy(labels.astype(np.int64)), classes)

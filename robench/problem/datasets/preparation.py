@@ -1,4 +1,4 @@
-"""How images of any size become the size that a model takes, and which output of the model each class is."""
+"""The preparation of image files: resizing, cropping, channels, and the label map."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ FORM = "write a number of pixels like 256, or height and width like 224x224"
 OPTIONS = ("resize", "crop", "interpolation", "labels", "channels")
 
 Size = int | tuple[int, int]
-"""A number, or height and width."""
+"""A side length, or height and width, in pixels."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to images before they are turned into numbers, as the user wrote it. Nothing by default.
+    """The preparation of images, as the user wrote it. By default, nothing is done.
 
     `resize` is the length of the shorter side, the other in proportion, or HEIGHTxWIDTH; `crop` is the side of the
-    middle square, or HEIGHTxWIDTH; both as torchvision's Resize and CenterCrop have them on PIL images, antialiased.
+    central square, or HEIGHTxWIDTH. Both work as torchvision's Resize and CenterCrop on PIL images, with antialiasing.
     `channels` is 1 for grey or 3 for colour; `labels` is a file that maps names of classes to outputs of the model.
     """
 
     resize: str = ""
     crop: str = ""
-    interpolation: str = ""  # bilinear where it is empty
+    interpolation: str = ""  # empty: bilinear
     labels: str = ""
-    channels: str = ""  # 1 where all are grey, else 3, where it is empty
+    channels: str = ""  # empty: 1 if all images are grey, else 3
 
     def __post_init__(self) -> None:
         for option, text in (("resize", self.resize), ("crop", self.crop)):
@@ -45,23 +45,23 @@ class Preparation:
         if self.channels not in ("", "1", "3"):
             raise UserError(f"--channels {self.channels} is neither 1 (grey) nor 3 (colour)")
         if self.interpolation and not self.resize:
-            raise UserError(f"interpolation {self.interpolation} is of a resize, and there is none; give --resize too")
+            raise UserError(f"interpolation {self.interpolation} has no effect without a resize; give --resize too")
 
     @classmethod
     def of(cls, known: Mapping[str, str]) -> "Preparation":
-        """That of a run, from its environment."""
+        """The preparation of a run, from its environment."""
         return cls(**{key: known.get(key, "") for key in OPTIONS})
 
     def known(self) -> dict[str, str]:
-        """What `of` reads; without what is empty."""
+        """The options that are set, as `of` reads them."""
         return {key: value for key in OPTIONS if (value := getattr(self, key))}
 
     def given(self) -> str:
-        """The first option that is given, as the user types it; empty where none is."""
+        """The first option that is set, as the user types it; empty if none is."""
         return next((f"--{key} {value}" for key, value in self.known().items()), "")
 
     def apply(self, image: Image.Image, source: str) -> Image.Image:
-        """The image resized, then cropped. Raises UserError, naming `source`, when it is smaller than the crop."""
+        """The image, resized, then cropped. Raises UserError about `source` if it is smaller than the crop."""
         if self.resize:
             width, height = self._resized(image.width, image.height)
             if max(width, height) > 16 * LARGEST_SIDE:
@@ -80,7 +80,7 @@ class Preparation:
         return image.crop((left, top, left + width, top + height))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing; of the longer side whole pixels only, as torchvision counts them."""
+        """Width and height after resizing; the longer side is rounded down, as in torchvision."""
         size = _size("resize", self.resize)
         if not isinstance(size, int):
             return size[1], size[0]
@@ -90,10 +90,10 @@ class Preparation:
 
 
 def _size(option: str, text: str) -> Size:
-    """`256` or `224x224`, height first."""
+    """The size in a text such as `256` or `224x224`, height first. Raises UserError, which names the option."""
     sides = [side.strip() for side in text.lower().split("x")]
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides):
-        raise UserError(f"--{option} {text} is no size; {FORM}")
+        raise UserError(f"--{option} {text} is not a size; {FORM}")
     if not all(1 <= int(side) <= LARGEST_SIDE for side in sides):
         raise UserError(f"--{option} {text} is out of range; sides go from 1 to {LARGEST_SIDE} pixels")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

@@ -1,4 +1,4 @@
-"""Data that the caller of `robench.evaluate` holds: arrays, PyTorch data sets and loaders, Hugging Face data sets."""
+"""Data passed to `robench.evaluate` as Python objects: arrays, PyTorch and Hugging Face data sets, data loaders."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,20 +28,20 @@ from . import label_map, pictures
 from .arrays import Array, split_of_arrays
 from .preparation import Preparation
 
-IMAGES = ("image", "img", "images", "pixel_values", "x")  # columns and keys that hold images, the first that is there
+IMAGES = ("image", "img", "images", "pixel_values", "x")  # columns and keys of images; the first present counts
 LABELS = ("label", "labels", "fine_label", "y", "target")
 WANTED = (
-    "robench takes (x, y), a torch Dataset or DataLoader, a Hugging Face data set, a robench.Split, or the name of a"
+    "robench accepts (x, y), a torch Dataset or DataLoader, a Hugging Face data set, a robench.Split, or the name of a"
     " data set, a folder or an .npz file"
 )
 
-Collate = Any  # what a loader makes of a list of items
+Collate = Any  # the function of a loader that joins a list of items to a batch
 
 
 def source_of(data: object, preparation: Preparation | None = None) -> Source:
-    """The examples in an object of the caller's, in its own order. Raises UserError for what is none.
+    """The examples in an object, in its own order. Raises UserError for other objects.
 
-    Of a loader its data set is read, in order, whether it shuffles or not. Nothing is read yet of a data set.
+    For a loader, its data set is read in order, even if the loader shuffles. Data sets are read only on access.
     """
     preparation = preparation or Preparation()
     match data:
@@ -64,11 +64,11 @@ def source_of(data: object, preparation: Preparation | None = None) -> Source:
         return _of_hugging_face(data, preparation)
     if isinstance(data, IterableDataset) or (isinstance(data, Iterator) and not hasattr(data, "__getitem__")):
         raise UserError(
-            f"data={_kind(data)} can be read only once and has no numbered examples; collect them first, as (x, y)"
+            f"data={_kind(data)} can be read only once and has no indexed examples; collect them first, as (x, y)"
         )
     if isinstance(data, TorchDataset) or _map_style(data):
         return _of_data_set(data, None, preparation)
-    raise UserError(f"data={_kind(data)} is no data; {WANTED}")
+    raise UserError(f"data={_kind(data)} cannot be read as data; {WANTED}")
 
 
 def _unprepared(split: Split, preparation: Preparation, what: str) -> Split:
@@ -78,19 +78,19 @@ def _unprepared(split: Split, preparation: Preparation, what: str) -> Split:
 
 
 def _kind(data: object) -> str:
-    """The type's name: to print the object could fill the screen."""
+    """The name of the type, because printing the object could fill the screen."""
     return type(data).__name__
 
 
 def _two_parts(data: Sequence[object]) -> bool:
-    """Whether it is ((x, y), (x, y))."""
+    """Whether data has the form ((x, y), (x, y))."""
     return len(data) == 2 and all(
         isinstance(part, tuple | list) and len(part) == 2 and len(getattr(part[0], "shape", ())) >= 3 for part in data
     )
 
 
 def _map_style(data: object) -> bool:
-    """Whether it answers `data[0]` and `len(data)`, and is none of Python's own containers, text or arrays."""
+    """Whether an object supports `data[0]` and `len(data)`, but is not a built-in container, text or array."""
     plain = isinstance(data, str | bytes | Mapping | tuple | list | set | np.ndarray | Tensor | range)
     return not plain and hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
@@ -103,7 +103,7 @@ def _arrays(x: object, y: object, name: str) -> Split:
 
 
 def _array(values: object, what: str) -> Array:
-    """As numpy has it, on the CPU. Raises UserError for images of different sizes, and for what is no array."""
+    """The values as a numpy array. Raises UserError for images of different sizes, and for anything but numbers."""
     if isinstance(values, list | tuple) and len(values) and all(isinstance(value, Tensor) for value in values):
         shapes = {tuple(value.shape) for value in values}
         if len(shapes) > 1:
@@ -122,10 +122,10 @@ def _array(values: object, what: str) -> Array:
             raise _ragged(what, shapes)
     try:
         array = np.asarray(values)
-    except Exception:  # lists in lists of different lengths, and objects that refuse
-        raise UserError(f"data: {what} is no array of numbers; all images must have one size") from None
+    except Exception:  # ragged lists, and objects that refuse the conversion
+        raise UserError(f"data: {what} is not an array of numbers; all images must have the same size") from None
     if array.dtype.kind not in "biuf":
-        raise UserError(f"data: {what} is {_kind(values)} of {array.dtype}, and no array of numbers; {WANTED}")
+        raise UserError(f"data: {what} is {_kind(values)} of {array.dtype}, not an array of numbers; {WANTED}")
     return array
 
 
@@ -138,9 +138,7 @@ def _ragged(what: str, shapes: set[tuple[int, ...]]) -> UserError:
 
 
 def _of_loader(loader: DataLoader[Any], preparation: Preparation) -> Source:
-    """The examples that a loader shows, in the order of its data set. Raises UserError when its sampler leaves some out
-    or shows some twice in a way that is not known.
-    """
+    """The examples of a loader, in the order of its data set. Raises UserError if it may omit or repeat some."""
     data_set = loader.dataset
     if isinstance(data_set, IterableDataset):
         return source_of(data_set)
@@ -164,11 +162,13 @@ def _of_loader(loader: DataLoader[Any], preparation: Preparation) -> Source:
 
 
 def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undecoded:
-    """A map-style data set: its items are (image, label, ...) or dictionaries; images are tensors, arrays or PIL's."""
+    """The examples of a map-style data set. Items are (image, label, ...) or dictionaries; images are tensors, arrays
+    or PIL images.
+    """
     name, count, labels = _title(data), _length(data), {}
 
     def item(row: int) -> object:
-        """The image in a row; its label is kept on the way."""
+        """The image in a row; also stores its label."""
         try:
             held = collate([data[row]]) if collate else data[row]
         except Exception as error:  # whatever the caller's own code raises
@@ -180,7 +180,7 @@ def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undec
     def open_picture(row: int) -> tuple[Image.Image, str]:
         image = item(row)
         if not isinstance(image, Image.Image):
-            raise UserError(f"data={_kind(data)} gives a PIL image for one item and {_kind(image)} for another")
+            raise UserError(f"data={_kind(data)} returns a PIL image for one item and {_kind(image)} for another")
         return image.copy(), f"item {row} of {name}"
 
     @lru_cache(maxsize=1)
@@ -191,8 +191,8 @@ def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undec
         first = item(rows[0])
         if not _same(first, item(rows[0])):
             raise UserError(
-                f"data={_kind(data)} gives another image each time item {rows[0]} is read; take the random transforms"
-                " out, as for testing"
+                f"data={_kind(data)} returns another image each time item {rows[0]} is read; remove the random"
+                " transforms, as for testing"
             )
         as_pictures = isinstance(first, Image.Image)
         if as_pictures:
@@ -211,14 +211,14 @@ def _of_data_set(data: Any, collate: Collate, preparation: Preparation) -> Undec
 
 
 def _inner(data: Any) -> Any:
-    """The data set that a subset is of."""
+    """The data set inside any subsets."""
     while isinstance(data, Subset):
         data = data.dataset
     return data
 
 
 def _title(data: Any) -> str:
-    """`mnist` for torchvision's MNIST, `mnist:train` for its training part."""
+    """The name of a data set: `mnist` for torchvision's MNIST, `mnist:train` for its training part."""
     name = _kind(_inner(data)).lower()
     return f"{name}:train" if getattr(_inner(data), "train", None) is True else name
 
@@ -227,9 +227,9 @@ def _length(data: Any) -> int:
     try:
         count = len(data)
     except Exception:  # TypeError, or whatever the caller's own code raises
-        raise UserError(f"data={_kind(data)} has no length; give it a __len__, or collect it as (x, y)") from None
+        raise UserError(f"data={_kind(data)} has no length; add a __len__, or collect it as (x, y)") from None
     if not count:
-        raise UserError(f"data={_kind(data)} is empty; give it at least one image")
+        raise UserError(f"data={_kind(data)} is empty; give at least one image")
     return count
 
 
@@ -247,12 +247,12 @@ def _pair(held: object, source: str) -> tuple[object, object]:
 
 
 def _single(batch: object) -> object:
-    """The one row of a batch of one."""
+    """The only row of a batch of one; other values unchanged."""
     return batch[0] if isinstance(batch, Tensor | np.ndarray | list | tuple) and len(batch) == 1 else batch
 
 
 def _plain(value: object) -> object:
-    """A tensor as numpy's array, anything else as it is."""
+    """A tensor as numpy array; other values unchanged."""
     return _array(value, "y") if isinstance(value, Tensor) else value
 
 
@@ -264,12 +264,10 @@ def _same(one: object, other: object) -> bool:
 
 
 def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
-    """A `datasets.Dataset` by its columns; the library itself is not imported."""
+    """The examples of a `datasets.Dataset`, recognised by its columns; the library is not imported."""
     columns = data.column_names
     if not columns or not hasattr(data, "__len__"):
-        raise UserError(
-            f"data={_kind(data)} is read as a stream and has no numbered examples; load it whole, or a part"
-        )
+        raise UserError(f"data={_kind(data)} is read as a stream and has no indexed examples; load it whole, or a part")
     image = _column(columns, IMAGES, "images", _kind(data))
     label = _column(columns, LABELS, "labels", _kind(data))
     names = getattr(data.features.get(label), "names", None) or []
@@ -282,14 +280,14 @@ def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
     labels: dict[int, object] = {}
 
     def item(row: int) -> object:
-        """The image in a row; its label is kept on the way."""
+        """The image in a row; also stores its label."""
         held = data[row]
         labels[row] = _plain(held[label])
         return held[image]
 
     def open_picture(row: int) -> tuple[Image.Image, str]:
         held, source = item(row), f"item {row} of {name}"
-        if isinstance(held, Mapping) and (held.get("bytes") or held.get("path")):  # an Image column not decoded
+        if isinstance(held, Mapping) and (held.get("bytes") or held.get("path")):  # an Image column that is not decoded
             return pictures.opened(io.BytesIO(held["bytes"]) if held.get("bytes") else held["path"], source), source
         if isinstance(held, Image.Image):
             return held.copy(), source
@@ -312,7 +310,7 @@ def _of_hugging_face(data: Any, preparation: Preparation) -> Source:
         if outputs and y.dtype.kind in "iu" and y.min() >= 0 and y.max() < len(outputs):
             y = np.array(outputs)[y]
         elif outputs:
-            raise UserError(f"{name} holds labels outside its {len(outputs)} classes in {label}; take these rows out")
+            raise UserError(f"{name} holds labels outside its {len(outputs)} classes in {label}; remove these rows")
         classes = mapped.classes if mapped else len(names) or None
         split = split_of_arrays(
             name, x, y, name, classes=classes, channels_last=as_pictures, x_name=image, y_name=label
@@ -333,7 +331,7 @@ def _column(columns: Sequence[str], known: Sequence[str], what: str, kind: str) 
 
 
 def _name(data: Any) -> str:
-    """`cifar10:test` where it knows, as other data sets are called."""
+    """The name of the data: builder and part if it knows them, such as `cifar10:test`."""
     builder = getattr(getattr(data, "info", None), "builder_name", None) or "dataset"
     part = str(getattr(data, "split", None) or "").partition("[")[0]
     return f"{builder}:{part}" if part in ("train", "test") else str(builder)

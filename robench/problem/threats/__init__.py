@@ -7,10 +7,11 @@ from ...errors import UserError, unknown
 from . import affine
 from .affine import AffineBalls, AffineRT
 from .base import Ball, ThreatModel, in_box, inward, room
-from .lp import L0, L1, L2, Linf
+from .lp import EUCLIDEAN, L0, L1, L2, Linf
 from .rt import RT
 
 __all__ = [
+    "EUCLIDEAN",
     "L0",
     "L1",
     "L2",
@@ -48,7 +49,7 @@ def parse(text: str) -> ThreatModel:
         raise unknown("threat model", name[: radius.LONGEST], _READERS)
     try:
         threat = _READERS[name](numbers)
-        if len(str(threat)) > LONGEST:  # it could not be read back
+        if len(str(threat)) > LONGEST:  # `parse` could not read it back
             raise ValueError(f"{name} has too many digits")
         return threat
     except UserError:

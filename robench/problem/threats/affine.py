@@ -27,7 +27,8 @@ Reach = Float[Tensor, "B N"]  # absolute changes
 class AffineBalls(ThreatModel):
     """Sums of a share beta of one l_p ball and a share 1 - beta of another: the convex hull of both.
 
-    Its size is the gauge of the hull: the least t for which the change lies in t times the hull, 1 at its surface.
+    The size of a change is the gauge of the hull: the smallest t for which t times the hull contains it; 1 at the
+    surface.
     """
 
     name: ClassVar[str] = "affine-lp"
@@ -39,7 +40,7 @@ class AffineBalls(ThreatModel):
 
     def __post_init__(self) -> None:
         if {self.one.name, self.two.name} not in ({"linf", "l1"}, {"linf", "l2"}, {"l2", "l1"}):
-            raise UserError(f"{self} mixes no two of linf, l2 and l1; write it like {self.form}")
+            raise UserError(f"{self} must mix two of linf, l2 and l1; write it like {self.form}")
 
     @property
     def parts(self) -> tuple[Ball, Ball]:
@@ -60,12 +61,12 @@ class AffineBalls(ThreatModel):
         return _l2_and_l1(reach, radius["l2"], radius["l1"])
 
     def project(self, delta: Inputs, x: Inputs) -> Inputs:
-        """Scaled into the hull, then cut by the box, which only brings it nearer."""
+        """The delta scaled into the hull, then cut by the box, which only makes it smaller."""
         shrunk = delta * per_example(1 / self.size(delta).clamp(min=1), delta).to(delta.dtype)
         return (x + shrunk).clamp(0, 1) - x
 
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        # What rounding can add is as much as it can add in either ball, measured by that ball.
+        # Rounding can add at most as much as it can add in either ball, measured by that ball.
         slack = torch.maximum(*(part.slack(x_adv, x) / part.r for part in self.parts))
         return in_box(x_adv) & (self.measure(x_adv, x) <= 1 + slack)
 
@@ -84,7 +85,7 @@ def _linf_and_l1(reach: Reach, linf: float, l1: float) -> PerExample:
 
 
 def _linf_and_l2(reach: Reach, linf: float, l2: float) -> PerExample:
-    """The least of t / linf + |(|delta| - t)+|_2 / l2 over t: convex, so where its slope is 0."""
+    """The minimum of t / linf + |(|delta| - t)+|_2 / l2 over t: it is convex, so its slope is 0 there."""
     high = reach.amax(dim=1, keepdim=True)
     low = torch.zeros_like(high)
     for _ in range(BISECTIONS):
@@ -111,10 +112,10 @@ def _l2_and_l1(reach: Reach, l2: float, l1: float) -> PerExample:
 
 @dataclass(frozen=True)
 class AffineRT(ThreatModel):
-    """A rotation and translation that uses a share beta of its limits, then a change of the rest of a ball.
+    """A rotation and translation within a share beta of its limits, then a change within the rest of a ball.
 
-    As in the definition the change is added to the moved image. (The authors' code adds it before: the resampling
-    then smooths it, and the set is smaller.)
+    As in the definition, the change is added to the transformed image. (The authors' code adds it before the transform:
+    the resampling then smooths it, and the set is smaller.)
     """
 
     name: ClassVar[str] = "affine-rt"
@@ -128,17 +129,17 @@ class AffineRT(ThreatModel):
         return f"affine:{self.ball}+{self.rt}"
 
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        moved = self.rt.apply(x, _or_still(x, params))
-        slack = self.ball.slack(x_adv, moved) / self.ball.r
+        transformed = self.rt.apply(x, _or_identity(x, params))
+        slack = self.ball.slack(x_adv, transformed) / self.ball.r
         return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE + slack)
 
     def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """The share of the limits plus the share of the radius; 1 at the surface."""
-        params = _or_still(x, params)
+        params = _or_identity(x, params)
         return self.rt.share(params) + self.ball.measure(x_adv, self.rt.apply(x, params)) / self.ball.r
 
 
-def _or_still(x: Inputs, params: TransformParams | None) -> TransformParams:
+def _or_identity(x: Inputs, params: TransformParams | None) -> TransformParams:
     return x.new_zeros(len(x), N_PARAMS) if params is None else params
 
 

@@ -1,4 +1,4 @@
-"""What an attacker may show in place of an image, as a value that answers questions about a set."""
+"""Threat models: sets of images that an attacker may use in place of an image."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,52 +10,67 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
-from ..shapes import Inputs, Mask, PerExample, per_example
+from ..shapes import Inputs, Mask, PerExample, per_candidate, per_example
+from .linear import Column, Rows
+from .shrinkage import Shrinkage
 
 # A float32 pixel carries a relative error of at most 2**-24 from its own rounding, and as much again from
 # the rounding of the radius it was moved by.
 PIXEL_ROUNDING = 2.0**-23
 SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
-
+TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
 N_PARAMS = 3
-"""Numbers that say how an image was made, in threat models that are no balls: tx, ty in pixels, the angle in degrees.
-All 0 where nothing was moved, and everywhere else."""
+"""The number of transform parameters: tx and ty in pixels, and the angle in degrees.
+
+All are 0 for the identity, and for threat models without transforms.
+"""
 
 NO_PARAMS = (0.0,) * N_PARAMS
 
 TransformParams = Float[Tensor, "B 3"]
 
+Candidates = Float[Tensor, "L #W *D"]
+"""W perturbations of each of L images."""
+
 
 @dataclass(frozen=True)
 class ThreatModel(ABC):
-    """The images an attacker may show in place of x. Every answer is given per row; no row looks at another.
+    """The images that an attacker may use in place of x. Results are per row, and rows are independent.
 
-    Images live in [0, 1]. Membership may need a witness, from which the image can be made again.
+    Pixels lie in [0, 1]. Membership may need the transform parameters, from which the image can be computed again.
     """
 
     name: ClassVar[str]
-    form: ClassVar[str]  # how it is written, by an example
+    form: ClassVar[str]  # an example of its text
     meaning: ClassVar[str]  # one line for `robench list threats`
 
     @abstractmethod
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        """Whether each image is a member: the box exactly, the rest up to the rounding of pixels."""
+        """Whether each image is a member: exactly for the box, up to the rounding of pixels for the rest."""
 
     @abstractmethod
     def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
-        """How far each image lies from x, in float64 and the unit of the threat model; infinite for what it
-        cannot measure.
-        """
+        """The distance of each image from x, in float64 and the unit of the threat model; infinite if undefined."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """The text that `parse` reads."""
 
 
 @dataclass(frozen=True)
 class Ball(ThreatModel):
-    """Images up to a distance from x, cut by the box, and how to move among them. `delta` is always x_adv - x."""
+    """Images up to a distance from x, cut by the box, and how to move among them. `delta` is always x_adv - x.
+
+    Attacks name no norm; they use the properties and methods of the ball. The defaults suit a ball without special
+    geometry.
+    """
+
+    p: ClassVar[int | float] = 2  # the order of the norm; infinite for the largest change, 0 for a count
+    separable: ClassVar[bool] = False  # every coordinate has a limit of its own, whatever the others do
+    sparse_steps: ClassVar[bool] = False  # the steepest step moves a single coordinate
+    counts_pixels: ClassVar[bool] = False  # the size counts changed pixels, however far they change
+    shrinkage: ClassVar[type[Shrinkage]] = Shrinkage  # how the norm pulls a delta towards 0
 
     radius: Fraction
 
@@ -65,32 +80,48 @@ class Ball(ThreatModel):
 
     @abstractmethod
     def size(self, delta: Inputs) -> PerExample:
-        """How far each delta reaches, in the unit of `radius`. This is the definition."""
+        """The size of each delta, in the unit of `radius`. This is the definition of the ball."""
 
     @abstractmethod
     def project(self, delta: Inputs, x: Inputs) -> Inputs:
-        """A cheap way into the set: the ball first, then the box. Members come back unchanged.
+        """A cheap map into the set: onto the ball first, then onto the box. Members stay unchanged.
 
         The result lies in both, but need not be the member nearest to `delta`; see `nearest`.
         """
 
     @abstractmethod
     def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
-        """The Euclidean projection onto ball and box together: the member closest to `delta`.
+        """The Euclidean projection onto the intersection of ball and box: the member closest to `delta`.
 
-        With `stretch`, the ball of each row is that many times as large.
+        `stretch` multiplies the radius of each row.
         """
 
     @abstractmethod
     def steepest(self, grad: Inputs) -> Inputs:
-        """The delta of size 1 along which a linear loss with this gradient rises most; 0 where grad is 0."""
+        """The delta of size 1 that maximises a linear loss with this gradient; 0 where grad is 0."""
+
+    def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
+        """The move of least size, 0 <= move <= limit, at which the sum of gain * move is `need`.
+
+        Where the limits are too narrow for that, all coordinates move to their limits. Gains lie in [0, 1].
+        """
+        raise NotImplementedError(f"{self.name} has no cheapest way to a hyperplane")
+
+    def shortened(self, delta: Candidates, size: Float[Tensor, "L W"]) -> Candidates:
+        """Each delta cut down to a size along the way from 0 to delta; unchanged if it is no larger.
+
+        The way is a straight line, unless the ball is separable: then all coordinates set out together and each
+        stops where it arrives.
+        """
+        length = self.size(delta.flatten(0, 1)).view(delta.shape[:2])
+        return delta * (per_candidate(size, delta) / per_candidate(length.clamp(min=TINY), delta)).clamp(max=1)
 
     @abstractmethod
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
-        """A random member to start from, made from standard normal noise, so that the caller owns the seed."""
+        """A random member, computed from standard normal noise; the caller owns the seed."""
 
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        """Whether each image is a member: the box exactly, the ball in float64 up to the rounding of pixels."""
+        """Whether each image is a member: exactly for the box, in float64 up to the rounding of pixels for the ball."""
         return in_box(x_adv) & (self.measure(x_adv, x) <= self.r + self.slack(x_adv, x))
 
     def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
@@ -98,7 +129,7 @@ class Ball(ThreatModel):
         return self.size(x_adv.double() - x.double())
 
     def slack(self, x_adv: Inputs, x: Inputs) -> PerExample:
-        """How far the float32 rounding of the pixels can reach, measured like everything else."""
+        """The largest size that float32 rounding of the pixels can add."""
         return self.size(torch.maximum(x_adv.abs(), x.abs()).double() * PIXEL_ROUNDING)
 
     def _radii(self, like: Inputs, stretch: PerExample | None = None) -> PerExample:
@@ -121,9 +152,9 @@ def in_box(x_adv: Inputs) -> Mask:
 
 
 def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
-    """The gradient without what pushes a pixel out of the box it already touches.
+    """The gradient without components that push a pixel out of the box at its edge.
 
-    The clipping trick of Tramèr and Boneh 2019, section 3: a step spends nothing on pixels that cannot move.
+    The clipping trick of Tramèr and Boneh 2019, section 3: a step uses no budget on pixels that cannot move.
     """
     x_adv = x + delta
     stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
@@ -131,21 +162,21 @@ def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
 
 
 def room(direction: Inputs, x: Inputs) -> Inputs:
-    """How far each pixel of x can go along the sign of `direction` before it meets the box."""
+    """The distance of each pixel of x from the edge of the box, along the sign of `direction`."""
     return torch.where(direction > 0, 1 - x, x)
 
 
 def shrink_to(size: PerExample, radius: PerExample, delta: Inputs) -> Inputs:
-    """Delta scaled down to the radius where it is larger. Scaling towards 0 never leaves the box.
+    """Delta scaled down to the radius if it is larger. Scaling towards 0 never leaves the box.
 
-    It aims a hair inside, so that rounding in the float32 sum behind `size` cannot leave the set.
+    The target is slightly smaller than the radius, so that rounding in the float32 sum of `size` cannot leave the set.
     """
     factor = (radius * (1 - PIXEL_ROUNDING) / torch.maximum(size, radius * 1e-6)).clamp(max=1)
     return delta * per_example(factor, delta)
 
 
 def fraction_text(value: Fraction) -> str:
-    """0.3 and 8/255 as people write them: a short decimal where it is exact, else over 255, else as it is."""
+    """A fraction as users write it: 0.3 if a short decimal is exact, 8/255 if the denominator fits, else as it is."""
     short = f"{float(value):g}"
     if Fraction(short) == value:
         return short

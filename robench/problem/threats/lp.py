@@ -1,6 +1,8 @@
 """The balls of the l_p norms, each cut by the box of images."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -8,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
-from ..shapes import Inputs, PerExample, per_example
-from .base import PIXEL_ROUNDING, Ball, room, shrink_to
-
-TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
+from ..shapes import Inputs, PerExample, per_candidate, per_example
+from .base import PIXEL_ROUNDING, TINY, Ball, Candidates, room, shrink_to
+from .linear import Column, Rows, common_length, largest_first
+from .shrinkage import Clipping, Scaling, Shrinkage, Thresholding
 
 # Steps of Newton's method for the threshold of an l_1 ball. Each divides (excess of the sum) * (coordinates above
 # the threshold) by 4 or more. Noise, powers, geometric series and clusters of up to 3072 numbers need at most 9.
@@ -19,8 +21,6 @@ TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 # of 0.0006 and 0.004 left, which a plain rescale removes.
 NEWTON = 12
 HALVINGS = 24  # of the range of a delta: down to its own float32 rounding
-
-Rows = Float[Tensor, "B N"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Linf(Ball):
     name: ClassVar[str] = "linf"
     form: ClassVar[str] = "linf:8/255"
     meaning: ClassVar[str] = "every pixel moves by at most the radius"
+    p: ClassVar[int | float] = inf
+    separable: ClassVar[bool] = True
+    shrinkage: ClassVar[type[Shrinkage]] = Clipping
 
     def size(self, delta: Inputs) -> PerExample:
         return delta.flatten(1).abs().amax(dim=1)
@@ -44,6 +47,13 @@ class Linf(Ball):
     def steepest(self, grad: Inputs) -> Inputs:
         return grad.sign()
 
+    def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
+        return torch.minimum(common_length(gain, limit, need), limit)
+
+    def shortened(self, delta: Candidates, size: Float[Tensor, "L W"]) -> Candidates:
+        reach = per_candidate(size, delta)
+        return torch.minimum(torch.maximum(delta, -reach), reach)
+
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         return self.project(self.r * torch.erf(noise * 0.5**0.5), x)  # uniform in the ball
 
@@ -55,6 +65,7 @@ class L2(Ball):
     name: ClassVar[str] = "l2"
     form: ClassVar[str] = "l2:0.5"
     meaning: ClassVar[str] = "Euclidean length of the change at most the radius"
+    shrinkage: ClassVar[type[Shrinkage]] = Scaling
 
     def size(self, delta: Inputs) -> PerExample:
         return delta.flatten(1).square().sum(dim=1).sqrt()
@@ -90,8 +101,16 @@ class L2(Ball):
         unit = grad / per_example(peak, grad)
         return unit / per_example(self.size(unit).clamp(min=TINY), unit)
 
+    def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
+        multiple = limit / gain.clamp(min=TINY)
+        return gain * torch.minimum(common_length(gain.square(), multiple, need), multiple)
+
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         return self.project(self.r * self.steepest(noise), x)  # on the sphere, then cut by the box
+
+
+EUCLIDEAN = L2(Fraction(1))
+"""The unit ball of Euclidean length, for lengths and directions that no threat model decides."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,9 @@ class L1(Ball):
     name: ClassVar[str] = "l1"
     form: ClassVar[str] = "l1:12"
     meaning: ClassVar[str] = "absolute changes of all pixels add up to at most the radius"
+    p: ClassVar[int | float] = 1
+    sparse_steps: ClassVar[bool] = True
+    shrinkage: ClassVar[type[Shrinkage]] = Thresholding
 
     def size(self, delta: Inputs) -> PerExample:
         return delta.flatten(1).abs().sum(dim=1)
@@ -159,6 +181,9 @@ class L1(Ball):
         i = flat.abs().argmax(dim=1, keepdim=True)
         return torch.zeros_like(flat).scatter_(1, i, flat.gather(1, i).sign()).view_as(grad)
 
+    def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
+        return largest_first(gain, limit, need)
+
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         tail = torch.erfc(noise.abs() * 0.5**0.5).clamp(min=2.0**-60)
         laplace = -noise.sign() * tail.log()  # as likely to lie anywhere on the sphere, once scaled to it
@@ -167,11 +192,14 @@ class L1(Ball):
 
 @dataclass(frozen=True)
 class L0(Ball):
-    """At most `radius` pixels change; a pixel of several channels counts once."""
+    """Images that differ in at most `radius` pixels; a pixel of several channels counts once."""
 
     name: ClassVar[str] = "l0"
     form: ClassVar[str] = "l0:10"
     meaning: ClassVar[str] = "at most so many pixels change (all channels of a pixel together)"
+    p: ClassVar[int | float] = 0
+    sparse_steps: ClassVar[bool] = True
+    counts_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,7 +216,7 @@ class L0(Ball):
         return self.nearest(delta, x)
 
     def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
-        """Keeps the pixels whose removal would cost most: abs(d)^2 less what the box cuts off anyway."""
+        """The change of the pixels whose removal would cost most: abs(d)^2 less what the box cuts off."""
         boxed = (x + delta).clamp(0, 1) - x
         worth = (_pixels(delta).square() - _pixels(delta - boxed).square()).sum(dim=1)
         assert stretch is None, "a count of pixels is not stretched"
@@ -200,17 +228,17 @@ class L0(Ball):
         return grad.sign() * _spread(torch.zeros_like(_pixels(grad)[:, 0]).scatter_(1, best, 1.0), grad)
 
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
-        """As many pixels as allowed, those of the largest noise, which also sends them towards 0 or 1."""
+        """A change of as many pixels as allowed: those of the largest noise, which also moves them towards 0 or 1."""
         values = 0.5 + 0.5 * torch.erf(noise * 0.5**0.5)
         return (values - x) * self._top(_pixels(noise).abs().sum(dim=1), noise)
 
     def _top(self, worth: Rows, like: Inputs) -> Inputs:
-        kept = worth.topk(min(int(self.radius), worth.shape[1]), dim=1).indices
-        return _spread(torch.zeros_like(worth).scatter_(1, kept, 1.0), like)
+        top = worth.topk(min(int(self.radius), worth.shape[1]), dim=1).indices
+        return _spread(torch.zeros_like(worth).scatter_(1, top, 1.0), like)
 
 
 def _pixels(t: Inputs) -> Float[Tensor, "B C N"]:
-    """(B, C, H, W) as channels of pixels; anything else has one channel."""
+    """A tensor (B, C, H, W) as channels of pixels; other shapes have one channel."""
     return t.flatten(2) if t.ndim == 4 else t.flatten(1).unsqueeze(1)
 
 

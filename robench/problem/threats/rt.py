@@ -15,10 +15,9 @@ from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample
 from .base import N_PARAMS, ThreatModel, TransformParams, fraction_text, in_box
 
-SAME = (
-    2.0**-16
-)  # two resamplings, on other devices or in other batches, differ by less; a grey level is 250 times as much
-EDGE = 1e-6  # of the limits: float32 rounding of a witness
+# Two resamplings, on different devices or in different batches, differ by less; a grey level is 250 times as much.
+SAME = 2.0**-16
+EDGE = 1e-6  # share of the limits: float32 rounding of the parameters
 
 Images = Float[Tensor, "B C H W"]
 
@@ -30,10 +29,10 @@ FARTHEST = 10**6  # pixels
 class RT(ThreatModel):
     """The image rotated about its middle, then shifted: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
-    Both resample bilinearly, one after the other; what comes from outside the frame is black. A positive tx moves the
-    content to the right, a positive ty down; a positive angle turns it anticlockwise. Without padding, what a rotation
-    pushes out of the frame is lost before the shift; with it, the image lies on a black canvas that is so many pixels
-    wider on each side, as in the authors' CIFAR-10 code.
+    Both resample bilinearly, one after the other; pixels from outside the frame are black. A positive tx moves the
+    content to the right, a positive ty down; a positive angle turns it anticlockwise. Without padding, content that a
+    rotation pushes out of the frame is lost before the shift. With padding, the image lies on a black canvas that is
+    wider by `padding` pixels on each side, as in the authors' CIFAR-10 code.
     """
 
     name: ClassVar[str] = "rt"
@@ -48,7 +47,7 @@ class RT(ThreatModel):
         if self.pixels < 0 or self.degrees < 0 or not self.pixels + self.degrees:
             raise UserError("rt needs limits of 0 or more, one of them above 0; write it like rt:3px,30deg")
         if self.padding > MAX_PADDING:
-            raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MAX_PADDING} is the most")
+            raise UserError(f"rt cannot pad by {self.padding} pixels; pad{MAX_PADDING} is the limit")
         if self.pixels > FARTHEST:
             raise UserError(f"rt cannot shift by more than {FARTHEST} pixels; write it like rt:3px,30deg")
         if self.degrees > 180:
@@ -67,11 +66,11 @@ class RT(ThreatModel):
         return f"rt:{fraction_text(self.pixels)}px,{fraction_text(self.degrees)}deg{canvas}"
 
     def limits(self, like: Tensor) -> Float[Tensor, "3"]:
-        """The most of tx and ty in pixels, and of the angle in degrees."""
+        """The limits of tx and ty in pixels, and of the angle in degrees."""
         return like.new_tensor([float(self.pixels), float(self.pixels), float(self.degrees)])
 
     def apply(self, x: Inputs, params: TransformParams) -> Inputs:
-        """The images moved as the witness says."""
+        """The images after the transforms of these parameters."""
         canvas = F.pad(x, [self.padding] * 4)
         moved = _shifted(_rotated(canvas, params[:, 2]), params[:, 0], params[:, 1])
         height, width = x.shape[-2:]
@@ -80,16 +79,18 @@ class RT(ThreatModel):
         return torch.where(still, x, cut.clamp(0, 1))
 
     def share(self, params: TransformParams) -> PerExample:
-        """How much of its limits each move uses: the largest of the three shares."""
-        most = self.limits(params.double())
+        """The share of the limits that each transform uses: the largest of the three shares."""
+        limits = self.limits(params.double())
         used = params.double().abs()
-        return torch.where(most > 0, used / most.clamp(min=1e-30), torch.where(used > 0, torch.inf, 0.0)).amax(dim=1)
+        return torch.where(limits > 0, used / limits.clamp(min=1e-30), torch.where(used > 0, torch.inf, 0.0)).amax(
+            dim=1
+        )
 
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
         return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE)
 
     def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
-        """The share of the limits that is used; infinite where the witness does not lead to the image."""
+        """The share of the limits that is used; infinite if the parameters do not give the image."""
         if params is None:
             params = x.new_zeros(len(x), N_PARAMS)
         apart = (x_adv - self.apply(x, params)).flatten(1).abs().amax(dim=1)
@@ -97,17 +98,17 @@ class RT(ThreatModel):
 
 
 def _rotated(x: Images, degrees: PerExample) -> Images:
-    """Turned about the middle, anticlockwise."""
+    """The images rotated about the centre, anticlockwise."""
     i, j = _pixels(x)
     angle = torch.deg2rad(degrees)[:, None, None]
-    down, right = i - (x.shape[-2] - 1) / 2, j - (x.shape[-1] - 1) / 2
-    rows = down * angle.cos() + right * angle.sin() + (x.shape[-2] - 1) / 2
-    columns = right * angle.cos() - down * angle.sin() + (x.shape[-1] - 1) / 2
+    down, across = i - (x.shape[-2] - 1) / 2, j - (x.shape[-1] - 1) / 2
+    rows = down * angle.cos() + across * angle.sin() + (x.shape[-2] - 1) / 2
+    columns = across * angle.cos() - down * angle.sin() + (x.shape[-1] - 1) / 2
     return _at(x, rows, columns)
 
 
 def _shifted(x: Images, tx: PerExample, ty: PerExample) -> Images:
-    """The content moved tx to the right and ty down."""
+    """The images shifted by tx to the right and ty down."""
     i, j = _pixels(x)
     blank = x.new_zeros(len(x), *x.shape[-2:])
     return _at(x, blank + i - ty[:, None, None], blank + j - tx[:, None, None])
@@ -120,12 +121,12 @@ def _pixels(x: Images) -> tuple[Float[Tensor, "H 1"], Float[Tensor, "W"]]:
 
 
 def _at(x: Images, rows: Float[Tensor, "B H W"], columns: Float[Tensor, "B H W"]) -> Images:
-    """The image between its pixels, bilinearly; black outside."""
+    """The images at these coordinates, by bilinear interpolation; black outside."""
     height, width = x.shape[-2:]
     grid = torch.stack([_from_middle(columns, width), _from_middle(rows, height)], dim=3)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _from_middle(place: Tensor, length: int) -> Tensor:
-    """Pixel numbers as shares of half the image, from its middle: its edges lie at -1 and 1."""
+    """Pixel numbers as coordinates in which the centre is 0 and the edges are -1 and 1."""
     return (2 * place + 1) / length - 1

@@ -1,5 +1,6 @@
-"""Pictures of runs. Functions of records and arrays that give matplotlib figures; nothing here opens a window,
-reads a file or asks a model.
+"""Pictures of runs: functions from records and arrays to matplotlib figures.
+
+This package opens no window, reads no file and queries no model.
 """
 
 from .along import Walk, walks

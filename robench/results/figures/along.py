@@ -1,7 +1,7 @@
-"""Loss and margin on the way out of images: along the gradient, and along random directions.
+"""Loss and margin on straight lines away from images: along the gradient, and along random directions.
 
-Where the gradient tells the truth, its line rises above the random ones. Where random ones rise above it, gradient
-attacks that start at the image climb the wrong hill.
+If the gradient is correct, its line rises above the random ones. If random ones rise above it, gradient attacks that
+start at the image follow a wrong direction.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..summary import Summary
-from .picture import COLOURS, PAGE, QUIET, Picture, asked, file_name, sheet, styled, write_below
+from .picture import COLOURS, PAGE, QUIET, Picture, file_name, question, sheet, styled, write_below
 
-MIN = 1e-6  # nats: what is less is drawn as this, on an axis that has no 0
+MIN = 1e-6  # nats: smaller losses are drawn as this, because a logarithmic axis has no 0
 
 GRADIENT: dict[str, Any] = {"color": COLOURS[0], "linewidth": 2.0, "zorder": 3}
 RANDOM: dict[str, Any] = {"color": COLOURS[1], "linewidth": 0.8, "alpha": 0.7}
@@ -46,7 +46,7 @@ class Walk:
 def walks(summary: Summary, walked: Sequence[Walk]) -> Picture:
     """Two rows per example, loss and margin; a column per threat."""
     examples = ", ".join(dict.fromkeys(str(w.example) for w in walked))
-    caption = f"{HOW} Model {summary.model.name}, examples {examples} of {asked(summary)}"
+    caption = f"{HOW} Model {summary.model.name}, examples {examples} of {question(summary)}"
     return Picture(file_name("along", summary.model.name), caption, draw(walked, caption))
 
 
@@ -83,7 +83,7 @@ def _loss(axes: Axes, walk: Walk, span: tuple[float, float]) -> None:
     low, high = span
     axes.set_yscale("log")
     axes.set_ylim(low / 1.2, high * 1.2)
-    # Over a few decades only powers of ten have room.
+    # Over several decades there is room for powers of ten only.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
@@ -109,7 +109,7 @@ def _lines(axes: Axes, heights: Float[np.ndarray, "lines points"]) -> Float[np.n
 
 
 def _span(heights: Sequence[Float[np.ndarray, "lines points"]], *more: float) -> tuple[float, float]:
-    """From the least to the most; a model may answer NaN on the way."""
+    """The smallest and the largest value, without NaN, which a model may answer on the way."""
     every = np.concatenate([*(h.flatten() for h in heights), np.array(more)])
     every = every[np.isfinite(every)]
     return (float(every.min()), float(every.max())) if len(every) else (MIN, 1.0)

@@ -16,10 +16,10 @@ from .picture import (
     Album,
     Material,
     Picture,
-    asked_all,
     file_name,
-    look,
+    line_style,
     percent_axis,
+    questions,
     sheet,
     styled,
     together,
@@ -43,14 +43,14 @@ def curves(materials: Sequence[Material]) -> Album:
     usable = [m for m in materials if _measured(m.summary)]
     for group in together(usable, lambda m: (m.summary.data.name, m.summary.data.sha256)):
         summaries = [m.summary for m in group]
-        caption = f"{HOW} {asked_all(summaries)}{_open(summaries)}"
+        caption = f"{HOW} {questions(summaries)}{_open(summaries)}"
         album.pictures.append(Picture(file_name("curve", summaries[0].data.name), caption, draw(summaries, caption)))
     return album
 
 
 @styled()
 def draw(summaries: Sequence[Summary], caption: str) -> Figure:
-    """The curves of models that were asked about the same examples."""
+    """The curves of models on the same examples."""
     norms = list(dict.fromkeys(norm for s in summaries for norm in _measured(s)))
     figure = sheet(PAGE if len(norms) > 1 else COLUMN, 2.8)
     panels: list[Axes] = list(figure.subplots(1, len(norms), sharey=True, squeeze=False)[0])
@@ -70,24 +70,24 @@ def draw(summaries: Sequence[Summary], caption: str) -> Figure:
 
 
 def _labels(summaries: Sequence[Summary]) -> list[str]:
-    """The models; where one was asked about by several sets of attacks, with these."""
+    """The names of the models; of a model with several sets of attacks, with these."""
     models = names(summaries)
     attacks = [dict.fromkeys(a.name for t in _measured(s).values() for a in t.attacks) for s in summaries]
-    told = zip(models, attacks, strict=True)
-    return [f"{name} by {', '.join(by)}" if models.count(name) > 1 else name for name, by in told]
+    labels = zip(models, attacks, strict=True)
+    return [f"{name} by {', '.join(by)}" if models.count(name) > 1 else name for name, by in labels]
 
 
 def _line(axes: Axes, curve: CurveEntry, n: int, name: str, i: int) -> None:
     bands = [wilson(round(share * n), n) for share in curve.accuracy]
     shares = [100 * share for share in curve.accuracy]
     low, high = ([100 * band[end] for band in bands] for end in (0, 1))
-    colour = look(i)["color"]
+    colour = line_style(i)["color"]
     axes.fill_between(curve.radius, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(curve.radius, shares, label=name, **look(i))
+    axes.plot(curve.radius, shares, label=name, **line_style(i))
 
 
 def _measured(summary: Summary) -> dict[str, ThreatEntry]:
-    """The threat with a curve for each norm; of several the largest, in which the others lie."""
+    """The threat with a curve for each norm; of several the largest, which contains the others."""
     found: dict[str, ThreatEntry] = {}
     for threat in summary.threats:
         norm = threat.threat.partition(":")[0]

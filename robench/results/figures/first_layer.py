@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..summary import Summary
-from .picture import COLOURS, PAGE, QUIET, Picture, asked, file_name, sheet, styled, write_below
+from .picture import COLOURS, PAGE, QUIET, Picture, file_name, question, sheet, styled, write_below
 
 MAX = 32  # filters that are drawn
 IN_A_ROW = 16
@@ -36,7 +36,7 @@ HOW = (
 @dataclass(frozen=True)
 class Layer:
     """The filters of a convolution. `wakes` is the value from 0 to 1 at which one pixel on a black image makes the
-    output of a filter positive; infinite where none does.
+    output of a filter positive; infinite if none does.
     """
 
     weight: Float[np.ndarray, "filters C H W"]
@@ -61,7 +61,7 @@ def first_layers(summary: Summary, layer: Layer, raised: Sequence[Raised]) -> Pi
     count = len(layer.weight)
     shown = f" The {MAX} of {count} filters with the largest weights." if count > MAX else ""
     examples = ", ".join(str(r.example) for r in raised)
-    caption = f"{HOW}{shown} Model {summary.model.name}, examples {examples} of {asked(summary)}"
+    caption = f"{HOW}{shown} Model {summary.model.name}, examples {examples} of {question(summary)}"
     return Picture(file_name("first-layer", summary.model.name), caption, draw(layer, raised, caption))
 
 
@@ -85,7 +85,7 @@ def draw(layer: Layer, raised: Sequence[Raised], caption: str) -> Figure:
         _image(beside, one)
         _rise(panel, one, thresholds)
     for axes in [*squares[len(order) :], *places[len(raised) :].flatten()]:
-        axes.set_axis_off()  # keeps its place: a lone example is not stretched
+        axes.set_axis_off()  # it keeps its place, so that a single example is not stretched
     kinds = {"each black pixel alone": ALONE, "all together": TOGETHER, "promised by the gradient": PROMISED}
     handles = [Line2D([], [], label=name, **kind) for name, kind in kinds.items()]
     under.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -93,14 +93,14 @@ def draw(layer: Layer, raised: Sequence[Raised], caption: str) -> Figure:
     return figure
 
 
-def _filter(axes: Axes, weight: Float[np.ndarray, "C H W"], most: float, wakes: float) -> None:
+def _filter(axes: Axes, weight: Float[np.ndarray, "C H W"], largest: float, wakes: float) -> None:
     if len(weight) == 3:
-        axes.imshow(np.moveaxis(0.5 + weight / (2 * most), 0, 2), interpolation="none")
-    else:  # what it makes of grey
-        axes.imshow(weight.sum(axis=0), cmap="RdBu_r", vmin=-most, vmax=most, interpolation="none")
+        axes.imshow(np.moveaxis(0.5 + weight / (2 * largest), 0, 2), interpolation="none")
+    else:  # its response to grey
+        axes.imshow(weight.sum(axis=0), cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="none")
     _framed(axes)
-    told = f"{wakes:.2f}" if wakes > 0 else "0"
-    axes.set_xlabel(told if np.isfinite(wakes) else "–", fontsize=6, labelpad=1.5)
+    value = f"{wakes:.2f}" if wakes > 0 else "0"
+    axes.set_xlabel(value if np.isfinite(wakes) else "–", fontsize=6, labelpad=1.5)
 
 
 def _image(axes: Axes, one: Raised) -> None:
@@ -124,7 +124,7 @@ def _rise(axes: Axes, one: Raised, thresholds: Sequence[float]) -> None:
         axes.plot([threshold, threshold], [0.95, 1], transform=axes.get_xaxis_transform(), color=QUIET, linewidth=0.7)
     axes.set_title("ticks: a filter switches on", fontsize=6, color=QUIET, pad=2)
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)  # else a rise of a hundredth looks like a cliff
+    axes.set_ylim(bottom=0)  # otherwise a rise of a hundredth would appear as a cliff
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.set_xlabel("value of the pixels")
     axes.set_ylabel("cross-entropy (nats)")

@@ -1,4 +1,4 @@
-"""Adversarial images to look at: clean, adversarial, what was changed, and both labels."""
+"""Galleries of adversarial images: clean, adversarial, the difference, and both labels."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ...evidence.records import Claim, Evidence, Plan, Verdict
 from ..outcomes import answers
 from ..summary import Summary
-from .picture import PAGE, QUIET, Picture, asked, file_name, sheet, styled, write_below
+from .picture import PAGE, QUIET, Picture, file_name, question, sheet, styled, write_below
 
 Image = Float[np.ndarray, "C H W"]
 
@@ -30,46 +30,46 @@ ACROSS = 3  # images to a line of a sheet
 
 @dataclass(frozen=True)
 class Shown:
-    """One image that fools the model, beside the one it was made from; pixels in [0, 1]."""
+    """One image that fools the model, and its clean image; pixels in [0, 1]."""
 
     threat: str
     example: int
     label: int
-    answer: int | None  # the model's, to the adversarial image; None where it was not queried
+    answer: int | None  # the model's, to the adversarial image; None if it was not queried
     size: float  # in the unit of the threat
     clean: Image
     adversarial: Image
 
 
 def nearest(
-    plan: Plan, evidence: Evidence, threat: str, kept: Collection[int], count: int
+    plan: Plan, evidence: Evidence, threat: str, stored: Collection[int], count: int
 ) -> list[tuple[Claim, Verdict]]:
-    """The finds under a threat with the smallest size whose images are kept, of equal ones the earlier example."""
-    right = answers(evidence)
-    planned = {example for example in plan.examples if right.get(example, False)}
+    """The smallest finds under a threat whose images are stored; of equal ones the earlier example."""
+    correct = answers(evidence)
+    planned = {example for example in plan.examples if correct.get(example, False)}
     finds = [
         (c, v)
         for c, v in evidence.judged()
-        if v.accepted and c.threat == threat and c.id in kept and c.example in planned
+        if v.accepted and c.threat == threat and c.id in stored and c.example in planned
     ]
     return sorted(finds, key=lambda find: (find[1].size, find[0].example, find[0].id))[:count]
 
 
 def galleries(summary: Summary, shown: Sequence[Shown]) -> Picture:
     """A row per threat, three images for each example."""
-    caption = f"{HOW} Model {summary.model.name}. {asked(summary)}"
+    caption = f"{HOW} Model {summary.model.name}. {question(summary)}"
     return Picture(file_name("gallery", summary.model.name), caption, draw(shown, caption))
 
 
 def contact_sheet(summary: Summary, shown: Sequence[Shown]) -> Picture:
-    """All of them, three to a line, under the threat of each line."""
-    caption = f"{SHEET} Model {summary.model.name}. {asked(summary)}"
+    """All images, three in a line, with the threat of each line."""
+    caption = f"{SHEET} Model {summary.model.name}. {question(summary)}"
     return Picture(file_name("sheet", summary.model.name), caption, draw(shown, caption, across=ACROSS))
 
 
 @styled()
 def draw(shown: Sequence[Shown], caption: str, across: int | None = None) -> Figure:
-    """All on one sheet, a line per threat, or lines of at most so many."""
+    """All images on one sheet, a line per threat, or several of at most `across` images."""
     rows = []
     for threat in dict.fromkeys(s.threat for s in shown):
         found = [s for s in shown if s.threat == threat]
@@ -99,16 +99,16 @@ def _broken(threat: str) -> str:
 
 def _three(places: Sequence[Axes], one: Shown) -> None:
     delta = one.adversarial - one.clean
-    most = float(np.abs(delta).max()) or 1.0  # a model that answers at random may err on the image itself
+    largest = float(np.abs(delta).max()) or 1.0  # a stochastic model may be wrong on the image itself
     _image(places[0], one.clean)
     _image(places[1], one.adversarial)
     if len(delta) == 1:
-        places[2].imshow(delta[0], cmap="RdBu_r", vmin=-most, vmax=most, interpolation="none")
+        places[2].imshow(delta[0], cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="none")
     else:
-        _image(places[2], 0.5 + delta / (2 * most))
+        _image(places[2], 0.5 + delta / (2 * largest))
     places[0].set_title(f"label {one.label}", fontsize=7, pad=2)
     places[1].set_title("adversarial" if one.answer is None else f"read as {one.answer}", fontsize=7, pad=2)
-    places[2].set_title(f"± {most:.2g}", fontsize=7, pad=2, color=QUIET)
+    places[2].set_title(f"± {largest:.2g}", fontsize=7, pad=2, color=QUIET)
     for axes, text in zip(places, (f"example {one.example}", f"size {one.size:.3g}"), strict=False):
         axes.text(0.5, -0.04, text, fontsize=6, color=QUIET, ha="center", va="top", transform=axes.transAxes)
     for axes in places:

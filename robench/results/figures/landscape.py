@@ -1,7 +1,7 @@
 """The loss around images: along the gradient and along a random direction.
 
-After Figure 3 of Madaan et al. 2021, https://arxiv.org/abs/2006.12135, as maps and not as surfaces: a height can be
-read off, and the place where the model changes its mind is a line.
+After Figure 3 of Madaan et al. 2021, https://arxiv.org/abs/2006.12135, as maps and not as surfaces: heights can be
+read off, and the decision boundary is a line.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ..summary import Summary
-from .picture import PAGE, Picture, asked, file_name, sheet, styled, write_below
+from .picture import PAGE, Picture, file_name, question, sheet, styled, write_below
 
-FLOOR = 1e-3  # nats: what is less is drawn as this
+FLOOR = 1e-3  # nats: smaller losses are drawn as this
 
 HOW = (
     "Cross-entropy around clean images (crosses), towards the member of the set that lies furthest along the gradient,"
@@ -27,7 +27,7 @@ HOW = (
 @dataclass(frozen=True)
 class Surface:
     """Loss and margin on a square of images around one; rows go along the random direction, columns along the
-    gradient. The margin is positive where the model is wrong.
+    gradient. The margin is positive if the model is wrong.
     """
 
     threat: str
@@ -41,7 +41,7 @@ class Surface:
 def landscapes(summary: Summary, surfaces: Sequence[Surface]) -> Picture:
     """A row per example, a column per threat, one scale of colours."""
     examples = ", ".join(dict.fromkeys(str(s.example) for s in surfaces))
-    caption = f"{HOW} Model {summary.model.name}, examples {examples} of {asked(summary)}"
+    caption = f"{HOW} Model {summary.model.name}, examples {examples} of {question(summary)}"
     return Picture(file_name("landscape", summary.model.name), caption, draw(surfaces, caption))
 
 
@@ -71,7 +71,7 @@ def draw(surfaces: Sequence[Surface], caption: str) -> Figure:
 
 
 def _scale(surfaces: Sequence[Surface]) -> LogNorm:
-    """A loss spans decades between the middle of a class and its edge; below a thousandth nothing is at stake."""
+    """A logarithmic scale: losses span decades within a class, and do not matter below FLOOR."""
     losses = np.concatenate([s.loss.flatten() for s in surfaces])
     losses = losses[np.isfinite(losses)]  # a model may answer NaN far out; that stays blank
     top = float(losses.max(initial=2 * FLOOR))

@@ -1,4 +1,4 @@
-"""How every picture looks, what it says below itself, and how it becomes bytes: the same ones each time."""
+"""The common style, caption and file of all pictures. The same picture always gives the same bytes."""
 
 import io
 import re
@@ -18,7 +18,7 @@ FORMS = ("svg", "png")
 COLUMN, PAGE = 3.5, 7.0  # inches: one column of a paper, and both
 DOTS = 200  # per inch, of PNG
 
-# Okabe and Ito 2008: told apart with any kind of colour vision, and by line style and marker without colour.
+# Okabe and Ito 2008: distinct for any kind of colour vision, and by line style and marker without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
@@ -46,15 +46,15 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.4,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    "svg.fonttype": "path",  # looks alike without our font; the words stand in the description
-    "svg.hashsalt": "robench",  # else ids in the file are random
+    "svg.fonttype": "path",  # independent of installed fonts; the description holds the text
+    "svg.hashsalt": "robench",  # otherwise ids in the file are random
     "savefig.dpi": DOTS,
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure under the name of its file, with what it shows in words."""
+    """A figure, the name of its file, and a caption that describes it."""
 
     name: str
     caption: str
@@ -63,9 +63,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Material:
-    """A run as it is drawn: what was asked, what is known, what it amounts to."""
+    """The run behind a picture: its plan, its evidence and its summary."""
 
-    path: str  # as the user named it, for sentences to them alone
+    path: str  # as the user typed it, for messages only
     plan: Plan
     evidence: Evidence
     summary: Summary
@@ -73,7 +73,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures of one kind, and a sentence for each run that could not be in one: why, and what to type."""
+    """Pictures of one kind, and a sentence for each run that is in none: why, and what to type."""
 
     pictures: list[Picture] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -81,43 +81,43 @@ class Album:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Our settings and matplotlib's defaults, whatever the user's own say. Also a decorator."""
+    """The settings of robench over matplotlib's defaults, not the user's. Also a decorator."""
     with style.context(["default", _STYLE]):
         yield
 
 
 @styled()
 def image_bytes(picture: Picture, form: str) -> bytes:
-    """The file. Without a date or a version of anything, so that the same picture gives the same bytes."""
+    """The content of the file, without dates and versions, so that the same picture gives the same bytes."""
     assert form in FORMS, form
-    told: Mapping[str, str | None] = {"Title": picture.name, "Description": picture.caption}
-    nothing: Mapping[str, str | None] = (
+    described: Mapping[str, str | None] = {"Title": picture.name, "Description": picture.caption}
+    undated: Mapping[str, str | None] = (
         {"Date": None, "Creator": "robench"} if form == "svg" else {"Software": None, "Author": "robench"}
     )
     with io.BytesIO() as file:
-        picture.figure.savefig(file, format=form, metadata={**told, **nothing})
+        picture.figure.savefig(file, format=form, metadata={**described, **undated})
         return file.getvalue()
 
 
 def sheet(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that arranges what is put on it."""
+    """An empty figure of this size in inches, with an automatic layout."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_below(figure: Figure, caption: str) -> None:
-    """The caption under everything, where it travels with the picture."""
+    """Write the caption below everything, as a part of the picture."""
     letters = int(figure.get_figwidth() * 23)
     text = textwrap.fill(caption, letters, break_on_hyphens=False)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=6, color=QUIET)
 
 
-def asked(summary: Summary) -> str:
-    """What stands in every caption: data, how many examples, protocol, seed."""
+def question(summary: Summary) -> str:
+    """The question, for captions: data, number of examples, protocol, seed."""
     return f"{summary.data.name}, n = {summary.data.examples}; protocol {summary.protocol}; seed {summary.seed}."
 
 
-def asked_all(summaries: Sequence[Summary]) -> str:
-    """The same for several runs about one thing, each protocol and seed once."""
+def questions(summaries: Sequence[Summary]) -> str:
+    """The question of several runs on the same data, with each protocol and seed once."""
     first = summaries[0]
     protocols = ", ".join(dict.fromkeys(s.protocol for s in summaries))
     seeds = ", ".join(dict.fromkeys(str(s.seed) for s in summaries))
@@ -125,7 +125,7 @@ def asked_all(summaries: Sequence[Summary]) -> str:
 
 
 def together(materials: Iterable[Material], key: Callable[[Material], Hashable]) -> list[list[Material]]:
-    """Materials with equal keys, in the order they come."""
+    """Groups of materials with equal keys, in their order."""
     groups: dict[Hashable, list[Material]] = {}
     for material in materials:
         groups.setdefault(key(material), []).append(material)
@@ -133,16 +133,16 @@ def together(materials: Iterable[Material], key: Callable[[Material], Hashable])
 
 
 def file_name(kind: str, about: str) -> str:
-    """`curve-mnist-test` for curve and mnist:test. No more than 100 characters of what it is about."""
+    """`curve-mnist-test` for curve and mnist:test, with at most 100 characters of the latter."""
     return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', about).strip('-.')[:100]}"
 
 
-def look(i: int) -> dict[str, Any]:
-    """Colour and line style of the i-th thing in a picture."""
+def line_style(i: int) -> dict[str, Any]:
+    """Colour and style of the i-th line in a picture."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
 
 
 def percent_axis(axes: Any) -> None:
-    """From 0 to 100 %, with room for a line that lies on either."""
+    """Scale the vertical axis from 0 to 100 %, with room for a line at either end."""
     axes.set_ylim(-3, 103)
     axes.set_yticks(range(0, 101, 20))

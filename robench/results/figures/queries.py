@@ -1,4 +1,4 @@
-"""Accuracy against queries: how soon each attack finds what it finds."""
+"""Accuracy against queries: how many queries the finds of each attack take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from .picture import (
     Album,
     Material,
     Picture,
-    asked,
     file_name,
-    look,
+    line_style,
     percent_axis,
+    question,
     sheet,
     styled,
     write_below,
 )
 
-HOW = "Accuracy against queries: forward passes an attack has spent on an example, all its searches together."
-EVERY = " Every attack ran on its own; examples it did not come to count as standing."
-EARLY = " Each attack met only what the earlier ones left, and its line starts there."
-FURTHER = " Minimum-norm attacks went on after their first find, to the end of their search."
+HOW = "Accuracy against queries: forward passes of an attack on an example, all its searches together."
+EVERY = " Every attack ran on its own; examples it did not reach count as standing."
+EARLY = " Each attack ran only on the examples that earlier ones left, and its line starts there."
+FURTHER = " Minimum-norm attacks continued after their first find, to the end of their search."
 
 
 @dataclass(frozen=True)
 class Fall:
-    """One attack under one threat: the share of all examples that stands after so many queries on each.
+    """One attack under one threat: the share of all examples that stands after a number of queries on each.
 
-    Both grow step by step: `standing[i]` holds from `queries[i]` on. The last step is where the dearest search ended.
+    `standing[i]` holds from `queries[i]` on. The last step is the end of the most expensive search.
     """
 
     attack: str
@@ -43,11 +43,11 @@ class Fall:
 
 
 def falls(material: Material, threat: str) -> list[Fall]:
-    """A line per planned attack that was tried, in plan order."""
+    """One entry per planned attack that was tried, in plan order."""
     plan, evidence = material.plan, material.evidence
     planned = next(t for t in plan.threats if t.threat == threat)
-    right = answers(evidence)
-    correct = {example for example in plan.examples if right.get(example, False)}
+    answered = answers(evidence)
+    correct = {example for example in plan.examples if answered.get(example, False)}
     accepted = {v.claim for v in evidence.verdicts if v.accepted}
     claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
     exhausted = consolidated(s for s in evidence.exhausted if s.threat == threat and s.example in correct)
@@ -66,7 +66,7 @@ def falls(material: Material, threat: str) -> list[Fall]:
 
 
 def _fall(attack: str, met: int, costs: dict[int, int], broken: set[int], n: int) -> Fall:
-    steps, standing = [1], [met]  # a log axis has no 0; nothing is found before the first query
+    steps, standing = [1], [met]  # a logarithmic axis has no 0, and there is no find before the first query
     for cost in sorted(costs[example] for example in broken):
         if max(cost, 1) > steps[-1]:
             steps.append(cost)
@@ -93,7 +93,7 @@ def queries(materials: Sequence[Material]) -> Album:
 
 @styled()
 def draw(material: Material, caption: str) -> Figure:
-    """The falling lines of a run."""
+    """A panel per threat, with a line per attack."""
     panels_of = {t.threat: falls(material, t.threat) for t in material.plan.threats}
     panels_of = {threat: found for threat, found in panels_of.items() if found}
     attacks = list(dict.fromkeys(fall.attack for found in panels_of.values() for fall in found))
@@ -104,8 +104,10 @@ def draw(material: Material, caption: str) -> Figure:
     for axes, (threat, found) in zip(panels, panels_of.items(), strict=False):
         for fall in found:
             heights = [100 * share for share in fall.standing]
-            axes.step(fall.queries, heights, where="post", label=fall.attack, **look(attacks.index(fall.attack)))
-            axes.plot(fall.queries[-1:], heights[-1:], marker="o", markersize=2.5, **look(attacks.index(fall.attack)))
+            axes.step(fall.queries, heights, where="post", label=fall.attack, **line_style(attacks.index(fall.attack)))
+            axes.plot(
+                fall.queries[-1:], heights[-1:], marker="o", markersize=2.5, **line_style(attacks.index(fall.attack))
+            )
         axes.set_xscale("log")
         axes.set_xlabel("forward passes per example")
         axes.set_title(threat)
@@ -123,4 +125,4 @@ def draw(material: Material, caption: str) -> Figure:
 def _caption(plan: Plan, material: Material) -> str:
     order = EVERY if plan.every_attack else EARLY
     further = FURTHER if plan.curve else ""
-    return f"{HOW}{order}{further} Model {material.summary.model.name}. {asked(material.summary)}"
+    return f"{HOW}{order}{further} Model {material.summary.model.name}. {question(material.summary)}"

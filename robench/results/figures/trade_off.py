@@ -1,8 +1,8 @@
-"""What robustness to one threat costs under another, after Figure 1 of Tramèr and Boneh 2019.
+"""The price of robustness to one threat under another, after Figure 1 of Tramèr and Boneh 2019.
 
 https://arxiv.org/abs/1904.13000. Their figure follows one model over its training. Runs are about finished models, so
-here a place on the axis is a model: a line per threat, the union dotted, and at each threat the height that a model
-trained on it alone reaches.
+here each place on the axis is a model. There is a line per threat, the union is dotted, and a star for each threat
+marks the accuracy of a model trained on it alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from .picture import (
     Album,
     Material,
     Picture,
-    asked_all,
     file_name,
     percent_axis,
+    questions,
     sheet,
     styled,
     together,
@@ -33,7 +33,7 @@ from .picture import (
 )
 
 TrainedOn = Mapping[str, Sequence[str]]
-"""The threats that a model was trained on, by its name."""
+"""The training threats of models, by their names."""
 
 HOW = "Accuracy under each threat and under their union, with 95 % intervals: upper bounds on robust accuracy."
 STARS = " Stars, and thin lines at their height: models trained on that threat alone."
@@ -56,7 +56,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
             )
             continue
         caption = (
-            HOW + (STARS if _singles(summaries, trained_on) else "") + f" {asked_all(summaries)}{_open(summaries)}"
+            HOW + (STARS if _singles(summaries, trained_on) else "") + f" {questions(summaries)}{_open(summaries)}"
         )
         figure = draw(summaries, trained_on, caption)
         album.pictures.append(Picture(file_name("trade-off", summaries[0].data.name), caption, figure))
@@ -65,7 +65,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
 
 @styled()
 def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> Figure:
-    """Models side by side in their order. All answer the same question."""
+    """Models side by side in their order. All summaries answer the same question."""
     figure = sheet(COLUMN if len(summaries) <= 4 else min(PAGE, 0.9 * len(summaries)), 3.3)
     axes = figure.subplots()
     threats = [t.threat for t in summaries[0].threats]
@@ -97,7 +97,7 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
 def _line(
     axes: Axes, entries: Sequence[ThreatEntry | UnionEntry], aside: float, name: str, colour: str, i: int | None
 ) -> None:
-    """One threat over the models. Set aside a little, so that intervals do not lie on each other."""
+    """The line of one threat, shifted a little so that intervals do not overlap."""
     x = [place + aside for place in range(len(entries))]
     y = [100 * e.accuracy for e in entries]
     ends = [[100 * (e.accuracy - e.ci95[0]) for e in entries], [100 * (e.ci95[1] - e.accuracy) for e in entries]]
@@ -111,7 +111,7 @@ def _line(
 
 
 def _singles(summaries: Sequence[Summary], trained_on: TrainedOn) -> dict[str, list[int]]:
-    """For each threat the places of models whose cards say that they were trained on it and on nothing else."""
+    """The places of models that were trained on a single threat, by that threat."""
     found: dict[str, list[int]] = {}
     for place, summary in enumerate(summaries):
         threats = trained_on.get(summary.model.name, ())
@@ -121,7 +121,7 @@ def _singles(summaries: Sequence[Summary], trained_on: TrainedOn) -> dict[str, l
 
 
 def _question(material: Material) -> tuple[object, ...]:
-    """Runs are beside each other where the models met the same examples, threats and attacks."""
+    """The question of a run: only runs with the same examples, threats and attacks share a picture."""
     s = material.summary
     attacks = tuple((t.threat, tuple((a.spec, a.items) for a in t.attacks)) for t in s.threats)
     return s.data.name, s.data.sha256, s.protocol, attacks

@@ -1,7 +1,7 @@
-"""How far a share of n examples may be from the share in the population they were drawn from.
+"""Confidence intervals for the share in a population, from the share of n sampled examples.
 
-All of these are about what *this protocol* leaves standing. What no attack at all could break is less or
-equal, so for true robustness only the upper ends hold.
+All of them concern the examples that *this protocol* leaves standing. The share that no attack can break is at most
+as large, so for true robustness only the upper ends hold.
 """
 
 import math
@@ -16,9 +16,9 @@ Interval = tuple[float, float]
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """The score interval: close to its level on average over shares, and never of width 0. For tables.
+    """The score interval, for tables: close to its level on average over shares, and never of width 0.
 
-    Wilson 1927; Brown, Cai and DasGupta 2001 on why not the textbook one. With no example at all it is (0, 1).
+    Wilson 1927; Brown, Cai and DasGupta 2001 explain why it is better than the textbook one. It is (0, 1) for n = 0.
     """
     _check(successes, n, level)
     if n == 0:
@@ -32,9 +32,9 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """The exact interval: covers at least at its level whatever the share is. For the gate.
+    """The exact interval, for the gate: it covers the share with at least its level, whatever the share is.
 
-    Clopper and Pearson 1934, by quantiles of the beta distribution. With no example at all it is (0, 1).
+    Clopper and Pearson 1934, by quantiles of the beta distribution. It is (0, 1) for n = 0.
     """
     _check(successes, n, level)
     tail = (1 - level) / 2
@@ -44,7 +44,7 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def average(held: Bool[np.ndarray, "threats examples"], level: float = 0.95) -> Interval:
-    """For the mean over threats of the shares of examples that hold, all threats asked on the same examples.
+    """The interval for the mean over threats of the share of examples that hold, from the same examples for each.
 
     Each threat gets its Wilson interval; the distances from the shares to its ends are combined with the
     correlations between threats as standard errors would be (MOVER, Zou and Donner 2008,

@@ -1,4 +1,4 @@
-"""Accuracies and their intervals from outcomes, a letter per example, as the summary file has them."""
+"""Accuracies and their intervals, from outcomes as letters of the summary file."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def accuracy(letters: str) -> float:
 
 
 def interval(standing: int, still_open: int, n: int) -> Interval:
-    """Covers whichever number the open examples will come to."""
+    """The interval of an accuracy, wide enough for every possible outcome of the open examples."""
     return _rounded(wilson(standing, n)[0], wilson(standing + still_open, n)[1])
 
 
@@ -27,5 +27,5 @@ def mean(rows: Sequence[str]) -> tuple[float, Interval]:
 
 
 def _rounded(low: float, high: float) -> Interval:
-    """Six digits: far below what n can tell, and the same on every machine."""
+    """The interval to six digits: far more than n supports, and the same on every machine."""
     return round(low, 6), round(high, 6)

@@ -1,4 +1,4 @@
-"""What a reader sees: a row per model, a column per threat, and below it in words what the numbers mean."""
+"""Tables for readers: a row per model, a column per threat, and a footer that explains the numbers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from ..merging import precisions
 from ..stats.comparison import ranks
 from ..summary import Summary
 from .breakdown import across, attack_frame, breakdown
-from .cells import Cell, cells, percent
+from .cells import MASKED, Cell, cells, percent
 from .contingency import contingency, contingency_frame
 from .latex import latex
 from .panel import panel
@@ -40,18 +40,17 @@ RANKED = (
     "Bold: best of a column, and all not significantly worse (95 %, paired on the same examples). Underlined: best of"
     " the rest."
 )
-FLATTERING = frozenset({"masked", "suspect"})  # verdicts that make a number doubtful
-FLATTERED = "† or red: gradients are masked, or may be, so a stronger attack may find more."
-HOURS = "hours: of training, that of a model it started from included, as the models' cards tell."
+DOUBTFUL = "† or red: gradients are masked, or may be, so a stronger attack may find more."
+HOURS = "hours: of training according to the models' cards, including that of a model it started from."
 
 
 def main_tables(
     summaries: Sequence[Summary], intervals: bool = False, origins: Origins | None = None, side_by_side: bool = False
 ) -> list[Table]:
-    """One table for each set of summaries that answer the same question, in the order they come.
+    """One table for each set of summaries that answer the same question, in their order.
 
-    Models asked about different examples, or under different threats or attacks, are never in one table. With
-    `side_by_side` two questions stand left and right; raises UserError when they are more or fewer.
+    Summaries about different examples, threats or attacks are never in one table. With `side_by_side` the answers to
+    two questions are in one table side by side; raises UserError if there are more or fewer.
     """
     groups = questions(summaries)
     captioned = len(groups) > 1
@@ -60,8 +59,8 @@ def main_tables(
         return tables
     if len(tables) != 2:
         what = "one question" if len(tables) == 1 else f"{len(tables)} questions"
-        raise UserError(f"side by side stand the answers to two questions; these runs answer {what}")
-    return [replace(tables[0], right=tables[1])]
+        raise UserError(f"--side-by-side shows the answers to two questions; these runs answer {what}")
+    return [replace(tables[0], side=tables[1])]
 
 
 def main_table(
@@ -70,10 +69,10 @@ def main_table(
     """A row per model: clean, each threat, and with two threats or more their union and average, in percent.
 
     With `intervals`, 95 % intervals follow in brackets. All summaries must answer the same question; those that
-    differ in their seed only share a row. `origins` tell, by the name of a model, what it was trained on and for
-    how long. From two rows on, the best are marked, hours stand at the end, and, where for each threat there is a
-    model trained on it alone, a last row OPT: what these models reach, each on its own threat; for the union the
-    least of that, for the average the mean (Tramèr and Boneh 2019, section 4).
+    differ only in their seed share a row. `origins` hold, by the name of a model, its training threats and hours.
+    With two rows or more, the best are marked and hours come last. If for each threat there is a model trained on it
+    alone, a last row OPT shows the accuracy of each such model on its own threat; for the union the smallest of these,
+    for the average the mean (Tramèr and Boneh 2019, section 4).
     """
     origins = origins or {}
     assert len(questions(summaries)) == 1, "one table holds one question"
@@ -114,12 +113,12 @@ def render(
 ) -> str:
     """Summaries as text: markdown, latex, html, csv or json.
 
-    `attacks` adds the tables of attacks, `together` the one of outcomes over threats; `side_by_side` puts two
-    questions left and right; `origins` tell what models were trained on; `masking` adds the panels of what was
-    measured about gradients, `claimed` what was published of such models. CSV is one table of fractions and counts,
-    a row per model and threat (with `attacks`: and attack; with `together`: per combination of threats). JSON is
-    the summary file; several summaries make a list. Raises UserError for an unknown form, for what a form cannot
-    show, or when there is nothing to report.
+    `attacks` adds the tables of attacks, `together` the one of outcomes over threats; `side_by_side` shows two
+    questions side by side; `origins` describe the training of models; `masking` adds the panels on gradient masking,
+    `claimed` published numbers of such models. CSV is one table of fractions and counts, a row per model and threat
+    (with `attacks`: and attack; with `together`: per combination of threats). JSON is the summary file; several
+    summaries make a list. Raises UserError for an unknown form, for content that a form cannot show, and without
+    summaries.
     """
     if not summaries:
         raise UserError("there is nothing to report; name at least one run file")
@@ -128,8 +127,8 @@ def render(
     if form in PAGES:
         tables = main_tables(summaries, intervals, origins, side_by_side)
         for group in questions(summaries):
-            said = published(group, origins or {}) if claimed else None
-            tables += [] if said is None else [said]
+            claims = published(group, origins or {}) if claimed else None
+            tables += [] if claims is None else [claims]
             tables += [contingency(group)] if together else []
             tables += [across(group)] if attacks and len(group) > 1 else []
         tables += [breakdown(summary) for summary in summaries] if attacks else []
@@ -145,7 +144,7 @@ def render(
 
 
 def questions(summaries: Sequence[Summary]) -> list[list[Summary]]:
-    """Summaries that answer the same question, set by set, in the order they come. A seed is no part of it."""
+    """Groups of summaries that answer the same question, in their order. The seed is no part of the question."""
     groups: dict[tuple[object, ...], list[Summary]] = {}
     for summary in summaries:
         attacks = tuple((t.threat, tuple((a.name, a.spec, a.items) for a in t.attacks)) for t in summary.threats)
@@ -187,7 +186,7 @@ class _Optimum:
 
 
 def _optimum(lines: Sequence[Row], table: Sequence[Mapping[str, Cell]], origins: Origins) -> _Optimum | None:
-    """None unless there are two threats or more, and each has a model that was trained on it alone."""
+    """The row, if there are two threats or more and each has a model that was trained on it alone."""
     threats = [t.threat for t in lines[0].runs[0].threats]
     own: dict[str, tuple[str, Cell]] = {}
     for row, row_cells in zip(lines, table, strict=True):
@@ -202,7 +201,7 @@ def _optimum(lines: Sequence[Row], table: Sequence[Mapping[str, Cell]], origins:
     bound = any(cell.bound for _, cell in own.values())
     texts |= {"union": _bounded(min(shares), bound), "average": _bounded(sum(shares) / len(shares), bound)}
     models = ", ".join(f"{own[threat][0]} on {threat}" for threat in threats)
-    sentence = f"OPT, were there no trade-off: {models}; of these the least for the union, the mean for the average."
+    sentence = f"OPT, without a trade-off: {models}; the smallest of these for the union, the mean for the average."
     return _Optimum(texts, sentence)
 
 
@@ -223,10 +222,10 @@ def _marks(table: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> dict[
 
 
 def _hours(row: Row, origins: Origins) -> str:
-    told = [hours for run in row.runs if (hours := origins.get(run.model.name, Origin()).hours) is not None]
-    if len(told) < len(row.runs):
+    known = [hours for run in row.runs if (hours := origins.get(run.model.name, Origin()).hours) is not None]
+    if len(known) < len(row.runs):
         return ""
-    mean, deviation = spread(told)
+    mean, deviation = spread(known)
     return f"{mean:.2f} ± {deviation:.2f}" if row.of == "training" else f"{mean:.2f}"
 
 
@@ -239,7 +238,7 @@ def _caption(summary: Summary) -> str:
 def _about(
     summaries: Sequence[Summary], lines: Sequence[Row], intervals: bool, table: Sequence[Mapping[str, Cell]]
 ) -> list[str]:
-    """What was asked, and how to read the answer."""
+    """Sentences on the question, and on how to read the answer."""
     first = summaries[0]
     seeds = sorted({s.seed for s in summaries})
     examples = counted(first.data.examples, "example")
@@ -262,30 +261,30 @@ def _about(
 
 
 def _masking(summaries: Sequence[Summary]) -> Iterable[str]:
-    """The verdicts, worst first; where they differ, with the threats, and models, that all but one are about."""
+    """The verdicts, worst first; if they differ, all but one with the threats and models that they concern."""
     found = Counter(t.masking.verdict for s in summaries for t in s.threats)
     if found:
-        rest = max(WORST_FIRST, key=lambda verdict: (found[verdict] > 0, verdict not in FLATTERING, found[verdict]))
-        told = [
+        rest = max(WORST_FIRST, key=lambda verdict: (found[verdict] > 0, verdict not in MASKED, found[verdict]))
+        named = [
             f"{verdict} {_under(verdict, summaries)}" for verdict in WORST_FIRST if found[verdict] and verdict != rest
         ]
-        yield f"Gradient masking: {'; '.join([*told, f'{rest} elsewhere'] if told else [rest])}."
-    if FLATTERING & {*found, *(s.masking.verdict for s in summaries)}:
-        yield FLATTERED
+        yield f"Gradient masking: {'; '.join([*named, f'{rest} elsewhere'] if named else [rest])}."
+    if {*MASKED} & {*found, *(s.masking.verdict for s in summaries)}:
+        yield DOUBTFUL
 
 
 def _under(verdict: MaskingVerdict, summaries: Sequence[Summary]) -> str:
-    """The threats that have it; of several models also whose they are."""
-    told = []
+    """The threats with this verdict; for several models with the model."""
+    places = []
     for name, summary in zip(names(summaries), summaries, strict=True):
         threats = [t.threat for t in summary.threats if t.masking.verdict == verdict]
         if threats:
-            told.append(f"{f'for {name} ' if len(summaries) > 1 else ''}under {', '.join(threats)}")
-    return ", ".join(told)
+            places.append(f"{f'for {name} ' if len(summaries) > 1 else ''}under {', '.join(threats)}")
+    return ", ".join(places)
 
 
 def _panels(summaries: Sequence[Summary]) -> Iterable[Table]:
-    """One for each run; of several questions, with the question that it is about."""
+    """One panel for each run; for several questions, with its question in the title."""
     several = len(questions(summaries)) > 1
     for name, summary in zip(names(summaries), summaries, strict=True):
         yield panel(summary, f"{name}: {_caption(summary)}" if several else name)
@@ -298,7 +297,7 @@ def _all_remarks(summaries: Sequence[Summary]) -> Iterable[str]:
 
 
 def _remarks(summary: Summary) -> Iterable[str]:
-    """What a reader should know about one row, a sentence each."""
+    """Remarks on one row, a sentence each."""
     if at_random := summary.environment.get("randomness"):
         sentence = line(at_random)
         yield f"{sentence[:1].upper()}{sentence[1:]}."
@@ -315,7 +314,8 @@ def _remarks(summary: Summary) -> Iterable[str]:
         for f in t.failures:
             yield f"{f.attack} on {t.threat}: failed on {counted(f.examples, 'example')} ({line(f.error)})."
         if t.nan:
-            yield f"{t.threat}: the model answered NaN in searches on {counted(t.nan, 'example')}; NaN breaks nobody."
+            seen = counted(t.nan, "example")
+            yield f"{t.threat}: the model answered NaN in searches on {seen}; NaN is no misclassification."
         if t.ties:
             yield f"{t.threat}: {counted(t.ties, 'example')} broken by a tie between two classes."
     if summary.ties:

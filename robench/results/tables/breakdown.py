@@ -1,4 +1,4 @@
-"""Attack by attack: what each was tried on, what it broke, and which of them would have been enough."""
+"""Tables of single attacks: what each was tried on, what it broke, and which of them would have sufficed."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
@@ -12,16 +12,16 @@ from .cells import percent
 from .seeds import names
 from .table import Table
 
-EARLY_STOP = "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures."
-ALONE = "Percent of all examples left standing by one attack alone; where not measured, how many of those it met."
-MAX = 20  # attacks of which every subset is tried
+EARLY_STOP = "An attack ran only on examples that earlier ones left; --every-attack measures each attack alone."
+ALONE = "Percent of all examples that one attack alone leaves standing; if not measured, how many of those it ran on."
+MAX = 20  # attacks, of which every subset is tried
 
 
 def breakdown(summary: Summary) -> Table:
-    """A row per threat and attack: what it was tried on, what it broke, what was left, what it cost.
+    """A row per threat and attack: the examples it was tried on, broke and left, and its cost.
 
-    What is left is an accuracy in percent where the attack ran on every correct example, else a count. `alone`
-    is what no other attack broke. Under it, the smallest set of attacks that breaks the same examples.
+    `left` is an accuracy in percent if the attack ran on every correct example, else a count. `alone` counts examples
+    that no other attack broke. The footer names the smallest set of attacks that breaks the same examples.
     """
     rows = []
     for threat in summary.threats:
@@ -33,7 +33,7 @@ def breakdown(summary: Summary) -> Table:
             row |= {"seconds": f"{a.seconds:.1f}", "forwards": f"{a.forwards:,}", "backwards": f"{a.backwards:,}"}
             rows.append(row)
     footer = [] if summary.every_attack else [EARLY_STOP]
-    footer += [sentence for threat in summary.threats if (sentence := _has_enough(threat))]
+    footer += [sentence for threat in summary.threats if (sentence := _sufficient(threat))]
     footer += [
         f"{t.threat}: {t.elsewhere} more {'example' if t.elsewhere == 1 else 'examples'} broken by an image found under"
         " another threat or by an attack not listed."
@@ -44,7 +44,7 @@ def breakdown(summary: Summary) -> Table:
 
 
 def across(summaries: Sequence[Summary]) -> Table:
-    """A row per threat and attack, a column per model: what that attack alone leaves standing; then all together.
+    """A row per threat and attack, a column per model: the share that each attack, and then all, leave standing.
 
     All summaries must answer the same question.
     """
@@ -59,10 +59,10 @@ def across(summaries: Sequence[Summary]) -> Table:
 
 
 def smallest_set(broken: Mapping[str, frozenset[int]]) -> list[str] | None:
-    """The fewest attacks that break between them all that any of them broke; the earliest listed, of several sets.
+    """The smallest set of attacks that together break every example that any of them broke; the first of several.
 
-    An attack that breaks an example alone is in every such set; of the others every subset is tried, the small
-    ones first. So it is exact; None when there are too many to try.
+    An attack that breaks an example alone is in every such set; of the others every subset is tried, small ones
+    first. So the result is exact; None if there are too many to try.
     """
     everything = frozenset(chain.from_iterable(broken.values()))
     needed = [name for name in broken if broken[name] - _by_others(broken, name)]
@@ -78,7 +78,7 @@ def smallest_set(broken: Mapping[str, frozenset[int]]) -> list[str] | None:
 
 
 def attack_frame(summary: Summary) -> pd.DataFrame:
-    """The breakdown in numbers: a row per threat and attack, with the fields of the summary file, but the outcomes."""
+    """The breakdown in numbers: a row per threat and attack, with the fields of the summary file except outcomes."""
     rows = [
         {**summary.about(), "threat": t.threat, **_renamed(msgspec.structs.asdict(a))}
         for t in summary.threats
@@ -88,8 +88,8 @@ def attack_frame(summary: Summary) -> pd.DataFrame:
     return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame
 
 
-def _has_enough(threat: ThreatEntry) -> str:
-    """Which attacks would have been enough, where each is known on every example."""
+def _sufficient(threat: ThreatEntry) -> str:
+    """A sentence on the attacks that would have sufficed, if each is known on every example; else empty."""
     if len(threat.attacks) < 2 or not all(a.outcomes and a.accuracy is not None for a in threat.attacks):
         return ""
     broken = {a.name: frozenset(_broken(a.outcomes)) for a in threat.attacks}

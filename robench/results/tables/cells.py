@@ -1,4 +1,4 @@
-"""The numbers of one row of the main table: a share for each column, how sure it is, and what to rank it by."""
+"""The cells of one row of the main table: a share for each column, its interval, and the scores that rank it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..summary import Summary
 from .seeds import Row, spread
 
 MASKED = ("masked", "suspect")
-"""Verdicts under which an accuracy is marked."""
+"""Verdicts on masking that make an accuracy doubtful, so that it is marked."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,18 @@ class Cell:
     bound: bool = False  # some are open, or failed
     masked: bool = False
     measured: bool = True  # False: every planned attack failed
-    scores: Scores | None = None  # none for a bound, which may yet fall
+    scores: Scores | None = None  # None for a bound, which may still decrease
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """The mean over seeds."""
         return spread(self.shares)[0]
 
     def text(self, intervals: bool) -> str:
-        """In percent; a bound as such, with how many are open or failed; over seeds with the standard deviation.
+        """The share in percent: marked as a bound while examples are open or failed, with their numbers; over seeds
+        with the standard deviation.
 
-        Where nothing was measured there is no number: what is open would read as accuracy.
+        If nothing was measured there is no number, because open examples would read as accuracy.
         """
         if not self.measured:
             return "not measured"
@@ -52,7 +53,7 @@ class Cell:
 
 
 def cells(row: Row) -> dict[str, Cell]:
-    """By column: clean, each threat, and with two threats or more union and average, which for one are that threat."""
+    """The cells by column: clean, each threat, and union and average of two threats or more (of one, both equal it)."""
     first = row.runs[0]
     made = {"clean": _joined(row, _clean)}
     made |= {t.threat: _joined(row, partial(_threat, place=i)) for i, t in enumerate(first.threats)}
@@ -62,7 +63,7 @@ def cells(row: Row) -> dict[str, Cell]:
 
 
 def percent(share: float) -> str:
-    """One digit after the point."""
+    """A share in percent, with one digit after the point."""
     return f"{100 * share:.1f}"
 
 
@@ -84,9 +85,9 @@ def _joined(row: Row, of: Callable[[Summary], Cell]) -> Cell:
 
 def _clean(summary: Summary) -> Cell:
     entry = summary.clean
-    right = Scores(_where(summary.union.outcomes, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN))
-    left = (0, entry.open) if entry.error else (entry.open, 0)
-    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, scores=right)
+    correct = Scores(_where(summary.union.outcomes, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN))
+    still_open, failed = (0, entry.open) if entry.error else (entry.open, 0)
+    return Cell((entry.accuracy,), entry.ci95, still_open, failed, entry.open > 0, scores=correct)
 
 
 def _threat(summary: Summary, place: int) -> Cell:
@@ -121,5 +122,5 @@ def _where(letters: str, *outcomes: Outcome) -> np.ndarray:
 
 
 def _sum(scores: Sequence[Scores]) -> Scores:
-    """The mean of them, counted out of their sum."""
+    """Their mean, as points out of a sum."""
     return Scores(np.sum([s.points for s in scores], axis=0), sum(s.out_of for s in scores))

@@ -1,4 +1,4 @@
-"""How outcomes under several threats go together: robust to all or none, as Tramèr and Boneh find (section 5)?"""
+"""Joint outcomes under several threats: robust to all or to none, as in section 5 of Tramèr and Boneh 2019."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from .seeds import names
 from .table import Table
 
 WRONG, OPEN = "(wrong before any attack)", "(open)"
-FEW = 4  # threats, of which every combination is listed, also those that no example shows
+FEW = 4  # threats, of which every combination is listed, even without an example
 
 
 def contingency(summaries: Sequence[Summary]) -> Table:
-    """A row per combination of threats, a column per model: how many examples withstand these and no others.
+    """A row per combination of threats, a column per model: the number of examples that withstand exactly these.
 
     All summaries must answer the same question.
     """
@@ -47,7 +47,7 @@ def contingency(summaries: Sequence[Summary]) -> Table:
 
 
 def contingency_frame(summary: Summary) -> pd.DataFrame:
-    """The same in numbers: a row for each combination that occurs; threats are separated by commas."""
+    """The table in numbers: a row for each combination that occurs; threats are separated by commas."""
     about = {name: value for name, value in summary.about().items() if name != "examples"}
     threats = [t.threat for t in summary.threats]
     count = sorted(patterns(summary).items(), key=lambda item: (-len(item[0]), item[0]))
@@ -55,7 +55,7 @@ def contingency_frame(summary: Summary) -> pd.DataFrame:
 
 
 def patterns(summary: Summary) -> Counter[tuple[str, ...]]:
-    """How many examples withstand each combination of threats; wrong and open examples are counted apart."""
+    """The number of examples that withstand each combination of threats; wrong and open ones are counted separately."""
     counts: Counter[tuple[str, ...]] = Counter()
     threats = [t.threat for t in summary.threats]
     for letters in zip(*(t.outcomes for t in summary.threats), strict=True):
@@ -78,7 +78,7 @@ def _named(combination: tuple[str, ...], threats: Sequence[str]) -> str:
 
 
 def _all_or_none(prefix: str, summary: Summary, counts: Counter[tuple[str, ...]]) -> list[str]:
-    """The share, beside what it would be if threats felled examples independently of each other."""
+    """A sentence with the share robust to all or none, and its value if threats broke examples independently."""
     threats = [t.threat for t in summary.threats]
     decided = {which: n for which, n in counts.items() if which not in ((WRONG,), (OPEN,))}
     total = sum(decided.values())

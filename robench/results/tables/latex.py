@@ -1,4 +1,4 @@
-"""Tables for papers: `booktabs`, and `xcolor` where an accuracy may be flattered by masking."""
+"""Tables for papers: `booktabs`, and `xcolor` for accuracies that masking may make too high."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from .table import TEXT, Mark, Table
 
 NEEDS = "% In the preamble: \\usepackage{booktabs} \\usepackage{graphicx} \\usepackage{xcolor}\n"
 
-# What TeX takes for a command, and what its usual fonts do not hold.
+# Characters that TeX reads as commands, or that its usual fonts lack.
 _SIGNS = {
     "\\": r"$\backslash$",
     "{": r"\{",
@@ -32,7 +32,7 @@ _NORM = re.compile(r"l(inf|\d):(.*)")
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A `table` environment for each, to be pasted or `\\input` as it is.
+    """A `table` environment for each, ready to be pasted or `\\input`.
 
     Best is bold, second best underlined, masking red.
     """
@@ -40,12 +40,12 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def escaped(text: str) -> str:
-    """As TeX prints it."""
+    """The text, escaped so that TeX prints it unchanged."""
     return "".join(_SIGNS.get(sign, sign) for sign in text).replace("--", "-{}-")  # not a dash
 
 
 def _environment(table: Table) -> str:
-    sides = [table] if table.right is None else [table, table.right]
+    sides = [table] if table.side is None else [table, table.side]
     caption = "; ".join(side.caption for side in sides if side.caption)
     notes = dict.fromkeys(sentence for side in sides for sentence in side.footer)
     parts = [r"\begin{table}", r"\centering"]
@@ -57,7 +57,7 @@ def _environment(table: Table) -> str:
 
 
 def _beside(tables: Sequence[str]) -> str:
-    """As wide as the text together, however wide they are."""
+    """Tables side by side, scaled to the width of the text."""
     return "\\resizebox{\\textwidth}{!}{%\n" + "%\n\\quad\n".join(tables) + "%\n}"
 
 

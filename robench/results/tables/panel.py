@@ -1,4 +1,4 @@
-"""What was measured about gradient masking, a row per indicator: its value, what it means, what to do about it."""
+"""The panel on gradient masking: a row per indicator, with its value, its meaning, and the next step."""
 
 from collections.abc import Iterator
 
@@ -8,15 +8,15 @@ import pandas as pd
 from ..summary import Summary, ThreatEntry
 from .table import Table
 
-NO_CLEARANCE = "Evidence, never a clearance: docs/masking.md says what each indicator rests on and what it misses."
+NO_CLEARANCE = "No verdict rules masking out: docs/masking.md says what each indicator rests on and what it misses."
 
-UNSEEN = "nobody has looked; robench evaluate --masking on does, under linf, l2 and l1"
+NOT_CHECKED = "not checked; robench evaluate --masking on checks linf, l2 and l1"
 
 
 def panel(summary: Summary, of: str) -> Table:
-    """The indicators of every threat, suspicious ones marked; under it the verdicts, why, and the next command.
+    """The indicators of every threat, suspicious ones marked; in the footer the verdicts, reasons and next commands.
 
-    `of` says in the title whose they are.
+    `of` names the model in the title.
     """
     rows = list(dict.fromkeys(row for threat in summary.threats for row in _rows(threat)))  # the model's own once
     frame = pd.DataFrame(rows, columns=["threat", "indicator", "value", "meaning", "what to do"])
@@ -37,8 +37,8 @@ def _rows(threat: ThreatEntry) -> Iterator[tuple[str, ...]]:
 
 
 def _verdict(threat: ThreatEntry) -> str:
-    """With all that it rests on, but for the probes: these are marked in the table."""
-    told, shown = threat.masking, threat.masking.indicators
-    probes = () if isinstance(shown, msgspec.UnsetType) else tuple(f"{i.name}: " for i in shown)
-    why = "; ".join(sentence for sentence in told.evidence if not sentence.startswith(probes))
-    return f"{threat.threat} {told.verdict}: {why or UNSEEN}."
+    """The verdict with its reasons, except suspicious indicators: these are marked in the table."""
+    finding, shown = threat.masking, threat.masking.indicators
+    names = () if isinstance(shown, msgspec.UnsetType) else tuple(f"{i.name}: " for i in shown)
+    why = "; ".join(sentence for sentence in finding.evidence if not sentence.startswith(names))
+    return f"{threat.threat} {finding.verdict}: {why or NOT_CHECKED}."

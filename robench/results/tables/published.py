@@ -1,4 +1,4 @@
-"""What a paper says of a model of this kind, beside what was measured here."""
+"""Published numbers of models of one kind, beside the numbers measured here."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ APART = "≠"
 
 
 def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
-    """A row per model that is claimed something under just these threats; None where none is.
+    """A row per model with published numbers under exactly these threats; None if there is none.
 
     Every cell is `published → measured here`, in percent, with a sign where the published number lies outside the
     95 % interval of each of our runs. All summaries answer the same question.
     """
-    asked = frozenset(t.threat for t in summaries[0].threats)
-    lines = [(row, claim) for row in rows(summaries, origins) if (claim := _claim(row, origins, asked))]
+    threats = frozenset(t.threat for t in summaries[0].threats)
+    lines = [(row, claim) for row in rows(summaries, origins) if (claim := _claim(row, origins, threats))]
     if not lines:
         return None
     ours = [cells(row) for row, _ in lines]
@@ -34,18 +34,18 @@ def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
         f"Published → measured here, percent. Published: {sources}.",
         f"{APART}: the published number lies outside the 95 % interval of ours.",
     )
-    threats = ", ".join(t.threat for t in summaries[0].threats)
-    data = f"{counted(summaries[0].data.examples, 'example')} of {summaries[0].data.name}, {threats}"
+    names = ", ".join(t.threat for t in summaries[0].threats)
+    data = f"{counted(summaries[0].data.examples, 'example')} of {summaries[0].data.name}, {names}"
     return Table(pd.DataFrame(texts, columns=["model", *columns]), f"Beside the published numbers: {data}", footer)
 
 
-def _claim(row: Row, origins: Origins, asked: frozenset[str]) -> PublishedClaim | None:
+def _claim(row: Row, origins: Origins, threats: frozenset[str]) -> PublishedClaim | None:
     found = origins.get(row.runs[0].model.name, Origin())
-    return next((claim for claim in found.claims if claim.threats == asked), None)
+    return next((claim for claim in found.claims if claim.threats == threats), None)
 
 
 def _cell(row: Row, claim: PublishedClaim, column: str) -> str:
-    said = claim.accuracy[column]
+    number = claim.accuracy[column]
     trials = [cells(Row(row.name, (run,)))[column] for run in row.runs]
-    apart = all(not low <= said <= high for low, high in (trial.ci95 for trial in trials))
-    return f"{percent(said)} → {cells(row)[column].text(intervals=False)}{' ' + APART if apart else ''}"
+    apart = all(not low <= number <= high for low, high in (trial.ci95 for trial in trials))
+    return f"{percent(number)} → {cells(row)[column].text(intervals=False)}{' ' + APART if apart else ''}"

@@ -1,7 +1,7 @@
-"""Runs that differ in their seed only, as one row: mean and standard deviation.
+"""Rows that combine runs which differ only in their seed: mean and standard deviation.
 
-The seed may be that of the search, with the same weights, or that of the training, with a card for each model that
-says so. Everything else, from the recipe's numbers to the examples, is the same.
+The seed may be that of the search, with the same weights, or that of the training, according to the models' cards.
+Everything else, from the recipe's settings to the examples, is the same.
 """
 
 import re
@@ -26,22 +26,22 @@ class PublishedClaim:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model's card says of its making."""
+    """The origin of a model, from its card."""
 
-    threats: tuple[str, ...] = ()  # it was trained on
+    threats: tuple[str, ...] = ()  # on which it was trained
     hours: float | None = None
-    method: str = ""  # all that decides the weights but the seed; empty where the card does not tell
+    method: str = ""  # everything that determines the weights except the seed; empty if the card lacks it
     seed: int | None = None
-    claims: tuple[PublishedClaim, ...] = ()  # published of models made like it
+    claims: tuple[PublishedClaim, ...] = ()  # published for models of the same kind
 
 
 Origins = Mapping[str, Origin]
-"""By the name of the model."""
+"""Origins by the name of the model."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or several that differ in their seed only."""
+    """One run, or several that differ only in their seed."""
 
     name: str
     runs: tuple[Summary, ...]
@@ -49,7 +49,7 @@ class Row:
 
 
 def rows(summaries: Sequence[Summary], origins: Origins) -> list[Row]:
-    """In the order of their first runs. All summaries answer the same question. A seed that comes twice is no trial."""
+    """Rows in the order of their first runs. All summaries answer one question. Equal seeds are not combined."""
     found: dict[int, Row] = {}
     left = dict(enumerate(summaries))
     for of, key, seed in (_training(origins), _search()):
@@ -67,27 +67,27 @@ def rows(summaries: Sequence[Summary], origins: Origins) -> list[Row]:
 
 
 def names(summaries: Sequence[Summary]) -> list[str]:
-    """Of the models; where two have the same, also what tells them apart: their weights, or the seed of the search."""
+    """The names of the models; for equal names with what distinguishes them: weights, or the seed of the search."""
     models = Counter(s.model.name for s in summaries)
     weights = {name: {s.model.weights_sha256 for s in summaries if s.model.name == name} for name in models}
     seeds = {name: {s.seed for s in summaries if s.model.name == name} for name in models}
 
-    def told_apart(summary: Summary) -> str:
+    def distinct(summary: Summary) -> str:
         name = summary.model.name
         more = [summary.model.weights_sha256[:8]] if len(weights[name]) > 1 else []
         more += [f"seed {summary.seed}"] if len(seeds[name]) > 1 else []
         return f"{name} ({', '.join(more)})" if more else name
 
-    return [told_apart(summary) for summary in summaries]
+    return [distinct(summary) for summary in summaries]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation, of which one value has none: 0."""
+    """Mean and sample standard deviation; 0 for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 class _Kind(NamedTuple):
-    """How to know that runs are trials: all but the seed, by what is equal for them, and the seed."""
+    """How runs are recognised as trials of one thing: by an equal key and different seeds."""
 
     of: str
     key: Callable[[Summary], Hashable]

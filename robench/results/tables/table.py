@@ -1,4 +1,4 @@
-"""A table as it is printed: cells of text, marks on some of them, and the sentences around them."""
+"""A table for printing: cells of text, marks on some of them, a caption and a footer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,18 +8,18 @@ import pandas as pd
 from tabulate import tabulate
 
 Mark = Literal["best", "second", "masked"]
-"""Best of its column, or not significantly worse; second best; an accuracy that masked gradients may flatter."""
+"""Best of its column, or not significantly worse; second best; an accuracy that masking may make too high."""
 
 TEXT = frozenset({"model", "threat", "attack", "robust to", "indicator", "value", "meaning", "what to do"})
-"""Columns of words, which stand on the left. Numbers stand on the right."""
+"""Columns of text, which are aligned to the left. Numbers are aligned to the right."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are printed, and the sentences around them.
+    """Cells of text, and the sentences around them.
 
-    `marks` are by row and column, counted from 0; the text of a cell does not show them. `last` rows at the
-    end, such as OPT, stand apart where a form can draw a line. `right` is a table to be shown beside this one.
+    `marks` are by row and column, counted from 0; the text of a cell does not include them. The `last` rows, such as
+    OPT, are set apart in formats that draw lines. `side` is a table to be shown to the right of this one.
     """
 
     frame: pd.DataFrame
@@ -27,15 +27,15 @@ class Table:
     footer: tuple[str, ...] = ()
     marks: Mapping[tuple[int, int], frozenset[Mark]] = field(default_factory=dict)
     last: int = 0
-    right: "Table | None" = None
+    side: "Table | None" = None
 
     @property
     def columns(self) -> list[str]:
-        """Their names."""
+        """The names of the columns."""
         return [str(column) for column in self.frame.columns]
 
     def cells(self, shown: Callable[[str, frozenset[Mark]], str]) -> list[list[str]]:
-        """Every cell as `shown` writes its text and marks."""
+        """Every cell, as `shown` renders its text and marks."""
         return [
             [shown(line(str(value)), self.marks.get((i, j), frozenset())) for j, value in enumerate(row)]
             for i, row in enumerate(self.frame.itertuples(index=False, name=None))
@@ -44,9 +44,9 @@ class Table:
     def markdown(self) -> str:
         """Caption, table and footer, a blank line between them, a newline at the end.
 
-        Best is bold, second best underlined (by `<ins>`, which code hosts let through), masking a dagger.
+        Best is bold, second best underlined (by `<ins>`, which code hosts allow), masking a dagger.
         """
-        sides = [self] if self.right is None else [self, self.right]
+        sides = [self] if self.side is None else [self, self.side]
         caption = " | ".join(side.caption for side in sides if side.caption)
         footer = list(dict.fromkeys(sentence for side in sides for sentence in side.footer))
         headers, rows = _beside([([_escaped(c) for c in side.columns], side.cells(_marked)) for side in sides])
@@ -58,7 +58,7 @@ class Table:
 
 
 def line(text: str) -> str:
-    """Without line breaks, which would break a table."""
+    """The text in one line: line breaks would break a table."""
     return " ".join(text.split())
 
 
@@ -83,5 +83,5 @@ def _marked(text: str, marks: frozenset[Mark]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A bar inside a name would break the table, and a `<` would begin a tag."""
+    """The text in one line, with bars and tags escaped, for a cell."""
     return line(text).replace("|", "\\|").replace("<", "&lt;")

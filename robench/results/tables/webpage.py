@@ -1,4 +1,4 @@
-"""Tables as one static page that needs nothing beside it."""
+"""Tables as one static page without external files."""
 
 from collections.abc import Sequence
 from html import escape
@@ -31,7 +31,7 @@ tbody tr:last-child td { border-bottom: 2px solid; }
 
 
 def fragment(tables: Sequence[Table]) -> str:
-    """The same as a part of somebody else's page."""
+    """Tables as HTML without a page around them, for another page."""
     return "\n".join(_section(table) for table in tables)
 
 
@@ -41,11 +41,11 @@ def page(tables: Sequence[Table]) -> str:
 
 
 def _section(table: Table) -> str:
-    sides = [table] if table.right is None else [table, table.right]
+    sides = [table] if table.side is None else [table, table.side]
     notes = dict.fromkeys(sentence for side in sides for sentence in side.footer)
     grids = "\n".join(f"<div>\n{_captioned(side)}</div>" for side in sides)
-    told = "<br>\n".join(escape(note) for note in notes)
-    return f'<section>\n<div class="sides">\n{grids}\n</div>\n<p class="notes">\n{told}\n</p>\n</section>\n'
+    lines = "<br>\n".join(escape(note) for note in notes)
+    return f'<section>\n<div class="sides">\n{grids}\n</div>\n<p class="notes">\n{lines}\n</p>\n</section>\n'
 
 
 def _captioned(table: Table) -> str:

@@ -3,12 +3,11 @@
 import ast
 import re
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 from ... import renames
+from ... import settings as settings_of
 from ...errors import UserError, unknown
-from ...problem.losses import UNTARGETED
 from ..attack import AnyAttack
 from ..foreign import foolbox
 from ..foreign.autoattack import AutoAttackReference
@@ -30,8 +29,6 @@ from .slide import SLIDE
 from .spatial import Grid, RandomTransforms
 from .square import Square
 
-MAX = 10**9  # of any whole number; beyond, counters and seconds mean nothing
-
 ATTACKS: dict[str, type[AnyAttack]] = {
     a.name: a
     for a in (
@@ -45,37 +42,14 @@ ATTACKS: dict[str, type[AnyAttack]] = {
 
 
 def build(name: str, settings: dict[str, Any]) -> AnyAttack:
-    """An attack from its name and settings. Raises UserError for names and values it does not know."""
+    """An attack from its name and settings. Raises UserError for unknown names and for values out of range."""
     if name.startswith(foolbox.PREFIX):
         return foolbox.build(name, settings)
     name = renames.attack(name)
     if name not in ATTACKS:
         raise unknown_attack(name)
-    kind = ATTACKS[name]
-    known: dict[str, Any] = {f.name: f for f in fields(kind)}
-    settings = {renames.attack_setting(name, key): value for key, value in settings.items()}
-    settings = {
-        key: _whole_as_real(value, known[key].type) if key in known else value for key, value in settings.items()
-    }
-    for setting, value in settings.items():
-        if setting not in known:
-            raise unknown(f"setting of {name}", setting, known)
-        if isinstance(value, bool) != (known[setting].type is bool) or not isinstance(value, known[setting].type):
-            raise UserError(f"{name} cannot take {setting}={value!r}; its default is {known[setting].default!r}")
-        if isinstance(value, int) and abs(value) > MAX:
-            raise UserError(f"{name} cannot take {setting}={value}: no more than {MAX:,}")
-    if "loss" in settings and settings["loss"] not in UNTARGETED:
-        raise unknown("loss", settings["loss"], UNTARGETED)
-    for setting, value in settings.items():
-        if isinstance(value, float) and not 0 <= value < float("inf"):
-            raise UserError(f"{name} cannot take {setting}={value}: it must be a finite number, not below 0")
-    if settings.get("targets", 0) < 0:
-        raise UserError(
-            f"{name} cannot take targets={settings['targets']}: 0 aims at no class, 9 at the nine likeliest"
-        )
-    if settings.get("steps", 1) < 1:
-        raise UserError(f"{name} cannot take steps={settings['steps']}: it needs at least one")
-    return kind(**settings)
+    renamed = {renames.attack_setting(name, key): value for key, value in settings.items()}
+    return settings_of.build(ATTACKS[name], renamed)
 
 
 def unknown_attack(name: str, suites: Iterable[str] = ()) -> UserError:
@@ -84,7 +58,7 @@ def unknown_attack(name: str, suites: Iterable[str] = ()) -> UserError:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """`pgd` or `pgd(steps=40, loss='margin')` as a name and its settings. Quotes may be left out."""
+    """`pgd` or `pgd(steps=40, loss='margin')` as a name and its settings. Quotes are optional."""
     match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if not match:
         raise UserError(f"cannot read the attack {text!r}; write it like pgd or 'pgd(steps=40, restarts=5)'")
@@ -104,9 +78,3 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deep
         return text
-
-
-def _whole_as_real(value: Any, kind: Any) -> Any:
-    """1 where 1.0 is meant: both must give the same text, which is the key of the evidence."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and not isinstance(value, kind) and isinstance(1.0, kind) else value

@@ -1,14 +1,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative
 from ..attack import Batch, Candidates, LabelAttack, where_rows
 from .starts import (
     LINE,
@@ -33,38 +33,40 @@ Ladder = Float[Tensor, "W"]
 
 TINY = 1e-30  # keeps 0 / 0 away
 WALK = 2  # the phase after START and LINE
-GAP = 1e-2  # of the distance: how near the boundary the walk begins
-TRIALS = 4  # one candidate in so many stays at its distance, to see how flat the boundary is
-RECENT = 0.8  # weight of what was seen before in the rate of success
-FLAT, BENT = 0.5, 0.2  # shares of trials that fool: above, steps grow; below, they shrink
+GAP = 1e-2  # of the distance: how near to the boundary the walk starts
+TRIALS = 4  # one candidate in so many keeps its distance, to measure how flat the boundary is
+RECENT = 0.8  # weight of the past in the success rate
+FLAT, BENT = 0.5, 0.2  # success rates of trials: above the first, steps grow; below the second, they shrink
 FACTOR = 1.5
-SMALLEST, LARGEST = 1e-4, (1.0, 0.5)  # steps around and towards
-MAX = 0.6  # of the distance, gained in one step
+SMALLEST, LARGEST = 1e-4, (1.0, 0.5)  # of the steps around and towards
+MAX = 0.6  # share of the distance that one step may gain
 
 
 @dataclass(frozen=True)
 class BoundaryState(WalkState):
-    """How far the next candidates go, and which way has fooled of late."""
+    """The lengths of the next steps, and the mean direction of recent successes."""
 
     around: PerExample  # orthogonal step, in distances
     towards: PerExample  # step towards the image, in distances
-    flatness: PerExample  # share of late trials that fooled
-    memory: Inputs  # mean of unit steps around, those that fooled minus those that did not; late ones count more
+    flatness: PerExample  # success rate of recent trials
+    memory: Inputs  # mean of recent unit steps around: successes minus failures
 
 
 @dataclass(frozen=True)
 class Boundary(LabelAttack[Ball, BoundaryState]):
-    """A walk along the boundary: a random step around the image, then one towards it, kept where it still fools.
+    """A walk along the boundary: a random step around the image, then one towards it, accepted if it still fools.
 
-    Brendel, Rauber and Bethge 2018, https://arxiv.org/abs/1712.04248. As there, the step around follows the share of
-    steps at the same distance that fool, and the step towards the image its own success. Other than there,
+    Brendel, Rauber and Bethge 2018, https://arxiv.org/abs/1712.04248. As in the paper, the length of the step around
+    follows the success rate at equal distance, and the length of the step towards the image its own success. Three
+    things differ:
 
-    * `queries_per_step` images are asked about at once, with several lengths of both steps, and the nearest that fools is next;
-    * half of a step around is the mean of those that fooled before, as in the biased boundary attack of Brunner et
-      al. 2019, https://arxiv.org/abs/1812.09803, which they call a prior;
-    * the start is any of several kinds of images, and the line from it to the image is searched first; see `starts`.
+    * `queries_per_step` images are queried at once, with several lengths of both steps, and the nearest that fools is
+      the next point;
+    * half of a step around is the mean of earlier successes: the prior of the biased boundary attack, Brunner et al.
+      2019, https://arxiv.org/abs/1812.09803;
+    * the start is one of several kinds of images, and the line from it to the image is searched first; see `starts`.
 
-    1000 passes of 32 ask about as many images as the paper's 5000 iterations do where a few are tried in each.
+    1000 passes of 32 queries are about as many queries as the paper's 5000 iterations with a few trials each.
     """
 
     name: ClassVar[str] = "boundary"
@@ -73,23 +75,12 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 1000  # passes
-    targets: int = 0
-    around: float = 0.03  # the first orthogonal step, in distances
-    towards: float = 0.01  # the first step towards the image, in distances
-    memory: float = 0.9  # weight of what was learnt before about the way around
-    bias: float = 1.0  # weight of that way beside a random one
-    queries_per_step: int = 32  # images that each example asks about at once
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("boundary aims at no class; leave targets at 0")
-        if self.queries_per_step < TRIALS:
-            raise UserError(
-                f"boundary cannot take queries_per_step={self.queries_per_step}: it needs at least {TRIALS} images at once"
-            )
-        if not self.memory < 1:
-            raise UserError(f"boundary cannot take memory={self.memory}: it is a share, below 1")
+    steps: Count = 1000  # passes
+    around: NonNegative = 0.03  # the first orthogonal step, in distances
+    towards: NonNegative = 0.01  # the first step towards the image, in distances
+    memory: Annotated[float, Bounds(0, below=1)] = 0.9  # weight of the past in the mean direction
+    bias: NonNegative = 1.0  # weight of the mean direction beside a random one
+    queries_per_step: Annotated[int, Bounds(TRIALS)] = 32  # images that each example queries at once
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps
@@ -103,10 +94,10 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
             flatness=zero + (FLAT + BENT) / 2,
             memory=torch.zeros_like(batch.x),
         )
-        return self._asking(threat, batch, state)
+        return self._with_candidates(threat, batch, state)
 
     def query(self, threat: Ball, batch: Batch, state: BoundaryState) -> Candidates:
-        return state.asked
+        return state.candidates
 
     def step(self, threat: Ball, batch: Batch, state: BoundaryState, labels: Int[Tensor, "L W"]) -> BoundaryState:
         answers = answered(threat, batch, state, labels)
@@ -120,18 +111,18 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         for phase, then in phases:
             if occupied(state.phase, phase):
                 after = where_rows(state.phase == phase, then(), after)
-        return self._asking(threat, batch, after)
+        return self._with_candidates(threat, batch, after)
 
     def _walked(self, batch: Batch, state: BoundaryState, answers: Answers) -> BoundaryState:
         fools = answers.fools.to(state.size.dtype)
         flatness = RECENT * state.flatness + (1 - RECENT) * fools[:, ::TRIALS].mean(dim=1)
         bolder = torch.where(flatness > FLAT, FACTOR, torch.where(flatness < BENT, 1 / FACTOR, 1.0))
         size, which = nearest(answers.fools & (answers.size < state.size[:, None]), answers.size)
-        won = 1.2 * self._lengths(state)[2][which].clamp(min=0.25).sqrt()  # towards the length that won
-        nearer = torch.where(size.isfinite(), won, 1 / FACTOR)
+        successful = 1.2 * self._lengths(state)[2][which].clamp(min=0.25).sqrt()  # towards the length that succeeded
+        nearer = torch.where(size.isfinite(), successful, 1 / FACTOR)
 
         out = _unit(state.delta[:, None])
-        aside = _unit(_orthogonal(state.asked - batch.x[:, None], out))
+        aside = _unit(_orthogonal(state.candidates - batch.x[:, None], out))
         vote = per_candidate(fools - fools.mean(dim=1, keepdim=True), aside)
         return replace(
             moved(batch, state, answers),
@@ -141,9 +132,9 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
             memory=self.memory * state.memory + (1 - self.memory) * (aside * vote).mean(dim=1),
         )
 
-    def _asking(self, threat: Ball, batch: Batch, state: BoundaryState) -> BoundaryState:
-        """With the candidates of the phase."""
-        asked = state.asked
+    def _with_candidates(self, threat: Ball, batch: Batch, state: BoundaryState) -> BoundaryState:
+        """The state with the next candidates of its phase."""
+        candidates = state.candidates
         phases: list[tuple[int, Callable[[], Candidates]]] = [
             (START, lambda: starts(threat, batch.x, self._noise(batch, state), state)),
             (LINE, lambda: along_line(threat, batch, state, self.queries_per_step)),
@@ -151,16 +142,16 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         ]
         for phase, images in phases:
             if occupied(state.phase, phase):
-                asked = torch.where(per_example(state.phase == phase, asked), images(), asked)
-        return replace(state, asked=asked)
+                candidates = torch.where(per_example(state.phase == phase, candidates), images(), candidates)
+        return replace(state, candidates=candidates)
 
     def _noise(self, batch: Batch, state: BoundaryState) -> Noise:
         return noise_of(batch.keys, state.taken, self.queries_per_step, batch.x)
 
     def _candidates(self, threat: Ball, batch: Batch, state: BoundaryState) -> Candidates:
-        """A step around from the nearest point, back to its distance, then a step towards the image."""
+        """Candidates of the walk: a step around, scaled back to the same distance, then a step towards the image."""
         bias, around, towards = self._lengths(state)
-        random = torch.erfinv(2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1).view_as(state.asked)
+        random = torch.erfinv(2 * self._noise(batch, state)[..., : batch.x[0].numel()] - 1).view_as(state.candidates)
         out = _unit(state.delta[:, None])
         aside = _unit(random) + per_candidate(bias[None], random) * _unit(state.memory[:, None])
         aside = _unit(_orthogonal(aside, out))
@@ -171,7 +162,7 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
         return faded(threat, batch.x, there, far)
 
     def _lengths(self, state: BoundaryState) -> tuple[Ladder, Ladder, Ladder]:
-        """Of every candidate the bias, and how much longer than the lane's its steps around and towards are."""
+        """The bias of every candidate, and its step lengths around and towards as multiples of the slot's."""
         number = torch.arange(self.queries_per_step, device=state.size.device)
         trial, rung = number % TRIALS == 0, number - number // TRIALS - 1
         bias = torch.where(trial, 0.0, self.bias * 2.0 ** (rung % 4 - 1))
@@ -179,12 +170,12 @@ class Boundary(LabelAttack[Ball, BoundaryState]):
 
 
 def _orthogonal(v: Tensor, unit: Tensor) -> Tensor:
-    """What of each candidate is at right angles to a unit vector."""
+    """The component of each candidate orthogonal to a unit vector."""
     along: Tensor = per_candidate((v * unit).flatten(2).sum(dim=2), v)
     return v - along * unit
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Candidates scaled to length 1; 0 stays."""
+    """Candidates scaled to length 1; zero stays zero."""
     length: Tensor = v.flatten(2).norm(dim=2).clamp(min=TINY)
     return v / per_candidate(length, v)

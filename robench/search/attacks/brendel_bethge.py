@@ -1,35 +1,32 @@
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import UserError
-from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, Mask, PerExample, per_example
-from ...problem.threats import L1, L2, Ball, Linf
+from ...problem.threats import EUCLIDEAN, Ball
+from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 from .hyperplane import to_hyperplane
 from .starts import faded
 
-START, SEARCH, WALK = 0, 1, 2  # the phases of a lane
-BEYOND = 1.5  # times the way to the linearised boundary: so far goes a step of the start by gradients
-PUSH = 0.01  # of the gain that is in reach: the least that is asked of a step that has to get across
+START, SEARCH, WALK = 0, 1, 2  # the phases of a slot
+BEYOND = 1.5  # length of a gradient step of the START phase, in ways to the linearised boundary
+PUSH = 0.01  # share of the reachable gain that a step must make at least to cross the boundary
 
-# Of the search for the boldest step. The trust region is a choice and no fact, so a few per cent of it will do, but
-# the plane is met exactly: what a step gives away there is gained in size, and it would always give it away.
-TIMID = -20.0  # the least boldness, as a power of 2
-BOLD = 3.0  # the most under l_1, where ever bolder moves tend to the linear programme's own solution; else 0
-HALVINGS = 8  # of that power: down to some 6 % of the boldness
+# Constants of the search for the boldest step. The trust region is a choice, so a few per cent of it do not matter. The
+# plane must be met exactly: a step that misses it is smaller, so the search would always miss it.
+TIMID = -20.0  # the lowest boldness, as a power of 2
+HALVINGS = 8  # of the interval of powers: down to about 6 % of the boldness
 NEWTON = 12
-MISSED = 0.02  # of the way to the plane; the overshoot is larger
-ROUNDING = 1e-6  # of the gain that is in reach
+MISSED = 0.02  # share of the way to the plane that may be missed; the overshoot is larger
+ROUNDING = 1e-6  # share of the reachable gain
 TINY = 1e-30  # keeps 0 / 0 away
-
-STRAIGHT = L2(Fraction(1))  # the norm in which the trust region is round
 
 Rows = Float[Tensor, "B N"]
 Column = Float[Tensor, "B 1"]
@@ -37,30 +34,30 @@ Column = Float[Tensor, "B 1"]
 
 @dataclass(frozen=True)
 class BrendelBethgeState(State):
-    """Where each lane is on its way: to a start, to the boundary, along it."""
+    """The phase of each slot, the line of its search, and the averaged slope."""
 
     phase: Int[Tensor, "B"]
-    moves: Int[Tensor, "B"]  # in this phase
-    far: Inputs  # the start, a delta that fools; 0 before there is one
-    low: PerExample  # the largest share of its size that does not
-    high: PerExample  # the smallest that does
+    queries: Int[Tensor, "B"]  # in this phase
+    far: Inputs  # the start, a delta that fools; 0 before the first
+    low: PerExample  # the largest share of its size that does not fool
+    high: PerExample  # the smallest share that does
     slope: Inputs  # of the margin, averaged over the walk
 
 
 @dataclass(frozen=True)
 class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
-    """From an image that fools to the boundary, then along it as near to the image as the linearised model allows.
+    """A line search from a misclassified image to the boundary, then steps along the boundary towards the image.
 
-    Brendel et al. 2019, section 3, https://arxiv.org/abs/1907.01003, with a trust region that shrinks by a plan, as
-    in Foolbox. Every step is the solution, up to a few per cent of its length, of
+    Brendel et al. 2019, section 3, https://arxiv.org/abs/1907.01003, with a trust region that shrinks on a fixed
+    schedule, as in Foolbox. Every step is the solution, up to a few per cent of its length, of
 
-        least size of x + delta + move,  such that  slope . move = aim,  x + delta + move an image,  |move|_2 <= reach
+        minimise size of delta + move,  such that  slope . move = aim,  x + delta + move an image,  |move|_2 <= reach
 
-    The start is the first that fools of the image faded into uniform noise, ever more of it; where noise is no start,
-    steps onto the linearised boundary from the image. To begin far away pays: what hides the gradient at an image
-    seldom hides it along the whole boundary. The reach is a share of the present length of delta, so it depends
-    neither on the number of pixels nor on who else is in the batch. Where the plane is out of reach the step goes
-    towards it along the shortest way.
+    The start is the first misclassified blend of the image with uniform noise, with ever more noise; if all blends
+    fail, steps onto the linearised boundary from the image. A start far away helps: what hides the gradient at an image
+    seldom hides it along the whole boundary. The reach is a share of the current length of delta, so it depends neither
+    on the number of pixels nor on the rest of the batch. If the plane is out of reach, the step takes the shortest way
+    towards it.
     """
 
     name: ClassVar[str] = "brendel-bethge"
@@ -70,24 +67,23 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 200  # along the boundary
-    targets: int = 0
-    starts: int = 20  # images asked about in search of a start: half noise, half steps onto the boundary
-    searches: int = 10  # halvings of the way from the image to the start
-    reach: float = 1.0  # of the first step, in lengths of delta (l_2 under every threat); falls geometrically
-    last_reach: float = 0.001  # of the last
-    overshoot: float = 1.1  # of the way to the boundary for a point that does not fool; 2 less this for one that does
-    momentum: float = 0.8  # share of the old slope in the new one
+    steps: Count = 200  # along the boundary
+    targets: Targets = 0
+    starts: Annotated[int, Bounds(2)] = 20  # queries in search of a start: half noise, half steps onto the boundary
+    searches: Count = 10  # bisections of the way from the image to the start
+    reach: Positive = 1.0  # of the first step, in lengths of delta (l_2 under every threat); falls geometrically
+    last_reach: Positive = 0.001  # of the last
+    overshoot: Annotated[float, Bounds(1, below=2)] = (
+        1.1  # of the way to the boundary for a point that does not fool; 2 less this for one that does
+    )
+    momentum: Annotated[float, Bounds(0, below=1)] = 0.8  # weight of the old slope in the new one
 
     def __post_init__(self) -> None:
-        if self.starts < 2 or self.searches < 1:
-            raise UserError(f"{self.name} needs starts of 2 or more and searches of 1 or more")
-        if not 0 < self.last_reach <= self.reach:
-            raise UserError(f"{self.name} needs a last_reach above 0 and not beyond reach={self.reach}")
-        if not 1 <= self.overshoot < 2:
-            raise UserError(f"{self.name} cannot take overshoot={self.overshoot}: it is at least 1, and below 2")
-        if not self.momentum < 1:
-            raise UserError(f"{self.name} cannot take momentum={self.momentum}: it is a share, below 1")
+        super().__post_init__()
+        if self.last_reach > self.reach:
+            raise UserError(
+                f"{self.name} cannot take last_reach={self.last_reach}: it must be at most reach, {self.reach}"
+            )
 
     def max_queries(self, threat: Ball) -> int:
         return self.starts + self.searches + self.steps + 1
@@ -100,93 +96,93 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         still, none = torch.zeros_like(batch.x), torch.zeros_like(batch.keys)
         zero = still.flatten(1)[:, 0]
         delta = self._noise(batch, none)
-        return BrendelBethgeState(delta, phase=none, moves=none, far=still, low=zero, high=zero + 1, slope=still)
+        return BrendelBethgeState(delta, phase=none, queries=none, far=still, low=zero, high=zero + 1, slope=still)
 
     def step(self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen) -> BrendelBethgeState:
-        fooled = seen.loss > 0  # NaN is not
-        state = replace(state, moves=state.moves + 1)
+        fooled = misclassified(seen.logits, batch.y) & (seen.loss > 0)
+        state = replace(state, queries=state.queries + 1)
         started = self._started(threat, batch, state, seen, fooled)
         searched = self._searched(threat, batch, state, fooled)
         walked = self._walked(threat, batch, state, seen, fooled)
         return where_rows(state.phase == WALK, walked, where_rows(state.phase == SEARCH, searched, started))
 
-    # To a start
+    # The search for a start
 
-    def _noise(self, batch: Batch, asked: Int[Tensor, "B"]) -> Inputs:
-        """The way from the image to noise, as much of it as there is after so many questions."""
+    def _noise(self, batch: Batch, queries: Int[Tensor, "B"]) -> Inputs:
+        """The delta towards uniform noise after this many queries; the share of the way grows with them."""
         noise = uniform(batch.keys, 0, batch.x[0].numel()).to(batch.x.dtype).view_as(batch.x)
-        share = ((asked + 1) / (self.starts // 2)).clamp(max=1)
+        share = ((queries + 1) / (self.starts // 2)).clamp(max=1)
         return per_example(share, noise) * (noise - batch.x)
 
     def _started(
         self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen, fooled: Mask
     ) -> BrendelBethgeState:
         ahead = BEYOND * to_hyperplane(threat, batch.x + state.delta, seen.grad, seen.loss)
-        turn = state.moves - self.starts // 2  # noise before 0, the image at 0, then on from there
-        climbed = torch.where(per_example(turn > 0, ahead), _boxed(state.delta + ahead, batch.x), 0.0)
-        onward = torch.where(per_example(turn < 0, ahead), self._noise(batch, state.moves), climbed)
-        begun = replace(state, phase=torch.full_like(state.phase, SEARCH), moves=0 * state.moves, far=state.delta)
-        begun = replace(begun, delta=self._share_of_start(threat, batch, begun, state.high / 2))
-        return where_rows(fooled, begun, replace(state, delta=onward))
+        turn = state.queries - self.starts // 2  # noise before 0, the image at 0, then on from there
+        stepped = torch.where(per_example(turn > 0, ahead), _boxed(state.delta + ahead, batch.x), 0.0)
+        onward = torch.where(per_example(turn < 0, ahead), self._noise(batch, state.queries), stepped)
+        found = replace(state, phase=torch.full_like(state.phase, SEARCH), queries=0 * state.queries, far=state.delta)
+        found = replace(found, delta=self._share_of_start(threat, batch, found, state.high / 2))
+        return where_rows(fooled, found, replace(state, delta=onward))
 
-    # To the boundary
+    # The search for the boundary
 
     def _searched(self, threat: Ball, batch: Batch, state: BrendelBethgeState, fooled: Mask) -> BrendelBethgeState:
         middle = (state.low + state.high) / 2
         state = replace(state, low=torch.where(fooled, state.low, middle), high=torch.where(fooled, middle, state.high))
-        over = state.moves == self.searches
+        over = state.queries == self.searches
         share = torch.where(over, state.high, (state.low + state.high) / 2)
         delta = self._share_of_start(threat, batch, state, share)
-        return replace(state, delta=delta, phase=state.phase + over.long(), moves=state.moves.masked_fill(over, 0))
+        return replace(state, delta=delta, phase=state.phase + over.long(), queries=state.queries.masked_fill(over, 0))
 
     def _share_of_start(self, threat: Ball, batch: Batch, state: BrendelBethgeState, share: PerExample) -> Inputs:
         size = share * threat.size(state.far)
         return faded(threat, batch.x, state.far[:, None], size[:, None]).squeeze(1) - batch.x
 
-    # Along it
+    # The walk along the boundary
 
     def _walked(
         self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen, fooled: Mask
     ) -> BrendelBethgeState:
-        first = per_example(state.moves == 1, state.slope)
+        first = per_example(state.queries == 1, state.slope)
         averaged = self.momentum * state.slope + (1 - self.momentum) * seen.grad
         slope = torch.where(first, seen.grad, averaged)
-        part = (state.moves / self.steps).clamp(max=1)
-        reach = self.reach * (self.last_reach / self.reach) ** part * STRAIGHT.size(state.delta)
-        # A point on the very boundary has no way to go across, and rounding of the logits may keep it there.
-        across = torch.maximum(-self.overshoot * seen.loss, PUSH * reach * STRAIGHT.size(slope))
+        part = (state.queries / self.steps).clamp(max=1)
+        reach = self.reach * (self.last_reach / self.reach) ** part * EUCLIDEAN.size(state.delta)
+        # A point exactly on the boundary has no way to go, and rounding of the logits may keep it there.
+        across = torch.maximum(-self.overshoot * seen.loss, PUSH * reach * EUCLIDEAN.size(slope))
         aim = torch.where(fooled, (self.overshoot - 2) * seen.loss, across)
         move = boldest(threat, batch.x, state.delta, slope, aim, reach)
         return replace(state, delta=_boxed(state.delta + move, batch.x), slope=slope)
 
 
 def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExample, reach: PerExample) -> Inputs:
-    """The move that makes delta + move smallest (l_inf, l_2, l_1) among those that `slope . move = aim` and stay in
-    the box and within `reach`; where there is none, the shortest way to that plane, as far as it is in reach.
+    """The move with the smallest delta + move such that `slope . move = aim`, inside the box and within `reach`.
 
-    The solutions for all reaches form a family, from the shortest move to ever bolder ones (`_meeting`), whose length
-    rises with the boldness: so that is searched for. The least that does something may be a millionth, hence powers.
+    If there is none, the shortest way to that plane, as far as it is in reach. The solutions for all reaches form a
+    family, from the shortest move to ever bolder ones (`_meeting`), and their length rises with the boldness: a
+    bisection over the boldness finds the move. The smallest boldness with an effect may be a millionth, hence powers.
     """
-    here, image, most = delta.flatten(1), x.flatten(1), reach[:, None]
+    here, image, limit = delta.flatten(1), x.flatten(1), reach[:, None]
     peak = slope.flatten(1).abs().amax(dim=1, keepdim=True).clamp(min=TINY)  # first, so that squares do not underflow
     g, need = slope.flatten(1) / peak, aim[:, None] / peak
     steepness = g.norm(dim=1, keepdim=True).clamp(min=TINY)
-    exact = MISSED * need.abs() + ROUNDING * most * steepness
+    exact = MISSED * need.abs() + ROUNDING * limit * steepness
 
-    within = aim.clamp(-reach * STRAIGHT.size(slope), reach * STRAIGHT.size(slope))
-    shortest = to_hyperplane(STRAIGHT, x + delta, slope, -within).flatten(1)
+    within = aim.clamp(-reach * EUCLIDEAN.size(slope), reach * EUCLIDEAN.size(slope))
+    shortest = to_hyperplane(EUCLIDEAN, x + delta, slope, -within).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
-    possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= most)
-    best: Rows = shortest * (most / length.clamp(min=TINY)).clamp(max=1)
+    possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= limit)
+    best: Rows = shortest * (limit / length.clamp(min=TINY)).clamp(max=1)
 
     width = (here + shortest).abs().amax(dim=1, keepdim=True)
-    timid, bold = torch.full_like(need, TIMID), torch.full_like(need, BOLD if isinstance(threat, L1) else 0.0)
-    ahead, leap = need / steepness.square(), most / steepness
+    timid, bold = torch.full_like(need, TIMID), torch.full_like(need, threat.shrinkage.max_power)
+    ahead, leap = need / steepness.square(), limit / steepness
     for _ in range(HALVINGS):
         power = (timid + bold) / 2
         move, tried = _meeting(threat, here, image, g, need, 2**power, width, ahead, leap)
         meets = (need - (g * move).sum(dim=1, keepdim=True)).abs() <= exact
-        fits = possible & meets & (move.norm(dim=1, keepdim=True) <= most)
+        fits = possible & meets & (move.norm(dim=1, keepdim=True) <= limit)
         best, ahead = torch.where(fits, move, best), torch.where(meets, tried, ahead)
         timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
     return best.view_as(x)
@@ -205,34 +201,29 @@ def _meeting(
 ) -> tuple[Rows, Column]:
     """The move of this boldness that meets the plane, and its multiplier of g.
 
-    By Lagrange's rule it is that multiple of g, besides a share of delta taken back (l_2), or all pixels of
-    delta + move brought nearer to 0 and not past it (l_1), or kept in a smaller ball (l_inf); then the box cuts. What
-    it gains, g . move, rises with the multiplier along a broken line: Newton's method from `ahead`, kept between what
-    was too little and too much; where it has no slope or leaves them, half way, or a leap on.
+    By Lagrange's rule it is that multiple of g after the pull of the norm (`threats.shrinkage`), cut by the box. Its
+    gain, g . move, is a rising, piecewise linear function of the multiplier: Newton's method starts from `ahead` and
+    stays between multipliers that were too small and too large; if it has no slope or leaves them, it bisects, or leaps
+    on while there is no upper bound.
     """
-    low, high = -image - here, 1 - image - here  # what the box leaves to the move
-    taken = boldness * width
-    if isinstance(threat, Linf):
-        low, high = torch.maximum(low, taken - width - here), torch.minimum(high, width - taken - here)
-    back, squares = boldness * here if isinstance(threat, L2) else 0, g.square()
-    least, last = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf)
+    shrinkage, squares = threat.shrinkage(here, boldness, width), g.square()
+    low, high = shrinkage.limits(-image - here, 1 - image - here)  # the box's limits of the move
+    lower, upper = torch.full_like(need, -torch.inf), torch.full_like(need, torch.inf)
     for step in range(NEWTON + 1):
-        free = ahead * g - back
-        if isinstance(threat, L1):
-            free = free - torch.clamp(here + free, -taken, taken)
-        move = torch.clamp(free, low, high)
+        pulled = shrinkage.pulled(ahead * g)
+        move = torch.clamp(pulled, low, high)
         if step == NEWTON:
             break
-        moving = move == free
-        if isinstance(threat, L1):
-            moving = moving & (here + free != 0)
+        moving = move == pulled
+        if (follows := shrinkage.follows(pulled)) is not None:
+            moving = moving & follows
         missing = need - (g * move).sum(dim=1, keepdim=True)
         rate = (squares * moving).sum(dim=1, keepdim=True)
-        least, last = torch.where(missing > 0, ahead, least), torch.where(missing > 0, last, ahead)
-        middle = (least + last) / 2
+        lower, upper = torch.where(missing > 0, ahead, lower), torch.where(missing > 0, upper, ahead)
+        middle = (lower + upper) / 2
         farther = ahead + missing.sign() * torch.maximum(2 * ahead.abs(), leap)
         newton = ahead + missing / rate.clamp(min=TINY)
-        sound = (newton >= least) & (newton <= last) & (rate > 0)  # with equality: it must stay where it arrives
+        sound = (newton >= lower) & (newton <= upper) & (rate > 0)  # with equality: it must stay at the solution
         ahead = torch.where(sound, newton, torch.where(middle.isfinite(), middle, farther))
     return move, ahead
 

@@ -1,49 +1,51 @@
 from dataclasses import dataclass, replace
 from math import atanh
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
-from ...problem.losses import Loss, margin, margin_targeted
+from ...problem.losses import Loss, margin, margin_targeted, misclassified
 from ...problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 
-# Of [-1, 1], before arctanh. With the 0.999999 of the authors' code the gradient of a pixel at 0 or 1 is a millionth
-# of what it is elsewhere: on binary images it then finds nothing in 1000 moves.
+# Pixels are scaled to [-SHRINK, SHRINK] before arctanh. With the 0.999999 of the authors' code, the gradient of a pixel
+# at 0 or 1 is a millionth of that of others: on binary images the attack then finds nothing in 1000 steps.
 SHRINK = 0.9
 EDGE = atanh(SHRINK)  # w of the pixel 1
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
-CHECKS = 10  # at the progress of a round
-PROGRESS = 0.9999  # of the loss at the last look: a round above it is given up
+CHECKS = 10  # of the progress of a round
+PROGRESS = 0.9999  # of the loss at the last check: a round that stays above is stopped early
 LARGEST = 1e10  # c
+
+HingeWeight = Annotated[float, Bounds(above=0, high=LARGEST)]
 
 
 @dataclass(frozen=True)
 class RoundState(State):
-    """Where each lane is in its search over c, and what it has found."""
+    """The position of each slot in its search over c, and its best find."""
 
     c: PerExample  # weight of the hinge in this round
-    low: PerExample  # the largest c that found nothing; 0 before one has
-    high: PerExample  # the smallest c that found something; infinite before one has
-    moves: Int[Tensor, "B"]  # in this round
-    found: Mask  # something fooled in this round
-    # The smallest delta of all rounds that fooled, inside the ball or not: accuracy against radius is read from it.
+    low: PerExample  # the largest c that found nothing; 0 at first
+    high: PerExample  # the smallest c that found something; infinite at first
+    moves: Int[Tensor, "B"]  # steps of this round
+    found: Mask  # whether this round fooled the model
+    # The smallest delta that fooled, of all rounds, inside the ball or not: for curves of accuracy against the radius.
     best: Inputs
-    size: PerExample  # of best; infinite before there is one
+    size: PerExample  # of best; infinite before the first find
 
 
 @dataclass(frozen=True)
 class CarliniWagnerState(RoundState):
-    """Adam's memory in this round."""
+    """The memory of Adam in this round."""
 
     w: Inputs
     mean: Inputs  # first moment
     square: Inputs  # second moment
-    checked: PerExample  # the loss at the last look
+    checked: PerExample  # the loss at the last check
 
 
 R = TypeVar("R", bound=RoundState)
@@ -51,11 +53,11 @@ R = TypeVar("R", bound=RoundState)
 
 @dataclass(frozen=True)
 class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
-    """Adam on squared distance and c times a hinge on the margin, for the smallest c that fools.
+    """Adam on the squared distance plus c times a hinge on the margin, with a search for the smallest c that fools.
 
-    Carlini and Wagner 2017, section VI.A, https://arxiv.org/abs/1608.04644, with confidence 0. Every example has a c
-    of its own. Numbers are those of cleverhans 3.0.1 as Tramèr and Boneh 2019 ran it. Questions that a round saves
-    by giving up go to further rounds.
+    Carlini and Wagner 2017, section VI.A, https://arxiv.org/abs/1608.04644, with confidence 0. Every example has its
+    own c. Numbers are those of cleverhans 3.0.1 as Tramèr and Boneh 2019 ran it. Queries that a round saves by stopping
+    early go to further rounds.
     """
 
     name: ClassVar[str] = "cw"
@@ -64,22 +66,19 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     precise: ClassVar[bool] = True
     minimises: ClassVar[bool] = True
 
-    steps: int = 1000  # moves per round
-    targets: int = 0
-    rounds: int = 9  # values of c, if none is given up
-    learning_rate: float = 5e-3  # per move, in units of w
-    c: float = 1e-2  # in the first round, squared distance per logit
-    abort_early: bool = True  # give up a round whose loss no longer falls
-
-    def __post_init__(self) -> None:
-        check_search(self.name, self.rounds, self.c)
+    steps: Count = 1000  # steps per round
+    targets: Targets = 0
+    rounds: Count = 9  # values of c, if none stops early
+    learning_rate: NonNegative = 5e-3  # per step, in units of w
+    c: HingeWeight = 1e-2  # of the first round, in squared distances per logit
+    abort_early: bool = True  # stop a round whose loss no longer falls
 
     @property
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
     def max_queries(self, threat: Ball) -> int:
-        return self.rounds * (self.steps + 1)  # every round first looks at the image
+        return self.rounds * (self.steps + 1)  # every round first queries the image
 
     def start(self, threat: Ball, batch: Batch) -> CarliniWagnerState:
         still = torch.zeros_like(batch.x)
@@ -94,9 +93,9 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     def step(self, threat: Ball, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
         state = noted(threat, batch, state, seen)
         loss = threat.size(state.delta).square() - state.c * seen.loss
-        look = state.moves % max(self.steps // CHECKS, 1) == 0
-        stuck = look & ~(loss <= PROGRESS * state.checked) & self.abort_early
-        moved = replace(self._moved(batch, state, seen), checked=torch.where(look, loss, state.checked))
+        check = state.moves % max(self.steps // CHECKS, 1) == 0
+        stuck = check & ~(loss <= PROGRESS * state.checked) & self.abort_early
+        moved = replace(self._moved(batch, state, seen), checked=torch.where(check, loss, state.checked))
         return where_rows(stuck | (state.moves == self.steps), next_round(state, self.start(threat, batch)), moved)
 
     def _moved(self, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
@@ -112,29 +111,21 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
         return replace(state, delta=x_adv - batch.x, moves=state.moves + 1, w=w, mean=mean, square=square)
 
 
-# The search over c, of this attack and of EAD
+# The search over c, shared with EAD
 
 
 def hinge(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The margin up to 0: nothing is gained by going deeper."""
+    """The margin, at most 0: going deeper gains nothing."""
     return margin(logits, y).clamp(max=0)
 
 
 def hinge_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The target's logit minus the right one, up to 0."""
+    """The target's logit minus the correct one, at most 0."""
     return margin_targeted(logits, y, target).clamp(max=0)
 
 
-def check_search(name: str, rounds: int, c: float) -> None:
-    """Raises UserError where no search over c can be made of these numbers."""
-    if rounds < 1:
-        raise UserError(f"{name} cannot take rounds={rounds}: it needs at least one")
-    if not 0 < c <= LARGEST:
-        raise UserError(f"{name} cannot take c={c}: it must be above 0, and not beyond {LARGEST:g}")
-
-
 def first_round(batch: Batch, c: float) -> dict[str, Any]:
-    """The fields of a `RoundState` that begins at the image and has found nothing."""
+    """The fields of a `RoundState` at the image, before any find."""
     zero, still = torch.zeros_like(batch.x.flatten(1)[:, 0]), torch.zeros_like(batch.x)
     return {
         "delta": still,
@@ -149,9 +140,9 @@ def first_round(batch: Batch, c: float) -> dict[str, Any]:
 
 
 def noted(threat: Ball, batch: Batch, state: R, seen: Seen) -> R:
-    """The state after a look at the point it asked about. NaN fools nobody."""
+    """The state after the answer to its query; a smaller find replaces the best one."""
     size = threat.size(state.delta)
-    fools = (seen.logits.argmax(dim=1) != batch.y) & ~seen.logits.isnan().any(dim=1)
+    fools = misclassified(seen.logits, batch.y)
     closer = fools & (size < state.size)
     return replace(
         state,
@@ -162,7 +153,7 @@ def noted(threat: Ball, batch: Batch, state: R, seen: Seen) -> R:
 
 
 def next_round(state: R, fresh: R) -> R:
-    """Again from the image: with ten times the c until one finds something, then halfway between the bounds."""
+    """The state of the next round: ten times the c until one finds something, then halfway between the bounds."""
     low = torch.where(state.found, state.low, state.c)
     high = torch.where(state.found, state.c, state.high)
     c = torch.where(high.isinf(), (10 * state.c).clamp(max=LARGEST), (low + high) / 2)

@@ -1,25 +1,25 @@
 from dataclasses import dataclass
 from math import pi
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
-from ...problem.losses import TARGETED, Loss
+from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.shapes import Labels, Logits, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
 
-LAST_STRIDE = 0.01  # of the first
-LAST_GAMMA = 0.001  # a norm that still swings by 5 % at the end finds nothing nearer than 5 %
-FAR = 1e4  # times the norm: so long is a ray before ball and box cut it
+LAST_STEP_SIZE = 0.01  # of the first
+LAST_GAMMA = 0.001  # a norm that still changes by 5 % at the end finds nothing nearer than 5 %
+FAR = 1e4  # length of a ray before ball and box cut it, in norms
 
 
 @dataclass(frozen=True)
 class DDNState(State):
-    """Where each lane is."""
+    """The norm of each slot, and its progress."""
 
     norm: PerExample  # of the sphere that delta lies on
     moves: Int[Tensor, "B"]
@@ -27,14 +27,14 @@ class DDNState(State):
 
 @dataclass(frozen=True)
 class DDN(GradientAttack[Ball, DDNState]):
-    """Steps along the unit gradient, brought back to a sphere that shrinks where the model is fooled, else grows.
+    """Steps along the unit gradient, projected onto a sphere that shrinks after a find and grows otherwise.
 
-    Decoupling direction and norm: Rony et al. 2019, algorithm 1, https://arxiv.org/abs/1811.09600. It begins at the
-    image and draws no noise. It heeds no radius: what it meets inside the ball counts. Four departures. Strides are
-    in norms of the sphere, not in pixel values, and as in FMN (Pintor et al. 2021) the change of the norm fades with
-    the stride. The norm holds after the box has cut, not before: else pixels at the edge waste it. The loss has the
-    direction of the cross-entropy but does not die out where the model is sure of itself; a search that aims at a class
-    climbs its margin, whose boundary is the model's own.
+    Decoupling direction and norm: Rony et al. 2019, algorithm 1, https://arxiv.org/abs/1811.09600. It starts at the
+    image and uses no noise. It ignores the radius: any point it meets inside the ball counts. Four things differ from
+    the paper. Step sizes are in norms of the sphere, not in pixel values. As in FMN (Pintor et al. 2021), the change of
+    the norm falls with the step size. The norm holds after the box cuts, not before, or pixels at the edge would waste
+    it. The loss has the direction of the cross-entropy but does not vanish where the model is confident; a targeted
+    search maximises the margin of its class, whose boundary is the model's own.
     """
 
     name: ClassVar[str] = "ddn"
@@ -43,16 +43,13 @@ class DDN(GradientAttack[Ball, DDNState]):
     precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
-    steps: int = 200
-    targets: int = 0
-    init_norm: float = 1.0  # of the first sphere
-    step_size: float = 2.0  # of the first step, in norms of the sphere; falls along a cosine to a hundredth
-    gamma: float = 0.1  # share by which the norm first changes in a step; falls along a cosine to 0.001
-
-    def __post_init__(self) -> None:
-        check_strides(self.name, self.step_size, self.gamma)
-        if not self.init_norm > 0:
-            raise UserError(f"ddn cannot take init_norm={self.init_norm}: it must be above 0")
+    steps: Count = 200
+    targets: Targets = 0
+    init_norm: Positive = 1.0  # of the first sphere
+    step_size: Positive = 2.0  # of the first step, in norms of the sphere; falls along a cosine to 1 %
+    gamma: Annotated[float, Bounds(above=0, below=1)] = (
+        0.1  # share by which the norm first changes in a step; falls along a cosine to 0.001
+    )
 
     @property
     def objective(self) -> Loss:
@@ -64,19 +61,19 @@ class DDN(GradientAttack[Ball, DDNState]):
         return DDNState(still, norm=norm, moves=torch.zeros_like(batch.keys))
 
     def step(self, threat: Ball, batch: Batch, state: DDNState, seen: Seen) -> DDNState:
-        fooled = seen.logits.argmax(dim=1) != batch.y
+        fooled = misclassified(seen.logits, batch.y)
         gamma = fading(state.moves / self.steps, self.gamma, LAST_GAMMA)
         norm = state.norm * torch.where(fooled, 1 - gamma, 1 + gamma)
-        norm = norm.clamp(max=batch.x[0].numel() ** 0.5)  # as far as the box reaches
-        stride = norm * fading(state.moves / self.steps, self.step_size, LAST_STRIDE * self.step_size)
-        ahead = state.delta + per_example(stride, seen.grad) * threat.steepest(seen.grad)
-        # Its multiple of this norm once the box has cut it: `nearest` only ever shrinks a ray.
+        norm = norm.clamp(max=batch.x[0].numel() ** 0.5)  # the box ends there
+        step_size = norm * fading(state.moves / self.steps, self.step_size, LAST_STEP_SIZE * self.step_size)
+        ahead = state.delta + per_example(step_size, seen.grad) * threat.steepest(seen.grad)
+        # A ray far outside: `nearest` only shrinks, and gives its multiple of this norm after the box's cut.
         ray = threat.steepest(ahead) * per_example(FAR * norm, ahead)
         return DDNState(threat.nearest(ray, batch.x, norm / threat.r), norm, state.moves + 1)
 
 
 def log_odds(logits: Logits, y: Labels, target: Labels) -> PerExample:
-    """The logarithm of the odds that the model is wrong, whose gradient points as that of the cross-entropy does."""
+    """The log-odds of a wrong class. Its gradient has the direction of that of the cross-entropy."""
     correct = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1) - correct
 
@@ -85,13 +82,5 @@ def log_odds(logits: Logits, y: Labels, target: Labels) -> PerExample:
 
 
 def fading(part: PerExample, first: float, last: float) -> PerExample:
-    """From first to last along half a wave of the cosine, as the part that is over goes from 0 to 1."""
+    """A value that falls from `first` to `last` along half a cosine wave, as `part` goes from 0 to 1."""
     return last + (first - last) * (1 + torch.cos(pi * part)) / 2
-
-
-def check_strides(name: str, step_size: float, gamma: float) -> None:
-    """Raises UserError where a search would stand still or leap over everything."""
-    if not step_size > 0:
-        raise UserError(f"{name} cannot take step_size={step_size}: it must be above 0")
-    if not 0 < gamma < 1:
-        raise UserError(f"{name} cannot take gamma={gamma}: it is a share, between 0 and 1")

@@ -6,15 +6,16 @@ import torch
 from ...problem.losses import Loss
 from ...problem.shapes import Inputs, per_example
 from ...problem.threats import Ball
+from ...settings import Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, where_rows
-from .carlini_wagner import RoundState, check_search, first_round, hinge, hinge_targeted, next_round, noted
+from .carlini_wagner import HingeWeight, RoundState, first_round, hinge, hinge_targeted, next_round, noted
 
 
 @dataclass(frozen=True)
 class EADState(RoundState):
-    """FISTA's memory in this round. `delta` is the paper's y - x_0, where the gradient is taken."""
+    """The memory of FISTA in this round. `delta` is the paper's y - x_0, where the gradient is taken."""
 
-    shrunk: Inputs  # the paper's x - x_0, where the last shrinkage ended
+    shrunk: Inputs  # the paper's x - x_0, after the last shrinkage
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class EAD(GradientAttack[Ball, EADState]):
     """Elastic-net attack: FISTA on the loss of Carlini and Wagner plus beta times the l_1 norm.
 
     Chen et al. 2018, algorithm 1, https://arxiv.org/abs/1709.04114, with decision rule l_1 and confidence 0. Numbers
-    are those of cleverhans 3.0.1 as Tramèr and Boneh 2019 ran it; beta is taken off as it is, as in both, and not
-    times the step. It asks once a move, at the extrapolated point kept in the box, and keeps what it asked about;
-    the authors ask about the shrunk point as well, which costs twice as much and finds no smaller l_1.
+    are those of cleverhans 3.0.1 as Tramèr and Boneh 2019 ran it; as in both, beta is subtracted as it is, not times
+    the step size. There is one query per step, at the extrapolated point inside the box, and queried points are the
+    finds; the authors query the shrunk point as well, which doubles the cost and finds no smaller l_1.
     """
 
     name: ClassVar[str] = "ead"
@@ -33,22 +34,19 @@ class EAD(GradientAttack[Ball, EADState]):
     precise: ClassVar[bool] = True
     minimises: ClassVar[bool] = True
 
-    steps: int = 1000  # moves per round
-    targets: int = 0
-    rounds: int = 9  # values of c
-    step_size: float = 1e-2  # of the gradient, in the first move; falls to 0 as the square root of the moves left
-    c: float = 1e-3  # in the first round, squared distance per logit
-    beta: float = 1e-2  # taken off every pixel's change in every move
-
-    def __post_init__(self) -> None:
-        check_search(self.name, self.rounds, self.c)
+    steps: Count = 1000  # steps per round
+    targets: Targets = 0
+    rounds: Count = 9  # values of c
+    step_size: NonNegative = 1e-2  # of the first step; falls to 0 as the square root of the steps left
+    c: HingeWeight = 1e-3  # of the first round, in squared distances per logit
+    beta: NonNegative = 1e-2  # subtracted from every pixel's change in every step
 
     @property
     def objective(self) -> Loss:
         return hinge_targeted if self.targets else hinge
 
     def max_queries(self, threat: Ball) -> int:
-        return self.rounds * (self.steps + 1)  # every round first looks at the image
+        return self.rounds * (self.steps + 1)  # every round first queries the image
 
     def start(self, threat: Ball, batch: Batch) -> EADState:
         return EADState(**first_round(batch, self.c), shrunk=torch.zeros_like(batch.x))
@@ -68,10 +66,10 @@ class EAD(GradientAttack[Ball, EADState]):
 
 
 def shrink(delta: Inputs, beta: float) -> Inputs:
-    """Every component nearer to 0 by beta, and not past it."""
+    """Every component moved towards 0 by beta, but not past 0."""
     return delta.sign() * (delta.abs() - beta).clamp(min=0)
 
 
 def boxed(delta: Inputs, x: Inputs) -> Inputs:
-    """The part of the way from x that stays an image."""
+    """The delta cut by the box."""
     return (x + delta).clamp(0, 1) - x

@@ -1,28 +1,28 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from ...errors import UserError
-from ...problem.losses import TARGETED, Loss
+from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Bounds, Count, NonNegative, Share
 from ..attack import Batch, GradientAttack, Seen, State
 from .hyperplane import to_hyperplane
 
-TINY = 1e-8  # keeps 0 / 0 away where neither point has a way to go
+TINY = 1e-8  # keeps 0 / 0 away if neither point has a way to go
 
 
 @dataclass(frozen=True)
 class FAB(GradientAttack[Ball, State]):
-    """Fast adaptive boundary: steps onto the linearised boundary with one class, drawn towards the image.
+    """Fast adaptive boundary: steps onto the linearised boundary with one class, pulled towards the image.
 
-    The targeted form, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, as in AutoAttack. It looks for the
-    nearest adversarial point and heeds no radius: it walks outside the ball as well, and what it meets inside
-    counts. One departure: where a point fools the model, the next step starts from the point drawn back from it, as
-    in the paper, but uses the gradient that is already there. The authors ask about the point drawn back, too, which
-    doubles the cost of such a step; on the bundled digits models it found no more.
+    The targeted form, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, as in AutoAttack. It searches for the
+    nearest adversarial point and ignores the radius: it also walks outside the ball, and any point it meets inside
+    counts. One thing differs: after a find, the next step starts from the point moved back towards the image, as in the
+    paper, but uses the gradient at the find. The authors query the point moved back as well, which doubles the cost of
+    such a step; on the bundled digits models it found no more.
     """
 
     name: ClassVar[str] = "fab"
@@ -31,19 +31,12 @@ class FAB(GradientAttack[Ball, State]):
     precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
-    steps: int = 100
-    targets: int = 9
-    alpha_max: float = 0.1  # the most that a step is drawn towards the image
-    eta: float = 1.05  # how far beyond the hyperplane it aims; 1 is onto it
-    beta: float = 0.9  # share of the way from the image at which it goes on after a find
-    random_start: bool = False  # AutoAttack's only search begins at the image, later restarts at random
-
-    def __post_init__(self) -> None:
-        if not self.targets:
-            raise UserError("fab aims at a class in every search; set targets to 1 or more, 9 as in AutoAttack")
-        for setting, value in (("alpha_max", self.alpha_max), ("beta", self.beta)):
-            if value > 1:
-                raise UserError(f"fab cannot take {setting}={value}: it is a share, from 0 to 1")
+    steps: Count = 100
+    targets: Annotated[int, Bounds(1, why="every search aims at a class")] = 9
+    alpha_max: Share = 0.1  # the largest weight of the image in a step
+    eta: NonNegative = 1.05  # length of a step, in ways to the hyperplane
+    beta: Share = 0.9  # share of delta that is left for the next step after a find
+    random_start: bool = False  # AutoAttack's only search starts at the image, later restarts at random points
 
     @property
     def objective(self) -> Loss:
@@ -54,10 +47,10 @@ class FAB(GradientAttack[Ball, State]):
             return State(torch.zeros_like(batch.x))
         return State(
             threat.sample(batch.x, normal(batch.keys, restart=0, like=batch.x)) / 2
-        )  # half way, as the authors
+        )  # half way, as in the authors' code
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
-        fooled = seen.logits.argmax(dim=1) != batch.y
+        fooled = misclassified(seen.logits, batch.y)
         here = torch.where(per_example(fooled, state.delta), self.beta * state.delta, state.delta)
 
         def to_boundary(delta: Inputs) -> Inputs:

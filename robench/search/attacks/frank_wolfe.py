@@ -5,44 +5,39 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import UserError
-from ...problem.losses import UNTARGETED, Loss
+from ...problem.losses import UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.shapes import per_example
 from ...problem.threats import Ball, room
+from ...problem.threats.linear import level
+from ...settings import Count
 from ..attack import Batch, GradientAttack, Seen, State
-from .apgd import level
 
 TINY = 1e-30  # keeps 0 / 0 away
 
 
 @dataclass(frozen=True)
 class FrankWolfeState(State):
-    """Where it is, and how far along."""
+    """The current point, and the number of steps."""
 
-    taken: Int[Tensor, "B"]  # moves so far
+    taken: Int[Tensor, "B"]  # steps so far
 
 
 @dataclass(frozen=True)
 class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
-    """Conditional gradients: each move goes 2 / (t + 2) of the way to the member best for a linear loss.
+    """Conditional gradients: each step goes 2 / (t + 2) of the way to the member best for the linearised loss.
 
     Frank and Wolfe 1956; for l_1 attacks Kang et al. 2019, https://arxiv.org/abs/1908.08016. In ball and box
-    together that member spends the radius on the largest gradients, each as far as the box lets it go.
+    together, that member uses the radius for the largest gradients, each pixel up to the edge of the box.
     """
 
     name: ClassVar[str] = "frank-wolfe"
     source: ClassVar[str] = "Frank-Wolfe for l1, Kang et al. 2019, https://arxiv.org/abs/1908.08016"
     threats: ClassVar[tuple[str, ...]] = ("l1",)
 
-    steps: int = 100
-    targets: int = 0
-    loss: str = "margin"
+    steps: Count = 100
+    loss: LossName = "margin"
     random_start: bool = True
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("frank-wolfe aims at no class; leave targets at 0")
 
     @property
     def objective(self) -> Loss:
@@ -57,12 +52,12 @@ class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
     def step(self, threat: Ball, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
         flat = seen.grad.flatten(1)
         size, wall = flat.abs(), room(flat, batch.x.flatten(1))
-        last = level(size, threat.r, wall)  # the gradient at which the radius is used up; those that tie share
+        last = level(size, threat.r, wall)  # the gradient at which the radius is used up; ties share the rest
         full, tied = wall * (size > last), wall * (size == last)
         left = threat.r - full.sum(dim=1, keepdim=True)
         exhausted = full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
         vertex = (flat.sign() * exhausted).view_as(seen.grad)
         share = per_example(2 / (state.taken + 2), vertex)
-        # Rounding aside, a point between two members is one; project takes care of the rounding.
+        # A point between two members is a member, up to rounding, which `project` repairs.
         moved = threat.project(state.delta + share * (vertex - state.delta), batch.x)
         return FrankWolfeState(moved, taken=state.taken + 1)

@@ -3,9 +3,10 @@ from typing import ClassVar
 
 import torch
 
-from ...problem.losses import TARGETED, UNTARGETED, Loss
+from ...problem.losses import TARGETED, UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.threats import Ball, inward
+from ...settings import Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, State
 
 
@@ -13,19 +14,19 @@ from ..attack import Batch, GradientAttack, Seen, State
 class PGD(GradientAttack[Ball, State]):
     """Projected gradient ascent, Madry et al. 2018. https://arxiv.org/abs/1706.06083
 
-    Along the steepest direction of the threat model: signs for l_inf, the unit gradient for l_2, the one
-    largest coordinate for l_1. As in Tramèr and Boneh 2019, no step is spent on pixels that the box stops.
+    Steps follow the steepest direction of the threat model: signs for l_inf, the unit gradient for l_2, the one
+    largest coordinate for l_1. As in Tramèr and Boneh 2019, no step is wasted on pixels that the box stops.
     """
 
     name: ClassVar[str] = "pgd"
     source: ClassVar[str] = "Projected gradient descent, Madry et al. 2018, https://arxiv.org/abs/1706.06083"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
-    steps: int = 100
-    step_size: float | None = None  # in radii; None is 2.5 / steps, Madry's rule
-    loss: str = "margin"
+    steps: Count = 100
+    step_size: NonNegative | None = None  # in radii; None is 2.5 / steps, Madry's rule
+    loss: LossName = "margin"
     random_start: bool = True
-    targets: int = 0  # aim at so many of the likeliest wrong classes, one search each; 0 aims at none
+    targets: Targets = 0  # the number of likeliest wrong classes to aim at, one search each; 0 aims at none
 
     @property
     def objective(self) -> Loss:

@@ -1,20 +1,20 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
-from ...problem.threats import L0, Ball
+from ...problem.threats import Ball
+from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, LabelAttack, State, where_rows
 from .starts import nearest, pick, sizes
 
 RESOLUTION = 1 / 512  # of a value: half a grey level of 256
-AGAIN = 0.25  # share of the values that noise on top of a finished point changes at most
+AGAIN = 0.25  # largest share of the values that noise changes on top of a finished point
 
 SEEK, RUNS, SINGLES, SECTION = range(4)
 
@@ -27,43 +27,44 @@ Fools = Bool[Tensor, "L W"]
 
 @dataclass(frozen=True)
 class PointwiseState(State):
-    """`delta` fools, once there is a start. What it changes are units: values, or under l_0 pixels.
+    """A misclassified point x + delta, once there is a start, and the order in which its changes are undone.
 
-    The units stand in a line, in the order in which they are tried.
+    A unit is a value of the image, or a pixel where the threat model counts pixels. The changed units stand in a line,
+    in the order in which they are tried.
     """
 
     phase: Counts
     taken: Counts  # answers so far
-    seeks: Counts  # passes that looked for this start
-    place: Places  # of every value's unit in the line, counted from 0; behind all units where nothing is changed
+    seeks: Counts  # passes in search of this start
+    place: Places  # of every value's unit in the line, counted from 0; behind all units if unchanged
     units: Counts
-    cursor: Counts  # the place in the line that is tried next
-    fails: Counts  # so many units from there cannot be reset together; more than there are where none was tried
-    quiet: Counts  # units tried since the last that moved
+    cursor: Counts  # the next place in the line to try
+    fails: Counts  # this many units from there cannot be reset together; more than exist before the first try
+    quiet: Counts  # units tried since the last change
     floor: PerExample  # the largest change of the unit at the cursor that did not fool
-    best: Inputs  # the nearest point at which no unit could move, 0 before there is one
-    size: PerExample  # of best, infinite before there is one
+    best: Inputs  # the nearest finished point, at which no unit could move; 0 before the first
+    size: PerExample  # of best; infinite before the first
 
 
 @dataclass(frozen=True)
 class Moves:
-    """What each candidate does to delta: the units at places first to last - 1 change by at most `kept`."""
+    """The change of each candidate: units at the places first to last - 1 are cut to at most `bound`."""
 
     first: Int[Tensor, "L #W"]
     last: Int[Tensor, "L W"]
-    kept: PerCandidate
+    bound: PerCandidate
 
 
 @dataclass(frozen=True)
 class Pointwise(LabelAttack[Ball, PointwiseState]):
-    """From noise that fools, value by value back to the image, until no single one can move any closer.
+    """Noise that fools, moved back to the image value by value until no single value can come closer.
 
-    Schott et al. 2019, https://arxiv.org/abs/1805.09190. As there, values first return to the image where that still
-    fools, then come as near as they can, found by section instead of halving. Three things differ. Values return many
-    at a time: of a line of them the longest beginning that can is found by section, and the value after it stays. The
-    line is not in random order but begins far from a random point of the image, which leaves smaller changes. And
-    what is left of the budget goes to further searches, from noise on top of the nearest point; one that can
-    come no nearer is given up.
+    Schott et al. 2019, https://arxiv.org/abs/1805.09190. As in the paper, values first return to the image if that
+    still fools, and then come as near as they can, found by section instead of bisection. Three things differ. Values
+    return many at a time: section finds the longest beginning of the line that can return, and the value after it
+    stays. The line is not in random order: it starts far from a random point of the image, which leaves smaller
+    changes. The rest of the budget goes to further searches, from noise on top of the nearest point; a search that
+    cannot come nearer is stopped.
     """
 
     name: ClassVar[str] = "pointwise"
@@ -72,17 +73,10 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 500  # questions of `queries_per_step` images each
-    targets: int = 0
-    queries_per_step: int = 4  # images each example asks about at once; narrower needs fewer in all
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("pointwise aims at no class; leave targets at 0")
-        if self.queries_per_step < 2 or self.queries_per_step % 2:
-            raise UserError(
-                f"pointwise cannot take queries_per_step={self.queries_per_step}: it asks about pairs, so it must be even"
-            )
+    steps: Count = 500  # passes of `queries_per_step` queries each
+    queries_per_step: Annotated[int, Bounds(2, even=True, why="it queries pairs of images")] = (
+        4  # images that each example queries at once; fewer at once means fewer in total
+    )
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps
@@ -117,47 +111,51 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
             after = where_rows(state.phase == phase, answered(threat, state, fools, moves), after)
         return replace(after, taken=state.taken + 1)
 
-    # What each phase asks about
+    # The queries of each phase
 
     def _moves(self, threat: Ball, state: PointwiseState) -> Moves:
-        """Of all phases but SEEK."""
+        """The candidates of all phases except SEEK."""
         number = torch.arange(1, self.queries_per_step + 1, device=state.cursor.device)
         cursor, zero = state.cursor[:, None], torch.zeros_like(state.floor)[:, None].expand(-1, self.queries_per_step)
         lengths = _lengths(state)
         # RUNS: beginnings of the rest of the line
-        first, last, kept = cursor.expand(-1, self.queries_per_step), cursor + self._beginnings(state), zero
-        # SINGLES: units one by one, each back to the image and, if values count, closer by the least that matters
-        single = (cursor + (number - 1) // self._asks(threat)) % state.units.clamp(min=1)[:, None]
-        closer = (number % self._asks(threat) == 0) & (self._asks(threat) > 1)
+        first, last, bound = cursor.expand(-1, self.queries_per_step), cursor + self._beginnings(state), zero
+        # SINGLES: units one by one, each back to the image and, unless pixels count, closer by the resolution
+        single = (cursor + (number - 1) // self._queries_per_unit(threat)) % state.units.clamp(min=1)[:, None]
+        closer = (number % self._queries_per_unit(threat) == 0) & (self._queries_per_unit(threat) > 1)
         nudged = torch.where(closer, (lengths.gather(1, single) - RESOLUTION).clamp(min=0), 0)
-        # SECTION: the unit at the cursor, between what does not fool and what does
+        # SECTION: the unit at the cursor, between a change that does not fool and one that does
         floor = state.floor[:, None]
         levels = floor + (lengths.gather(1, cursor) - floor) * number / (self.queries_per_step + 1)
         for phase, f, n, k in ((SINGLES, single, 1, nudged), (SECTION, cursor, 1, levels)):
             here = (state.phase == phase)[:, None]
-            first, last, kept = torch.where(here, f, first), torch.where(here, f + n, last), torch.where(here, k, kept)
-        return Moves(first, last, kept)
+            first, last, bound = (
+                torch.where(here, f, first),
+                torch.where(here, f + n, last),
+                torch.where(here, k, bound),
+            )
+        return Moves(first, last, bound)
 
     def _beginnings(self, state: PointwiseState) -> Int[Tensor, "L W"]:
-        """How many units from the cursor on to reset together: of every magnitude, then what divides a gap evenly."""
+        """The numbers of units to reset together from the cursor: of all magnitudes, then an even division of a gap."""
         number = torch.arange(1, self.queries_per_step + 1, device=state.cursor.device)
         rest = (state.units - state.cursor).clamp(min=1)
-        most = torch.minimum(rest, (state.fails - 1).clamp(min=1))[:, None]
-        magnitudes = (most.double() ** (number / self.queries_per_step)).round().long()
-        shares = (most * number // self.queries_per_step).clamp(min=1)
+        limit = torch.minimum(rest, (state.fails - 1).clamp(min=1))[:, None]
+        magnitudes = (limit.double() ** (number / self.queries_per_step)).round().long()
+        shares = (limit * number // self.queries_per_step).clamp(min=1)
         return torch.where((state.fails > rest)[:, None], magnitudes, shares)
 
-    def _asks(self, threat: Ball) -> int:
-        """Questions about a single unit: a pixel that counts as changed may change as it likes."""
-        return 1 if isinstance(threat, L0) else 2
+    def _queries_per_unit(self, threat: Ball) -> int:
+        """Queries for a single unit: where changed pixels are counted, the length of a change does not matter."""
+        return 1 if threat.counts_pixels else 2
 
     def _yields(self, threat: Ball, staying: Inputs) -> PerExample:
-        """By how much the changes that stay can still shrink: as a rule one value comes closer, and the others hold."""
-        most = staying.flatten(1).abs().amax(dim=1)
-        return torch.zeros_like(most) if isinstance(threat, L0) else most
+        """The amount by which the remaining changes can still shrink; usually only one value comes closer."""
+        largest = staying.flatten(1).abs().amax(dim=1)
+        return torch.zeros_like(largest) if threat.counts_pixels else largest
 
     def _noisy(self, batch: Batch, state: PointwiseState) -> Candidates:
-        """Delta with more and more of it replaced by noise, as a rule by salt and pepper."""
+        """Delta with ever larger shares replaced by noise, at first by salt and pepper."""
         numbers = uniform(batch.keys, 2 * state.taken, 2 * batch.x[0].numel())
         order, noise = numbers.view(-1, 2, *batch.x.shape[1:]).unbind(1)
         kind = per_example(state.seeks % 6, noise)
@@ -165,12 +163,12 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         others = (torch.ones_like(noise), 1 - batch.x, torch.zeros_like(noise), noise, torch.full_like(noise, 0.5))
         for number, other in enumerate(others):
             image = torch.where(kind == number + 1, other, image)
-        most = torch.where(state.size.isinf(), 1.0, AGAIN)
-        density = most[:, None] * _shares(self.queries_per_step, noise.device)
+        highest = torch.where(state.size.isinf(), 1.0, AGAIN)
+        density = highest[:, None] * _shares(self.queries_per_step, noise.device)
         replaced = order[:, None] < per_candidate(density, noise[:, None])
         return torch.where(replaced, (image - batch.x)[:, None], state.best[:, None])
 
-    # What the answers lead to
+    # The next states
 
     def _sought(self, threat: Ball, batch: Batch, state: PointwiseState, fools: Fools) -> PointwiseState:
         noisy = self._noisy(batch, state)
@@ -184,14 +182,14 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         return where_rows(size.isfinite(), found, replace(state, seeks=state.seeks + 1))
 
     def _ran(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
-        asked = moves.last - moves.first
-        most = torch.where(fools, asked, 0).amax(dim=1)
-        fewest = torch.where(fools | (asked <= most[:, None]), state.fails[:, None], asked).amin(dim=1)
-        state = _without(state, most)
-        # Where only the first of the units is known not to follow, it stays, and nothing is known of those behind it.
-        stays = (fewest - most == 1) & (state.cursor < state.units)
+        counts = moves.last - moves.first
+        reset = torch.where(fools, counts, 0).amax(dim=1)
+        failed = torch.where(fools | (counts <= reset[:, None]), state.fails[:, None], counts).amin(dim=1)
+        state = _without(state, reset)
+        # If the first of the units alone cannot follow, it stays, and nothing is known about those behind it.
+        stays = (failed - reset == 1) & (state.cursor < state.units)
         cursor = state.cursor + stays.long()
-        fails = torch.where(stays, state.units - cursor + 1, fewest - most)
+        fails = torch.where(stays, state.units - cursor + 1, failed - reset)
         through = cursor >= state.units
         staying = torch.where(state.place < per_example(cursor, state.place), state.delta, 0)
         hopeless = threat.size(staying) - self._yields(threat, staying) >= state.size
@@ -204,31 +202,31 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         )
 
     def _tried(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
-        resets = moves.kept == 0
-        which = (fools.long() + (fools & resets)).argmax(dim=1, keepdim=True)  # the first, a reset before the others
+        resets = moves.bound == 0
+        which = (fools.long() + (fools & resets)).argmax(dim=1, keepdim=True)  # the first; a reset takes precedence
         none, at = torch.zeros_like(state.units), moves.first.gather(1, which).squeeze(1)
         here = replace(state, cursor=at, quiet=none)
         reset = _without(here, none + 1)
-        closer = replace(_shortened(here, moves.kept.gather(1, which).squeeze(1)), phase=none + SECTION)
-        closer = replace(closer, floor=torch.zeros_like(state.floor))  # its reset was asked about too, in vain
-        tried = self.queries_per_step // self._asks(threat)
-        vain = replace(state, cursor=(state.cursor + tried) % state.units.clamp(min=1), quiet=state.quiet + tried)
-        vain = where_rows(vain.quiet >= state.units, _finished(threat, vain), vain)
-        return where_rows(fools.any(dim=1), where_rows(resets.gather(1, which).squeeze(1), reset, closer), vain)
+        closer = replace(_shortened(here, moves.bound.gather(1, which).squeeze(1)), phase=none + SECTION)
+        closer = replace(closer, floor=torch.zeros_like(state.floor))  # its reset was queried too, and failed
+        tried = self.queries_per_step // self._queries_per_unit(threat)
+        failed = replace(state, cursor=(state.cursor + tried) % state.units.clamp(min=1), quiet=state.quiet + tried)
+        failed = where_rows(failed.quiet >= state.units, _finished(threat, failed), failed)
+        return where_rows(fools.any(dim=1), where_rows(resets.gather(1, which).squeeze(1), reset, closer), failed)
 
     def _narrowed(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
         length = _lengths(state).gather(1, state.cursor[:, None]).squeeze(1)
-        length = torch.minimum(torch.where(fools, moves.kept, torch.inf).amin(dim=1), length)
-        floor = torch.where(moves.kept < length[:, None], moves.kept, state.floor[:, None]).amax(dim=1)
+        length = torch.minimum(torch.where(fools, moves.bound, torch.inf).amin(dim=1), length)
+        floor = torch.where(moves.bound < length[:, None], moves.bound, state.floor[:, None]).amax(dim=1)
         phase = torch.where(length - floor <= RESOLUTION, SINGLES, SECTION)
         return replace(_shortened(state, length), phase=phase, floor=floor)
 
 
 def _line(threat: Ball, batch: Batch, delta: Inputs, restart: Counts) -> tuple[Places, Counts]:
-    """The place of every unit in a new line, and how many there are."""
+    """The place of every unit in a new line, and the number of units."""
     changed = delta != 0
     order = _order(batch, restart)
-    if isinstance(threat, L0):
+    if threat.counts_pixels:
         order, changed = order[:, :1], changed.any(dim=1, keepdim=True)
     line = torch.where(changed, order, torch.inf).flatten(1).argsort(dim=1, stable=True)
     place = torch.empty_like(line).scatter_(1, line, torch.arange(line.shape[1], device=line.device).expand_as(line))
@@ -237,7 +235,7 @@ def _line(threat: Ball, batch: Batch, delta: Inputs, restart: Counts) -> tuple[P
 
 
 def _order(batch: Batch, restart: Counts) -> Images:
-    """Who comes first has least: pixels far from a random point of the image."""
+    """Sort keys of a line, lowest first: pixels far from a random point of the image."""
     _, _, h, w = batch.x.shape
     centre = uniform(batch.keys, restart, 2)
     i, j = (torch.arange(side, device=centre.device) for side in (h, w))
@@ -246,7 +244,7 @@ def _order(batch: Batch, restart: Counts) -> Images:
 
 
 def _without(state: PointwiseState, gone: Counts) -> PointwiseState:
-    """So many units from the cursor on are reset and leave the line; those behind them move up."""
+    """The state after `gone` units from the cursor on are reset and leave the line; those behind them move up."""
     nowhere = state.place[0].numel()
     first = per_example(state.cursor, state.place)
     behind = first + per_example(gone, state.place)
@@ -261,14 +259,14 @@ def _without(state: PointwiseState, gone: Counts) -> PointwiseState:
     )
 
 
-def _shortened(state: PointwiseState, kept: PerExample) -> PointwiseState:
-    """The unit at the cursor changes by at most so much."""
-    here, most = state.place == per_example(state.cursor, state.place), per_example(kept, state.delta)
-    return replace(state, delta=torch.where(here, state.delta.clamp(-most, most), state.delta))
+def _shortened(state: PointwiseState, bound: PerExample) -> PointwiseState:
+    """The state with the unit at the cursor cut to at most `bound`."""
+    here, bound = state.place == per_example(state.cursor, state.place), per_example(bound, state.delta)
+    return replace(state, delta=torch.where(here, state.delta.clamp(-bound, bound), state.delta))
 
 
 def _finished(threat: Ball, state: PointwiseState) -> PointwiseState:
-    """No unit could move: another start."""
+    """The state after no unit could move: another search starts."""
     size = threat.size(state.delta)
     nearer = size < state.size
     return replace(
@@ -280,14 +278,14 @@ def _finished(threat: Ball, state: PointwiseState) -> PointwiseState:
 
 
 def _moved(state: PointwiseState, moves: Moves) -> Candidates:
-    """Delta with each of the moves."""
+    """Delta after each of the moves."""
     place, delta = state.place[:, None], state.delta[:, None]
-    first, last, kept = (per_candidate(t, delta) for t in (moves.first, moves.last, moves.kept))
-    return torch.where((place >= first) & (place < last), torch.minimum(torch.maximum(delta, -kept), kept), delta)
+    first, last, bound = (per_candidate(t, delta) for t in (moves.first, moves.last, moves.bound))
+    return torch.where((place >= first) & (place < last), torch.minimum(torch.maximum(delta, -bound), bound), delta)
 
 
 def _lengths(state: PointwiseState) -> Float[Tensor, "L N"]:
-    """How far the value at each place in the line is changed."""
+    """The absolute change of the value at each place in the line."""
     place, length = state.place.flatten(1), state.delta.abs().flatten(1)
     return length.new_zeros(len(place), place.shape[1] + 1).scatter(1, place, length)
 

@@ -5,22 +5,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import PerExample, per_example
 from ...problem.threats import Ball
+from ...settings import Count
 from ..attack import Batch, Candidates, LabelAttack, State
 from .starts import nearest, pick, sizes
 
-BEYOND = 1.2  # times the density of the nearest find: size and density of noise are only loosely tied
+BEYOND = 1.2  # times the density of the nearest find: size and density are only loosely related
 
 
 @dataclass(frozen=True)
 class SaltAndPepperState(State):
-    """delta is the nearest point that fooled, 0 before there is one."""
+    """The nearest point that fooled, as delta; 0 before the first."""
 
-    size: PerExample  # of delta; infinite before something fooled
-    density: PerExample  # the highest to ask about: share of the pixels
+    size: PerExample  # of delta; infinite before the first find
+    density: PerExample  # share of the pixels: the highest density to query
     taken: Int[Tensor, "B"]  # answers so far
 
 
@@ -28,8 +28,8 @@ class SaltAndPepperState(State):
 class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
     """Random pixels turned white or black, fewer and fewer of them.
 
-    As in Foolbox, all channels of a pixel turn together, and the nearest find bounds the densities that are asked
-    about next. Distances are those of the threat model, not l_2.
+    As in Foolbox, all channels of a pixel turn together, and the nearest find bounds the next densities. Distances are
+    those of the threat model, not l_2.
     """
 
     name: ClassVar[str] = "salt-and-pepper"
@@ -38,17 +38,8 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 
-    steps: int = 125  # noises, each asked about at `queries_per_step` densities
-    targets: int = 0
-    queries_per_step: int = 8  # images each example asks about at once
-
-    def __post_init__(self) -> None:
-        if self.targets:
-            raise UserError("salt-and-pepper aims at no class; leave targets at 0")
-        if self.queries_per_step < 1:
-            raise UserError(
-                f"salt-and-pepper cannot take queries_per_step={self.queries_per_step}: it asks about at least one image at once"
-            )
+    steps: Count = 125  # noise patterns, each queried at `queries_per_step` densities
+    queries_per_step: Count = 8  # images that each example queries at once
 
     def max_queries(self, threat: Ball) -> int:
         return self.steps
@@ -79,6 +70,6 @@ class SaltAndPepper(LabelAttack[Ball, SaltAndPepperState]):
         )
 
     def _densities(self, state: SaltAndPepperState) -> Float[Tensor, "L W"]:
-        """Shares of the pixels, even steps up to the highest."""
+        """Shares of the pixels to turn, in even steps up to the highest."""
         steps = torch.arange(1, self.queries_per_step + 1, device=state.density.device) / self.queries_per_step
         return state.density[:, None] * steps

@@ -1,14 +1,14 @@
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from ...errors import UserError
-from ...problem.losses import UNTARGETED, Loss
+from ...problem.losses import UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.shapes import Inputs, per_example
 from ...problem.threats import Ball, inward
+from ...settings import Bounds, Count, NonNegative
 from ..attack import Batch, GradientAttack, Seen, State
 
 
@@ -16,26 +16,19 @@ from ..attack import Batch, GradientAttack, Seen, State
 class SLIDE(GradientAttack[Ball, State]):
     """Sparse l_1 descent, Tramèr and Boneh 2019, algorithm 1. https://arxiv.org/abs/1904.13000
 
-    Each step is shared equally by the coordinates of the largest gradients, so that more of the image moves
-    than the one coordinate of steepest descent, and far less than all of it.
+    The coordinates of the largest gradients share each step equally: more of them than the single coordinate of
+    steepest descent, and far fewer than all.
     """
 
     name: ClassVar[str] = "slide"
     source: ClassVar[str] = "Sparse l1 descent, Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
     threats: ClassVar[tuple[str, ...]] = ("l1",)
 
-    steps: int = 100
-    targets: int = 0
-    step_size: float = 0.05  # in radii; 0.5 at radius 10, as the authors evaluate
-    percentile: float = 99.0  # of the absolute gradient: the coordinates above it move
-    loss: str = "margin"  # as in the authors' code; the paper leaves it open
+    steps: Count = 100
+    step_size: NonNegative = 0.05  # in radii; 0.5 at radius 10, as the authors evaluate
+    percentile: Annotated[float, Bounds(0, below=100)] = 99.0  # of the absolute gradient: the coordinates above it move
+    loss: LossName = "margin"  # as in the authors' code; the paper leaves it open
     random_start: bool = True  # as in the authors' code; algorithm 1 starts at the image
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.percentile < 100:
-            raise UserError(f"slide cannot take percentile={self.percentile}: it must be at least 0 and below 100")
-        if self.targets:
-            raise UserError("slide aims at no class; leave targets at 0")
 
     @property
     def objective(self) -> Loss:
@@ -54,10 +47,10 @@ class SLIDE(GradientAttack[Ball, State]):
 def sparse(grad: Inputs, percentile: float) -> Inputs:
     """The signs of the ceil((1 - q) d) largest components, scaled to absolute sum 1.
 
-    Exactly so many: ties are cut, and components of 0 take no share of the step (P-04).
+    Ties are cut to exactly this number, and components of 0 take no share of the step (P-04).
     """
     flat = grad.flatten(1)
-    kept = ceil(flat.shape[1] * (1 - percentile / 100) - 1e-9)
-    top = flat.abs().topk(max(kept, 1), dim=1).indices
+    moving = ceil(flat.shape[1] * (1 - percentile / 100) - 1e-9)
+    top = flat.abs().topk(max(moving, 1), dim=1).indices
     signs = torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign()).view_as(grad)
     return signs / per_example(signs.flatten(1).abs().sum(dim=1).clamp(min=1), grad)

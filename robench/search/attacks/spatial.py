@@ -1,4 +1,4 @@
-"""Rotations and translations, tried one by one: there are three numbers to choose, and gradients mislead."""
+"""Rotations and translations, tried one by one: only three parameters, and their gradients mislead."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,42 +13,39 @@ from ...problem.noise import uniform
 from ...problem.shapes import Inputs
 from ...problem.threats import RT
 from ...problem.threats.base import N_PARAMS
+from ...settings import Count
 from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
 
 Transforms = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
-MAX_TRANSFORMS = 1_000_000  # kept as one table
+MAX_TRANSFORMS = 1_000_000  # held in one table
 
 
 @dataclass(frozen=True)
 class TransformState(State):
-    """How many passes a lane has made."""
+    """The number of passes of each slot."""
 
     taken: Int[Tensor, "B"]
 
 
 @dataclass(frozen=True)
 class Grid(LabelAttack[RT, TransformState]):
-    """Every pose of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
+    """Every transform of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
-    The farthest poses first, so that most examples fall early; an example ends at its first find, or after all.
+    The farthest transforms come first, as they break most examples early. An example ends at its first find.
     """
 
     name: ClassVar[str] = "grid"
     source: ClassVar[str] = "Grid of rotations and translations, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
-    steps: int = 31  # passes over which the grid is spread
-    targets: int = 0
-    translations: int = 5  # along each axis
-    rotations: int = 31
+    steps: Count = 31  # passes over which the grid is spread
+    translations: Count = 5  # along each axis
+    rotations: Count = 31
 
     def __post_init__(self) -> None:
-        _refuse_targets(self.name, self.targets)
-        for name, value in (("translations", self.translations), ("rotations", self.rotations)):
-            if value < 1:
-                raise UserError(f"grid cannot take {name}={value}: it needs at least one")
+        super().__post_init__()
         if (transforms := self.translations**2 * self.rotations) > MAX_TRANSFORMS:
-            raise UserError(f"a grid of {transforms:,} poses is too fine; leave it at {MAX_TRANSFORMS:,} or fewer")
+            raise UserError(f"a grid of {transforms:,} transforms is too fine; take {MAX_TRANSFORMS:,} or fewer")
 
     def max_queries(self, threat: RT) -> int:
         return -(-(self.translations**2) * self.rotations // self.queries_per_step)
@@ -73,20 +70,14 @@ class Grid(LabelAttack[RT, TransformState]):
 
 @dataclass(frozen=True)
 class RandomTransforms(LabelAttack[RT, TransformState]):
-    """Poses drawn uniformly from the whole range, each example its own: the worst of k of Engstrom et al. 2019."""
+    """Random transforms, uniform in the limits, different for each example: worst of k of Engstrom et al. 2019."""
 
     name: ClassVar[str] = "random-transforms"
-    source: ClassVar[str] = "Worst of k random poses, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
+    source: ClassVar[str] = "Worst of k random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     threats: ClassVar[tuple[str, ...]] = ("rt",)
 
-    steps: int = 1  # passes
-    targets: int = 0
-    transforms: int = 10  # in each pass
-
-    def __post_init__(self) -> None:
-        _refuse_targets(self.name, self.targets)
-        if self.transforms < 1:
-            raise UserError(f"random-transforms cannot take transforms={self.transforms}: it needs at least one")
+    steps: Count = 1  # passes
+    transforms: Count = 10  # in each pass
 
     def max_queries(self, threat: RT) -> int:
         return self.steps
@@ -109,25 +100,20 @@ class RandomTransforms(LabelAttack[RT, TransformState]):
 
 
 def transformed(threat: RT, x: Inputs, params: CandidateParams) -> Candidates:
-    """Every image in each of its poses."""
-    slots, width, _ = params.shape
-    return threat.apply(x.repeat_interleave(width, dim=0), params.flatten(0, 1)).view(slots, width, *x.shape[1:])
+    """Every image after each of its transforms."""
+    slots, count, _ = params.shape
+    return threat.apply(x.repeat_interleave(count, dim=0), params.flatten(0, 1)).view(slots, count, *x.shape[1:])
 
 
 def random_transforms(threat: RT, batch: Batch, restart: Int[Tensor, "L"], count: int) -> CandidateParams:
-    """Poses of each lane, uniform in the limits."""
+    """Random transforms of each slot, uniform in the limits."""
     u = uniform(batch.keys, restart, N_PARAMS * count).view(-1, count, N_PARAMS)
     return (2 * u - 1) * threat.limits(batch.x)
 
 
-def _refuse_targets(name: str, targets: int) -> None:
-    if targets:
-        raise UserError(f"{name} aims at no class; leave targets at 0")
-
-
 @lru_cache
 def _grid(translations: int, rotations: int, width: int, device: torch.device) -> Float[Tensor, "P W 3"]:
-    """All poses as shares of the limits, the farthest first, in passes of `width`; repeats fill up the last."""
+    """All transforms as shares of the limits, the farthest first, in passes of `width`; repeats fill up the last."""
     along, turned = _evenly(translations), _evenly(rotations)
     transforms = torch.cartesian_prod(along, along, turned)
     far = transforms.square().sum(dim=1).argsort(descending=True, stable=True)

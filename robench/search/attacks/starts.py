@@ -1,11 +1,10 @@
-"""How an attack that reads labels alone begins: at some image that the model takes for another class, and from there
-down the line towards the image it attacks, to the boundary.
+"""The first two phases of attacks that read labels only: find any misclassified image, then search the line from it to
+the attacked image for the boundary.
 
-Grey noise comes first, as in the papers. It is farther away than black and white or coarse images are, but where it
-meets the boundary its pixels differ in how far they are from where the first layer takes note of them, so there is a
-way on; on an adversarially trained MNIST network walks that begin with the nearest image of all kinds end half as far
-away again. But noise may look like one class to a model, which leaves nothing to begin with for that class: then images
-of many kinds are asked about.
+Grey noise comes first, as in the papers. Black-and-white or coarse images are nearer, but on grey noise pixels differ
+in their distance from the thresholds of the first layer, which leaves a way on: on an adversarially trained MNIST
+network, walks from the nearest image of all kinds end half as far away again. A model may take all noise for a single
+class, which leaves no start for images of that class: then images of many kinds are queried.
 """
 
 from dataclasses import dataclass, replace
@@ -17,43 +16,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.noise import uniform
-from ...problem.shapes import Inputs, Keys, PerExample, per_candidate, per_example
-from ...problem.threats import Ball, Linf
+from ...problem.shapes import Inputs, Keys, PerExample, per_example
+from ...problem.threats import Ball
 from ..attack import Batch, Candidates, State
 
-FINE = (1, 2, 4)  # pixels: noise comes in squares that long at first
-BLOCKS = (1, 2, 4, 8, 16)  # those that are shorter than the image, and the whole image, where that does not do
+FINE = (1, 2, 4)  # pixels: side of the squares of noise at first
+BLOCKS = (1, 2, 4, 8, 16)  # then sides of all scales below that of the image, and the whole image
 STYLES = 3  # grey noise, black-and-white noise, and the image inverted where the noise is high
-STARTS = 4  # passes that look for a start, where one of them finds one
-NEAREST = 0.5  # of the distance reached: no nearer is tried before something there has fooled
-TINY = 1e-30  # keeps 0 / 0 away
+STARTS = 4  # passes in search of a start; more if none succeeds
+NEAREST = 0.5  # of the current distance: nothing nearer is tried before
 
 PerCandidate = Float[Tensor, "L W"]
 Noise = Float[Tensor, "L W N"]
 
 
 START, LINE = 0, 1
-"""The phases every such attack begins with; others follow."""
+"""The first phases of every such attack; others follow."""
 
 
 @dataclass(frozen=True)
 class WalkState(State):
-    """Where a walk is: delta leads to the nearest image so far that fools the model."""
+    """The nearest image so far that fools the model, x + delta, and the line that is searched."""
 
-    asked: Candidates  # the images it asks about next
-    size: PerExample  # of delta; infinite until something has fooled
+    candidates: Candidates  # the next images to query
+    size: PerExample  # of delta; infinite before the first find
     phase: Int[Tensor, "B"]
     passes: Int[Tensor, "B"]  # made in this phase
-    taken: Int[Tensor, "B"]  # made in all
-    # The line that is searched: from the image towards image + end, between the size `low`, which does not fool the
-    # model as far as it was asked, and `size`, which does.
+    taken: Int[Tensor, "B"]  # made in total
+    # The line that is searched: from the image towards image + end, between the size `low`, at which no query fooled
+    # the model, and `size`, at which one did.
     end: Inputs
     low: PerExample
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Which candidates fool the model, and how far from the image they are."""
+    """Which candidates fool the model, and their distances from the image."""
 
     fools: Bool[Tensor, "L W"]
     size: PerCandidate
@@ -63,20 +61,20 @@ R = TypeVar("R", bound=WalkState)
 
 
 def occupied(phase: Int[Tensor, "L"], which: int) -> bool:
-    """Whether a lane may be in this phase: what no lane needs is not worked out.
+    """Whether any slot may be in this phase; a phase without slots need not be computed.
 
-    On a device apart looking would stop the pipeline; there the answer is always yes.
+    On a GPU the test would stall the pipeline, so the answer is always True there.
     """
     return phase.device.type != "cpu" or bool((phase == which).any())
 
 
 def fresh(batch: Batch, width: int) -> dict[str, Any]:
-    """The fields of a `WalkState` before anything was asked."""
+    """The fields of a `WalkState` before the first query."""
     still, none = torch.zeros_like(batch.x), torch.zeros_like(batch.keys)
     zero = torch.zeros_like(still.flatten(1)[:, 0])
     return {
         "delta": still,
-        "asked": batch.x[:, None].expand(-1, width, *batch.x.shape[1:]),
+        "candidates": batch.x[:, None].expand(-1, width, *batch.x.shape[1:]),
         "size": zero + torch.inf,
         "phase": none + START,
         "passes": none,
@@ -87,28 +85,28 @@ def fresh(batch: Batch, width: int) -> dict[str, Any]:
 
 
 def answered(threat: Ball, batch: Batch, state: WalkState, labels: Int[Tensor, "L W"]) -> Answers:
-    """What these labels of the candidates say."""
-    return Answers(labels != batch.y[:, None], sizes(threat, state.asked - batch.x[:, None]))
+    """The candidates that fool the model by these labels, with their sizes."""
+    return Answers(labels != batch.y[:, None], sizes(threat, state.candidates - batch.x[:, None]))
 
 
 def moved(batch: Batch, state: R, answers: Answers) -> R:
-    """At the nearest point that fools, be it the old one."""
+    """The state at the nearest point that fools, which may be the old one."""
     size, which = nearest(answers.fools, answers.size)
     nearer = size < state.size
-    delta = torch.where(per_example(nearer, state.delta), pick(state.asked, which) - batch.x, state.delta)
+    delta = torch.where(per_example(nearer, state.delta), pick(state.candidates, which) - batch.x, state.delta)
     return replace(state, delta=delta, size=torch.where(nearer, size, state.size))
 
 
 def started(batch: Batch, state: R, answers: Answers) -> R:
-    """After a pass that looked for a start."""
+    """The state after a pass of the START phase."""
     state = moved(batch, state, answers)
     done = (state.passes >= STARTS) & state.size.isfinite()
     return replace(state, end=state.delta, phase=torch.where(done, LINE, START))
 
 
 def lined(batch: Batch, state: R, answers: Answers, gap: float, then: int) -> R:
-    """After a pass along the line. Where `low` and `size` are no farther apart than this share of `size`, another
-    phase begins.
+    """The state after a pass along the line. The phase `then` begins once `low` and `size` differ by at most this
+    share of `size`.
     """
     state = moved(batch, state, answers)
     low = torch.where(answers.size < state.size[:, None], answers.size, state.low[:, None]).amax(dim=1)
@@ -116,22 +114,22 @@ def lined(batch: Batch, state: R, answers: Answers, gap: float, then: int) -> R:
 
 
 def along_line(threat: Ball, batch: Batch, state: WalkState, width: int) -> Candidates:
-    """Images that divide what is left of the line into equal parts."""
+    """Images that divide the rest of the line into equal parts."""
     share = torch.arange(1, width + 1, device=state.low.device) / (width + 1)
     gap = torch.where(state.size.isfinite(), state.size - state.low, 0)
     return faded(threat, batch.x, state.end[:, None], state.low[:, None] + gap[:, None] * share)
 
 
 def noise_of(keys: Keys, restart: Int[Tensor, "L"], width: int, x: Inputs) -> Noise:
-    """Uniform numbers for every candidate: one for each number of the image, and two more."""
+    """Uniform numbers in (0, 1) for every candidate: one per pixel and channel, and two more."""
     return uniform(keys, restart, width * (x[0].numel() + 2)).view(len(x), width, -1)
 
 
 def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidates:
-    """Fine grey noise, and where that has not fooled images of many kinds. Once something has, faded until nearer.
+    """Candidates for a start: fine grey noise first, then images of many kinds until one fools.
 
-    Of many kinds: noise in blocks of every scale up to the whole image (flat grey, black, white), and the image
-    inverted in some of the blocks or in all.
+    The kinds are noise in blocks of every scale up to the whole image (flat grey, black, white), and the image inverted
+    in some or all blocks. After a find, candidates are faded to smaller sizes.
     """
     slots, c, h, w = x.shape
     width = noise.shape[1]
@@ -153,52 +151,43 @@ def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidate
 
 
 def faded(threat: Ball, x: Inputs, delta: Float[Tensor, "L #W *D"], size: PerCandidate) -> Candidates:
-    """The images on the way from x to x + delta that are `size` away; all of the way where it is no longer.
-
-    The way is straight, but under l_inf all pixels set out together and each stops where it has arrived.
-    """
-    far = per_candidate(size, delta)
-    if isinstance(threat, Linf):
-        near = torch.minimum(torch.maximum(delta, -far), far)
-    else:
-        length = per_candidate(sizes(threat, delta).clamp(min=TINY), delta)
-        near = delta * (far / length).clamp(max=1)
-    return (x[:, None] + near).clamp(0, 1)
+    """The images on the way from x to x + delta at this distance from x; x + delta itself if it is no farther away."""
+    return (x[:, None] + threat.shortened(delta, size)).clamp(0, 1)
 
 
 def sizes(threat: Ball, delta: Candidates) -> PerCandidate:
-    """How far every delta of every lane reaches."""
+    """The size of every delta of every slot."""
     return threat.size(delta.flatten(0, 1)).view(delta.shape[:2])
 
 
 def nearest(fools: Bool[Tensor, "L W"], size: PerCandidate) -> tuple[PerExample, Int[Tensor, "L"]]:
-    """The least size among the candidates that fool, infinite if there is none, and which one has it."""
-    least = torch.where(fools, size, torch.inf).min(dim=1)
-    return least.values, least.indices
+    """The smallest size among the candidates that fool, infinite if none does, and the index of that candidate."""
+    smallest = torch.where(fools, size, torch.inf).min(dim=1)
+    return smallest.values, smallest.indices
 
 
 def pick(candidates: Candidates, which: Int[Tensor, "L"]) -> Inputs:
-    """One candidate of every lane."""
+    """One candidate of every slot."""
     index = per_example(which, candidates).expand(-1, 1, *candidates.shape[2:])
     return candidates.gather(1, index).squeeze(1)
 
 
 @lru_cache
 def _fine(width: int, h: int, w: int, device: torch.device) -> Int[Tensor, "W N"]:
-    """Of every candidate: from which pixel each pixel takes its noise."""
+    """The pixel from which each pixel of every candidate takes its noise."""
     sides = torch.stack([_squares(side, h, w) for side in FINE])
     return sides[torch.arange(width) % len(FINE)].to(device)
 
 
 @lru_cache
 def _kinds(width: int, h: int, w: int, device: torch.device) -> tuple[Int[Tensor, "W N"], Int[Tensor, "W"]]:
-    """The same for images of many kinds, and the style of each."""
+    """`_fine` for images of many kinds, with the style of each candidate."""
     sides = torch.stack([_squares(side, h, w) for side in (*(b for b in BLOCKS if b < min(h, w)), max(h, w))])
     number = torch.arange(width)
     return sides[number // STYLES % len(sides)].to(device), (number % STYLES).to(device)
 
 
 def _squares(side: int, h: int, w: int) -> Int[Tensor, "N"]:
-    """Of every pixel the one at the corner of its square."""
+    """The pixel at the corner of every pixel's square."""
     row, column = (torch.arange(n) // side * side for n in (h, w))
     return (row[:, None] * w + column).flatten()

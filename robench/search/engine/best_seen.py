@@ -1,4 +1,4 @@
-"""Keeps the best image that any attack ever asked about. Attacks report nothing, so they can hide nothing."""
+"""Keeps the best image of each search. It reads the queries, not an attack's report, so an attack can hide nothing."""
 
 from dataclasses import dataclass
 
@@ -6,48 +6,49 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...problem.losses import margin
+from ...problem.losses import margin, misclassified
 from ...problem.shapes import Inputs, Labels, Mask, PerExample, per_example
 from ...problem.threats.base import N_PARAMS, TransformParams
 
 
 @dataclass
 class BestSeen:
-    """Per lane, the best member of the threat set since the lane was seated: the one with the highest margin, or,
-    where sizes are told, of those that fool the smallest.
+    """The best queried member of the threat set for each slot, since its search started.
 
-    Buffers of fixed shape, updated without reading the device. NaN logits are never a find; `nan` remembers that
-    they occurred.
+    The best member has the highest margin. If sizes are given, it is the smallest of those that fool the model.
+
+    Buffers have a fixed shape and are updated without reading from the device. NaN logits never count as fooled;
+    `nan` records that they occurred.
     """
 
     found: Mask  # some member fooled the model
     fooled: Mask  # some image did, member or not
-    rank: PerExample  # of the best member: its margin, or a find's size below 0; -inf until a member was seen
-    bar: PerExample  # the margin a find must exceed: -inf until one was turned down
+    rank: PerExample  # of the best member: its margin, or minus its size; -inf until a member was queried
+    bar: PerExample  # margin that a new example must exceed; -inf until one was rejected
     x_adv: Inputs  # the best member
-    params: TransformParams  # how it was made
+    params: TransformParams  # its transform parameters
     nan: Mask
 
     @classmethod
     def over(cls, x: Inputs) -> "BestSeen":
-        """A watcher of as many lanes as x has rows, having seen nothing."""
+        """Empty buffers, one slot for each row of x."""
         zeros = torch.zeros_like(x.flatten(1)[:, 0])
         no, nothing, params = zeros.bool(), zeros - torch.inf, x.new_zeros(len(x), N_PARAMS)
         return cls(no, no.clone(), nothing, nothing.clone(), torch.zeros_like(x), params, no.clone())
 
-    def forget(self, slots: Int[Tensor, "L"]) -> None:
-        """Start afresh on these lanes."""
+    def reset(self, slots: Int[Tensor, "L"]) -> None:
+        """Empty these slots for new searches."""
         for mask in (self.found, self.fooled, self.nan):
             mask.index_fill_(0, slots, False)
         self.rank.index_fill_(0, slots, -torch.inf)
         self.bar.index_fill_(0, slots, -torch.inf)
 
-    def turn_down(self, slots: Int[Tensor, "L"]) -> None:
-        """What was found on these lanes does not fool in full precision: only a higher margin is a find again."""
+    def reject(self, slots: Int[Tensor, "L"]) -> None:
+        """Reject the examples of these slots, which do not fool in float32: a new one needs a higher margin."""
         self.found.index_fill_(0, slots, False)
         self.bar.index_copy_(0, slots, self.rank[slots])
 
-    def see(
+    def update(
         self,
         x_adv: Float[Tensor, "Q *D"],
         params: Float[Tensor, "Q 3"],
@@ -57,16 +58,16 @@ class BestSeen:
         active: Mask,
         size: Float[Tensor, "Q"] | None = None,
     ) -> None:
-        """Look at the images asked about, Q / L per lane and those of a lane together, given which are members.
+        """Take in the queried images: Q / L for each of L slots, those of a slot next to each other.
 
-        With sizes, a smaller find is better. Lanes that are not active have no budget left: what they ask is not
-        theirs.
+        `inside` says which are members of the threat set. With `size`, a smaller adversarial example is better. Slots
+        that are not `active` have no budget left: their images do not count.
         """
-        width = len(x_adv) // len(y)
-        y = y.repeat_interleave(width) if width > 1 else y
-        self.look(x_adv, params, inside, margin(logits, y), logits.argmax(dim=1) != y, active, size)
+        per_slot = len(x_adv) // len(y)
+        y = y.repeat_interleave(per_slot) if per_slot > 1 else y
+        self.update_from_margins(x_adv, params, inside, margin(logits, y), misclassified(logits, y), active, size)
 
-    def look(
+    def update_from_margins(
         self,
         x_adv: Float[Tensor, "Q *D"],
         params: Float[Tensor, "Q 3"],
@@ -76,29 +77,32 @@ class BestSeen:
         active: Mask,
         size: Float[Tensor, "Q"] | None = None,
     ) -> None:
-        """The same, when their margins and whether they fool the model are known already."""
-        width = len(x_adv) // len(active)
-        active, bar = (t.repeat_interleave(width) if width > 1 else t for t in (active, self.bar))
+        """Do the same as `update`, given the margins and which images fool the model."""
+        per_slot = len(x_adv) // len(active)
+        active, bar = (t.repeat_interleave(per_slot) if per_slot > 1 else t for t in (active, self.bar))
         nan = active & value.isnan()
         fooled = active & ~nan & fooled
         inside = active & inside & ~nan
-        find = inside & fooled & (value > bar)
-        rank = value if size is None else torch.where(find, -size.to(value.dtype), value)
-        if width > 1:
-            first = _foremost(torch.where(inside, rank, -torch.inf).view(-1, width), find.view(-1, width))
-            rank, inside, find, x_adv, params = rank[first], inside[first], find[first], x_adv[first], params[first]
-            nan, fooled = nan.view(-1, width).any(dim=1), fooled.view(-1, width).any(dim=1)
-        better = (find & ~self.found) | (torch.where(self.found, find, inside) & (rank > self.rank))
+        adversarial = inside & fooled & (value > bar)
+        rank = value if size is None else torch.where(adversarial, -size.to(value.dtype), value)
+        if per_slot > 1:
+            first = _best_of_slot(
+                torch.where(inside, rank, -torch.inf).view(-1, per_slot), adversarial.view(-1, per_slot)
+            )
+            rank, inside, adversarial = rank[first], inside[first], adversarial[first]
+            x_adv, params = x_adv[first], params[first]
+            nan, fooled = nan.view(-1, per_slot).any(dim=1), fooled.view(-1, per_slot).any(dim=1)
+        better = (adversarial & ~self.found) | (torch.where(self.found, adversarial, inside) & (rank > self.rank))
         self.rank = torch.where(better, rank, self.rank)
         self.x_adv = torch.where(per_example(better, x_adv), x_adv, self.x_adv)
         self.params = torch.where(better[:, None], params, self.params)
-        self.found = self.found | find
+        self.found = self.found | adversarial
         self.fooled = self.fooled | fooled
         self.nan = self.nan | nan
 
 
-def _foremost(rank: Float[Tensor, "L W"], find: Bool[Tensor, "L W"]) -> Int[Tensor, "L"]:
-    """Of each lane's images the one of the highest rank, a find before any other; as a row among all images."""
-    rank = torch.where(find.any(dim=1, keepdim=True) & ~find, -torch.inf, rank)
-    slots, width = rank.shape
-    return rank.argmax(dim=1) + width * torch.arange(slots, device=rank.device)
+def _best_of_slot(rank: Float[Tensor, "L W"], adversarial: Bool[Tensor, "L W"]) -> Int[Tensor, "L"]:
+    """The row, among all images, of each slot's highest rank; adversarial examples come before all others."""
+    rank = torch.where(adversarial.any(dim=1, keepdim=True) & ~adversarial, -torch.inf, rank)
+    slots, per_slot = rank.shape
+    return rank.argmax(dim=1) + per_slot * torch.arange(slots, device=rank.device)

@@ -1,4 +1,4 @@
-"""A step recorded once and replayed: on a GPU a small network's kernels take longer to launch than to run."""
+"""Captures a step once and replays it: on a GPU, a small network's kernels take longer to launch than to run."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torch import Tensor
 Values = tuple[Tensor, ...]
 Run = Callable[[], None]
 
-WARM_UP = 3  # runs before recording, in which libraries choose their algorithms and constants reach the device
+WARM_UP = 3  # runs before the capture, in which libraries choose their algorithms and constants reach the device
 
 
 def cuda_graph(run: Run) -> Run:
-    """What launches again, at once, everything that `run` launched. Its tensors stay where they are."""
+    """Capture everything that `run` launches. The result launches it again at once, on the same tensors."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -29,8 +29,8 @@ def cuda_graph(run: Run) -> Run:
 class Recorded:
     """A function from constants and values of fixed shape to new values, replayed on buffers of its own.
 
-    What is replayed is compared with the function itself before anybody relies on it: raises RuntimeError where they
-    differ, and whatever the recording raises. The caller then calls the function as it is.
+    The replay is compared with the function before it is used. Raises RuntimeError if they differ, and whatever the
+    capture raises; the caller then calls the function itself.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Recorded:
             raise RuntimeError("a recorded step gives other values than the step itself")
 
     def __call__(self, constants: Values, values: Values, times: int) -> Values:
-        """The values after so many steps."""
+        """The values after `times` steps."""
         for held, value in zip(self._constants + self._values, constants + values, strict=True):
             held.copy_(value)
         for _ in range(times):

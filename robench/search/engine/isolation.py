@@ -1,23 +1,43 @@
-"""An image on which the model raises fails alone: which one it is, where a whole batch has failed."""
+"""Errors stay local: an error of an attack ends its job, and an image on which the model raises ends its search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from ...errors import described
+from ...errors import UserError, described
 from ...problem.classifier import Classifier, arithmetic
+from ...problem.losses import misclassified
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels
 from ..attack import Model
-from .compaction import MIN
+from .compaction import MIN_ROWS
+from .job import Job
 
-BATCH = 16  # rows, always filled up: an image meets the same arithmetic whoever its neighbours are
+BATCH = 16  # rows, always padded: an image's result must not depend on the other images in its batch
+
+
+@contextmanager
+def errors_end(*jobs: Job, capturing: bool = False) -> Iterator[None]:
+    """Note an error of the attack or the model in the jobs that it concerns, and let other jobs go on.
+
+    User errors and memory shortage are raised. So is every error while a CUDA graph is captured.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if capturing or out_of_memory(error):
+            raise
+        for job in jobs:
+            job.error = described(error)
 
 
 def error_at(model: Model, images: Inputs, *, gradients: bool) -> str:
-    """What the model raises on a batch of these images alone; empty where it answers."""
-    x = images.repeat(-(-MIN // len(images)), 1, 1, 1)
+    """What the model raises on a batch of these images alone; empty if it answers."""
+    x = images.repeat(-(-MIN_ROWS // len(images)), 1, 1, 1)
     try:
         with torch.set_grad_enabled(gradients):
             leaf = x.detach().requires_grad_(gradients)
@@ -32,7 +52,7 @@ def error_at(model: Model, images: Inputs, *, gradients: bool) -> str:
 
 
 def fooling(classifier: Classifier, images: Inputs, y: Labels) -> tuple[list[bool], dict[int, str]]:
-    """Which images fool the model in float32, and by row what it raises on others. NaN is no answer."""
+    """Which images fool the model in float32, and what it raises on others, by row. NaN logits do not count."""
     fools, errors = [], dict[int, str]()
     for first in range(0, len(images), BATCH):
         rows = range(first, min(first + BATCH, len(images)))
@@ -52,5 +72,5 @@ def _fooling(classifier: Classifier, images: Tensor, y: Tensor, rows: Sequence[i
     at = torch.tensor([*rows, *[rows[0]] * (BATCH - len(rows))], device=images.device)
     with torch.no_grad(), arithmetic(images.device):
         logits = classifier(images[at])
-    fooled: list[bool] = ((logits.argmax(dim=1) != y[at]) & ~logits.isnan().any(dim=1)).tolist()
+    fooled: list[bool] = misclassified(logits, y[at]).tolist()
     return fooled[: len(rows)]

@@ -1,4 +1,4 @@
-"""How exactly the search computes. It may be rough, since whatever it finds is asked again in float32."""
+"""The precision of the search. It may be low, because every result of the search is verified in float32."""
 
 import copy
 import os
@@ -13,22 +13,22 @@ from ...problem.shapes import Inputs, Logits
 from ..attack import Model
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision where none is named
+VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
 
-# From how many multiply-adds a batch in rounded layers, and from what share of all of them, a lower precision makes
-# steps at least 1.2 times as fast. Fewer, and casts and the first layer, which stays float32, take what is gained. For
-# CPUs `benchmarks/precision_gain.py` measures it; for CUDA it is an estimate: as many as take a GPU half a
-# millisecond in float32, against some twenty casts of a few microseconds.
+# The smallest number of multiply-adds per batch in rounded layers, and their smallest share of all, with which a lower
+# precision makes steps at least 1.2 times as fast. Below, casts and the first layer, which stays float32, use up the
+# gain. For CPUs, `benchmarks/precision_gain.py` measures it. For CUDA it is an estimate: the number that takes a GPU
+# half a millisecond in float32, compared with some twenty casts of a few microseconds.
 WORTH = {"cpu": 200_000_000, "cuda": 4_000_000_000}
 SHARE = 7 / 8
 
-ROUNDING = 0.25  # of the spread of the logits: a model that changes them more in a lower precision computes otherwise
+ROUNDING = 0.25  # of the spread of the logits: a larger change in a lower precision is not a rounding error
 
 
 def checked(name: str | None, device: torch.device) -> str:
-    """The precision a user named, by default in the environment, or `auto`.
+    """The precision that the user named, else the one of the environment, else `auto`.
 
-    Raises UserError where it is unknown, or the device lacks it.
+    Raises UserError if it is unknown, or if the device does not have it.
     """
     named = name or os.environ.get(VARIABLE) or "auto"
     if named not in (*PRECISIONS, "auto"):
@@ -40,7 +40,7 @@ def checked(name: str | None, device: torch.device) -> str:
 
 
 def has_hardware(precision: str, device: torch.device) -> bool:
-    """Whether the device multiplies matrices in a lower precision by itself; elsewhere bfloat16 is emulated."""
+    """Whether the device has hardware for matrix products in a lower precision; otherwise bfloat16 is emulated."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             if precision == "tf32":
@@ -49,17 +49,19 @@ def has_hardware(precision: str, device: torch.device) -> bool:
     if precision != "bfloat16" or device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
-        # Not `_is_mkldnn_bf16_supported`: on these processors that is true from AVX512 on, without BF16 as well.
+        # Not `_is_mkldnn_bf16_supported`: on these processors it is true with any AVX512, even without BF16.
         queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, bool)() for name in queries)  # gone in some version: no hardware
+        return any(
+            getattr(torch.cpu, name, bool)() for name in queries
+        )  # missing in some version of torch: no hardware
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def rounded(classifier: Classifier) -> Model:
     """The classifier in bfloat16, answering in float32.
 
-    The weights of convolutions and dense layers are rounded once. The first of them stays float32: bfloat16
-    steps by 1/256 near 1, and would round away the very changes of the image that are searched for.
+    The weights of convolutions and dense layers are rounded once. The first layer stays float32: near 1, neighbouring
+    bfloat16 numbers are 1/256 apart, so that rounding would remove small perturbations of the image.
     """
     if isinstance(classifier.module, torch.jit.ScriptModule):
         raise UserError("the layers of a TorchScript model cannot be rounded to bfloat16; leave --precision out")
@@ -80,10 +82,10 @@ def rounded(classifier: Classifier) -> Model:
 
 
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
-    """Why a model cannot be searched in this precision; empty where it can.
+    """The reason why a model cannot be searched in this precision; empty if it can.
 
-    From a forward and a backward pass on a few images: the model must not raise, and must answer as in float32 but
-    for rounding.
+    The check makes a forward and a backward pass on a few images: the model must not raise, and its logits must equal
+    those in float32 up to rounding.
     """
     if precision == "float32":
         return ""
@@ -99,10 +101,10 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
                 torch.autograd.grad(logits.sum(), leaf)
     except UserError as error:
         return str(error).partition(";")[0]
-    except Exception as error:  # networks fail at low precision in ways of their own; float32 is there for them
+    except Exception as error:  # whatever the model's own code raises; float32 remains
         return f"the model raises {type(error).__name__}: {' '.join(str(error).split())}"
     if logits.shape != exact.shape:
-        return f"the model answers with logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
+        return f"the model returns logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
     spread = (exact.amax() - exact.amin()).clamp(min=1e-30)
     apart = ((logits.detach() - exact).abs().amax() / spread).item()
     if not apart <= ROUNDING:
@@ -111,24 +113,24 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
 
 
 def multiply_adds(classifier: Classifier) -> tuple[int, int]:
-    """For one image: those of the layers that `rounded` rounds, and those of all convolutions and dense layers."""
+    """The multiply-adds for one image: in the layers that `rounded` rounds, and in all convolutions and dense ones."""
     counts = list(_layers(classifier.module, classifier).values())
     return sum(counts[1:]), sum(counts)
 
 
 def saves_too_little(classifier: Classifier, rows: int) -> str:
-    """Why a lower precision saves too little on batches of so many rows; empty where steps are 1.2 times as fast.
+    """The reason why a lower precision saves too little on batches of `rows`; empty if steps are 1.2 times as fast.
 
-    A function of the network and the kind of device, not of the moment as a measurement would be.
+    This is a function of the network and the kind of device. A measurement would vary from run to run.
     """
     if isinstance(classifier.module, torch.jit.ScriptModule):
         return "the layers of a TorchScript model cannot be counted, nor rounded"
-    rounded_ones, every = multiply_adds(classifier)
-    least = WORTH.get(classifier.device.type, WORTH["cuda"])
-    if rows * rounded_ones < least:
-        return f"the network is small: {_millions(rows * rounded_ones)} multiply-adds a batch, below {_millions(least)}"
-    if rounded_ones < SHARE * every:
-        return f"the first layer, which stays float32, makes {1 - rounded_ones / every:.0%} of the multiply-adds"
+    in_rounded, total = multiply_adds(classifier)
+    minimum = WORTH.get(classifier.device.type, WORTH["cuda"])
+    if rows * in_rounded < minimum:
+        return f"the network is small: {_millions(rows * in_rounded)} multiply-adds a batch, below {_millions(minimum)}"
+    if in_rounded < SHARE * total:
+        return f"the first layer, which stays float32, makes {1 - in_rounded / total:.0%} of the multiply-adds"
     return ""
 
 
@@ -137,15 +139,15 @@ def _millions(n: int) -> str:
 
 
 def _layers(module: nn.Module, classifier: Classifier) -> dict[nn.Module, int]:
-    """The convolutions and dense layers, in the order in which a forward pass meets them, with their multiply-adds."""
-    met: dict[nn.Module, int] = {}
+    """The convolutions and dense layers in the order of a forward pass, with their multiply-adds for one image."""
+    counts: dict[nn.Module, int] = {}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         values = inputs[0].numel() if transposed else output.numel()
         weight = layer.weight
         assert isinstance(weight, Tensor), "convolutions and dense layers have weights"
-        met[layer] = met.get(layer, 0) + values * weight[0].numel()
+        counts[layer] = counts.get(layer, 0) + values * weight[0].numel()
 
     hooks = [
         layer.register_forward_hook(count)
@@ -158,4 +160,4 @@ def _layers(module: nn.Module, classifier: Classifier) -> dict[nn.Module, int]:
     finally:
         for hook in hooks:
             hook.remove()
-    return met
+    return counts

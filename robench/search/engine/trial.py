@@ -1,7 +1,7 @@
-"""Whether an optimisation leaves a model's answers as they are: tried on two images before it is used.
+"""Tries an optimisation on two images before it is used: it must not change the model's answers.
 
-A model that works in PyTorch is searched as it is. What raises, or changes logits or gradients beyond float noise, is
-dropped, and the note says so.
+Every model that works in PyTorch can be searched. An optimisation that raises, or that changes logits or gradients
+beyond float noise, is dropped with a note.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from ...problem.classifier import Classifier, arithmetic
 from ...problem.randomness import seeded
 from ...problem.shapes import Inputs
 from ..attack import Model
-from .compaction import MIN
+from .compaction import MIN_ROWS
 
 IMAGES = 2
-LOGIT_NOISE = 1e-4  # of the spread of the logits: sums in another order differ by a hundredth of that
-GRADIENT_NOISE = 0.1  # of its length: one rectifier that switches moves a small network's gradient by a few percent
-ROUNDING = 1e-5  # of the largest logit: float32 resolves no less where all logits share a large offset
+LOGIT_NOISE = 1e-4  # of the spread of the logits: summing in another order changes a hundredth of that
+GRADIENT_NOISE = 0.1  # of its length: one ReLU that switches changes a small network's gradient by a few percent
+ROUNDING = 1e-5  # of the largest logit: the resolution of float32 if all logits share a large offset
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits, and the gradient of a fixed weighted sum of them; or what the model raised instead."""
+    """The logits, and the gradient of a fixed weighted sum of them; None and the error if the model raised."""
 
     logits: Tensor | None
     gradient: Tensor | None
@@ -34,12 +34,12 @@ class Answers:
 
 
 def answers(model: Model, x: Inputs, device: torch.device) -> Answers:
-    """What a model answers about a batch, from one seed."""
+    """The answers of a model for a batch, with a fixed seed."""
     with arithmetic(device), seeded(0, device):
         try:
             with torch.no_grad():
                 logits = model(x).float()
-        except Exception as error:  # whatever the model's own code raises; a full memory, the engine deals with
+        except Exception as error:  # whatever the model's own code raises; the engine handles memory shortage
             return Answers(None, None, described(error))
         try:
             with torch.enable_grad():
@@ -52,9 +52,9 @@ def answers(model: Model, x: Inputs, device: torch.device) -> Answers:
 
 
 def objection(plain: Answers, optimised: Answers) -> str:
-    """Why an optimisation is not used: a clause after "it"; empty where it changes nothing beyond float noise.
+    """The reason why an optimisation is not used, as a clause after "it"; empty if it changes only float noise.
 
-    What fails without it cannot be held against it.
+    A failure that also occurs without the optimisation is no reason.
     """
     if plain.logits is None:
         return ""
@@ -72,35 +72,35 @@ def objection(plain: Answers, optimised: Answers) -> str:
 
 
 def gradient_caution(classifier: Classifier, x: Inputs) -> str:
-    """What is odd about a model's gradients at the first images, a sentence; empty where nothing is.
+    """A warning, in a sentence, about a model's gradients at the first images; empty if they are sound.
 
-    A model that answers otherwise while gradients are recorded is searched as another function than it is judged as,
-    and where the gradient is exactly 0 attacks that read it stand still.
+    If the model returns other logits while gradients are recorded, attacks search another function than the one that is
+    verified. If the gradient is exactly 0, attacks that read it do not move.
     """
-    images = _images(classifier, x, MIN)
+    images = _images(classifier, x, MIN_ROWS)
     plain = answers(classifier, images, classifier.device)
     with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
         try:
             recorded = classifier(images.clone().requires_grad_()).detach().float()
-        except Exception:  # which the attacks will meet, and report
+        except Exception:  # the attacks will raise and report it
             return ""
     if plain.logits is not None and _beyond_noise(plain.logits, recorded):
         return (
-            "the model answers otherwise while gradients are recorded, so attacks search another function than is"
-            " judged and the number may be far too high; make its forward pass the same in both modes"
+            "the model answers otherwise while gradients are recorded, so attacks search another function than the one"
+            " that is verified, and the number may be far too high; make its forward pass the same in both modes"
         )
     if plain.gradient is not None and not plain.gradient.any():
         return (
-            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it stand still and the"
+            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it do not move and the"
             " number may be far too high; add --masking on, or attacks that read labels, such as --attack hop-skip-jump"
         )
     return ""
 
 
 def use_channels_last(classifier: Classifier, x: Inputs) -> str:
-    """Lay the weights of convolutions out channels last, half as fast again on a CPU. Returns why not, else nothing.
+    """Store the weights of convolutions channels last, which is 1.5 times as fast on a CPU.
 
-    `x` are images to try it on.
+    Tries it on images of `x`. Returns the reason why it is not used; empty if it is.
     """
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in classifier.module.modules()):
         return ""
@@ -114,29 +114,29 @@ def use_channels_last(classifier: Classifier, x: Inputs) -> str:
 
 
 def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
-    """Why every query must be a whole batch, else nothing: the answers about some rows depend on the others."""
-    few = _images(classifier, x, MIN)
-    many = torch.cat([few, torch.zeros_like(few)])  # idle rows may hold anything
+    """The reason why queries must be whole batches: answers for some rows depend on others. Empty if they need not."""
+    few = _images(classifier, x, MIN_ROWS)
+    many = torch.cat([few, torch.zeros_like(few)])  # idle slots may hold any image
 
     def first(model: Callable[[Inputs], Tensor]) -> Model:
-        return lambda rows: model(torch.cat([rows, many[MIN:]]))[:MIN]
+        return lambda rows: model(torch.cat([rows, many[MIN_ROWS:]]))[:MIN_ROWS]
 
     return objection(answers(first(classifier), few, few.device), answers(classifier, few, few.device))
 
 
 def _beyond_noise(one: Tensor, other: Tensor) -> bool:
-    """Whether logits differ by more than sums in another order make them; NaN in one alone is a difference."""
+    """Whether logits differ by more than summation order explains. NaN in only one of them is a difference."""
     spread = (one.amax(dim=1) - one.amin(dim=1)).amax()
     noise = torch.maximum(LOGIT_NOISE * spread, ROUNDING * one.abs().amax())
     return not bool(_apart(one, other) <= noise)
 
 
 def _images(classifier: Classifier, x: Inputs, rows: int) -> Tensor:
-    """So many rows of the first images, in turn."""
+    """A batch of this many rows that repeats the first images."""
     return x[torch.arange(rows) % min(IMAGES, len(x))].to(classifier.device)
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
-    """The largest difference; equal infinities and NaN in the same place are none."""
+    """The largest difference. Equal infinities, and NaN in the same place, do not differ."""
     same = (one == other) | (one.isnan() & other.isnan())
     return torch.where(same, 0.0, (one - other).abs()).amax()

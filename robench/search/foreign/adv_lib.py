@@ -1,9 +1,8 @@
-"""Attacks of adv-lib, for `robench doctor`. None makes a number.
+"""Attacks of adv-lib, for `robench doctor`. Evaluations do not use them.
 
 Rony and Ben Ayed 2020, https://doi.org/10.5281/zenodo.5815063; https://github.com/jeromerony/adversarial-library.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,6 @@ from ..attack import Batch
 from .library import LibraryAttack, Network, library
 
 MODULE, INSTALL = "adv_lib", "adv-lib"
-P = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class AdvLibAttack(LibraryAttack):
     def attacked(self, network: Network, threat: Ball, batch: Batch) -> Inputs:
         given: dict[str, Any] = dict(self.settings)
         if len(self.norms) > 1:
-            given["norm"] = P[threat.name]
+            given["norm"] = threat.p
         if not self.minimal:
             given["ε" if self.kind == "pgd_linf" else "eps"] = threat.r
         if self.kind == "apgd_targeted":
@@ -37,7 +35,7 @@ class AdvLibAttack(LibraryAttack):
 
 
 def attacks() -> list[AdvLibAttack]:
-    """Those the doctor looks at."""
+    """The attacks that `robench doctor` checks."""
     three = ("linf", "l2", "l1")
     return [
         AdvLibAttack("pgd_linf", (("steps", 40), ("relative_step_size", 0.1)), ("linf",), minimal=False),

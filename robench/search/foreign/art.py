@@ -1,9 +1,8 @@
-"""Attacks of the Adversarial Robustness Toolbox, for `robench doctor`. None makes a number.
+"""Attacks of the Adversarial Robustness Toolbox, for `robench doctor`. Evaluations do not use them.
 
 Nicolae et al. 2018, https://arxiv.org/abs/1807.01069; https://github.com/Trusted-AI/adversarial-robustness-toolbox.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from ..attack import Batch
 from .library import LibraryAttack, Network, library
 
 MODULE, INSTALL = "art", "adversarial-robustness-toolbox"
-P = {"linf": math.inf, "l2": 2, "l1": 1}
 STRIDE = 0.1  # of the radius
 
 
@@ -32,11 +30,11 @@ class ARTAttack(LibraryAttack):
         if self.kind != "BoundaryAttack":
             given["batch_size"] = len(batch.y)
         if not self.minimal:
-            given |= {"eps": threat.r, "norm": P[threat.name]}
+            given |= {"eps": threat.r, "norm": threat.p}
         if "PGD" in self.kind or "ProjectedGradientDescent" in self.kind:
             given["eps_step"] = STRIDE * threat.r
         if self.kind == "HopSkipJump":
-            given["norm"] = P[threat.name]
+            given["norm"] = threat.p
         classifier = library("art.estimators.classification", install=INSTALL).PyTorchClassifier(
             network,
             loss=nn.CrossEntropyLoss(),
@@ -51,7 +49,7 @@ class ARTAttack(LibraryAttack):
 
 
 def attacks() -> list[ARTAttack]:
-    """Those the doctor looks at."""
+    """The attacks that `robench doctor` checks."""
     quiet = ("verbose", False)
     three, two = ("linf", "l2", "l1"), ("linf", "l2")
     return [

@@ -1,43 +1,43 @@
-"""The authors' own code of AutoAttack, to hold ours against: https://github.com/fra31/auto-attack.
+"""AutoAttack in its authors' code, as a reference for ours: https://github.com/fra31/auto-attack.
 
-Its attack classes are driven, not its runner, whose resume is broken, which knows no more than nine wrong classes and
-no fewer, and which reuses one seed. The package `pyautoattack` has the same classes as the authors' repository.
+Only its attack classes are used. Its runner has a broken resume, requires at least ten classes, aims at exactly nine of
+them, and reuses one seed. The package `pyautoattack` has the same classes as the authors' repository.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...errors import UserError
+from ...problem.losses import misclassified
 from ...problem.threats import Ball
+from ...settings import Count
 from ..attack import Batch, ForeignAttack, Model, batch_seed, take_rows
 from .library import library
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-TARGETS = 9  # classes aimed at by FAB, and by APGD but in l_1
+TARGETS = 9  # classes that FAB aims at, and APGD except in l_1
 
 
 @dataclass(frozen=True)
 class AutoAttackReference(ForeignAttack):
-    """APGD on cross-entropy, targeted APGD, targeted FAB, Square, each on what the ones before have left standing.
+    """APGD on cross-entropy, targeted APGD, targeted FAB, and Square, each on the examples still standing.
 
     The standard version of Croce and Hein 2020, https://arxiv.org/abs/2003.01690, with its budgets; in l_1 that of
-    Croce and Hein 2021, https://arxiv.org/abs/2103.01208. Their targeted loss needs four classes: with three, APGD
-    climbs their untargeted one in its place, which needs three; with two, cross-entropy has said it all. Where there
-    are fewer wrong classes than targets, each is aimed at once.
+    Croce and Hein 2021, https://arxiv.org/abs/2103.01208. Their targeted loss needs four classes: with three,
+    APGD maximises their untargeted loss instead, which needs three; with two, cross-entropy alone is enough. With fewer
+    wrong classes than targets, each is aimed at once.
     """
 
     name: ClassVar[str] = "autoattack-reference"
     source: ClassVar[str] = "AutoAttack in its authors' code, Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
     threats: ClassVar[tuple[str, ...]] = tuple(NORMS)
 
-    steps: int = 100  # of APGD and FAB, for each start and target
-    queries: int = 5000  # of Square
+    steps: Count = 100  # of APGD and FAB, for each start and target
+    queries: Count = 5000  # of Square
 
     def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise UserError(f"{self.name} cannot take queries={self.queries}: it needs at least one")
-        _part("autopgd_base")  # now, not after an hour
+        super().__post_init__()
+        _part("autopgd_base")  # fails now if it is not installed, not after an hour
 
     def max_queries(self, threat: Ball) -> int:
         starts, targets = _budget(threat)
@@ -48,13 +48,13 @@ class AutoAttackReference(ForeignAttack):
         for attack in self._attacks(model, threat, classes, batch):
             x, y = batch.x.contiguous(), batch.y
             x_adv = attack.perturb(x, y).detach()
-            fell = (model(x_adv).argmax(dim=1) != y) & threat.contains(x_adv, x)
-            batch = take_rows(batch, (~fell).nonzero().flatten())
+            broken = misclassified(model(x_adv), y) & threat.contains(x_adv, x)
+            batch = take_rows(batch, (~broken).nonzero().flatten())
             if not len(batch.y):
                 return
 
     def _attacks(self, model: Model, threat: Ball, classes: int, batch: Batch) -> Iterator[Any]:
-        """The four of them, each made when its turn comes, with what is its own of the seed."""
+        """The four attacks, each made when its turn comes, with a seed of this batch."""
         starts, targets = _budget(threat)
         common = {"norm": NORMS[threat.name], "eps": threat.r, "device": batch.x.device, "seed": batch_seed(batch)}
         apgd = {"n_iter": self.steps, "use_largereps": threat.name == "l1", **common}
@@ -72,10 +72,10 @@ class AutoAttackReference(ForeignAttack):
 
 
 def _budget(threat: Ball) -> tuple[int, int]:
-    """Random starts of APGD on cross-entropy, and targets of targeted APGD."""
+    """The numbers of random starts of APGD on cross-entropy, and of targets of targeted APGD."""
     return (5, 5) if threat.name == "l1" else (1, TARGETS)
 
 
 def _part(module: str) -> Any:
-    """A module of the authors' package, or of the one on the package index."""
+    """A module of the authors' package, or of `pyautoattack` from the package index."""
     return library(f"autoattack.{module}", f"pyautoattack.{module}", install="pyautoattack>=0.2,<0.3")

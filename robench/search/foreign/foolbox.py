@@ -4,28 +4,27 @@ Rauber et al. 2017, https://arxiv.org/abs/1707.04131; Foolbox 3, https://github.
 """
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from ...errors import UserError, unknown
 from ...problem.shapes import Inputs
-from ...problem.threats import Ball
+from ...problem.threats import L0, L1, L2, Ball, Linf
 from ..attack import Batch
 from .library import LOOPS, LibraryAttack, Network, Setting, library
 
 PREFIX = "foolbox:"
-NORMS = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}  # by the p of Foolbox's distance
-OURS = ("distance", "tensorboard")  # the threat model decides the one, and nobody looks at the other
+NORMS = {ball.p: ball.name for ball in (Linf, L2, L1, L0)}  # by the p of Foolbox's distance
+OURS = ("distance", "tensorboard")  # the threat model decides the distance; logs are not used
 
 
 @dataclass(frozen=True)
 class FoolboxAttack(LibraryAttack):
     """One attack of Foolbox with every argument of its constructor. `build` makes it.
 
-    It runs with the defaults Foolbox gives it, and by `run` of its class: what Foolbox makes of the result (it
-    raises for some attacks, and counts all-black images of others as successes) is not asked.
+    It runs with Foolbox's defaults, through `run` of its class. Foolbox's own evaluation of the result is not used: it
+    raises for some attacks, and counts all-black images of others as successes.
     """
 
     source: ClassVar[str] = "any attack of Foolbox 3, by the name of its class, https://github.com/bethgelab/foolbox"
@@ -34,14 +33,14 @@ class FoolboxAttack(LibraryAttack):
     def attacked(self, network: Network, threat: Ball, batch: Batch) -> Inputs:
         foolbox = _library()
         attack = _made(self.kind, dict(self.settings), getattr(foolbox.distances, threat.name))
-        asked = foolbox.PyTorchModel(network, bounds=(0, 1), device=batch.x.device)
+        wrapped = foolbox.PyTorchModel(network, bounds=(0, 1), device=batch.x.device)
         radius = {} if self.minimal else {"epsilon": threat.r}
-        x_adv: Inputs = attack.run(asked, batch.x, foolbox.Misclassification(batch.y), **radius)
+        x_adv: Inputs = attack.run(wrapped, batch.x, foolbox.Misclassification(batch.y), **radius)
         return x_adv
 
 
 def build(name: str, settings: Mapping[str, Any]) -> FoolboxAttack:
-    """`foolbox:NAME` with arguments of that class. Raises UserError for what Foolbox does not have."""
+    """`foolbox:NAME` with arguments of that class. Raises UserError for unknown classes and arguments."""
     found = _class(name.removeprefix(PREFIX), PREFIX)
     parameters = _parameters(found)
     for setting in settings:
@@ -63,7 +62,7 @@ def _library() -> Any:
 
 
 def names() -> list[str]:
-    """`foolbox:NAME` of every attack of Foolbox; none where it is not installed."""
+    """The `foolbox:NAME` of every attack of Foolbox; empty if it is not installed."""
     try:
         return [f"{PREFIX}{name}" for name in _classes()]
     except UserError:
@@ -71,7 +70,7 @@ def names() -> list[str]:
 
 
 def _classes() -> dict[str, type[Any]]:
-    """Every attack's class, by its name and by what Foolbox calls it in short."""
+    """Every attack's class, by its name and by Foolbox's short name."""
     attacks = _library().attacks
     return {
         key: value
@@ -87,18 +86,16 @@ def _class(name: str, prefix: str = "") -> type[Any]:
         alike = [key for key in known if key.lower() == name.lower()]
         raise unknown("attack of Foolbox", prefix + name, [prefix + key for key in alike or known])
     if hasattr(known[name], "feed"):
-        raise UserError(
-            f"{PREFIX}{name} wants images to choose from, which robench cannot feed it; take another attack"
-        )
+        raise UserError(f"{PREFIX}{name} needs a set of images, which robench cannot provide; take another attack")
     if not issubclass(known[name], attacks.base.AttackWithDistance):
         raise UserError(
-            f"{PREFIX}{name} measures no distance, so its images cannot be judged; take an attack of robench's own"
+            f"{PREFIX}{name} measures no distance, so its images cannot be verified; take an attack of robench"
         )
     return known[name]
 
 
 def _parameters(attack: type[Any]) -> dict[str, inspect.Parameter]:
-    """The arguments of its constructor that a user may set."""
+    """The arguments of its constructor that users may set."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(attack).parameters
     return {name: p for name, p in parameters.items() if p.kind in named and name not in OURS}
@@ -111,7 +108,7 @@ def _chosen(name: str, parameter: inspect.Parameter, settings: Mapping[str, Any]
         raise UserError(f"{name} needs {setting}: write it like '{name}({setting}=10)'")
     value = settings.get(setting, default)
     if setting in LOOPS and isinstance(value, int) and value < 1:
-        raise UserError(f"{name} cannot take {setting}={value}: it is a number of times, 1 or more")
+        raise UserError(f"{name} cannot take {setting}={value}: it must be at least 1")
     try:
         return _as(parameter.annotation, value)
     except TypeError:
@@ -120,7 +117,7 @@ def _chosen(name: str, parameter: inspect.Parameter, settings: Mapping[str, Any]
 
 
 def _as(wanted: Any, value: Any) -> Setting:
-    """The value as one of this type. An attack that is to begin with is named by its class. Raises TypeError."""
+    """The value as this type. An attack for the start is given by the name of its class. Raises TypeError."""
     if get_origin(wanted) is Union:
         for option in get_args(wanted):
             try:
@@ -144,8 +141,8 @@ def _made(kind: str, settings: dict[str, Any], distance: Any) -> Any:
 
 
 def _norms(attack: Any) -> tuple[str, ...]:
-    """The threat models it is made for: those of its distance, or all if it takes any."""
+    """The threat models of its distance, or all if it takes any distance."""
     try:
         return (NORMS[attack.distance.p],)
-    except (AttributeError, ValueError):  # none was given to it, or it has forgotten to ask
+    except (AttributeError, ValueError):  # it has no distance, or an unknown one
         return tuple(NORMS.values())

@@ -1,4 +1,4 @@
-"""What the files about other people's libraries share. A library is imported when it is named, and not before."""
+"""The base of attacks of other libraries. A library is imported when an attack names it, and not before."""
 
 import importlib
 import math
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...problem.shapes import Inputs, per_example
-from ...problem.threats import Ball, Linf
+from ...problem.shapes import Inputs
+from ...problem.threats import Ball
 from ..attack import Batch, ForeignAttack, Model, spec
 
-TINY = 1e-30  # keeps 0 / 0 away
 LOOPS = (
     *("steps", "max_iter", "max_iterations", "n_iter", "num_steps", "n_queries", "repeats", "directions"),
     "binary_search_steps",
@@ -25,11 +24,11 @@ Setting = bool | int | float | str | None
 
 
 def library(*modules: str, install: str) -> Any:
-    """The first of these modules that is there. Raises UserError with what to install where none is."""
+    """The first of these modules that can be imported. Raises UserError with an install command if none can."""
     for module in modules:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of their age
+                warnings.simplefilter("ignore")  # deprecations
                 return importlib.import_module(module)
         except ImportError as error:
             missing = error
@@ -38,16 +37,16 @@ def library(*modules: str, install: str) -> Any:
 
 @dataclass(frozen=True)
 class LibraryAttack(ForeignAttack):
-    """One attack of a library that has many, with all its settings."""
+    """One attack of a library, with all its settings."""
 
     prefix: ClassVar[str]  # of its name: the library and a colon
 
     kind: str  # its name in the library
     settings: tuple[tuple[str, Setting], ...]
     norms: tuple[str, ...]
-    minimal: bool  # looks for the smallest perturbation, whatever the radius
+    minimal: bool  # searches for the smallest perturbation, whatever the radius
 
-    # An attack of ours has a class of its own, one of these is an instance.
+    # Each of our attacks has a class of its own; a library's attacks are instances of one class.
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -66,7 +65,7 @@ class LibraryAttack(ForeignAttack):
         return spec(self.name, dict(self.settings))
 
     def max_queries(self, threat: Ball) -> int:
-        """About as often: no library says."""
+        """An estimate: no library reports it."""
         loops = [v for name, v in self.settings if name in LOOPS and isinstance(v, int)]
         return math.prod(loops) + 2
 
@@ -82,7 +81,7 @@ class LibraryAttack(ForeignAttack):
 
 
 class Network(nn.Module):
-    """The model as libraries expect it: a module in eval mode, with a parameter that tells its device."""
+    """The model as libraries expect it: a module in eval mode, with a parameter on its device."""
 
     def __init__(self, model: Model, device: torch.device):
         super().__init__()
@@ -95,9 +94,6 @@ class Network(nn.Module):
 
 
 def shrunk(threat: Ball, x_adv: Inputs, x: Inputs) -> Inputs:
-    """The images brought into the ball as libraries do it for their minimum-norm attacks: clipped, or scaled down."""
-    delta = x_adv - x
-    if isinstance(threat, Linf):
-        return (x + delta.clamp(-threat.r, threat.r)).clamp(0, 1)
-    factor = (threat.r / threat.size(delta).clamp(min=TINY)).clamp(max=1)
-    return (x + delta * per_example(factor, delta)).clamp(0, 1)
+    """The images moved into the ball as libraries do for their minimum-norm attacks: clipped, or scaled down."""
+    radius = torch.full_like(x.flatten(1)[:, :1], threat.r)
+    return (x + threat.shortened((x_adv - x)[:, None], radius)[:, 0]).clamp(0, 1)

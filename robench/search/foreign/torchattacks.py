@@ -1,4 +1,4 @@
-"""Attacks of torchattacks, for `robench doctor`. None makes a number: see what the doctor says of them.
+"""Attacks of torchattacks, for `robench doctor`. Evaluations do not use them: see the findings of `robench doctor`.
 
 Kim 2020, https://arxiv.org/abs/2010.01950; https://github.com/Harry24k/adversarial-attacks-pytorch.
 """
@@ -39,7 +39,7 @@ class Torchattack(LibraryAttack):
 
 
 def attacks() -> list[Torchattack]:
-    """Those the doctor looks at."""
+    """The attacks that `robench doctor` checks."""
     return [
         Torchattack("FGSM", (), ("linf",), minimal=False),
         Torchattack("PGD", (("steps", 40),), ("linf",), minimal=False),

@@ -55,14 +55,14 @@ def simulated(pairs, n, threats, shift, seed=0):
 
 
 @pytest.mark.parametrize("threats", [1, 3])
-def test_models_that_are_equal_are_called_different_in_five_of_a_hundred_tables_at_most(threats):
+def test_equal_models_are_called_different_in_at_most_five_of_a_hundred_tables(threats):
     # 1500 pairs: 5 % comes out below 6.8 % all but once in a thousand times.
     share = simulated(1500, 100, threats, shift=0.0)
     assert 0.02 < share < 0.068
 
 
 @pytest.mark.parametrize("threats", [1, 3])
-def test_a_difference_that_is_there_is_found(threats):
+def test_a_real_difference_is_detected(threats):
     assert simulated(200, 400, threats, shift=0.15) > 0.9
 
 
@@ -77,7 +77,7 @@ def test_best_is_the_highest_with_all_that_are_not_significantly_worse_and_secon
     assert ranks([scores(44), scores(44), scores(60), scores(3)]) == ["second", "second", "best", ""]
 
 
-def test_rows_that_cannot_be_ranked_are_passed_over():
+def test_rows_that_cannot_be_ranked_are_skipped():
     assert ranks([None, scores(50), scores(10)]) == ["", "best", "second"]
     assert ranks([None, scores(50)]) == ["", ""]
     assert ranks([]) == []
@@ -87,7 +87,7 @@ def test_a_column_in_which_all_are_equal_has_no_best():
     assert ranks([scores(0), scores(0)]) == ["", ""]
 
 
-def test_what_nobody_survives_is_not_second_best():
+def test_an_accuracy_of_0_is_not_second_best():
     assert ranks([scores(0), scores(40), scores(0)]) == ["", "best", ""]
 
 

@@ -40,7 +40,7 @@ def test_wilson_ends_solve_the_score_equation():
             assert (k / n - p) ** 2 == pytest.approx(1.959964**2 * p * (1 - p) / n, abs=1e-7)
 
 
-def test_nothing_seen_says_nothing():
+def test_no_examples_give_the_whole_interval():
     assert wilson(0, 0) == clopper_pearson(0, 0) == (0, 1)
 
 
@@ -67,17 +67,17 @@ def test_an_average_has_width_and_stays_within_the_wilson_ends(held):
 
 
 @given(TABLES)
-def test_the_order_of_threats_and_examples_is_of_no_account(held):
+def test_the_order_of_threats_and_examples_does_not_matter(held):
     assert average(held[::-1, ::-1]) == pytest.approx(average(held))
 
 
 @given(TABLES, st.integers(1, 3))
-def test_a_threat_asked_several_times_teaches_nothing_new(held, times):
+def test_repeating_a_threat_does_not_change_the_interval(held, times):
     row = held[:1]
     assert average(np.repeat(row, times, axis=0)) == pytest.approx(wilson(int(row.sum()), row.size))
 
 
-def test_two_threats_that_fell_opposite_examples_leave_their_average_almost_certain():
+def test_the_average_of_two_threats_that_break_opposite_examples_is_almost_certain():
     one = np.arange(1000) % 2 == 0
     low, high = average(np.stack([one, ~one]))
     assert high - low < 1e-3

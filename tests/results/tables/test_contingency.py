@@ -20,7 +20,7 @@ def test_every_combination_of_threats_is_a_row_and_columns_add_up_to_all_example
     assert table.frame.iloc[:, 1].astype(int).sum() == 8
 
 
-def test_robust_to_all_or_none_is_set_beside_what_independent_threats_would_give():
+def test_the_share_robust_to_all_or_none_is_compared_with_independent_threats():
     # 100 examples: 40 stand under both, 20 under linf alone, 10 under l2 alone, 30 under none.
     summary = models({"net": ("S" * 60 + "B" * 40, "S" * 40 + "B" * 20 + "S" * 10 + "B" * 30)})[0]
     (_, sentence) = contingency([summary]).footer
@@ -31,13 +31,13 @@ def test_robust_to_all_or_none_is_set_beside_what_independent_threats_would_give
     )
 
 
-def test_one_threat_has_nothing_to_be_set_against():
+def test_one_threat_has_no_combinations():
     table = contingency([finished()])
     assert table.frame.empty
     assert table.footer == ("Outcomes are set against each other from two threats on.",)
 
 
-def test_in_numbers_it_has_a_row_for_each_combination_that_occurs():
+def test_the_numeric_table_has_a_row_for_each_combination_that_occurs():
     frame = contingency_frame(summarise(PLAN, EVIDENCE, ""))
     assert dict(zip(frame["robust to"], frame["examples"], strict=True)) == {
         "all": 1,

@@ -35,7 +35,7 @@ def test_models_of_one_method_under_several_training_seeds_are_one_row():
     assert told(runs, {name: Origin(method="") for name in ("net-s0", "net-s1")}) == told(runs)
 
 
-def test_a_seed_that_comes_twice_is_no_trial():
+def test_runs_with_equal_seeds_are_not_combined():
     assert told([finished(), finished()]) == [("net", 1, ""), ("net", 1, "")]
     assert told([finished(seed=1), finished(), finished()])[0] == ("net (seed 1)", 1, "")
 
@@ -59,7 +59,7 @@ def test_one_open_example_makes_a_row_over_seeds_a_bound():
 @pytest.mark.parametrize(
     ("changes", "expected"), [({"seed": 2}, "net (seed 2)"), ({"weights": "c" * 64}, "net (cccccccc)")]
 )
-def test_names_tell_apart_what_differs(changes, expected):
+def test_names_include_what_distinguishes_equal_models(changes, expected):
     assert names([finished(), finished(**changes)])[1] == expected
 
 

@@ -106,7 +106,7 @@ def test_a_breakdown_stopped_early_counts_what_was_left_standing():
         "| linf:0.3 | apgd     |       5 |        1 | 4 of 5 standing |       2.0 |        414 |         409 |\n"
         "| l2:2     | pgd      |       5 |        1 | 4 of 5 standing |       1.5 |        170 |         169 |\n"
         "\n"
-        "An attack met only what still stood at its turn; how strong each is alone, --every-attack measures.\n"
+        "An attack ran only on examples that earlier ones left; --every-attack measures each attack alone.\n"
         "l2:2: 1 more example broken by an image found under another threat or by an attack not listed.\n"
     )
 
@@ -121,7 +121,7 @@ def test_a_breakdown_with_every_attack_gives_accuracies_and_what_each_broke_alon
     assert list(frame["alone"]) == ["2", "0"]
 
 
-def test_models_share_a_table_only_when_asked_the_same():
+def test_models_share_a_table_only_for_the_same_question():
     same = [finished(), finished(name="other", seed=3)]
     (table,) = main_tables(same)
     assert list(table.frame["model"]) == ["net", "other"]
@@ -143,12 +143,12 @@ def test_remarks_name_the_model_they_are_about():
     assert "other, pgd on linf:0.3: 1 claim rejected (lies at 0.31, outside linf:0.3).\n" in render(two)
 
 
-def test_models_of_one_name_are_told_apart_by_their_weights():
+def test_models_of_one_name_are_distinguished_by_their_weights():
     (table,) = main_tables([finished(), finished(weights="ab" * 32)])
     assert list(table.frame["model"]) == ["net (5eed5eed)", "net (abababab)"]
 
 
-def test_ties_and_numbers_that_are_none_are_remarked_on():
+def test_ties_and_nan_answers_are_remarked_on():
     odd = msgspec.structs.replace(finished(), ties=2, nan=1)
     assert render([odd]).endswith("clean: 2 predictions tied between two classes.\nclean: 1 prediction not a number.\n")
 

@@ -1,4 +1,4 @@
-"""The model is asked about busy lanes alone, and nobody can tell the difference."""
+"""Compaction: the model computes busy slots alone, and the results stay the same."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from robench.problem.threats import parse
 from robench.search.attacks.hop_skip_jump import HopSkipJump
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
-from robench.search.engine import engine as loop
-from robench.search.engine.compaction import MIN, compacted, only
+from robench.search.engine import model_runner
+from robench.search.engine.compaction import MIN_ROWS, compacted, only
 from robench.search.engine.precision import rounded
 from robench.search.engine.scheduler import Item
 
@@ -23,33 +23,33 @@ from ..running import ends, job
 pytestmark = pytest.mark.precision
 
 
-def test_busy_lanes_are_filled_up_with_idle_ones_to_a_power_of_two():
+def test_busy_slots_are_padded_with_idle_ones_to_a_power_of_two():
     assert compacted([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]
     assert compacted([0, 9], 64, 8) == [0, 9]
     assert compacted(range(9), 64, 1) == list(range(16))
     assert compacted([7], 8, 32) == [7]
 
 
-@pytest.mark.parametrize(("busy", "slots", "width"), [(33, 64, 1), (17, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
-def test_a_batch_that_would_not_be_halved_stays_as_it_is(busy, slots, width):
-    assert compacted(range(busy), slots, width) is None
+@pytest.mark.parametrize(("busy", "slots", "queries"), [(33, 64, 1), (17, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
+def test_a_batch_that_would_not_be_halved_stays_as_it_is(busy, slots, queries):
+    assert compacted(range(busy), slots, queries) is None
 
 
-def test_idle_lanes_get_no_gradient_and_busy_ones_get_theirs():
+def test_idle_slots_get_no_gradient_and_busy_ones_get_theirs():
     x = torch.rand(8, 3, requires_grad=True)
-    told = only(lambda rows: rows**2, torch.tensor([1, 5]))(x)
-    (grad,) = torch.autograd.grad(told.sum(), x)
+    answers = only(lambda rows: rows**2, torch.tensor([1, 5]))(x)
+    (grad,) = torch.autograd.grad(answers.sum(), x)
     expected = torch.zeros(8, 3)
     expected[[1, 5]] = 2 * x.detach()[[1, 5]]
     assert torch.equal(grad, expected)
-    assert not told[[0, 2, 3, 4, 6, 7]].any()
+    assert not answers[[0, 2, 3, 4, 6, 7]].any()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("network", ["digits", "mnist", "preactresnet18"])
 def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     if network == "preactresnet18":
-        shape = (3, 16, 16)  # where bfloat16 is emulated, larger ones take minutes
+        shape = (3, 16, 16)  # larger images take minutes if bfloat16 is emulated
         module = ARCHITECTURES[network].build(shape, 10)
         model = Classifier(module, name="", architecture="", shape=shape, classes=10)
     else:
@@ -57,37 +57,37 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     convert_conv2d_weight_memory_format(model.module, torch.channels_last)
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(64, *model.shape, generator=g), torch.randint(0, 10, (64,), generator=g)
-    answer = rounded(model) if precision == "bfloat16" else model
+    network = rounded(model) if precision == "bfloat16" else model
 
-    def told(rows):
+    def answers(rows):
         images = x[rows].clone().requires_grad_()
-        logits = answer(images)
+        logits = network(images)
         (grad,) = torch.autograd.grad(F.cross_entropy(logits, y[rows], reduction="sum"), images)
         return logits.detach(), grad
 
-    logits, grad = told(range(64))
+    logits, grad = answers(range(64))
     elsewhere = torch.randperm(64, generator=g).tolist()
-    for rows in (range(32), range(16), range(MIN), range(40, 40 + MIN), elsewhere):
-        assert all(torch.equal(few, all_[rows]) for few, all_ in zip(told(rows), (logits, grad), strict=True))
+    for rows in (range(32), range(16), range(MIN_ROWS), range(40, 40 + MIN_ROWS), elsewhere):
+        assert all(torch.equal(few, all_[rows]) for few, all_ in zip(answers(rows), (logits, grad), strict=True))
 
 
 @pytest.mark.parametrize(
     ("attack", "radius"), [(PGD(steps=6), 0.1), (Square(steps=60), 0.1), (HopSkipJump(steps=2), 0.3)], ids=str
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_few_searches_cost_few_rows_and_end_in_the_same_images(attack, radius, precision, monkeypatch):
+def test_a_few_searches_compute_few_rows_and_end_with_the_same_images(attack, radius, precision, monkeypatch):
     model, split = load("digits-nat").classifier, datasets.load("digits:test").part("4:8")
-    asked = []
-    model.module.register_forward_hook(lambda _module, x, _logits: asked.append(len(x[0])))
+    computed = []
+    model.module.register_forward_hook(lambda _module, x, _logits: computed.append(len(x[0])))
 
     def found():
-        asked.clear()
+        computed.clear()
         searches = [Item(row, 0, 0) for row in range(3)]
         ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), slots=256, precision=precision)
-        return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(asked)
+        return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(computed)
 
     few, cost = found()
-    monkeypatch.setattr(loop, "compacted", lambda *_: None)
+    monkeypatch.setattr(model_runner, "compacted", lambda *_: None)
     same, whole = found()
     assert any(x_adv is not None for x_adv, _ in few.values())
     assert cost < whole

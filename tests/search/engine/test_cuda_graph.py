@@ -1,4 +1,4 @@
-"""A recorded step gives what the step gives. On a CPU the recorder is one that runs the step again."""
+"""A replayed step gives the same values as the step. On a CPU, the replay runs the step again."""
 
 from fractions import Fraction
 
@@ -26,14 +26,14 @@ CASES = [
 
 
 def again(run):
-    """Records nothing: replaying is running."""
+    """A recorder whose replay runs the step again."""
     run()
     return run
 
 
 def found(model, split, threat, attack, record, slots=7):
     engine = Engine(model, split, 0, slots)
-    engine._record = record
+    engine._runner.record = record
     one = job(threat, attack, items(model, attack, split, range(N), restarts=2))
     ended = [end for some in engine.work([one]) for end in some]
     assert one.error == ""
@@ -41,7 +41,7 @@ def found(model, split, threat, attack, record, slots=7):
 
 
 @pytest.mark.parametrize(("threat", "attack"), CASES)
-def test_a_replayed_search_finds_what_a_search_finds(threat, attack):
+def test_a_replayed_search_gives_the_same_images_as_a_plain_one(threat, attack):
     model = classifier(net(), 4)
     split = toy(model, N)
     replays = []
@@ -63,7 +63,7 @@ def test_a_replayed_search_finds_what_a_search_finds(threat, attack):
         assert x_adv is None or torch.equal(x_adv, played[key])
 
 
-def test_a_step_that_cannot_be_recorded_is_made_as_it_is():
+def test_a_step_that_cannot_be_recorded_runs_plainly():
     def refuses(run):
         run()
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -80,7 +80,7 @@ def test_a_recording_that_gives_other_values_is_not_used():
         Recorded(lambda c, v: (v[0] + c[0],), (torch.ones(3),), (torch.zeros(3),), record=lambda run: lambda: None)
 
 
-def test_values_that_trade_places_do_not_overwrite_each_other():
+def test_values_that_are_swapped_do_not_overwrite_each_other():
     swap = Recorded(lambda c, v: (v[1], v[0] + c[0]), (torch.ones(2),), (torch.zeros(2), torch.ones(2)), record=again)
     one, other = swap((torch.ones(2),), (torch.zeros(2), torch.ones(2)), times=3)
     assert (one.tolist(), other.tolist()) == ([2.0, 2.0], [2.0, 2.0])
@@ -89,9 +89,9 @@ def test_values_that_trade_places_do_not_overwrite_each_other():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_replayed_search_finds_what_a_search_finds():
+def test_on_a_gpu_a_replayed_search_breaks_the_same_examples_as_a_plain_one():
     if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device here")
+        pytest.skip("no CUDA device")
     model = classifier(net().cuda(), 4)
     split = toy(classifier(net(), 4), N)
     for threat, attack in CASES:

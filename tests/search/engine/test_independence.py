@@ -1,4 +1,4 @@
-"""Jobs that share the lanes, questions of several points at once, and a memory that is too small."""
+"""Jobs that share the slots, several queries per step, and memory shortage."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from robench.search.attack import LabelAttack, ScoreAttack, State
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.engine.engine import Engine, batch_of
+from robench.search.engine.engine import Engine
 from robench.search.engine.scheduler import Item
+from robench.search.engine.slot_batch import batch_of
 
 from ...exact_distances import Linear, classifier, toy
 from ..running import ends, items, job
@@ -37,15 +38,15 @@ def split(model):
 
 
 def several(model, split):
-    """Five jobs of different attacks under different threats, some of several draws or targets."""
-    asked = [
+    """Five jobs of different attacks and threats, some with several restarts or targets."""
+    cases = [
         (Linf(Fraction(3, 100)), PGD(steps=9), 2),
         (L2(Fraction(1, 8)), PGD(steps=4, loss="cross-entropy"), 1),
         (L1(Fraction(1, 4)), SLIDE(steps=12), 1),
         (L1(Fraction(1, 4)), APGD(steps=15), 1),
         (Linf(Fraction(3, 100)), APGD(steps=7, loss="dlr", targets=3), 1),
     ]
-    return [job(threat, attack, items(model, attack, split, range(N), restarts)) for threat, attack, restarts in asked]
+    return [job(threat, attack, items(model, attack, split, range(N), restarts)) for threat, attack, restarts in cases]
 
 
 def outcome(ended):
@@ -53,7 +54,7 @@ def outcome(ended):
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])
-def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, slots):
+def test_jobs_that_share_the_slots_get_the_same_results_as_alone(model, split, slots):
     together = outcome(ends(model, split, *several(model, split), slots=slots))
     alone = outcome([end for one in several(model, split) for end in ends(model, split, one, slots=slots)])
     assert together.keys() == alone.keys()
@@ -64,7 +65,7 @@ def test_jobs_that_share_the_lanes_find_what_each_finds_alone(model, split, slot
     assert 5 < sum(x is None for x in alone.values()) < len(alone) - 5, "both outcomes must occur"
 
 
-def test_lanes_do_not_run_dry_between_jobs(model, split):
+def test_slots_stay_busy_between_jobs(model, split):
     together, jobs = Engine(model, split, 0, rows=4), several(model, split)
     list(together.work(jobs))
     alone = 0
@@ -73,25 +74,23 @@ def test_lanes_do_not_run_dry_between_jobs(model, split):
         list(engine.work([one]))
         alone += engine.rounds
     steps = sum(one.steps for one in jobs)
-    assert steps > 0.93 * 4 * together.rounds, (
-        "of the lanes, fewer than one in fourteen may be idle: the very last ones"
-    )
+    assert steps > 0.93 * 4 * together.rounds, "fewer than one slot in fourteen may be idle: those at the very end"
     assert alone > 1.05 * together.rounds
 
 
-def test_a_job_is_asked_for_when_lanes_fall_free_and_not_before(model, split):
-    handed = []
+def test_a_job_is_taken_when_slots_are_free_and_not_before(model, split):
+    taken = []
 
-    def line() -> Iterator:
+    def queue() -> Iterator:
         for number, one in enumerate(several(model, split)):
-            handed.append(number)
+            taken.append(number)
             yield one
 
-    work = Engine(model, split, 0, rows=8).work(line())
+    work = Engine(model, split, 0, rows=8).work(queue())
     next(work)
-    assert handed == [0]
+    assert taken == [0]
     list(work)
-    assert handed == [0, 1, 2, 3, 4]
+    assert taken == [0, 1, 2, 3, 4]
 
 
 class Fails(PGD):
@@ -113,7 +112,7 @@ class Fails(PGD):
 
 
 @pytest.mark.parametrize("where", ["start", "query", "step"])
-def test_an_attack_that_raises_costs_its_lane_mates_nothing(model, split, where, monkeypatch):
+def test_an_attack_that_raises_does_not_affect_the_jobs_that_share_its_batch(model, split, where, monkeypatch):
     monkeypatch.setattr(Fails, "at", where)
     threat = Linf(Fraction(3, 100))
     jobs = [
@@ -130,7 +129,7 @@ def test_an_attack_that_raises_costs_its_lane_mates_nothing(model, split, where,
     assert all(one.over for one in jobs)
 
 
-def test_a_model_that_raises_fails_every_attack_with_its_own_words(split):
+def test_a_model_that_raises_fails_every_attack_with_its_error(split):
     class Broken(nn.Module):
         def forward(self, x):
             raise KeyError("no such layer")
@@ -144,7 +143,7 @@ def test_a_model_that_raises_fails_every_attack_with_its_own_words(split):
 
 
 class Cramped(nn.Module):
-    """Fits so many images and no more."""
+    """A network that runs out of memory on more than `room` images."""
 
     def __init__(self, room: int, error: Exception):
         super().__init__()
@@ -156,12 +155,12 @@ class Cramped(nn.Module):
         return self.inner(x)
 
 
-CUDA_SAYS = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-CPU_SAYS = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
 
-@pytest.mark.parametrize("error", [CUDA_SAYS, CPU_SAYS, MemoryError()], ids=["cuda", "cpu", "python"])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_finds_the_same(split, error):
+@pytest.mark.parametrize("error", [CUDA_ERROR, CPU_ERROR, MemoryError()], ids=["cuda", "cpu", "python"])
+def test_a_batch_too_large_for_the_memory_is_halved_and_gives_the_same_results(split, error):
     roomy, cramped = classifier(net(), 4), classifier(Cramped(5, error), 4)
     engine = Engine(cramped, split, 0, rows=64)
     jobs = several(roomy, split)
@@ -172,17 +171,17 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_finds_the_same(sp
 
 
 def test_a_model_that_cannot_hold_one_image_is_refused(split):
-    cramped = classifier(Cramped(0, CUDA_SAYS), 4)
+    cramped = classifier(Cramped(0, CUDA_ERROR), 4)
     with pytest.raises(UserError, match=r"runs out of memory on a single image \(CUDA out of memory"):
         ends(cramped, split, *several(classifier(net(), 4), split))
 
 
-# Several points at once
+# Several queries per step
 
 
 @dataclass(frozen=True)
 class Tries(LabelAttack[Ball, State]):
-    """Random members, several at a time."""
+    """Random members of the threat set, several per step."""
 
     name: ClassVar[str] = "tries"
     source: ClassVar[str] = "tests"
@@ -190,11 +189,7 @@ class Tries(LabelAttack[Ball, State]):
 
     steps: int = 6
     targets: int = 0
-    wide: int = 5
-
-    @property
-    def queries_per_step(self):
-        return self.wide
+    queries_per_step: ClassVar[int] = 5
 
     def start(self, threat, batch):
         return State(torch.zeros_like(batch.x))
@@ -204,19 +199,20 @@ class Tries(LabelAttack[Ball, State]):
 
     def query(self, threat, batch, state):
         tries = [
-            batch.x + threat.sample(batch.x, normal(batch.keys, restart=k, like=batch.x)) for k in range(self.wide)
+            batch.x + threat.sample(batch.x, normal(batch.keys, restart=k, like=batch.x))
+            for k in range(self.queries_per_step)
         ]
         return torch.stack(tries, dim=1)
 
     def step(self, threat, batch, state, labels):
-        assert labels.shape == (len(batch.y), self.wide)
+        assert labels.shape == (len(batch.y), self.queries_per_step)
         assert not labels.is_floating_point()
         return state
 
 
 @dataclass(frozen=True)
 class Scores(ScoreAttack[Ball, State]):
-    """The same, by logits."""
+    """The same queries, of an attack that reads logits."""
 
     name: ClassVar[str] = "scores"
     source: ClassVar[str] = "tests"
@@ -224,8 +220,7 @@ class Scores(ScoreAttack[Ball, State]):
 
     steps: int = 6
     targets: int = 0
-    wide: ClassVar[int] = 5
-    width: ClassVar[int] = 5
+    queries_per_step: ClassVar[int] = 5
     start, max_queries, query = Tries.start, Tries.max_queries, Tries.query
 
     def step(self, threat, batch, state, logits):
@@ -234,19 +229,19 @@ class Scores(ScoreAttack[Ball, State]):
 
 
 class OneHot(nn.Module):
-    """Says nothing but the class, and cannot be differentiated."""
+    """A model that returns only the predicted class, and has no gradient."""
 
     def __init__(self, inner):
         super().__init__()
         self.inner = inner
 
     def forward(self, x):
-        assert not torch.is_grad_enabled(), "an attack that reads labels has asked for a gradient"
+        assert not torch.is_grad_enabled(), "an attack that reads labels must not need a gradient"
         return nn.functional.one_hot(self.inner(x).argmax(dim=1), 4).float()
 
 
 @pytest.mark.parametrize("rows", [64, 7, 3])
-def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(model, split, rows):
+def test_any_of_several_queries_per_step_may_be_the_adversarial_example(model, split, rows):
     threat, attack = Linf(Fraction(1, 2)), Tries()
     ended = ends(model, split, job(threat, attack, items(model, attack, split, range(N))), slots=rows)
     batch = batch_of(model, job(threat, attack, []), split, [end.item for end in ended], seed=0)
@@ -258,14 +253,14 @@ def test_each_lane_asks_about_several_points_and_any_of_them_may_be_the_find(mod
         assert (end.forwards, end.backwards) == (5 if end.x_adv is not None else 30, 0)
 
 
-def test_who_reads_labels_finds_the_same_where_there_is_nothing_else_to_read(model, split):
+def test_an_attack_that_reads_labels_gets_the_same_results_from_a_model_that_returns_only_labels(model, split):
     attack = Tries()
-    asked = [job(Linf(Fraction(1, 5)), attack, items(model, attack, split, range(N))) for _ in range(2)]
-    plain, bare = ends(model, split, asked[0]), ends(classifier(OneHot(net()), 4), split, asked[1])
+    jobs = [job(Linf(Fraction(1, 5)), attack, items(model, attack, split, range(N))) for _ in range(2)]
+    plain, bare = ends(model, split, jobs[0]), ends(classifier(OneHot(net()), 4), split, jobs[1])
     assert [(e.item, e.x_adv is None) for e in plain] == [(e.item, e.x_adv is None) for e in bare]
 
 
-def test_attacks_that_read_differently_take_turns(model, split):
+def test_attacks_that_read_different_answers_run_one_after_the_other(model, split):
     threat = Linf(Fraction(1, 5))
     jobs = [job(threat, a, items(model, a, split, range(N))) for a in (PGD(steps=3), Tries(), Scores(), PGD(steps=4))]
     ended = ends(model, split, *jobs, slots=9)
@@ -273,7 +268,7 @@ def test_attacks_that_read_differently_take_turns(model, split):
     assert len(ended) == 4 * N
 
 
-def test_a_point_at_which_the_model_says_nan_fools_nobody_who_reads_labels(split):
+def test_nan_logits_are_read_as_the_correct_label(split):
     class Torn(nn.Module):
         def forward(self, x):
             return torch.full((len(x), 4), torch.nan)

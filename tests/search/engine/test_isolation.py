@@ -1,4 +1,4 @@
-"""An image on which the model raises fails alone."""
+"""If the model raises on an image, only the search of that image fails."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def net():
 
 
 class RaisesNear(nn.Module):
-    """Answers as the network does, but raises about images near one place: `reach` 0 is that image alone."""
+    """A network that raises on images near one place; `reach` 0 is that image alone."""
 
     def __init__(self, network, place, reach):
         super().__init__()
@@ -48,13 +48,13 @@ def split(plain):
 
 @pytest.mark.parametrize("attack", [PGD(steps=9), Square(steps=30), HopSkipJump(steps=2)], ids=lambda a: a.name)
 @pytest.mark.parametrize("slots", [1, 5, 64])
-def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, attack, slots):
+def test_a_search_fails_alone_if_the_model_raises_on_its_images(plain, split, attack, slots):
     threat = parse("linf:0.03")
     waiting = items(plain, attack, split, range(23))
     expected = {end.item.row: end.x_adv for end in ends(plain, split, job(threat, attack, waiting), slots=slots)}
 
     class Raises(nn.Module):
-        """Raises about every image near that of row 7, but not about that image itself."""
+        """A network that raises on every image near that of row 7, but not on the image itself."""
 
         def __init__(self):
             super().__init__()
@@ -66,9 +66,9 @@ def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, att
                 raise ValueError("it cannot be read")
             return self.network(x)
 
-    asked = job(threat, attack, items(plain, attack, split, range(23)))
-    got = {end.item.row: end for end in ends(classifier(Raises(), 4), split, asked, slots=slots)}
-    assert not asked.error
+    one = job(threat, attack, items(plain, attack, split, range(23)))
+    got = {end.item.row: end for end in ends(classifier(Raises(), 4), split, one, slots=slots)}
+    assert not one.error
     assert "it cannot be read" in got[7].error or (attack.name != "pgd" and got[7].x_adv is not None)
     for row in set(range(23)) - {7}:
         assert not got[row].error
@@ -77,7 +77,7 @@ def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, att
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=9), Square(steps=30)], ids=lambda a: a.name)
-def test_a_model_that_raises_at_black_images_is_searched_on_lanes_that_fill_no_batch(plain, split, attack):
+def test_a_model_that_raises_at_black_images_is_searched_where_searches_do_not_fill_the_batch(plain, split, attack):
     threat = parse("linf:0.03")
     raising = classifier(RaisesNear(net(), torch.zeros(split.shape), 0.03), 4)
     expected, got = (
@@ -93,18 +93,18 @@ def test_a_model_that_raises_at_black_images_is_searched_on_lanes_that_fill_no_b
         assert x_adv is None or torch.equal(got[row], x_adv)
 
 
-def test_a_model_that_raises_about_every_image_ends_the_job(split):
+def test_a_model_that_raises_on_every_image_ends_the_job(split):
     class Raises(nn.Module):
         def forward(self, x):
             raise ValueError("never")
 
-    asked = job(parse("linf:0.1"), PGD(steps=3), items(classifier(net(), 4), PGD(steps=3), split, range(9)))
-    assert not [end for end in ends(classifier(Raises(), 4), split, asked, slots=4, may_fail=True) if not end.error]
-    assert asked.error == "ValueError: never"
-    assert asked.unfinished == set(range(9))
+    one = job(parse("linf:0.1"), PGD(steps=3), items(classifier(net(), 4), PGD(steps=3), split, range(9)))
+    assert not [end for end in ends(classifier(Raises(), 4), split, one, slots=4, may_fail=True) if not end.error]
+    assert one.error == "ValueError: never"
+    assert one.unfinished == set(range(9))
 
 
-def test_what_is_asked_again_in_float32_fails_alone(plain, split):
+def test_in_verification_an_image_fails_alone(plain, split):
     module = RaisesNear(net(), split.x[3], 0)
     wrong = (plain(split.x).argmax(dim=1) + 1) % 4
     fools, errors = fooling(Classifier(module, name="", architecture="", shape=split.shape, classes=4), split.x, wrong)
@@ -114,7 +114,7 @@ def test_what_is_asked_again_in_float32_fails_alone(plain, split):
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_the_referee_has_no_answer_about_that_image_and_the_same_about_others(plain, split, passes):
+def test_the_referee_has_no_answer_for_that_image_and_the_same_answers_for_others(plain, split, passes):
     referee = Referee(classifier(RaisesNear(net(), split.x[3], 0), 4), passes)
     predictions, expected = referee.predict(split.x, split.y), Referee(plain, passes).predict(split.x, split.y)
     assert predictions.errors[3] == "ValueError: it cannot be read"
@@ -128,9 +128,9 @@ def test_the_referee_has_no_answer_about_that_image_and_the_same_about_others(pl
 
 
 def test_a_clean_image_on_which_the_model_raises_stays_open_with_its_error(plain, split):
-    asked = {"threats": ["linf:0.03"], "attacks": ["pgd(steps=9)"], "precision": "float32"}
-    expected = robench.evaluate(net(), split, **asked)
-    got = robench.evaluate(RaisesNear(net(), split.x[7], 0), split, **asked)
+    settings = {"threats": ["linf:0.03"], "attacks": ["pgd(steps=9)"], "precision": "float32"}
+    expected = robench.evaluate(net(), split, **settings)
+    got = robench.evaluate(RaisesNear(net(), split.x[7], 0), split, **settings)
     letters = expected.union.outcomes
     assert got.union.outcomes == letters[:7] + "O" + letters[8:]
     assert (got.clean.open, got.clean.error) == (1, "ValueError: it cannot be read")
@@ -143,7 +143,7 @@ def test_a_model_that_raises_on_every_clean_image_is_refused_with_its_error(spli
 
         def forward(self, x):
             Raises.calls += 1
-            if Raises.calls > 2:  # it is read, and tried, before anything is measured
+            if Raises.calls > 2:  # loading and trial passes come first
                 raise ValueError("out of order")
             return x.flatten(1)[:, :4] + 0
 

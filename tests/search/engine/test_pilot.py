@@ -1,4 +1,4 @@
-"""Who decides on a precision: hardware, network and a fixed pilot, and no clock."""
+"""Hardware, network and a fixed pilot decide on the precision of a search; no clock is read."""
 
 import time
 import warnings
@@ -45,7 +45,7 @@ def hardware(monkeypatch):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The precisions in which a pilot's attack was made, one after the other."""
+    """The precisions in which the pilot's attack ran, in order."""
     log, real = [], pilots._broken
 
     def logged(*arguments):
@@ -56,17 +56,17 @@ def tried(monkeypatch):
     return log
 
 
-def asked(model, split, *attacks, threat=SMALL):
-    right = lambda part: model(part.x).argmax(dim=1) == part.y  # noqa: E731
-    return Pilot.of([(threat, attacks or (PGD(steps=10),))], split, right, "a model")
+def pilot_for(model, split, *attacks, threat=SMALL):
+    correct = lambda part: model(part.x).argmax(dim=1) == part.y  # noqa: E731
+    return Pilot.of([(threat, attacks or (PGD(steps=10),))], split, correct, "a model")
 
 
 def chosen(model, split, *attacks):
-    return choose(model, asked(model, split, *attacks), slots=8)
+    return choose(model, pilot_for(model, split, *attacks), slots=8)
 
 
 class Strict(nn.Module):
-    """Cannot be searched in another precision than float32."""
+    """A network that raises in any precision but float32."""
 
     def __init__(self):
         super().__init__()
@@ -79,10 +79,10 @@ class Strict(nn.Module):
         return logits
 
 
-def test_a_precision_with_hardware_that_pays_and_breaks_the_same_is_taken(model, split, hardware):
+def test_a_precision_that_is_faster_here_and_breaks_the_same_examples_is_chosen(model, split, hardware):
     choice = chosen(model, split)
     assert (choice.precision, choice.failed) == ("bfloat16", False)
-    assert choice.reason.startswith("a pilot on 64 images breaks the same, with ")
+    assert choice.reason.startswith("a pilot on 64 images breaks the same examples, with ")
 
 
 def test_without_hardware_nothing_is_tried(model, split, monkeypatch, tried):
@@ -91,7 +91,7 @@ def test_without_hardware_nothing_is_tried(model, split, monkeypatch, tried):
     assert not tried
 
 
-def test_a_network_too_small_to_gain_is_not_tried(model, split, monkeypatch, tried):
+def test_a_lower_precision_is_not_tried_on_a_network_too_small_to_gain(model, split, monkeypatch, tried):
     monkeypatch.setattr(pilots, "has_hardware", lambda *_: True)
     choice = chosen(model, split)
     assert choice == Choice("float32", "the network is small: 0 million multiply-adds a batch, below 200 million")
@@ -100,7 +100,7 @@ def test_a_network_too_small_to_gain_is_not_tried(model, split, monkeypatch, tri
 
 def test_no_clock_is_read(model, split, hardware, monkeypatch):
     def read(*_):
-        raise AssertionError("a decision must not depend on the moment")
+        raise AssertionError("a decision must not depend on the time")
 
     for clock in ("perf_counter", "process_time", "monotonic", "time", "thread_time", "perf_counter_ns"):
         monkeypatch.setattr(time, clock, read)
@@ -109,40 +109,40 @@ def test_no_clock_is_read(model, split, hardware, monkeypatch):
 
 def test_every_part_of_a_data_set_has_the_same_pilot(model, split):
     split.y[:3] = (split.y[:3] + 1) % 4  # wrong before any attack
-    whole = asked(model, split).examples()
+    whole = pilot_for(model, split).examples()
     assert whole.numbers == tuple(range(3, 3 + EXAMPLES))
     for part in (split.part("50"), split.part("50:100"), split.part("90:91"), split.part("50:100").part("20:30")):
-        held = asked(model, part)
+        held = pilot_for(model, part)
         assert held.begin.sha256 == split.sha256
         assert held.examples().numbers == whole.numbers
         assert torch.equal(held.examples().x, whole.x)
 
 
-def test_a_pilot_reads_no_further_than_it_must(model):
+def test_a_pilot_predicts_no_more_images_than_it_needs(model):
     split, shown = toy(model, 2 * AMONG), []
 
-    def right(part):
+    def correct(part):
         shown.extend(part.numbers)
         return torch.tensor([number > 100 for number in part.numbers])
 
-    held = Pilot.of([], split, right, "")
+    held = Pilot.of([], split, correct, "")
     assert held.examples().numbers == tuple(range(101, 101 + EXAMPLES))
     assert shown == list(range(192))
 
 
-def test_the_first_attack_that_low_precision_can_mislead_runs_with_a_bounded_budget(split, model):
+def test_the_pilot_takes_the_first_attack_of_low_precision_with_a_bounded_budget(split, model):
     attacks = (APGD(steps=9, targets=3), HopSkipJump(steps=2), PGD(steps=1000), PGD(steps=5))
-    ((threat, attack),) = asked(model, split, *attacks).attacks
+    ((threat, attack),) = pilot_for(model, split, *attacks).attacks
     assert (threat, attack) == (SMALL, PGD(steps=STEPS))
-    assert asked(model, split, HopSkipJump(steps=2)).attacks == []
+    assert pilot_for(model, split, HopSkipJump(steps=2)).attacks == []
 
 
-def test_a_question_without_such_an_attack_is_searched_in_float32(model, split, hardware):
+def test_an_evaluation_without_such_an_attack_is_searched_in_float32(model, split, hardware):
     choice = chosen(model, split, HopSkipJump(steps=2))
-    assert choice == Choice("float32", "no attack of this question could search in another")
+    assert choice == Choice("float32", "no attack of this evaluation can search in another precision")
 
 
-def test_a_precision_that_breaks_other_examples_is_not_taken(model, split, hardware, monkeypatch):
+def test_a_precision_that_breaks_other_examples_is_not_chosen(model, split, hardware, monkeypatch):
     real = pilots._broken
 
     def missing_one(*arguments):
@@ -151,11 +151,10 @@ def test_a_precision_that_breaks_other_examples_is_not_taken(model, split, hardw
 
     monkeypatch.setattr(pilots, "_broken", missing_one)
     choice = chosen(model, split)
-    told = f"a pilot in bfloat16 breaks 1 example under {SMALL} otherwise than in float32"
-    assert choice == Choice("float32", told)
+    assert choice == Choice("float32", f"a pilot in bfloat16 differs from float32 on 1 example under {SMALL}")
 
 
-def test_a_precision_that_needs_more_queries_is_not_taken(model, split, hardware, monkeypatch):
+def test_a_precision_that_needs_more_queries_is_not_chosen(model, split, hardware, monkeypatch):
     real = pilots._broken
 
     def slower(*arguments):
@@ -168,15 +167,15 @@ def test_a_precision_that_needs_more_queries_is_not_taken(model, split, hardware
     assert "times the queries of float32" in choice.reason
 
 
-def test_every_threat_must_agree(model, split, hardware, tried):
+def test_a_precision_must_pass_the_pilot_under_every_threat(model, split, hardware, tried):
     held = Pilot.of([(SMALL, [PGD(steps=5)]), (L2(Fraction(1, 3)), [APGD(steps=5)])], split, lambda p: p.y >= 0, "")
     assert choose(model, held, slots=8).precision == "bfloat16"
     assert tried == ["float32", "bfloat16"] * 2
 
 
-def test_a_model_that_gets_nothing_right_has_no_pilot(model, split, hardware, tried):
+def test_a_model_that_classifies_nothing_correctly_has_no_pilot(model, split, hardware, tried):
     wrong = Pilot.of([(SMALL, [PGD(steps=5)])], split, lambda part: part.y < 0, "")
-    assert choose(model, wrong, slots=8) == Choice("float32", "the model gets no example of a pilot right")
+    assert choose(model, wrong, slots=8) == Choice("float32", "the model classifies no image of the pilot correctly")
     assert not tried
 
 
@@ -199,7 +198,7 @@ def test_an_error_of_the_pilots_attack_is_reported_and_proves_nothing(model, spl
     assert notes(choice, "auto", (), CPU) == [f"searching in float32: {choice.reason}"]
 
 
-def test_what_the_engine_raises_is_reported_too(model, split, hardware, monkeypatch):
+def test_an_error_of_the_engine_is_reported_too(model, split, hardware, monkeypatch):
     def raising(*_):
         raise ZeroDivisionError("engine")
 
@@ -211,14 +210,14 @@ def test_what_the_engine_raises_is_reported_too(model, split, hardware, monkeypa
 
 def test_a_model_that_fails_in_a_lower_precision_is_searched_in_float32(split, hardware, tried):
     strict = classifier(Strict(), 4)
-    told = "not in bfloat16: the model raises TypeError: float32 only"
-    assert chosen(strict, split) == Choice("float32", told, failed=True)
-    assert named(strict, "bfloat16", split.x) == Choice("float32", told, failed=True)
+    reason = "not in bfloat16: the model raises TypeError: float32 only"
+    assert chosen(strict, split) == Choice("float32", reason, failed=True)
+    assert named(strict, "bfloat16", split.x) == Choice("float32", reason, failed=True)
     assert not tried
 
 
 @pytest.mark.parametrize("added", [100.0, float("nan")])
-def test_a_model_that_computes_otherwise_in_a_lower_precision_is_searched_in_float32(split, hardware, added):
+def test_a_model_whose_logits_change_in_a_lower_precision_is_searched_in_float32(split, hardware, added):
     other = classifier(TwoFaced(lambda x: torch.zeros(len(x), dtype=torch.long), added), 4)
     choice = named(other, "bfloat16", split.x)
     assert (choice.precision, choice.failed) == ("float32", True)
@@ -240,20 +239,20 @@ def test_a_model_without_gradients_can_be_searched_in_bfloat16(split):
 def test_a_torchscript_model_is_searched_in_float32(split, monkeypatch):
     monkeypatch.setattr(pilots, "has_hardware", lambda *_: True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself: people still have such files
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself, which is still in use
         script = classifier(torch.jit.trace(net().eval(), split.x[:2]), 4)
     assert chosen(script, split) == Choice(
         "float32", "the layers of a TorchScript model cannot be counted, nor rounded"
     )
     typed = named(script, "bfloat16", split.x)
-    told = "not in bfloat16: the layers of a TorchScript model cannot be rounded to bfloat16"
-    assert typed == Choice("float32", told, failed=True)
-    assert notes(typed, "bfloat16", (), CPU) == [f"searching in float32: {told}"]
+    reason = "not in bfloat16: the layers of a TorchScript model cannot be rounded to bfloat16"
+    assert typed == Choice("float32", reason, failed=True)
+    assert notes(typed, "bfloat16", (), CPU) == [f"searching in float32: {reason}"]
     with pytest.raises(UserError, match="TorchScript model cannot be rounded"):
         Engine(script, split, 0, 8, "bfloat16")
 
 
-def test_a_run_that_goes_on_in_another_precision_notes_it():
+def test_a_run_that_resumes_in_another_precision_notes_it():
     changed = notes(Choice("float32", "as named"), "float32", ("bfloat16",), CPU)
     assert changed == ["this run was searched in bfloat16 so far, and goes on in float32"]
     assert notes(Choice("float32", "as named"), "float32", ("float32",), CPU) == []
@@ -265,16 +264,16 @@ def test_emulated_bfloat16_is_noted(monkeypatch):
     assert note.startswith("this device emulates bfloat16")
 
 
-# What is kept
+# The cache of decisions
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
-    return tmp_path / "kept"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-def test_a_pilot_runs_once(model, split, hardware, tried, cache):
+def test_a_pilot_runs_once_for_all_parts_of_a_data_set(model, split, hardware, tried, cache):
     first = chosen(model, split)
     assert len(tried) == 2
     assert chosen(model, split.part("50:100")) == first
@@ -282,23 +281,25 @@ def test_a_pilot_runs_once(model, split, hardware, tried, cache):
     assert len(list(cache.iterdir())) == 1
 
 
-def test_another_model_data_attack_or_batch_has_a_pilot_of_its_own(model, split, hardware, tried, cache, monkeypatch):
+def test_another_model_data_set_attack_batch_or_thread_count_needs_another_pilot(
+    model, split, hardware, tried, cache, monkeypatch
+):
     def times(**changes):
         before = len(tried)
-        held = asked(model, changes.get("split", split), PGD(steps=changes.get("steps", 1)))
-        choose(model, pilots.replace(held, model=changes.get("model", "a model")), slots=changes.get("lanes", 8))
+        held = pilot_for(model, changes.get("split", split), PGD(steps=changes.get("steps", 1)))
+        choose(model, pilots.replace(held, model=changes.get("model", "a model")), slots=changes.get("slots", 8))
         return len(tried) - before
 
     assert times() == 2
     assert times() == 0
-    for change in ({"split": toy(model, 100, seed=5)}, {"steps": 2}, {"model": "another"}, {"lanes": 16}):
+    for change in ({"split": toy(model, 100, seed=5)}, {"steps": 2}, {"model": "another"}, {"slots": 16}):
         assert times(**change) == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert times() == 2
 
 
-def test_a_refusal_is_kept_and_an_error_is_not(model, split, hardware, monkeypatch, cache):
-    monkeypatch.setattr(pilots, "COSTLIER", 0.5)
+def test_a_refusal_is_cached_and_an_error_is_not(model, split, hardware, monkeypatch, cache):
+    monkeypatch.setattr(pilots, "MAX_QUERIES", 0.5)
     refused = chosen(model, split)
     assert refused.precision == "float32"
     monkeypatch.setattr(pilots, "_broken", None)

@@ -1,4 +1,4 @@
-"""A rough search finds what an exact one finds, and nothing it finds or misses is believed unasked."""
+"""A search in low precision breaks the same examples as one in float32, and float32 verifies its every result."""
 
 from fractions import Fraction
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from robench.api import SLOTS
 from robench.errors import UserError
+from robench.evaluation.prepared import SLOTS
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
@@ -51,19 +51,21 @@ def broken(model, split, threat, attack, precision):
     for end in ended:
         if end.x_adv is not None:
             with torch.no_grad():
-                assert model(end.x_adv[None]).argmax(dim=1) != split.y[end.item.row], "a find that fools only roughly"
+                assert model(end.x_adv[None]).argmax(dim=1) != split.y[end.item.row], (
+                    "an example that fools only in low precision"
+                )
     return {end.item.row for end in ended if end.x_adv is not None}
 
 
 @pytest.mark.parametrize(("threat", "attack"), [(SMALL, PGD(steps=20)), (L2(Fraction(1, 3)), APGD(steps=20))])
-def test_a_search_in_bfloat16_breaks_what_one_in_float32_breaks(model, split, threat, attack):
-    exactly = broken(model, split, threat, attack, "float32")
-    assert 5 < len(exactly) < N - 5, "both outcomes must occur"
-    assert len(exactly ^ broken(model, split, threat, attack, "bfloat16")) <= 1
+def test_a_search_in_bfloat16_breaks_the_same_examples_as_in_float32(model, split, threat, attack):
+    exact = broken(model, split, threat, attack, "float32")
+    assert 5 < len(exact) < N - 5, "both outcomes must occur"
+    assert len(exact ^ broken(model, split, threat, attack, "bfloat16")) <= 1
 
 
 def test_the_first_layer_is_not_rounded(split):
-    """All that happens in one layer is exact; with two, bfloat16 shows."""
+    """A network of one layer is exact; with two layers, bfloat16 changes the logits."""
     torch.manual_seed(0)
     one = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 4)), 4)
     two = classifier(net(), 4)
@@ -73,7 +75,7 @@ def test_the_first_layer_is_not_rounded(split):
     assert 1e-5 < apart < 0.05
 
 
-def test_rounding_leaves_the_classifier_as_it_was(model, split):
+def test_rounding_does_not_change_the_classifier(model, split):
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     with torch.no_grad():
         logits = model(split.x)
@@ -83,7 +85,7 @@ def test_rounding_leaves_the_classifier_as_it_was(model, split):
 
 
 class TwoFaced(nn.Module):
-    """Answers as `net` does, and in bfloat16 with this much added to the logit of the right class."""
+    """Returns the logits of `net`; in bfloat16, `added` is added to the logit of the correct class."""
 
     def __init__(self, y_of, added):
         super().__init__()
@@ -92,27 +94,27 @@ class TwoFaced(nn.Module):
     def forward(self, x):
         logits = self.inner(x)
         if logits.dtype == torch.bfloat16:
-            right = self.y_of(x)
-            logits = logits.float() + self.added * nn.functional.one_hot(right, 4)
+            correct = self.y_of(x)
+            logits = logits.float() + self.added * nn.functional.one_hot(correct, 4)
         return logits
 
 
-def test_what_fools_in_bfloat16_alone_is_no_find(split):
+def test_an_image_that_fools_only_in_bfloat16_is_no_adversarial_example(split):
     near = lambda x: split.y[torch.cdist(x.flatten(1), split.x.flatten(1)).argmin(dim=1)]  # noqa: E731
     gullible = classifier(TwoFaced(near, added=-100.0), 4)
-    exactly = broken(gullible, split, SMALL, PGD(steps=20), "float32")
-    assert broken(gullible, split, SMALL, PGD(steps=20), "bfloat16") == exactly
+    exact = broken(gullible, split, SMALL, PGD(steps=20), "float32")
+    assert broken(gullible, split, SMALL, PGD(steps=20), "bfloat16") == exact
 
 
-def test_what_does_not_fool_in_bfloat16_is_asked_again_before_the_search_is_given_up(split):
+def test_an_image_that_does_not_fool_in_bfloat16_is_verified_before_the_search_ends(split):
     near = lambda x: split.y[torch.cdist(x.flatten(1), split.x.flatten(1)).argmin(dim=1)]  # noqa: E731
     stubborn = classifier(TwoFaced(near, added=100.0), 4)
-    exactly = broken(stubborn, split, SMALL, PGD(steps=20), "float32")
-    assert len(exactly) > 5
-    assert broken(stubborn, split, SMALL, PGD(steps=20), "bfloat16") == exactly
+    exact = broken(stubborn, split, SMALL, PGD(steps=20), "float32")
+    assert len(exact) > 5
+    assert broken(stubborn, split, SMALL, PGD(steps=20), "bfloat16") == exact
 
 
-def test_an_attack_that_must_be_precise_is(split):
+def test_an_attack_that_needs_float32_gets_it(split):
     class Precise(PGD):
         precise = True
 
@@ -136,20 +138,20 @@ def test_an_attack_that_must_be_precise_is(split):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("fp16", "no precision is called 'fp16'"),
         ("bf16", "did you mean bfloat16"),
         ("tf32", "tf32 is a precision of CUDA devices"),
     ],
 )
-def test_precisions_that_are_not_there_are_refused(name, told):
+def test_unknown_and_unavailable_precisions_are_refused(name, message):
     with pytest.raises(UserError) as refused:
         checked(name, CPU)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_the_environment_names_the_precision_where_nobody_else_does(monkeypatch):
+def test_the_environment_sets_the_precision_if_the_user_names_none(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert checked(None, CPU) == "auto"
     monkeypatch.setenv(VARIABLE, "bfloat16")
@@ -160,15 +162,15 @@ def test_the_environment_names_the_precision_where_nobody_else_does(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("bfloat", "no precision of ROBENCH_PRECISION is called .*did you mean bfloat16"),
         ("tf32", "unset ROBENCH_PRECISION, or take"),
     ],
 )
-def test_a_wrong_precision_in_the_environment_is_refused(value, told, monkeypatch):
+def test_a_wrong_precision_in_the_environment_is_refused(value, message, monkeypatch):
     monkeypatch.setenv(VARIABLE, value)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         checked(None, CPU)
 
 
@@ -183,7 +185,7 @@ def test_a_wrong_precision_in_the_environment_is_refused(value, told, monkeypatc
         ("x86_64", {"_is_mkldnn_bf16_supported"}, False),  # true of every processor with AVX512
     ],
 )
-def test_hardware_is_what_the_processor_says(machine, able, has, monkeypatch):
+def test_hardware_for_bfloat16_is_read_from_the_processor_flags(machine, able, has, monkeypatch):
     monkeypatch.setattr(precisions.platform, "machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in able)
@@ -195,7 +197,7 @@ def test_hardware_is_what_the_processor_says(machine, able, has, monkeypatch):
     assert not has_hardware("bfloat16", CPU)
 
 
-def test_multiply_adds_are_counted_by_hand():
+def test_multiply_adds_equal_those_counted_by_hand():
     layers = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),  # 4 * 20 values of 9 each
         nn.ReLU(),
@@ -208,7 +210,7 @@ def test_multiply_adds_are_counted_by_hand():
     assert multiply_adds(classifier(layers, 4)) == (rest, 80 * 9 + rest)
 
 
-def test_a_layer_that_is_met_twice_counts_twice():
+def test_a_layer_that_is_used_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -220,7 +222,7 @@ def test_a_layer_that_is_met_twice_counts_twice():
     assert multiply_adds(classifier(Twice(), 20)) == (800, 1200)
 
 
-def test_small_networks_and_those_that_are_mostly_their_first_layer_gain_too_little(monkeypatch):
+def test_small_networks_and_those_with_a_dominant_first_layer_gain_too_little(monkeypatch):
     model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Linear(30, 300), nn.Linear(300, 4)), 4)
     rest = 30 * 300 + 300 * 4
     monkeypatch.setitem(WORTH, "cpu", 8 * rest)
@@ -234,7 +236,7 @@ def test_small_networks_and_those_that_are_mostly_their_first_layer_gain_too_lit
 @pytest.mark.parametrize(
     ("name", "pays"), [("digits-adv-linf", False), ("mnist-adv-linf", True), ("preactresnet18", True)]
 )
-def test_which_networks_bfloat16_pays_for_on_a_cpu(name, pays):
+def test_bfloat16_is_used_only_for_networks_that_it_speeds_up_on_a_cpu(name, pays):
     """As measured by benchmarks/precision_gain.py; no clock here."""
     if name == "preactresnet18":
         shape = (3, 32, 32)
@@ -244,7 +246,7 @@ def test_which_networks_bfloat16_pays_for_on_a_cpu(name, pays):
     assert (saves_too_little(model, SLOTS["cpu"]) == "") is pays
 
 
-def test_a_caller_cannot_make_the_arithmetic_rough():
+def test_the_callers_settings_do_not_lower_the_precision():
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):

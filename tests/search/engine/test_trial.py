@@ -1,4 +1,4 @@
-"""An optimisation is used where it changes nothing, and dropped where it raises or changes answers."""
+"""An optimisation is used if it changes nothing, and dropped if it raises or changes answers."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ class View(Net):
 
 
 class ByStrides(Net):
-    """Raises nothing in another layout, and answers something else."""
+    """A network that returns other logits in another memory layout."""
 
     def head(self, maps):
         return self.f(torch.as_strided(maps, (len(maps), 256), (256, 1)))
@@ -75,7 +75,7 @@ def laid_out(net):
     return net.a.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_network_that_does_not_mind_is_laid_out_channels_last():
+def test_a_network_whose_answers_stay_the_same_is_stored_channels_last():
     net = Net()
     assert not use_channels_last(classifier(net, 4, SHAPE), X)
     assert laid_out(net)
@@ -84,7 +84,7 @@ def test_a_network_that_does_not_mind_is_laid_out_channels_last():
 @pytest.mark.parametrize(
     ("kind", "words"), [(View, "view size is not compatible"), (ByStrides, "changes the logits"), (Noisy, "changes")]
 )
-def test_a_network_that_minds_keeps_its_layout_and_its_answers(kind, words):
+def test_a_network_that_channels_last_would_change_keeps_its_layout_and_answers(kind, words):
     net = kind()
     torch.manual_seed(0)
     before = net(X)
@@ -94,13 +94,13 @@ def test_a_network_that_minds_keeps_its_layout_and_its_answers(kind, words):
     assert torch.equal(net(X), before)
 
 
-def test_a_network_that_fails_in_the_backward_pass_alone_keeps_its_layout():
+def test_a_network_that_would_fail_only_in_the_backward_pass_keeps_its_layout():
     net = RaisesBackward()
     assert "view size is not compatible" in use_channels_last(classifier(net, 4, SHAPE), X)
     assert net.a.weight.is_contiguous()
 
 
-def test_what_fails_anyway_is_not_held_against_a_layout():
+def test_an_error_that_also_occurs_without_channels_last_is_no_objection():
     class NoGradient(Net):
         def forward(self, x):
             return super().forward((x * 255).to(torch.uint8).float() / 255)
@@ -108,17 +108,17 @@ def test_what_fails_anyway_is_not_held_against_a_layout():
     assert not use_channels_last(classifier(NoGradient(), 4, SHAPE), X)
 
 
-def test_smaller_batches_are_used_where_rows_do_not_meet():
+def test_smaller_batches_are_used_if_rows_are_independent():
     assert not objection_to_smaller_batches(classifier(Net(), 4, SHAPE), X)
     assert not objection_to_smaller_batches(classifier(Net(), 4, SHAPE), X[:1])
 
 
 @pytest.mark.parametrize(("kind", "words"), [(Centred, "changes the logits"), (FixedBatch, "makes the model raise")])
-def test_a_network_whose_rows_meet_is_given_whole_batches(kind, words):
+def test_a_network_whose_rows_depend_on_each_other_gets_whole_batches(kind, words):
     assert words in objection_to_smaller_batches(classifier(kind(), 4, SHAPE), X)
 
 
-def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_tried():
+def test_trying_an_optimisation_does_not_change_the_callers_random_numbers():
     model = classifier(Noisy(), 4, SHAPE)
     torch.manual_seed(3)
     expected = torch.rand(4)

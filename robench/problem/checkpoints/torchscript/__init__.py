@@ -1,7 +1,7 @@
-"""Whether a TorchScript archive may be loaded without consent: only if all its code is known to only compute.
+"""Decides whether a TorchScript archive may be loaded without consent: only if all its code is known to only compute.
 
-TorchScript has operators that write files, and may run them while it is loaded. `process` says how an archive is
-checked, `operators` what it may use. PyTorch itself advises to treat such a file like a program.
+TorchScript has operators that write files, and can run them while it is loaded. `process` checks an archive, and
+`operators` lists what it may use. PyTorch itself advises to treat such a file like a program.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from ....errors import UserError
-from .verdict import Inspection
+from .inspection import Inspection
 
-SECONDS = 120  # of computation; a scripted ResNet-152 takes fewer than ten
+SECONDS = 120  # of CPU time; a scripted ResNet-152 takes less than ten
 PACKAGE = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import importlib.util, sys
@@ -28,42 +28,42 @@ from robench.problem.checkpoints.torchscript import process
 process.main()
 """
 
-_known: set[bytes] = set()  # digests of archives that only compute: a command loads its model more than once
+_known: set[bytes] = set()  # digests of archives that only compute, because a command loads its model more than once
 
 
 def refuse_what_may_do_more(path: Path, data: bytes) -> None:
-    """Raises UserError unless the archive in `data`, which was read from `path`, is known to only compute."""
+    """Raises UserError unless the archive in `data`, read from `path`, is known to only compute."""
     digest = hashlib.sha256(data).digest()
     if digest in _known:
         return
-    verdict = checked(data)
-    if verdict.damaged:
+    inspection = inspect_apart(data)
+    if inspection.damaged:
         raise UserError(
-            f"{path} is not a whole TorchScript file, or not one that torch {torch.__version__} reads "
-            f"({verdict.damaged}); copy or download it again, or save it again with this version"
+            f"{path} is not a complete TorchScript file, or not one that torch {torch.__version__} reads "
+            f"({inspection.damaged}); copy or download it again, or save it again with this version"
         )
-    if verdict.refused:
+    if inspection.refused:
         raise UserError(
-            f"{path} is a TorchScript program that {verdict.refused}, so it was not loaded; if you trust who made it, "
-            "add --trust-pickle"
+            f"{path} is a TorchScript program that {inspection.refused}, so it was not loaded; if you trust who made "
+            "it, add --trust-pickle"
         )
     _known.add(digest)
 
 
-def checked(data: bytes, seconds: int = SECONDS) -> Inspection:
-    """The verdict of a process of its own, which is given nothing but these bytes."""
-    # Modules come from where this process finds them, but not from the current folder, where a stranger's may lie.
+def inspect_apart(data: bytes, seconds: int = SECONDS) -> Inspection:
+    """The result of inspecting an archive in a separate process, which gets only these bytes."""
+    # Modules are imported from where this process finds them, except the current folder, which may hold foreign code.
     here = Path.cwd()
     found = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
     command = [sys.executable, "-I", "-B", "-c", PROGRAM, str(seconds), str(PACKAGE), *found]
-    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    limited = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
             command,
             input=data,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | alone,
+            env=os.environ | limited,
             timeout=5 * seconds,
             check=False,
         )
@@ -73,12 +73,13 @@ def checked(data: bytes, seconds: int = SECONDS) -> Inspection:
     except OSError as error:
         return Inspection(refused=f"could not be checked (no process can be started: {error.strerror or error})")
     except ValueError:
-        return Inspection(refused=_broken_off(done.returncode, seconds))
+        return Inspection(refused=_why_ended(done.returncode, seconds))
 
 
-def _broken_off(code: int, seconds: int) -> str:
+def _why_ended(code: int, seconds: int) -> str:
+    """Why the process ended without a result."""
     if code == -getattr(signal, "SIGXCPU", 0):
         return f"takes more than {seconds} seconds to read"
     if code < 0:
-        return f"brings torch's reader down ({signal.Signals(-code).name})"
+        return f"crashes torch's reader ({signal.Signals(-code).name})"
     return f"could not be checked (the process that checks it ended with exit code {code})"

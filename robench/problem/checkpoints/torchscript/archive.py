@@ -1,4 +1,4 @@
-"""The records of a TorchScript archive, read with torch's own reader, so that what is checked is what is loaded."""
+"""Reads the records of a TorchScript archive with torch's own reader, so that the loaded code is the checked code."""
 
 import io
 import re
@@ -8,30 +8,30 @@ from typing import Any
 
 import torch
 
-from .verdict import Damaged, Refused
+from .inspection import Damaged, Refused
 
 RECORDS = re.compile(
     r"data\.pkl | constants\.pkl | (data|constants)/[\w.-]+ | code/__torch__(/\w+)*\.py(\.debug_pkl)?"
     r"| version | byteorder | \.data/(version|serialization_id) | \.format_version | \.storage_alignment"
-    r"| extra/.* | traced_inputs(\.pkl|/[\w.-]+)",  # these are not read
+    r"| extra/.* | traced_inputs(\.pkl|/[\w.-]+)",  # the records in this line are not read
     re.ASCII | re.VERBOSE,
 )
-"""What `torch.jit.save` writes. `bytecode.pkl` and `model.json`, of other loaders, are not among it."""
+"""The records that `torch.jit.save` writes. They exclude `bytecode.pkl` and `model.json`, which other loaders read."""
 PROBE = "__torch__.robench_probe"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Its code by module name (`__torch__.net`), and the records that compiling it needs; both are bytes."""
+    """The records of an archive."""
 
-    code: Mapping[str, bytes]
-    needed: Mapping[str, bytes]
+    code: Mapping[str, bytes]  # source by module name, such as `__torch__.net`
+    needed: Mapping[str, bytes]  # the records that compiling the code needs
     pickles: Mapping[str, bytes]  # data.pkl and constants.pkl
     sizes: Mapping[str, int]  # bytes of the other records
 
     @classmethod
     def read(cls, data: bytes) -> "Archive":
-        """Raises Refused for a record that is not known, Damaged for a file that is cut off."""
+        """The archive in these bytes. Raises Refused for an unknown record, Damaged for a truncated file."""
         try:
             reader: Any = torch._C.PyTorchFileReader(io.BytesIO(data))
             names: list[str] = reader.get_all_records()
@@ -40,7 +40,7 @@ class Archive:
         for name in names:
             if not RECORDS.fullmatch(name):
                 raise Refused(f"holds {name!r}, which torch.jit.save does not write")
-        if len({name.lower() for name in names}) < len(names):  # torch does not tell upper case from lower
+        if len({name.lower() for name in names}) < len(names):  # torch ignores case
             raise Refused("holds two records of one name")
         try:
             code = {name: reader.get_record(name) for name in names if name.endswith(".py")}
@@ -54,9 +54,9 @@ class Archive:
         return cls(modules, {**code, **fixed, **constants}, pickles, sizes)
 
     def without_objects(self, classes: Iterable[str], functions: Iterable[str]) -> bytes:
-        """An archive that compiles these classes and functions when it is loaded, and makes an empty object.
+        """An archive that compiles these classes and functions when it is loaded, and creates an empty object.
 
-        No object of the file is in it, so no `__setstate__` runs.
+        It contains no object of the file, so no `__setstate__` runs.
         """
         if any(name.startswith(PROBE) for name in self.code):
             raise Refused(f"holds a module called {PROBE}")
@@ -74,19 +74,19 @@ class Archive:
 
 
 def is_plain(text: str) -> bool:
-    """Whether text shows on a terminal as it is: no control characters but tabs and line breaks."""
+    """Whether text has no control characters except tabs and line breaks, so that a terminal shows all of it."""
     return all(character.isprintable() or character in "\t\n" for character in text)
 
 
 def reason(error: BaseException) -> str:
-    """The one line of an error of torch that says most."""
+    """The most informative line of an error of torch."""
     lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    # TorchScript says what happened at the end of its traceback, others at the beginning.
+    # TorchScript gives the reason at the end of its traceback, other errors at the beginning.
     return shortened(lines[-1] if "TorchScript interpreter" in lines[0] else lines[0])
 
 
-def shortened(text: str, most: int = 200) -> str:
-    """The text without its middle, where it is long: names in an archive may be of any length."""
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, without its middle if it is longer than `limit`: names in an archive may have any length."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

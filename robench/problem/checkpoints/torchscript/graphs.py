@@ -1,4 +1,4 @@
-"""The operators of compiled TorchScript, and whether each only computes."""
+"""Checks that compiled TorchScript uses only operators that compute."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from .archive import reason
+from .inspection import Damaged, Refused
 from .operators import computes
-from .verdict import Damaged, Refused
 
-DEEPEST = 64  # blocks inside blocks; code that people write has fewer than ten
+DEEPEST = 64  # levels of nested blocks; hand-written code has fewer than ten
 _PLAIN = """
     AnyEnumType AnyListType AnyTupleType AnyType BoolType ComplexType DeviceObjType EnumType FloatType FunctionType
     IntType NoneType NumberType StringType TensorType
@@ -17,11 +17,11 @@ _PLAIN = """
 PLAIN = frozenset(_PLAIN.split())
 NESTING = frozenset(["DictType", "ListType", "OptionalType", "TupleType", "UnionType"])
 UNSURE = frozenset(["AnyListType", "AnyTupleType", "AnyType", "ClassType", "TupleType"])
-"""A value of another type than these is checked by torch whenever it is used."""
+"""Types whose values torch uses without a check; it checks values of other types whenever they are used."""
 
 
 def load(archive: bytes) -> tuple[Any, Any]:
-    """The compiled functions of an archive, and its object. Raises Damaged when torch cannot read it."""
+    """The compiled functions of an archive, and its object. Raises Damaged if torch cannot read it."""
     unit: Any = torch._C.CompilationUnit()
     try:
         module = torch._C.import_ir_module_from_buffer(unit, archive, torch.device("cpu"), {}, False)  # type: ignore
@@ -31,9 +31,9 @@ def load(archive: bytes) -> tuple[Any, Any]:
 
 
 def check(unit: Any, classes: Collection[str], *, inlined: bool) -> None:
-    """Raises Refused for the first operator of any function that may do more than compute, or cannot be followed.
+    """Raises Refused for the first operator in any function that may do more than compute, or cannot be resolved.
 
-    `inlined` follows every call as well, where functions of torch itself may be met.
+    With `inlined`, also follows every call, including those of functions of torch itself.
     """
     for function in unit.get_functions():
         name = function.qualified_name.removeprefix("__torch__.")
@@ -49,7 +49,7 @@ def check(unit: Any, classes: Collection[str], *, inlined: bool) -> None:
 
 
 def read_source_ranges(unit: Any) -> None:
-    """Reads what torch reads of an archive when it shows where an error arose. Raises Damaged when it cannot."""
+    """Reads the debug records that torch reads to show the source of an error. Raises Damaged if it cannot."""
     try:
         for function in unit.get_functions():
             for node in function.graph.nodes():
@@ -82,9 +82,9 @@ def _check_node(node: Any, name: str, classes: Collection[str]) -> None:
 
 
 def _check_cast(node: Any, name: str) -> None:
-    """A class or a tuple that is taken for another one lets torch read memory that is not its own.
+    """Raises Refused for an unchecked cast of a class or a tuple to another: torch would read foreign memory.
 
-    From an optional, or to a type that holds all of the former, is safe: torch notices None.
+    A cast from an optional, or to a supertype, is safe: torch detects None.
     """
     source, target = node.input().type(), node.output().type()
     narrows = source.kind() == "OptionalType" and source.getElementType() == target
@@ -101,7 +101,7 @@ def _kinds(held: Any) -> Iterator[str]:
 
 
 def _strange(held: Any, classes: Collection[str]) -> str | None:
-    """The first type inside this one that is neither plain nor a class of the archive."""
+    """The first type in this one that is neither plain nor a class of the archive; None without one."""
     kind = held.kind()
     if kind in PLAIN or (kind == "ClassType" and held.annotation_str in classes):
         return None

@@ -1,6 +1,6 @@
-"""Whether the objects of an archive are what its code declares.
+"""Checks that the objects of an archive have the types that its code declares.
 
-torch takes the type of an attribute from the declaration, and reads the object's memory by it without a check.
+torch takes the type of an attribute from the declaration, and reads the object's memory accordingly, without a check.
 """
 
 import ast
@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from .archive import shortened
+from .inspection import Refused
 from .pickles import Made, Pickle, Plain, Sequence, Table
 from .source import Class
-from .verdict import Refused
 
 NUMBERS = {"number": ("int", "float", "bool", "complex"), "Scalar": ("int", "float", "bool", "complex")}
 PLAIN = ("Tensor", "int", "float", "bool", "complex", "str", "Device", "NoneType")
 
 
 def check(pickle: Pickle, classes: Mapping[str, Class]) -> None:
-    """Raises Refused for the first object that is not as its class declares, or value that is not of its type."""
+    """Raises Refused for the first object that differs from its class declaration, or value that is not of its type."""
     for made in pickle.objects:
         declared = classes[made.name]
         if declared.base == "Enum":
@@ -50,7 +50,7 @@ def _check(value: Any, declared: ast.expr, where: str, classes: Mapping[str, Cla
 
 
 def fits(value: Any, declared: ast.expr, classes: Mapping[str, Class]) -> bool:
-    """Whether a value is of a type. A type that is not known here fits nothing."""
+    """Whether a value has the declared type. No value has an unknown type."""
     if isinstance(declared, ast.Subscript):
         inner = declared.slice
         kinds = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]

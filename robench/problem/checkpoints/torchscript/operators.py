@@ -1,8 +1,8 @@
 """The operators that a TorchScript program may use without consent: they compute on tensors, numbers, text and lists.
 
-An operator belongs here if nothing it does outlasts the memory of the process: it opens no file, starts no process or
-thread, prints nothing and leaves no global setting behind but the gradient mode. What is not listed is refused, whether
-harmless or not; so are all other namespaces. `NAME` stands for every overload of `aten::NAME` (`out` among them, which
+An operator belongs here if it has no effect outside the memory of the process: it opens no file, starts no process or
+thread, prints nothing and changes no global setting except the gradient mode. Unlisted operators are refused, even
+harmless ones, and so are all other namespaces. `NAME` stands for every overload of `aten::NAME` (including `out`, which
 writes to a tensor) and for its in-place form `NAME_`.
 """
 
@@ -121,7 +121,7 @@ COMPUTING = frozenset(
     [f"aten::{name}" for names in (*_TENSORS.values(), *_SCALARS.values()) for name in names.split()]
     + [f"prim::{name}" for name in _PRIMITIVES.split()]
 )
-"""Kinds of graph nodes, in-place forms left out."""
+"""Kinds of graph nodes, without in-place forms."""
 
 
 def computes(kind: str) -> bool:

@@ -1,8 +1,8 @@
-"""What a pickle of a TorchScript archive makes, found without making it.
+"""Interprets a pickle of a TorchScript archive without creating the objects in it.
 
 torch reads these pickles with a reader of its own, which trusts them: the size of a storage, the class of an object.
-Here they are followed by the rules of that reader, with kinds in place of values. What `torch.jit.save` does not write
-is refused.
+Here they are interpreted by the rules of that reader, with types in place of values. Anything that `torch.jit.save`
+does not write is refused.
 """
 
 import pickletools
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .archive import is_plain, shortened
-from .verdict import Refused
+from .inspection import Refused
 
 ITEM_BYTES = {
     **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage"), 1),
@@ -20,13 +20,13 @@ ITEM_BYTES = {
     **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
     **dict.fromkeys(("ComplexFloatStorage", "DoubleStorage", "LongStorage"), 8),
 }
-"""The storages that an archive may hold, in torch's words, with the bytes of an element."""
+"""The storage types that an archive may use, by torch's names, with the bytes of an element."""
 LISTS = {"build_boollist": "bool", "build_doublelist": "float", "build_intlist": "int", "build_tensorlist": "Tensor"}
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A value of a type that holds no others. `kind` is its TorchScript type, `value` is kept of numbers and text."""
+    """A value of a type without parts. `kind` is its TorchScript type; `value` is set for integers and text."""
 
     kind: str
     value: Any = None
@@ -34,7 +34,7 @@ class Plain:
 
 @dataclass(eq=False)
 class Sequence:
-    """A List or a Tuple."""
+    """A List or a Tuple, by `kind`."""
 
     kind: str
     items: list[Any]
@@ -56,7 +56,7 @@ class Named:
 
 @dataclass(eq=False)
 class Made:
-    """An object of a class of the archive, made from `state`; or the member of an enumeration that has this value."""
+    """An object of a class in the archive with its `state`, or the member of an enumeration with this value."""
 
     name: str
     state: Any
@@ -70,10 +70,10 @@ class Storage:
 
 
 class Pickle:
-    """A pickle that has been followed to its end.
+    """A pickle that has been interpreted to its end.
 
-    `objects` are those it makes, and `tagged` what it gives a type, with the text of the type. `sizes` are the bytes
-    of the records of tensors. Raises Refused at what is not of torch's making.
+    `objects` are those it creates; `tagged` are the values with a type tag, and the text of the tag. `sizes` are the
+    bytes of the records of tensors. Raises Refused for anything that torch does not write.
     """
 
     def __init__(self, record: str, data: bytes, sizes: Mapping[str, int], classes: Collection[str]):
@@ -81,14 +81,14 @@ class Pickle:
         self.objects: list[Made] = []
         self.tagged: list[tuple[Any, str]] = []
         self._stack: list[Any] = []
-        self._marks: list[int] = []  # how much was on the stack at each
+        self._marks: list[int] = []  # the length of the stack at each mark
         self._memo: dict[int, Any] = {}
         try:
             for code, argument, _ in pickletools.genops(data):
                 self._step(code.name, argument)
             (self.root,) = self._stack
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            raise Refused(f"holds something else in {record} than torch.jit.save writes") from None
+            raise Refused(f"holds data in {record} that torch.jit.save does not write") from None
 
     def _step(self, code: str, argument: Any) -> None:
         if code in ("PROTO", "STOP"):
@@ -132,7 +132,7 @@ class Pickle:
             raise ValueError(code)
 
     def _marked(self) -> list[Any]:
-        """What has been pushed since the last mark, which goes as well."""
+        """Pops and returns the items since the last mark, and removes the mark."""
         begin = self._marks.pop()
         if begin > len(self._stack):
             raise ValueError("more is taken than was pushed")
@@ -145,7 +145,7 @@ class Pickle:
         known = module == "torch" and last in (*ITEM_BYTES, "device")
         if not (known or name in FUNCTIONS or name in self.classes):
             short = shortened(name)
-            raise Refused(f"names {short!r} in {self.record}, which is neither a tensor nor a class of its own")
+            raise Refused(f"names {short!r} in {self.record}, which is neither a tensor nor a class of the archive")
         return Named(name)
 
     def _made(self, name: str, state: Any) -> Made:
@@ -155,7 +155,7 @@ class Pickle:
         return self.objects[-1]
 
     def _called(self, name: str, arguments: Any) -> Any:
-        if name in self.classes:  # an enumeration, which is checked with the other objects
+        if name in self.classes:  # an enumeration; `objects` checks it with the other objects
             return self._made(name, arguments)
         function = name.rpartition(".")[2]
         items = _of(arguments, "Tuple")
@@ -174,7 +174,7 @@ class Pickle:
         return Plain({"device": "Device", "complex": "complex"}[function])
 
     def _storage(self, word: Any, kind: Named, key: Plain, device: Plain, items: Plain) -> Storage:
-        """Raises Refused for a storage that is larger than its record: torch would read on behind it."""
+        """The storage. Raises Refused if it is larger than its record, because torch would read past the end."""
         folder, count = self.record.removesuffix(".pkl"), _value(items, "int")
         if _value(word, "str") != "storage" or not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", _value(device, "str")):
             raise ValueError("another kind of storage")
@@ -201,7 +201,7 @@ FUNCTIONS = frozenset(
 
 
 def _tensor(storage: Storage, offset: Plain, size: Sequence, stride: Sequence) -> Plain:
-    """Raises Refused for a tensor that reaches beyond its storage."""
+    """A tensor over a storage. Raises Refused if it reaches beyond the storage."""
     lengths, steps = ([_value(n, "int") for n in _of(numbers, "Tuple")] for numbers in (size, stride))
     begin = _value(offset, "int")
     if min([begin, *lengths, *steps]) < 0 or len(lengths) != len(steps):

@@ -1,7 +1,7 @@
-"""The process in which a TorchScript archive is checked before it is loaded.
+"""The process that inspects a TorchScript archive before it is loaded.
 
-It is started for one archive, has little memory, time and stack, no network, and cannot write files, so that an archive
-that brings torch's reader down brings nothing else down.
+It handles one archive, with limited memory, time and stack, no network and no permission to write files, so that an
+archive that crashes torch's reader crashes nothing else.
 """
 
 import os
@@ -12,38 +12,38 @@ from pathlib import Path
 
 from . import graphs, objects
 from .archive import Archive, reason, shortened
+from .inspection import Damaged, Inspection, Refused
 from .pickles import Pickle
 from .source import Class, outline
-from .verdict import Damaged, Inspection, Refused
 
-STACK = 1 << 20  # bytes: an eighth of what the process that loads the archive has
-ROOM = 1 << 30  # bytes of memory, beside what the process has already
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of Linux: an account and a network of its own
-COPIES = 8  # of the archive, and of what is made of it, that have room as well
+STACK = 1 << 20  # bytes: an eighth of the stack of the process that loads the archive
+ROOM = 1 << 30  # bytes of memory in addition to what the process uses at the start
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of Linux: a user and a network namespace of its own
+COPIES = 8  # copies of the archive, and of data derived from it, that also fit into memory
 
 
 def main() -> None:
-    """Checks the archive on standard input and writes the verdict to standard output; argument 1 is the seconds."""
+    """Inspects the archive on standard input, and writes the result to standard output; argument 1 is the seconds."""
     give_up_network()
     answer = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing of the archive gets there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # code in the archive cannot write to it
     data = sys.stdin.buffer.read()
-    verdicts: list[Inspection] = []
+    results: list[Inspection] = []
 
     def check() -> None:
         confine(int(sys.argv[1]), len(data))
-        verdicts.append(examine(data))
+        results.append(inspect(data))
 
     threading.stack_size(STACK)
     thread = threading.Thread(target=check)
     thread.start()
     thread.join()
-    if verdicts:
-        os.write(answer, verdicts[0].to_json())
+    if results:
+        os.write(answer, results[0].to_json())
 
 
-def examine(data: bytes) -> Inspection:
-    """What is wrong with an archive. Its code is compiled here, and its objects made, once their code is known."""
+def inspect(data: bytes) -> Inspection:
+    """The fault of an archive, if any. Compiles its code, and creates its objects once their code has been checked."""
     try:
         _check(data)
     except Refused as refused:
@@ -53,8 +53,8 @@ def examine(data: bytes) -> Inspection:
     except RecursionError:
         return Inspection(refused="is nested too deeply to be checked")
     except MemoryError:
-        return Inspection(refused="takes more memory to read than its size explains")
-    except Exception as error:  # whatever torch makes of an archive that nobody has thought of
+        return Inspection(refused="needs far more memory to read than its size")
+    except Exception as error:  # torch may raise anything for an unusual archive
         return Inspection(refused=f"could not be checked ({type(error).__name__}: {reason(error)})")
     return Inspection()
 
@@ -73,14 +73,14 @@ def _check(contents: bytes) -> None:
         if name not in known:
             raise Refused(f"has code in {name} that torch does not compile")
     del unit
-    # Every function is known to only compute, `__setstate__` as well: now objects may be made.
+    # Every function is known to only compute, including `__setstate__`: now objects may be created.
     unit, _ = graphs.load(contents)
     graphs.check(unit, classes, inlined=False)
     graphs.read_source_ranges(unit)
 
 
 def give_up_network() -> bool:
-    """Leaves the network of the machine, where Linux lets a process of one thread do so. Whether it did."""
+    """Leaves the network of the machine, if Linux allows it; returns whether it did. Needs a single thread."""
     try:
         import ctypes
 
@@ -91,7 +91,7 @@ def give_up_network() -> bool:
 
 
 def confine(seconds: int, size: int) -> None:
-    """Takes from this process, as far as the system can, what checking an archive of `size` bytes does not need."""
+    """Limits the resources of this process, as far as the system can, to what an archive of `size` bytes needs."""
     try:
         import resource
     except ImportError:  # Windows
@@ -103,6 +103,6 @@ def confine(seconds: int, size: int) -> None:
     memory = pages * resource.getpagesize() + ROOM + COPIES * size if pages else resource.RLIM_INFINITY
     limits = {"CPU": seconds, "FSIZE": 0, "CORE": 0, "NPROC": 0, "AS": memory}
     for name, limit in limits.items():
-        with suppress(OSError, ValueError, AttributeError):  # not every system has each, or lets it be lowered
-            # The process ends by SIGXCPU at the first limit of seconds; at the second nothing would say why.
+        with suppress(OSError, ValueError, AttributeError):  # systems may lack a limit, or forbid lowering it
+            # At the soft limit of CPU seconds the process ends by SIGXCPU; at the hard limit, without a reason.
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit + 5 if name == "CPU" else limit))

@@ -1,9 +1,9 @@
-"""What a source file of an archive defines, and the expressions in it that run while it is compiled.
+"""Parses a source file of an archive, and checks the expressions in it that run while it is compiled.
 
-torch evaluates the default of an argument, the value of a class constant and the fields of a named tuple at once, in
-an interpreter of its own, and they leave no trace in any graph: here they must be literals. TorchScript is written in
-the syntax of Python. To have Python's parser see what torch's sees, the text is limited to what `torch.jit.save`
-writes: printable ASCII, no comments, no line continuations, no prefixes of strings.
+torch evaluates the default of an argument, the value of a class constant and the fields of a named tuple immediately,
+in an interpreter of its own, and they leave no trace in any graph: here they must be literals. TorchScript has the
+syntax of Python. So that Python's parser agrees with torch's, the text is limited to what `torch.jit.save` writes:
+printable ASCII, no comments, no line continuations, no string prefixes.
 """
 
 import ast
@@ -14,26 +14,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .archive import is_plain
+from .inspection import Refused
 from .operators import computes
-from .verdict import Refused
 
 WRITTEN = re.compile(rb"[\n -~]*")
 TOKENS = {
     tokenize.NAME: re.compile(r"\w+"),
     tokenize.NUMBER: re.compile(r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?j?"),
-    tokenize.STRING: re.compile(r"(['\"])(?!\1\1).*"),  # no prefix, not tripled
+    tokenize.STRING: re.compile(r"(['\"])(?!\1\1).*"),  # no prefix, no triple quotes
     tokenize.OP: re.compile(r"[^;]+"),
     **{kind: re.compile(r"\s*") for kind in (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT)},
     tokenize.ENDMARKER: re.compile(""),
 }
-"""How a token of each kind is written. Comments are of no such kind."""
+"""The form of each kind of token. Comments are not allowed."""
 
 
 @dataclass(frozen=True)
 class Class:
-    """A class of an archive. `state` is the type of what its `__setstate__` takes, if it has one."""
+    """A class of an archive. `state` is the type of the argument of its `__setstate__`, if it has one."""
 
-    name: str  # in full
+    name: str  # qualified
     base: str
     attributes: Mapping[str, ast.expr]  # types by name
     methods: tuple[str, ...]
@@ -42,14 +42,14 @@ class Class:
 
 @dataclass(frozen=True)
 class Outline:
-    """What one source file defines. Names are full ones: `__torch__.net.Net`, `__torch__.net.relu`."""
+    """The definitions in one source file, by qualified names: `__torch__.net.Net`, `__torch__.net.relu`."""
 
     classes: tuple[Class, ...]
     functions: tuple[str, ...]
 
 
 def outline(module: str, source: bytes) -> Outline:
-    """Raises Refused when the source is not written as torch writes it, or evaluates more than a literal."""
+    """The definitions in a source. Raises Refused if torch does not write it so, or it evaluates non-literals."""
     try:
         tree = _parsed(source)
     except (SyntaxError, tokenize.TokenError, RecursionError, ValueError):
@@ -71,7 +71,7 @@ def _parsed(source: bytes) -> ast.Module:
         raise ValueError("not printable ASCII")
     text = source.decode()
     if re.search(r"\\\n| \n", text):
-        raise ValueError("a line that goes on, or ends in a blank")
+        raise ValueError("a continued line, or a trailing blank")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         written = TOKENS.get(token.type)
         if written is None or not written.fullmatch(token.string):
@@ -118,7 +118,7 @@ def _state(name: str, function: ast.FunctionDef) -> ast.expr:
 
 
 def _declared(statement: ast.stmt) -> tuple[str, ast.expr] | None:
-    """The name and the type of an attribute that has no value: `fc : Tensor`, `__annotations__["0"] = Tensor`."""
+    """Name and type of an attribute without a value: `fc : Tensor` or `__annotations__["0"] = Tensor`; else None."""
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is None:
         return statement.target.id, statement.annotation
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript):
@@ -129,7 +129,7 @@ def _declared(statement: ast.stmt) -> tuple[str, ast.expr] | None:
 
 
 def _evaluated(statement: ast.stmt) -> Iterator[ast.expr]:
-    """The expressions in a class body that have a value."""
+    """The expressions in a statement of a class body that are evaluated."""
     if isinstance(statement, ast.AnnAssign) and statement.value is not None:
         yield statement.value
     if isinstance(statement, ast.Assign) and (_declared(statement) is None or len(statement.targets) > 1):
@@ -137,7 +137,7 @@ def _evaluated(statement: ast.stmt) -> Iterator[ast.expr]:
 
 
 def _check_function(owner: str, function: ast.FunctionDef) -> None:
-    """Raises Refused when a default is no literal, an operator may do more than compute, or a function is inside."""
+    """Raises Refused for a non-literal default, an operator that may do more than compute, or a nested function."""
     name = f"{owner}.{function.name}"
     if function.decorator_list:
         raise Refused(f"has a decorator on {name}")
@@ -154,7 +154,7 @@ def _check_function(owner: str, function: ast.FunctionDef) -> None:
 
 
 def _operator(node: ast.AST) -> str | None:
-    """What `torch.relu` and `ops.prim.data` stand for. There are other ways to write an operator; its graph has all."""
+    """The operator that `torch.relu` or `ops.prim.data` names; else None. Others are found only in the graph."""
     if not isinstance(node, ast.Attribute):
         return None
     if isinstance(node.value, ast.Name) and node.value.id == "torch":
@@ -169,7 +169,7 @@ def _operator(node: ast.AST) -> str | None:
 
 
 def is_literal(node: ast.expr) -> bool:
-    """Whether evaluating an expression computes nothing: numbers, text, constants of the file, lists of these."""
+    """Whether an expression is a literal: numbers, text, constants of the file, lists and tuples of these."""
     if isinstance(node, ast.Constant):
         return True
     if isinstance(node, ast.UnaryOp):
@@ -183,7 +183,7 @@ def is_literal(node: ast.expr) -> bool:
     if isinstance(node, ast.Call):
         is_device = ast.unparse(node.func) == "torch.device" and not node.keywords
         return is_device and all(isinstance(argument, ast.Constant) for argument in node.args)
-    # Members of enumerations are written by their full names.
+    # Members of enumerations are written by their qualified names.
     return re.fullmatch(r"CONSTANTS\.c\d+|__torch__(\.\w+)+", ast.unparse(node)) is not None
 
 
@@ -193,7 +193,7 @@ def _is_number(node: ast.expr) -> bool:
 
 
 def _is_version(statement: ast.stmt) -> bool:
-    """`op_version_set = 1`, as torch 1.4 wrote it."""
+    """Whether a statement is `op_version_set = 1`, which torch 1.4 wrote."""
     return (
         isinstance(statement, ast.Assign)
         and ast.unparse(statement.targets[0]) == "op_version_set"

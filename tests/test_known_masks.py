@@ -1,4 +1,4 @@
-"""What is known of the zoo without any detector: by an attacker who knows the mask, and by reckoning."""
+"""Masked models for which the robustness is known: from an attacker who knows the mask, and from exact bounds."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from torch import nn
 from robench.testing import masked as zoo
 from robench.testing.masked import MASKED, masked, stand_in
 
-from ..test_masked import DETERMINISTIC, EXAMPLES, KEEPING, base
+from .test_masked import DETERMINISTIC, EXAMPLES, KEEPING, base
 
 pytestmark = pytest.mark.precision
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -22,15 +22,15 @@ CHANGING = sorted(set(DETERMINISTIC) - set(KEEPING))
 
 
 @pytest.fixture(scope="module")
-def params():
-    """The benchmark's module; an attack of it."""
+def benchmark():
+    """The names of the benchmark, with one quick attack."""
     made = runpy.run_path(str(BENCHMARKS / "witnesses.py"))
     made["witnessed"].__globals__["ATTACKS"] = ("apgd(loss='margin', steps=30)",)
     return made
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_who_knows_a_mask_attacks_what_answers_as_it_does_and_has_a_gradient_everywhere(name):
+def test_a_stand_in_predicts_as_the_masked_model_and_has_a_gradient_everywhere(name):
     x = EXAMPLES.x[:8].clone().requires_grad_()
     known = stand_in(name, base())(x)
     assert torch.equal(known, masked(name, base())(EXAMPLES.x[:8]))
@@ -39,23 +39,23 @@ def test_who_knows_a_mask_attacks_what_answers_as_it_does_and_has_a_gradient_eve
     assert (gradient.flatten(1) != 0).any(dim=1).all()
 
 
-def test_behind_a_mask_that_keeps_predictions_it_is_the_model_inside():
+def test_the_stand_in_of_a_mask_that_keeps_predictions_is_the_model_inside():
     assert torch.equal(stand_in("one-hot", base())(EXAMPLES.x[:2]), base()(EXAMPLES.x[:2]))
 
 
-def test_the_stand_in_of_a_mask_at_random_answers_what_many_draws_do_on_average():
+def test_the_stand_in_of_a_stochastic_mask_has_the_mean_logits_of_many_passes():
     torch.manual_seed(0)
     module, known = masked("noise", base()), stand_in("noise", base())
     with torch.no_grad():
         many = torch.stack([module(EXAMPLES.x[:4]) for _ in range(100)])
         of_stand_in = torch.stack([known(EXAMPLES.x[:4]) for _ in range(13)])
-    assert known.restarts == 8
+    assert known.passes == 8
     standard_error = many.std(dim=0) * 2**0.5 / 100**0.5
     assert ((of_stand_in.mean(dim=0) - many.mean(dim=0)).abs() < 5 * standard_error).all()
 
 
-def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(params):
-    left = params["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
+def test_attacks_on_the_stand_in_break_a_masked_model_without_a_gradient(benchmark):
+    left = benchmark["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
     assert left.open == 0
     assert left.broken >= 3
     assert not masked("black-and-white", base())(
@@ -63,9 +63,9 @@ def test_who_knows_the_mask_breaks_what_its_own_gradient_does_not(params):
     ).requires_grad  # of its own none
 
 
-def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(params, monkeypatch):
+def test_an_image_that_fools_only_the_stand_in_is_rejected(benchmark, monkeypatch):
     class Liar(nn.Module):
-        """Always another class, by a hair that depends on the image."""
+        """Always predicts another class than the masked model."""
 
         def __init__(self, mask):
             super().__init__()
@@ -74,15 +74,15 @@ def test_a_witness_has_fooled_the_masked_model_and_not_its_stand_in_alone(params
         def forward(self, x):
             return self.mask(x).roll(1, dims=1)
 
-    monkeypatch.setitem(zoo.MASKED, "rounded-input", replace(MASKED["rounded-input"], known=Liar))
-    left = params["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
+    monkeypatch.setitem(zoo.MASKED, "rounded-input", replace(MASKED["rounded-input"], stand_in=Liar))
+    left = benchmark["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
     assert (left.broken, left.standing) == (0, 3)
     assert left.rejected["does not fool"] >= 3
 
 
 @pytest.mark.parametrize("name", ["", "rounded-input", "black-and-white", "dead-threshold"])
 @pytest.mark.parametrize("radius", [0.1, 0.3])
-def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid(name, radius, params, tmp_path):
+def test_the_exact_robustness_of_a_linear_model_agrees_with_a_search_on_a_fine_grid(name, radius, benchmark, tmp_path):
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(30, 1, 2, 2, generator=generator)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -92,7 +92,7 @@ def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid
         y = module(x).argmax(dim=1)
         y[:3] = (y[:3] + 1) % 3  # wrong before any attack
         np.savez(tmp_path / "d.npz", x=x.numpy(), y=y.numpy())
-        exact = params["standing_exactly"](module, str(tmp_path / "d.npz"), radius, 30)
+        exact = benchmark["standing_exactly"](module, str(tmp_path / "d.npz"), radius, 30)
         steps = torch.linspace(-radius, radius, 9).tolist()
         aside = torch.tensor(list(itertools.product(steps, repeat=4))).view(-1, 1, 2, 2)
         stands = [
@@ -104,9 +104,9 @@ def test_the_exact_truth_of_a_linear_model_is_that_of_every_image_on_a_fine_grid
 
 
 @pytest.mark.parametrize("name", ["rounded-input", "dead-threshold"])
-def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_room_it_is_the_answer(name, params):
+def test_images_certified_by_intervals_withstand_the_corners_of_the_ball(name, benchmark):
     module = masked(name, base())
-    still, tiny, wide = (params["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
+    still, tiny, wide = (benchmark["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
     torch.manual_seed(0)
     with torch.no_grad():
         corners = [
@@ -119,7 +119,7 @@ def test_what_intervals_certify_withstands_every_corner_of_the_ball_and_with_no_
     assert wide <= tiny < 40
 
 
-def test_a_benchmark_goes_on_from_the_rows_it_has_kept_and_begins_anew_for_another_question(tmp_path):
+def test_a_benchmark_reuses_its_stored_rows_only_for_the_same_question(tmp_path):
     kept = runpy.run_path(str(BENCHMARKS / "kept.py"))["Kept"](tmp_path)
     made = []
 

@@ -1,0 +1,23 @@
+"""What an evaluation measured, on the card of the model."""
+
+from pathlib import Path
+
+import msgspec
+
+from ..problem.checkpoints.cards import read_card, write_card
+from ..results.summary import Summary
+
+
+def write_measured(card: Path, summary: Summary, run: str = "") -> None:
+    """Writes the measured accuracies onto the card in this file; `run` names the file with the evidence."""
+    shares = {
+        "run": run,
+        "protocol": summary.protocol,
+        "examples": summary.data.examples,
+        "clean": summary.clean.accuracy,
+        **{t.threat: t.accuracy for t in summary.threats},
+        "union": summary.union.accuracy,
+        "average": summary.average.accuracy,
+    }
+    measured = {key: value for key, value in shares.items() if value not in ("", None)}
+    write_card(card, msgspec.structs.replace(read_card(card), measured=measured))

@@ -1,0 +1,69 @@
+"""What a reader of a run should know besides its numbers: shown when it is found, and kept with the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..problem import cautions
+from ..problem.classifier import Classifier
+from ..problem.split import Split
+from ..protocols import Protocol
+from ..results.summary import NOTE
+from ..search.engine.trial import gradient_caution, objection_to_smaller_batches
+from .progress import Progress, Silence
+
+SHOWN = ("model", "training", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures", "batch")
+OF_MODEL = ("outputs", "gradients", "batch")  # found once per run file
+DROPPED = ("layout", "graph")  # optimisations that were left out: no number depends on them
+OUTPUTS = 64  # clean images whose outputs are checked to be logits
+TRIED = 8  # clean images on which gradients and batches are checked
+
+
+@dataclass
+class Notes:
+    """Notes by their kind, one of SHOWN or DROPPED."""
+
+    progress: Progress = field(default_factory=Silence)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, text: str) -> None:
+        """Shows a note and keeps it; an empty text is no note."""
+        assert kind in (*SHOWN, *DROPPED), f"{kind} is no kind of note"
+        if text:
+            self.texts[kind] = text
+            self.progress.noted(text)
+
+    def adopt(self, recorded: Mapping[str, str]) -> bool:
+        """Shows what is known from the start, and takes what a run file holds about the model.
+
+        Returns whether the file holds it, so that it need not be found again.
+        """
+        known = f"{NOTE}outputs" in recorded
+        found = {kind: recorded.get(f"{NOTE}{kind}", "") for kind in OF_MODEL} if known else {}
+        for kind, text in [*self.texts.items(), *found.items()]:
+            self.add(kind, text)
+        return known
+
+    def environment(self) -> dict[str, str]:
+        """The notes as the run file keeps them; a note that no longer holds is emptied."""
+        shown = {f"{NOTE}{kind}": self.texts.get(kind, "") for kind in SHOWN}
+        return shown | {f"without {kind}": self.texts.get(kind, "") for kind in DROPPED}
+
+
+def note_model(notes: Notes, classifier: Classifier, split: Split) -> None:
+    """Notes what is odd about the gradients of a deterministic model, and about its answers in smaller batches."""
+    few = split.x[:TRIED]
+    notes.add("gradients", gradient_caution(classifier, few))
+    if why := objection_to_smaller_batches(classifier, few):
+        notes.add(
+            "batch",
+            f"answers depend on the rest of the batch: leaving idle rows out {why}, so whole batches are queried, and"
+            " the verdict on an image may depend on the others (is a layer in training mode?)",
+        )
+
+
+def note_examples(notes: Notes, split: Split, protocol: Protocol, classes: int, correct: int) -> None:
+    """Notes what limits the meaning of these examples and threats; `correct` of the clean images are."""
+    notes.add("classes", cautions.of_classes(split.y, classes))
+    notes.add("accuracy", cautions.of_accuracy(correct, split.y, classes))
+    boundless = (cautions.of_threat(choice.threat, split.shape) for choice in protocol.threats)
+    notes.add("threats", "; ".join(filter(None, boundless)))

@@ -1,0 +1,54 @@
+"""Fractional knapsacks: how far coordinates move that together must gain a given amount, each up to a limit.
+
+Attacks meet them wherever a ball and the box bound a linear function. Everything is row by row.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rows = Float[Tensor, "B N"]
+Column = Float[Tensor, "B 1"]
+
+# Steps of Newton's method. Every step divides (what is still to be gained) * (slope) by 4 or more, so 12 leave
+# a part in a million of it wherever the slope at the end is not a tiny part of the slope at the start.
+NEWTON = 12
+TINY = 1e-30  # keeps 0 / 0 away
+
+
+def level(size: Rows, goal: Tensor | float, weight: Rows | None = None) -> Column:
+    """The largest v for which the entries of `size` of at least v weigh `goal` or more together, row by row.
+
+    It is 0 where all entries together weigh less. Without `weight`, entries are counted. Sizes are not negative, and
+    such floats are ordered like their bit patterns read as integers: bisection over the bits finds v exactly.
+    """
+    bits = torch.finfo(size.dtype).bits
+    found = torch.zeros_like(size[:, :1]).view({32: torch.int32, 64: torch.int64}[bits])
+    reached = torch.empty_like(size)
+    for bit in reversed(range(bits - 1)):  # all but the sign
+        torch.ge(size, (found + 2**bit).view(size.dtype), out=reached)  # 1 and 0 as floats: bools add up slowly
+        total = (reached if weight is None else reached.mul_(weight)).sum(dim=1, keepdim=True)
+        found = torch.add(found, total >= goal, alpha=2**bit)
+    return found.view(size.dtype)
+
+
+def largest_first(worth: Rows, limit: Rows, need: Column) -> Rows:
+    """Coordinates of the highest worth move to their limits, until `need` is met; the last that tie share the rest."""
+    last = level(worth, need, worth * limit)
+    full, tied = limit * (worth > last), limit * (worth == last)
+    left = need - (worth * full).sum(dim=1, keepdim=True)
+    share = left / (worth * tied).sum(dim=1, keepdim=True).clamp(min=TINY)
+    return full + tied * share.clamp(min=0, max=1)
+
+
+def common_length(gain: Rows, limit: Rows, need: Column) -> Column:
+    """The smallest t at which the sum of gain * min(t, limit) is `need`; larger than every limit if there is none.
+
+    The sum is concave and piecewise linear in t, so Newton's method from 0 never passes the root.
+    """
+    t = torch.zeros_like(need)
+    for _ in range(NEWTON):
+        missing = need - (gain * torch.minimum(t, limit)).sum(dim=1, keepdim=True)
+        rate = (gain * (limit > t)).sum(dim=1, keepdim=True)
+        t = t + missing.clamp(min=0) / rate.clamp(min=TINY)
+    return t

@@ -1,0 +1,79 @@
+"""How a norm pulls a perturbation towards 0 while a linear constraint moves it: one class per geometry.
+
+Lagrange's rule gives the move that makes delta + move smallest under `slope . move = aim`: a multiple of the slope,
+less what the norm takes back, cut by the box. `boldness` weighs the norm against the length of the move.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Rows = Float[Tensor, "B N"]
+Column = Float[Tensor, "B 1"]
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """No pull at all. Subclasses override what their norm does."""
+
+    max_power: ClassVar[float] = 0.0  # the highest boldness that makes sense, as a power of 2
+
+    delta: Rows
+    boldness: Column
+    width: Column  # the largest change of a coordinate
+
+    @cached_property
+    def _taken(self) -> Column:
+        return self.boldness * self.width
+
+    def limits(self, low: Rows, high: Rows) -> tuple[Rows, Rows]:
+        """The interval of every coordinate's move, given the one that the box leaves to it."""
+        return low, high
+
+    def pulled(self, move: Rows) -> Rows:
+        """The move after the norm's pull, before it is cut to its limits."""
+        return move
+
+    def follows(self, pulled: Rows) -> Bool[Tensor, "B N"] | None:
+        """The coordinates that change with the multiple of the slope, limits aside; None if all do."""
+        return None
+
+
+@dataclass(frozen=True)
+class Clipping(Shrinkage):
+    """l_inf: delta + move stays in a smaller cube."""
+
+    def limits(self, low: Rows, high: Rows) -> tuple[Rows, Rows]:
+        taken = self._taken
+        low = torch.maximum(low, taken - self.width - self.delta)
+        return low, torch.minimum(high, self.width - taken - self.delta)
+
+
+@dataclass(frozen=True)
+class Scaling(Shrinkage):
+    """l_2: a share of delta is taken back."""
+
+    @cached_property
+    def _back(self) -> Rows:
+        return self.boldness * self.delta
+
+    def pulled(self, move: Rows) -> Rows:
+        return move - self._back
+
+
+@dataclass(frozen=True)
+class Thresholding(Shrinkage):
+    """l_1: every coordinate of delta + move comes nearer to 0 by the same amount, and not past it."""
+
+    max_power: ClassVar[float] = 3.0  # ever bolder moves tend to the solution of the linear programme
+
+    def pulled(self, move: Rows) -> Rows:
+        taken = self._taken
+        return move - torch.clamp(self.delta + move, -taken, taken)
+
+    def follows(self, pulled: Rows) -> Bool[Tensor, "B N"] | None:
+        return self.delta + pulled != 0

@@ -1,0 +1,123 @@
+"""First-order attacks compared with attacks of other kinds, on the examples that the masking check has sampled."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ...evidence.attack_key import AttackKey
+from ...evidence.records import Evidence, Plan
+from ..outcomes import answers, breaks, planned_threat
+from ..stats.intervals import clopper_pearson
+from .indicators import LEVEL, tail
+
+SHARE = 0.01  # of what first-order attacks leave: more than this must be broken by evidence of another kind
+MIN_IMAGES = 2  # one of one is exactly at SHARE and LEVEL, which is no evidence
+CONTROL = 500  # gradients of scale-free losses that must have failed on an example before it counts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The sampled examples that first-order attacks leave unbroken, and their fate under one threat."""
+
+    left: int  # unbroken by first-order attacks, of those sampled
+    broken: Counter[str]  # by attacks of another kind, after first-order control: by the first attack that broke them
+    uncontrolled: int = 0  # broken by another kind, with too few first-order gradients as a control
+    unsearched: int = 0  # unbroken, and not yet searched by every attack that was assigned to them
+    survived: int = 0  # sampled examples that no planned attack has broken
+    broken_later: int = 0  # of these, how many anything else has broken
+
+    @property
+    def p(self) -> float:
+        """The probability of this many broken if no more than SHARE of all are: the exact binomial tail."""
+        return tail(self.broken.total(), self.left, SHARE)
+
+    @property
+    def too_weak(self) -> bool:
+        """Whether significantly more than SHARE of what the planned attacks left was broken by anything at all."""
+        return self.broken_later >= MIN_IMAGES and tail(self.broken_later, self.survived, SHARE) <= LEVEL
+
+    @property
+    def significant(self) -> bool:
+        """Whether more than SHARE of what first-order attacks leave is broken, if this is the only threat."""
+        return self.broken.total() >= MIN_IMAGES and self.p <= LEVEL
+
+    @property
+    def lower_bound(self) -> float:
+        """The exact one-sided 99 % bound on the broken share of what first-order attacks leave."""
+        return clopper_pearson(self.broken.total(), self.left, 0.98)[0]
+
+
+def left_by_first_order(plan: Plan, evidence: Evidence, threat: str) -> list[int]:
+    """The planned examples that are correct before any attack and unbroken by first-order attacks, in plan order."""
+    correct = answers(evidence)
+    broken = {claim.example for claim, _ in breaks(evidence, threat) if claim.key.kind == "first-order"}
+    return [example for example in plan.examples if correct.get(example, False) and example not in broken]
+
+
+def uncontrolled(plan: Plan, evidence: Evidence, threat: str) -> list[int]:
+    """The examples among them that another kind of attack broke, with too few first-order gradients as a control."""
+    broken = _broken(evidence, threat)
+    controlled = _controlled(evidence, threat)
+    return [e for e in left_by_first_order(plan, evidence, threat) if e in broken and e not in controlled]
+
+
+def compare(plan: Plan, evidence: Evidence, threat: str) -> Comparison:
+    """First-order attacks against all others, on the examples that were sampled for it."""
+    sampled = frozenset(evidence.masking_state(threat).sampled)
+    broken, controlled = _broken(evidence, threat), _controlled(evidence, threat)
+    found = breaks(evidence, threat)
+    unclassified = {claim.example for claim, _ in found} - broken.keys()
+    left = [e for e in left_by_first_order(plan, evidence, threat) if e in sampled and e not in unclassified]
+    searched = _searched(evidence, threat)
+    specs = {a.spec for a in planned_threat(plan, threat).attacks}
+    by_plan = {claim.example for claim, _ in found if claim.threat == threat and claim.attack in specs}
+    survived = sampled & frozenset(plan.examples) - by_plan
+    counted = Counter(broken[e].short for e in left if e in broken and e in controlled)
+    return Comparison(
+        left=len(left),
+        broken=counted,
+        uncontrolled=sum(e in broken for e in left) - counted.total(),
+        unsearched=sum(e not in broken and e not in searched for e in left),
+        survived=len(survived),
+        broken_later=len(survived & {claim.example for claim, _ in found}),
+    )
+
+
+def _is_another(key: AttackKey) -> bool:
+    """Whether it is evidence of another kind than a first-order attack's."""
+    return key.kind in ("scores", "labels", "outside", "surrogate")
+
+
+def _broken(evidence: Evidence, threat: str) -> dict[int, AttackKey]:
+    """The first attack of another kind that broke each example."""
+    first: dict[int, AttackKey] = {}
+    for claim, _ in breaks(evidence, threat):
+        if _is_another(claim.key):
+            first.setdefault(claim.example, claim.key)
+    return first
+
+
+def _searched(evidence: Evidence, threat: str) -> set[int]:
+    """The examples that every attack assigned at the greatest depth has searched, or failed on with an error.
+
+    In runs that record no assignments any attack of another kind suffices.
+    """
+    over = [(s.example, s.threat, s.key) for s in evidence.exhausted if s.done]
+    over += [(f.example, f.threat, f.key) for f in evidence.failures]
+    attacks: dict[int, set[str]] = {}
+    for example, under, key in over:
+        if under == threat and _is_another(key):
+            attacks.setdefault(example, set()).add(str(key))
+    assigned = evidence.masking_state(threat).assigned
+    deepest = max((depth for _, depth in assigned), default=None)
+    wanted = {attack for attack, depth in assigned if depth == deepest}
+    return {example for example, done in attacks.items() if wanted <= done}
+
+
+def _controlled(evidence: Evidence, threat: str) -> set[int]:
+    """The examples on which enough first-order gradients have failed, or on which no first-order attack could run."""
+    gradients: Counter[int] = Counter()
+    for s in evidence.exhausted:
+        if s.threat == threat and s.done and s.key.kind == "first-order" and s.key.scale_free:
+            gradients[s.example] += s.backwards
+    failed = {f.example for f in evidence.failures if f.threat == threat and f.key.kind == "first-order"}
+    return {e for e, n in gradients.items() if n >= CONTROL} | {e for e in failed if not gradients[e]}
