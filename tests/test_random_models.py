@@ -30,7 +30,7 @@ from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.search.engine.eot import AveragedAnswers, averaged
 
-from .cli.conftest import calm, folder, robench  # noqa: F401  fixtures
+from .cli.conftest import folder, robench, small_batches  # noqa: F401  fixtures
 from .exact_distances import SHAPE, Linear, classifier, toy
 from .search.running import ends, items, job
 

@@ -62,7 +62,7 @@ def test_a_suite_takes_no_settings_and_attacks_what_its_parts_attack():
         protocol.with_threats(["rt:3px,30deg"]).with_attacks(["autoattack"])
 
 
-def test_the_cost_of_a_protocol_is_what_an_example_that_stands_asks_for():
+def test_the_cost_of_a_protocol_is_the_queries_for_a_standing_example():
     ask = protocols.load("standard", "mnist").with_threats(["linf:0.3", "rt:3px,30deg"])
     pure = ask.with_attacks(["pgd(steps=10, restarts=3)", "apgd(loss=dlr, targets=9, steps=20)", "grid"])
     assert of_protocol(pure, classes=10) == Cost(gradients=3 * 11 + 9 * 21, forwards=775)

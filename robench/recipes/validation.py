@@ -117,7 +117,7 @@ class Validation:
 def overfitting_warning(checks: Tensor, now: ValidationCheck, examples: int) -> str:
     """A warning of catastrophic overfitting; empty if there is none. Wong et al. 2020, https://arxiv.org/abs/2001.03994.
 
-    Since an earlier check, accuracy rose on training images and fell significantly on held-out images.
+    Since an earlier check, accuracy rose on training images and dropped significantly on held-out images.
     """
     if now.robust is None:
         return ""

@@ -74,43 +74,43 @@ def plain(steps, folder):
 
 
 @pytest.fixture(scope="module")
-def overfitting_warning(tmp_path_factory):
+def broken(tmp_path_factory):
     return plain(250, tmp_path_factory.mktemp("fallen"))
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
-def test_a_second_of_training_makes_a_net_stand_that_fell(name, overfitting_warning, tmp_path):
-    threats, split, firm = tuple(map(parse, LEARNT[name])), blobs(), mlp()
+def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_path):
+    threats, split, robust = tuple(map(parse, LEARNT[name])), blobs(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
     settings |= {} if name == "eat" else {"inner_step_size": 0.6}
     recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
-    recipe.train(*training_of(firm, split, tmp_path), threats)
-    before, after = ([standing(net, split, threat) for threat in threats] for net in (overfitting_warning, firm))
+    recipe.train(*training_of(robust, split, tmp_path), threats)
+    before, after = ([standing(net, split, threat) for threat in threats] for net in (broken, robust))
     assert before[0] < 0.1 < 0.75 < after[0], (before, after)
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
 
-def test_training_on_poses_makes_a_net_stand_that_fell(tmp_path):
+def test_training_on_transforms_makes_a_broken_network_robust(tmp_path):
     y = torch.arange(256) % 2
     x = torch.zeros(256, 1, 8, 8)
     x[y == 0, :, 2:6, 3:5] = 1  # bars
     x[y == 1, :, 3:5, 2:6] = 1
     x = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     split, threat = Split.whole("bars:train", x, y, 2), parse("rt:2px,30deg")
-    overfitting_warning, firm = mlp(), mlp()
+    broken, robust = mlp(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
-    configure("nat", "bars", settings).train(*training_of(overfitting_warning, split, tmp_path), ())
+    configure("nat", "bars", settings).train(*training_of(broken, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    configure("spatial_at", "bars", settings).train(*training_of(firm, split, tmp_path), (threat,))
+    configure("spatial_at", "bars", settings).train(*training_of(robust, split, tmp_path), (threat,))
 
-    def under_every_pose(module):
+    def under_every_transform(module):
         limits = threat.limits(x)
         transforms = torch.cartesian_prod(*[torch.linspace(-1, 1, 5)] * 3) * limits
         moved = [threat.apply(x, transform.expand(len(x), 3)) for transform in transforms]
         with torch.no_grad():
             return torch.stack([module.eval()(images).argmax(dim=1) == y for images in moved]).all(dim=0).float().mean()
 
-    assert under_every_pose(overfitting_warning) < 0.5 < 0.8 < under_every_pose(firm)
+    assert under_every_transform(broken) < 0.5 < 0.8 < under_every_transform(robust)
 
 
 def training_step(module, split, texts, noise=0.0):
@@ -142,7 +142,7 @@ def test_sat_meets_every_threat_equally_often_and_one_per_batch():
         torch.testing.assert_close(recipe.train_step(now).loss.detach(), alone)
 
 
-def test_adaptive_draws_where_the_model_fails_and_forgets_no_threat():
+def test_adaptive_samples_threats_by_errors_and_forgets_none():
     recipe = configure("adaptive", "blobs", {"least": 0.3})
     shares = recipe.shares(torch.tensor([0.9, 0.0, 0.1]))
     torch.testing.assert_close(shares, torch.tensor([0.1 + 0.7 * 0.9, 0.1, 0.1 + 0.7 * 0.1]))
@@ -169,7 +169,7 @@ def test_the_divergence_of_trades_is_that_of_the_book():
     assert divergence(clean, answered).mean() > divergence(clean, now.module(noise).detach()).mean()
 
 
-def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highest_of_all():
+def test_msd_takes_the_step_that_raises_the_loss_most_and_trains_on_the_highest_loss():
     module, split, texts = mlp().eval(), blobs(24), ("linf:0.05", "l2:0.6", "l1:2")
     recipe = configure("msd", "blobs", {"batch": 24, "inner_steps": 1})
     now = training_step(module, split, texts)
@@ -185,7 +185,7 @@ def test_msd_takes_the_step_that_raises_the_loss_most_and_learns_from_the_highes
     assert (losses(module, split.x + further, split.y) >= found - 1e-6).all()
 
 
-def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
+def test_eat_samples_threats_by_errors_counted_from_the_first_step():
     even = torch.tensor([0.5, 0.5])
     assert torch.equal(threat_shares(torch.tensor([3.0, 0.0]), torch.tensor([8.0, 0.0])), even), (
         "until all have been met"
@@ -203,7 +203,7 @@ def test_eat_draws_where_the_model_fails_counted_from_the_first_step():
         assert now.memory["met"].tolist() == met
 
 
-def test_eat_learns_from_the_highest_point_of_apgd_and_calls_firm_what_no_point_on_the_way_fooled(tmp_path):
+def test_eat_trains_on_the_best_point_of_apgd_and_an_example_is_standing_if_no_query_fooled(tmp_path):
     module, split = mlp(), blobs(64)
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
     now = training_step(module, split, ("linf:0.1", "l2:0.45", "l1:0.8"))

@@ -114,7 +114,7 @@ def test_the_minutes_on_a_card_are_those_of_every_sitting(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(("name", "precision"), [("pgd_at", "float32"), ("mng_ac", "bfloat16")])
-def test_a_training_with_batch_norm_and_images_kept_out_is_killed_and_ends_as_it_would_have(
+def test_a_training_with_batch_norm_and_held_out_images_is_killed_and_ends_as_it_would_have(
     name, precision, tmp_path, monkeypatch, small, images
 ):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
@@ -136,7 +136,7 @@ def test_a_training_with_batch_norm_and_images_kept_out_is_killed_and_ends_as_it
     assert [check[:4] for check in seen.values()] == [check[:4] for check in seen_in_pieces.values()]
 
 
-def test_a_look_after_a_kill_tells_of_all_steps_since_the_look_before(tmp_path, monkeypatch, images):
+def test_a_check_after_a_kill_covers_all_steps_since_the_previous_check(tmp_path, monkeypatch, images):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     recipe = configure("nat", "toy", {"steps": 60, "batch": 8})
 

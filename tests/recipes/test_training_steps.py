@@ -29,7 +29,7 @@ def wrong(module, x, y):
 
 
 @pytest.mark.parametrize(("noise", "place"), [(0.23, 0), (0.25, 1), (0.68, 1), (0.7, 2)])
-def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_sees(learning, noise, place):
+def test_adaptive_samples_by_remembered_errors_and_updates_them(learning, noise, place):
     now = training_step(learning, blobs(64), WEAK, noise)
     before = [0.2, 0.5, 0.3]  # so that the shares are 0.1 + 0.7 of that: 0.24, 0.45 and 0.31
     now.memory["errors"] = torch.tensor(before)
@@ -43,7 +43,7 @@ def test_adaptive_draws_by_the_errors_it_remembers_and_remembers_those_that_it_s
     torch.testing.assert_close(now.memory["errors"], torch.tensor(before))
 
 
-def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
+def test_adaptive_assumes_at_first_that_a_network_fails_everywhere(learning):
     now = training_step(learning, blobs(64), WEAK, noise=0.4)
     recipe = configure("adaptive", "blobs", {})
     errors = wrong(learning, recipe.images(now, now.threats[1]), now.batch.y)
@@ -52,7 +52,7 @@ def test_adaptive_takes_a_net_that_it_has_not_seen_to_fail_everywhere(learning):
 
 
 @pytest.mark.parametrize(("noise", "place"), [(0.24, 0), (0.26, 1)])
-def test_eat_draws_by_its_counts_and_counts_the_examples_that_stood(learning, noise, place):
+def test_eat_samples_by_its_counts_and_counts_standing_examples(learning, noise, place):
     now = training_step(learning, blobs(64), ("linf:0.1", "l1:0.8"), noise)
     held, met = [70.0, 25.0], [80.0, 40.0]  # errors of 1/8 and 3/8: shares of 1/4 and 3/4
     now.memory.update(held=torch.tensor(held), met=torch.tensor(met))
@@ -94,7 +94,7 @@ class Valley(nn.Module):
         return torch.stack([10 * away, torch.zeros_like(away)], dim=1)
 
 
-def test_msd_learns_from_the_highest_loss_it_met_and_not_from_the_last():
+def test_msd_trains_on_the_highest_loss_and_not_on_the_last():
     split = Split.whole("grey", torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long), 2)
     module = Valley()
     now = training_step(module, split, ("linf:0.3", "linf:0.001"))
@@ -117,7 +117,7 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
 
 
 @pytest.mark.parametrize("settings", [{}, {"poses": 3}])
-def test_the_worst_of_as_many_poses_is_learnt_from_as_the_recipe_says(settings):
+def test_training_uses_the_worst_of_as_many_transforms_as_the_recipe_sets(settings):
     module, split = mlp(), blobs(12)
     now, asked = training_step(module, split, ("rt:2px,20deg",)), []
     handle = module.register_forward_pre_hook(lambda m, args: asked.append(args[0]))

@@ -20,7 +20,7 @@ from robench.recipes.validation import CHECKS, Validation, ValidationCheck, over
 from .test_recipes import CPU, LEARNT, Silent, blobs, mlp, training_of
 
 
-def test_the_images_kept_out_are_never_trained_on_and_the_others_keep_their_order_and_noise():
+def test_held_out_images_are_never_trained_on_and_the_others_keep_their_order_and_noise():
     split = blobs(100)
     without = held_out(100, 30)
     assert len(without) == 30
@@ -37,7 +37,7 @@ def test_the_images_kept_out_are_never_trained_on_and_the_others_keep_their_orde
 
 
 @pytest.mark.parametrize("name", ["nat", "max", "spatial_at", "eat", "mng_ac"])
-def test_looking_at_the_images_kept_out_changes_no_weight(name, tmp_path):
+def test_checking_held_out_images_changes_no_weight(name, tmp_path):
     threats, split, without = tuple(map(parse, LEARNT[name])), blobs(256), held_out(256, 40)
     climbs = name not in ("nat", "spatial_at")
     recipe = configure(name, "blobs", {"steps": 6, "batch": 32, **({"inner_steps": 2} if climbs else {})})
@@ -55,7 +55,7 @@ def test_looking_at_the_images_kept_out_changes_no_weight(name, tmp_path):
     assert [check.step for check in checks] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_trained_since(tmp_path):
+def test_a_check_gives_clean_and_robust_accuracy_and_the_training_accuracy_since_the_last_check(tmp_path):
     module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
     threats = tuple(map(parse, ("linf:0.1", "l2:0.2")))
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
@@ -79,7 +79,7 @@ def test_a_look_tells_clean_and_robust_accuracy_under_all_threats_and_what_was_t
     assert validation.checks[:, 0].tolist() == [check.step for check in told]
 
 
-def test_a_look_has_ten_steps_however_few_the_training_has(tmp_path):
+def test_a_check_has_ten_steps_even_if_the_training_has_fewer(tmp_path):
     module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
     few, ten = ({"inner_steps": steps, "inner_step_size": 2.5 / steps, "batch": 50} for steps in (1, 10))
@@ -98,7 +98,7 @@ def a_look(step, robust, trained):
     return ValidationCheck(step, 0.99, robust, trained, "")
 
 
-def test_a_fall_on_images_kept_out_while_training_rises_is_called_overfitting():
+def test_a_drop_on_held_out_images_while_training_accuracy_rises_is_overfitting():
     def told(robust, trained, n=200):
         checks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
         return overfitting_warning(checks, a_look(300, robust, trained), n)
@@ -124,7 +124,7 @@ def toy(classes=10):
     return Split.whole("toy:train", x, torch.arange(80) % classes, 10)
 
 
-def test_the_card_tells_what_was_seen_on_the_images_kept_out(tmp_path):
+def test_the_card_has_the_last_check_of_the_held_out_images(tmp_path):
     checks = []
     card = make(an_order(tmp_path, validation=20), toy(), CPU, Silent(), checks.append)
     assert card.validation == {"examples": 20, "clean": checks[-1].clean}
@@ -171,7 +171,7 @@ def test_a_limit_that_lets_any_image_become_any_other_is_refused(text, too_much,
             make(order, toy(), CPU, Silent())
 
 
-def test_too_many_images_kept_out_say_so(tmp_path):
+def test_too_many_held_out_images_are_refused(tmp_path):
     with pytest.raises(
         UserError, match="10 examples beside the 70 held out, fewer than one batch of 16; hold out fewer"
     ):

@@ -82,7 +82,7 @@ def check_distances(attack, norm, module, classes, shape, within):
     assert ratio.max() < within
 
 
-def check_lane_mates(attack, norm):
+def check_independence_of_the_batch(attack, norm):
     """The finds are the same in any order and among any lane mates."""
     module = Linear(3)
     model = classifier(module, 3)

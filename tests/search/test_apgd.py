@@ -99,7 +99,7 @@ def test_targeted_apgd_goes_where_the_authors_code_goes():
     torch.testing.assert_close(torch.maximum(last.top_loss, seen.loss), loss_best, atol=1e-6, rtol=1e-6)
 
 
-def test_apgd_l1_climbs_as_high_as_the_authors_code():
+def test_apgd_l1_reaches_the_loss_of_the_authors_code():
     """Ties and the roundings of two projections part the paths, so the heights are compared, not the points."""
     from pyautoattack.autopgd_base import APGDAttack
 

@@ -12,7 +12,7 @@ from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBe
 from robench.search.engine.scheduler import Item
 
 from ..exact_distances import Linear, classifier, distance, toy
-from .nearest import check_distances, check_lane_mates, edgy, linear_models
+from .nearest import check_distances, check_independence_of_the_batch, edgy, linear_models
 from .running import ends, job
 
 NORMS = ["linf", "l2", "l1"]
@@ -28,8 +28,8 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_same_is_found_among_any_lane_mates(norm):
-    check_lane_mates(BrendelBethge(steps=20), norm)
+def test_an_example_has_the_same_result_in_any_batch(norm):
+    check_independence_of_the_batch(BrendelBethge(steps=20), norm)
 
 
 def solved(norm, x, delta, slope, aim, reach):
@@ -96,7 +96,7 @@ def test_a_row_steps_the_same_in_a_batch_of_any_size(norm):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_it_looks_for_a_start_then_for_the_boundary_then_walks():
+def test_it_searches_a_start_then_the_boundary_then_walks():
     model = classifier(Linear(2))
     x, y = edgy(model)
     threat, batch = parse("l2:1"), Batch(x, y, y, torch.arange(len(x)))
@@ -119,7 +119,7 @@ def test_it_looks_for_a_start_then_for_the_boundary_then_walks():
     assert (state.phase == WALK).sum() > len(x) / 2
 
 
-def test_where_noise_is_no_start_it_climbs_to_one():
+def test_where_noise_is_no_start_gradient_steps_find_one():
     module = Linear(2)
     with torch.no_grad():
         module.bias[0] += 0.2 * (module.weight[0] - module.weight[1]).abs().sum()  # noise is of class 0

@@ -100,7 +100,7 @@ def test_an_example_breaks_just_beyond_its_distance_and_never_before():
         assert all(exact[other] <= threat.r for other in broken)
 
 
-def test_what_it_keeps_is_the_smallest_point_asked_about_that_fools():
+def test_its_best_point_is_the_smallest_misclassified_query():
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
@@ -157,7 +157,7 @@ def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its
 
 
 @pytest.mark.parametrize("slots", [3, 40])
-def test_the_same_is_found_among_any_lane_mates(slots):
+def test_an_example_has_the_same_result_in_any_batch(slots):
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)
@@ -172,7 +172,7 @@ def test_the_same_is_found_among_any_lane_mates(slots):
             torch.testing.assert_close(x_adv, other[item], atol=1e-5, rtol=0)
 
 
-def test_giving_up_a_round_looks_at_no_other_row_and_leaves_more_rounds():
+def test_stopping_a_round_early_depends_on_no_other_row_and_leaves_more_rounds():
     model = classifier(Linear(2))
     split = toy(model, N)
     attack = CarliniWagner(steps=60, learning_rate=0.05, rounds=2)

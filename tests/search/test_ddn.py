@@ -10,7 +10,7 @@ from robench.search.attack import Batch, differentiate
 from robench.search.attacks.ddn import DDN, fading, log_odds
 
 from ..exact_distances import Linear, classifier, toy
-from .nearest import N, asked_about, check_distances, check_lane_mates, edgy, linear_models
+from .nearest import N, asked_about, check_distances, check_independence_of_the_batch, edgy, linear_models
 
 FAST = DDN(steps=100)
 L2 = parse("l2:1")
@@ -21,8 +21,8 @@ def test_the_smallest_delta_is_as_long_as_the_distance(module, classes, shape):
     check_distances(DDN(steps=100, targets=classes - 1 if classes > 2 else 0), "l2", module, classes, shape, 1.05)
 
 
-def test_the_same_is_found_among_any_lane_mates():
-    check_lane_mates(DDN(steps=80), "l2")
+def test_an_example_has_the_same_result_in_any_batch():
+    check_independence_of_the_batch(DDN(steps=80), "l2")
 
 
 def test_the_norm_shrinks_after_a_find_and_else_grows_and_holds_after_the_box_has_cut():
@@ -53,7 +53,7 @@ def test_the_loss_points_as_the_cross_entropy_does_and_does_not_die_out():
     assert lives.abs().max() == 1
 
 
-def test_where_nothing_fools_it_asks_about_images_to_the_end_and_finds_nothing():
+def test_where_nothing_fools_it_queries_images_to_the_end_and_finds_nothing():
     module = Linear(2)
     with torch.no_grad():
         module.bias[0] += 1e3

@@ -51,7 +51,7 @@ def test_in_fifty_dimensions_it_comes_within_a_quarter_of_the_distance_and_never
 
 
 @every
-def test_what_it_finds_depends_on_neither_lane_mates_nor_order_nor_on_more_than_the_label(attack, norm):
+def test_results_depend_neither_on_the_batch_nor_on_order_nor_on_more_than_the_label(attack, norm):
     model = classifier(Linear(4, FIFTY), 4, FIFTY)
     attack = build(attack.name, {"steps": 10 if attack.name == "boundary" else 1})
     split, threat = toy(model, 4), parse(WIDE[norm])

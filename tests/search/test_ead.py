@@ -136,7 +136,7 @@ def test_an_example_breaks_beyond_its_distance_and_never_before():
         assert all(exact[other] <= threat.r for other in broken)
 
 
-def test_what_it_keeps_is_the_smallest_image_asked_about_that_fools():
+def test_its_best_image_is_the_smallest_misclassified_query():
     model = classifier(Linear(3), 3)
     x, y = toy(model, N).x, toy(model, N).y
     state, asked, fooled = searched(model, SHORT, x, y, y)
@@ -179,7 +179,7 @@ def test_where_nothing_fools_it_finds_nothing():
 
 
 @pytest.mark.parametrize("slots", [3, 40])
-def test_the_same_is_found_among_any_lane_mates(slots):
+def test_an_example_has_the_same_result_in_any_batch(slots):
     module = Linear(3)
     model = classifier(module, 3)
     split = toy(model, N)

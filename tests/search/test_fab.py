@@ -88,7 +88,7 @@ def test_fab_breaks_a_linear_model_just_beyond_its_distance_and_never_before(nor
 
 @pytest.mark.parametrize("shape", [(1, 4, 5), (3, 9, 6)], ids=str)
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_point_it_asks_about_lies_in_the_box_and_it_comes_ever_closer(norm, shape):
+def test_every_query_lies_in_the_box_and_it_comes_ever_closer(norm, shape):
     model = classifier(Linear(3, shape), 3, shape)
     split, attack, threat = toy(model, N), FAB(random_start=True), parse(f"{norm}:0.4")
     batch = Batch(split.x, split.y, (split.y + 1) % 3, torch.arange(N))
@@ -110,7 +110,7 @@ def test_every_point_it_asks_about_lies_in_the_box_and_it_comes_ever_closer(norm
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_it_finds_depends_on_neither_lane_mates_nor_order(norm):
+def test_results_depend_neither_on_the_batch_nor_on_order(norm):
     module = Linear(3)
     model = classifier(module, 3)
     split, attack = toy(model, N), FAB(steps=8, random_start=True)

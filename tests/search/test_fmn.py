@@ -8,7 +8,7 @@ from robench.problem.threats import parse
 from robench.search.attacks.fmn import FMN
 
 from ..exact_distances import Linear, classifier
-from .nearest import asked_about, check_distances, check_lane_mates, edgy, linear_models
+from .nearest import asked_about, check_distances, check_independence_of_the_batch, edgy, linear_models
 
 NORMS = ["linf", "l2", "l1"]
 
@@ -21,12 +21,12 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_same_is_found_among_any_lane_mates(norm):
-    check_lane_mates(FMN(steps=40), norm)
+def test_an_example_has_the_same_result_in_any_batch(norm):
+    check_independence_of_the_batch(FMN(steps=40), norm)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_boundary_that_is_a_plane_is_crossed_at_the_second_question(norm):
+def test_a_flat_boundary_is_crossed_at_the_second_query(norm):
     """Inside the box the linearised boundary is the boundary, and the first ball reaches gamma beyond it."""
     module = Linear(2)
     model = classifier(module)
@@ -43,7 +43,7 @@ def test_a_boundary_that_is_a_plane_is_crossed_at_the_second_question(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_point_it_asks_about_lies_in_the_box_and_from_a_find_it_comes_nearer(norm):
+def test_every_query_lies_in_the_box_and_from_a_find_it_comes_nearer(norm):
     model = classifier(Linear(3, (3, 9, 6)), 3, (3, 9, 6))
     x, y = edgy(model)
     asked = asked_about(model, FMN(steps=60), parse(f"{norm}:1"), x, y, y)

@@ -81,7 +81,7 @@ def test_an_attack_of_foolbox_breaks_a_linear_model_beyond_the_exact_distance_an
         ("foolbox:EADAttack(steps=60, binary_search_steps=5, initial_const=1, decision_rule=L1)", "l1", 1.3),
     ],
 )
-def test_a_minimum_norm_attack_of_foolbox_goes_on_to_the_smallest_where_that_is_asked_for(text, norm, beyond):
+def test_a_minimum_norm_attack_of_foolbox_continues_to_the_smallest_find_on_request(text, norm, beyond):
     model = classifier(Linear(2), 2)
     split = toy(model, 6, edges=False)  # its C&W cannot move pixels at 0 and 1
     attack = build(*parse(text))
@@ -244,7 +244,7 @@ def test_rubbish_breaks_nothing(model, split, kind):
 
 
 @pytest.mark.parametrize("kind", [DoesNothing, ShowsNaN])
-def test_a_library_that_asks_about_nothing_but_the_images_has_not_searched(model, split, kind):
+def test_a_library_that_queries_only_the_clean_images_has_not_searched(model, split, kind):
     ended = ends(model, split, job(NARROW, kind(), items(model, kind(), split, range(N))), slots=5)
     assert [(end.x_adv, end.nan, end.error) for end in ended] == [(None, False, IDLE)] * N
 
@@ -317,7 +317,7 @@ def test_the_best_point_is_kept_whatever_the_library_makes_of_it(model, split):
 # Which row is whose
 
 
-def test_rows_are_told_apart_when_the_library_drops_reorders_and_repeats_them(model, split):
+def test_rows_are_matched_to_examples_when_the_library_drops_reorders_and_repeats_them(model, split):
     x, y = split.x, split.y
     watched = Watched(model, Linf(Fraction(1, 20)), x, y)
     near = x + 0.05 * (0.5 - x).sign()
@@ -345,7 +345,7 @@ def test_a_find_goes_to_the_example_it_was_made_from(model, split, all_of_them):
     assert torch.equal(seen[9], found[9])
 
 
-def test_of_several_finds_at_once_the_smallest_is_kept_where_that_is_asked_for(model, split):
+def test_of_several_finds_at_once_the_smallest_is_retained_on_request(model, split):
     attack = PGD(steps=20)
     (end,) = ends(model, split, job(WIDE, attack, items(model, attack, split, [2])))
     far = (split.x[2] + 1.5 * (end.x_adv - split.x[2])).clamp(0, 1)
@@ -612,7 +612,7 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("autoattack-refrence", "did you mean autoattack-reference"),
     ],
 )
-def test_what_foolbox_does_not_have_is_one_sentence(text, told):
+def test_an_unknown_attack_of_foolbox_is_refused_in_one_sentence(text, told):
     with pytest.raises(UserError, match=told):
         build(*parse(text))
 

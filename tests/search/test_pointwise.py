@@ -105,7 +105,7 @@ def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move
         assert not fools(torch.stack(moved)).any()
 
 
-def test_it_is_through_only_when_it_has_asked_about_every_value_since_the_last_that_moved():
+def test_it_ends_only_after_a_query_for_every_value_since_the_last_change():
     model, ends_seen = MODELS["uneven"], 0
     split = toy(model, 4)
     before, asked_since = None, [[] for _ in split.x]

@@ -52,7 +52,7 @@ def test_pixels_stay_or_turn_white_or_black_in_all_channels_and_more_of_them_the
     assert 0.45 < share < 0.55
 
 
-def test_it_keeps_the_nearest_that_fooled_in_the_norm_of_the_threat_and_asks_about_little_beyond_its_density(seen):
+def test_it_retains_the_nearest_find_in_the_norm_of_the_threat_and_queries_little_beyond_its_density(seen):
     x, questions = seen
     least = torch.full((N,), torch.inf)
     for state, asked, fools in questions:

@@ -70,7 +70,7 @@ def test_ties_are_cut_and_a_flat_gradient_takes_no_step():
     assert sparse(torch.ones(1, 1, 28, 28), 99.0).ne(0).sum() == 8
 
 
-def test_no_step_is_spent_on_pixels_that_the_box_stops():
+def test_no_step_is_wasted_on_pixels_that_the_box_stops():
     x = torch.tensor([[1.0, 0.0, 0.5, 0.5]]).view(1, 1, 1, 4)
     grad = torch.tensor([[9.0, -8.0, 1.0, 0.5]]).view(1, 1, 1, 4)  # the strongest push outwards
     batch = Batch(x, torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))

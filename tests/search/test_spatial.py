@@ -39,7 +39,7 @@ def fallen(model, split, attack, slots=8):
     ]  # fmt: skip
 
 
-def test_the_grid_breaks_exactly_what_some_pose_of_it_breaks(model, split):
+def test_the_grid_breaks_exactly_what_one_of_its_transforms_breaks(model, split):
     transforms = LIMITS * torch.tensor(list(product(*(np.linspace(-1, 1, n) for n in (3, 3, 7))))).float()
     expected = set()
     for row in range(N):
@@ -52,7 +52,7 @@ def test_the_grid_breaks_exactly_what_some_pose_of_it_breaks(model, split):
         assert {row for row, _ in fallen(model, split, attack, slots)} == expected
 
 
-def test_the_pose_of_a_find_leads_the_referee_to_its_image(model, split):
+def test_the_referee_recomputes_a_find_from_its_transform(model, split):
     found = fallen(model, split, Grid(translations=3, rotations=7))
     for row, end in found:
         (decision,) = Referee(model).judge(
@@ -75,7 +75,7 @@ def asked(attack, rows=3):
     return torch.cat(transforms, dim=1)
 
 
-def test_the_standard_grid_has_the_775_published_poses_the_farthest_first():
+def test_the_standard_grid_has_the_775_published_transforms_the_farthest_first():
     transforms = asked(Grid()) / LIMITS
     assert transforms.shape == (3, 775, 3)
     expected = {tuple(p) for p in product(range(-2, 3), range(-2, 3), range(-15, 16))}
@@ -87,7 +87,7 @@ def test_the_standard_grid_has_the_775_published_poses_the_farthest_first():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 13, 27])
-def test_a_grid_that_does_not_divide_evenly_is_asked_about_as_a_whole(steps):
+def test_a_grid_that_does_not_divide_evenly_is_queried_completely(steps):
     transforms = asked(Grid(translations=3, rotations=3, steps=steps))
     assert len(transforms[0].unique(dim=0)) == 27
 
@@ -96,7 +96,7 @@ def test_a_grid_of_one_rotation_only_shifts():
     assert (asked(Grid(rotations=1))[..., 2] == 0).all()
 
 
-def test_random_poses_fill_the_range_and_every_example_draws_its_own():
+def test_random_transforms_fill_the_range_and_differ_between_examples():
     transforms = asked(RandomTransforms(steps=40, transforms=25)) / LIMITS
     assert transforms.abs().max() <= 1 + 1e-6
     assert (transforms.flatten(0, 1).mean(dim=0).abs() < 0.05).all()
@@ -104,7 +104,7 @@ def test_random_poses_fill_the_range_and_every_example_draws_its_own():
     assert len(transforms.flatten(0, 1).unique(dim=0)) == 3000
 
 
-def test_random_poses_find_the_same_in_any_company(model, split):
+def test_random_transforms_find_the_same_in_any_batch(model, split):
     attack = RandomTransforms(steps=3)
     found = {row: end.params for row, end in fallen(model, split, attack)}
     assert 0 < len(found) < N

@@ -36,7 +36,7 @@ def search(threat, shape, steps, classes=3, rows=N):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("text", THREATS)
-def test_every_point_it_asks_about_is_a_member_and_no_other_margin_counts_than_the_highest(text, shape):
+def test_every_query_is_a_member_and_only_the_highest_margin_counts(text, shape):
     threat, highest = parse(text), torch.full((N,), -torch.inf)
     for batch, state, delta, value in search(threat, shape, steps=40):
         assert threat.contains(batch.x + delta, batch.x).all()
@@ -70,7 +70,7 @@ def test_no_proposal_under_linf_repeats_the_best_point_and_every_corner_is_reach
     assert touched.all()
 
 
-def test_examples_draw_squares_of_their_own():
+def test_every_example_has_its_own_random_squares():
     *_, (_, state, delta, _) = search(parse("linf:0.1"), (1, 8, 8), steps=30)
     changed = (delta - state.best).abs() > 1e-6
     assert len(changed.flatten(1).unique(dim=0)) > N / 2
@@ -135,7 +135,7 @@ def test_square_breaks_a_linear_model_well_beyond_its_distance_and_never_below_i
 
 
 @pytest.mark.parametrize("text", ["linf:0.08", "l2:0.3", "l1:0.6"])
-def test_what_it_finds_depends_on_neither_lane_mates_nor_order(text):
+def test_results_depend_neither_on_the_batch_nor_on_order(text):
     model = classifier(Linear(3), 3)
     split, threat, attack = toy(model, 10), parse(text), Square(steps=30)
     waiting = items(model, attack, split, range(10))
