@@ -1,7 +1,7 @@
-"""The parts that an attack of the user's own is made of. `docs/attacks.md` has an example, "Your own attack".
+"""The public names for writing an attack of your own. `docs/attacks.md` has an example under "Your own attack".
 
-An attack is a frozen dataclass that derives from `GradientAttack`, `ScoreAttack`, `LabelAttack` or `ForeignAttack`;
-`robench.testing.check_attack` holds it to the contract of robench's own attacks.
+An attack is a frozen dataclass that derives from `GradientAttack`, `ScoreAttack`, `LabelAttack` or `ForeignAttack`.
+`robench.testing.check_attack` checks it against the contract of robench's own attacks.
 """
 
 from .problem.losses import TARGETED, UNTARGETED, Loss, cross_entropy, dlr, margin

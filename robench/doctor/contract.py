@@ -1,8 +1,8 @@
-"""The contract of an attack: what the engine relies on, checked on models of a few pixels.
+"""The contract of attacks, which the engine relies on, checked on models of a few pixels.
 
-What an attack finds on an example depends on the example and its noise alone: not on the other rows of the batch, their
-order, their number, or anything random besides. It queries the model no more often than it declares, about images
-inside the threat set, and reads only what its kind is given.
+The result of an attack on an example depends only on the example and its noise: not on the other rows of the batch,
+their order or number, or any other source of randomness. The attack makes no more queries than it declares, queries
+images inside the threat set, and reads only what its base class declares.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,17 +37,17 @@ from ..search.engine.scheduler import Item, Waiting
 from .exact_distances import Linear, classifier, toy
 
 CLASSES, SHAPE, IMAGES = 4, (1, 5, 5), 9
-STEPS = 12  # driven by hand, at most
-SUBSET = (5, 0, 7)  # rows that are driven again without the others, in another order
+STEPS = 12  # at most so many steps are made without the engine
+SUBSET = (5, 0, 7)  # rows that are searched again without the others, in another order
 CLOSE = 2e-5  # of a pixel: rounding may differ that much
 
-UNLIKELY = 271828182  # a seed that no attack sets
+UNLIKELY = 271828182  # a seed that no attack is likely to set
 
 Key = tuple[int, int]  # row and number of an item
 
 
 class RowByRow(nn.Module):
-    """A linear model whose rows are computed apart: an answer has the same bits in a batch of any size."""
+    """A linear model that computes each row separately, so that logits have the same bits in a batch of any size."""
 
     def __init__(self, inner: Linear) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class RowByRow(nn.Module):
 
 
 class Unreadable(nn.Module):
-    """The same classes as another model; nothing else can be read, and it cannot be differentiated."""
+    """A model with the predicted classes of another, and its logits if `logits`. It cannot be differentiated."""
 
     def __init__(self, inner: nn.Module, *, logits: bool) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ class Unreadable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            raise RuntimeError("the attack wants a gradient, which its kind does not read")
+            raise RuntimeError("the attack needs a gradient, which its base class does not declare to read")
         logits: Tensor = self.inner(x)
         return logits if self.logits else nn.functional.one_hot(logits.argmax(dim=1), CLASSES).float()
 
 
 class Unbreakable(nn.Module):
-    """Class 0 everywhere, with a gradient."""
+    """A model that predicts class 0 everywhere, with a gradient that is not zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         scores = 0.01 * x.flatten(1)[:, :CLASSES]
@@ -80,7 +80,7 @@ class Unbreakable(nn.Module):
 
 
 def breaches(attack: AnyAttack, threat: ThreatModel) -> list[str]:
-    """Each way in which the attack breaks the contract under this threat, as a sentence; none where it keeps it."""
+    """A sentence for each way in which the attack breaks the contract under this threat; empty if it breaks none."""
     model = classifier(RowByRow(Linear(CLASSES, SHAPE)), CLASSES, SHAPE)
     split = toy(model, IMAGES, edges=False)
     if isinstance(attack, ForeignAttack):
@@ -93,7 +93,7 @@ def _tried(rule: Callable[[], Iterator[str]]) -> list[str]:
     found: list[str] = []
     try:
         found.extend(dict.fromkeys(rule()))
-    except Exception as error:  # whatever the attack raises
+    except Exception as error:  # of any kind: it is raised by the attack
         found.append(f"it raises {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return found
 
@@ -103,24 +103,24 @@ def _tried(rule: Callable[[], Iterator[str]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Trace:
-    """What an attack did in each step, by rows: its states, and the images it queried."""
+    """The states of an attack and the images it queried, step by step. Each has one row per row of the batch."""
 
     states: tuple[State, ...]
     images: tuple[Tensor, ...]
 
 
 def _of_steps(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, split: Split) -> Iterator[str]:
-    """The contract of single steps. A breach of form ends it."""
+    """Breaches in single steps. After a breach of form, nothing else is checked."""
     batch = _batch(split)
     form: list[str] = []
     whole = _driven(attack, threat, model, batch, form)
     if form:
         yield from form
         return
-    with _watched_random_numbers() as used:  # not the first time, when libraries that are imported late may draw
+    with _watched_random_numbers() as used:  # in the second search: libraries imported during the first may use them
         again = _driven(attack, threat, model, batch, form)
     if used:
-        yield "it draws global random numbers; take its noise from batch.keys, with robench.attacks.normal or uniform"
+        yield "it uses global random numbers; take its noise from batch.keys, with robench.attacks.normal or uniform"
     if where := _apart(whole, again):
         yield f"{where} differs when the same search is made again; its noise must come from batch.keys alone"
         return
@@ -131,7 +131,7 @@ def _of_steps(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, 
 
 
 def _driven(attack: Any, threat: ThreatModel, model: Classifier, batch: Batch, form: list[str]) -> Trace:
-    """Some steps of every row. Breaches of form are added to `form`, and end it."""
+    """The first steps of a search. Breaches of form are added to `form`, and end the search."""
     states, images = [], []
     state = _unchanged("start", form, partial(attack.start, threat, batch), batch)
     states.append(state)
@@ -160,7 +160,7 @@ def _answers(attack: AnySteppedAttack, model: Classifier, x_adv: Tensor, batch: 
 
 
 def _unchanged(method: str, form: list[str], call: Callable[[], Any], *given: Any) -> Any:
-    """What a method returns, which must leave its arguments as they were."""
+    """The result of a method. Adds a breach to `form` if the method changed its arguments."""
     before = [tensor.clone() for one in given for tensor in _tensors(one)]
     made = call()
     after = [tensor for one in given for tensor in _tensors(one)]
@@ -206,7 +206,7 @@ def _rows(trace: Trace, rows: Tensor) -> Trace:
 
 
 def _apart(one: Trace, other: Trace) -> str:
-    """The place where two traces first differ; empty where they are equal."""
+    """The place where two traces first differ; empty if they are equal."""
     for step, (first, second) in enumerate(zip(one.states, other.states, strict=True)):
         for f in fields(first):
             if not _close(getattr(first, f.name), getattr(second, f.name)):
@@ -224,9 +224,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def _watched_random_numbers() -> Iterator[list[str]]:
-    """Collects the libraries whose global random numbers are used or seeded inside, and puts these back.
+    """Collects the libraries whose global random generators are used or seeded inside, and restores the generators.
 
-    Not Python's own: a type checker at run time may draw from them.
+    Python's own generator is not watched: a type checker at run time may use it.
     """
     used: list[str] = []
     before = np.random.get_state()
@@ -251,14 +251,14 @@ def _random_states() -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Searches:
-    """How searches ended, by item, and whether the attack raised."""
+    """The ends of searches by item, and the first error that the attack raised."""
 
     ended: dict[Key, Ended]
     error: str = ""
 
 
 def _of_searches(attack: AnySteppedAttack, threat: ThreatModel, model: Classifier, split: Split) -> Iterator[str]:
-    """The contract of whole searches."""
+    """Breaches in whole searches."""
     items = _items(attack, split)
     alone = _searched(attack, threat, model, split, items, slots=len(items))
     yield from _of_ends(attack, threat, model, split, alone)
@@ -273,17 +273,17 @@ def _of_searches(attack: AnySteppedAttack, threat: ThreatModel, model: Classifie
         if run.error:
             yield f"it raises when images are searched {company}: {run.error}"
         elif number := _differing(alone, run):
-            yield f"{number} of {len(items)} searches end otherwise when images are searched {company}"
+            yield f"{number} of {len(items)} searches end differently when images are searched {company}"
     if attack.reads != "gradients":
         bare = classifier(Unreadable(model.module, logits=attack.reads == "logits"), CLASSES, SHAPE)
         run = _searched(attack, threat, bare, split, items, slots=len(items))
-        # Of several finds, logits choose the image that fools by most; labels cannot distinguish these.
+        # Only the items are compared: among several finds the engine keeps the best by logits, which labels lack.
         if run.error or _found(alone) != _found(run):
-            yield f"it does not find the same on a model of which only the {attack.reads} can be read"
+            yield f"it breaks other images on a model that returns only {attack.reads}"
 
 
 def _of_ends(attack: AnyAttack, threat: ThreatModel, model: Classifier, split: Split, run: Searches) -> Iterator[str]:
-    """What must hold of each search."""
+    """Breaches in the end of a search: errors, queries, and images that the referee rejects."""
     if run.error:
         yield f"it raises {run.error}"
     ends = run.ended.values()
@@ -304,21 +304,21 @@ def _of_ends(attack: AnyAttack, threat: ThreatModel, model: Classifier, split: S
 
 
 def _of_library(attack: ForeignAttack, threat: ThreatModel, model: Classifier, split: Split) -> Iterator[str]:
-    """The contract of an attack with a loop of its own, whose batch may share noise and counters."""
+    """Breaches of an attack with a loop of its own. Its rows may share noise and counters."""
     items = [item for item in _items(attack, split) if item.restart == 0]
     first = _searched(attack, threat, model, split, items, slots=len(items))
     yield from _of_ends(attack, threat, model, split, first)
     if first.error:
         return
     if number := _differing(first, _searched(attack, threat, model, split, items, slots=len(items))):
-        yield f"{number} of {len(items)} searches end otherwise when the same batch is searched again"
+        yield f"{number} of {len(items)} searches end differently when the same batch is searched again"
     firm = classifier(Unbreakable(), CLASSES, SHAPE)
     zeros = replace(split, y=torch.zeros_like(split.y))
     yield from _of_ends(attack, threat, firm, zeros, _searched(attack, threat, firm, zeros, items, slots=len(items)))
 
 
 def _items(attack: AnyAttack, split: Split) -> list[Item]:
-    """Two restarts from each image; of those that aim at classes, at each wrong one."""
+    """Two restarts on each image; for targeted attacks, two towards each wrong class."""
     items = []
     for row in range(len(split)):
         wrong = [k for k in range(CLASSES) if k != split.y[row]] if attack.targets else [-1]
@@ -337,7 +337,7 @@ def _searched(
     slots: int,
     company: ThreatModel | None = None,
 ) -> Searches:
-    """Every search to its end, with `company` beside searches of the same attack under another threat."""
+    """Runs every search to its end; with `company`, beside searches of the same attack under that threat."""
     job = Job(threat, attack, Waiting.of(items))
     beside = [] if company is None else [Job(company, attack, Waiting.of(items[::2]))]
     rows = slots * attack.queries_per_step
@@ -352,7 +352,7 @@ def _other(threat: ThreatModel) -> ThreatModel:
 
 
 def _differing(one: Searches, other: Searches) -> int:
-    """The number of searches that end with another image, or with an image in one case alone."""
+    """The number of searches that end with different images, or with an image in only one of the two runs."""
     return sum(
         not _same(end.x_adv, other.ended[key].x_adv) if key in other.ended else True for key, end in one.ended.items()
     )

@@ -1,7 +1,7 @@
 """Attacks of the user's own: `file.py:Class(steps=50)` on the command line, or a class or an instance in Python.
 
-Loading such a file runs it. So only the command line and a Python caller reach `from_user`; what a protocol, a run
-file, a summary or a card names is read by `attacks.build`, which knows no files.
+Loading such a file runs its code. So only the command line and a Python caller may call `from_user`. Attacks that a
+protocol, a run file, a summary or a card names are built by `attacks.build`, which loads no file.
 """
 
 import copy
@@ -34,13 +34,13 @@ from .foreign.foolbox import FoolboxAttack
 FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
 EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
 KINDS: tuple[type[Any], ...] = (GradientAttack, ScoreAttack, LabelAttack, ForeignAttack)
-OF_PLAN = ("attack", "label", "restarts")  # what a protocol says of an attack; no setting may be called so
+OF_PLAN = ("attack", "label", "restarts")  # entries of a protocol, so no setting may have these names
 DIGITS = 12  # of the SHA-256, in hexadecimal
 NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
-"""The name of such an attack in the key of its evidence: file, digest of its source, class."""
+"""The name of such an attack in the key of its evidence: the file, the digest of its source, the class."""
 
 LOCAL = "<locals>"
-_NAMED: set[type[Attack]] = set()  # classes under their names
+_NAMED: set[type[Attack]] = set()  # the classes that `_named` has made
 
 _WORD = re.compile(r"[\w.+-]*")
 
@@ -52,22 +52,22 @@ def names_file(text: str) -> bool:
 
 
 def names_own(spec: str) -> bool:
-    """Whether a key of evidence, or the name in it, is that of an attack of the user's own."""
+    """Whether a key of evidence, or the name of the attack in it, belongs to an attack of the user's own."""
     return NAME.fullmatch(spec.partition("(")[0]) is not None
 
 
 def not_run(name: str, option: str = "--attack") -> UserError:
-    """The error about a file that names an attack of the user's own, whose code it cannot make run."""
+    """The error for a protocol, a run or a summary that names an attack in a file. Its code does not run for that."""
     return UserError(
         f"{name[:200]} is an attack in a file of code, which runs only if you name it: type {option} file.py:Class"
     )
 
 
 def from_user(given: object, *, local: bool = False) -> tuple[AnyAttack, str, dict[str, Any]]:
-    """The attack that the user names, what tables call it, and what was said of restarts and label.
+    """The attack that the user names, its label in tables, and the restarts and label that the text sets.
 
-    `given` is text, a class or an instance. Raises UserError where it is no attack that can run; so it does for a class
-    defined inside a function, unless `local` is set: no evidence may be kept of it.
+    `given` is text, a class or an instance. Raises UserError for anything else, for an attack that cannot run, and for
+    a class that is defined inside a function. `local` allows such a class, for callers that keep no evidence.
     """
     if isinstance(given, str):
         return _from_text(given)
@@ -85,27 +85,28 @@ def from_user(given: object, *, local: bool = False) -> tuple[AnyAttack, str, di
 
 @dataclass(frozen=True)
 class Consent:
-    """The classes of the user's own attacks that a command may run again, by the names that key their evidence."""
+    """The classes of the user's own attacks that a command may run again, by their names in keys of evidence."""
 
     classes: Mapping[str, type[AnyAttack]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, given: Iterable[object]) -> "Consent":
-        """Consent to run what the user names: files as `file.py:Class`, which are run now, or classes and instances.
+        """Consent to run the attacks that the user names: as `file.py:Class`, which runs the file now, or as a class or
+        an instance.
 
-        Raises UserError for one that is no such attack.
+        Raises UserError for anything else.
         """
         classes: dict[str, type[AnyAttack]] = {}
         for one in given:
             if isinstance(one, str):
                 kind = _without_settings(one)
             else:
-                kind = _checked(one if isinstance(one, type) else type(one), "what is given as an attack")
+                kind = _checked(one if isinstance(one, type) else type(one), "the value given as an attack")
             classes[_named(kind).name] = kind
         return cls(classes)
 
     def attack(self, spec: str) -> AnyAttack:
-        """The attack with this key. Raises UserError where the user has not named it, or its file is another now."""
+        """The attack with this key. Raises UserError if the user did not name it, or its file has changed."""
         name, _, settings = spec.partition("(")
         kind = self.classes.get(name)
         if kind is not None:
@@ -113,12 +114,12 @@ class Consent:
             return _keyed(_made(kind, spec, dict(keywords)))
         now = next((known for known in self.classes if shown(known) == shown(name)), None)
         if now is not None:
-            raise UserError(f"{name} is on record, and the file holds {now} now: an edited attack is another attack")
+            raise UserError(f"{name} is on record, but the file is now {now}: an edited attack is another attack")
         raise not_run(name)
 
 
 def refuse_unfit(attack: Attack, threat: ThreatModel) -> None:
-    """Raises UserError where the attack of a user's own does not say how often it queries the model."""
+    """Raises UserError if an attack of the user's own does not declare its number of queries."""
     if not names_own(attack.name):
         return
     numbers: dict[str, Callable[[], object]] = {
@@ -128,7 +129,7 @@ def refuse_unfit(attack: Attack, threat: ThreatModel) -> None:
     for what, number in numbers.items():
         try:
             value = number()
-        except Exception as error:  # whatever the user's code raises
+        except Exception as error:  # of any kind: it is raised by the user's code
             raise UserError(f"{_label(attack)}: {what} under {threat} raised {described(error)}") from error
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX:
             raise UserError(
@@ -147,7 +148,7 @@ def _from_text(text: str) -> tuple[AnyAttack, str, dict[str, Any]]:
 
 
 def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
-    """The class that `text` names, whose file is run, and the settings that it writes."""
+    """The class that `text` names, and the settings in it. Runs the code of the file."""
     given = f"--attack {text}"
     found = WRITTEN.fullmatch(text.strip())
     if found is None or not found["name"].strip().isidentifier():
@@ -183,7 +184,7 @@ def _is_own(value: object, home: ModuleType) -> bool:
 
 
 def _checked(kind: type[Any], given: str) -> type[AnyAttack]:
-    """The class, which is an attack that the engine can run. Raises UserError where it is none."""
+    """The same class. Raises UserError unless it is an attack that the engine can run."""
     if not issubclass(kind, KINDS):
         kinds = ", ".join(k.__name__ for k in KINDS)
         raise UserError(f"{given} is no attack; derive the class from one of {kinds} of robench.attacks")
@@ -214,7 +215,7 @@ def _checked(kind: type[Any], given: str) -> type[AnyAttack]:
 
 
 def _annotated(kind: type[Any]) -> bool:
-    """Whether the class itself declares a setting."""
+    """Whether the class itself, not a base, declares a setting."""
     own = vars(kind).get("__annotations__") or inspect.get_annotations(kind)
     return any("ClassVar" not in str(annotation) for annotation in own.values())
 
@@ -223,7 +224,7 @@ def _annotated(kind: type[Any]) -> bool:
 
 
 def _made(kind: type[AnyAttack], given: str, settings: Mapping[str, Any]) -> AnyAttack:
-    """An instance. Raises UserError naming a setting that the class does not have or take, or that it needs."""
+    """An instance. Raises UserError for an unknown setting, a value out of range, and a missing setting."""
     required = [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in settings]:
         example = ", ".join(f"{name}=..." for name in missing)
@@ -239,7 +240,7 @@ def _made(kind: type[AnyAttack], given: str, settings: Mapping[str, Any]) -> Any
 
 
 def _refuse_settings(attack: Attack) -> None:
-    """Raises UserError for a value that a key of evidence cannot hold, or that means nothing."""
+    """Raises UserError for a value that a key of evidence cannot hold, or that no search can have."""
     for f in fields(attack):
         name, value = f.name, getattr(attack, f.name)
         minimum = {"steps": 1, "targets": 0}.get(name, -MAX)
@@ -261,7 +262,7 @@ def _refuse_settings(attack: Attack) -> None:
 
 
 def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
-    """The same attack under the name that keys its evidence, whatever the class calls itself."""
+    """The same attack with the name that keys its evidence, whatever `name` the class declares."""
     _refuse_settings(attack)
     kind = type(attack)
     _checked(kind, kind.__name__)
@@ -274,14 +275,14 @@ def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
 
 @cache
 def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
-    """The class under the name that keys its evidence."""
+    """A subclass with the name that keys the evidence."""
     file, source = ("local", b"") if local and LOCAL in kind.__qualname__ else _source(kind)
     digest = hashlib.sha256(source).hexdigest()[:DIGITS]
     name = f"{file}@{digest}:{kind.__name__}"
     if not NAME.fullmatch(name):
         raise UserError(f"{file}: rename the file, with letters, digits, dots, hyphens and underscores alone")
     source_line = getattr(kind, "source", f"{kind.__name__} in {file}")
-    # The key is ours to write: a class that wrote its own could take over another attack's evidence.
+    # `spec` is robench's: a class that wrote its own key could take over the evidence of another attack.
     named = type(
         kind.__name__,
         (kind,),
@@ -298,21 +299,24 @@ def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
 
 
 def _label(attack: Attack) -> str:
-    """What tables call it: `my_attack.py:MyAttack`."""
+    """The label of the attack in tables: `my_attack.py:MyAttack`."""
     return shown(attack.name)
 
 
 def shown(name: str) -> str:
-    """The name, or the whole key, without the digest of the source."""
+    """A name or a key of evidence without the digest of the source."""
     return re.sub(r"@[0-9a-f]+:", ":", name)
 
 
 def _source(kind: type[Any]) -> tuple[str, bytes]:
-    """The name of the file of a class, and its source."""
+    """The name of the file that defines a class, and the source that keys its evidence.
+
+    Raises UserError if the source cannot be read, or would not determine the class.
+    """
     if LOCAL in kind.__qualname__:
         raise UserError(
-            f"{kind.__name__} is defined inside a function, whose variables no key of evidence holds; define it at the "
-            "top of a file"
+            f"{kind.__name__} is defined inside a function, whose variables the key of its evidence does not cover; "
+            "define it at the top level of a file"
         )
     home = sys.modules.get(kind.__module__)
     if home is not None and isinstance(source := getattr(home, "__robench_source__", None), bytes):
@@ -323,16 +327,16 @@ def _source(kind: type[Any]) -> tuple[str, bytes]:
             return path.name, _as_imported(kind, path)
     except (TypeError, OSError):
         pass
-    lines = [line for code in _codes(kind) for line in linecache.getlines(code.co_filename)]  # those of a notebook
+    lines = [line for code in _codes(kind) for line in linecache.getlines(code.co_filename)]  # a notebook
     if not lines:
-        raise UserError(f"the source of {kind.__name__} cannot be read, and it keys the evidence; put it into a file")
+        raise UserError(f"the source of {kind.__name__} keys its evidence, but cannot be read; put it into a file")
     return "notebook", "".join(lines).encode()
 
 
 def _as_imported(kind: type[Any], path: Path) -> bytes:
-    """The source of a class in a file that Python has imported. Raises UserError where the file has changed since."""
+    """The source of the file that Python imported a class from. Raises UserError if the file has changed since."""
     source = path.read_bytes()
-    if not hasattr(sys.modules.get(kind.__module__), "@pytest_ar"):  # pytest compiles a test file with other assertions
+    if not hasattr(sys.modules.get(kind.__module__), "@pytest_ar"):  # pytest rewrites the assertions of a test file
         now = set(_inside(compile(source, str(path), "exec", dont_inherit=True)))
         written = [code for code in _codes(kind) if Path(code.co_filename) == path]
         if any(code not in now for code in written):
@@ -356,7 +360,7 @@ def _codes(kind: type[Any]) -> list[CodeType]:
 
 
 class _FromSource(SourceFileLoader):
-    """Runs the very bytes that key the evidence, never a cached compilation of others."""
+    """Runs exactly the bytes that key the evidence, never cached bytecode."""
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         super().__init__(name, path)
@@ -368,7 +372,7 @@ class _FromSource(SourceFileLoader):
 
 
 def _imported(target: str, given: str) -> ModuleType:
-    """The module in a file. Raises UserError where the file is not there, or fails."""
+    """The module in a file, whose code this runs. Raises UserError if the file is missing, or its code fails."""
     path = Path(target).expanduser()
     if not path.is_file():
         near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
@@ -382,13 +386,13 @@ def _imported(target: str, given: str) -> ModuleType:
 
 
 def _run(path: Path, source: bytes) -> ModuleType:
-    name = f"robench_attack_{path.as_posix()}"  # the full path keeps two files of one name apart
+    name = f"robench_attack_{path.as_posix()}"  # the full path distinguishes files of the same name
     spec = spec_from_loader(name, loader := _FromSource(name, str(path), source), origin=str(path))
     assert spec is not None, "a loader was given"
     module = module_from_spec(spec)
     module.__file__ = str(path)
     vars(module)["__robench_source__"] = source
-    sys.modules[name] = module  # dataclasses need it there
+    sys.modules[name] = module  # dataclasses need their module here
     with searching(path.parent):
         loader.exec_module(module)
     return module

@@ -77,40 +77,40 @@ def test_the_same_command_goes_on_and_an_edited_attack_is_searched_apart(run, fo
 
 
 def test_nothing_that_reads_a_run_executes_it(run, trace, robench, folder):
-    commands = [
-        ("report", "r.robench", "--breakdown"),
-        ("verify", "r.robench"),
-        ("export", "r.robench", "--csv", "rows.csv"),
-        ("figures", "r.robench", "--out", "p"),
-        ("check", "digits-nat", "--baseline", "s.json", "--quiet"),
-    ]
-    for command in commands:
-        told = robench(*command)
-        assert told.code in (0, 2), told
-        assert "this is a bug" not in told.err
-    told = robench("verify", "r.robench", "--search", "2", "--seed", "0")
-    assert "nothing can be searched again: mine.py:Mine under linf:0.1" in told.err
-    assert "which runs only if you name it: type --attack file.py:Class" in told.err
+    commands = {
+        ("report", "r.robench", "--breakdown"): 0,
+        ("verify", "r.robench"): 0,
+        ("export", "r.robench", "--out", "rows.csv"): 0,
+        ("figures", "r.robench", "--out", "p"): 0,
+        ("merge", "r.robench", "--out", "m.robench"): 0,
+        ("check", "digits-nat", "--baseline", "s.json", "--quiet"): 2,
+    }
+    for command, code in commands.items():
+        result = robench(*command)
+        assert result.code == code, result
+    result = robench("verify", "r.robench", "--search", "2", "--seed", "0")
+    assert "nothing can be searched again: mine.py:Mine under linf:0.1" in result.err
+    assert "which runs only if you name it: type --attack file.py:Class" in result.err
     assert robench("check", "digits-adv-linf", "--baseline", "r.robench", "--quiet").code == 2
     assert not trace.exists()
 
 
 def test_searching_again_runs_it_where_the_command_names_it(run, trace, robench):
-    told = robench("verify", "r.robench", "--search", "2", "--seed", "0", "--attack", "mine.py:Mine", "--quiet")
-    assert told.code in (0, 1)
-    assert "standing examples searched again" in told.out or "standing example searched again" in told.out
+    result = robench("verify", "r.robench", "--search", "2", "--seed", "0", "--attack", "mine.py:Mine", "--quiet")
+    assert result.code in (0, 1)
+    assert "standing examples searched again" in result.out or "standing example searched again" in result.out
     assert trace.read_text() == "ran "
 
 
 def test_the_gate_runs_it_where_the_command_names_it(run, trace, robench, folder):
-    told = robench("check", "digits-adv-linf", "--baseline", "s.json", "--quiet", "--attack", "mine.py:Mine")
-    assert told.code == 0, told
+    result = robench("check", "digits-adv-linf", "--baseline", "s.json", "--quiet", "--attack", "mine.py:Mine")
+    assert result.code == 0, result
     assert trace.read_text() == "ran "
     with (folder / "mine.py").open("a") as file:
         file.write("# edited\n")
-    told = robench("check", "digits-adv-linf", "--baseline", "s.json", "--quiet", "--attack", "mine.py:Mine")
-    assert told.code == 2
-    assert "an edited attack is another attack" in told.err
+    result = robench("check", "digits-adv-linf", "--baseline", "s.json", "--quiet", "--attack", "mine.py:Mine")
+    assert result.code == 2
+    assert "an edited attack is another attack" in result.err
 
 
 def test_assert_robust_runs_it_where_the_caller_names_it(run, trace):
@@ -131,8 +131,8 @@ def test_naming_one_to_verify_without_a_search_is_refused(run, refused):
 def test_no_protocol_file_names_one(trace, folder, refused, attack):
     text = f'name = "theirs"\n[[threat]]\nthreat = "linf:0.1"\nattacks = [{{ attack = "{attack}" }}]\n'
     (folder / "theirs.toml").write_text(text)
-    told = refused("evaluate", "digits-nat", "--protocol", "theirs.toml")
-    assert f"theirs.toml: {attack} is an attack in a file of code, which runs only if you name it" in told
+    result = refused("evaluate", "digits-nat", "--protocol", "theirs.toml")
+    assert f"theirs.toml: {attack} is an attack in a file of code, which runs only if you name it" in result
     assert not trace.exists()
 
 
@@ -140,7 +140,7 @@ def test_no_protocol_file_names_one(trace, folder, refused, attack):
     "spec", ["mine.py:Mine(steps=6)", "./mine.py:Mine(steps=6)", "mine.py@0123456789ab:Mine(steps=6)"]
 )
 def test_no_run_file_and_no_summary_names_one(run, trace, robench, folder, spec):
-    """Whatever a plan of somebody else's calls its attack."""
+    """Whatever name a foreign plan gives to its attack."""
     summary = (folder / "s.json").read_text()
     (mine,) = entry(folder)
     (folder / "s.json").write_text(summary.replace(mine["spec"], spec))
@@ -152,8 +152,8 @@ def test_no_run_file_and_no_summary_names_one(run, trace, robench, folder, spec)
     db.close()
     assert robench("report", run).code == 0
     assert robench("verify", run).code == 0
-    told = robench("verify", run, "--search", "2")
-    assert "nothing can be searched again: mine.py:Mine under linf:0.1" in told.err
+    result = robench("verify", run, "--search", "2")
+    assert "nothing can be searched again: mine.py:Mine under linf:0.1" in result.err
     assert robench("check", "digits-adv-linf", "--baseline", run, "--quiet").code == 2
     assert not trace.exists()
 
@@ -175,21 +175,21 @@ def test_bad_input_is_one_line(trace, folder, refused, attack, sentence):
 
 
 def test_a_threat_that_it_does_not_attack_is_refused(trace, refused):
-    told = refused("evaluate", "digits-nat", "--threat", "l1:10", "--attack", "mine.py:Mine")
-    assert "mine.py:Mine does not attack l1; it attacks linf, l2" in told
+    result = refused("evaluate", "digits-nat", "--threat", "l1:10", "--attack", "mine.py:Mine")
+    assert "mine.py:Mine does not attack l1; it attacks linf, l2" in result
 
 
 def test_its_file_is_not_overwritten(trace, refused):
-    told = refused("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine", "--json", "mine.py")
-    assert "--json mine.py would overwrite what the evaluation reads" in told
+    result = refused("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine", "--json", "mine.py")
+    assert "--json mine.py would overwrite what the evaluation reads" in result
 
 
 def test_an_attack_that_raises_leaves_its_examples_open(trace, folder, robench):
     text = (folder / "mine.py").read_text().replace("return super()", "raise KeyError('oh'); return super()")
     (folder / "mine.py").write_text(text)
-    told = robench("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine", "--json", "s.json")
-    assert told.code == 2
-    assert "KeyError: 'oh'" in told.err + told.out
+    result = robench("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine", "--json", "s.json")
+    assert result.code == 2
+    assert "KeyError: 'oh'" in result.err + result.out
 
 
 def test_what_it_finds_outside_the_threat_does_not_count(trace, folder, robench):
@@ -227,12 +227,12 @@ def test_the_doctor_holds_it_to_the_contract(trace, folder, robench, monkeypatch
 
     some = cases()[:2]
     monkeypatch.setattr("robench.cli.doctor.cases", lambda: some)
-    told = robench("doctor", "--attack", "mine.py:Mine(steps=4)", "--quiet")
-    assert (told.code, "| one by one" in told.out) == (0, False)
-    assert "## Your own attacks" in told.out
-    assert "| contract |" in told.out
+    result = robench("doctor", "--attack", "mine.py:Mine(steps=4)", "--quiet")
+    assert (result.code, "| one by one" in result.out) == (0, False)
+    assert "## Your own attacks" in result.out
+    assert "| contract |" in result.out
     text = (folder / "mine.py").read_text().replace("return super()", "seen.grad.mul_(batch.y.sum()); return super()")
     (folder / "mine.py").write_text(text)
-    told = robench("doctor", "--attack", "mine.py:Mine(steps=4)", "--quiet")
-    assert told.code == 1
-    assert "contract: step writes into the tensors it is given" in told.out
+    result = robench("doctor", "--attack", "mine.py:Mine(steps=4)", "--quiet")
+    assert result.code == 1
+    assert "contract: step writes into the tensors it is given" in result.out

@@ -157,9 +157,9 @@ class Memory(Plain):
     [
         (Mixes, "the field delta of the state after step 1 depends on the other rows of the batch"),
         (Counts, "the field delta of the state after start depends on the other rows of the batch"),
-        (TorchNoise, "draws global random numbers; take its noise from batch.keys"),
-        (Reseeds, "draws global random numbers"),
-        (NumpyNoise, "draws global random numbers"),
+        (TorchNoise, "uses global random numbers; take its noise from batch.keys"),
+        (Reseeds, "uses global random numbers"),
+        (NumpyNoise, "uses global random numbers"),
         (PythonNoise, "the field delta of the state after start differs when the same search is made again"),
         (WritesState, "step writes into the tensors it is given; it must return new ones"),
         (WritesImages, "query writes into the tensors it is given"),
@@ -170,7 +170,7 @@ class Memory(Plain):
         (Outside, "searches query no image inside the threat set, so they can find nothing"),
         (Raises, "it raises KeyError: 'oh'"),
         (RaisesAlone, "it raises when images are searched one at a time"),
-        (Memory, "searches end otherwise when images are searched"),
+        (Memory, "searches end differently when images are searched"),
     ],
 )
 def test_a_planted_breach_is_named(kind, sentence):
@@ -248,7 +248,7 @@ def test_an_attack_with_a_loop_of_its_own_keeps_it():
     ("kind", "sentence"),
     [
         (Overdraws, "queries, and max_queries allows 1"),
-        (Forgets, "searches end otherwise when the same batch is searched again"),
+        (Forgets, "searches end differently when the same batch is searched again"),
     ],
 )
 def test_a_breach_of_a_loop_is_named(kind, sentence):

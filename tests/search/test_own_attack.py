@@ -158,7 +158,9 @@ def test_a_class_inside_a_function_has_no_key(folder):
     class Inner(PGD):
         pass
 
-    with pytest.raises(UserError, match="Inner is defined inside a function, whose variables no key of evidence holds"):
+    with pytest.raises(
+        UserError, match="Inner is defined inside a function, whose variables the key of its evidence does not cover"
+    ):
         from_user(Inner)
     assert from_user(Inner, local=True)[1] == "local:Inner"
 
@@ -195,12 +197,12 @@ def test_a_class_of_a_notebook_is_keyed_by_the_source_of_its_cells(monkeypatch):
         ("mine.py:Mine(steps)", "has a setting without a name|cannot be read"),
         ("mine.py:Mine(step=7)", "no setting of Mine is called 'step'; did you mean steps"),
         ("mine.py:Mine(steps=0)", "Mine cannot take steps=0: write a number from 1 to 1,000,000,000"),
-        ("mine.py:Mine(targets=-1)", "Mine cannot take targets=-1: write a number from 0 to 1,000,000,000"),
-        ("mine.py:Mine(steps=2.5)", "Mine cannot take steps=2.5; its default is 50"),
-        ("mine.py:Mine(steps=True)", "Mine cannot take steps=True; its default is 50"),
-        ("mine.py:Mine(speed=1e999)", "Mine cannot take speed=inf: write a number that is finite"),
+        ("mine.py:Mine(targets=3)", "Mine cannot take targets=3: it aims at no class; it must be 0"),
+        ("mine.py:Mine(steps=2.5)", "Mine cannot take steps=2.5: it must be a whole number, like its default 50"),
+        ("mine.py:Mine(steps=True)", "Mine cannot take steps=True: it must be a whole number, like its default 50"),
+        ("mine.py:Mine(speed=1e999)", "Mine cannot take speed=inf: it must be a finite number, like its default 0.5"),
         ("mine.py:Mine(mode='a under b')", "Mine cannot take mode='a under b': write a number, True, False, None or a"),
-        ("mine.py:Mine(rate=[1])", "Mine cannot take rate=[1]: write a number, True, False, None or a plain word"),
+        ("mine.py:Mine(rate=[1])", "Mine cannot take rate=[1]: it must be a number"),
         ("mine.py:Mine(steps=open('x'))", "the arguments in --attack mine.py:Mine(steps=open('x')) cannot be read"),
         ("mine.py:Mine(attack='pgd')", "Mine has no setting called attack"),
     ],
@@ -250,6 +252,29 @@ def test_a_class_that_cannot_run_is_one_sentence(folder, old, new, sentence):
         from_user("mine.py:Mine")
     assert "\n" not in str(raised.value)
     assert any(part in str(raised.value) for part in sentence.split("|"))
+
+
+def test_the_types_of_its_settings_say_which_values_they_take(folder):
+    typed = MINE.replace("speed: float = 0.5", "speed: Annotated[float, Bounds(0, 1)] = 0.5\n    targets: Targets = 0")
+    (folder / "mine.py").write_text(typed.replace("import ClassVar", "import Annotated, ClassVar"))
+    assert "targets=3" in from_user("mine.py:Mine(targets=3)")[0].spec
+    for text, sentence in [
+        ("speed=2", "Mine cannot take speed=2.0: it must be from 0 to 1, like its default 0.5"),
+        (
+            "targets=-1",
+            "Mine cannot take targets=-1: 0 aims at no class, 9 at the nine likeliest; it must be at least 0",
+        ),
+    ]:
+        with pytest.raises(UserError) as raised:
+            from_user(f"mine.py:Mine({text})")
+        assert sentence in str(raised.value)
+
+
+def test_a_setting_without_a_readable_type_must_still_fit_a_key(folder):
+    (folder / "mine.py").write_text(MINE.replace("rate: float | None", "rate: object"))
+    for value in ("[1]", "1e999", "'a b'"):
+        with pytest.raises(UserError, match=r"Mine cannot take rate=.*: write a number"):
+            from_user(f"mine.py:Mine(rate={value})")
 
 
 def test_a_file_whose_name_would_not_fit_a_key_is_refused(folder):

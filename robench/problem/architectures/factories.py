@@ -195,9 +195,9 @@ def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.M
 def literals(
     given: str, written: str, example: str = EXAMPLE
 ) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
-    """The literals in the brackets of a call: those without a name, and the others by name. Nothing is run.
+    """The literals in the parentheses of a call: positional ones, and the others by name. No code runs.
 
-    Raises UserError about `given`, the option with its text.
+    Raises UserError if they cannot be read; `given` is the option and its text for the message.
     """
     try:
         call = ast.parse(f"f{written}", mode="eval").body
