@@ -15,6 +15,7 @@ from .problem.process import plain_process
 from .results import notebook as _notebook  # noqa: F401 - registers the view of a summary
 from .results.measured import failure, refuse_unmeasured, unmeasured
 from .results.summary import Summary
+from .search.attack import Attack, AttackGiven
 
 Data = Any
 """What `problem.datasets.python_data` reads: arrays, data sets, loaders; or the name of a data set, folder or file."""
@@ -27,7 +28,7 @@ def evaluate(
     protocol: str | Path | None = None,
     *,
     threats: Sequence[str] = (),
-    attacks: Sequence[str] = (),
+    attacks: AttackGiven | Sequence[AttackGiven] = (),
     examples: int | str | None = None,
     seed: int | None = None,
     every_attack: bool = False,
@@ -50,8 +51,9 @@ def evaluate(
     set or a `Split`; it is required unless the model's card names it. `resize`, `crop`, `interpolation`, `channels` and
     `labels`, a label map, are those of the command line, for folders and PIL images. With `shuffled`, examples are
     taken in a fixed order that mixes the classes. With `run`, evidence is kept in that file, and the same call again
-    finishes what is missing; without, it is kept in memory. With `masking`, `on` or `deep`, the result is then checked
-    for gradient masking.
+    finishes what is missing; without, it is kept in memory. An attack of your own is an instance or a class that
+    derives from an attack of `robench.attacks`, or text such as `file.py:Class(steps=50)`, which runs the code of the
+    file. With `masking`, `on` or `deep`, the result is then checked for gradient masking.
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 
@@ -64,7 +66,7 @@ def evaluate(
         data=_named_or_read(data, preparation),
         protocol=None if protocol is None else str(protocol),
         threats=[threats] if isinstance(threats, str) else threats,
-        attacks=[attacks] if isinstance(attacks, str) else attacks,
+        attacks=[attacks] if isinstance(attacks, str | type | Attack) else attacks,
         examples=None if examples is None else str(examples),
         seed=seed,
         every_attack=every_attack,

@@ -140,7 +140,8 @@ def _finite(value: int | float) -> bool:
 
 
 def _name(owner: Any) -> str:
-    return str(getattr(owner, "name", owner))
+    kind = owner if isinstance(owner, type) else type(owner)
+    return str(getattr(owner, "name", kind.__name__))
 
 
 @lru_cache

@@ -36,8 +36,9 @@ ALLOWED: dict[str, set[str]] = {
         *("masking", "protocols", "search", "evidence", "results", "problem", "radius", "renames", "errors"),
         "__version__",
     },
-    "api": {"evaluation", "results", "problem", "errors"},
-    "testing": {"api", "evaluation", "results", "problem", "errors"},
+    "api": {"evaluation", "search", "results", "problem", "errors"},
+    "testing": {"api", "evaluation", "doctor", "search", "results", "problem", "errors"},
+    "attacks": {"search", "problem", "settings"},
     "cli": {
         *(
             "api",

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import sys
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from robench.recipes import RECIPES
 from robench.recipes.training import Training, TrainingData
 from robench.search.attacks import build
 from robench.search.attacks import parse as parse_attack
+from robench.search.own_attack import from_user, names_file
 
 from .exact_distances import Linear, classifier, distance, toy
 from .search.running import broken_rows
@@ -100,6 +102,8 @@ def test_a_command_on_a_page_parses(text):
     for threat in [*params.get("threats", ()), *params.get("threat_texts", ())]:
         assert str(threats.parse(threat)) == threat
     for attack in params.get("attacks", ()):
+        if names_file(attack):  # an attack of the reader's own
+            continue
         name, settings = parse_attack(attack)
         for entry in expanded({"attack": name, **settings}, "linf"):
             build(entry["attack"], {k: v for k, v in entry.items() if k not in ("attack", "label", "restarts")})
@@ -209,6 +213,37 @@ def test_an_example_of_a_protocol_is_one(block, tmp_path):
     protocol = protocols.read(path)
     assert [str(choice.threat) for choice in protocol.threats] == ["linf:0.3", "l1:10"]
     assert [attack.label for attack in protocol.threats[0].attacks] == ["pgd", "pgd-ce"]
+
+
+@pytest.fixture
+def own_attack(tmp_path, monkeypatch):
+    """The Python blocks about an attack of one's own, in a folder with my_attack.py."""
+    texts = [b.text for b in blocks("python") if b.page.name == "attacks.md"]
+    (tmp_path / "my_attack.py").write_text(texts[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield texts
+    sys.modules.pop("my_attack", None)
+
+
+def test_the_example_of_an_adaptive_attack_breaks_what_pgd_does_not(own_attack, capsys):
+    exec(compile(own_attack[1], "attacks.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    text = (ROOT / "docs" / "attacks.md").read_text()
+    assert printed == ["100% left", "26% left"]
+    assert all(f"`{line}`" in text for line in printed)
+
+
+def test_the_example_of_an_adaptive_attack_keeps_the_contract(own_attack):
+    names: dict[str, Any] = {}
+    exec(compile(own_attack[2], "attacks.md", "exec"), names)
+    names["test_my_attack_keeps_the_contract"]()
+
+
+def test_the_example_of_an_adaptive_attack_is_keyed_as_the_page_says(own_attack):
+    attack, label, of_plan = from_user("my_attack.py:MyAttack(steps=50, restarts=2)")
+    assert (label, of_plan) == ("my_attack.py:MyAttack", {"restarts": 2})
+    assert f"`{attack.spec}`" in (ROOT / "docs" / "attacks.md").read_text()
 
 
 def example(path: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ..problem import durable
 from ..problem.split import Split
 from ..results.comment import Comment
 from ..results.gate import GateVerdict, read_allowances
+from ..search.own_attack import Consent
 from . import consent
 from .options import data_options, machine_options, model_options, precision_option, preparation
 from .running import command_line, refuse_unwritable, run_shown
@@ -63,6 +64,13 @@ STOPPED = 130
 @click.option(
     "--baseline-arch", metavar="NAME|FACTORY", help="Architecture of that model.  [default: the one it names]"
 )
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="FILE.py:CLASS",
+    help="Run the code of this attack of your own, which the baseline used; repeatable.",
+)
 @data_options("those of the baseline, prepared as they were")
 @model_options
 @click.option(
@@ -85,6 +93,7 @@ def command(
     until_decided: bool,
     baseline_model: str | None,
     baseline_arch: str | None,
+    attacks: tuple[str, ...],
     data: str | None,
     arch: str | None,
     weights: str | None,
@@ -112,7 +121,7 @@ def command(
     """
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is not a time; write a number of minutes like 30 or 0.5")
-    read = [checkpoint, data, arch, str(baseline_path)]
+    read = [checkpoint, data, arch, str(baseline_path), *attacks]
     for option, path in (("--json", json_path), ("--junit", junit_path)):
         if path is not None:
             refuse_unwritable(path, option, run_path, read)
@@ -122,7 +131,7 @@ def command(
         raise UserError(f"--run {run_path} is the baseline; give the new evidence a file of its own")
     baseline = read_baseline(baseline_path)
     allowances = read_allowances(max_drops, baseline.rows)
-    compared = question(baseline, data, preparation(prepared))
+    compared = question(baseline, data, preparation(prepared), Consent.of(attacks))
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
     runner = _Runner(compared, precision, _remaining(minutes), quiet)
     # Before any attack: the content decides, so the same file under another name costs nothing.

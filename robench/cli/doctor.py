@@ -19,12 +19,14 @@ from .terminal import echo
 def command(attacks: tuple[str, ...], quiet: bool) -> int:
     """List the installed libraries and data sets, and check the attacks on models with a known answer.
 
-    Runs every attack of robench and of the installed libraries. Prints Markdown; takes some minutes. Exit 1 when
-    one of robench's own attacks fails.
+    Runs every attack of robench and of the installed libraries. Prints Markdown; takes some minutes. An attack of
+    your own, --attack file.py:Class, is also checked against the contract of robench's attacks; this runs its code.
+    Exit 1 when one of robench's own attacks fails, or one of yours.
 
     \b
     robench doctor > conformance.md
     robench doctor --attack pgd --attack 'foolbox:DDNAttack(steps=20)'
+    robench doctor --attack 'my_attack.py:MyAttack(steps=50)'
     """
     torch.set_num_threads(1)  # the models are tiny
     libraries = installed.libraries()
@@ -38,4 +40,4 @@ def command(attacks: tuple[str, ...], quiet: bool) -> int:
             verdict = f"fails in {fails}" if fails else "ok"
             echo(f"[{number}/{len(every)}] {tested.name}, {tested.threat}: {verdict}", err=True)
     echo(markdown(checked, cases(), libraries, installed.data_sets(), installed.robench()), nl=False)
-    return 1 if any(one.failed and one.tested.ours for one in checked) else 0
+    return 1 if any(one.failed and (one.tested.ours or one.tested.users) for one in checked) else 0

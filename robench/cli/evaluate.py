@@ -78,6 +78,7 @@ def command(
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
     robench evaluate model.pt --data imagenet/val --resize 256 --crop 224 --labels imagenet_class_index.json
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
+    robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
     robench evaluate model.pt --data mnist --masking on
     """
     if minutes is not None and not math.isfinite(minutes):
@@ -89,7 +90,8 @@ def command(
     )
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
-        refuse_unwritable(json_path, "--json", run_path, [checkpoint, data, arch, protocol, request.preparation.labels])
+        read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
+        refuse_unwritable(json_path, "--json", run_path, read)
     result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet)
     summary = result.summary
     refuse_unmeasured(summary)

@@ -68,7 +68,13 @@ def question_options(command: F) -> F:
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
         click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
         click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
-        click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Replace the attacks; repeatable."),
+        click.option(
+            "--attack",
+            "attacks",
+            multiple=True,
+            metavar="ATTACK",
+            help="Replace the attacks; repeatable. file.py:Class is your own, whose code runs.",
+        ),
         click.option(
             "--threat", "threats", multiple=True, metavar="THREAT", help="Replace the threats, as linf:8/255."
         ),

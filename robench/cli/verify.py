@@ -17,6 +17,7 @@ from ..problem import checkpoints
 from ..problem.datasets import DATASETS
 from ..results.summary import Summary, summarise
 from ..results.tables import render
+from ..search.own_attack import Consent
 from .display import Display
 from .options import data_options, machine_options, model_options, preparation
 from .reloading import Reloaded, reloaded
@@ -30,6 +31,13 @@ STOPPED = 130
     "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
 )
 @click.option("--search", type=click.IntRange(min=1), metavar="N", help="Also search N standing examples again.")
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="FILE.py:CLASS",
+    help="For --search: run the code of this attack of your own, which the run used; repeatable.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]")
 @data_options("the recorded ones, prepared as they were")
 @model_options
@@ -39,6 +47,7 @@ def command(
     checkpoint: str | None,
     data: str | None,
     search: int | None,
+    attacks: tuple[str, ...],
     seed: int | None,
     arch: str | None,
     weights: str | None,
@@ -59,6 +68,9 @@ def command(
     robench verify theirs.robench --model their-model.pt --data mnist
     robench verify theirs.robench --search 20
     """
+    if attacks and search is None:
+        raise UserError("--attack is for searching again; add --search N, or leave it out")
+    consent = Consent.of(attacks)
     with RunFile.read(run_path) as run:
         plan, evidence = recorded_plan(run, hint="there is nothing to verify"), run.evidence()
         loaded = reloaded(
@@ -93,6 +105,7 @@ def command(
             n=search,
             seed=seed,
             progress=display,
+            consent=consent,
         )
     for (example, threat), attack in again.broken.items():
         click.echo(f"example {example} under {threat}: recorded as standing, and broken by {attack}", err=True)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..errors import UserError, unknown
+from ..search import own_attack
 from ..search.attack import AnyAttack, ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
 from ..search.foreign import adv_lib, art, torchattacks
 from ..search.foreign.foolbox import PREFIX
 
-OURS, FOOLBOX, AUTOATTACK = "robench", "Foolbox", "AutoAttack"
+OURS, USERS, FOOLBOX, AUTOATTACK = "robench", "your own", "Foolbox", "AutoAttack"
 REACH = 1.25  # times the exact distance: at this radius an attack must have broken the image
 NO_REACH = math.inf  # the attack need not find anything
 
@@ -81,6 +82,11 @@ class AttackUnderTest:
         """Whether the attack is robench's own."""
         return self.library == OURS
 
+    @property
+    def users(self) -> bool:
+        """Whether the attack is the user's own."""
+        return self.library == USERS
+
 
 def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[AttackUnderTest]:
     """Every attack of the installed libraries under every threat that it supports; with `only`, just the named ones.
@@ -93,7 +99,9 @@ def attacks_under_test(only: Sequence[str], installed: Sequence[str]) -> list[At
 
 
 def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
-    """The attacks that `text` names: as in the table, with the doctor's budget, or with the user's own settings."""
+    """The attacks that `text` names: with the doctor's budget, with the user's settings, or in a file of the user's."""
+    if own_attack.names_file(text):
+        return iter(_of_user(text))
     if text in LIBRARIES and text not in (OURS, *installed):
         raise UserError(f"{text} is not installed; `robench doctor --attack {OURS}` checks robench's own attacks")
     known = attacks_under_test((), installed)
@@ -107,6 +115,13 @@ def _named(text: str, installed: Sequence[str]) -> Iterator[AttackUnderTest]:
             raise
         names = {tested.attack.name for tested in known} | {tested.library for tested in known}
         raise unknown("attack", text, names) from None
+
+
+def _of_user(text: str) -> list[AttackUnderTest]:
+    """An attack in a file, whose code this runs. It need not find anything."""
+    attack = own_attack.from_user(text)[0]
+    name = own_attack.shown(attack.spec)
+    return [AttackUnderTest(USERS, name, attack, threat, NO_REACH) for threat in attack.threats]
 
 
 def _library(text: str) -> str:

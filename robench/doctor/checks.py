@@ -15,10 +15,13 @@ from ..search.engine.job import Job
 from ..search.engine.scheduler import Item, Waiting
 from .attacks import AttackUnderTest
 from .cases import Case
+from .contract import breaches
 from .exact_distances import fraction
 
 SEED = 0
 ROUNDING = 1e-4  # relative, of a distance
+
+CONTRACT = "contract"  # the case in which an attack of the user's own is checked against the contract
 
 # Threats without known distances: an attack must break the same images in all cases that have the same decisions.
 UNMEASURED = {
@@ -26,6 +29,9 @@ UNMEASURED = {
     "affine-lp": "affine:linf:0.02+l1:0.2",
     "affine-rt": "affine:linf:0.01+rt:1px,10deg",
 }
+
+USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **UNMEASURED}
+"""One threat model of each name, under which some images of a small linear model can be broken."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,19 @@ class CheckResult:
 
 
 def check(tested: AttackUnderTest, cases: Sequence[Case]) -> Iterator[CheckResult]:
-    """Runs the attack on each case, in order. A case that names another in `same_as` must come after it."""
+    """Runs the attack on each case, in order. A case that names another in `same_as` must come after it.
+
+    An attack of the user's own is also checked against the contract of attacks.
+    """
     results: dict[str, CheckResult] = {}
     by_name = {case.name: case for case in cases}
     for case in cases:
         threat = _threat(tested, by_name.get(case.same_as, case))
         results[case.name] = _check_case(tested, threat, case, results.get(case.same_as))
         yield results[case.name]
+    if tested.users and cases:
+        failure = "; ".join(breaches(tested.attack, _threat(tested, cases[0])))
+        yield CheckResult(CONTRACT, frozenset(), failure)
 
 
 def _check_case(tested: AttackUnderTest, threat: ThreatModel, case: Case, reference: CheckResult | None) -> CheckResult:

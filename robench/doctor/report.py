@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..problem.threats import BALLS
-from .attacks import OURS, AttackUnderTest
+from .attacks import OURS, USERS, AttackUnderTest
 from .cases import Case
 from .checks import CheckResult
 from .installed import Library
@@ -48,7 +48,7 @@ def markdown(
         "## Cases\n\n" + "\n".join(f"- **{case.name}**: {case.about}" for case in cases),
     ]
     for library, group in groupby(checked, key=lambda one: one.tested.library):
-        parts.append(_section(library, list(group), cases))
+        parts.append(_section(library, list(group)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,8 +58,8 @@ def _installed(libraries: Iterable[Library], data_sets: Mapping[str, bool]) -> s
     return "## Installed\n\n" + _table(("library or data set", ""), rows)
 
 
-def _section(library: str, checked: Sequence[CheckedAttack], cases: Sequence[Case]) -> str:
-    title = "robench's own attacks" if library == OURS else library
+def _section(library: str, checked: Sequence[CheckedAttack]) -> str:
+    title = {OURS: "robench's own attacks", USERS: "Your own attacks"}.get(library, library)
     rows = [
         (
             f"`{one.tested.name}`",
@@ -69,7 +69,9 @@ def _section(library: str, checked: Sequence[CheckedAttack], cases: Sequence[Cas
         )
         for one in checked
     ]
-    text = f"## {title}\n\n" + _table(("attack", "threat", "reach", *(case.name for case in cases)), rows)
+    text = f"## {title}\n\n" + _table(
+        ("attack", "threat", "reach", *(result.case for result in checked[0].results)), rows
+    )
     if failures := [line for one in checked for line in _failures(one)]:
         text += "\n\n" + "\n".join(failures)
     return text

@@ -25,6 +25,7 @@ from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, lett
 from ..results.merging import precisions
 from ..results.summary import MAX_BYTES, Summary, ThreatEntry, model_entry
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
+from ..search.own_attack import Consent
 from .model_source import ModelSource
 from .prepared import EvalResult, PreparedEvaluation, StopCriterion, prepare
 from .recorded import recorded_summary
@@ -103,8 +104,16 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(path, summary)
 
 
-def question(baseline: Baseline, data: str | None = None, preparation: Preparation | None = None) -> Question:
-    """The baseline's examples and protocol. Raises UserError when these data are not the baseline's."""
+def question(
+    baseline: Baseline,
+    data: str | None = None,
+    preparation: Preparation | None = None,
+    consent: Consent | None = None,
+) -> Question:
+    """The baseline's examples and protocol. Raises UserError when these data are not the baseline's.
+
+    It also raises UserError for an attack in a file that the user does not consent to run.
+    """
     entry = baseline.summary.data
     text = data or _data_of(baseline)
     preparation = datasets.prepared(text, preparation, baseline.summary.environment)
@@ -122,7 +131,7 @@ def question(baseline: Baseline, data: str | None = None, preparation: Preparati
             f"the examples {entry.numbers} of {whole.name} ({split.sha256[:8]}) are not those of the baseline"
             f" {baseline.path} ({entry.name}, {entry.sha256[:8]}); name its data with --data"
         )
-    return Question(baseline, whole, split, _protocol(baseline, split.classes), text, preparation)
+    return Question(baseline, whole, split, _protocol(baseline, split.classes, consent), text, preparation)
 
 
 def precision_for(baseline: Baseline, named: str | None, device: torch.device) -> str:
@@ -250,13 +259,13 @@ def _data_of(baseline: Baseline) -> str:
     return file if file and Path(file).exists() else baseline.summary.data.name
 
 
-def _protocol(baseline: Baseline, classes: int) -> Protocol:
+def _protocol(baseline: Baseline, classes: int, consent: Consent | None) -> Protocol:
     """The protocol, from the baseline's attacks with every number; no protocol file is needed."""
     summary = baseline.summary
     passes = {AttackKey.parse(a.spec).passes for t in summary.threats for a in t.attacks} - {None}
     choices = (
         ThreatChoice(
-            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes) for a in t.attacks)
+            threats.parse(t.threat), tuple(rebuilt.attack(a.name, a.spec, a.items, classes, consent) for a in t.attacks)
         )
         for t in summary.threats
     )

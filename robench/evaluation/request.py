@@ -14,6 +14,7 @@ from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Source, Split, rows_of, shuffled_rows
 from ..protocols import Protocol
+from ..search.attack import AttackGiven
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class EvalRequest:
     data: str | Source | None = None  # a name, folder or file; or examples from Python
     protocol: str | None = None
     threats: Sequence[str] = ()
-    attacks: Sequence[str] = ()
+    attacks: Sequence[AttackGiven] = ()
     examples: str | None = None
     seed: int | None = None
     every_attack: bool = False

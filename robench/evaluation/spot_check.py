@@ -18,6 +18,7 @@ from ..protocols import Protocol, ThreatChoice, rebuilt
 from ..results.gate import broken_by
 from ..results.outcomes import Outcome, outcomes
 from ..results.stats.intervals import clopper_pearson
+from ..search.own_attack import Consent
 from .prepared import PreparedEvaluation
 from .progress import Progress
 from .request import EvalRequest
@@ -79,15 +80,17 @@ def spot_check(
     n: int,
     seed: int,
     progress: Progress,
+    consent: Consent | None = None,
 ) -> SpotCheck:
     """Searches a uniform sample of n standing examples again, or all of them where there are fewer.
 
-    Every planned attack that can run here is tried under each threat under which they stand. Nothing is written. Ctrl-C
-    ends it early. Raises UserError where nothing can be searched.
+    Every planned attack that can run here is tried under each threat under which they stand; an attack in a file runs
+    only with the user's consent. Nothing is written. Ctrl-C ends it early. Raises UserError where nothing can be
+    searched.
     """
     under = standing(plan, evidence)
     examples = sample(list(under), n, seed)
-    protocol, left_out = _protocol(plan, classifier.classes)
+    protocol, left_out = _protocol(plan, classifier.classes, consent)
     if not protocol.threats:
         raise UserError(f"nothing can be searched again: {'; '.join(left_out) or 'the plan names no attack'}")
     if not examples:
@@ -111,14 +114,14 @@ def spot_check(
     return SpotCheck(len(under), examples, seed, broken, still_open, left_out, finished)
 
 
-def _protocol(plan: Plan, classes: int) -> tuple[Protocol, tuple[str, ...]]:
+def _protocol(plan: Plan, classes: int, consent: Consent | None) -> tuple[Protocol, tuple[str, ...]]:
     """The plan's threats with the attacks that can run here, and the names of those that cannot."""
     choices, left_out = [], []
     for t in plan.threats:
         attacks = []
         for a in t.attacks:
             try:
-                attacks.append(rebuilt.attack(a.label, a.spec, a.items, classes))
+                attacks.append(rebuilt.attack(a.label, a.spec, a.items, classes, consent))
             except UserError as error:
                 left_out.append(f"{a.label} under {t.threat} ({error})")
         if attacks:

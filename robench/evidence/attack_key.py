@@ -12,7 +12,8 @@ from typing import Literal
 
 Kind = Literal["first-order", "scores", "labels", "outside", "surrogate", "other"]
 """What a search relies on: the gradient at the image, scores, predicted classes, a gradient on the far side of the
-boundary, or the gradient of a surrogate model. `other` stands for loops of other libraries and for moved images."""
+boundary, or the gradient of a surrogate model. `other` stands for loops of other libraries, for attacks of the user's
+own and for moved images."""
 
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn"), "first-order"),

@@ -11,7 +11,8 @@ from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
-from ..search.attack import AnyAttack
+from ..search import own_attack
+from ..search.attack import AnyAttack, Attack, AttackGiven
 from ..search.attacks import ATTACKS, build, unknown_attack
 from ..search.attacks import parse as parse_attack
 from ..search.foreign.foolbox import PREFIX
@@ -83,12 +84,12 @@ class Protocol:
         chosen = [ThreatChoice(threats.parse(text), ()) if bare else self._choice(text) for text in texts]
         return replace(self, name=f"{self.name}, {OWN_THREATS}", threats=tuple(chosen))
 
-    def with_attacks(self, texts: Sequence[str]) -> "Protocol":
-        """This protocol with other attacks, each on every threat it can attack.
+    def with_attacks(self, named: Sequence[AttackGiven]) -> "Protocol":
+        """This protocol with other attacks, each on every threat it can attack. Runs the code of files in `named`.
 
         Raises UserError for a threat that no attack fits, and for an attack that fits no threat.
         """
-        entries = [_entry(text) for text in texts]
+        entries = [_entry(attack) for attack in named]
         for entry in entries:
             if not any(_fits(entry, t.threat) for t in self.threats):
                 raise _unfit(entry, self.threats[0].threat)
@@ -96,8 +97,8 @@ class Protocol:
         for t in self.threats:
             fit = [entry for entry in entries if _fits(entry, t.threat)]
             if not fit:
-                named = " and ".join(str(entry["attack"]) for entry in entries)
-                raise UserError(f"no attack is named for {t.threat} beside {named}; {_those_for(t.threat)}")
+                others = " and ".join(_name(entry) for entry in entries)
+                raise UserError(f"no attack is named for {t.threat} beside {others}; {_those_for(t.threat)}")
             chosen.append(ThreatChoice(t.threat, _choices(fit, t.threat)))
         return replace(self, name=f"{self.name}, {OWN_ATTACKS}", threats=tuple(chosen))
 
@@ -179,31 +180,44 @@ def _those_for(threat: ThreatModel) -> str:
     return f"name some with --attack ({', '.join(names)})"
 
 
-def _entry(text: str) -> Entry:
-    """An attack of the command line as an entry of a protocol."""
-    name, settings = parse_attack(text)
+def _entry(named: AttackGiven) -> Entry:
+    """An attack that the user names as an entry of a protocol; an attack of the user's own is an instance in it."""
+    if not isinstance(named, str) or own_attack.names_file(named):
+        attack, label, of_plan = own_attack.from_user(named)
+        return {"attack": attack, "label": label, **of_plan}
+    name, settings = parse_attack(named)
     if "attack" in settings:
         raise UserError(f"{name} has no setting called attack; name every attack with an --attack of its own")
     return {"attack": name, **settings}
 
 
-def _fits(entry: Entry, threat: ThreatModel) -> bool:
-    """Whether the attack, or the suite, attacks the threat."""
+def _name(entry: Entry) -> str:
+    return str(entry["label"] if isinstance(entry["attack"], Attack) else entry["attack"])
+
+
+def _attacked(entry: Entry) -> Sequence[str]:
+    """The names of the threats that the attack, or the suite, attacks."""
+    if isinstance(entry["attack"], Attack):
+        return entry["attack"].threats
     name = str(entry["attack"])
-    return threat.name in (suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats)
+    return suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats
+
+
+def _fits(entry: Entry, threat: ThreatModel) -> bool:
+    return threat.name in _attacked(entry)
 
 
 def _unfit(entry: Entry, threat: ThreatModel) -> UserError:
-    name = str(entry["attack"])
-    attacked = suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats
-    return UserError(f"{name} does not attack {threat.name}; it attacks {', '.join(attacked)}")
+    return UserError(f"{_name(entry)} does not attack {threat.name}; it attacks {', '.join(_attacked(entry))}")
 
 
 def _choices(entries: Iterable[Entry], threat: ThreatModel) -> tuple[AttackChoice, ...]:
-    return _labelled([_attack_choice(e) for entry in entries for e in suites.expanded(entry, threat.name)])
+    return _labelled([_attack_choice(e, threat) for entry in entries for e in suites.expanded(entry, threat.name)])
 
 
 def _refuse_unknown_attack(name: str) -> None:
+    if own_attack.names_file(name) or own_attack.names_own(name):
+        raise own_attack.not_run(name)
     if name not in SUITES and name not in ATTACKS and not name.startswith(PREFIX):
         raise unknown_attack(name, SUITES)
 
@@ -214,12 +228,15 @@ def _name_and_settings(entry: Entry) -> tuple[str, dict[str, Any]]:
     return str(entry["attack"]), settings
 
 
-def _attack_choice(entry: Entry) -> AttackChoice:
-    name, settings = _name_and_settings(entry)
-    restarts = entry.get("restarts", 1)
+def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
+    name, restarts = _name(entry), entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
-    return AttackChoice(str(entry.get("label", renames.attack(name))), build(name, settings), restarts)
+    if isinstance(given := entry["attack"], Attack):
+        attack: Any = given
+        own_attack.refuse_unfit(attack, threat)
+        return AttackChoice(str(entry["label"]), attack, restarts)
+    return AttackChoice(str(entry.get("label", renames.attack(name))), build(*_name_and_settings(entry)), restarts)
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:

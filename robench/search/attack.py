@@ -196,6 +196,9 @@ class ForeignAttack(Attack):
 AnySteppedAttack = GradientAttack[Any, Any] | ScoreAttack[Any, Any] | LabelAttack[Any, Any]
 AnyAttack = AnySteppedAttack | ForeignAttack
 
+AttackGiven = str | AnyAttack | type[AnyAttack]
+"""An attack as a user names it: text, an instance, or a class whose settings all have defaults."""
+
 
 def spec(name: str, settings: Mapping[str, object]) -> str:
     """An attack as text, with its settings in alphabetical order."""

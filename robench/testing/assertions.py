@@ -15,6 +15,8 @@ from ..results.gate import GateVerdict, letters_of, read_allowances
 from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import render
+from ..search.attack import Attack, AttackGiven
+from ..search.own_attack import Consent
 
 __all__ = ["assert_robust"]
 
@@ -27,7 +29,7 @@ def assert_robust(
     max_drop: str | Sequence[str] = (),
     at_least: Mapping[str, float] | None = None,
     threats: Sequence[str] = (),
-    attacks: Sequence[str] = (),
+    attacks: AttackGiven | Sequence[AttackGiven] = (),
     protocol: str | Path | None = None,
     examples: int | str | None = None,
     run: str | Path | None = None,
@@ -40,7 +42,8 @@ def assert_robust(
 
     With `baseline`, a file of `robench evaluate --json` or a run file, the model must not have become worse. It is
     evaluated as the baseline was. Every row may drop by 1pp, or as `max_drop` allows: "2pp", or
-    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and names how many more examples it would take.
+    ["union=1pp", "clean=0.5pp"]. An undecided verdict fails too, and names how many more examples it would take. If
+    the baseline used attacks of your own, name them again: attacks=["file.py:Class"].
 
     With `at_least`, shares between 0 and 1 by row (`clean`, a threat, `union`), at least that share must stand after
     every planned attack; open examples do not count as standing. The other arguments are those of `robench.evaluate`.
@@ -58,12 +61,13 @@ def assert_robust(
     _check_shares(at_least or {})
     if not isinstance(max_drop, (str, list, tuple)) or not all(isinstance(drop, str) for drop in max_drop):
         raise UserError(f"max_drop={max_drop!r} is not text; write percentage points like '1pp' or ['union=1pp']")
-    if baseline is not None and (threats or attacks or protocol or examples):
-        raise UserError("the baseline determines the question; leave out threats, attacks, protocol and examples")
+    if baseline is not None and (threats or protocol or examples):
+        raise UserError("the baseline determines the question; leave out threats, protocol and examples")
     if baseline is not None:
         known = read_baseline(Path(baseline))
         drops = [max_drop] if isinstance(max_drop, str) else max_drop
-        summary = _not_worse(model, known, data, drops, run, device, whole=bool(at_least))
+        consent = Consent.of([attacks] if isinstance(attacks, str | type | Attack) else attacks)
+        summary = _not_worse(model, known, data, drops, run, device, consent, whole=bool(at_least))
     else:
         summary = api.evaluate(
             model,
@@ -95,6 +99,7 @@ def _not_worse(
     max_drop: Sequence[str],
     run: str | Path | None,
     device: str,
+    consent: Consent,
     *,
     whole: bool,
 ) -> Summary:
@@ -102,7 +107,7 @@ def _not_worse(
     allowances = read_allowances(max_drop, baseline.rows)
     if data is not None and not isinstance(data, str | Path):
         raise UserError(f"with a baseline, data is a name, a folder or a file, not {type(data).__name__}; name it")
-    compared = question(baseline, None if data is None else str(data))
+    compared = question(baseline, None if data is None else str(data), consent=consent)
     prepared = compared.prepare(source_of(model, device))
 
     def evaluate(split: Split, stop_when: StopCriterion | None) -> EvalResult:

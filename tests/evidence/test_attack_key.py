@@ -10,6 +10,7 @@ from robench.search.attacks import ATTACKS, build
 from robench.search.foreign.library import LibraryAttack
 
 SPEC = "apgd(loss='margin', steps=100)"
+OWN = "my_attack.py@09a73412ce07:MyAttack(loss='margin', steps=50, targets=0)"
 GRADIENT_ATTACKS = sorted(name for name, attack in ATTACKS.items() if attack.reads == "gradients")
 
 
@@ -23,6 +24,7 @@ GRADIENT_ATTACKS = sorted(name for name, attack in ATTACKS.items() if attack.rea
         (f"{SPEC} over 20 passes by inside under rt:1px,5deg", AttackKey(SPEC, 20, "inside", "rt:1px,5deg")),
         ("theirs under l2:1", AttackKey("theirs", found_under="l2:1")),
         ("foolbox:X(a='b by c under (d)') by repaired", AttackKey("foolbox:X(a='b by c under (d)')", None, "repaired")),
+        (f"{OWN} over 20 passes by repaired under l2:1", AttackKey(OWN, 20, "repaired", "l2:1")),
         ("", AttackKey("")),
     ],
 )
@@ -55,6 +57,12 @@ def declared_kind(attack: type[Attack]) -> str:
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_the_kind_of_an_attack_is_what_its_class_declares(name):
     assert AttackKey.parse(build(name, {}).spec).kind == declared_kind(ATTACKS[name])
+
+
+def test_an_attack_of_the_users_own_is_of_no_known_kind():
+    key = AttackKey.parse(f"{OWN} over 20 passes")
+    assert (key.name, key.kind) == ("my_attack.py@09a73412ce07:MyAttack", "other")
+    assert str(key.unaveraged) == OWN
 
 
 def test_attacks_of_other_libraries_are_of_no_known_kind():

@@ -33,6 +33,7 @@ FILLED = (
     f"{', '.join(SHAPES[:2])} (channels, height, width) and {SIZES[0]}"
 )
 FORM = "write file.py:factory, module:factory or 'file.py:factory(depth=20)'"
+EXAMPLE = "'file.py:build(depth=20, width=2.5, name=\"x\")'"
 WRITTEN = re.compile(r"(?P<target>.*?\.py|[^():]+):(?P<name>[^():]*)(?P<arguments>\(.*\))?", re.DOTALL)
 
 
@@ -55,7 +56,7 @@ class Factory:
         found = WRITTEN.fullmatch(text.strip())
         if found is None or not found["name"].strip():
             raise UserError(f"--arch {text} cannot be read; {FORM}")
-        positional, keywords = _arguments(text, found["arguments"] or "()")
+        positional, keywords = literals(f"--arch {text}", found["arguments"] or "()")
         return cls(text, found["target"], found["name"].strip(), positional, keywords)
 
     @property
@@ -191,8 +192,13 @@ def build(text: str, shape: tuple[int, ...] | None, classes: int | None) -> nn.M
     return Factory.parse(text).build(shape, classes)
 
 
-def _arguments(text: str, written: str) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
-    """The literals in the brackets of a call."""
+def literals(
+    given: str, written: str, example: str = EXAMPLE
+) -> tuple[tuple[object, ...], tuple[tuple[str, object], ...]]:
+    """The literals in the parentheses of a call: positional ones, and the others by name. No code runs.
+
+    Raises UserError if they cannot be read; `given` is the option and its text for the message.
+    """
     try:
         call = ast.parse(f"f{written}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -202,10 +208,7 @@ def _arguments(text: str, written: str) -> tuple[tuple[object, ...], tuple[tuple
             raise ValueError("each argument has a name of its own")
         return tuple(map(ast.literal_eval, call.args)), tuple(sorted(keywords.items()))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UserError(
-            f"the arguments in --arch {text} cannot be read; write literals, like "
-            "'file.py:build(depth=20, width=2.5, name=\"x\")'"
-        ) from None
+        raise UserError(f"the arguments in {given} cannot be read; write literals, like {example}") from None
 
 
 def _known(shape: tuple[int, ...] | None, classes: int | None) -> dict[str, Any]:
