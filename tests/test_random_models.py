@@ -141,9 +141,9 @@ def test_an_image_that_fails_half_of_the_time_is_seldom_believed_however_often_i
 def test_most_of_the_passes_on_a_clean_image_must_be_right():
     failures = torch.tensor([0, 49, 50, 51, 100])
     predictions = Predictions(torch.zeros(5, 2), torch.zeros(5), failures, PASSES)
-    assert predictions.right.tolist() == [True, True, False, False, False]
+    assert predictions.correct.tolist() == [True, True, False, False, False]
     once = Predictions(torch.zeros(2, 2), torch.zeros(2), torch.tensor([0, 1]), 1)
-    assert once.right.tolist() == [True, False]
+    assert once.correct.tolist() == [True, False]
 
 
 # The referee

@@ -192,14 +192,16 @@ def _entry(named: AttackGiven) -> Entry:
 
 
 def _name(entry: Entry) -> str:
-    return str(entry["label"] if isinstance(entry["attack"], Attack) else entry["attack"])
+    if isinstance(entry["attack"], Attack):
+        return str(entry["label"])
+    return renames.attack(str(entry["attack"]))
 
 
 def _attacked(entry: Entry) -> Sequence[str]:
     """The names of the threats that the attack, or the suite, attacks."""
     if isinstance(entry["attack"], Attack):
         return entry["attack"].threats
-    name = str(entry["attack"])
+    name = _name(entry)
     return suites.attacked(name) if name in SUITES else build(*_name_and_settings(entry)).threats
 
 
@@ -223,9 +225,10 @@ def _refuse_unknown_attack(name: str) -> None:
 
 
 def _name_and_settings(entry: Entry) -> tuple[str, dict[str, Any]]:
-    _refuse_unknown_attack(str(entry["attack"]))
+    name = _name(entry)
+    _refuse_unknown_attack(name)
     settings = {key: value for key, value in entry.items() if key not in ("attack", "label", "restarts")}
-    return str(entry["attack"]), settings
+    return name, settings
 
 
 def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
@@ -236,7 +239,7 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
         return AttackChoice(str(entry["label"]), attack, restarts)
-    return AttackChoice(str(entry.get("label", renames.attack(name))), build(*_name_and_settings(entry)), restarts)
+    return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts)
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:

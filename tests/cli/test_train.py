@@ -129,7 +129,7 @@ def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
     monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
     result = train(f"{ADVERSARIAL} --out m --validation 40")
     assert result.err.count("warning: ") == 1
-    assert "warning: check 1\n" in result.err
+    assert "warning: look 1\n" in result.err
 
 
 def test_a_card_holds_the_command_and_everything_that_determines_the_model(train, folder, monkeypatch):

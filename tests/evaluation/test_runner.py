@@ -573,6 +573,8 @@ class Liar(Engine):
 
     stop_after: int = 10**9
     asked: list = None
+    rows: int = 0
+    notes: tuple = ()
 
     def __call__(self, classifier, split, seed, rows, precision, *, compact=True):
         self.asked = [] if self.asked is None else self.asked

@@ -156,13 +156,13 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_star
 def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sample(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square, never])
-    attend = robench.evaluation.runner.Evaluation._attend
+    attend = robench.evaluation.runner.Evaluation._search
 
     def hurried(self, engine, jobs, deadline):  # time runs out when the second attack comes
-        attend(self, engine, (job for job in jobs if self._live[-1].planned.label != "later"), deadline)
+        attend(self, engine, (job for job in jobs if self._running[-1].planned.label != "later"), deadline)
 
     with monkeypatch.context() as late:
-        late.setattr(robench.evaluation.runner.Evaluation, "_attend", hurried)
+        late.setattr(robench.evaluation.runner.Evaluation, "_search", hurried)
         (short,) = evaluate(base(), run=tmp_path / "r.robench").threats
     assert short.masking.verdict == "untested"
     (whole,) = evaluate(base(), run=tmp_path / "r.robench").threats

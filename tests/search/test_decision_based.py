@@ -90,11 +90,11 @@ def test_an_example_without_a_start_is_its_own_outcome(attack, norm):
     ("name", "settings"),
     [
         ("hop-skip-jump", {"targets": 1}),
-        ("hop-skip-jump", {"wide": 1}),
+        ("hop-skip-jump", {"queries_per_step": 1}),
         ("hop-skip-jump", {"reach": 0.0}),
         ("hop-skip-jump", {"directions": 0}),
         ("boundary", {"targets": 1}),
-        ("boundary", {"wide": 1}),
+        ("boundary", {"queries_per_step": 1}),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name, settings):

@@ -607,8 +607,8 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("foolbox:DDNAttack(distance=3)", "no setting of foolbox:DDNAttack is called 'distance'"),
         ("foolbox:VirtualAdversarialAttack", "needs steps"),
         ("foolbox:BoundaryAttack(init_attack=Nonsense)", "no attack of Foolbox is called 'Nonsense'"),
-        ("autoattack-reference(queries=0)", "at least one"),
-        ("autoattack-reference(steps=0)", "at least one"),
+        ("autoattack-reference(queries=0)", "at least 1"),
+        ("autoattack-reference(steps=0)", "at least 1"),
         ("autoattack-refrence", "did you mean autoattack-reference"),
     ],
 )

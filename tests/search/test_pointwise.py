@@ -252,7 +252,7 @@ def test_an_example_without_a_start_is_blind_and_the_others_go_on():
     assert {end.item.row for end in ended if end.x_adv is not None} == set(range(0, N, 2))
 
 
-@pytest.mark.parametrize("settings", [{"targets": 1}, {"wide": 1}, {"wide": 5}])
+@pytest.mark.parametrize("settings", [{"targets": 1}, {"queries_per_step": 1}, {"queries_per_step": 5}])
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(UserError):
         Pointwise(**settings)

@@ -113,7 +113,7 @@ def test_an_example_that_no_noise_fools_is_blind_and_the_others_go_on():
     assert {end.item.row for end in ended if end.x_adv is not None} == set(range(0, N, 2))
 
 
-@pytest.mark.parametrize("settings", [{"targets": 1}, {"wide": 0}])
+@pytest.mark.parametrize("settings", [{"targets": 1}, {"queries_per_step": 0}])
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(UserError):
         SaltAndPepper(**settings)
