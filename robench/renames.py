@@ -28,7 +28,6 @@ RECIPE_SETTINGS: Mapping[str, str] = {"poses": "transforms"}
 MODELS: Mapping[str, str] = {"mnist-eat-wide": "mnist-eat-l1r13", "mnist-eat-wider": "mnist-eat-l1r14"}
 """Bundled models, old to new."""
 
-_SHOWN = "shown "
 _SPEC = re.compile(r"([\w.:-]+)\((.*?)\)(.*)", re.DOTALL)
 
 
@@ -79,16 +78,6 @@ def former_spec(text: str) -> str:
         return text
     name = next((old for old, new in ATTACKS.items() if new == match[1]), match[1])
     return _respelled(name, match[2], {new: old for old, new in SETTINGS[match[1]].items()}, match[3])
-
-
-def probe(name: str) -> str:
-    """The present name of a measurement: that of an attack which a masking check has shown to its sample."""
-    return f"{_SHOWN}{spec(name.removeprefix(_SHOWN))}" if name.startswith(_SHOWN) else name
-
-
-def former_probe(name: str) -> str:
-    """The reverse of `probe`."""
-    return f"{_SHOWN}{former_spec(name.removeprefix(_SHOWN))}" if name.startswith(_SHOWN) else name
 
 
 def former_recipe(text: str) -> str:

@@ -57,7 +57,7 @@ Targets = Annotated[int, Bounds(0, why="0 aims at no class, 9 at the nine likeli
 """The number of wrong classes that an attack aims at, one search each."""
 
 NoTargets = Annotated[int, Bounds(0, 0, why="it aims at no class")]
-"""For attacks that aim at no class."""
+"""The setting of attacks that aim at no class."""
 
 
 def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = ()) -> T:

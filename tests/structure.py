@@ -66,6 +66,11 @@ class Use:
     word: str
     name: str  # the identifier, or the text around the word
 
+    @property
+    def place(self) -> str:
+        """What the pattern of an exception has to match."""
+        return f"{self.path}:{self.name if self.kind == 'identifier' else f'{self.kind}:{self.word}'}"
+
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.word} in the {self.kind} {self.name!r}"
 

@@ -207,10 +207,6 @@ def _attack(text: Any) -> Any:
     return renames.spec(text) if isinstance(text, str) else text
 
 
-def _name(text: Any) -> Any:
-    return renames.probe(text) if isinstance(text, str) else text
-
-
 def _items(done: Any) -> int:
     if not isinstance(done, bytes) or len(done) > MAX_ITEMS // 8:
         raise ValueError(f"done: expected the bits of at most {MAX_ITEMS:,} items")
@@ -227,7 +223,6 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "witness": _numbers,
     "done": _items,
     "attack": _attack,
-    "name": _name,
 }
 
 

@@ -230,8 +230,6 @@ class RunFile:
     def put_probes(self, records: Iterable[Probe]) -> None:
         """Store measurements."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
-        former = [(*place, old) for *place, name, _ in values if (old := renames.former_probe(name)) != name]
-        self._db.executemany("DELETE FROM probe WHERE threat = ? AND example = ? AND name = ?", former)
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
 
     def put_masking(self, records: Iterable[MaskingState]) -> None:

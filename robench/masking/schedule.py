@@ -1,4 +1,4 @@
-"""The check for gradient masking, after the attacks: do misleading gradients explain what stands?
+"""The check for gradient masking, after the attacks: whether examples stand because gradients mislead.
 
 Diagnostics measure the gradient. Attacks of another kind search what first-order attacks left, and first-order attacks
 search once more what those broke. Every find goes to the referee and counts, like any other. `results.masking` turns

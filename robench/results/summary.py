@@ -251,12 +251,10 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     assert plan.examples, "a plan names at least one example"
     letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
     findings = masking.findings(plan, evidence)
-    ledgers = [ThreatRows(plan, evidence, t.threat) for t in plan.threats]
-    threats = tuple(
-        _threat_entry(ledger, row, findings[ledger.threat]) for ledger, row in zip(ledgers, letters, strict=True)
-    )
+    records = [ThreatRows(plan, evidence, t.threat) for t in plan.threats]
+    threats = tuple(_threat_entry(of, row, findings[of.threat]) for of, row in zip(records, letters, strict=True))
     planned = frozenset(plan.examples)
-    failed = frozenset[int]().union(*(ledger.failed for ledger in ledgers))
+    failed = frozenset[int]().union(*(of.failed for of in records))
     return Summary(
         schema=SCHEMA,
         robench=version,
