@@ -58,7 +58,7 @@ def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Mo
     """
     with torch.no_grad():
         returned = network(x.clone())
-    place, answer, others = _answer(returned, len(x))
+    place, answer, others = _answer(returned, len(x), classes)
     notes = []
     if place:
         name = ".".join(map(str, place))
@@ -93,15 +93,22 @@ def _form(place: tuple[Place, ...], answer: Tensor, classes: int | None) -> tupl
     return Form(place, "one logit", 2), "the model gives one logit for each image, taken as that of class 1 of two"
 
 
-def _answer(returned: object, images: int) -> tuple[tuple[Place, ...], Tensor, list[str]]:
+def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[Place, ...], Tensor, list[str]]:
     """The part that answers about each image, where it is, and the names of others that would fit."""
-    found = [(place, t) for place, t in _tensors(returned, ()) if t.ndim in (1, 2) and len(t) == images]
+    found = [(place, t) for place, t in _tensors(returned, ()) if _is_answer(t, images)]
     if not found:
         raise UserError(_no_answer(returned, images))
-    ranked = sorted(found, key=lambda part: _rank(part[0], part[1]))  # a stable order: the first of equals
+    # A stable order: of equals those as wide as the data have classes come first, then the first returned.
+    ranked = sorted(found, key=lambda part: (*_rank(*part), part[1].shape[-1] != classes))
     place, answer = ranked[0]
     rivals = [other for other in ranked[1:] if _rank(*other) == _rank(place, answer)]
     return place, answer, [".".join(map(str, other)) for other, _ in rivals]
+
+
+def _is_answer(part: Tensor, images: int) -> bool:
+    """Whether a tensor may hold logits or a label for each image: real numbers that are all stored."""
+    numbers = part.layout == torch.strided and not part.is_complex() and (part.dtype != torch.bool or part.ndim == 1)
+    return numbers and part.ndim in (1, 2) and len(part) == images
 
 
 def _rank(place: tuple[Place, ...], answer: Tensor) -> tuple[int, bool, int]:
@@ -120,7 +127,7 @@ def _tensors(returned: object, place: tuple[Place, ...]) -> list[tuple[tuple[Pla
     if isinstance(returned, Mapping):
         parts = [(key, value) for key, value in returned.items() if isinstance(key, str)]
     elif isinstance(returned, list | tuple):
-        parts = list(enumerate(returned))
+        parts = list(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
     elif is_dataclass(returned) and not isinstance(returned, type):
         parts = [(field.name, getattr(returned, field.name)) for field in fields(returned)]
     elif isinstance(logits := getattr(returned, "logits", None), Tensor):
@@ -137,9 +144,11 @@ def _part(returned: object, place: Place) -> object:
 def _no_answer(returned: object, images: int) -> str:
     if isinstance(returned, Tensor):
         shape = "x".join(map(str, returned.shape)) or "one number"
+        kind = "" if returned.layout == torch.strided else "sparse "
+        kind += "" if returned.is_floating_point() else f"{str(returned.dtype).removeprefix('torch.')} "
         return (
-            f"the model answers {images} images with a tensor of {shape}, not {images}xK logits; name a classifier of"
-            " images that takes batches of any size"
+            f"the model answers {images} images with a {kind}tensor of {shape}, not {images}xK logits; name a"
+            " classifier of images that takes batches of any size"
         )
     return (
         f"the model answers with {type(returned).__name__}, in which no tensor has a row for each image; return the"

@@ -46,6 +46,8 @@ def own_module(
     `x` are a few images to try it on, at least two. A network in half or double precision that takes no float32
     images becomes a float32 copy of the same weights, and a note says so. Raises UserError for what is no model.
     """
+    if isinstance(model, type):
+        raise UserError(f"{model.__name__} is a class, not a model; give a network of it, with its weights")
     if not callable(model):
         raise UserError(
             f"{type(model).__name__} is no model: give a torch.nn.Module, a function from images to logits, a"

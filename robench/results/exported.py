@@ -1,5 +1,6 @@
 """What leaves a run for other programs: a row per example and threat, and which image stands for each."""
 
+import ast
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Selection:
     """Which examples, threats and attacks of a run; all where nothing is named."""
 
     threats: Sequence[str] = ()  # as the plan writes them
-    attacks: Sequence[str] = ()  # by label, name or with every number: only what these found
+    attacks: Sequence[str] = ()  # by label, by name, or with some of their numbers: only what these found
     examples: str | None = None  # 100: the first hundred; 20:50: those numbered 20 to 49
 
 
@@ -47,7 +48,7 @@ def finds(
         for claim, verdict in breaks(evidence, planned.threat):
             if claim.example not in chosen or letters[claim.example] != Outcome.BROKEN:
                 continue
-            if selection.attacks and not _names(planned, claim.attack) & set(selection.attacks):
+            if selection.attacks and not any(_is(planned, claim.attack, text) for text in selection.attacks):
                 continue
             if kept is not None and claim.id not in kept:
                 missing.add(claim.example)
@@ -123,11 +124,31 @@ def _threats(plan: Plan, selection: Selection) -> list[PlannedThreat]:
     """The selected threats in the order of the plan."""
     chosen = {planned_threat(plan, text).threat for text in selection.threats}
     planned = [threat for threat in plan.threats if not chosen or threat.threat in chosen]
-    known = {name for threat in planned for attack in threat.attacks for name in _names(threat, attack.spec)}
-    for attack in selection.attacks:
-        if attack not in known:
-            raise unknown("planned attack", attack, known)
+    specs = [(threat, attack.spec) for threat in planned for attack in threat.attacks]
+    for text in selection.attacks:
+        if not any(_is(threat, spec, text) for threat, spec in specs):
+            known = {name for threat, spec in specs for name in _names(threat, spec)}
+            raise unknown("planned attack", text, known)
     return planned
+
+
+def _is(planned: PlannedThreat, spec: str, text: str) -> bool:
+    """Whether an attack is meant by a text: one of its names, or its name with some of its numbers."""
+    name, numbers = _parts(text)
+    of, every = _parts(spec)
+    return text in _names(planned, spec) or (name == of and numbers <= every)
+
+
+def _parts(spec: str) -> tuple[str, set[str]]:
+    """The name of an attack, and its numbers as run files write them: `steps=3`. They hold no restarts."""
+    name, _, rest = spec.partition("(")
+    try:
+        call = ast.parse(f"f({rest.rpartition(')')[0]})", mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested too deep
+        return spec, set()
+    if not isinstance(call, ast.Call) or call.args or (rest and ")" not in rest):
+        return spec, set()
+    return name, {ast.unparse(keyword) for keyword in call.keywords if keyword.arg != "restarts"}
 
 
 def _names(planned: PlannedThreat, spec: str) -> set[str]:

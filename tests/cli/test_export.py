@@ -87,6 +87,20 @@ def test_filters_choose_threats_attacks_and_examples(run):
     }
 
 
+@pytest.mark.parametrize("text", ["pgd(steps=3)", "pgd(random_start=False, steps=3)", "pgd(steps=3, restarts=1)"])
+def test_an_attack_goes_by_what_was_typed_to_run_it(run, text):
+    plan, evidence = content(run)
+    by_text, by_label = (exported.finds(plan, evidence, exported.Selection(attacks=[name])) for name in (text, "quick"))
+    assert by_text == by_label
+    assert by_text[0]
+    assert len(exported.finds(plan, evidence, exported.Selection(attacks=["pgd"]))[0]) > len(by_text[0])
+
+
+@pytest.mark.parametrize("text", ["pgd(steps=7)", "pgd(2)", "pgd(steps=", "(steps=2)"])
+def test_an_attack_with_other_numbers_is_not_planned(run, refused, text):
+    assert "no planned attack is called" in refused("export", "r.robench", "--out", "a.csv", "--attack", text)
+
+
 def test_an_example_broken_by_a_smaller_image_of_another_radius_is_exported_with_it(run, robench, folder):
     command = ["evaluate", "digits-nat", "--threat", "linf:0.12", "--attack", "pgd(steps=1)", "--examples", "12"]
     assert robench(*command, "--run", "r.robench", "--quiet").code in (0, 2)

@@ -184,6 +184,7 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: DataLoader(tensors(), sampler=RandomSampler(range(N), replacement=True)), "with RandomSampler"),
         (lambda: DataLoader(tensors(), sampler=[3, 1]), "chooses its images with list"),
         (lambda: {"train": HuggingFace(), "test": HuggingFace()}, "data=dict holds the parts train, test; give one"),
+        (lambda: {"test": HuggingFace()}, "data=dict holds the part test; give it, as data[...]"),
         (lambda: HuggingFace(image="photo"), "has the columns photo, label, and none for images"),
         (lambda: HuggingFace(names=("a", "b")), "holds labels outside its 2 classes"),
         (lambda: HuggingFace(cell=lambda i: "path"), "no array of numbers"),

@@ -110,12 +110,13 @@ def test_the_state_dict_of_a_quantised_network_is_named_as_such(folder):
     assert "is quantised (layer.qweight)" in refusal(held=others, arch=None)
 
 
-def test_eight_bits_with_scales_are_quantised(folder):
+@pytest.mark.parametrize("scale", ["fc.weight_scale", "fc.scale", "fc.weight.scales", "fc.dequant_scale"])
+def test_eight_bits_with_scales_are_quantised(folder, scale):
     weights = made(0).state_dict()
     weights["fc.weight"] = weights["fc.weight"].to(torch.float8_e4m3fn)
     assert load_ok(weights)
-    answer = refusal(held=weights | {"fc.weight_scale": torch.ones(1)})
-    assert "its float8_e4m3fn weights go with scales (fc.weight_scale)" in answer
+    answer = refusal(held=weights | {scale: torch.ones(1)})
+    assert f"its float8_e4m3fn weights go with scales ({scale})" in answer
 
 
 def load_ok(weights):

@@ -262,6 +262,9 @@ class Shift(nn.Module):
         ("normalize.mean", "normalize.std", "model.net."),
         ("0.mean", "0.std", "1."),
         ("module.0.mean", "module.0.std", "module.1."),
+        ("MEAN", "STD", ""),
+        ("dataset_mean", "dataset_std", ""),
+        ("mean_", "std_", ""),
     ],
 )
 def test_it_is_taken_whatever_its_names_and_shape(folder, mean, std, prefix, shape):
@@ -349,9 +352,9 @@ def test_of_two_the_nearer_one_is_taken_and_a_copys_never(folder):
 )
 def test_one_that_cannot_be_used_is_refused_for_without_it_another_function_is_measured(folder, buffers, message):
     network = made(0)
-    message = refusal(buffers | network.state_dict())
-    assert message in message
-    assert "--normalise none" in message
+    answer = refusal(buffers | network.state_dict())
+    assert message in answer
+    assert "--normalise none" in answer
     assert same(loaded(buffers | network.state_dict(), normalise="none").classifier, network)
 
 
@@ -360,6 +363,7 @@ def test_layers_with_a_mean_and_more_or_for_something_else_are_no_normalisation(
     for more in (
         pair("stats.mean", "stats.std", 1) | {"stats.count": torch.ones(1)},
         pair("prior.mu", "prior.sigma", 64),
+        pair("acc_mean", "acc_std", 1),
     ):
         assert loaded(network.state_dict() | more).classifier.normalisation == "none"
 

@@ -22,9 +22,6 @@ from .own_normalisation import Own, own_normalisation
 from .places import Place, Wanted, find, fits, nearest
 from .recognition import BY_NAMES, Match
 
-SCALES = ("weight_scale", "weight_scale_inv", "scale_weight")
-"""What libraries call the factors of weights in eight bits."""
-
 
 @dataclass(frozen=True)
 class Said:
@@ -273,7 +270,8 @@ def _precision(request: _Request, given: Mapping[str, Tensor], own: Mapping[str,
                 "quantisation"
             )
     types = sorted({str(t.dtype).removeprefix("torch.") for t in given.values() if t.is_floating_point()} - {"float32"})
-    scales = [name for name in request.contents.tensors if name.endswith(SCALES)]
+    beside = [name for name in request.picked.tensors if not name.endswith(tuple(own))]
+    scales = [name for name in beside if "scale" in name.rpartition(".")[2].lower()]  # however a library calls them
     if scales and any(name.startswith("float8") for name in types):
         raise UserError(
             f"{request.path} is quantised: its {' and '.join(types)} weights go with scales ({shown(scales[0])}); save "

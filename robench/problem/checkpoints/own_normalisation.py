@@ -12,9 +12,10 @@ from ..architectures.normalise import canonical
 from .nested import DEPTH, by, shown
 from .places import Place, is_copy, parent, same
 
-PAIRS = {"mu": "sigma", "mean": "std", "_mean": "_std", "new_mean": "new_std", "means": "stds"}
-PAIRS |= {f"{of}_mean": f"{of}_std" for of in ("image", "pixel", "norm", "input")}
-"""What the two are called: by RobustBench, by most, and by MadryLab's robustness library."""
+PAIRS = {"mu": "sigma", "mean": "std", "_mean": "_std", "mean_": "std_", "new_mean": "new_std", "means": "stds"}
+PAIRS |= {f"{of}_mean": f"{of}_std" for of in ("image", "img", "pixel", "norm", "input", "data", "dataset", "channel")}
+PAIRS |= {mean.upper(): std.upper() for mean, std in PAIRS.items()}
+"""What the two are called: by RobustBench, by most, and by MadryLab's robustness library. No `acc_mean`, a result."""
 PIXELS = 255  # the largest value of a pixel where normalisation is for bytes
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError, described
 from ..noise import keyed, uniform
-from .nested import by
+from .nested import by, count
 
 
 def probe(
@@ -38,7 +38,7 @@ def probe(
     outputs = logits.shape[1]
     if outputs < (classes or 2):
         raise UserError(
-            f"labels reach {(classes or 2) - 1} but the model {path} has {outputs} outputs; "
+            f"labels reach {(classes or 2) - 1} but the model {path} has {count(outputs, 'output')}; "
             "number labels from 0, not 1, or choose the data that it was trained on with --data"
         )
     more = classes is not None and outputs > classes

@@ -58,9 +58,8 @@ def source_of(data: object, preparation: Preparation | None = None) -> Source:
         case DataLoader():
             return _of_loader(data, preparation)
     if isinstance(data, Mapping) and data and all(hasattr(part, "column_names") for part in data.values()):
-        raise UserError(
-            f"data={_kind(data)} holds the parts {', '.join(map(str, data))}; give one of them, as data[...]"
-        )
+        parts, which = ("part", "it") if len(data) == 1 else ("parts", "one of them")
+        raise UserError(f"data={_kind(data)} holds the {parts} {', '.join(map(str, data))}; give {which}, as data[...]")
     if hasattr(data, "features") and hasattr(data, "column_names"):
         return _of_hugging_face(data, preparation)
     if isinstance(data, IterableDataset) or (isinstance(data, Iterator) and not hasattr(data, "__getitem__")):
