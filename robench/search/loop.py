@@ -131,10 +131,11 @@ class Engine:
             return False
         lanes = max(1, self.rows // job.attack.width)
         none = torch.zeros(lanes, dtype=torch.long, device=self.classifier.device)
-        black = torch.zeros(lanes, *self.split.shape, device=none.device)
+        # Padding, until somebody sits down: an example, since the model may raise at a black image.
+        padding = self.split.x[[min(job.waiting.rows(), default=0)] * lanes].to(none.device)
         self._seats = Seats(lanes)
-        self._batch = Batch(black, none, none, none)  # padding, until somebody sits down
-        self._watcher = Watcher.over(black)
+        self._batch = Batch(padding, none, none, none)
+        self._watcher = Watcher.over(padding)
         self._remaining = none.clone()
         self._sure = none.bool()
         self._barred = set()

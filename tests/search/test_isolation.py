@@ -76,6 +76,23 @@ def test_a_search_at_whose_images_the_model_raises_fails_alone(plain, split, att
         assert expected[row] is None or torch.equal(got[row].x_adv, expected[row])
 
 
+@pytest.mark.parametrize("attack", [PGD(steps=9), Square(steps=30)], ids=lambda a: a.name)
+def test_a_model_that_raises_at_black_images_is_searched_on_lanes_that_fill_no_batch(plain, split, attack):
+    threat = parse("linf:0.03")
+    raising = classifier(RaisesNear(net(), torch.zeros(split.shape), 0.03), 4)
+    expected, got = (
+        {
+            end.item.row: end.x_adv
+            for end in ends(model, split, job(threat, attack, items(plain, attack, split, range(23))), lanes=64)
+        }
+        for model in (plain, raising)
+    )
+    assert got.keys() == expected.keys()
+    for row, x_adv in expected.items():
+        assert (got[row] is None) == (x_adv is None)
+        assert x_adv is None or torch.equal(got[row], x_adv)
+
+
 def test_a_model_that_raises_about_every_image_ends_the_job(split):
     class Raises(nn.Module):
         def forward(self, x):
