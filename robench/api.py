@@ -342,6 +342,9 @@ def _checked(split: Split) -> Split:
     """The caller's own images, in float32. Raises UserError when attacks on them would mean nothing."""
     if not len(split):
         raise UserError(f"{split.name} is empty; give it at least one image")
+    if split.x.ndim != 4 or split.y.shape != split.x.shape[:1]:
+        shapes = " and ".join(str(tuple(values.shape)) for values in (split.x, split.y))
+        raise UserError(f"{split.name} has images and labels of shapes {shapes}; give (N, C, H, W) and (N,)")
     x, y = split.x.detach().to("cpu", torch.float32), split.y.detach().to("cpu", torch.long)
     low, high = x.amin().item(), x.amax().item()
     if not (low >= 0 and high <= 1):

@@ -79,6 +79,11 @@ def examples_of(
     `known` is the environment of the run. Raises UserError when they are not there, or are other images.
     """
     text = data or known.get("data") or plan.data
+    if not data and "data" not in known and plan.data.partition(":")[0] not in datasets.DATASETS:
+        raise UserError(
+            f"{run} is about images that were given in Python ({plan.data}); give the same to robench.load_images with"
+            " data=..., or as a file with --data"
+        )
     prepared = datasets.prepared(text, preparation, known)
     return api.planned_examples(run, plan, datasets.load(text, preparation=prepared, numbers=plan.examples))
 

@@ -759,6 +759,8 @@ def test_evaluate_reads_images_of_other_types_as_float32(tiny):
         (lambda x, y: (x - 0.5, y), "pixels from -0.5 to 0.5"),
         (lambda x, y: (x * torch.nan, y), "pixels from nan to nan"),
         (lambda x, y: (x, y + 1), "labels from 1 to 4; its 4 classes are numbered 0 to 3"),
+        (lambda x, y: (x, y[:3]), "and (3,); give (N, C, H, W) and (N,)"),
+        (lambda x, y: (x[:, 0], y), "give (N, C, H, W) and (N,)"),
         (lambda x, y: (x, y - 1), "labels from -1 to 2"),
         (lambda x, y: (x[:0], y[:0]), "toy:test is empty"),
     ],

@@ -206,6 +206,8 @@ def test_a_run_of_arrays_is_exported_with_these_arrays(folder):
     assert np.array_equal(held["x"], whole.x[held["example"].tolist()].numpy())
     with pytest.raises(package.UserError, match="other images"):
         package.load_images("a.robench", data=(1 - data[0], data[1]))
+    with pytest.raises(package.UserError, match=r"images that were given in Python \(data\)"):
+        package.load_images("a.robench")
 
 
 # Folders
