@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError, described
-from ..noise import keyed, uniform
+from ..noise import random_images
 from .nested import by
 
 
@@ -43,11 +43,6 @@ def probe(
         )
     more = classes is not None and outputs > classes
     return outputs, (f"the model has {outputs} outputs for {classes} classes",) if more else ()
-
-
-def random_images(shape: tuple[int, ...]) -> Tensor:
-    """Two images of uniform noise, the same always."""
-    return uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
 
 
 def refuse_not_finite(path: Path, network: nn.Module) -> None:
