@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..errors import first_line
+from ..errors import counted, first_line
 from .architectures.normalise import Around
 from .memory import out_of_memory
 from .noise import random_images
@@ -94,7 +94,7 @@ def _rows(images: Tensor, rows: int) -> Tensor:
 
 
 def _note(size: int, many: int, *, exactly: bool) -> str:
-    images = "1 image" if size == 1 else f"{size} images"
+    images = counted(size, "image")
     if exactly:
         return f"the model takes batches of exactly {images}: rows are padded"
     return f"the model takes no batch of {many} images, so it is given {images} at a time: rows are padded"

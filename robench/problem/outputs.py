@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .architectures.normalise import Around
 from .shapes import Inputs, Logits
 
@@ -149,8 +149,8 @@ def _no_answer(returned: object, images: int) -> str:
     if isinstance(returned, Tensor):
         shape = "x".join(map(str, returned.shape)) or "one number"
         return (
-            f"the model answers {images} images with a tensor of {shape}, not {images}xK logits; name a classifier of"
-            " images that takes batches of any size"
+            f"the model answers {counted(images, 'image')} with a tensor of {shape}, not {images}xK logits;"
+            " name a classifier of images that takes batches of any size"
         )
     return (
         f"the model answers with {type(returned).__name__}, in which no tensor has a row for each image; return the"
