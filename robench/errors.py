@@ -24,6 +24,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def are(number: int, noun: str) -> str:
+    """The same with its verb: 1 image is, 2 images are."""
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str], more: Iterable[str] = ()) -> UserError:
     """No `kind` is called `name`: suggests the nearest names, also of those in `more`, else lists the known ones."""
     names = sorted(known)

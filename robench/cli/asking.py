@@ -10,7 +10,7 @@ from types import FrameType
 
 from .. import api
 from ..api import Answer, Ask, Subject
-from ..errors import UserError, counted
+from ..errors import UserError, are, counted
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import datasets
@@ -109,7 +109,7 @@ def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -
         display.say(f"an error ended the search on {counted(failed, 'example')}: the notes under the table say why")
     if still_open:
         command = "type the same command again to finish"
-        display.say(f"{counted(still_open, 'example')} still open: {command} {'it' if still_open == 1 else 'them'}")
+        display.say(f"{are(still_open, 'example')} still open: {command} {'it' if still_open == 1 else 'them'}")
     display.say(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")
 
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
-from ..errors import counted
+from ..errors import are, counted
 from .gate import Judgement, Row, Verdict
 from .merging import precisions
 from .outcomes import Outcome
@@ -66,7 +66,7 @@ class Comment:
         if self.unchanged:
             yield "The model is that of the baseline, to its weights and answers: nothing was attacked again."
             if left := was.union.open:
-                yield f"{counted(left, 'example')} open in the baseline, shown as if standing; finish it to know."
+                yield f"{are(left, 'example')} open in the baseline, and shown as standing; finish it to know."
         searched, before = precisions(now.environment), precisions(was.environment)
         if searched and before and searched != before:
             yield (
@@ -86,7 +86,7 @@ class Comment:
         still_open = max(row.pairs.open for row in self.judgement.rows)
         if still_open and self.judgement.verdict is Verdict.UNDECIDED:
             where = " in the baseline" if all(Outcome.OPEN not in row.pairs.now for row in self.judgement.rows) else ""
-            yield f"{counted(still_open, 'example')} open{where}; evaluated to the end, it may be decided."
+            yield f"{are(still_open, 'example')} open{where}; evaluated to the end, it may be decided."
         elif still_open:
             yield "Stopped early: no outcome of the examples still open (≤) could change the verdict."
         for row in self.judgement.rows:

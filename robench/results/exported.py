@@ -153,7 +153,7 @@ def _examples(plan: Plan, text: str | None) -> Iterator[int]:
     ]
     if not picked:
         raise UserError(
-            f"--examples {text} is about none of the {counted(len(plan.examples), 'example')} of this run, numbered"
+            f"--examples {text} names none of the {counted(len(plan.examples), 'example')} of this run, numbered"
             f" {min(plan.examples)} to {max(plan.examples)}"
         )
     yield from picked
