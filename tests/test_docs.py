@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import robench as package
 from robench import protocols
@@ -146,7 +146,10 @@ def owned(tmp_path, monkeypatch):
     )
     cells = [{"img": picture, "label": label} for picture, label in zip(pictures, y.tolist(), strict=True)]
 
-    class HuggingFace(list):
+    class Pictures(list[tuple[Image.Image, int]], Dataset[tuple[Image.Image, int]]):
+        """As torchvision's data sets are."""
+
+    class HuggingFace(list[dict[str, Any]]):
         column_names, features, info, split = ("img", "label"), {}, SimpleNamespace(builder_name="cifar10"), "test"
 
     return {
@@ -154,7 +157,7 @@ def owned(tmp_path, monkeypatch):
         "x": x,
         "y": y,
         "TensorDataset": TensorDataset,
-        "torchvision_data": [(picture, label) for picture, label in zip(pictures, y.tolist(), strict=True)],
+        "torchvision_data": Pictures(zip(pictures, y.tolist(), strict=True)),
         "loader": DataLoader(TensorDataset(x, y), batch_size=5),
         "datasets": SimpleNamespace(load_dataset=lambda *_, **__: HuggingFace(cells)),
     }
