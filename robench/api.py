@@ -24,11 +24,12 @@ from .evidence.store import RunFile
 from .problem import cautions, checkpoints, datasets
 from .problem.architectures import factories
 from .problem.checkpoints.cards import Card, read_card, write_card
-from .problem.checkpoints.probe import probe, random_images, wrong_images
+from .problem.checkpoints.probe import probe, wrong_images
 from .problem.classifier import Classifier
 from .problem.datasets import python_data
 from .problem.datasets.preparation import Preparation
 from .problem.names import as_file_name
+from .problem.noise import random_images
 from .problem.process import plain_process
 from .problem.python_model import name_of, own_module
 from .problem.split import Source, Split, rows_of, shuffled_rows

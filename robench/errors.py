@@ -19,9 +19,19 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """No `kind` is called `name`: suggests the nearest names, else lists them all."""
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int, noun: str) -> str:
+    """The same with its verb: 1 image is, 2 images are."""
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+
+
+def unknown(kind: str, name: str, known: Iterable[str], more: Iterable[str] = ()) -> UserError:
+    """No `kind` is called `name`: suggests the nearest names, also of those in `more`, else lists the known ones."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    near = get_close_matches(name, [*names, *more], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}"
     return UserError(f"no {kind} is called {name!r}; {hint}")

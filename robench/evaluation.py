@@ -17,7 +17,7 @@ import torch
 
 from . import __version__
 from .attempt import Attempt, Broken, Court, prepare
-from .errors import UserError
+from .errors import UserError, counted
 from .evidence.records import Clean, Failure, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from .evidence.referee import PASSES, Referee
 from .evidence.store import RunFile
@@ -245,7 +245,7 @@ class Evaluation:
 
     def _shrink(self, rows: int) -> None:
         """The batch did not fit the memory: from here on it is a plan with fewer lanes, and the file says so."""
-        self.progress.noted(f"the batch did not fit the memory; going on with {rows} images at once")
+        self.progress.noted(f"the batch did not fit the memory; going on with {counted(rows, 'image')} at once")
         self._change_plan(msgspec.structs.replace(self.plan, lanes=rows))
 
     def _settle(self) -> None:

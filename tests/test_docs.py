@@ -1,17 +1,23 @@
 """What the pages promise: links lead somewhere, commands exist, examples run."""
 
 import ast
+import json
 import re
 import shlex
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+import robench as package
 from robench import protocols
 from robench.cli.main import COMMANDS, robench
 from robench.problem import threats
@@ -31,6 +37,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
     (ROOT / "docs").glob("*.md")
 )
 OWN = {"my.npz", "photos/val", "imagenet/val"}  # what the pages call the reader's own data
+OWN_DATA = rf"^ *robench evaluate model\.pt .*--data ({'|'.join(sorted(map(re.escape, OWN)))})"
 
 
 class Block(NamedTuple):
@@ -111,6 +118,88 @@ def test_the_readme_has_one_line_that_ci_runs(name):
     (command,) = re.findall(rf"^<!-- ci: {name} -->\n```sh\n(.*?)\n```$", text, re.M | re.S)
     assert "\n" not in command
     assert f"run_command {name}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+class PooledNet(nn.Sequential):
+    """Takes images of any size, as the examples of data do."""
+
+    def __init__(self):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+
+
+@pytest.fixture
+def owned(tmp_path, monkeypatch):
+    """A folder with all that the pages about data call the reader's own; and what their Python examples name."""
+    monkeypatch.chdir(tmp_path)
+    x, y = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
+    np.savez("my.npz", x=x.numpy(), y=y.numpy())
+    pictures = [Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()) for image in x]
+    for place, label in enumerate(y.tolist()):
+        for folder in ("photos/val", "imagenet/val"):
+            Path(folder, f"n{label}").mkdir(parents=True, exist_ok=True)
+            pictures[place].save(Path(folder, f"n{label}", f"{place}.png"))
+    Path("imagenet_class_index.json").write_text(json.dumps({str(n): [f"n{n}", f"name {n}"] for n in range(10)}))
+    torch.save(PooledNet().state_dict(), "model.pt")
+    Path("net.py").write_text(
+        "from torch import nn\n\n\n"
+        "def Net():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))\n"
+    )
+    cells = [{"img": picture, "label": label} for picture, label in zip(pictures, y.tolist(), strict=True)]
+
+    class Pictures(list[tuple[Image.Image, int]], Dataset[tuple[Image.Image, int]]):
+        """As torchvision's data sets are."""
+
+    class HuggingFace(list[dict[str, Any]]):
+        column_names, features, info, split = ("img", "label"), {}, SimpleNamespace(builder_name="cifar10"), "test"
+
+    return {
+        "net": PooledNet(),
+        "x": x,
+        "y": y,
+        "TensorDataset": TensorDataset,
+        "torchvision_data": Pictures(zip(pictures, y.tolist(), strict=True)),
+        "loader": DataLoader(TensorDataset(x, y), batch_size=5),
+        "datasets": SimpleNamespace(load_dataset=lambda *_, **__: HuggingFace(cells)),
+    }
+
+
+def lines_of_data() -> list[str]:
+    (text,) = [b.text for b in blocks("python") if b.page.name == "data.md"]
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("text", lines_of_data())
+def test_an_example_of_data_in_python_runs(text, owned):
+    def evaluate(model, data, *, examples=None, **settings):
+        return package.evaluate(model, data, attacks=["pgd(steps=1)"], examples=examples and 4, **settings)
+
+    summary = eval(text, owned | {"robench": SimpleNamespace(evaluate=evaluate, Split=package.Split)})
+    assert summary.data.examples == (4 if "examples=" in text else 12)
+    assert [t.open for t in summary.threats] == [0]
+
+
+def commands_about_data() -> list[str]:
+    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("data", "own-model-and-data")]
+    return sorted({line.strip() for page in pages for line in page.splitlines() if re.search(OWN_DATA, line)})
+
+
+@pytest.mark.parametrize("text", commands_about_data())
+def test_a_command_about_data_of_ones_own_runs(text, owned, capsys):
+    quick = ["--arch", "net.py:Net", "--threat", "linf:8/255", "--attack", "pgd(steps=1)", "--examples", "4", "--quiet"]
+    told = robench.main([*shlex.split(text)[1:], *quick], standalone_mode=False)
+    assert told == 0
+    assert "4 examples of" in capsys.readouterr().out
+
+
+def test_every_option_for_pictures_has_a_command_that_runs():
+    text = " ".join(commands_about_data())
+    assert all(f"--{option}" in text for option in ("resize", "crop", "interpolation", "channels", "labels"))
+
+
+def test_the_example_of_a_model_of_ones_own_runs(capsys):
+    (text,) = [b.text for b in blocks("python") if b.page.name == "own-model-and-data.md"]
+    exec(compile(text, "own-model-and-data.md", "exec"), {})
+    assert "outcome" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.page.stem)

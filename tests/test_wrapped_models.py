@@ -1,7 +1,9 @@
 """A model is searched as it is: the same network in another coat keeps the outcome of every example."""
 
 import contextlib
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +95,47 @@ class InDouble(nn.Module):
         return self.net(x.double())
 
 
+class Views(Plain):
+    """Takes batches of one size alone, for others with an error or with another number of answers."""
+
+    def __init__(self, size=8, last=False):
+        super().__init__()
+        self.size, self.last = size, last
+
+    def forward(self, x):
+        if self.last:
+            return self.f(self.maps(x).flatten(1)).view(self.size, -1)
+        return self.f(self.maps(x).view(self.size, -1))
+
+
+class Predicts(Plain):
+    def forward(self, x):
+        raise AssertionError("its method is what is given")
+
+    def predict(self, x):
+        return super().forward(x)
+
+
+class Callable:
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, x):
+        return self.net(x)
+
+
+@dataclass
+class Output:
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+def answers(form):
+    """A function that gives the logits in another form."""
+    net = made().eval()
+    return lambda x: form(net(x))
+
+
 @lru_cache
 def weights():
     torch.manual_seed(0)
@@ -103,7 +146,12 @@ def weights():
             adam.zero_grad()
             F.cross_entropy(net(split.x[rows]), split.y[rows]).backward()
             adam.step()
-    return net.state_dict()
+    # Numbers that bfloat16 holds exactly, and float16, which has three bits more and fewer exponents.
+    exact = {key: (weight * 256).bfloat16().float() / 256 for key, weight in net.state_dict().items()}
+    exact = {key: torch.where(weight.abs() < 2**-14, 0.0, weight) for key, weight in exact.items()}
+    for dtype in (torch.float16, torch.bfloat16):
+        assert all(torch.equal(weight.to(dtype).float(), weight) for weight in exact.values())
+    return exact
 
 
 def made(kind=Plain):
@@ -130,6 +178,14 @@ def traced():
     return torch.jit.trace(made(View).eval(), torch.rand(3, 1, 28, 28), check_trace=False)
 
 
+def traced_with_its_size():
+    return torch.jit.trace(made(Views).eval(), torch.rand(8, 1, 28, 28), check_trace=False)
+
+
+def method():
+    return made(Predicts).eval().predict
+
+
 WAYS = {
     "view for flatten": lambda: made(View),
     "strides": lambda: made(Strided),
@@ -145,6 +201,22 @@ WAYS = {
     "double inside": lambda: InDouble(made()),
     "double": lambda: made().double(),
     "in training mode": lambda: made().train(),
+    "half": lambda: made().half(),
+    "bfloat16": lambda: made().bfloat16(),
+    "a function": lambda: answers(lambda logits: logits),
+    "a bound method": method,
+    "a partial function": lambda: partial(torch.func.functional_call, made().eval(), made().state_dict()),
+    "a callable object": lambda: Callable(made().eval()),
+    "a tuple": lambda: answers(lambda logits: (logits, logits.flatten(1) * 2)),
+    "a list": lambda: answers(lambda logits: [logits.mean(), logits]),
+    "a dict with logits": lambda: answers(lambda logits: {"aux": -logits, "logits": logits}),
+    "a dict of one": lambda: answers(lambda logits: {"y_hat": logits}),
+    "a dataclass": lambda: answers(lambda logits: Output(-logits, logits)),
+    "an object with logits": lambda: answers(lambda logits: SimpleNamespace(logits=logits)),
+    "one image at a time": lambda: made(partial(Views, 1)),
+    "batches of eight": lambda: made(Views),
+    "batches of ten": lambda: made(partial(Views, 10, last=True)),
+    "traced with its batch of eight": traced_with_its_size,
 }
 
 
@@ -166,10 +238,10 @@ CALLS = {
 }
 
 
-def outcomes(net):
+def outcomes(net, data="digits"):
     letters = []
     for threat, attacks in QUESTIONS:
-        asked = robench.evaluate(net, "digits", threats=[threat], attacks=attacks, examples=16, precision="float32")
+        asked = robench.evaluate(net, data, threats=[threat], attacks=attacks, examples=12, precision="float32")
         (entry,) = asked.threats
         assert not entry.failures
         letters.append(entry.outcomes)
@@ -191,6 +263,27 @@ def test_the_plain_network_loses_some_examples_and_keeps_some():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_network_in_another_coat_keeps_every_outcome(way):
     assert outcomes(WAYS[way]()) == plain_outcomes()
+
+
+class Parity(nn.Module):
+    """Whether a digit is odd, as two logits, or as the logit that is their difference."""
+
+    def __init__(self, single):
+        super().__init__()
+        self.net, self.single = made(), single
+
+    def forward(self, x):
+        digits = self.net(x)
+        even, odd = digits[:, ::2].logsumexp(1), digits[:, 1::2].logsumexp(1)
+        return (odd - even)[:, None] if self.single else torch.stack([even, odd], dim=1)
+
+
+def test_one_logit_keeps_the_outcomes_of_two():
+    split = datasets.load("digits")
+    data = robench.Split.whole("parity:test", split.x[:12], split.y[:12] % 2, classes=2)
+    one, two = (outcomes(Parity(single), data) for single in (True, False))
+    assert one == two
+    assert {"B", "S"} <= set("".join(one))
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -10,7 +10,7 @@ from types import FrameType
 
 from .. import api
 from ..api import Answer, Ask, Subject
-from ..errors import UserError
+from ..errors import UserError, are, counted
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import datasets
@@ -104,10 +104,12 @@ def _say_where(summary: Summary, path: Path, finished: bool, display: Display) -
     if summary.unanswered:
         display.say("stopped before anything was measured")
         return
-    if any(threat.failures for threat in summary.threats):
-        display.say("an attack failed, and its examples stay open: the notes under the table say why")
-    elif summary.union.open:
-        display.say(f"{summary.union.open} examples are still open: type the same command again to finish them")
+    failed, still_open = summary.union.failed, summary.union.open - summary.union.failed
+    if failed:
+        display.say(f"an error ended the search on {counted(failed, 'example')}: the notes under the table say why")
+    if still_open:
+        command = "type the same command again to finish"
+        display.say(f"{are(still_open, 'example')} still open: {command} {'it' if still_open == 1 else 'them'}")
     display.say(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")
 
 

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evidence.store import RunFile
 from ..exporting import Arrays, Images, examples_of, images_of, planned, selected
 from ..problem import durable
@@ -83,7 +83,7 @@ def command(
         if form in ROWS:
             rows = frame(plan, evidence, selection)
             content = rows.to_csv(index=False).encode() if form == ".csv" else rows.to_parquet(index=False)
-            what = f"{len(rows)} rows"
+            what = counted(len(rows), "row")
         else:
             split = examples_of(run_path, plan, evidence.environment, data=data, preparation=prepare)
             images = images_of(run, plan, evidence, split, selection)
@@ -116,9 +116,10 @@ def _counted(images: Images, form: str) -> str:
     """How many images were written, and how many were not."""
     count = len(images.arrays["example"])
     by_threat = ", ".join(f"{threat} {n}" for threat, n in Counter(map(str, images.arrays["threat"])).items())
-    text = f"{count} adversarial {'image' if count == 1 else 'images'} ({by_threat})"
+    text = f"{counted(count, 'adversarial image')} ({by_threat})"
     if form == ".png" and count > MOST:
         text = f"the first {MOST} of {text}; choose others with --threat, --attack or --examples"
     if images.without:
-        text += f"; {images.without} more are not kept, of which the run holds a smaller one by another attack, or none"
+        verb = "is" if images.without == 1 else "are"
+        text += f"; {images.without} more {verb} not kept: the run holds a smaller one by another attack, or none"
     return text

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from ..errors import counted
 from .classifier import Classifier
 from .datasets import DATASETS
 from .shapes import Inputs, Labels
@@ -33,7 +34,9 @@ def likely_cause(classifier: Classifier, split: Split) -> str | None:
     # Of a dozen explanations one always fits a few images: the fewer they are, the more it must gain.
     if best < plain + max(TELLING, 2 / len(sample) ** 0.5):
         return None
-    return f"{cause} (with that, {best:.0%} of the first {len(sample)} images are right instead of {plain:.0%})"
+    return (
+        f"{cause} (with that, {best:.0%} of the first {counted(len(sample), 'image')} are right instead of {plain:.0%})"
+    )
 
 
 def _other_inputs(classifier: Classifier, split: Split) -> Iterator[tuple[Inputs, str]]:

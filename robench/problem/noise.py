@@ -51,3 +51,8 @@ def normal(keys: Keys, draw: int | Int[Tensor, "B"], like: Inputs) -> Inputs:
     """Standard normal noise in the shape of `like`, by inversion of the distribution function."""
     n = like[0].numel()
     return (torch.erfinv(2 * uniform(keys, draw, n) - 1) * 2**0.5).to(like.dtype).view_as(like)
+
+
+def random_images(shape: tuple[int, ...]) -> Tensor:
+    """Two images of uniform noise, the same always."""
+    return uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)

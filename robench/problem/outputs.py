@@ -1,14 +1,14 @@
 """What a model returns, as logits: a tensor, a tuple, a dict, an object with `.logits`, one logit, labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Literal
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .architectures.normalise import Around
 from .shapes import Inputs, Logits
 
@@ -16,36 +16,36 @@ LOGITS = ("logits", "logit", "output", "outputs", "out", "pred", "preds", "predi
 """Names under which models return their logits, the most usual first."""
 
 Place = int | str
-Meaning = Literal["logits", "one logit", "one probability", "labels"]
+Meaning = Literal["one logit", "one probability", "labels"]
 
 
-@dataclass(frozen=True)
-class Form:
-    """Where in what a model returns its answer is, and what it means."""
+class Part(Around):
+    """A network whose answer is found in what it returns: under keys, attributes and indices, from the outside in."""
 
-    place: tuple[Place, ...]  # keys, attributes and indices, from the outside in; () for a tensor that is returned bare
-    meaning: Meaning
-    classes: int
+    def __init__(self, network: nn.Module, place: tuple[Place, ...]):
+        super().__init__(network)
+        self.place = place
+
+    def forward(self, x: Inputs) -> Any:
+        returned = self.network(x)
+        for place in self.place:
+            returned = _part(returned, place)
+        return returned
 
 
 class AsLogits(Around):
-    """A network whose answer is read off what it returns; its weights keep their names."""
+    """A network that answers one number for each image, as logits: for two classes, or for each label."""
 
-    def __init__(self, network: nn.Module, form: Form):
+    def __init__(self, network: nn.Module, meaning: Meaning, classes: int):
         super().__init__(network)
-        self.form = form
+        self.meaning, self.classes = meaning, classes
 
     def forward(self, x: Inputs) -> Logits:
-        returned = self.network(x)
-        for place in self.form.place:
-            returned = _part(returned, place)
-        answer: Tensor = returned
-        if self.form.meaning == "logits":
-            return answer
+        answer: Tensor = self.network(x)
         flat = answer.flatten()
-        if self.form.meaning == "labels":
-            return F.one_hot(flat.long(), self.form.classes).to(x.dtype)
-        if self.form.meaning == "one probability":
+        if self.meaning == "labels":
+            return F.one_hot(flat.long(), self.classes).to(x.dtype)
+        if self.meaning == "one probability":
             return torch.stack([1 - flat, flat], dim=1)
         return torch.stack([-flat / 2, flat / 2], dim=1)  # their difference is the logit
 
@@ -56,29 +56,40 @@ def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Mo
     `x` are a few images, at least two; `classes` those of the data, where known. Raises UserError where nothing that
     the network returns can be read as an answer about each image. Whatever the network itself raises is passed on.
     """
+    part, answer, notes = _read(network, x, classes)
+    if answer.ndim == 2 and answer.shape[1] > 1:
+        return part, notes
+    meaning, outputs, note = _meaning(answer, classes)
+    return AsLogits(part, meaning, outputs), (*notes, note)
+
+
+def bare(network: nn.Module, x: Inputs, classes: int | None = None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network as a function to the tensor that answers about each image, whatever it means; and the note on it.
+
+    Raises as `as_logits` does.
+    """
+    part, _, notes = _read(network, x, classes)
+    return part, notes
+
+
+def _read(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, Tensor, tuple[str, ...]]:
+    """The same, with the answer about these images."""
     with torch.no_grad():
         returned = network(x.clone())
     place, answer, others = _answer(returned, len(x), classes)
-    notes = []
-    if place:
-        name = ".".join(map(str, place))
-        note = f"of what the model returns ({type(returned).__name__}), {name!r} is taken as the logits"
-        notes.append(note + (f"; {', '.join(others)} would fit as well" if others else ""))
-    form, note = _form(place, answer, classes)
-    notes += [note] if note else []
-    if form.meaning == "logits" and not place:
-        return network, ()
-    return AsLogits(network, form), tuple(notes)
+    if not place:
+        return network, answer, ()
+    name = ".".join(map(str, place))
+    note = f"of what the model returns ({type(returned).__name__}), {name!r} is taken as the logits"
+    note += f"; {', '.join(others)} would fit as well" if others else ""
+    return Part(network, place), answer, (note,)
 
 
-def _form(place: tuple[Place, ...], answer: Tensor, classes: int | None) -> tuple[Form, str]:
-    """What an answer means, and the note about it."""
-    if answer.ndim == 2 and answer.shape[1] > 1:
-        return Form(place, "logits", answer.shape[1]), ""
+def _meaning(answer: Tensor, classes: int | None) -> tuple[Meaning, int, str]:
+    """What one number for each image means, for how many classes it stands, and the note about it."""
     if not answer.is_floating_point():
-        k = max(classes or 2, int(answer.max()) + 1)
         note = "the model answers labels, which have no gradients: only attacks that read labels can be run"
-        return Form(place, "labels", k), note
+        return "labels", max(classes or 2, int(answer.max()) + 1), note
     if classes is not None and classes > 2:
         raise UserError(
             f"the model gives one number for each image, as a binary classifier does, but the data have {classes}"
@@ -89,8 +100,8 @@ def _form(place: tuple[Place, ...], answer: Tensor, classes: int | None) -> tupl
             "the model gives one number between 0 and 1 for each image, taken as the probability of class 1; return the"
             " logit for gradients that do not saturate"
         )
-        return Form(place, "one probability", 2), note
-    return Form(place, "one logit", 2), "the model gives one logit for each image, taken as that of class 1 of two"
+        return "one probability", 2, note
+    return "one logit", 2, "the model gives one logit for each image, taken as that of class 1 of two"
 
 
 def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[Place, ...], Tensor, list[str]]:
@@ -147,8 +158,8 @@ def _no_answer(returned: object, images: int) -> str:
         kind = "" if returned.layout == torch.strided else "sparse "
         kind += "" if returned.is_floating_point() else f"{str(returned.dtype).removeprefix('torch.')} "
         return (
-            f"the model answers {images} images with a {kind}tensor of {shape}, not {images}xK logits; name a"
-            " classifier of images that takes batches of any size"
+            f"the model answers {counted(images, 'image')} with a {kind}tensor of {shape}, not {images}xK logits;"
+            " name a classifier of images that takes batches of any size"
         )
     return (
         f"the model answers with {type(returned).__name__}, in which no tensor has a row for each image; return the"

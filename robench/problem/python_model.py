@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .architectures.normalise import Around
+from .batches import answering
 from .module_copy import own_copy
-from .outputs import as_logits
 from .shapes import Inputs
 
 
@@ -55,7 +55,7 @@ def own_module(
         )
     network, images = _as_module(model).to(device), x.to(device)
     try:
-        return as_logits(network, images, classes)
+        return answering(network, images, classes)
     except UserError:
         raise
     except Exception as error:  # whatever the model's own code raises
@@ -63,7 +63,7 @@ def own_module(
         if kinds <= {"float32"}:
             raise
         try:
-            module, notes = as_logits(network.float(), images, classes)
+            module, notes = answering(network.float(), images, classes)
         except UserError:
             raise
         except Exception:

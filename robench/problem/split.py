@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, counted
 
 
 def rows_of(text: str, source: "Source") -> range:
@@ -26,7 +26,7 @@ def rows_of(text: str, source: "Source") -> range:
     if not 0 <= start < stop:
         raise UserError(f"--examples {text} is empty; write a count like 100, or a slice like 20:50")
     if stop > len(source):
-        raise UserError(f"--examples {text} asks for more than the {len(source)} examples of {source.name}")
+        raise UserError(f"--examples {text} asks for more than the {counted(len(source), 'example')} of {source.name}")
     return range(start, stop)
 
 

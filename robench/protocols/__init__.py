@@ -11,8 +11,9 @@ from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
 from ..search.attack import AnyAttack
-from ..search.attacks import ATTACKS, build
+from ..search.attacks import ATTACKS, build, unknown_attack
 from ..search.attacks import parse as parse_attack
+from ..search.foreign.foolbox import PREFIX
 from . import suites
 from .suites import SUITES, Entry
 
@@ -195,7 +196,13 @@ def _choices(entries: Iterable[Entry], threat: ThreatModel) -> tuple[AttackChoic
     return _labelled([_attack_choice(e) for entry in entries for e in suites.expanded(entry, threat.name)])
 
 
+def _refuse_unknown_attack(name: str) -> None:
+    if name not in SUITES and name not in ATTACKS and not name.startswith(PREFIX):
+        raise unknown_attack(name, SUITES)
+
+
 def _name_and_settings(entry: Entry) -> tuple[str, dict[str, Any]]:
+    _refuse_unknown_attack(str(entry["attack"]))
     settings = {key: value for key, value in entry.items() if key not in ("attack", "label", "restarts")}
     return str(entry["attack"]), settings
 

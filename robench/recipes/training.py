@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..problem import durable
 from ..problem.noise import keyed, text_key, uniform
 from ..problem.split import Split
@@ -65,7 +65,9 @@ class TrainingData:
             left = max(len(split) - len(without), 0)
             beside = f" beside the {len(without)} kept out" if without else ""
             cure = "keep out fewer with --validation" if without else "--set batch=..."
-            raise UserError(f"{split.name} has {left} examples{beside}, fewer than one batch of {batch}; {cure}")
+            raise UserError(
+                f"{split.name} has {counted(left, 'example')}{beside}, fewer than one batch of {batch}; {cure}"
+            )
         return cls(split.x.to(device), split.y.to(device), batch, seed, augment, without)
 
     @property

@@ -23,8 +23,9 @@ class Cell:
 
     shares: tuple[float, ...]
     ci95: Interval
-    open: int = 0
-    bound: bool = False  # searches are still to do
+    open: int = 0  # searches on so many examples are still to do
+    failed: int = 0  # and on so many more an attack, or the model, raised
+    bound: bool = False  # some are open, or failed
     masked: bool = False
     measured: bool = True  # False: every planned attack failed
     scores: Scores | None = None  # none for a bound, which may yet fall
@@ -35,7 +36,7 @@ class Cell:
         return spread(self.shares)[0]
 
     def text(self, intervals: bool) -> str:
-        """In percent; a bound as such, with how many examples are open; over seeds with the standard deviation.
+        """In percent; a bound as such, with how many are open or failed; over seeds with the standard deviation.
 
         Where nothing was measured there is no number: what is open would read as accuracy.
         """
@@ -46,8 +47,8 @@ class Cell:
             text += f" ± {percent(spread(self.shares)[1])}"
         elif intervals:
             text += f" [{percent(self.ci95[0])}, {percent(self.ci95[1])}]"
-        counted = f" ({self.open} open)" if self.open else ""
-        return f"≤ {text}{counted}" if self.bound else text
+        left = ", ".join(f"{n} {word}" for n, word in ((self.open, "open"), (self.failed, "failed")) if n)
+        return f"≤ {text}{f' ({left})' if left else ''}" if self.bound else text
 
 
 def cells(row: Row) -> dict[str, Cell]:
@@ -73,6 +74,7 @@ def _joined(row: Row, of: Callable[[Summary], Cell]) -> Cell:
         shares=tuple(share for part in parts for share in part.shares),
         ci95=parts[0].ci95,
         open=sum(part.open for part in parts),
+        failed=sum(part.failed for part in parts),
         bound=bound,
         masked=any(part.masked for part in parts),
         measured=all(part.measured for part in parts),
@@ -83,14 +85,16 @@ def _joined(row: Row, of: Callable[[Summary], Cell]) -> Cell:
 def _clean(summary: Summary) -> Cell:
     entry = summary.clean
     right = Scores(_where(summary.union.outcomes, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN))
-    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, scores=right)
+    left = (0, entry.open) if entry.error else (entry.open, 0)
+    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, scores=right)
 
 
 def _threat(summary: Summary, place: int) -> Cell:
     entry = summary.threats[place]
     masked = entry.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
-    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, not is_unmeasured(entry), stands)
+    left = (entry.open - entry.failed, entry.failed)
+    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, masked, not is_unmeasured(entry), stands)
 
 
 def _union(summary: Summary) -> Cell:
@@ -98,7 +102,8 @@ def _union(summary: Summary) -> Cell:
     masked = summary.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
     measured = not all(map(is_unmeasured, summary.threats))
-    return Cell((entry.accuracy,), entry.ci95, entry.open, entry.open > 0, masked, measured, stands)
+    left = (entry.open - entry.failed, entry.failed)
+    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, masked, measured, stands)
 
 
 def _average(summary: Summary) -> Cell:
@@ -108,7 +113,7 @@ def _average(summary: Summary) -> Cell:
     bound = any(t.open for t in summary.threats)
     stands = _sum([Scores(_where(t.outcomes, Outcome.STANDING)) for t in summary.threats])
     measured = not any(map(is_unmeasured, summary.threats))
-    return Cell((entry.accuracy,), entry.ci95, 0, bound, summary.masking.verdict in MASKED, measured, stands)
+    return Cell((entry.accuracy,), entry.ci95, 0, 0, bound, summary.masking.verdict in MASKED, measured, stands)
 
 
 def _where(letters: str, *outcomes: Outcome) -> np.ndarray:

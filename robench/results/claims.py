@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ..errors import counted
 from .cells import cells, percent
 from .seeds import Claim, Origin, Origins, Row, rows
 from .summary import Summary
@@ -34,7 +35,7 @@ def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
         f"{APART}: the published number lies outside the 95 % interval of ours.",
     )
     threats = ", ".join(t.threat for t in summaries[0].threats)
-    data = f"{summaries[0].data.examples} examples of {summaries[0].data.name}, {threats}"
+    data = f"{counted(summaries[0].data.examples, 'example')} of {summaries[0].data.name}, {threats}"
     return Table(pd.DataFrame(texts, columns=["model", *columns]), f"Beside the published numbers: {data}", footer)
 
 

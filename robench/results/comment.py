@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
+from ..errors import are, counted
 from .gate import Judgement, Row, Verdict
 from .merging import precisions
 from .outcomes import Outcome
@@ -59,13 +60,13 @@ class Comment:
         now, was = self.now, self.before
         yield (
             f"{_line(now.model.name)} ({now.model.weights_sha256[:8]}) against {_line(was.model.name)}"
-            f" ({was.model.weights_sha256[:8]}): the same {len(self.numbers)} examples of {_line(now.data.name)},"
-            f" protocol {_line(now.protocol)}, seed {now.seed}."
+            f" ({was.model.weights_sha256[:8]}): the same {counted(len(self.numbers), 'example')}"
+            f" of {_line(now.data.name)}, protocol {_line(now.protocol)}, seed {now.seed}."
         )
         if self.unchanged:
             yield "The model is that of the baseline, to its weights and answers: nothing was attacked again."
             if left := was.union.open:
-                yield f"{left} examples are open in the baseline, and shown as if they stood; finish it to know."
+                yield f"{are(left, 'example')} open in the baseline, and shown as standing; finish it to know."
         searched, before = precisions(now.environment), precisions(was.environment)
         if searched and before and searched != before:
             yield (
@@ -85,7 +86,7 @@ class Comment:
         still_open = max(row.pairs.open for row in self.judgement.rows)
         if still_open and self.judgement.verdict is Verdict.UNDECIDED:
             where = " in the baseline" if all(Outcome.OPEN not in row.pairs.now for row in self.judgement.rows) else ""
-            yield f"{still_open} examples are open{where}; evaluated to the end, it may be decided."
+            yield f"{are(still_open, 'example')} open{where}; evaluated to the end, it may be decided."
         elif still_open:
             yield "Stopped early: no outcome of the examples still open (≤) could change the verdict."
         for row in self.judgement.rows:
@@ -97,8 +98,8 @@ class Comment:
         for threat in now.threats:
             for failure in threat.failures:
                 yield (
-                    f"{_line(failure.attack)} under {_line(threat.threat)} failed on {failure.examples} examples"
-                    f" ({_line(failure.error)}), which stay open."
+                    f"{_line(failure.attack)} under {_line(threat.threat)} failed on"
+                    f" {counted(failure.examples, 'example')} ({_line(failure.error)}), counted as open."
                 )
 
     def flips(self, row: Row, most: int | None = None) -> str:

@@ -7,6 +7,7 @@ from math import prod
 
 import pandas as pd
 
+from ..errors import counted
 from .cells import percent
 from .outcomes import Outcome
 from .seeds import names
@@ -39,7 +40,7 @@ def contingency(summaries: Sequence[Summary]) -> Table:
         if any(count[(rest,)] for count in counts):
             rows.append([rest, *(str(count[(rest,)]) for count in counts)])
     frame = pd.DataFrame(rows, columns=["robust to", *names(summaries)])
-    footer = [f"Of {summaries[0].data.examples} examples, how many stand under these threats and no others."]
+    footer = [f"Of {counted(summaries[0].data.examples, 'example')}, how many stand under these threats and no others."]
     for name, summary, count in zip(names(summaries), summaries, counts, strict=True):
         footer += _all_or_none(f"{name}: " if len(summaries) > 1 else "", summary, count)
     return Table(frame, "Outcomes over threats", tuple(footer))

@@ -62,6 +62,8 @@ def _all(summary: "Summary") -> Iterator[str]:
 
 def _of_outcomes(name: str, entry: "ThreatEntry | UnionEntry", n: int) -> Iterator[str]:
     counts = [entry.wrong, entry.broken, entry.standing, entry.open]
+    if entry.failed > entry.open:
+        yield f"{name} has {entry.failed} failed examples, but they are among the {entry.open} open ones"
     if counts != [entry.outcomes.count(outcome) for outcome in Outcome] or sum(counts) != len(entry.outcomes):
         yield f"the outcomes of {name} do not fit its counts"
     elif len(entry.outcomes) != n:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..errors import UserError, unknown
+from ..errors import UserError, counted, unknown
 from ..evidence.records import Claim, Evidence, Plan, PlannedThreat, Spent, Verdict
 from .merging import consolidated
 from .outcomes import Outcome, breaks, outcomes, planned_threat
@@ -174,7 +174,7 @@ def _examples(plan: Plan, text: str | None) -> Iterator[int]:
     ]
     if not picked:
         raise UserError(
-            f"--examples {text} names none of the {len(plan.examples)} examples of this run, which are numbered"
+            f"--examples {text} names none of the {counted(len(plan.examples), 'example')} of this run, numbered"
             f" {min(plan.examples)} to {max(plan.examples)}"
         )
     yield from picked

@@ -105,15 +105,14 @@ class ThreatLedger:
 
     def failures(self) -> tuple[FailureEntry, ...]:
         """The planned attacks that raised, in plan order."""
-        entries = []
-        broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
-        for attack in self.planned:
-            ended = self._felled(attack) | self._spent(attack) | broken
-            errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
-            left = sorted((example, error) for example, error in errors if example not in ended)
-            if left:
-                entries.append(FailureEntry(attack.label, len({example for example, _ in left}), left[0][1]))
-        return tuple(entries)
+        raised = ((attack, self._raised(attack)) for attack in self.planned)
+        return tuple(FailureEntry(a.label, len(dict(errors)), errors[0][1]) for a, errors in raised if errors)
+
+    @cached_property
+    def failed(self) -> frozenset[int]:
+        """The examples on which a planned attack, or before it the model, raised and has not finished since."""
+        clean = {f.example for f in self.evidence.failures if not f.threat} - self.answered.keys()
+        return frozenset(clean | {example for attack in self.planned for example, _ in self._raised(attack)})
 
     @property
     def radius(self) -> Fraction | None:
@@ -190,6 +189,13 @@ class ThreatLedger:
     def _first(self) -> dict[int, Claim]:
         """Who broke each example: the accepted claim with the smallest id."""
         return {c.example: c for c, _ in reversed(self.finds)}
+
+    def _raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
+        """The examples on which it raised and has not finished since, with what it raised."""
+        broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
+        ended = self._felled(attack) | self._spent(attack) | broken
+        errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
+        return sorted((example, error) for example, error in errors if example not in ended)
 
     def _felled(self, attack: PlannedAttack) -> set[int]:
         return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack == attack.spec}

@@ -1,6 +1,6 @@
 """What one run amounts to: the summary file. Fields are only ever added, and what is added has a default."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 import numpy as np
@@ -98,6 +98,7 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     elsewhere: Count = 0  # broken by evidence from outside the plan: another attack, or another radius
     ties: Count = 0  # broken only by images on which the right class ties with a wrong one
     nan: Count = 0  # examples on which the model answered NaN during a search
+    failed: Count = 0  # of the open examples, those on which an attack raised
 
 
 class UnionEntry(msgspec.Struct, frozen=True):
@@ -110,6 +111,7 @@ class UnionEntry(msgspec.Struct, frozen=True):
     standing: Count
     open: Count
     outcomes: str
+    failed: Count = 0  # of the open examples, those on which an attack raised
 
 
 class AverageEntry(msgspec.Struct, frozen=True):
@@ -240,11 +242,12 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
     assert plan.examples, "a plan names at least one example"
     letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
     findings = masking.findings(plan, evidence)
+    ledgers = [ThreatLedger(plan, evidence, t.threat) for t in plan.threats]
     threats = tuple(
-        _threat_entry(plan, evidence, t.threat, row, findings[t.threat])
-        for t, row in zip(plan.threats, letters, strict=True)
+        _threat_entry(ledger, row, findings[ledger.threat]) for ledger, row in zip(ledgers, letters, strict=True)
     )
     planned = frozenset(plan.examples)
+    failed = frozenset[int]().union(*(ledger.failed for ledger in ledgers))
     return Summary(
         schema=SCHEMA,
         robench=version,
@@ -254,7 +257,7 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         seed=plan.seed,
         clean=_clean_entry(plan, evidence),
         threats=threats,
-        union=_union_entry(union(*letters) if letters else before_attack(plan, evidence)),
+        union=_union_entry(plan, union(*letters) if letters else before_attack(plan, evidence), failed),
         average=AverageEntry(*shares.mean(letters)) if letters else AverageEntry(None, None),
         masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
@@ -291,9 +294,9 @@ def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
     return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
 
 
-def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, found: masking.Finding) -> ThreatEntry:
-    ledger = ThreatLedger(plan, evidence, threat)
-    whole = _union_entry(letters)
+def _threat_entry(ledger: ThreatLedger, letters: str, found: masking.Finding) -> ThreatEntry:
+    plan, evidence, threat = ledger.plan, ledger.evidence, ledger.threat
+    whole = _union_entry(plan, letters, ledger.failed)
     return ThreatEntry(
         threat=threat,
         accuracy=whole.accuracy,
@@ -312,6 +315,7 @@ def _threat_entry(plan: Plan, evidence: Evidence, threat: str, letters: str, fou
         failures=ledger.failures(),
         elsewhere=ledger.elsewhere(),
         ties=ledger.ties(),
+        failed=whole.failed,
     )
 
 
@@ -326,7 +330,8 @@ def _curve(ledger: ThreatLedger, n: int) -> CurveEntry:
     return CurveEntry(tuple(radii), tuple(standing))
 
 
-def _union_entry(letters: str) -> UnionEntry:
+def _union_entry(plan: Plan, letters: str, failed: Set[int]) -> UnionEntry:
+    """The counts of these letters; `failed` are the examples on which an attack, or the model, raised."""
     wrong, broken, standing, still_open = (letters.count(outcome) for outcome in Outcome)
     n = len(letters)
     return UnionEntry(
@@ -337,6 +342,7 @@ def _union_entry(letters: str) -> UnionEntry:
         standing=standing,
         open=still_open,
         outcomes=letters,
+        failed=sum(e in failed for e, letter in zip(plan.examples, letters, strict=True) if letter == Outcome.OPEN),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import pandas as pd
 
-from ..errors import UserError, unknown
+from ..errors import UserError, counted, unknown
 from .breakdown import across, attack_frame, breakdown
 from .cells import Cell, cells, percent
 from .claims import published
@@ -222,7 +222,7 @@ def _hours(row: Row, origins: Origins) -> str:
 
 def _caption(summary: Summary) -> str:
     attacks = "; ".join(f"{t.threat} by {', '.join(a.name for a in t.attacks)}" for t in summary.threats)
-    data = f"{_count(summary.data.examples, 'example')} of {summary.data.name} ({summary.data.sha256[:8]})"
+    data = f"{counted(summary.data.examples, 'example')} of {summary.data.name} ({summary.data.sha256[:8]})"
     return f"{data}, protocol {summary.protocol}: {attacks or 'no attack'}"
 
 
@@ -232,14 +232,20 @@ def _about(
     """What was asked, and how to read the answer."""
     first = summaries[0]
     seeds = sorted({s.seed for s in summaries})
-    examples = _count(first.data.examples, "example")
+    examples = counted(first.data.examples, "example")
     sentences = [f"{examples} of {first.data.name}; protocol {first.protocol}; {_listed('seed', seeds)}."]
     sentences.append(UPPER_BOUND if first.threats else "No threat was planned: accuracy before any attack.")
     if intervals and any(len(row.runs) == 1 for row in lines):
         sentences.append(INTERVALS)
-    if first.threats and any(cell.bound for row in table for cell in row.values()):
+    if first.threats and any(cell.bound and cell.measured for row in table for cell in row.values()):
         ranked = " Such bounds are not ranked." if len(lines) > 1 else ""
-        sentences.append(f"≤: searches are still to do; examples counted as open may yet break.{ranked}")
+        left = [cell for row in table for cell in row.values() if cell.measured]
+        why = "searches are still to do; examples counted as open may yet break"
+        if any(cell.failed for cell in left):
+            to_do = "are still to do, or " if any(cell.open for cell in left) else ""
+            counted_as = "open or failed" if to_do else "failed"
+            why = f"searches {to_do}ended with an error; examples counted as {counted_as} may yet break"
+        sentences.append(f"≤: {why}.{ranked}")
     for of in sorted({row.of for row in lines if row.of}):
         sentences.append(f"±: standard deviation over seeds of the {of}, behind their mean.")
     return sentences
@@ -289,27 +295,23 @@ def _remarks(summary: Summary) -> Iterable[str]:
     for note in summary.notes:
         yield f"Note: {line(note)}."
     if summary.clean.error:
-        yield f"clean: the model raises on {_count(summary.clean.open, 'example')} ({line(summary.clean.error)})."
+        yield f"clean: the model raises on {counted(summary.clean.open, 'example')} ({line(summary.clean.error)})."
     if len(searched := precisions(summary.environment)) > 1:
         yield f"Searched partly in {line(' and partly in '.join(searched))}: single outcomes may depend on which."
     for t in summary.threats:
         for r in t.rejections:
             sentence = r.reason or r.rejection
-            yield f"{r.attack} on {t.threat}: {_count(r.claims, 'claim')} rejected ({line(sentence)})."
+            yield f"{r.attack} on {t.threat}: {counted(r.claims, 'claim')} rejected ({line(sentence)})."
         for f in t.failures:
-            yield f"{f.attack} on {t.threat}: failed on {_count(f.examples, 'example')} ({line(f.error)})."
+            yield f"{f.attack} on {t.threat}: failed on {counted(f.examples, 'example')} ({line(f.error)})."
         if t.nan:
-            yield f"{t.threat}: the model answered NaN in searches on {_count(t.nan, 'example')}; NaN breaks nobody."
+            yield f"{t.threat}: the model answered NaN in searches on {counted(t.nan, 'example')}; NaN breaks nobody."
         if t.ties:
-            yield f"{t.threat}: {_count(t.ties, 'example')} broken by a tie between two classes."
+            yield f"{t.threat}: {counted(t.ties, 'example')} broken by a tie between two classes."
     if summary.ties:
-        yield f"clean: {_count(summary.ties, 'prediction')} tied between two classes."
+        yield f"clean: {counted(summary.ties, 'prediction')} tied between two classes."
     if summary.nan:
-        yield f"clean: {_count(summary.nan, 'prediction')} not a number."
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+        yield f"clean: {counted(summary.nan, 'prediction')} not a number."
 
 
 def _listed(noun: str, numbers: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..problem.classifier import Classifier
 from ..problem.memory import out_of_memory
 from ..problem.split import Split
@@ -151,13 +151,13 @@ def _compared(classifier: Classifier, pilot: Pilot, lanes: int, precision: str) 
         except _PilotError as error:  # it has shown nothing, so nothing is taken for shown
             return Choice("float32", f"a pilot of {attack.name} under {threat} failed ({error})", failed=True)
         if apart := len(exactly ^ roughly):
-            others = "1 example" if apart == 1 else f"{apart} examples"
+            others = counted(apart, "example")
             return Choice("float32", f"a pilot in {precision} breaks {others} under {threat} otherwise than in float32")
         exact_queries, rough_queries = exact_queries + queries, rough_queries + more
     ratio = f"{rough_queries / max(exact_queries, 1):.2f} times the queries of float32"
     if rough_queries > COSTLIER * exact_queries:
         return Choice("float32", f"a pilot in {precision} makes {ratio}")
-    return Choice(precision, f"a pilot on {len(examples)} images breaks the same, with {ratio}")
+    return Choice(precision, f"a pilot on {counted(len(examples), 'image')} breaks the same, with {ratio}")
 
 
 class _PilotError(Exception):

@@ -415,7 +415,7 @@ def test_an_unfinished_baseline_is_said_to_be_one(baseline, robench, unattacked)
     Path("baseline.json").write_text(json.dumps(told))
     answer = robench("check", "digits-adv-linf", "--baseline", "baseline.json")
     assert answer.code == 0
-    assert "examples are open in the baseline" in answer.out
+    assert "1 example is open in the baseline" in answer.out
 
 
 def test_a_summary_of_the_step_that_cannot_be_written_leaves_the_verdict(baseline, robench, folder, monkeypatch):

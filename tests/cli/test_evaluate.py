@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,7 @@ import torch
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
 from robench.results.summary import Summary
+from robench.search.attacks.pgd import PGD
 
 from .conftest import files
 
@@ -122,6 +124,25 @@ def test_the_same_command_again_prints_the_same_and_adds_nothing(robench, folder
     with RunFile.read(next((folder / "runs").iterdir())) as run:
         assert len(run.evidence().clean) == 12
     assert list(kept) == list(files(folder / "runs"))
+
+
+@pytest.mark.parametrize(("examples", "counted"), [(1, "1 example:"), (3, "3 examples:")])
+def test_what_an_error_ended_is_failed_and_not_still_to_do(robench, monkeypatch, examples, counted):
+    def broken(*arguments):
+        raise RuntimeError("no gradient today")
+
+    monkeypatch.setattr(PGD, "step", broken)
+    words = ("--data", "digits", "--threat", "linf:0.01", "--attack", "pgd(steps=2)", "--attack", "square(steps=2)")
+    told = robench("evaluate", "digits-adv-linf", *words, "--examples", examples, "--json", "-")
+    summary = json.loads(told.out)
+    (threat,) = summary["threats"]
+    assert told.code == 0
+    assert (threat["open"], threat["failed"], summary["union"]["failed"]) == (examples, examples, examples)
+    assert f"an error ended the search on {counted}" in told.err
+    assert "still open" not in told.err
+    table = robench("report", next(Path("runs").iterdir())).out
+    assert f"({examples} failed)" in table
+    assert "still to do" not in table
 
 
 def test_what_is_out_of_time_is_open_and_the_same_command_finishes_it(robench, folder):

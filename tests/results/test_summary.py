@@ -252,7 +252,7 @@ def test_a_file_with_only_the_fields_of_the_contract_can_be_read():
         return {name: only(part[name], f"{path}.{name}".strip(".")) for name in CONTRACT[path].split()}
 
     read = Summary.from_json(json.dumps(only(json.loads(SUMMARY.to_json()))))
-    assert read.union == SUMMARY.union
+    assert read.union == msgspec.structs.replace(SUMMARY.union, failed=0)
     assert read.threats[0].elsewhere == 0
 
 

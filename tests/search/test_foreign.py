@@ -594,9 +594,9 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
     ("text", "told"),
     [
         ("foolbox:LinfPGDD", "did you mean .*LinfPGD"),
-        ("foolbox:", "no attack of Foolbox is called ''"),
-        ("foolbox:linfpgd", "there are LinfPGD$"),
-        ("foolbox:Attack", "no attack of Foolbox is called 'Attack'"),
+        ("foolbox:", "no attack of Foolbox is called 'foolbox:'"),
+        ("foolbox:linfpgd", "did you mean foolbox:LinfPGD\\?$"),
+        ("foolbox:Attack", "no attack of Foolbox is called 'foolbox:Attack'"),
         ("foolbox:SpatialAttack", "measures no distance"),
         ("foolbox:LinfPGD(stepz=3)", "did you mean steps"),
         ("foolbox:LinfPGD(steps='many')", "cannot take steps='many'; its default is 40"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError, unknown
+from ...errors import UserError, counted, unknown
 from ..datasets import DATASETS
 from ..shapes import Inputs, Logits
 
@@ -103,7 +103,7 @@ def _numbers(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, 
     for numbers in (mean, std):
         if len(numbers) not in (1, channels):
             raise UserError(
-                f"the normalisation {text} is for {len(numbers)} channels, but the images have {channels}; "
+                f"the normalisation {text} is for {counted(len(numbers), 'channel')}, but the images have {channels}; "
                 f"write {'1 number' if channels == 1 else f'1 or {channels} numbers'} on each side of the slash"
             )
     if not all(map(math.isfinite, mean + std)) or min(std) <= 0:

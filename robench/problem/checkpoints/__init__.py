@@ -15,15 +15,16 @@ from ...errors import UserError, unknown
 from .. import durable
 from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
+from ..batches import answering
 from ..classifier import Classifier
 from ..names import as_file_name
-from ..outputs import as_logits
+from ..noise import random_images
 from .assembly import Built, Said, assemble
 from .cards import Card, read_card, verified
 from .contents import Contents, read
 from .nested import by, shown
 from .own_normalisation import mentioned
-from .probe import probe, random_images, refuse_not_finite, wrong_images
+from .probe import probe, refuse_not_finite, wrong_images
 from .shards import INDEX
 from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
 
@@ -96,7 +97,7 @@ def load(
 def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
     """The module with its logits read off what it returns; as it is where it raises, of which the probe tells."""
     try:
-        return as_logits(module.eval(), images, classes)
+        return answering(module.eval(), images, classes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception:  # whatever the model's own code raises

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from .contents import Contents
-from .nested import Nested, by, count, first, shown, words
+from .nested import Nested, by, first, shown, words
 from .places import COUNTER, Place, is_copy, same
 
 USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
@@ -124,7 +124,7 @@ def unused(choice: Choice, contents: Contents, also_used: Collection[str] = ()) 
             elsewhere[shown(label)] = elsewhere.get(shown(label), 0) + 1
     pieces = [f"{first(map(called, choice.equal))} (equal weights)"] if choice.equal else []
     pieces += [first(beside)] if beside else []
-    pieces += [first(f"{label} ({count(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
+    pieces += [first(f"{label} ({counted(n, 'tensor')})" for label, n in elsewhere.items())] if elsewhere else []
     return (f"not used: {'; '.join(pieces)}",) if pieces else ()
 
 

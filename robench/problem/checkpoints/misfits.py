@@ -3,10 +3,10 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from .choice import called, shapes_listed
 from .contents import Contents
-from .nested import by, count, first, shown
+from .nested import by, first, shown
 from .places import Place, Wanted, fits
 from .recognition import Match
 
@@ -77,7 +77,9 @@ def misfit(path: Path, contents: Contents, wanted: Wanted, arch: str, place: Pla
         if name in contents.nested.unusable:
             return UserError(f"{path}: {shown(name)} {contents.nested.unusable[name]}")
     if not wanted.shapes:
-        return UserError(f"the network {arch} has no weights, and {path} has {count(len(contents.tensors), 'tensor')}")
+        return UserError(
+            f"the network {arch} has no weights, and {path} has {counted(len(contents.tensors), 'tensor')}"
+        )
     where = f" under {called(place)}" if place.prefix else ""
     return UserError(
         f"the weights in {path} do not fit {arch}{where}: {'; '.join(_faults(contents, wanted, place))}; "

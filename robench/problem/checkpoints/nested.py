@@ -105,11 +105,6 @@ def by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) if len(shape) else "one number"
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 tensor, 2 tensors."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _items(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         return ((_key(key), item) for key, item in value.items())

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError, described
-from ..noise import keyed, uniform
-from .nested import by, count
+from ...errors import UserError, counted, described
+from ..noise import random_images
+from .nested import by
 
 
 def probe(
@@ -38,16 +38,11 @@ def probe(
     outputs = logits.shape[1]
     if outputs < (classes or 2):
         raise UserError(
-            f"labels reach {(classes or 2) - 1} but the model {path} has {count(outputs, 'output')}; "
+            f"labels reach {(classes or 2) - 1} but the model {path} has {counted(outputs, 'output')}; "
             "number labels from 0, not 1, or choose the data that it was trained on with --data"
         )
     more = classes is not None and outputs > classes
     return outputs, (f"the model has {outputs} outputs for {classes} classes",) if more else ()
-
-
-def random_images(shape: tuple[int, ...]) -> Tensor:
-    """Two images of uniform noise, the same always."""
-    return uniform(keyed(0, torch.arange(2), draw=0), 0, int(torch.tensor(shape).prod())).view(2, *shape)
 
 
 def refuse_not_finite(path: Path, network: nn.Module) -> None:

@@ -7,8 +7,8 @@ import msgspec
 import safetensors
 from torch import Tensor
 
-from ...errors import UserError
-from .nested import count, shown
+from ...errors import UserError, counted
+from .nested import shown
 from .zips import AGAIN
 
 INDEX = ".index.json"
@@ -55,7 +55,7 @@ def read_sharded(path: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> di
         if not (path.parent / name).is_file():
             missing.append(name)
     if missing:
-        more = f", and {count(len(missing) - 1, 'more part')}" if len(missing) > 1 else ""
+        more = f", and {counted(len(missing) - 1, 'more part')}" if len(missing) > 1 else ""
         raise UserError(f"{path} lists {shown(missing[0])}{more}, not in its folder; put all parts beside it")
     tensors: dict[str, Tensor] = {}
     for name, keys in files.items():

@@ -185,7 +185,9 @@ def _part_of(whole: Split, part: str) -> Split:
     held = min(MOST_HELD_OUT, len(whole) // 5)
     chosen = rows[:held] if part == HELD_OUT else rows[held:]
     if not chosen:
-        raise UserError(f"{whole.name} holds {len(whole)} images, too few to hold any out; add images")
+        raise UserError(
+            f"{whole.name} holds {errors.counted(len(whole), 'image')}, too few to hold any out; add images"
+        )
     return replace(whole.take(sorted(chosen)), name=f"{whole.name}:{part}", origin=None)
 
 

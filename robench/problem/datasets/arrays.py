@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from ..split import Split
 from .pixels import unit
 
@@ -36,7 +36,9 @@ def split_of_arrays(
     Raises UserError, naming `source`, for anything else.
     """
     if x.ndim and y.ndim and len(x) != len(y):
-        raise UserError(f"{source} has {len(x)} images in {x_name} but {len(y)} labels in {y_name}")
+        raise UserError(
+            f"{source} has {counted(len(x), 'image')} in {x_name} but {counted(len(y), 'label')} in {y_name}"
+        )
     ordered = x.transpose(0, 3, 1, 2) if channels_last else channels_first(x, f"{source}: {x_name}")
     images = unit_range(ordered, f"{source}: {x_name}")
     labels = whole_labels(y, f"{source}: {y_name}", numbered=classes is not None)

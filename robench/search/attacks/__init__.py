@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -47,7 +48,7 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     if name.startswith(foolbox.PREFIX):
         return foolbox.build(name, settings)
     if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
+        raise unknown_attack(name)
     kind = ATTACKS[name]
     known: dict[str, Any] = {f.name: f for f in fields(kind)}
     settings = {
@@ -72,6 +73,11 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     if settings.get("steps", 1) < 1:
         raise UserError(f"{name} cannot take steps={settings['steps']}: it needs at least one")
     return kind(**settings)
+
+
+def unknown_attack(name: str, suites: Iterable[str] = ()) -> UserError:
+    """What to say of a name that is none: the nearest of robench's own, of suites, and of an installed Foolbox."""
+    return unknown("attack", name, [*ATTACKS, *suites, f"{foolbox.PREFIX}NAME"], foolbox.names())
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

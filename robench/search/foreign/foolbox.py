@@ -42,7 +42,7 @@ class FoolboxAttack(LibraryAttack):
 
 def build(name: str, settings: Mapping[str, Any]) -> FoolboxAttack:
     """`foolbox:NAME` with arguments of that class. Raises UserError for what Foolbox does not have."""
-    found = _class(name.removeprefix(PREFIX))
+    found = _class(name.removeprefix(PREFIX), PREFIX)
     parameters = _parameters(found)
     for setting in settings:
         if setting not in parameters:
@@ -62,17 +62,30 @@ def _library() -> Any:
     return library("foolbox", install="foolbox>=3.3.4,<4")
 
 
-def _class(name: str) -> type[Any]:
-    """An attack's class, by its name or by what Foolbox calls it in short."""
+def names() -> list[str]:
+    """`foolbox:NAME` of every attack of Foolbox; none where it is not installed."""
+    try:
+        return [f"{PREFIX}{name}" for name in _classes()]
+    except UserError:
+        return []
+
+
+def _classes() -> dict[str, type[Any]]:
+    """Every attack's class, by its name and by what Foolbox calls it in short."""
     attacks = _library().attacks
-    known = {
+    return {
         key: value
         for key, value in vars(attacks).items()
         if inspect.isclass(value) and issubclass(value, attacks.Attack) and not inspect.isabstract(value)
     }
+
+
+def _class(name: str, prefix: str = "") -> type[Any]:
+    """An attack's class, by its name or by what Foolbox calls it in short; `prefix` is what is typed before it."""
+    attacks, known = _library().attacks, _classes()
     if name not in known:
         alike = [key for key in known if key.lower() == name.lower()]
-        raise unknown("attack of Foolbox", name, alike or known)
+        raise unknown("attack of Foolbox", prefix + name, [prefix + key for key in alike or known])
     if hasattr(known[name], "feed"):
         raise UserError(
             f"{PREFIX}{name} wants images to choose from, which robench cannot feed it; take another attack"
