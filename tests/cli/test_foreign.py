@@ -22,6 +22,6 @@ def test_an_attack_of_foolbox_by_its_name(robench):
 
 def test_what_is_wrong_with_a_foreign_name_is_told_in_a_line(refused):
     question = "evaluate", "digits-nat", "--threat", "linf:0.1", "--attack"
-    assert "did you mean LinfFastGradientAttack" in refused(*question, "foolbox:LinfFastGradientAtack")
+    assert "did you mean foolbox:LinfFastGradientAttack" in refused(*question, "foolbox:LinfFastGradientAtack")
     assert "does not attack linf; it attacks l2" in refused(*question, "foolbox:DDNAttack")
     assert "there are random_start" in refused(*question, "foolbox:LinfFastGradientAttack(steps=3)")

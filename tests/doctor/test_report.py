@@ -64,7 +64,7 @@ def test_an_attack_may_be_named_alone_with_its_library_or_with_settings():
     [
         ("pgdd", "did you mean pgd"),
         ("pgd(stepz=3)", "did you mean steps"),
-        ("foolbox:DNAttack", "did you mean DDNAttack"),
+        ("foolbox:DNAttack", "did you mean foolbox:DDNAttack"),
         ("torchattacks", "torchattacks is not installed"),
         ("Foolboks", "did you mean Foolbox"),
     ],
