@@ -35,6 +35,7 @@ FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
 EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
 KINDS: tuple[type[Any], ...] = (GradientAttack, ScoreAttack, LabelAttack, ForeignAttack)
 OF_PLAN = ("attack", "label", "restarts")  # entries of a protocol, so no setting may have these names
+OF_CLASS = ("name", "source", "spec", "threats", "reads")  # facts of every attack, so no setting may have these names
 DIGITS = 12  # of the SHA-256, in hexadecimal
 NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
 """The name of such an attack in the key of its evidence: the file, the digest of its source, the class."""
@@ -211,6 +212,10 @@ def _checked(kind: type[Any], given: str) -> type[AnyAttack]:
     for setting in fields(kind):
         if setting.name in OF_PLAN:
             raise UserError(f"{given} has a setting called {setting.name}, a word of protocols; choose another name")
+        if setting.name in OF_CLASS:
+            raise UserError(
+                f"{given} has a setting called {setting.name}, which every attack has already; choose another name"
+            )
     return attack
 
 
@@ -273,6 +278,19 @@ def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
     return typing.cast(AnyAttack, keyed)
 
 
+class _Fixed:
+    """A class attribute that no instance can replace."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __get__(self, instance: object, owner: type) -> str:
+        return self.value
+
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError("the name of an attack is fixed: it keys its evidence")
+
+
 @cache
 def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
     """A subclass with the name that keys the evidence."""
@@ -282,12 +300,12 @@ def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
     if not NAME.fullmatch(name):
         raise UserError(f"{file}: rename the file, with letters, digits, dots, hyphens and underscores alone")
     source_line = getattr(kind, "source", f"{kind.__name__} in {file}")
-    # `spec` is robench's: a class that wrote its own key could take over the evidence of another attack.
+    # `spec` and `name` are robench's: a class that wrote its own key could take over the evidence of another attack.
     named = type(
         kind.__name__,
         (kind,),
         {
-            "name": name,
+            "name": _Fixed(name),
             "source": source_line,
             "spec": Attack.spec,
             "__module__": kind.__module__,
@@ -375,7 +393,8 @@ def _imported(target: str, given: str) -> ModuleType:
     """The module in a file, whose code this runs. Raises UserError if the file is missing, or its code fails."""
     path = Path(target).expanduser()
     if not path.is_file():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
+        files = [p.name for p in path.parent.glob("*.py") if p.is_file()]
+        near = get_close_matches(path.name, files, n=1, cutoff=0.75)
         hint = f"did you mean {path.parent / near[0]}?" if near else FORM
         raise UserError(f"{given}: there is no file {target}; {hint}")
     try:
