@@ -98,7 +98,7 @@ KINDS: dict[str, Callable[[], Lines]] = {
 }
 
 PRESENT: dict[str, Callable[[str], str]] = {"attacks": renames.attack, "models": renames.model}
-"""Where names have changed: the present name for a former one."""
+"""Functions from a former name to the present one, by kind."""
 
 
 @click.command("list")

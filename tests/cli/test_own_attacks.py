@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 
 import pytest
 
@@ -237,6 +238,8 @@ def test_what_it_finds_outside_the_threat_does_not_count(trace, folder, robench)
 
 def test_python_takes_text_a_class_and_an_instance(trace, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "mine", None)  # forgotten after the test, for the next file of this name
+    del sys.modules["mine"]
     from mine import Mine  # type: ignore[import-not-found]
 
     def specs(*attacks):
