@@ -84,6 +84,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has closed it: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except SystemExit as error:  # no command exits by it: the code of a model, a data set or an attack has
+        _fail(f"the code of the model, the data or an attack ended Python: sys.exit({error.code!r})", debug)
     except Exception as error:
         if debug:
             raise
