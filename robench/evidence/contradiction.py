@@ -39,8 +39,9 @@ def _impossible(claim: Claim, label: int | None, classes: int) -> str:
         return f"aims at class {claim.target} of {classes}"
     if claim.target == label:
         return f"aims at class {claim.target}, which is the correct one"
-    # A find counts under every threat, but its cost is recorded only under the threat that was searched.
-    if not claim.forwards and not claim.key.found_under:
+    # A find counts under every threat, but its cost is recorded only under the threat that was searched. The cost of an
+    # image from a file is unknown.
+    if not claim.forwards and not claim.key.found_under and not claim.key.claimed:
         return "was found without a forward pass"
     return ""
 
