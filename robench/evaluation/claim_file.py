@@ -20,6 +20,7 @@ from ..problem.threats.base import N_PARAMS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+NAMES: tuple[str, ...] = ("x_adv", "example", "threat", "params", "x", "y")  # of the arrays that are read
 MAX_IMAGES = 10**6  # in a file
 LARGEST_PARAMETER = 10**6  # pixels or degrees: beyond every limit of a threat model
 SAME_PIXEL = 1e-6  # the allowed difference of a given clean pixel: float64 and float32 round a byte / 255 differently
@@ -57,8 +58,8 @@ def read(path: Path, shape: tuple[int, ...], whole: Source) -> ClaimFile:
             f"{path} has no array x_adv; it holds {', '.join(held) or 'none'}: write one with numpy.savez('adv.npz',"
             " x_adv=images, example=numbers)"
         )
-    known = [name for name in ("x_adv", "example", "threat", "params", "x", "y") if name in held]
-    arrays = dict(zip(known, npz.arrays(path, *known), strict=True))
+    known = [name for name in NAMES if name in held]
+    arrays: dict[str, Array] = dict(zip(known, npz.arrays(path, *known), strict=True))
     x_adv = _images(arrays.pop("x_adv"), shape, f"{path}: x_adv")
     for name, array in arrays.items():
         if array.shape[:1] != (len(x_adv),):

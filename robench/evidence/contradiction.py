@@ -12,7 +12,7 @@ from ..problem.split import Split
 from ..problem.threats import AffineBalls, AffineRT, Ball
 from ..problem.threats.rt import EDGE
 from .records import Claim, Evidence, Verdict
-from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, harmless, outside
+from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, RAISES, harmless, outside
 
 
 def contradictions(evidence: Evidence, passes: int, whole: Split, classes: int) -> Iterator[str]:
@@ -75,7 +75,9 @@ def _is_reason(claim: Claim, verdict: Verdict) -> bool:
     if verdict.rejection == "outside":
         return verdict.reason == outside(claim.threat, verdict.size)
     if verdict.rejection == "not finite":
-        return verdict.reason == NOT_FINITE or (verdict.reason == NO_ANSWER and math.isnan(verdict.margin))
+        if verdict.reason == NO_ANSWER or verdict.reason.startswith(RAISES):
+            return math.isnan(verdict.margin)
+        return verdict.reason == NOT_FINITE
     why = harmless(verdict.margin)
     return verdict.reason == why or (verdict.passes > 1 and verdict.reason.startswith(f"{why}, "))
 

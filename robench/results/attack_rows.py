@@ -131,7 +131,7 @@ class ThreatRows:
         return len(self._outside_plan)
 
     def claimed(self) -> int:
-        """The number of these examples that an image from a file broke first."""
+        """The number of these examples that only images from files broke."""
         return sum(self._first[example].key.claimed for example in self._outside_plan)
 
     def ties(self) -> int:
@@ -188,8 +188,9 @@ class ThreatRows:
 
     @cached_property
     def _first(self) -> dict[int, Claim]:
-        """The claim that broke each example: the accepted one with the smallest id."""
-        return {c.example: c for c, _ in reversed(self.finds)}
+        """The claim that broke each example: the accepted one with the smallest id, of a search if there is one."""
+        searches_first = sorted((c for c, _ in self.finds), key=lambda claim: claim.key.claimed)
+        return {c.example: c for c in reversed(searches_first)}
 
     @cached_property
     def _outside_plan(self) -> set[int]:

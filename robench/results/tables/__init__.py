@@ -316,6 +316,8 @@ def _remarks(summary: Summary) -> Iterable[str]:
         if t.nan:
             seen = counted(t.nan, "example")
             yield f"{t.threat}: the model answered NaN in searches on {seen}; NaN is no misclassification."
+        if t.claimed:
+            yield f"{t.threat}: {counted(t.claimed, 'example')} broken by claim, images from files."
         if t.ties:
             yield f"{t.threat}: {counted(t.ties, 'example')} broken by a tie between two classes."
     if summary.ties:
