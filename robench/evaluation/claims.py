@@ -198,13 +198,16 @@ class _Judge:
             self.counts[image.example] += 1
             nth.append(self.counts[image.example])
         decisions = [self.referee.rule(threat, x, x_adv, predictions, params, nth) for threat in self.under]
-        with self.run.writing():
-            for image, row, *ruled in zip(part, rows, *decisions, strict=True):
-                verdicts = {str(t): self._verdict(image, str(t), d) for t, d in zip(self.under, ruled, strict=True)}
-                self._count(image, verdicts)
-                for text in self._kept(verdicts, file.named[row] if file.named else ""):
-                    if (image, text) not in self.on_record:
-                        self._write(file, image, row, text, verdicts[text])
+        new = []
+        for image, row, *ruled in zip(part, rows, *decisions, strict=True):
+            verdicts = {str(t): self._verdict(image, str(t), d) for t, d in zip(self.under, ruled, strict=True)}
+            self._count(image, verdicts)
+            kept = self._kept(verdicts, file.named[row] if file.named else "")
+            new += [(image, row, text, verdicts[text]) for text in kept if (image, text) not in self.on_record]
+        if new:
+            with self.run.writing():
+                for image, row, text, verdict in new:
+                    self._write(file, image, row, text, verdict)
 
     def _verdict(self, image: _Image, threat: str, decision: Decision) -> Verdict:
         """The verdict on record, else the new one, still without the number of a claim."""
