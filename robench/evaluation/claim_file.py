@@ -88,6 +88,7 @@ def _images(x: Array, shape: tuple[int, ...], source: str) -> Array:
         x = x.transpose(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1:] != shape:
         wanted = f"(N, {channels}, {height}, {width}) or (N, {height}, {width}, {channels})"
+        wanted += f" or (N, {height}, {width})" if channels == 1 else ""
         raise UserError(f"{source} has shape {x.shape}; images of these data are {wanted}")
     if not 1 <= len(x) <= MAX_IMAGES:
         raise UserError(f"{source} holds {counted(len(x), 'image')}; give 1 to {MAX_IMAGES:,}")
@@ -99,8 +100,8 @@ def _rows(example: Array | None, n: int, whole: Source, path: Path) -> list[int]
     if example is None:
         if n > len(whole):
             raise UserError(
-                f"{path} has {counted(n, 'image')} in x_adv and {whole.name} has {len(whole)}; say in an array example"
-                " which image is about which example"
+                f"{path} has {counted(n, 'image')} in x_adv and {whole.name} has {len(whole)}; give the number of the"
+                " example of each image in an array example"
             )
         return list(range(n))
     if example.ndim != 1 or example.dtype.kind not in "iu":

@@ -5,7 +5,7 @@ that exists keeps its plan.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
@@ -152,13 +152,14 @@ class _Judge:
         self.planned = frozenset(plan.examples)
         self.correct = answers(evidence)
         self.ids = count(run.next_claim())
-        self.counts = Counter(claim.example for claim in evidence.claims)
+        self.counts = Counter(claim.example for claim in evidence.claims)  # claims by example
         self.on_record = {
             (_Image(claim.example, hashes[claim.id], claim.params), claim.threat): verdict
             for claim, verdict in evidence.judged()
             if claim.id in hashes
         }
-        self.seen: set[_Image] = set()
+        self.known = {image for image, _ in self.on_record}
+        self.seen: set[_Image] = set()  # in these files
 
     def take(self, file: ClaimFile) -> None:
         """Judges the images of a file, except those that an earlier row or file has given."""
@@ -193,21 +194,30 @@ class _Judge:
         x, y, x_adv = file.clean.x[rows], file.clean.y[rows], file.x_adv[rows]
         params = torch.tensor([image.params or NO_PARAMS for image in part])
         predictions = self.referee.predict(x_adv, y)
-        nth = []
-        for image in part:  # for a stochastic model the level of the test shrinks with each image about an example
-            self.counts[image.example] += 1
-            nth.append(self.counts[image.example])
+        nth = self._numbered(part)
         decisions = [self.referee.rule(threat, x, x_adv, predictions, params, nth) for threat in self.under]
         new = []
         for image, row, *ruled in zip(part, rows, *decisions, strict=True):
             verdicts = {str(t): self._verdict(image, str(t), d) for t, d in zip(self.under, ruled, strict=True)}
             self._count(image, verdicts)
-            kept = self._kept(verdicts, file.named[row] if file.named else "")
-            new += [(image, row, text, verdicts[text]) for text in kept if (image, text) not in self.on_record]
+            under = self._recorded_under(verdicts, file.named[row] if file.named else "")
+            new += [(image, row, text, verdicts[text]) for text in under if (image, text) not in self.on_record]
         if new:
             with self.run.writing():
                 for image, row, text, verdict in new:
                     self._write(file, image, row, text, verdict)
+
+    def _numbered(self, part: Iterable[_Image]) -> list[int]:
+        """A number for each new image, above those of all claims about its example.
+
+        For a stochastic model the level of the test falls with it. Images on record count already.
+        """
+        counts = Counter(self.counts)
+        numbers = []
+        for image in part:
+            counts[image.example] += image not in self.known
+            numbers.append(counts[image.example])
+        return numbers
 
     def _verdict(self, image: _Image, threat: str, decision: Decision) -> Verdict:
         """The verdict on record, else the new one, still without the number of a claim."""
@@ -215,7 +225,7 @@ class _Judge:
         new = Verdict(0, d.accepted, d.rejection, d.reason, d.size, d.margin, d.passes)
         return self.on_record.get((image, threat), new)
 
-    def _kept(self, verdicts: Mapping[str, Verdict], own: str) -> list[str]:
+    def _recorded_under(self, verdicts: Mapping[str, Verdict], own: str) -> list[str]:
         """The threats under which the image goes on record: all that accept it, else one that rejects it.
 
         That one is the threat that the file names, else the first under which the image came furthest.
@@ -240,6 +250,8 @@ class _Judge:
         verdict = msgspec.structs.replace(verdict, claim=claim.id)
         self.run.put_judged(claim, verdict, file.x_adv[row].numpy())
         self.on_record[image, threat] = verdict
+        self.known.add(image)
+        self.counts[image.example] += 1
 
 
 def _furthest(verdicts: Mapping[str, Verdict]) -> str:

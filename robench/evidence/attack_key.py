@@ -78,7 +78,7 @@ class AttackKey:
         return self.spec.partition("(")[0]
 
     @property
-    def claimed(self) -> bool:
+    def is_claim(self) -> bool:
         """Whether the images come from a file, and not from a search."""
         return self.name == CLAIM
 

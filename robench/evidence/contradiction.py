@@ -41,7 +41,7 @@ def _impossible(claim: Claim, label: int | None, classes: int) -> str:
         return f"aims at class {claim.target}, which is the correct one"
     # A find counts under every threat, but its cost is recorded only under the threat that was searched. The cost of an
     # image from a file is unknown.
-    if not claim.forwards and not claim.key.found_under and not claim.key.claimed:
+    if not claim.forwards and not claim.key.found_under and not claim.key.is_claim:
         return "was found without a forward pass"
     return ""
 

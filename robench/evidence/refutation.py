@@ -327,7 +327,7 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
     for exhausted in evidence.exhausted:
         if not exhausted.done:
             continue
-        if exhausted.key.claimed:
+        if exhausted.key.is_claim:
             yield (
                 f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as a"
                 " search, and images from a file are none"

@@ -130,9 +130,9 @@ class ThreatRows:
         """The number of examples that evidence from outside the plan broke alone or first."""
         return len(self._outside_plan)
 
-    def claimed(self) -> int:
+    def by_claim(self) -> int:
         """The number of these examples that only images from files broke."""
-        return sum(self._first[example].key.claimed for example in self._outside_plan)
+        return sum(self._first[example].key.is_claim for example in self._outside_plan)
 
     def ties(self) -> int:
         """The number of examples broken only by ties: the best wrong logit never exceeds the correct one."""
@@ -189,7 +189,7 @@ class ThreatRows:
     @cached_property
     def _first(self) -> dict[int, Claim]:
         """The claim that broke each example: the accepted one with the smallest id, of a search if there is one."""
-        searches_first = sorted((c for c, _ in self.finds), key=lambda claim: claim.key.claimed)
+        searches_first = sorted((c for c, _ in self.finds), key=lambda claim: claim.key.is_claim)
         return {c.example: c for c in reversed(searches_first)}
 
     @cached_property

@@ -102,7 +102,7 @@ def _of_find(find: Find | None, labels: dict[str, str]) -> dict[str, str | float
         return dict.fromkeys(("attack", "restart", "target", "size", "margin", "spec"))
     _, claim, verdict = find
     return {
-        "attack": labels.get(claim.attack, CLAIM if claim.key.claimed else claim.attack),
+        "attack": labels.get(claim.attack, CLAIM if claim.key.is_claim else claim.attack),
         "restart": claim.restart,
         "target": claim.target if claim.target >= 0 else None,
         "size": verdict.size,

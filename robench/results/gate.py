@@ -227,7 +227,7 @@ def broken_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     for claim, _ in breaks(evidence, threat):
         key = claim.key
         searched = key.found_under or claim.threat
-        label = labels.get((searched, str(key.of_search)), CLAIM if key.claimed else str(key.of_search))
+        label = labels.get((searched, str(key.of_search)), CLAIM if key.is_claim else str(key.of_search))
         elsewhere = "" if searched == threat else searched
         first.setdefault(claim.example, str(AttackKey(label, found_under=elsewhere)))
     return first

@@ -40,7 +40,10 @@ def test_exported_images_claimed_into_a_new_run_give_the_same_numbers(robench, e
     assert after.union.standing == 0
     for t in after.threats:
         assert f"{t.threat}: {t.broken} accepted, {counted(t.broken, 'example')} newly broken\n" in result.out
-        assert f"{t.threat}: {counted(t.broken, 'example')} broken by claim, images from files.\n" in result.out
+        assert (
+            f"{t.threat}: {counted(t.broken, 'example')} broken by images from files alone (robench claim).\n"
+            in result.out
+        )
     assert "protocol claims" in result.out
     assert "evidence in new.robench" in result.err
     assert robench("verify", "new.robench").code == 0
@@ -106,7 +109,7 @@ def test_runs_with_claims_merge_and_the_attacks_keep_their_credit(robench, expor
         assert robench("merge", *order, "--out", merged).code == 0
         before, after = package.load_run("r.robench"), package.load_run(merged)
         assert [t.outcomes for t in after.threats] == [t.outcomes for t in before.threats]
-        assert [t.claimed for t in after.threats] == [0, 0]
+        assert [t.by_claim for t in after.threats] == [0, 0]
         assert robench("verify", merged).code == 0
 
 

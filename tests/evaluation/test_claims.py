@@ -140,7 +140,7 @@ def test_a_claim_lowers_the_number_of_a_finished_run_and_keeps_its_plan(claimed)
         assert result.broken == {LINF: 2}
         assert run.plan() == plan
         (threat,) = result.summary.threats
-        assert (threat.elsewhere, threat.claimed, threat.attacks[0].broken) == (2, 2, 1)
+        assert (threat.elsewhere, threat.by_claim, threat.attacks[0].broken) == (2, 2, 1)
         assert Summary.from_json(result.summary.to_json()) == result.summary
         assert not faults(run)
 
@@ -320,7 +320,7 @@ def test_a_merge_with_claims_takes_the_worst_of_both(claimed):
             both.put_plan(plan, {})
             both.adopt(merged.evidence, merged.sources, [one, other])
         assert outcomes(plan, both.evidence(), LINF) == "SBBSSW"
-        assert [t.claimed for t in summarise(plan, both.evidence(), "").threats] == [1]
+        assert [t.by_claim for t in summarise(plan, both.evidence(), "").threats] == [1]
         assert not faults(both)
 
 
@@ -338,9 +338,9 @@ def test_only_images_from_a_file_may_be_without_a_forward_pass(claimed):
     with RunFile.in_memory() as run:
         put(run, claimed(toned(BRIGHT), example=[1]), threats=[LINF])
         (claim,) = run.evidence().claims
-        assert claim.key.claimed
+        assert claim.key.is_claim
         assert (claim.key.kind, claim.key.short) == ("other", "claim")
-        assert not AttackKey("claims(sha256='ab')").claimed
+        assert not AttackKey("claims(sha256='ab')").is_claim
         assert [c for c in run.evidence().clean if isinstance(c, Clean)]
 
 
@@ -388,7 +388,7 @@ GREY = toned(0.5, 0.5).numpy()
         ({"x_adv": GREY, "example": [0, 6]}, "tones:test has no example 6; its examples are numbered 0 to 5"),
         ({"x_adv": GREY, "example": [0, -1]}, "has no example -1"),
         ({"x_adv": GREY, "example": [0.0, 1.0]}, "example holds float64"),
-        ({"x_adv": GREY.repeat(4, 0)}, "say in an array example which image is about which example"),
+        ({"x_adv": GREY.repeat(4, 0)}, "give the number of the example of each image in an array example"),
         ({"x_adv": GREY, "y": [0, 1]}, "y gives example 1 the label 1, and in tones:test it has 0"),
         ({"x_adv": GREY, "y": ["a", "b"]}, "give one label for each image"),
         ({"x_adv": GREY, "x": GREY}, "x holds another image as example 0 than tones:test"),
