@@ -22,7 +22,7 @@ from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem import threats
 from ..problem.split import Source
-from ..problem.threats import ThreatModel
+from ..problem.threats import RT, AffineRT, ThreatModel
 from ..problem.threats.base import NO_PARAMS
 from ..protocols import Protocol, ThreatChoice
 from ..results.outcomes import answers
@@ -34,6 +34,7 @@ from .progress import Progress
 from .recorded import planned_examples
 
 PROTOCOL = "claims"  # of a run without attacks
+MAX_THREATS = 100  # of a new run
 AT_ONCE = 256  # images judged together, and then written down
 ORDER: tuple[Rejection, ...] = ("not finite", "outside the box", "outside", "does not fool")  # of the referee's tests
 
@@ -91,6 +92,8 @@ def put_claims(
     result = ClaimResult(earlier)
     judge = _Judge(plan, run, Referee(prepared.referee.classifier, plan.passes), under, result)
     for file in files:
+        if file.params is None and (moved := [str(t) for t in under if isinstance(t, RT | AffineRT)]):
+            progress.noted(f"{file.path} has no params, so no moved image is accepted under {', '.join(moved)}")
         judge.take(file)
     result.summary = summarise(plan, run.evidence(), __version__)
     for old, new in zip(earlier.threats, result.summary.threats, strict=True):
@@ -106,6 +109,8 @@ def _started(prepared: PreparedEvaluation, run: RunFile, texts: Sequence[str], p
     """The plan of a new run, under these threats and without attacks; its clean images are answered."""
     if not texts:
         raise UserError("no threat is named, neither in a file nor before; name one, as in --threat linf:8/255")
+    if len(texts) > MAX_THREATS:
+        raise UserError(f"the files name {len(texts):,} threats; choose at most {MAX_THREATS} with --threat")
     chosen = tuple(ThreatChoice(threats.parse(text), ()) for text in texts)
     protocol = Protocol(PROTOCOL, "", "", None, prepared.plan.seed, chosen, prepared.protocol.eot)
     planned = tuple(as_planned(choice, prepared.classifier.classes) for choice in chosen)

@@ -226,6 +226,14 @@ def test_without_a_threat_anywhere_nothing_is_written(claimed):
         assert run.plan() is None
 
 
+def test_a_file_with_thousands_of_threats_starts_no_run(claimed):
+    many = [f"linf:0.{number}" for number in range(1001, 1102)]
+    with RunFile.in_memory() as run:
+        with pytest.raises(UserError, match="name 101 threats; choose at most 100 with --threat"):
+            put(run, claimed(toned(BRIGHT).expand(101, *SHAPE), example=[1] * 101, threat=many))
+        assert run.plan() is None
+
+
 def test_another_question_is_refused_and_the_run_stays_as_it_is(claimed):
     file = claimed(toned(BRIGHT), example=[1])
     with RunFile.in_memory() as run:
@@ -264,8 +272,14 @@ def test_a_transform_needs_its_parameters(claimed):
         ready = prepare(EvalRequest(data=data), PythonSource(Threshold()))
         with_params, without = claimed(moved, params=params), claimed(moved)
         with_params, without = (replace(f, clean=data.take(range(3))) for f in (with_params, without))
-        result = put_claims(ready, data, run, [without], [str(threat)], progress=Silence())
+        notes = []
+        progress = Silence()
+        progress.noted = notes.append
+        result = put_claims(ready, data, run, [without], [str(threat)], progress=progress)
         assert (result.accepted, result.rejected) == (0, {"outside": 3})
+        assert [note.partition(" has ")[2] for note in notes if "params" in note] == [
+            "no params, so no moved image is accepted under rt:2px,0deg"
+        ]
         result = put_claims(ready, data, run, [with_params], progress=Silence())
         assert result.accepted == int(((moved.flatten(1).mean(1) > 0.5).long() != data.y[:3]).sum())
         assert not verify(run.plan(), run.evidence(), run.images(SHAPE), Facts(data, ready.referee.classifier)).faults
