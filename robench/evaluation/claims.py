@@ -255,7 +255,6 @@ class _Judge:
         verdict = msgspec.structs.replace(verdict, claim=claim.id)
         self.run.put_judged(claim, verdict, file.x_adv[row].numpy())
         self.on_record[image, threat] = verdict
-        self.known.add(image)
         self.counts[image.example] += 1
 
 

@@ -26,6 +26,7 @@ from robench.evidence.records import Clean, Exhausted
 from robench.evidence.refutation import Facts
 from robench.evidence.store import RunFile
 from robench.problem.threats import parse
+from robench.results.gate import broken_by
 from robench.results.merging import joint_plan, merge
 from robench.results.outcomes import outcomes
 from robench.results.summary import Summary, summarise
@@ -141,7 +142,11 @@ def test_a_claim_lowers_the_number_of_a_finished_run_and_keeps_its_plan(claimed)
         assert run.plan() == plan
         (threat,) = result.summary.threats
         assert (threat.elsewhere, threat.by_claim, threat.attacks[0].broken) == (2, 2, 1)
-        assert Summary.from_json(result.summary.to_json()) == result.summary
+        assert broken_by(plan, run.evidence(), LINF)[1] == "claim"
+        text = result.summary.to_json()
+        assert Summary.from_json(text) == result.summary
+        with pytest.raises(UserError, match="more images are noted"):
+            Summary.from_json(text.replace('"by_claim": 2', '"by_claim": 3'))
         assert not faults(run)
 
 
