@@ -327,6 +327,11 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
     for exhausted in evidence.exhausted:
         if not exhausted.done:
             continue
+        if exhausted.key.is_claim:
+            yield (
+                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as a"
+                " search, and images from a file are none"
+            )
         claimed = paid[exhausted.example, exhausted.threat, exhausted.attack]
         minimum = 1 if claimed else facts.min_passes(exhausted.threat, exhausted.attack)
         if exhausted.forwards + claimed < minimum:
