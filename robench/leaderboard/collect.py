@@ -68,8 +68,9 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
 def slug(text: str, identity: str) -> str:
     """A name for a file and an anchor: letters and digits of the text, and part of a hash of what distinguishes it."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:SLUG].strip("-")
-    reversible = identity == text and re.fullmatch(r"[a-z0-9]+(:[a-z0-9]+)?", text)
-    return plain if reversible else f"{plain or 'x'}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    if identity == text and len(text) <= SLUG and re.fullmatch(r"[a-z0-9]+:[a-z0-9]+", text):
+        return plain  # mnist:test is mnist-test, and nothing else is
+    return f"{plain or 'x'}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

@@ -83,6 +83,8 @@ class ModelResult(msgspec.Struct, frozen=True):
     threats: tuple[ThreatResult, ...]
     union: Share
     average: Share
+    protocol_union: float  # from the runs that answer the question of the table alone
+    beyond: Count  # examples broken under some threat by evidence of other runs alone
     masking: MaskingVerdict
     backwards: Total  # gradients: rows through the network and back
     forwards: Total

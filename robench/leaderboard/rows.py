@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
@@ -51,6 +52,8 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         threats=tuple(_threat(summary, own, place, share(t.threat)) for place, t in enumerate(summary.threats)),
         union=share("union"),
         average=share("average"),
+        protocol_union=own.union.accuracy,
+        beyond=_beyond(summary.union.outcomes, own.union.outcomes),
         masking=summary.masking.verdict,
         backwards=own.cost.backwards,
         forwards=own.cost.forwards,
@@ -58,6 +61,12 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         patterns=count_patterns([t.outcomes for t in summary.threats]),
         notes=tuple(dict.fromkeys(remarks(summary))),
     )
+
+
+def _beyond(known: str, alone: str) -> int:
+    """The number of examples that are broken by all evidence, and not by that of the question's own runs."""
+    lost = {Outcome.BROKEN.value, Outcome.WRONG.value}
+    return sum(a in lost and b not in lost for a, b in zip(known, alone, strict=True))
 
 
 def _threat(summary: Summary, own: Summary, place: int, share: Share) -> ThreatResult:

@@ -57,6 +57,7 @@ def _for_page(board: Board) -> dict[str, Any]:
                 "models": {
                     row.id: {
                         "name": row.name,
+                        "beyond": row.beyond,
                         "patterns": row.patterns,
                         "measured": [t.share.measured for t in row.threats],
                         "masked": [t.share.masked for t in row.threats],

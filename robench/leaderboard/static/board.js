@@ -326,7 +326,12 @@ class BoardTable {
     }
     const box = element("div", "", { class: "scroll", role: "region", "aria-label": "Comparison", tabindex: "0" });
     box.append(table);
-    return [element("p", `${first} and ${second}, ${last}: ${verdict(first, second, counts)}.`), box];
+    const sentences = [`${first} and ${second}, ${last}: ${verdict(first, second, counts)}.`];
+    for (const id of ids) {
+      const { name, beyond } = this.table.models[id];
+      if (beyond) sentences.push(`${beyond} examples of ${name} are broken by evidence beyond its protocol alone.`);
+    }
+    return [...sentences.map((sentence) => element("p", sentence)), box];
   }
 }
 
