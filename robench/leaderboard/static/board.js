@@ -202,7 +202,7 @@ class BoardTable {
     section.querySelector(".controls").hidden = false;
     section.querySelector(".filter").addEventListener("input", () => this.filter());
     this.heads();
-    this.boxes(".threat", () => this.choose());
+    this.boxes(".tick", () => this.choose());
     this.boxes(".compare", () => this.compare());
     this.filter(); // browsers restore ticks and texts when a page is visited again
     this.choose();
@@ -216,7 +216,7 @@ class BoardTable {
   }
 
   get chosen() {
-    return [...this.section.querySelectorAll(".threat:checked")].map((box) => Number(box.value));
+    return [...this.section.querySelectorAll(".tick:checked")].map((box) => Number(box.value));
   }
 
   heads() {
