@@ -1,4 +1,4 @@
-"""From run files to the boards of their data sets."""
+"""Collects runs into the boards of their data sets."""
 
 import hashlib
 import re
@@ -83,8 +83,8 @@ def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
 def _threat_orders(runs: Sequence[RecordedRun]) -> dict[Hashable, tuple[str, ...]]:
     """The order of the columns for each set of threats: the commonest among the plans, of equal ones the first."""
     orders: dict[Hashable, Counter[tuple[str, ...]]] = {}
-    for run in runs:
-        threats = tuple(t.threat for t in run.plan.threats)
+    for plan in {msgspec.json.encode(run.plan): run.plan for run in runs}.values():
+        threats = tuple(t.threat for t in plan.threats)
         orders.setdefault(frozenset(threats), Counter())[threats] += 1
     return {key: min(found, key=lambda order: (-found[order], order)) for key, found in orders.items()}
 
@@ -97,12 +97,12 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
         digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
         distinct[digest] = _Run(run.plan, evidence, card)
     models: list[list[_Run]] = []
-    for _, run in sorted(distinct.items()):
-        known = next((model for model in models if same_model(model[0].plan.model, run.plan.model)), None)
+    for _, found in sorted(distinct.items()):
+        known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
         if known is None:
-            models.append([run])
+            models.append([found])
         else:
-            known.append(run)
+            known.append(found)
     return models
 
 

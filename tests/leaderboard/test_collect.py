@@ -61,6 +61,11 @@ def test_a_threat_in_another_order_is_the_same_question():
     assert {row.name: [t.outcomes for t in row.threats] for row in table.models}["b"] == ["BB", "SB"]
 
 
+def test_copies_of_a_run_do_not_decide_on_the_order_of_threats():
+    one, other = recorded(["SS", "SB"], name="a"), recorded(["SB", "BB"], ("l2:2", "linf:0.3"), name="b")
+    assert board(one, other) == board(one, other, other, other) == board(one, one, other)
+
+
 def test_runs_of_one_model_and_question_merge_to_the_worst_outcome():
     row = only_row(recorded(["SSSO", "SBSS"]), recorded(["SBSS", "SSSS"], seed=1))
     assert [t.outcomes for t in row.threats] == ["SBSS", "SBSS"]
