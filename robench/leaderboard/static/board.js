@@ -192,20 +192,15 @@ class BoardTable {
     this.section = section;
     this.body = section.querySelector("tbody");
     this.rows = [...this.body.rows];
-    this.made = new Map(); // cells of union and average as they came, with marks
-    for (const row of this.rows) {
-      for (const column of ["union", "average"]) {
-        const cell = row.querySelector(`.${column}`);
-        this.made.set(cell, { html: cell.innerHTML, value: cell.dataset.value, title: cell.getAttribute("title") });
-      }
-    }
+    this.made = new Map(); // cells of union and average as they came, with marks, once they are changed
     section.querySelector(".controls").hidden = false;
     section.querySelector(".filter").addEventListener("input", () => this.filter());
     this.heads();
     this.boxes(".tick", () => this.choose());
     this.boxes(".compare", () => this.compare());
     this.filter(); // browsers restore ticks and texts when a page is visited again
-    this.choose();
+    if (this.chosen.length < this.table.threats.length) this.choose();
+    this.compare();
   }
 
   boxes(selector, changed) {
@@ -246,6 +241,8 @@ class BoardTable {
 
   filter() {
     const text = this.section.querySelector(".filter").value.trim().toLowerCase();
+    if (text === (this.filtered ?? "")) return;
+    this.filtered = text;
     for (const row of this.rows) row.hidden = !row.querySelector("th").dataset.value.toLowerCase().includes(text);
   }
 
@@ -257,12 +254,16 @@ class BoardTable {
     let sentence = all ? "" : `Union and average are over ${names}; the best of these two columns are not marked.`;
     if (!chosen.length) sentence = "Tick at least one threat.";
     this.section.querySelector(".chosen").textContent = sentence;
-    if (this.section.querySelector("th[aria-sort]")) this.sort();
+    if (this.section.querySelector("th.chosen-over[aria-sort]")) this.sort();
     this.compare();
   }
 
   show(row, chosen, all) {
     const cells = [row.querySelector(".union"), row.querySelector(".average")];
+    for (const cell of cells) {
+      if (this.made.has(cell)) continue;
+      this.made.set(cell, { html: cell.innerHTML, value: cell.dataset.value, title: cell.getAttribute("title") });
+    }
     if (all || !chosen.length) {
       for (const cell of cells) {
         const { html, value, title } = this.made.get(cell);
