@@ -122,7 +122,7 @@ def _answers(
         best = min(found, key=lambda a: (a.summary.union.open, -a.summary.cost.backwards, a.summary.to_json()))
         others = sorted({a.summary.protocol for a in found} - {best.summary.protocol})
         cards = [run.card for run in model if run.card is not None]
-        commands = sorted({c for run in runs if (c := run.evidence.environment.get("command"))})
+        commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
         yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands))
@@ -150,6 +150,11 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
     return _Found(own if everything is evidence else summarise(plan, everything, __version__), own)
+
+
+def _commands(evidence: Evidence) -> list[str]:
+    """The commands that made a run: several of a merged one, which a slim run holds with quotes around the bar."""
+    return [c for c in re.split(r" (?:\||'\|') ", evidence.environment.get("command", "")) if c]
 
 
 def _table_key(plan: Plan) -> Hashable:

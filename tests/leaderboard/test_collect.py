@@ -86,6 +86,12 @@ def test_of_several_protocols_the_row_is_the_one_with_the_fewest_open_examples()
     assert (row.protocol, row.other_protocols, row.threats[0].outcomes) == ("quick", ("long",), "SBSB")
 
 
+@pytest.mark.parametrize("bar", ["|", "'|'"])
+def test_a_merged_run_has_the_commands_of_its_parts(bar):
+    row = only_row(recorded(["SS"], environment={"command": f"robench evaluate a {bar} robench evaluate b"}))
+    assert row.commands == ("robench evaluate a", "robench evaluate b")
+
+
 def test_two_models_with_one_name_have_two_rows():
     (table,) = board(recorded(["SS"], weights="aa" * 32), recorded(["SB"], weights="bb" * 32)).tables
     assert len({row.id for row in table.models}) == 2

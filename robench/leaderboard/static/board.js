@@ -313,7 +313,7 @@ class BoardTable {
     const table = element("table", "");
     table.append(element("caption", `${first} and ${second}: decided examples by the model that stands`));
     const head = table.createTHead().insertRow();
-    for (const text of ["", `only ${first}`, `only ${second}`, "both", "neither", "open", "McNemar, exact"]) {
+    for (const text of ["examples under", `only ${first}`, `only ${second}`, "both", "neither", "open", "McNemar, exact"]) {
       head.append(element("th", text, { scope: "col" }));
     }
     const body = table.createTBody();
@@ -330,7 +330,7 @@ class BoardTable {
     const sentences = [`${first} and ${second}, ${last}: ${verdict(first, second, counts)}.`];
     for (const id of ids) {
       const { name, beyond } = this.table.models[id];
-      if (beyond) sentences.push(`${beyond} examples of ${name} are broken by evidence beyond its protocol alone.`);
+      if (beyond) sentences.push(`Examples of ${name} broken only by evidence of runs outside its protocol: ${beyond}.`);
     }
     return [...sentences.map((sentence) => element("p", sentence)), box];
   }
