@@ -121,6 +121,15 @@ def test_neither_order_nor_repetition_of_runs_changes_a_byte():
     assert b"".join(json_files(boards([*runs, *runs], same)).values()) == wanted
 
 
+def test_a_model_with_two_names_has_one_row_whatever_the_order_of_its_runs():
+    runs = [recorded(["SS"], name=name, weights="aa" * 32, seed=seed) for seed, name in enumerate("abc")]
+    found = [
+        boards(order, lambda one, other: one.weights_sha256 == other.weights_sha256) for order in permutations(runs)
+    ]
+    assert all(each == found[0] for each in found)
+    assert len(found[0][0].tables[0].models) == 1
+
+
 def test_runs_without_a_threat_are_refused():
     run = recorded(["SS"])
     bare = msgspec.structs.replace(run.plan, threats=())
