@@ -1,4 +1,4 @@
-"""Pages of reports/, pictures of docs/figures.md and what cards say was measured, made anew from the run files.
+"""Makes pages and leaderboard data of reports/, pictures of docs/figures.md and the measured part of cards from runs.
 
     python reports/regenerate.py
 
@@ -16,6 +16,7 @@ from robench.evaluation.measured_card import write_measured
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.compile(r"^\| \[([^\]]+)\]\(\1\) \| `robench ([^`]+)` \|$", re.M)
+BOARDS = "leaderboard reports/runs --json reports/leaderboard"
 PICTURES = re.compile(r"^robench (figures reports/runs/.+)$", re.M)
 
 
@@ -46,11 +47,12 @@ def measured(card: Path) -> None:
 
 
 def main() -> None:
-    """Cards first, then pages and pictures."""
+    """Cards first, then pages, the leaderboard and pictures."""
     for card in sorted((ROOT / "model_zoo").glob("*.toml")):
         measured(card)
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
         (ROOT / "reports" / page).write_text(made(text))
+    made(BOARDS)
     for text in PICTURES.findall((ROOT / "docs" / "figures.md").read_text()):
         made(text)
 

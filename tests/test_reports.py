@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from robench.api import load_run
+from robench.cli import leaderboard
 from robench.cli.report import command
 from robench.evaluation.measured_card import write_measured
 from robench.evaluation.verification import min_passes, verify
@@ -36,6 +37,13 @@ def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
     monkeypatch.chdir(ROOT)
     told = CliRunner().invoke(command, [*words(text), "--check", f"reports/{page}"], standalone_mode=False)
     assert told.return_value == 0, told.output
+
+
+def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["reports/runs", "--check", "reports/leaderboard"]
+    result = CliRunner().invoke(leaderboard.command, words, standalone_mode=False)
+    assert result.return_value == 0, result.output
 
 
 def test_every_page_names_its_command():

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
     "train": "Train a model by a recipe, then evaluate it.",
     "report": "Print tables of run files.",
+    "leaderboard": "Build a site that compares models, from run files.",
     "figures": "Draw pictures of run files.",
     "export": "Write the adversarial images of a run file, or its rows, for other programs.",
     "verify": "Verify the evidence of a run file.",

@@ -293,10 +293,10 @@ def _panels(summaries: Sequence[Summary]) -> Iterable[Table]:
 def _all_remarks(summaries: Sequence[Summary]) -> Iterable[str]:
     for name, summary in zip(names(summaries), summaries, strict=True):
         prefix = f"{name}, " if len(summaries) > 1 else ""
-        yield from (prefix + remark for remark in _remarks(summary))
+        yield from (prefix + remark for remark in remarks(summary))
 
 
-def _remarks(summary: Summary) -> Iterable[str]:
+def remarks(summary: Summary) -> Iterable[str]:
     """Remarks on one row, a sentence each."""
     if at_random := summary.environment.get("randomness"):
         sentence = line(at_random)

@@ -1,0 +1,167 @@
+"""`robench leaderboard`: a static site from run files."""
+
+from collections.abc import Iterable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+import msgspec
+
+from ..errors import UserError
+from ..evaluation.planning import identity_of
+from ..evaluation.recorded import recorded_plan
+from ..evidence.records import Evidence, ModelRecord, Plan
+from ..evidence.store import RunFile
+from ..leaderboard.collect import RecordedRun, boards
+from ..leaderboard.entries import CardFacts, json_files
+from ..leaderboard.site import site
+from ..problem import durable
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
+from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..results.summary import MAX_BYTES
+from .merge import without_folders
+from .options import debug_option
+from .terminal import echo, one_line
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command("leaderboard")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=click.Path(path_type=Path))
+@click.option("--out", metavar="DIR", type=FOLDER, help="Folder for the site.")
+@click.option(
+    "--json", "json_folder", metavar="DIR", type=FOLDER, help="Folder for the data alone, a file per data set."
+)
+@click.option("--check", metavar="DIR", type=FOLDER, help="Exit 1 when the JSON files in DIR differ from the runs.")
+@click.option("--serve", is_flag=True, help="Show the site at an address of this machine, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port of --serve.")
+@click.option(
+    "--card",
+    "cards",
+    multiple=True,
+    metavar="FILE.toml",
+    type=click.Path(path_type=Path),
+    help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
+)
+@debug_option
+def command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    json_folder: Path | None,
+    check: Path | None,
+    serve: bool,
+    port: int,
+    cards: tuple[Path, ...],
+) -> int:
+    """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
+
+    FOLDER stands for every run file below it. All evidence of a model on a data set counts in each of its tables.
+
+    \b
+    robench leaderboard runs --out site
+    robench leaderboard runs --out site --serve
+    robench leaderboard reports/runs --check reports/leaderboard
+    """
+    if out is None and json_folder is None and check is None:
+        raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")
+    if serve and out is None:
+        raise UserError("--serve shows a site; name its folder with --out")
+    for folder in (out, json_folder):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; name a folder")
+    found = boards(list(_recorded(_run_files(runs), cards)), _same_model)
+    if out is not None:
+        _write(out, site(found))
+        echo(one_line(f"{out / 'index.html'}: {sum(len(t.models) for b in found for t in b.tables)} rows"))
+    if json_folder is not None:
+        _write(json_folder, json_files(found))
+    code = 0 if check is None else _checked(check, json_files(found))
+    if serve and out is not None:
+        _serve(out, port)
+    return code
+
+
+def _run_files(paths: Iterable[Path]) -> list[Path]:
+    """The named files, and every run file below the named folders, sorted."""
+    files: list[Path] = []
+    for path in paths:
+        below = sorted(path.rglob("*.robench")) if path.is_dir() else [path]
+        if not below:
+            raise UserError(f"the folder {path} holds no run file (*.robench); name another")
+        files += below
+    return files
+
+
+def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[RecordedRun]:
+    cards = {card.name: card for card in map(read_card, named)}
+    models = set()
+    for path in paths:
+        with RunFile.read(path) as run:
+            plan = recorded_plan(run, hint="leave it out")
+        models.add(plan.model.name)
+        yield RecordedRun(plan, partial(_read, path, plan, cards))
+    if unused := cards.keys() - models:
+        raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
+
+
+def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, CardFacts | None]:
+    """The evidence of a run file without folders of this machine, and what the model's card states."""
+    with RunFile.read(path) as run:
+        evidence = run.evidence()
+    environment = evidence.environment
+    try:
+        environment = without_folders(environment)
+    except ValueError:  # a command that no shell would read
+        environment = without_folders({key: text for key, text in environment.items() if key != "command"})
+    name = plan.model.name
+    card = cards.get(name)
+    if card is None and environment.get("checkpoint") == name and name in zoo_names():
+        card = read_card(zoo_card(name))
+    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card)
+
+
+def _facts(card: Card) -> CardFacts:
+    trained_on = tuple(map(str, card.settings.get("threats", ())))
+    return CardFacts(card.recipe, trained_on, minutes_in_all(card), card.command, card.notes)
+
+
+def _same_model(one: ModelRecord, other: ModelRecord) -> bool:
+    return identity_of(one).same_as(identity_of(other))
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes each file atomically. Files of an older site stay where no new file has their name."""
+    try:
+        for parent in sorted({(folder / name).parent for name in files}):
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}; name another folder") from None
+    for name, content in files.items():
+        durable.replace(folder / name, content)
+
+
+def _checked(folder: Path, files: dict[str, bytes]) -> int:
+    """The exit code: 0 where the folder holds exactly these JSON files, else 1, with a line for each difference."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; write it first, with leaderboard ... --json {folder}")
+    present = {path.name for path in folder.glob("*.json")}
+    different = [f"{name} is missing" for name in sorted(files.keys() - present)]
+    different += [f"{name} is about data that no run is about" for name in sorted(present - files.keys())]
+    for name in sorted(present & files.keys()):
+        if durable.read(folder / name, MAX_BYTES) != files[name]:
+            different.append(f"{name} differs from what the runs give")
+    for line in different:
+        echo(one_line(f"{folder}: {line}; write it again with --json"), err=True)
+    return 1 if different else 0
+
+
+def _serve(folder: Path, port: int) -> None:
+    """Serves the folder to this machine alone, until Ctrl-C."""
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used: {error.strerror}; name another with --port") from None
+    with server:
+        echo(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C ends it)")
+        server.serve_forever()

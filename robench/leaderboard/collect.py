@@ -1,0 +1,206 @@
+"""Collects runs into the boards of their data sets."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from .. import __version__
+from ..errors import UserError
+from ..evidence.records import Evidence, ModelRecord, Plan
+from ..results.merging import joint_plan, merge
+from ..results.stats.comparison import ranks
+from ..results.summary import Summary, summarise
+from ..results.tables.cells import Cell, cells
+from ..results.tables.seeds import Row
+from .entries import SCHEMA, Board, CardFacts, Table
+from .rows import Answer, model_result
+
+T = TypeVar("T")
+SameModel = Callable[[ModelRecord, ModelRecord], bool]
+SLUG = 60  # letters of a name in the name of a file
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run file: its plan, and how to read the rest, which is large: its evidence, and the card of its model."""
+
+    plan: Plan
+    read: Callable[[], tuple[Evidence, CardFacts | None]]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run with its evidence in memory."""
+
+    plan: Plan
+    evidence: Evidence
+    card: CardFacts | None
+
+
+def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
+    """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
+
+    Raises UserError if no run has a threat, or if runs with one name of data are about different images.
+    """
+    orders = _threat_orders(runs)
+    answers: dict[tuple[str, Hashable], list[Answer]] = {}
+    for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
+        models = _models(together, same_model)
+        for model in models:
+            for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
+                answers.setdefault((answer.summary.data.name, key), []).append(answer)
+    if not answers:
+        raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
+    by_data: dict[str, list[Table]] = {}
+    for (data, _), rows in answers.items():
+        by_data.setdefault(data, []).append(_table(rows))
+    return [
+        Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
+        for data in sorted(by_data)
+    ]
+
+
+def slug(text: str, identity: str) -> str:
+    """A name for a file and an anchor: letters and digits of the text, and part of a hash of what distinguishes it."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:SLUG].strip("-")
+    if identity == text and len(text) <= SLUG and re.fullmatch(r"[a-z0-9]+:[a-z0-9]+", text):
+        return plain  # mnist:test is mnist-test, and nothing else is
+    return f"{plain or 'x'}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _threat_orders(runs: Sequence[RecordedRun]) -> dict[Hashable, tuple[str, ...]]:
+    """The order of the columns for each set of threats: the commonest among the plans, of equal ones the first."""
+    orders: dict[Hashable, Counter[tuple[str, ...]]] = {}
+    for plan in {msgspec.json.encode(run.plan): run.plan for run in runs}.values():
+        threats = tuple(t.threat for t in plan.threats)
+        orders.setdefault(frozenset(threats), Counter())[threats] += 1
+    return {key: min(found, key=lambda order: (-found[order], order)) for key, found in orders.items()}
+
+
+def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Run]]:
+    """The distinct runs of each model, in an order that depends on their content alone."""
+    distinct: dict[str, _Run] = {}
+    for run in runs:
+        evidence, card = run.read()
+        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
+        distinct[digest] = _Run(run.plan, evidence, card)
+    models: list[list[_Run]] = []
+    for _, found in sorted(distinct.items()):
+        known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
+        if known is None:
+            models.append([found])
+        else:
+            known.append(found)
+    return models
+
+
+def _answers(
+    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]]
+) -> Iterable[tuple[Hashable, Answer]]:
+    """The rows of one model, with the key of the table of each.
+
+    All evidence of the model on the data set counts in every table. What stands is what the attacks of one question
+    left: of several questions about the same examples and threats that with the fewest open examples.
+    """
+    everything = merge([run.evidence for run in model]).evidence if len(model) > 1 else model[0].evidence
+    for runs in _grouped((run for run in model if run.plan.threats), lambda run: _table_key(run.plan)):
+        key = _table_key(runs[0].plan)
+        order = orders[frozenset(t.threat for t in runs[0].plan.threats)]
+        found = [_answer(same, order, everything) for same in _grouped(runs, lambda run: _question(run.plan))]
+        best = min(found, key=lambda a: (a.summary.union.open, -a.summary.cost.backwards, a.summary.to_json()))
+        others = sorted({a.summary.protocol for a in found} - {best.summary.protocol})
+        cards = [run.card for run in model if run.card is not None]
+        commands = sorted({c for run in runs for c in _commands(run.evidence)})
+        seeds = sorted({run.plan.seed for run in runs})
+        card = cards[0] if cards else None
+        yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The summary of one question, from all evidence of the model and from the question's own runs."""
+
+    summary: Summary
+    own: Summary
+
+
+def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) -> _Found:
+    evidence = merge([run.evidence for run in runs]).evidence if len(runs) > 1 else runs[0].evidence
+    plan = runs[0].plan
+    if len(runs) > 1:
+        joint = joint_plan([run.plan for run in runs], evidence)
+        # The runs are about the same examples in the same order, which the joint plan would sort.
+        plan = msgspec.structs.replace(
+            joint, examples=plan.examples, data_sha256=plan.data_sha256, protocol=plan.protocol
+        )
+    by_text = {t.threat: t for t in plan.threats}
+    plan = msgspec.structs.replace(plan, threats=tuple(by_text[threat] for threat in order))
+    own = summarise(plan, evidence, __version__)
+    own.refuse_unreadable()
+    return _Found(own if everything is evidence else summarise(plan, everything, __version__), own)
+
+
+def _commands(evidence: Evidence) -> list[str]:
+    """The commands that made a run: several of a merged one, which a slim run holds with quotes around the bar."""
+    return [c for c in re.split(r" (?:\||'\|') ", evidence.environment.get("command", "")) if c]
+
+
+def _table_key(plan: Plan) -> Hashable:
+    return plan.data_sha256, plan.examples, frozenset(t.threat for t in plan.threats)
+
+
+def _question(plan: Plan) -> Hashable:
+    return plan.protocol, frozenset(plan.threats)
+
+
+def _id(model: Sequence[_Run], alone: bool) -> str:
+    """The name of a model's files: of its name and a hash of its weights, which more runs do not change.
+
+    Not `alone` are functions with the same weights, or none: their logits distinguish them.
+    """
+    record = model[0].plan.model
+    logits = () if alone else record.fingerprint
+    identity = msgspec.json.encode((record.weights_sha256, record.architecture, record.normalisation, logits))
+    return slug(min(run.plan.model.name for run in model), identity.decode())
+
+
+def _table(rows: Sequence[Answer]) -> Table:
+    """The rows by falling union, with the marks of each column."""
+    ordered = sorted(rows, key=lambda a: (-a.summary.union.accuracy, a.summary.model.name, a.id))
+    table = [_columns(answer.summary) for answer in ordered]
+    marks = {column: ranks([row[column].scores for row in table]) for column in table[0]}
+    first = ordered[0].summary
+    threats = tuple(t.threat for t in first.threats)
+    models = [
+        model_result(answer, row, {column: found[place] for column, found in marks.items()})
+        for place, (answer, row) in enumerate(zip(ordered, table, strict=True))
+    ]
+    identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
+    name = f"{first.data.examples} {' '.join(threats)}"
+    return Table(
+        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, tuple(models)
+    )
+
+
+def _columns(summary: Summary) -> dict[str, Cell]:
+    """The cells of a row, with union and average also where there is one threat, which both equal."""
+    found = cells(Row(summary.model.name, (summary,)))
+    only = summary.threats[0].threat
+    return {**found, "union": found.get("union", found[only]), "average": found.get("average", found[only])}
+
+
+def _table_order(table: Table) -> tuple[object, ...]:
+    """Tables with more models first, then those with more examples."""
+    return -len(table.models), -table.examples, table.threats, table.id

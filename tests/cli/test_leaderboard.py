@@ -1,0 +1,123 @@
+"""`robench leaderboard`, as it is typed."""
+
+import json
+import shutil
+import urllib.request
+from threading import Thread
+
+import pytest
+
+from robench.cli import leaderboard
+from robench.problem.checkpoints.cards import read_card, write_card
+from robench.problem.checkpoints.zoo import zoo_card
+
+from .conftest import files
+
+
+@pytest.fixture
+def runs(run, folder):
+    """A folder `runs` with a finished run of a bundled model in a subfolder."""
+    (folder / "runs" / "below").mkdir(parents=True)
+    shutil.move(run, folder / "runs" / "below" / "a.robench")
+    return folder / "runs"
+
+
+def test_a_folder_of_runs_becomes_a_site(runs, robench, folder):
+    result = robench("leaderboard", "runs", "--out", "site")
+    assert (result.code, result.out, result.err) == (0, "site/index.html: 1 rows\n", "")
+    names = set(files(folder / "site"))
+    assert {"index.html", "digits-test.html", "data/digits-test.json", "data/digits-test.js", "board.js"} <= names
+
+
+def test_the_site_of_a_copy_of_the_run_is_the_same(runs, robench, folder):
+    robench("leaderboard", "runs", "--out", "one")
+    shutil.copy(runs / "below" / "a.robench", folder / "z.robench")
+    robench("leaderboard", "z.robench", "runs", "--out", "two")
+    assert files(folder / "one") == files(folder / "two")
+
+
+def test_a_row_has_the_facts_of_the_bundled_card_and_the_numbers_of_the_summary(runs, robench, folder):
+    robench("leaderboard", "runs", "--json", "data")
+    (row,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"][0]["models"]
+    summary = json.loads((folder / "s.json").read_text())
+    card = read_card(zoo_card("digits-nat"))
+    assert (row["card"]["recipe"], row["card"]["minutes"]) == ("nat", card.minutes)
+    assert row["card"]["command"] == card.command
+    assert row["weights_sha256"] == summary["model"]["weights_sha256"]
+    assert [t["outcomes"] for t in row["threats"]] == [t["outcomes"] for t in summary["threats"]]
+    assert (row["union"]["accuracy"], row["union"]["ci95"]) == (
+        summary["union"]["accuracy"],
+        summary["union"]["ci95"],
+    )
+    assert row["average"]["accuracy"] == summary["average"]["accuracy"]
+    assert row["commands"] == ["robench evaluate digits-nat --protocol tiny.toml --quiet --run r.robench --json s.json"]
+
+
+def test_a_named_card_is_the_one_that_is_shown(runs, robench, folder):
+    write_card(folder / "mine.toml", read_card(zoo_card("digits-nat")).__class__(
+        name="digits-nat", data="digits", architecture="x", shape=(1, 8, 8), classes=10, weights="x.safetensors",
+        sha256="0" * 64, recipe="mine",
+    ))  # fmt: skip
+    assert robench("leaderboard", "runs", "--json", "data", "--card", "mine.toml").code == 0
+    assert '"recipe": "mine"' in (folder / "data" / "digits-test.json").read_text()
+
+
+def test_check_is_silent_until_a_byte_differs(runs, robench, folder):
+    robench("leaderboard", "runs", "--json", "data")
+    result = robench("leaderboard", "runs", "--check", "data")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    path = folder / "data" / "digits-test.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    (folder / "data" / "other.json").write_text("{}")
+    result = robench("leaderboard", "runs", "--check", "data")
+    assert result.code == 1
+    assert [line.partition(";")[0] for line in result.err.splitlines()] == [
+        "data: other.json is about data that no run is about",
+        "data: digits-test.json differs from what the runs give",
+    ]
+    path.unlink()
+    result = robench("leaderboard", "runs", "--check", "data")
+    assert "digits-test.json is missing" in result.err
+
+
+def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch):
+    pages = []
+
+    class Served(leaderboard.ThreadingHTTPServer):
+        def serve_forever(self):
+            Thread(target=super().serve_forever).start()
+            address = f"http://{self.server_address[0]}:{self.server_address[1]}/"
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address) as answer:
+                pages.append(answer.read())
+            self.shutdown()
+
+    monkeypatch.setattr(leaderboard, "ThreadingHTTPServer", Served)
+    result = robench("leaderboard", "runs", "--out", "site", "--serve", "--port", 0)
+    assert result.code == 0
+    assert result.out.splitlines()[1].startswith("http://127.0.0.1:")
+    assert pages == [(folder / "site" / "index.html").read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("runs",), "--out"),
+        (("runs", "--json", "data", "--serve"), "--out"),
+        (("missing", "--out", "site"), "missing"),
+        (("empty", "--out", "site"), "holds no run file"),
+        (("tiny.toml", "--out", "site"), "tiny.toml"),
+        (("damaged.robench", "--out", "site"), "damaged.robench"),
+        (("runs", "--out", "tiny.toml"), "is a file"),
+        (("runs", "--json", "tiny.toml"), "is a file"),
+        (("runs", "--check", "nowhere"), "write it first"),
+        (("runs", "--out", "site", "--card", "missing.toml"), "missing.toml"),
+        (("runs", "--out", "site", "--card", "other.toml"), "none of these runs is about digits-sat"),
+        (("runs", "--out", "tiny.toml/site"), "cannot be created"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(runs, refused, folder, words, message):
+    (folder / "empty").mkdir()
+    (folder / "damaged.robench").write_bytes((runs / "below" / "a.robench").read_bytes()[:5000])
+    shutil.copy(zoo_card("digits-sat"), folder / "other.toml")
+    assert message in refused("leaderboard", *words)
+    assert not (folder / "site").exists()
