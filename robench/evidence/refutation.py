@@ -283,7 +283,7 @@ class _Images:
                 yield f"example {claim.example} under {text}: {why}"
 
     def _inside(self, text: str, x_adv: torch.Tensor, x: torch.Tensor, params: torch.Tensor) -> dict[str, list[bool]]:
-        """For every other planned threat, which of the images lie in its set."""
+        """Which of the images lie in the set of each other planned threat."""
         others = {other: threat for other, threat in self.threats.items() if other != text}
         return {other: threat.contains(x_adv, x, params).tolist() for other, threat in others.items()}
 
