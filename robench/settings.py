@@ -7,7 +7,7 @@
 `build` makes an instance from what a user typed; `check` validates an instance, and is called where one is made.
 """
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from math import inf, isfinite
@@ -73,6 +73,24 @@ def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = 
     for name, value in values.items():
         rules[name].check(_name(kind), name, value)
     return kind(**values)
+
+
+def renamed(
+    kind: type[Any], settings: Mapping[str, Any], present: Callable[[str], str], hidden: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings of this dataclass under their present names; `present` translates a former name.
+
+    `hidden` are fields that cannot be set. Raises UserError if a setting is given under both names.
+    """
+    rules = _rules(cast(Any, kind)).keys() - hidden
+    result: dict[str, Any] = {}
+    for given, value in settings.items():
+        name = present(given) if present(given) in rules else given
+        if name in result:
+            former = next(key for key in settings if key != name and present(key) == name)
+            raise UserError(f"{_name(kind)} is given {name} twice: {former} is its former name; write {name} alone")
+        result[name] = value
+    return result
 
 
 def check(instance: Any) -> None:

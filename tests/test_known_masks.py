@@ -24,8 +24,8 @@ CHANGING = sorted(set(DETERMINISTIC) - set(KEEPING))
 @pytest.fixture(scope="module")
 def benchmark():
     """The names of the benchmark, with one quick attack."""
-    made = runpy.run_path(str(BENCHMARKS / "witnesses.py"))
-    made["witnessed"].__globals__["ATTACKS"] = ("apgd(loss='margin', steps=30)",)
+    made = runpy.run_path(str(BENCHMARKS / "known_masks.py"))
+    made["evaluate_known_mask"].__globals__["ATTACKS"] = ("apgd(loss='margin', steps=30)",)
     return made
 
 
@@ -55,7 +55,7 @@ def test_the_stand_in_of_a_stochastic_mask_has_the_mean_logits_of_many_passes():
 
 
 def test_attacks_on_the_stand_in_break_a_masked_model_without_a_gradient(benchmark):
-    left = benchmark["witnessed"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
+    left = benchmark["evaluate_known_mask"]("black-and-white", base(), "digits", "linf:0.3", 6).threats[0]
     assert left.open == 0
     assert left.broken >= 3
     assert not masked("black-and-white", base())(
@@ -75,7 +75,7 @@ def test_an_image_that_fools_only_the_stand_in_is_rejected(benchmark, monkeypatc
             return self.mask(x).roll(1, dims=1)
 
     monkeypatch.setitem(zoo.MASKED, "rounded-input", replace(MASKED["rounded-input"], stand_in=Liar))
-    left = benchmark["witnessed"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
+    left = benchmark["evaluate_known_mask"]("rounded-input", base(), "digits", "linf:0.001", 3).threats[0]
     assert (left.broken, left.standing) == (0, 3)
     assert left.rejected["does not fool"] >= 3
 
@@ -106,7 +106,7 @@ def test_the_exact_robustness_of_a_linear_model_agrees_with_a_search_on_a_fine_g
 @pytest.mark.parametrize("name", ["rounded-input", "dead-threshold"])
 def test_images_certified_by_intervals_withstand_the_corners_of_the_ball(name, benchmark):
     module = masked(name, base())
-    still, tiny, wide = (benchmark["standing_surely"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
+    still, tiny, wide = (benchmark["standing_bound"](module, "digits", radius, 40) for radius in (0.0, 1e-3, 0.2))
     torch.manual_seed(0)
     with torch.no_grad():
         corners = [
@@ -120,14 +120,14 @@ def test_images_certified_by_intervals_withstand_the_corners_of_the_ball(name, b
 
 
 def test_a_benchmark_reuses_its_stored_rows_only_for_the_same_question(tmp_path):
-    kept = runpy.run_path(str(BENCHMARKS / "kept.py"))["Kept"](tmp_path)
+    saved = runpy.run_path(str(BENCHMARKS / "resumable.py"))["SavedRows"](tmp_path)
     made = []
 
     def make():
         made.append(1)
         return [{"on": f"{len(made)}.0"}]
 
-    assert kept.rows("linear, small", {"n": 1}, make) == kept.rows("linear, small", {"n": 1}, make) == [{"on": "1.0"}]
-    assert kept.rows("linear, small", {"n": 2}, make) == [{"on": "2.0"}]
+    assert saved.rows("linear, small", {"n": 1}, make) == saved.rows("linear, small", {"n": 1}, make) == [{"on": "1.0"}]
+    assert saved.rows("linear, small", {"n": 2}, make) == [{"on": "2.0"}]
     assert [json.loads(path.read_text())["rows"] for path in tmp_path.iterdir()] == [[{"on": "2.0"}]]
-    assert len(kept.note()) == 1
+    assert len(saved.note()) == 1

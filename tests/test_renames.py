@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import robench
 from robench import renames
 from robench.cli.main import main
+from robench.errors import UserError
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
 from robench.problem.checkpoints.cards import read_card
@@ -142,6 +143,33 @@ def test_an_old_card_is_read_under_present_names(tmp_path):
 
 def test_a_recipe_takes_a_setting_under_its_old_name():
     assert configure("sat", "digits", {"poses": 3}) == configure("sat", "digits", {"transforms": 3})
+
+
+@pytest.mark.parametrize(("make", "both"), [
+    (lambda both: build("random-poses", both), {"poses": 4, "transforms": 5}),
+    (lambda both: build("boundary", both), {"queries_per_step": 8, "wide": 4}),
+    (lambda both: configure("spatial_at", "digits", both), {"poses": 2, "transforms": 3}),
+])  # fmt: skip
+def test_a_setting_given_under_both_its_names_is_refused(make, both):
+    with pytest.raises(UserError, match=r"twice: (poses|wide) is its former name; write (transforms|queries_per_step)"):
+        make(both)
+
+
+def test_a_former_name_that_a_recipe_never_had_is_refused_as_it_was_typed():
+    with pytest.raises(UserError, match="no setting of pgd_at is called 'poses'"):
+        configure("pgd_at", "digits", {"poses": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "former", "present"),
+    [("attacks", "random-poses", "random-transforms"), ("models", "mnist-eat-wider", "mnist-eat-l1r14")],
+)
+def test_a_former_name_is_listed_under_its_present_one(kind, former, present, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["robench", "list", kind, former])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith(present)
 
 
 def test_the_command_takes_old_names(tmp_path, monkeypatch):

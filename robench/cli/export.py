@@ -55,7 +55,7 @@ def command(
     """Write the adversarial images of a run file, or a row per example and threat. The suffix selects the format:
 
     \b
-    .npz      arrays x, x_adv, y, example, threat, attack, size, margin
+    .npz      arrays x, x_adv, y, example, threat, attack, size, margin, params
     .png      a sheet: clean, adversarial, and the difference
     .csv      a row per example and threat: outcome, attack, restart, target, size, margin, costs
     .parquet  the same rows

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from .. import protocols
+from .. import protocols, renames
 from ..errors import UserError, unknown
 from ..evaluation.environment import pick_device
 from ..evaluation.model_source import CheckpointSource
@@ -97,6 +97,9 @@ KINDS: dict[str, Callable[[], Lines]] = {
     "architectures": _architectures,
 }
 
+PRESENT: dict[str, Callable[[str], str]] = {"attacks": renames.attack, "models": renames.model}
+"""Functions from a former name to the present one, by kind."""
+
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
@@ -120,9 +123,10 @@ def command(kind: str, only: str | None, verbose: bool, model: str | None) -> No
     rows = list(KINDS[kind]())
     if only is not None:
         names = [name for name, _ in rows]
-        if only not in names:
+        present = PRESENT.get(kind, str)(only)
+        if present not in names:
             raise unknown(kind.removesuffix("s"), only, names)
-        rows = [row for row in rows if row[0] == only]
+        rows = [row for row in rows if row[0] == present]
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         echo(f"{name:<{width}}  {text}")

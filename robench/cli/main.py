@@ -21,6 +21,7 @@ COMMANDS = {
     "figures": "Draw pictures of run files.",
     "export": "Write the adversarial images of a run file, or its rows, for other programs.",
     "verify": "Verify the evidence of a run file.",
+    "claim": "Let the referee judge adversarial images of any origin, and keep them as evidence.",
     "check": "Fail when a model is less robust than a baseline: the gate for CI.",
     "merge": "Merge several run files of one model.",
     "doctor": "List installed attack libraries, and check whether attacks find what is known to be there.",
@@ -85,6 +86,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has closed it: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except SystemExit as error:  # no command exits by it: the code of a model, a data set or an attack has
+        _fail(f"the code of the model, the data or an attack ended Python: sys.exit({error.code!r})", debug)
     except Exception as error:
         if debug:
             raise

@@ -27,7 +27,7 @@ def run_shown(
 ) -> EvalResult:
     """The result. Ctrl-C and SIGTERM end the evaluation early, with what is known by then."""
     path = run_path or prepared.default_run
-    display = Display(quiet, doubt=lambda summary: _doubt(prepared, summary))
+    display = display_of(prepared, quiet)
     signal.signal(signal.SIGTERM, interrupt)
     with RunFile.open(path) as run, display.shown():
         for note in _notes(prepared):
@@ -47,6 +47,11 @@ def run_shown(
         else:
             _show_state(result.summary, path, finished, display)
     return result
+
+
+def display_of(prepared: PreparedEvaluation, quiet: bool) -> Display:
+    """The display of an evaluation, which doubts a low clean accuracy."""
+    return Display(quiet, doubt=lambda summary: _doubt(prepared, summary))
 
 
 def refuse_unwritable(path: Path, option: str, run_path: Path | None, read: list[str | None]) -> None:

@@ -134,15 +134,22 @@ class AttackRun:
             rounded, predictions = exact, referee.predict(exact, y)
             predictions_rounded = predictions
         nth = self.context.numbered(self._number(end.item) for end, _ in finds)
+        threats = self.context.threats
+        as_found = [referee.rule(threat, x, exact, predictions, params, nth) for threat in threats]
+        in_8_bits = [referee.rule(threat, x, rounded, predictions_rounded, params, nth) for threat in threats]
+        # The find itself is judged. If it is accepted, its rounding may replace it, except in a search for the smallest
+        # perturbation, because rounding makes it larger. An image that is stored counts in every threat set it lies in.
+        replaced = [
+            [f.accepted and r.accepted and not self.job.smallest for f, r in zip(*decisions, strict=True)]
+            for decisions in zip(as_found, in_8_bits, strict=True)
+        ]
+        stored_rounded = [any(by_threat) for by_threat in zip(*replaced, strict=True)]
         broken = set()
-        for threat in self.context.threats:
-            as_found = referee.rule(threat, x, exact, predictions, params, nth)
-            in_8_bits = referee.rule(threat, x, rounded, predictions_rounded, params, nth)
+        for place, threat in enumerate(threats):
             for i, (end, _) in enumerate(finds):
-                # The find itself is judged. If it is accepted, its rounding may replace it, except in a search for the
-                # smallest perturbation, because rounding makes it larger.
-                replaced = as_found[i].accepted and in_8_bits[i].accepted and not self.job.smallest
-                decision, image = (in_8_bits[i], rounded[i]) if replaced else (as_found[i], exact[i])
+                found, rounding = as_found[place][i], in_8_bits[place][i]
+                takes_rounding = replaced[place][i] or (stored_rounded[i] and not found.accepted and rounding.accepted)
+                decision, image = (rounding, rounded[i]) if takes_rounding else (found, exact[i])
                 if threat == self.threat or decision.accepted:
                     self._note_claim(threat, end, decision, image)
                 if decision.accepted:

@@ -34,6 +34,7 @@ from .conditions import settled_precision, stochastic
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
+from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
 COMMIT_EVERY = 0.25  # seconds: what a killed run may have to do again
@@ -106,6 +107,14 @@ class Evaluation:
             self.run.put_clean(clean_pass.clean)
             self.run.clear_failures("", CLEAN_PASS)
             self.run.put_failures(clean_pass.failures)
+        for note in judge_stored(self.plan, self.run, self._claim_context()):
+            self.progress.noted(note)
+
+    def _claim_context(self) -> ClaimContext:
+        """What new claims need: the referee, the images, the planned threats, and the claims so far."""
+        threats = tuple(choice.threat for choice in self.protocol.threats)
+        claims = Counter(claim.example for claim in self.run.evidence().claims)
+        return ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims)
 
     def _clean_pass(self) -> CleanPass:
         """The clean predictions that the run file does not hold yet."""
@@ -154,9 +163,7 @@ class Evaluation:
 
         Each is prepared when slots are free for it, from what is known then.
         """
-        threats = tuple(choice.threat for choice in self.protocol.threats)
-        claims = Counter(claim.example for claim in self.run.evidence().claims)
-        context = ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims)
+        context = self._claim_context()
         for place, (choice, planned, attack_choice) in enumerate(steps):
             self._commit()
             prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)

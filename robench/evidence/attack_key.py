@@ -30,6 +30,9 @@ _SCALE_FREE = frozenset({"fab", "cw", "ead", "ddn", "fmn", "brendel-bethge"})
 _SCALE_FREE_LOSSES = ("margin", "dlr")
 """Losses with that property, for attacks whose loss is a setting."""
 
+CLAIM = "claim"
+"""The name that stands for the attack of images from a file: `claim(sha256='0123456789ab')`."""
+
 # Non-greedy parts would stop inside a setting such as 'a by b', so the attack reaches to its last parenthesis.
 _TEXT = re.compile(
     r"(?P<spec>.*\)|[^ ]*)"
@@ -54,6 +57,11 @@ class AttackKey:
         """The key that `str` writes as this text."""
         return _parsed(text)
 
+    @classmethod
+    def of_file(cls, sha256: str) -> "AttackKey":
+        """The key of images from the file with this hash: no search of robench found them."""
+        return cls(f"{CLAIM}(sha256={sha256[:12]!r})")
+
     def __str__(self) -> str:
         parts = [self.spec]
         if self.passes is not None:
@@ -68,6 +76,11 @@ class AttackKey:
     def name(self) -> str:
         """The name of the attack, without its settings."""
         return self.spec.partition("(")[0]
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether the images come from a file, and not from a search."""
+        return self.name == CLAIM
 
     @property
     def short(self) -> str:

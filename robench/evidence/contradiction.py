@@ -12,7 +12,7 @@ from ..problem.split import Split
 from ..problem.threats import AffineBalls, AffineRT, Ball
 from ..problem.threats.rt import EDGE
 from .records import Claim, Evidence, Verdict
-from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, harmless, outside
+from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, RAISES, harmless, outside
 
 
 def contradictions(evidence: Evidence, passes: int, whole: Split, classes: int) -> Iterator[str]:
@@ -39,8 +39,9 @@ def _impossible(claim: Claim, label: int | None, classes: int) -> str:
         return f"aims at class {claim.target} of {classes}"
     if claim.target == label:
         return f"aims at class {claim.target}, which is the correct one"
-    # A find counts under every threat, but its cost is recorded only under the threat that was searched.
-    if not claim.forwards and not claim.key.found_under:
+    # A find counts under every threat, but its cost is recorded only under the threat that was searched. The cost of an
+    # image from a file is unknown.
+    if not claim.forwards and not claim.key.found_under and not claim.key.is_claim:
         return "was found without a forward pass"
     return ""
 
@@ -74,7 +75,9 @@ def _is_reason(claim: Claim, verdict: Verdict) -> bool:
     if verdict.rejection == "outside":
         return verdict.reason == outside(claim.threat, verdict.size)
     if verdict.rejection == "not finite":
-        return verdict.reason == NOT_FINITE or (verdict.reason == NO_ANSWER and math.isnan(verdict.margin))
+        if verdict.reason == NO_ANSWER or verdict.reason.startswith(RAISES):
+            return math.isnan(verdict.margin)
+        return verdict.reason == NOT_FINITE
     why = harmless(verdict.margin)
     return verdict.reason == why or (verdict.passes > 1 and verdict.reason.startswith(f"{why}, "))
 

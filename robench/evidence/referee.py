@@ -247,7 +247,7 @@ def _decision(
     elif not inside:
         rejection, reason = "outside", outside(str(threat), size)
     elif error:
-        rejection, reason = "not finite", f"makes the model raise {error}, which is no answer"
+        rejection, reason = "not finite", f"{RAISES}{error}, which is no answer"
     elif gap != gap:
         rejection, reason = "not finite", NO_ANSWER
     elif failures < needed:
@@ -261,6 +261,7 @@ def _decision(
 
 NOT_FINITE = "has pixels that are not finite"
 OUTSIDE_BOX = "leaves the pixel range [0, 1]"
+RAISES = "makes the model raise "
 NO_ANSWER = "makes the model answer NaN, which is no answer"
 
 

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..problem import threats
 from ..problem.classifier import Classifier, Identity
 from ..problem.split import Split
-from ..problem.threats import AffineRT, ThreatModel
+from ..problem.threats import AffineRT, Ball, ThreatModel
 from ..problem.threats.base import NO_PARAMS
 from ..problem.threats.rt import SAME
 from .contradiction import contradictions
@@ -112,7 +112,7 @@ def refuted(plan: Plan, evidence: Evidence, images: Iterable[tuple[int, Image]],
     examples = dict.fromkeys([*plan.examples, *(c.example for c in evidence.clean if c.example in facts.rows)])
     answers = facts.answers(referee, examples)
     noise = NOISE * max((answer.reach for answer in answers.values() if not answer.error), default=0.0)
-    shown = _Images(evidence, facts, referee, noise)
+    shown = _Images(plan, evidence, facts, referee, noise)
     faults = [
         *_of_clean(plan, evidence, answers, noise),
         *_of_unanswered(evidence),
@@ -216,8 +216,18 @@ def _of_unanswered(evidence: Evidence) -> Iterator[str]:
 class _Images:
     """The stored images, judged again."""
 
-    def __init__(self, evidence: Evidence, facts: Facts, referee: Referee, noise: float):
+    def __init__(self, plan: Plan, evidence: Evidence, facts: Facts, referee: Referee, noise: float):
         self.facts = facts
+        self.examples = frozenset(plan.examples)
+        self.threats = {t.threat: threat for t in plan.threats if (threat := _parsed(t.threat)) is not None}
+        accepted = {v.claim: v for v in evidence.verdicts if v.accepted}
+        self.broken = {
+            (claim.example, text)
+            for claim in evidence.claims
+            if (verdict := accepted.get(claim.id)) is not None
+            for text, threat in self.threats.items()
+            if claim.threat == text or _in_larger_ball(claim.threat, verdict.size, threat)
+        }
         self.referee = referee
         self.noise = noise
         self.claims = {c.id: c for c in evidence.claims}
@@ -256,17 +266,35 @@ class _Images:
         predictions = self.referee.predict(x_adv, y)
         params = torch.tensor([claim.params or NO_PARAMS for claim, _ in finds])
         decisions = self.referee.rule(threat, x, x_adv, predictions, params)
+        inside = self._inside(text, x_adv, x, params)
         self.judged += len(finds)
-        for (claim, _), decision, reach in zip(finds, decisions, _reach(predictions), strict=True):
+        for row, ((claim, _), decision, reach) in enumerate(zip(finds, decisions, _reach(predictions), strict=True)):
             noise = max(self.noise, NOISE * reach)
             close = predictions.passes == 1 and 0 < abs(decision.margin) <= noise
             self.close += close
+            # A stochastic model needs more failures for each further claim, so there acceptance here proves nothing.
+            if decision.accepted and not close and predictions.passes == 1 and claim.example in self.examples:
+                yield from self._uncounted(claim, [other for other, holds in inside.items() if holds[row]])
             if decision.accepted or (close and decision.rejection == "does not fool"):
                 why = self._otherwise(claim, decision, noise, _rounding(threat, decision.size, x))
             else:
                 why = f"its image {decision.reason}"
             if why:
                 yield f"example {claim.example} under {text}: {why}"
+
+    def _inside(self, text: str, x_adv: torch.Tensor, x: torch.Tensor, params: torch.Tensor) -> dict[str, list[bool]]:
+        """For every other planned threat, which of the images lie in its set."""
+        others = {other: threat for other, threat in self.threats.items() if other != text}
+        return {other: threat.contains(x_adv, x, params).tolist() for other, threat in others.items()}
+
+    def _uncounted(self, claim: Claim, others: Sequence[str]) -> Iterator[str]:
+        """The planned threats in whose set this adversarial image lies, and under which no image breaks its example."""
+        for other in others:
+            if (claim.example, other) not in self.broken:
+                yield (
+                    f"example {claim.example}: its image under {claim.threat} lies in {other} too, where it is not"
+                    " counted; evaluate again with this run file to count it"
+                )
 
     def _otherwise(self, claim: Claim, decision: Decision, noise: float, rounding: float) -> str:
         """The difference between the record and a confirmed image; empty if there is none."""
@@ -300,6 +328,21 @@ class _Images:
                 yield f"{about}: an image at {smallest:.9g} is recorded, and the stored one lies at {held:.9g}"
 
 
+def _in_larger_ball(text: str, size: float, threat: ThreatModel) -> bool:
+    """Whether tables count an image of this size under `text` for `threat` too: both are balls of one norm."""
+    own = _parsed(text)
+    return isinstance(own, Ball) and isinstance(threat, Ball) and own.name == threat.name and size <= threat.r
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> ThreatModel | None:
+    """The threat model of a text; None if there is none, which other checks report."""
+    try:
+        return threats.parse(text)
+    except UserError:
+        return None
+
+
 def _reach(predictions: Predictions) -> list[float]:
     """The largest logit of each image; 0 if there is no finite one."""
     reach: list[float] = predictions.logits.abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1).tolist()
@@ -327,6 +370,11 @@ def _of_searches(evidence: Evidence, facts: Facts) -> Iterator[str]:
     for exhausted in evidence.exhausted:
         if not exhausted.done:
             continue
+        if exhausted.key.is_claim:
+            yield (
+                f"example {exhausted.example} under {exhausted.threat}: {_short(exhausted.attack)} is on record as a"
+                " search, and images from a file are none"
+            )
         claimed = paid[exhausted.example, exhausted.threat, exhausted.attack]
         minimum = 1 if claimed else facts.min_passes(exhausted.threat, exhausted.attack)
         if exhausted.forwards + claimed < minimum:

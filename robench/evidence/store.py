@@ -273,6 +273,12 @@ class RunFile:
                     raise UserError(f"{self.path} is damaged: the image of example {example} differs from its checksum")
                 yield claim, image
 
+    def image_hashes(self) -> dict[int, str]:
+        """The hash of the image of each claim, also of those whose image is not stored; none in slim files."""
+        with _explained(self.path):
+            found = self._db.execute("SELECT id, sha256 FROM claim WHERE sha256 IS NOT NULL").fetchall()
+            return dict(found)
+
 
 def _numbered(number: int, claim: Claim, verdict: Verdict) -> tuple[Claim, Verdict]:
     """The claim and its verdict under another number."""

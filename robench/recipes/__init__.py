@@ -38,5 +38,5 @@ def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     kind = RECIPES[name]
-    renamed = {renames.recipe_setting(key): value for key, value in settings.items()}
-    return settings_of.build(kind, {**kind.presets.get(data, {}), **renamed}, hidden=kind.unused())
+    given = settings_of.renamed(kind, settings, renames.recipe_setting, hidden=kind.unused())
+    return settings_of.build(kind, {**kind.presets.get(data, {}), **given}, hidden=kind.unused())

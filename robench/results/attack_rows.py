@@ -128,10 +128,11 @@ class ThreatRows:
 
     def elsewhere(self) -> int:
         """The number of examples that evidence from outside the plan broke alone or first."""
-        credited = {c.example for c in self._first.values() if self._in_plan(c)}
-        if self.plan.every_attack:
-            credited = {c.example for c, _ in self.finds if self._in_plan(c)}
-        return len({c.example for c, _ in self.finds} - credited)
+        return len(self._outside_plan)
+
+    def by_claim(self) -> int:
+        """The number of these examples that only images from files broke."""
+        return sum(self._first[example].key.is_claim for example in self._outside_plan)
 
     def ties(self) -> int:
         """The number of examples broken only by ties: the best wrong logit never exceeds the correct one."""
@@ -187,8 +188,16 @@ class ThreatRows:
 
     @cached_property
     def _first(self) -> dict[int, Claim]:
-        """The claim that broke each example: the accepted one with the smallest id."""
-        return {c.example: c for c, _ in reversed(self.finds)}
+        """The claim that broke each example: the accepted one with the smallest id, of a search if there is one."""
+        searches_first = sorted((c for c, _ in self.finds), key=lambda claim: claim.key.is_claim)
+        return {c.example: c for c in reversed(searches_first)}
+
+    @cached_property
+    def _outside_plan(self) -> set[int]:
+        credited = {c.example for c in self._first.values() if self._in_plan(c)}
+        if self.plan.every_attack:
+            credited = {c.example for c, _ in self.finds if self._in_plan(c)}
+        return {c.example for c, _ in self.finds} - credited
 
     def _raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
         """The examples on which it raised and has not finished since, with what it raised."""

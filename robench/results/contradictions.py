@@ -130,7 +130,7 @@ def _of_threat(t: "ThreatEntry", summary: "Summary") -> Iterator[str]:
     together = sum(a.broken for a in t.attacks) + t.elsewhere
     if recent and not (t.broken <= together if summary.every_attack else t.broken == together):
         yield f"the attacks under {t.threat} broke other numbers than the threat counts"
-    if max(t.elsewhere, t.ties) > t.broken or t.nan > len(t.outcomes):
+    if max(t.elsewhere, t.ties) > t.broken or t.by_claim > t.elsewhere or t.nan > len(t.outcomes):
         yield f"more images are noted under {t.threat} than examples were broken"
     causes: Counter[str] = Counter()
     for r in t.rejections:

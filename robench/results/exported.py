@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..errors import UserError, counted, unknown
-from ..evidence.attack_key import AttackKey
+from ..evidence.attack_key import CLAIM, AttackKey
 from ..evidence.records import Claim, Evidence, Exhausted, Plan, PlannedThreat, Verdict
 from .merging import consolidated
 from .outcomes import Outcome, breaks, outcomes, planned_threat
@@ -102,7 +102,7 @@ def _of_find(find: Find | None, labels: dict[str, str]) -> dict[str, str | float
         return dict.fromkeys(("attack", "restart", "target", "size", "margin", "spec"))
     _, claim, verdict = find
     return {
-        "attack": labels.get(claim.attack, claim.attack),
+        "attack": labels.get(claim.attack, CLAIM if claim.key.is_claim else claim.attack),
         "restart": claim.restart,
         "target": claim.target if claim.target >= 0 else None,
         "size": verdict.size,
@@ -127,7 +127,7 @@ def _threats(plan: Plan, selection: Selection) -> list[PlannedThreat]:
     planned = [threat for threat in plan.threats if not chosen or threat.threat in chosen]
     specs = [(threat, attack.spec) for threat in planned for attack in threat.attacks]
     for text in selection.attacks:
-        if not any(_is(threat, spec, text) for threat, spec in specs):
+        if text != CLAIM and not any(_is(threat, spec, text) for threat, spec in specs):
             known = {name for threat, spec in specs for name in _names(threat, spec)}
             raise unknown("planned attack", text, known)
     return planned

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from scipy.special import betainc, gammaln, xlog1py, xlogy
 
 from ..errors import UserError, unknown
-from ..evidence.attack_key import AttackKey
+from ..evidence.attack_key import CLAIM, AttackKey
 from ..evidence.records import Evidence, Plan
 from .outcomes import Outcome, breaks
 from .stats.intervals import clopper_pearson
@@ -227,7 +227,7 @@ def broken_by(plan: Plan, evidence: Evidence, threat: str) -> dict[int, str]:
     for claim, _ in breaks(evidence, threat):
         key = claim.key
         searched = key.found_under or claim.threat
-        label = labels.get((searched, str(key.of_search)), str(key.of_search))
+        label = labels.get((searched, str(key.of_search)), CLAIM if key.is_claim else str(key.of_search))
         elsewhere = "" if searched == threat else searched
         first.setdefault(claim.example, str(AttackKey(label, found_under=elsewhere)))
     return first

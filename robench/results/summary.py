@@ -99,6 +99,7 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     rejections: tuple[RejectionEntry, ...] = ()
     failures: tuple[FailureEntry, ...] = ()
     elsewhere: Count = 0  # broken by evidence from outside the plan: another attack, or another radius
+    by_claim: Count = 0  # of `elsewhere`, those that only images from files broke: robench claim
     ties: Count = 0  # broken only by images on which the correct class ties with a wrong one
     nan: Count = 0  # examples on which the model answered NaN during a search
     failed: Count = 0  # of the open examples, those on which an attack raised
@@ -341,6 +342,7 @@ def _threat_entry(records: ThreatRows, letters: str, found: MaskingFinding) -> T
         rejections=records.rejections(),
         failures=records.failures(),
         elsewhere=records.elsewhere(),
+        by_claim=records.by_claim(),
         ties=records.ties(),
         failed=whole.failed,
     )

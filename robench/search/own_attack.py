@@ -14,27 +14,25 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from .. import settings as settings_of
 from ..errors import UserError, described, unknown
-from ..problem.architectures.factories import WRITTEN, literals, searching
+from ..problem.architectures.factories import WRITTEN, literals
 from ..problem.threats import THREATS, ThreatModel
 from ..settings import MAX
 from .attack import AnyAttack, Attack, ForeignAttack, GradientAttack, LabelAttack, ScoreAttack
 from .attacks import ATTACKS
+from .code_file import FORM, imported
 from .foreign.foolbox import FoolboxAttack
 
-FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
 EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
 KINDS: tuple[type[Any], ...] = (GradientAttack, ScoreAttack, LabelAttack, ForeignAttack)
 OF_PLAN = ("attack", "label", "restarts")  # entries of a protocol, so no setting may have these names
+OF_CLASS = ("name", "source", "spec", "threats", "reads")  # facts of every attack, so no setting may have these names
 DIGITS = 12  # of the SHA-256, in hexadecimal
 NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
 """The name of such an attack in the key of its evidence: the file, the digest of its source, the class."""
@@ -157,7 +155,7 @@ def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
     positional, keywords = literals(given, found["arguments"] or "()", EXAMPLE)
     if positional:
         raise UserError(f"{given} has a setting without a name; write settings like steps=50")
-    home = _imported(found["target"], given)
+    home = imported(found["target"], given)
     kind = getattr(home, name, None)
     if kind is None:
         offers = [key for key, value in vars(home).items() if _is_own(value, home)]
@@ -211,6 +209,10 @@ def _checked(kind: type[Any], given: str) -> type[AnyAttack]:
     for setting in fields(kind):
         if setting.name in OF_PLAN:
             raise UserError(f"{given} has a setting called {setting.name}, a word of protocols; choose another name")
+        if setting.name in OF_CLASS:
+            raise UserError(
+                f"{given} has a setting called {setting.name}, which every attack has already; choose another name"
+            )
     return attack
 
 
@@ -273,6 +275,19 @@ def _keyed(attack: Attack, *, local: bool = False) -> AnyAttack:
     return typing.cast(AnyAttack, keyed)
 
 
+class _Fixed:
+    """A text on the class that an instance cannot replace."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __get__(self, instance: object, owner: type) -> str:
+        return self.value
+
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError("the name of an attack is fixed: it keys its evidence")
+
+
 @cache
 def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
     """A subclass with the name that keys the evidence."""
@@ -282,12 +297,12 @@ def _named(kind: type[Attack], local: bool = False) -> type[Attack]:
     if not NAME.fullmatch(name):
         raise UserError(f"{file}: rename the file, with letters, digits, dots, hyphens and underscores alone")
     source_line = getattr(kind, "source", f"{kind.__name__} in {file}")
-    # `spec` is robench's: a class that wrote its own key could take over the evidence of another attack.
+    # `spec` and `name` are robench's: a class that wrote its own key could take over the evidence of another attack.
     named = type(
         kind.__name__,
         (kind,),
         {
-            "name": name,
+            "name": _Fixed(name),
             "source": source_line,
             "spec": Attack.spec,
             "__module__": kind.__module__,
@@ -354,45 +369,3 @@ def _inside(code: CodeType) -> Iterator[CodeType]:
 def _codes(kind: type[Any]) -> list[CodeType]:
     functions = [value.fget if isinstance(value, property) else value for value in vars(kind).values()]
     return [function.__code__ for function in functions if inspect.isfunction(function)]
-
-
-# The file
-
-
-class _FromSource(SourceFileLoader):
-    """Runs exactly the bytes that key the evidence, never cached bytecode."""
-
-    def __init__(self, name: str, path: str, source: bytes) -> None:
-        super().__init__(name, path)
-        self.source = source
-
-    def get_code(self, fullname: str) -> CodeType:
-        code: CodeType = self.source_to_code(self.source, self.path)
-        return code
-
-
-def _imported(target: str, given: str) -> ModuleType:
-    """The module in a file, whose code this runs. Raises UserError if the file is missing, or its code fails."""
-    path = Path(target).expanduser()
-    if not path.is_file():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
-        hint = f"did you mean {path.parent / near[0]}?" if near else FORM
-        raise UserError(f"{given}: there is no file {target}; {hint}")
-    try:
-        source = path.read_bytes()
-        return _run(path.resolve(), source)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{given}: importing {target} failed with {described(error)}") from error
-
-
-def _run(path: Path, source: bytes) -> ModuleType:
-    name = f"robench_attack_{path.as_posix()}"  # the full path distinguishes files of the same name
-    spec = spec_from_loader(name, loader := _FromSource(name, str(path), source), origin=str(path))
-    assert spec is not None, "a loader was given"
-    module = module_from_spec(spec)
-    module.__file__ = str(path)
-    vars(module)["__robench_source__"] = source
-    sys.modules[name] = module  # dataclasses need their module here
-    with searching(path.parent):
-        loader.exec_module(module)
-    return module

@@ -49,7 +49,7 @@ def test_the_images_are_adversarial_beside_the_clean_ones_they_were_made_from(ru
     said = robench("export", "r.robench", "--out", "adv.npz")
     assert said.code == 0, said
     held = arrays("adv.npz")
-    assert held.keys() == {"x", "x_adv", "y", "example", "threat", "attack", "size", "margin"}
+    assert held.keys() == {"x", "x_adv", "y", "example", "threat", "attack", "size", "margin", "params"}
     summary = package.load_run(run)
     assert [t.broken for t in summary.threats] == [int((held["threat"] == t.threat).sum()) for t in summary.threats]
     digits = datasets.load("digits").take(held["example"].tolist())

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 
 import pytest
 
@@ -192,6 +193,37 @@ def test_an_attack_that_raises_leaves_its_examples_open(trace, folder, robench):
     assert "KeyError: 'oh'" in result.err + result.out
 
 
+def test_an_attack_that_ends_python_is_an_error_whatever_its_exit_code(trace, folder, robench):
+    text = (folder / "mine.py").read_text().replace("return super()", "raise SystemExit(0); return super()")
+    (folder / "mine.py").write_text(text)
+    result = robench("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine")
+    assert (result.code, result.out) == (2, "")
+    assert "ended Python: sys.exit(0)" in result.err
+
+
+def test_no_instance_takes_the_key_of_another_attack(trace, folder, robench):
+    claims_pgd = "    def __post_init__(self):\n        object.__setattr__(self, 'name', 'pgd')\n\n    def step("
+    (folder / "mine.py").write_text((folder / "mine.py").read_text().replace("    def step(", claims_pgd))
+    own = "--attack", "mine.py:Mine", "--run", "r.robench", "--json", "s.json"
+    assert robench("evaluate", "digits-nat", *WORDS, *own).code == 0
+    (mine,) = entry(folder)
+    assert (mine["name"], mine["spec"].partition("@")[0]) == ("mine.py:Mine", "mine.py")
+
+
+@pytest.mark.parametrize("name", ["name", "spec", "source", "threats", "reads"])
+def test_a_setting_named_like_a_fact_of_every_attack_is_refused(trace, folder, refused, name):
+    text = (folder / "mine.py").read_text().replace("tilt: float = 0.0", f'{name}: str = "pgd"')
+    (folder / "mine.py").write_text(
+        text.replace("    threats: ClassVar", "    others: ClassVar") if name == "threats" else text
+    )
+    assert refused("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine")
+
+
+def test_a_folder_is_no_file_to_suggest(folder, refused):
+    (folder / "mine.py").mkdir()
+    assert "did you mean" not in refused("evaluate", "digits-nat", *WORDS, "--attack", "mine.py:Mine")
+
+
 def test_what_it_finds_outside_the_threat_does_not_count(trace, folder, robench):
     text = (
         (folder / "mine.py")
@@ -206,6 +238,8 @@ def test_what_it_finds_outside_the_threat_does_not_count(trace, folder, robench)
 
 def test_python_takes_text_a_class_and_an_instance(trace, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "mine", None)  # forgotten after the test, for the next file of this name
+    del sys.modules["mine"]
     from mine import Mine  # type: ignore[import-not-found]
 
     def specs(*attacks):

@@ -67,8 +67,11 @@ def channels_first(x: Array, source: str) -> Array:
     return x if first else x.transpose(0, 3, 1, 2)
 
 
-def unit_range(x: Array, source: str) -> Float32[np.ndarray, "N C H W"]:
-    """The images as float32 in [0, 1]: uint8 divided by 255, floats unchanged. Nothing is clipped or rescaled."""
+def unit_range(x: Array, source: str, *, finite: bool = True) -> Float32[np.ndarray, "N C H W"]:
+    """The images as float32 in [0, 1]: uint8 divided by 255, floats unchanged. Nothing is clipped or rescaled.
+
+    Without `finite`, pixels that are NaN or infinite pass.
+    """
     if x.dtype == np.uint8:
         if x.max() == 1:
             raise UserError(
@@ -78,9 +81,11 @@ def unit_range(x: Array, source: str) -> Float32[np.ndarray, "N C H W"]:
         return np.ascontiguousarray(unit(x))
     if x.dtype.kind != "f":
         raise UserError(f"{source} holds {x.dtype}; robench reads uint8 from 0 to 255, or floats from 0 to 1")
-    if not np.isfinite(x).all():
+    numbers = np.isfinite(x)
+    if finite and not numbers.all():
         raise UserError(f"{source} holds NaN or infinite values; pixels are floats from 0 to 1")
-    low, high = float(x.min()), float(x.max())
+    low = float(x.min(initial=np.inf, where=numbers))
+    high = float(x.max(initial=-np.inf, where=numbers))
     if low < 0 or high > 1:
         cure = "divide them by 255" if low >= 0 and 2 < high <= 255 else "undo their normalisation"
         raise UserError(f"{source} holds floats from {low:.9g} to {high:.9g}; pixels go from 0 to 1: {cure}")

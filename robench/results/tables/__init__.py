@@ -316,6 +316,8 @@ def remarks(summary: Summary) -> Iterable[str]:
         if t.nan:
             seen = counted(t.nan, "example")
             yield f"{t.threat}: the model answered NaN in searches on {seen}; NaN is no misclassification."
+        if t.by_claim:
+            yield f"{t.threat}: {counted(t.by_claim, 'example')} broken by images from files alone (robench claim)."
         if t.ties:
             yield f"{t.threat}: {counted(t.ties, 'example')} broken by a tie between two classes."
     if summary.ties:

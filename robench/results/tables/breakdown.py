@@ -6,6 +6,8 @@ from itertools import chain, combinations
 import msgspec
 import pandas as pd
 
+from ...errors import counted
+from ...evidence.attack_key import CLAIM
 from ..outcomes import Outcome
 from ..summary import Summary, ThreatEntry
 from .cells import percent
@@ -32,15 +34,19 @@ def breakdown(summary: Summary) -> Table:
                 row["alone"] = "" if a.alone is None else str(a.alone)
             row |= {"seconds": f"{a.seconds:.1f}", "forwards": f"{a.forwards:,}", "backwards": f"{a.backwards:,}"}
             rows.append(row)
-    footer = [] if summary.every_attack else [EARLY_STOP]
+        if threat.by_claim:  # the last row names no cost: the cost of images from files is unknown
+            rows.append({"threat": threat.threat, "attack": CLAIM, "broken": str(threat.by_claim)})
+    footer = [EARLY_STOP] if not summary.every_attack and any(t.attacks for t in summary.threats) else []
     footer += [sentence for threat in summary.threats if (sentence := _sufficient(threat))]
     footer += [
-        f"{t.threat}: {t.elsewhere} more {'example' if t.elsewhere == 1 else 'examples'} broken by an image found under"
-        " another threat or by an attack not listed."
+        f"{t.threat}: {counted(more, 'more example')} broken by an image found under another threat or by an attack not"
+        " listed."
         for t in summary.threats
-        if t.elsewhere
+        if (more := t.elsewhere - t.by_claim)
     ]
-    return Table(pd.DataFrame(rows), f"Attacks on {summary.model.name}", tuple(footer if rows else ["No attack ran."]))
+    return Table(
+        pd.DataFrame(rows).fillna(""), f"Attacks on {summary.model.name}", tuple(footer if rows else ["No attack ran."])
+    )
 
 
 def across(summaries: Sequence[Summary]) -> Table:

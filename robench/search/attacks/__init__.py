@@ -48,8 +48,8 @@ def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     name = renames.attack(name)
     if name not in ATTACKS:
         raise unknown_attack(name)
-    renamed = {renames.attack_setting(name, key): value for key, value in settings.items()}
-    return settings_of.build(ATTACKS[name], renamed)
+    kind = ATTACKS[name]
+    return settings_of.build(kind, settings_of.renamed(kind, settings, lambda key: renames.attack_setting(name, key)))
 
 
 def unknown_attack(name: str, suites: Iterable[str] = ()) -> UserError:
