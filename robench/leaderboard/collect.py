@@ -52,8 +52,12 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
     for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
         models = _models(together, same_model)
         for model in models:
-            for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
-                answers.setdefault((answer.summary.data.name, key), []).append(answer)
+            plan = model[0].plan
+            try:
+                for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
+                    answers.setdefault((plan.data, key), []).append(answer)
+            except UserError as error:
+                raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
     if not answers:
         raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
     by_data: dict[str, list[Table]] = {}

@@ -142,7 +142,7 @@ def test_runs_about_different_images_of_one_name_are_refused():
     evidence, card = other.read()
     changed = tuple(msgspec.structs.replace(c, digest="other") for c in evidence.clean)
     forged = type(run)(other.plan, lambda: (msgspec.structs.replace(evidence, clean=changed), card))
-    with pytest.raises(UserError, match="not the same image"):
+    with pytest.raises(UserError, match=r"the runs of 'net' on 'mnist:test': .* is not the same image"):
         boards([run, forged], same)
 
 
