@@ -23,7 +23,7 @@ from pathspec import GitIgnoreSpec
 
 import robench
 from robench.cli import train
-from robench.cli.main import robench
+from robench.cli.main import robench as robench_command
 from robench.problem import datasets
 from robench.problem.checkpoints.cards import read_card
 from robench.problem.split import Split
@@ -219,7 +219,7 @@ def test_the_command_on_a_card_trains_the_model_that_the_card_describes(card, tm
     words = shlex.split(model_card.command)
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(OrderedError):
-        robench.main(words[1:], standalone_mode=False)
+        robench_command.main(words[1:], standalone_mode=False)
     (order,) = orders
     assert words[:2] == ["robench", "train"]
     assert (order.recipe.name, order.data, order.architecture) == (
