@@ -331,7 +331,9 @@ class _Images:
 def _in_larger_ball(text: str, size: float, threat: ThreatModel) -> bool:
     """Whether tables count an image of this size under `text` for `threat` too: both are balls of one norm."""
     own = _parsed(text)
-    return isinstance(own, Ball) and isinstance(threat, Ball) and own.name == threat.name and size <= threat.r
+    if not isinstance(own, Ball) or not isinstance(threat, Ball) or own.name != threat.name:
+        return False
+    return own.radius <= threat.radius or size <= threat.r
 
 
 @lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+import torch
 from scipy.stats import beta
 
 from robench.errors import UserError
@@ -12,6 +13,7 @@ from robench.evaluation.spot_check import SpotCheck, sample, spot_check, standin
 from robench.evaluation.verification import verify
 from robench.evidence.records import Exhausted, PlannedAttack
 from robench.evidence.referee import Referee
+from robench.problem.threats import parse
 from robench.results.outcomes import outcomes
 
 from .test_verification import FACTS, classifier, honest
@@ -26,11 +28,22 @@ def searched(run, n=100, seed=1, progress=None):
     )
 
 
+def lies_in(threat, run, claim):
+    """Whether the image of this claim is stored and lies in the set of a threat: then it shows a deleted break."""
+    if claim.id not in run.images:
+        return False
+    x = FACTS.whole.x[FACTS.rows[claim.example]][None]
+    return parse(threat).contains(torch.from_numpy(run.images[claim.id])[None], x).item()
+
+
 def hidden(run, count=2):
     """The run with some breaks deleted, and searches forged that found nothing: no recomputation can tell."""
     threat = "l2:2"
     letters = outcomes(run.plan, run.evidence, threat)
-    gone = [e for e, letter in zip(run.plan.examples, letters, strict=True) if letter == "B"][:count]
+    shown = {c.example for c in run.evidence.claims if c.threat != threat and lies_in(threat, run, c)}
+    broken = [e for e, letter in zip(run.plan.examples, letters, strict=True) if letter == "B"]
+    gone = [example for example in broken if example not in shown][:count]
+    assert len(gone) == count
     drop = {c.id for c in run.evidence.claims if c.example in gone and c.threat == threat}
     attacks = next(t.attacks for t in run.plan.threats if t.threat == threat)
     forged = {
