@@ -48,11 +48,11 @@ def adversarial():
 def test_a_masking_said_to_keep_predictions_keeps_them_far_from_and_near_the_boundary(name, adversarial):
     images = torch.cat([EXAMPLES.x, adversarial, (EXAMPLES.x + adversarial) / 2, torch.rand(40, 1, 28, 28)])
     with torch.no_grad():
-        honest, told = base()(images), masked(name, base())(images)
+        honest, reported = base()(images), masked(name, base())(images)
     top = honest.topk(2, dim=1).values
     clear = top[:, 0] - top[:, 1] > 1e-2  # elsewhere half precision cannot tell the first two apart
     assert clear.float().mean() > 0.9
-    assert torch.equal(told.argmax(dim=1)[clear], honest.argmax(dim=1)[clear])
+    assert torch.equal(reported.argmax(dim=1)[clear], honest.argmax(dim=1)[clear])
 
 
 @pytest.mark.parametrize("name", sorted(set(MASKED) - set(KEEPING)))
@@ -60,9 +60,9 @@ def test_a_masking_that_changes_predictions_changes_some_and_leaves_a_model_wort
     torch.manual_seed(0)
     images = torch.cat([EXAMPLES.x.lerp(adversarial, part / 10) for part in range(11)])
     with torch.no_grad():
-        honest, told = base()(images), masked(name, base())(images)
-    assert not torch.equal(told.argmax(dim=1), honest.argmax(dim=1))
-    assert (told[: len(EXAMPLES)].argmax(dim=1) == EXAMPLES.y).float().mean() > 0.8
+        honest, reported = base()(images), masked(name, base())(images)
+    assert not torch.equal(reported.argmax(dim=1), honest.argmax(dim=1))
+    assert (reported[: len(EXAMPLES)].argmax(dim=1) == EXAMPLES.y).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("name", [name for name in DETERMINISTIC if MASKED[name].keeps])

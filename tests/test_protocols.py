@@ -136,7 +136,7 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("pdg", "did you mean pgd"),
         ("pgd(stepz=3)", "did you mean steps"),
@@ -153,13 +153,13 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
         ("pgd(steps=2, steps=3)", "set twice"),
     ],
 )
-def test_an_attack_that_cannot_be_built_says_why(text, told):
-    with pytest.raises(UserError, match=told):
+def test_an_attack_that_cannot_be_built_says_why(text, reported):
+    with pytest.raises(UserError, match=reported):
         build(*parse(text))
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         ("x = ", "not valid TOML"),
         ("name = 'a'", "lacks or misspells 'threat'"),
@@ -174,10 +174,10 @@ def test_an_attack_that_cannot_be_built_says_why(text, told):
         ("threat = [1]", "not laid out as a protocol"),
     ],
 )
-def test_a_mistake_in_a_protocol_file_is_named_with_the_file(body, told, tmp_path):
+def test_a_mistake_in_a_protocol_file_is_named_with_the_file(body, reported, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(body)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=reported) as caught:
         protocols.load(str(path), "digits")
     assert "mine.toml" in str(caught.value)
 

@@ -437,8 +437,10 @@ def test_of_a_model_that_answers_the_same_nothing_more_is_asked(tmp_path):
         model = classifier(Searched())
         plan = make_plan(model, split, question, seed=0, every_attack=False, slots=32, precision="float32")
         notes = []
-        told = Told(notes)
-        summary = Evaluation(plan, question, model, Referee(classifier(Judged())), split, run, progress=told).answer()
+        reported = Told(notes)
+        summary = Evaluation(
+            plan, question, model, Referee(classifier(Judged())), split, run, progress=reported
+        ).answer()
     assert summary.threats[0].standing == 30
     assert Searched.calls == 1 + 7 + 4  # the fingerprint; gradients and batches, tried once; every point on the lanes
     assert Judged.calls == 2 + 2  # two batches of clean images; eight images twice
@@ -482,9 +484,9 @@ def test_dropout_that_stays_on_is_evaluated_reported_and_verified(folder, robenc
     words = "evaluate model.pt --data digits --arch net.py:Net --protocol tiny.toml --threat linf:0.1 --examples 6"
     words += " --run r.robench --json s.json"
 
-    told = robench(*words.split())
-    assert told.code == 0, told.err
-    assert "note: the model answers at random: judged over 100 passes, gradients averaged over 20" in told.err
+    reported = robench(*words.split())
+    assert reported.code == 0, reported.err
+    assert "note: the model answers at random: judged over 100 passes, gradients averaged over 20" in reported.err
     summary = json.loads((folder / "s.json").read_text())
     assert summary["environment"]["randomness"].startswith("the model answers at random")
     assert summary["clean"]["accuracy"] > 0.5

@@ -35,8 +35,8 @@ def words(text):
 @pytest.mark.parametrize(("page", "text"), PAGES, ids=[page for page, _ in PAGES])
 def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
     monkeypatch.chdir(ROOT)
-    told = CliRunner().invoke(command, [*words(text), "--check", f"reports/{page}"], standalone_mode=False)
-    assert told.return_value == 0, told.output
+    reported = CliRunner().invoke(command, [*words(text), "--check", f"reports/{page}"], standalone_mode=False)
+    assert reported.return_value == 0, reported.output
 
 
 def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):

@@ -133,13 +133,13 @@ def test_what_an_error_ended_is_failed_and_not_still_to_do(robench, monkeypatch,
 
     monkeypatch.setattr(PGD, "step", broken)
     words = ("--data", "digits", "--threat", "linf:0.01", "--attack", "pgd(steps=2)", "--attack", "square(steps=2)")
-    told = robench("evaluate", "digits-adv-linf", *words, "--examples", examples, "--json", "-")
-    summary = json.loads(told.out)
+    reported = robench("evaluate", "digits-adv-linf", *words, "--examples", examples, "--json", "-")
+    summary = json.loads(reported.out)
     (threat,) = summary["threats"]
-    assert told.code == 0
+    assert reported.code == 0
     assert (threat["open"], threat["failed"], summary["union"]["failed"]) == (examples, examples, examples)
-    assert f"an error ended the search on {counted}" in told.err
-    assert "still open" not in told.err
+    assert f"an error ended the search on {counted}" in reported.err
+    assert "still open" not in reported.err
     table = robench("report", next(Path("runs").iterdir())).out
     assert f"({examples} failed)" in table
     assert "still to do" not in table

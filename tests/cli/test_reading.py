@@ -313,7 +313,7 @@ def test_each_entry_of_a_list_is_one_line(robench, kind, expected):
     lines = result.out.splitlines()
     names = [THREATS[name].form if kind == "threats" else name for name in expected]
     assert [line.split()[0] for line in lines] == names
-    assert all(len(line.split()) > 3 for line in lines), "a name alone tells nothing"
+    assert all(len(line.split()) > 3 for line in lines), "a name alone explains nothing"
 
 
 def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):

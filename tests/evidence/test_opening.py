@@ -282,7 +282,7 @@ def test_a_schema_without_end_is_refused_at_once(path):
     db.close()
     began = time.monotonic()
     for action in (RunFile.read, RunFile.open):
-        assert "is damaged" in (told := refusal(action, path)) or "is not laid out" in told
+        assert "is damaged" in (reported := refusal(action, path)) or "is not laid out" in reported
     assert time.monotonic() - began < 3
 
 

@@ -109,9 +109,9 @@ def refusal(path):
 )
 def test_an_invalid_row_is_refused_with_the_name_of_its_table(path, change, value, table):
     altered(path, f"UPDATE {change}", value)
-    told = refusal(path)
-    assert told.startswith(f"{path} is damaged (table {table}")
-    assert "it was left as it is" in told
+    reported = refusal(path)
+    assert reported.startswith(f"{path} is damaged (table {table}")
+    assert "it was left as it is" in reported
 
 
 def test_counts_that_no_summary_holds_are_refused(path):
@@ -132,14 +132,14 @@ def test_a_second_plan_is_refused(path):
 
 
 def plan(**changes):
-    told = json.loads(msgspec.json.encode(PLAN))
+    reported = json.loads(msgspec.json.encode(PLAN))
     for name, value in changes.items():
         *above, last = name.split("__")
-        place = told
+        place = reported
         for step in above:
             place = place[int(step) if step.isdigit() else step]
         place[last] = value
-    return json.dumps(told)
+    return json.dumps(reported)
 
 
 ATTACK = {"label": "pgd", "spec": "pgd(steps=4)", "items": 3}

@@ -205,7 +205,7 @@ def flipped(held, at):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reported"),
     [
         (lambda held: flipped(held, 4096), "is damaged"),  # the kind of the second page
         (lambda held: flipped(held, 2 * 4096 + 4), "is damaged"),  # how many cells the third has
@@ -216,12 +216,12 @@ def flipped(held, at):
         (lambda held: held[:60] + (99).to_bytes(4, "big") + held[64:], "is of format 99"),
     ],
 )
-def test_a_damaged_a_truncated_or_a_newer_file_is_refused_and_stays_as_it_is(path, damage, told):
+def test_a_damaged_a_truncated_or_a_newer_file_is_refused_and_stays_as_it_is(path, damage, reported):
     spoilt = damage(path.read_bytes())
     path.write_bytes(spoilt)
     for action in (RunFile.open, RunFile.read):
         message = refusal(action, path)
-        assert told in message
+        assert reported in message
         assert str(path) in message
         assert beside(path) == {path.name: spoilt}
 
@@ -463,8 +463,8 @@ run.close()
 """,
         path,
     )
-    told, _ = process.communicate()
-    blocks, first, second = told.splitlines()
+    reported, _ = process.communicate()
+    blocks, first, second = reported.splitlines()
     assert first.startswith("UserError: the disk of ")
     assert "everything up to now is kept" in first
     assert first == second

@@ -66,12 +66,14 @@ def mean(values):
 
 @pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.2", "l1:0.5"])
 def test_diagnostics_of_a_linear_model_are_exact(threat):
-    told = of_threat(linear(), threat)
-    assert told["slope"] == pytest.approx([1.0] * 10, abs=0.05)  # except where rivals change places
-    assert told["agrees"] == pytest.approx([1.0] * 10)
-    assert mean(told["leads"]) > (0.8 if threat[:2] != "l1" else 0.3)  # of 20 pixels chance often takes the best too
+    reported = of_threat(linear(), threat)
+    assert reported["slope"] == pytest.approx([1.0] * 10, abs=0.05)  # except where rivals change places
+    assert reported["agrees"] == pytest.approx([1.0] * 10)
+    assert mean(reported["leads"]) > (
+        0.8 if threat[:2] != "l1" else 0.3
+    )  # of 20 pixels chance often takes the best too
     for name in ("zero", "not finite", "loss zero", "blind", "same"):
-        assert told[name] == [0.0] * 10, name
+        assert reported[name] == [0.0] * 10, name
 
 
 def test_the_norm_is_that_of_the_difference_of_two_rows():
@@ -105,11 +107,11 @@ def test_each_mask_shows_in_its_own_measurement(name, probe, value):
 
 
 def test_an_honest_network_shows_nothing():
-    whole, told = of_digits("")
+    whole, reported = of_digits("")
     assert (whole["repeatable"], whole["no gradient"], whole["inner gradients"]) == ([1.0], [0.0], [0.0])
-    assert mean(told["leads"]) > 0.9
-    assert mean(told["slope"]) == pytest.approx(1.0, abs=0.05)
-    assert max(told["zero"] + told["not finite"] + told["loss zero"] + told["same"]) == 0
+    assert mean(reported["leads"]) > 0.9
+    assert mean(reported["slope"]) == pytest.approx(1.0, abs=0.05)
+    assert max(reported["zero"] + reported["not finite"] + reported["loss zero"] + reported["same"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -134,9 +136,9 @@ def test_layers_in_training_mode_are_counted_and_change_the_answer_about_a_singl
             return super().train(True)
 
     module = Stubborn(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(20, 3))
-    told = by_name(diagnostics.of_model(classifier(module), split(linear()), seed=0))
-    assert told["training layers"] == [3.0]
-    assert told["alone"][0] > 0.1
+    reported = by_name(diagnostics.of_model(classifier(module), split(linear()), seed=0))
+    assert reported["training layers"] == [3.0]
+    assert reported["alone"][0] > 0.1
     honest = by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))
     assert honest["training layers"] == [0.0]
     assert honest["alone"][0] < 1e-4
@@ -193,9 +195,9 @@ def test_measurements_of_an_example_do_not_depend_on_the_others():
 
 def test_every_mask_of_the_zoo_can_be_measured():
     for name in MASKED:
-        whole, told = of_digits(name, examples=2)
+        whole, reported = of_digits(name, examples=2)
         assert all(len(values) == 1 for values in whole.values())
-        assert all(value == value for values in told.values() for value in values), name
+        assert all(value == value for values in reported.values() for value in values), name
 
 
 class LowMemory(nn.Module):

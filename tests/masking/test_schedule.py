@@ -75,8 +75,8 @@ def test_a_masked_model_is_masked_and_its_accuracy_falls(name, tmp_path):
     (before,), (after,) = plain.threats, summary.threats
     assert (before.masking.verdict, after.masking.verdict, summary.masking.verdict) == ("untested", "masked", "masked")
     assert after.accuracy <= before.accuracy - 0.1
-    told = evidence(tmp_path / "r.robench")
-    finds = [c for c, v in told.judged() if v.accepted]
+    reported = evidence(tmp_path / "r.robench")
+    finds = [c for c, v in reported.judged() if v.accepted]
     assert "surrogate" in {c.key.kind for c in finds}
     assert after.broken == len({c.example for c in finds})
 
@@ -148,9 +148,9 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_star
     with pytest.raises(KeyboardInterrupt):
         evaluate(base(), **two)
     monkeypatch.undo()
-    told = robench.load_run(tmp_path / "r.robench").threats[1].masking
-    assert (told.verdict, told.evidence) == ("untested", ("the run was stopped before this check started",))
-    assert told.next.endswith("--masking on, to go on")
+    reported = robench.load_run(tmp_path / "r.robench").threats[1].masking
+    assert (reported.verdict, reported.evidence) == ("untested", ("the run was stopped before this check started",))
+    assert reported.next.endswith("--masking on, to go on")
 
 
 def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sample(tmp_path, monkeypatch):
@@ -188,8 +188,8 @@ def test_a_model_compiled_by_torchscript_is_attacked_without_surrogates(tmp_path
     (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
     assert after.masking.verdict in ("masked", "suspect")
     assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / "r.robench").exhausted}
-    (told,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
-    assert told.value == "1"
+    (reported,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
+    assert reported.value == "1"
 
 
 @pytest.mark.parametrize(

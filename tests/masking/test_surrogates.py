@@ -132,9 +132,9 @@ def test_a_repaired_surrogate_of_every_mask_answers_as_the_model(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base), (1, 28, 28), 10)
     with torch.no_grad():
-        told = model(DIGITS.x[:8])
+        reported = model(DIGITS.x[:8])
     bpda = surrogates.bpda(model, differentiates=name == "anti-adversary")
-    assert torch.equal(bpda(DIGITS.x[:8]).detach(), told.float())
+    assert torch.equal(bpda(DIGITS.x[:8]).detach(), reported.float())
 
 
 @pytest.mark.parametrize("name", ["reversed-rivals", "oscillating", "clipped-margin"])
@@ -153,13 +153,13 @@ def test_if_an_inner_layer_disagrees_the_logits_are_the_models_and_the_gradient_
     model = classifier(Of(after=lambda z: torch.where(z[:, :1] > z[:, 1:2], z.flip(1) * 2, z * 2)))
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        told, layer = model(x), model.module.linear(x.flatten(1))
+        reported, layer = model(x), model.module.linear(x.flatten(1))
     surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, "linear"))
-    agrees = told.argmax(dim=1) == layer.argmax(dim=1)
+    agrees = reported.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
     predictions = surrogate(x).detach()
     assert torch.equal(predictions[agrees], layer[agrees])
-    assert torch.allclose(predictions[~agrees], told[~agrees])
+    assert torch.allclose(predictions[~agrees], reported[~agrees])
     leaf = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(surrogate(leaf)[:, 0].sum(), leaf)
     assert torch.allclose(grad.flatten(1), WEIGHTS[0].expand(400, 6), atol=1e-5)

@@ -140,9 +140,9 @@ def test_noise_in_the_unit_of_the_radius_passes_a_gradient_where_pixels_of_unit_
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [({"generator": "nois"}, "did you mean noise"), ({"noise_unit": 1}, "cannot take noise_unit=1")],
 )
-def test_an_unknown_kind_of_generator_is_refused(settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_an_unknown_kind_of_generator_is_refused(settings, reported):
+    with pytest.raises(ValueError, match=reported):
         configure("mng_ac", "toy", settings)

@@ -390,7 +390,7 @@ def test_the_state_of_another_training_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "told"),
+    ("name", "settings", "reported"),
     [
         ("pgd-at", {}, "did you mean pgd_at"),
         ("nat", {"stepz": 3}, "did you mean steps"),
@@ -403,8 +403,8 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         ("adaptive", {"least": 2}, "must be from 0 to 1"),
     ],
 )
-def test_a_setting_that_makes_no_sense_says_why(name, settings, told):
-    with pytest.raises(UserError, match=told):
+def test_a_setting_that_makes_no_sense_says_why(name, settings, reported):
+    with pytest.raises(UserError, match=reported):
         configure(name, "digits", settings)
 
 
@@ -413,7 +413,7 @@ def test_a_whole_number_will_do_where_a_fraction_is_meant():
 
 
 @pytest.mark.parametrize(
-    ("name", "texts", "told"),
+    ("name", "texts", "reported"),
     [
         ("nat", ["linf:0.1"], "leave --threat out"),
         ("pgd_at", [], "give it one"),
@@ -424,8 +424,8 @@ def test_a_whole_number_will_do_where_a_fraction_is_meant():
         ("spatial_at", ["linf:0.1"], "it can against rt"),
     ],
 )
-def test_threats_a_recipe_cannot_train_against_are_refused(name, texts, told):
-    with pytest.raises(UserError, match=told):
+def test_threats_a_recipe_cannot_train_against_are_refused(name, texts, reported):
+    with pytest.raises(UserError, match=reported):
         configure(name, "digits", {}).check(tuple(map(parse, texts)))
 
 

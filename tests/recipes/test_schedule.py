@@ -142,10 +142,10 @@ def test_a_check_after_a_kill_covers_all_steps_since_the_previous_check(tmp_path
 
     def checks(place, stops):
         order = Order(recipe, (), "toy", "digits-cnn", 0, tmp_path / place, "", validation=16)
-        told = []
+        reported = []
         for stop in stops:
             with contextlib.suppress(KeyboardInterrupt):
-                make(order, images, CPU, Killer(stop, "killed"), told.append)
-        return {check.step: check.trained for check in told}
+                make(order, images, CPU, Killer(stop, "killed"), reported.append)
+        return {check.step: check.trained for check in reported}
 
     assert checks("whole", [99]) == checks("pieces", [44, 99])  # a look every third step, so 44 lies between two

@@ -61,22 +61,22 @@ def test_a_check_gives_clean_and_robust_accuracy_and_the_training_accuracy_since
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
     recipe = configure("max", "blobs", {"steps": 100, "batch": 25, "inner_steps": 10})
     training, _ = training_of(module, split, tmp_path)
-    told = []
-    validation = Validation.of(recipe, threats, training, held, told.append)
+    reported = []
+    validation = Validation.of(recipe, threats, training, held, reported.append)
     for step in range(1, 101):
         validation.step(step, 100, 1.0, step / 100)
-    assert [check.step for check in told] == list(range(5, 101, 5))
-    assert len(told) == CHECKS
-    torch.testing.assert_close([check.trained for check in told[:2]], [0.03, 0.08])
-    assert len({check[1:3] for check in told}) == 1, "the same net, the same noise: the same answer"
+    assert [check.step for check in reported] == list(range(5, 101, 5))
+    assert len(reported) == CHECKS
+    torch.testing.assert_close([check.trained for check in reported[:2]], [0.03, 0.08])
+    assert len({check[1:3] for check in reported}) == 1, "the same net, the same noise: the same answer"
     clean = (module(held.x).argmax(dim=1) == held.y).float().mean().item()
-    assert told[0].clean == pytest.approx(clean)
+    assert reported[0].clean == pytest.approx(clean)
     images = validation.images
     now = TrainingStep(module.eval(), images, threats, 0.0, {})
     right = [module(x).argmax(dim=1) == held.y for x in (held.x, *(recipe.images(now, threat) for threat in threats))]
-    assert told[0].robust == pytest.approx(torch.stack(right).all(dim=0).float().mean().item())
-    assert 0.1 < told[0].robust < min(float(right[place].float().mean()) for place in (0, -1)), "not the last alone"
-    assert validation.checks[:, 0].tolist() == [check.step for check in told]
+    assert reported[0].robust == pytest.approx(torch.stack(right).all(dim=0).float().mean().item())
+    assert 0.1 < reported[0].robust < min(float(right[place].float().mean()) for place in (0, -1)), "not the last alone"
+    assert validation.checks[:, 0].tolist() == [check.step for check in reported]
 
 
 def test_a_check_has_ten_steps_even_if_the_training_has_fewer(tmp_path):
@@ -99,17 +99,17 @@ def a_look(step, robust, trained):
 
 
 def test_a_drop_on_held_out_images_while_training_accuracy_rises_is_overfitting():
-    def told(robust, trained, n=200):
+    def reported(robust, trained, n=200):
         checks = torch.tensor([[100, 0.9, 0.30, 0.40], [200, 0.95, 0.60, 0.70]], dtype=torch.float64)
         return overfitting_warning(checks, a_look(300, robust, trained), n)
 
-    assert "from step 200 to 300 robust accuracy dropped from 60.0% to 20.0%" in told(0.2, 0.95)
-    assert told(0.2, 0.95).count("rose from 70.0% to 95.0%") == 1
-    assert "from step 100 to 300" in told(0.1, 0.5), "against an earlier look, if training fell since the last"
-    assert told(0.2, 0.35) == "", "both fell: that is something else"
-    assert told(0.55, 0.95) == "", "less than two standard errors of 200 images"
-    assert told(0.55, 0.95, n=2000) != ""
-    assert told(0.7, 0.95) == ""
+    assert "from step 200 to 300 robust accuracy dropped from 60.0% to 20.0%" in reported(0.2, 0.95)
+    assert reported(0.2, 0.95).count("rose from 70.0% to 95.0%") == 1
+    assert "from step 100 to 300" in reported(0.1, 0.5), "against an earlier look, if training fell since the last"
+    assert reported(0.2, 0.35) == "", "both fell: that is something else"
+    assert reported(0.55, 0.95) == "", "less than two standard errors of 200 images"
+    assert reported(0.55, 0.95, n=2000) != ""
+    assert reported(0.7, 0.95) == ""
     assert overfitting_warning(torch.zeros(0, 4), a_look(1, 0.5, 0.5), 100) == ""
     assert overfitting_warning(torch.tensor([[1, 0.9, -1.0, 0.5]]), ValidationCheck(2, 0.9, None, 0.9, ""), 100) == ""
 

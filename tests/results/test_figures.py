@@ -166,8 +166,8 @@ def test_a_line_per_threat_and_the_dotted_union_have_the_heights_of_the_table():
 
 def test_stars_stand_where_a_card_says_the_model_was_trained_on_that_threat_alone():
     both = [material(plan(name=name)) for name in ("one", "two", "both")]
-    told = {"two": ["l2:2"], "both": ["l2:2", "linf:0.3"], "stranger": ["linf:0.3"]}
-    (picture,) = figures.trade_offs(both, told).pictures
+    reported = {"two": ["l2:2"], "both": ["l2:2", "linf:0.3"], "stranger": ["linf:0.3"]}
+    (picture,) = figures.trade_offs(both, reported).pictures
     stars = [line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "*"]
     (star,) = stars
     assert round(float(star.get_xdata()[0])) == 1
@@ -328,8 +328,8 @@ def test_filters_are_in_the_order_of_their_largest_weight_on_one_scale_with_thei
     for square, i in zip(drawn, order, strict=True):
         np.testing.assert_allclose(square.get_array(), found.weight[i, 0])
         assert square.get_clim() == pytest.approx((-np.abs(found.weight).max(), np.abs(found.weight).max()))
-    told = [axes.get_xlabel() for axes in picture.figure.subfigs[0].axes[:4]]
-    assert told == [["0.30", "0", "–", "0.75"][i] for i in order]
+    reported = [axes.get_xlabel() for axes in picture.figure.subfigs[0].axes[:4]]
+    assert reported == [["0.30", "0", "–", "0.75"][i] for i in order]
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -462,5 +462,5 @@ def test_names_of_files_hold_nothing_but_letters_figures_dots_and_dashes():
 
 def test_no_window_and_no_pyplot():
     code = "import sys, robench.results.figures; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False", "False"]
+    reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert reported.stdout.split() == ["False", "False"]

@@ -89,10 +89,10 @@ def test_masking_is_a_dagger_in_markdown_and_red_in_latex_and_html(verdict):
 @pytest.mark.parametrize("verdict", ["untested", "none-found"])
 def test_other_verdicts_are_a_remark_only(verdict):
     a, b, c = three()
-    told = render([a, masked(b, verdict), c])
-    assert "†" not in told
+    reported = render([a, masked(b, verdict), c])
+    assert "†" not in reported
     apart = "untested." if verdict == "untested" else "none-found for b under linf:0.3; untested elsewhere."
-    assert f"Gradient masking: {apart}" in told
+    assert f"Gradient masking: {apart}" in reported
 
 
 # OPT and hours

@@ -217,7 +217,7 @@ def test_allowances_are_read_exactly(texts, wanted):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("unoin=1pp", "did you mean union"),
         ("linf:0.4=1pp", "did you mean linf:0.3"),
@@ -234,8 +234,8 @@ def test_allowances_are_read_exactly(texts, wanted):
         ("", "like 1pp"),
     ],
 )
-def test_an_unreadable_allowance_is_refused(text, told):
-    with pytest.raises(UserError, match=told):
+def test_an_unreadable_allowance_is_refused(text, reported):
+    with pytest.raises(UserError, match=reported):
         read_allowances([text], ["clean", "linf:0.3", "union"])
 
 

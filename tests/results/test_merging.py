@@ -69,10 +69,10 @@ def test_every_merged_claim_can_be_traced_to_its_image(one, other):
 
 @given(evidences())
 def test_a_copy_of_a_run_adds_no_claim(evidence):
-    def told(e):
+    def reported(e):
         return [(repr(c), repr(v)) for c, v in e.judged()]
 
-    assert told(merge([evidence, evidence]).evidence) == told(merge([evidence]).evidence)
+    assert reported(merge([evidence, evidence]).evidence) == reported(merge([evidence]).evidence)
 
 
 def test_merging_a_run_with_itself_changes_nothing():

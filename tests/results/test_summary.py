@@ -296,13 +296,13 @@ def damaged(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda file: file["threats"][1].update(broken=7), "the outcomes of l2:2 do not fit its counts"),
         (lambda file: file["union"].update(outcomes="WBBBOSOX"), "the outcomes of union do not fit its counts"),
         (lambda file: file["data"].update(examples=9), "linf:0.3 has 8 outcomes"),
     ],
 )
-def test_a_summary_file_whose_outcomes_do_not_fit_its_counts_is_refused(change, told):
-    with pytest.raises(UserError, match=f"this summary file is damaged: {told}"):
+def test_a_summary_file_whose_outcomes_do_not_fit_its_counts_is_refused(change, reported):
+    with pytest.raises(UserError, match=f"this summary file is damaged: {reported}"):
         Summary.from_json(damaged(change))

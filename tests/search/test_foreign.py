@@ -591,7 +591,7 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("foolbox:LinfPGDD", "did you mean .*LinfPGD"),
         ("foolbox:", "no attack of Foolbox is called 'foolbox:'"),
@@ -612,8 +612,8 @@ def test_an_attack_to_begin_with_is_named_by_its_class():
         ("autoattack-refrence", "did you mean autoattack-reference"),
     ],
 )
-def test_an_unknown_attack_of_foolbox_is_refused_in_one_sentence(text, told):
-    with pytest.raises(UserError, match=told):
+def test_an_unknown_attack_of_foolbox_is_refused_in_one_sentence(text, reported):
+    with pytest.raises(UserError, match=reported):
         build(*parse(text))
 
 

@@ -214,7 +214,7 @@ def test_examples_begin_with_noise_of_their_own_and_further_searches_with_fresh_
 
 
 def nearest_finds(model, threat, attack, split, line, slots):
-    """The smallest find of every search; what else tells finds apart is more than a label says."""
+    """The smallest find of every search; other differences between finds are more than a label attack reads."""
     asked = Job(threat, attack, Waiting.of(line), smallest=True)
     return {end.item: end.x_adv for end in ends(model, split, asked, slots=slots)}
 

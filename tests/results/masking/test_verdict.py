@@ -87,8 +87,8 @@ def test_one_image_is_not_enough_for_the_verdict_masked():
 
 
 def test_the_lower_bound_is_never_below_the_share_that_the_test_rejects():
-    told = findings(PLAN, evidence(left=15, broken=2))[THREAT].evidence[0]
-    assert told.endswith("p = 0.01 for a share of at most 1 %; at least 1 % break (99 %)")
+    reported = findings(PLAN, evidence(left=15, broken=2))[THREAT].evidence[0]
+    assert reported.endswith("p = 0.01 for a share of at most 1 %; at least 1 % break (99 %)")
 
 
 def test_an_image_counts_as_searched_after_every_assigned_attack_has_searched_it():
@@ -119,7 +119,7 @@ def test_images_that_first_order_attacks_also_break_do_not_count():
     )
     assert compare(PLAN, both, THREAT).left == 52
     assert compare(PLAN, both, THREAT).broken.total() == 0
-    assert verdict(both) == "suspect"  # the planned attacks spared them all the same
+    assert verdict(both) == "suspect"  # the planned attacks did not break them
 
 
 def test_too_few_first_order_gradients_make_a_threat_suspect_and_never_masked():
@@ -180,9 +180,9 @@ def test_a_threat_is_untested_while_unsearched_images_remain_and_none_found_if_n
 def test_a_run_without_a_check_is_untested_and_its_summary_has_no_indicators():
     plain = msgspec.structs.replace(evidence(broken=8), probes=(), masking=())
     assert findings(PLAN, plain)[THREAT] == MaskingFinding("untested")
-    told = msgspec.json.decode(summarise(PLAN, plain, "0").to_json())
-    assert told["threats"][0]["masking"] == {"verdict": "untested", "evidence": [], "next": ""}
-    assert told["masking"] == {"verdict": "untested", "evidence": []}
+    reported = msgspec.json.decode(summarise(PLAN, plain, "0").to_json())
+    assert reported["threats"][0]["masking"] == {"verdict": "untested", "evidence": [], "next": ""}
+    assert reported["masking"] == {"verdict": "untested", "evidence": []}
 
 
 def test_several_threats_share_the_level_by_holms_method():
@@ -231,12 +231,12 @@ def test_properties_that_honest_models_share_are_not_suspicious(name, value):
 
 
 def test_the_share_of_pixels_is_not_called_small_if_no_pixel_has_a_gradient():
-    (told,) = (
+    (reported,) = (
         i
         for i in findings(PLAN, evidence(probes={"blind": 1.0}))[THREAT].indicators
         if i.name == indicators.DEAD_PIXELS.name
     )
-    assert (told.suspicious, told.meaning) == (False, "nothing to compare with where no pixel has one")
+    assert (reported.suspicious, reported.meaning) == (False, "nothing to compare with where no pixel has one")
 
 
 def test_a_few_odd_examples_are_not_suspicious():
@@ -269,12 +269,12 @@ def test_tables_mark_masked_numbers_and_the_panel_gives_reasons_and_the_next_com
     masked = msgspec.structs.replace(masked, environment={"checkpoint": "/somewhere/net.pt"})
     summary = summarise(PLAN, masked, "0")
     assert Summary.from_json(summary.to_json()) == summary
-    told = render([summary], masking=True)
-    assert "52.0†" in told
-    assert "| linf:0.3 | gradient exactly 0 (!) " in told.replace("   ", " ").replace("  ", " ")
-    assert "Next, for linf:0.3: the same robench evaluate command with --masking deep" in told
-    assert "/somewhere" not in told
-    assert told.count("spread of the logits") == 1
+    reported = render([summary], masking=True)
+    assert "52.0†" in reported
+    assert "| linf:0.3 | gradient exactly 0 (!) " in reported.replace("   ", " ").replace("  ", " ")
+    assert "Next, for linf:0.3: the same robench evaluate command with --masking deep" in reported
+    assert "/somewhere" not in reported
+    assert reported.count("spread of the logits") == 1
     for form in ("latex", "html", "json"):
         assert "gradient exactly 0" in render([summary], form, masking=True)
     assert "(!)" not in render([summarise(PLAN, evidence(), "0")], masking=True)
@@ -307,23 +307,23 @@ def test_a_check_that_had_not_reached_a_threat_is_not_reported_as_never_requeste
     found = findings(PLAN, stopped)[THREAT]
     assert found.verdict == "untested"
     assert found.next == f"the same robench evaluate command with --masking {word}, to go on"
-    told = render([summarise(PLAN, stopped, "0")], masking=True)
-    assert f"{THREAT} untested: the run was stopped before this check started.\n" in told
-    assert "not checked" not in told
+    reported = render([summarise(PLAN, stopped, "0")], masking=True)
+    assert f"{THREAT} untested: the run was stopped before this check started.\n" in reported
+    assert "not checked" not in reported
 
 
 @pytest.mark.parametrize("place", ["threats", "whole"])
 def test_a_summary_with_an_unknown_verdict_is_refused(place):
-    told = msgspec.json.decode(summarise(PLAN, evidence(), "0").to_json())
-    (told["threats"][0] if place == "threats" else told)["masking"]["verdict"] = "cleared"
+    reported = msgspec.json.decode(summarise(PLAN, evidence(), "0").to_json())
+    (reported["threats"][0] if place == "threats" else reported)["masking"]["verdict"] = "cleared"
     with pytest.raises(UserError, match=r"not a summary file .*'cleared'.*masking.verdict"):
-        Summary.from_json(msgspec.json.encode(told))
+        Summary.from_json(msgspec.json.encode(reported))
 
 
 def test_panels_of_two_questions_have_different_titles():
     other = plan(examples=tuple(range(100)), threats=(PlannedThreat("linf:0.1", (PlannedAttack("apgd", APGD, 1),)),))
-    told = render([summarise(PLAN, evidence(), "0"), summarise(other, evidence(), "0")], masking=True)
-    titles = [part.partition("**")[0] for part in told.split("**Gradient masking of ")[1:]]
+    reported = render([summarise(PLAN, evidence(), "0"), summarise(other, evidence(), "0")], masking=True)
+    titles = [part.partition("**")[0] for part in reported.split("**Gradient masking of ")[1:]]
     assert len(titles) == len(set(titles)) == 2
     assert f"{THREAT} by apgd" in titles[0]
     assert "linf:0.1 by apgd" in titles[1]

@@ -15,13 +15,13 @@ def of(name, seed):
     return {name: Origin(("linf:0.3",), 2.0 + seed, METHOD, seed)}
 
 
-def told(summaries, origins=None):
+def reported(summaries, origins=None):
     return [(row.name, len(row.runs), row.of) for row in rows(summaries, origins or {})]
 
 
 def test_runs_of_the_same_weights_under_several_seeds_are_one_row():
     runs = [finished(seed=seed) for seed in (0, 1, 2)]
-    assert told([*runs, finished(name="other", weights="ab" * 32)]) == [
+    assert reported([*runs, finished(name="other", weights="ab" * 32)]) == [
         ("net (3 seeds)", 3, "search"),
         ("other", 1, ""),
     ]
@@ -29,15 +29,15 @@ def test_runs_of_the_same_weights_under_several_seeds_are_one_row():
 
 def test_models_of_one_method_under_several_training_seeds_are_one_row():
     runs = [finished(name=f"net-s{seed}", weights=f"{seed}a" * 32) for seed in (0, 1)]
-    assert told(runs, {**of("net-s0", 0), **of("net-s1", 1)}) == [("net (2 seeds)", 2, "training")]
+    assert reported(runs, {**of("net-s0", 0), **of("net-s1", 1)}) == [("net (2 seeds)", 2, "training")]
     another = {**of("net-s0", 0), "net-s1": Origin(("linf:0.3",), 2.0, "another recipe", 1)}
-    assert told(runs, another) == [("net-s0", 1, ""), ("net-s1", 1, "")]
-    assert told(runs, {name: Origin(method="") for name in ("net-s0", "net-s1")}) == told(runs)
+    assert reported(runs, another) == [("net-s0", 1, ""), ("net-s1", 1, "")]
+    assert reported(runs, {name: Origin(method="") for name in ("net-s0", "net-s1")}) == reported(runs)
 
 
 def test_runs_with_equal_seeds_are_not_combined():
-    assert told([finished(), finished()]) == [("net", 1, ""), ("net", 1, "")]
-    assert told([finished(seed=1), finished(), finished()])[0] == ("net (seed 1)", 1, "")
+    assert reported([finished(), finished()]) == [("net", 1, ""), ("net", 1, "")]
+    assert reported([finished(seed=1), finished(), finished()])[0] == ("net (seed 1)", 1, "")
 
 
 def test_a_row_over_seeds_shows_mean_and_standard_deviation():
