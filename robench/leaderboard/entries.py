@@ -15,6 +15,14 @@ Rank = Literal["best", "second", ""]
 """The mark of a column, by paired tests: the best and all not significantly worse, and the best of the rest."""
 
 
+class Certified(msgspec.Struct, frozen=True):
+    """A certified lower bound of the accuracy under one threat, as a card states it."""
+
+    threat: str
+    accuracy: float
+    source: str  # the method, and where it is published or computed
+
+
 class CardFacts(msgspec.Struct, frozen=True):
     """What a model's card states about its training."""
 
@@ -23,6 +31,7 @@ class CardFacts(msgspec.Struct, frozen=True):
     minutes: float | None = None  # of training, including that of models it started from
     command: str = ""
     notes: str = ""
+    certified: tuple[Certified, ...] = ()
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -50,6 +59,17 @@ class AttackCost(msgspec.Struct, frozen=True):
     seconds: Seconds
 
 
+class QueryCurve(msgspec.Struct, frozen=True):
+    """Accuracy by the forward passes that one attack spends on each example; a step function.
+
+    `standing[i]`, a share of all examples, holds from `queries[i]` on.
+    """
+
+    attack: str
+    queries: tuple[Count, ...]
+    standing: tuple[float, ...]
+
+
 class ThreatResult(msgspec.Struct, frozen=True):
     """One model under one threat."""
 
@@ -64,6 +84,37 @@ class ThreatResult(msgspec.Struct, frozen=True):
     masking_evidence: tuple[str, ...]
     attacks: tuple[AttackCost, ...]
     outcomes: str  # a letter per example: W wrong before any attack, B broken, S standing, O open
+    levels: str = ""  # a letter per example: W, S, O, or the smallest twentieth of the radius that breaks it (below)
+    queries: tuple[QueryCurve, ...] = ()
+
+
+LEVELS = "0123456789abcdefghijk"
+"""Twentieths of a threat's radius: an image found at distance d has the letter of the smallest k with d <= k/20 r.
+
+Levels are there only for threats whose runs searched for the smallest perturbation (`evaluate --curve`).
+"""
+
+
+class ClassResult(msgspec.Struct, frozen=True):
+    """The examples of one class."""
+
+    label: Count
+    examples: Count
+    clean: float
+    threats: tuple[float, ...]  # accuracies, in the order of the table
+    union: float
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """One run that set or lowered numbers of a row, in the order of dates; runs without a date come first."""
+
+    date: str  # of the run, UTC: 2026-11-26T06:10:00Z; empty if the run file holds none
+    source: str  # the protocol of a run of the board, or the name of a submission
+    by: str  # who submitted it; empty for a run of the board
+    lowered: dict[str, Count]  # examples that this run broke first, by threat, and under `union`
+    threats: tuple[float, ...]  # accuracies after it, in the order of the table
+    union: float
+    average: float
 
 
 class ModelResult(msgspec.Struct, frozen=True):
@@ -91,6 +142,20 @@ class ModelResult(msgspec.Struct, frozen=True):
     seconds: Seconds
     patterns: dict[str, Count]  # examples by their outcomes, a letter per threat
     notes: tuple[str, ...]
+    parameters: Count | None = None  # numbers that training sets; None if the runs do not hold it
+    classes: tuple[ClassResult, ...] = ()  # empty if the labels are not at hand
+    history: tuple[HistoryEntry, ...] = ()
+    competitiveness: float | None = None  # CR_ind-avg of MultiRobustBench over the threats and models of the table
+    competitiveness_worst: float | None = None  # CR_ind-worst
+    stability: float | None = None  # SC of MultiRobustBench
+
+
+class ClaimedRow(msgspec.Struct, frozen=True):
+    """Numbers that a publication reports, which nothing here has verified."""
+
+    name: str  # of the model, as the board or the publication names it
+    source: str  # the paper and its table
+    accuracy: dict[str, float]  # fractions; the keys are clean, a threat of the table, union, average
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -102,6 +167,7 @@ class Table(msgspec.Struct, frozen=True):
     numbers: str  # of the examples in the data set, as slices
     threats: tuple[str, ...]
     models: tuple[ModelResult, ...]
+    claimed: tuple[ClaimedRow, ...] = ()
 
 
 class Board(msgspec.Struct, frozen=True):
