@@ -6,6 +6,7 @@ from robench.errors import UserError
 from robench.evidence.records import Clean, Effort, Evidence, Failure, PlannedAttack, PlannedThreat
 from robench.results.merging import (
     consolidated,
+    date_of,
     joint_plan,
     joint_precisions,
     merge,
@@ -162,3 +163,26 @@ def test_attacks_of_a_joint_plan_have_distinct_labels():
     ]
     (threat,) = joint_plan(plans, Evidence()).threats
     assert [a.label for a in threat.attacks] == ["pgd", "pgd-2", "pgd-3", "pgd-4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "latest"),
+    [
+        ("", ""),
+        ("2026-11-26T06:10:00Z", "2026-11-26T06:10:00Z"),
+        ("2026-11-26T06:10:00Z | 2027-01-02T00:00:00Z | 2026-12-31T23:59:59Z", "2027-01-02T00:00:00Z"),
+        ("2026-02-30T00:00:00Z", ""),
+        ("9 | 2026-11-26 | 2026-11-26T06:10:00+00:00 | 2026-1-2T03:04:05Z", ""),
+        (" 2026-11-26T06:10:00Z | <b>", ""),
+        ("zzzz | 2026-11-26T06:10:00Z", "2026-11-26T06:10:00Z"),
+    ],
+)
+def test_the_date_of_an_environment_is_its_latest_valid_one(text, latest):
+    assert date_of({"date": text}) == latest
+
+
+def test_a_merged_run_has_the_latest_date():
+    dates = ("2026-11-26T06:10:00Z", "2026-11-25T06:10:00Z", "tomorrow")
+    parts = [Evidence(environment={"date": text}) for text in dates]
+    assert merge(parts).evidence.environment["date"] == merge(parts[::-1]).evidence.environment["date"] == dates[0]
+    assert "date" not in merge([Evidence(environment={"robench": "1"})]).evidence.environment
