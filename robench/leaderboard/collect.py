@@ -12,12 +12,13 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
-from ..results.merging import joint_plan, merge
+from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
 from .entries import SCHEMA, Board, CardFacts, Table
+from .history import Source, history
 from .rows import Answer, model_result
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class RecordedRun:
 
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
+    submission: str = ""  # its name; empty for a run of the board
+    by: str = ""  # who submitted it
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
+    source: Source
 
 
 def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
@@ -98,8 +102,9 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
     distinct: dict[str, _Run] = {}
     for run in runs:
         evidence, card = run.read()
-        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
-        distinct[digest] = _Run(run.plan, evidence, card)
+        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
+        name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
+        distinct[digest] = _Run(run.plan, evidence, card, Source(name, run.by, bool(run.submission), date, digest))
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -129,7 +134,9 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
-        yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands))
+        sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
+        entries = history(best.plan, everything, sources)
+        yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands), entries)
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,8 @@ class _Found:
 
     summary: Summary
     own: Summary
+    plan: Plan  # with the threats in the order of the table
+    runs: Sequence[_Run]
 
 
 def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) -> _Found:
@@ -153,7 +162,8 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     plan = msgspec.structs.replace(plan, threats=tuple(by_text[threat] for threat in order))
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
-    return _Found(own if everything is evidence else summarise(plan, everything, __version__), own)
+    known = own if everything is evidence else summarise(plan, everything, __version__)
+    return _Found(known, own, plan, runs)
 
 
 def _commands(evidence: Evidence) -> list[str]:

@@ -8,7 +8,7 @@ from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
-from .entries import AttackCost, CardFacts, ModelResult, Rank, Share, ThreatResult
+from .entries import AttackCost, CardFacts, HistoryEntry, ModelResult, Rank, Share, ThreatResult
 from .patterns import count_patterns
 
 
@@ -23,6 +23,7 @@ class Answer:
     other_protocols: tuple[str, ...]
     seeds: tuple[int, ...]
     commands: tuple[str, ...]
+    history: tuple[HistoryEntry, ...] = ()
 
 
 def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, str]) -> ModelResult:
@@ -60,6 +61,7 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         seconds=own.cost.seconds,
         patterns=count_patterns([t.outcomes for t in summary.threats]),
         notes=tuple(dict.fromkeys(remarks(summary))),
+        history=answer.history,
     )
 
 
