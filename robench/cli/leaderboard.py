@@ -1,9 +1,10 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -14,14 +15,15 @@ from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
 from ..leaderboard.collect import RecordedRun, boards
-from ..leaderboard.entries import CardFacts, json_files
+from ..leaderboard.entries import Board, CardFacts, json_files
 from ..leaderboard.site import site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.summary import MAX_BYTES
-from .merge import without_folders
+from .merge import shareable
 from .options import debug_option
+from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
 from .terminal import echo, one_line
 
 FOLDER = click.Path(path_type=Path)
@@ -44,6 +46,7 @@ FOLDER = click.Path(path_type=Path)
     type=click.Path(path_type=Path),
     help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
 )
+@submission_options
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -53,6 +56,7 @@ def command(
     serve: bool,
     port: int,
     cards: tuple[Path, ...],
+    **submitted: Any,
 ) -> int:
     """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
 
@@ -62,7 +66,9 @@ def command(
     robench leaderboard runs --out site
     robench leaderboard runs --out site --serve
     robench leaderboard reports/runs --check reports/leaderboard
+    robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
     """
+    options = SubmissionOptions(**submitted)
     if out is None and json_folder is None and check is None:
         raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")
     if serve and out is None:
@@ -70,7 +76,10 @@ def command(
     for folder in (out, json_folder):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
-    found = boards(list(_recorded(_run_files(runs), cards)), _same_model)
+    recorded = list(_recorded(_run_files(runs), cards))
+    judged = judge(options, recorded)
+    found = boards([*recorded, *judged.runs], _same_model)
+    report(judged, found)
     if out is not None:
         _write(out, site(found))
         echo(one_line(f"{out / 'index.html'}: {sum(len(t.models) for b in found for t in b.tables)} rows"))
@@ -79,7 +88,19 @@ def command(
     code = 0 if check is None else _checked(check, json_files(found))
     if serve and out is not None:
         _serve(out, port)
-    return code
+    return max(code, 1 if judged.refused else 0)
+
+
+def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged, list[Board]]:
+    """The board of these runs and folders, with what its maintainer accepts of the submissions."""
+    recorded = list(_recorded(_run_files(runs), ()))
+    judged = judge(options, recorded)
+    return judged, boards([*recorded, *judged.runs], _same_model)
+
+
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
+    """What is accepted of the submissions, if there are any."""
+    return judge_submissions(options, recorded, _same_model, lambda card, data: _facts(card))
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:
@@ -109,11 +130,7 @@ def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, Car
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
-    environment = evidence.environment
-    try:
-        environment = without_folders(environment)
-    except ValueError:  # a command that no shell would read
-        environment = without_folders({key: text for key, text in environment.items() if key != "command"})
+    environment = shareable(evidence.environment)
     name = plan.model.name
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():

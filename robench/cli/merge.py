@@ -66,6 +66,14 @@ def without_folders(environment: Mapping[str, str]) -> dict[str, str]:
     return rest | ({"command": command} if command else {})
 
 
+def shareable(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of any run without folders of a machine, and without a command that no shell would read."""
+    try:
+        return without_folders(environment)
+    except ValueError:
+        return without_folders({key: text for key, text in environment.items() if key != "command"})
+
+
 def _refuse_another(first: Path, plan: Plan, path: Path, other: Plan) -> None:
     if not identity_of(plan.model).same_as(identity_of(other.model)):
         raise UserError(f"{path} is about another model ({other.model.name}) than {first} ({plan.model.name})")

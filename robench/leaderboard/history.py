@@ -86,7 +86,7 @@ def history(
                     accuracies,
                     accuracy(union(*letters)),
                     sum(accuracies) / len(accuracies),
-                )  # fmt: skip
+                )
             )
     return tuple(entries)
 
