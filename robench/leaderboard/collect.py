@@ -17,6 +17,7 @@ from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
 from .levels import levels
 from .queries import query_curves
@@ -213,7 +214,7 @@ def _table(rows: Sequence[Answer]) -> Table:
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, tuple(models)
+        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
     )
 
 

@@ -65,6 +65,15 @@ def at_levels(patterns: Patterns, levels: Sequence[int]) -> dict[str, int]:
     return {pattern: counts[pattern] for pattern in sorted(counts)}
 
 
+def standing_by_level(letters: str) -> list[int]:
+    """The examples not known to break at the levels 0 to 20, from a letter of `LEVELS`, or W, S or O, per example."""
+    standing, found = sum(letters.count(letter) for letter in f"SO{LEVELS}"), []
+    for letter in LEVELS:
+        standing -= letters.count(letter)
+        found.append(standing)
+    return found
+
+
 def _at_level(letter: str, level: int) -> str:
     """An example that breaks at a level of at most this one is broken; at a higher one it stands."""
     if letter not in LEVELS:
