@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +32,7 @@ class RecordedRun:
 
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
+    path: Path | None = None  # the file; the boards do not depend on it
 
 
 @dataclass(frozen=True)
