@@ -1,9 +1,10 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,8 +14,8 @@ from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
-from ..leaderboard.collect import RecordedRun, collected
-from ..leaderboard.entries import CardFacts, json_files
+from ..leaderboard.collect import RecordedRun, boards, collected
+from ..leaderboard.entries import Board, CardFacts, json_files
 from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
@@ -24,6 +25,7 @@ from .merge import shareable
 from .options import debug_option
 from .site_extras import site_address, site_images, site_runs
 from .site_folder import write_files, write_site
+from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
 from .terminal import echo, one_line
 
 FOLDER = click.Path(path_type=Path)
@@ -55,6 +57,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--no-runs", is_flag=True, help="Leave the run files to download out of the site.")
 @click.option("--url", metavar="URL", default="", help="Address at which the site will stand, for feed and badges.")
+@submission_options
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -67,6 +70,7 @@ def command(
     images: int,
     no_runs: bool,
     url: str,
+    **submitted: Any,
 ) -> int:
     """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
 
@@ -76,7 +80,9 @@ def command(
     robench leaderboard runs --out site
     robench leaderboard runs --out site --serve
     robench leaderboard reports/runs --check reports/leaderboard
+    robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
     """
+    options = SubmissionOptions(**submitted)
     if out is None and json_folder is None and check is None:
         raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")
     if serve and out is None:
@@ -85,7 +91,10 @@ def command(
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
     url = site_address(url)
-    found = collected(list(_recorded(_run_files(runs), cards)), _same_model)
+    recorded = list(_recorded(_run_files(runs), cards))
+    judged = judge(options, recorded)
+    found = collected([*recorded, *judged.runs], _same_model)
+    report(judged, found.boards)
     if out is not None:
         extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
         write_site(out, site(found.boards, extras))
@@ -96,7 +105,19 @@ def command(
     code = 0 if check is None else _checked(check, json_files(found.boards))
     if serve and out is not None:
         _serve(out, port)
-    return code
+    return max(code, 1 if judged.refused else 0)
+
+
+def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged, list[Board]]:
+    """The board of these runs and folders, with what its maintainer accepts of the submissions."""
+    recorded = list(_recorded(_run_files(runs), ()))
+    judged = judge(options, recorded)
+    return judged, boards([*recorded, *judged.runs], _same_model)
+
+
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
+    """What is accepted of the submissions, if there are any."""
+    return judge_submissions(options, recorded, _same_model, lambda card, data: _facts(card))
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:

@@ -13,13 +13,14 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
-from ..results.merging import joint_plan, merge
+from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
+from .history import Source, history
 from .levels import levels
 from .queries import query_curves
 from .rows import Answer, model_result
@@ -36,6 +37,8 @@ class RecordedRun:
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
     path: Path | None = None  # the file; the boards do not depend on it
+    submission: str = ""  # its name; empty for a run of the board
+    by: str = ""  # who submitted it
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class _Run:
     evidence: Evidence
     card: CardFacts | None
     origin: RecordedRun
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,10 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
     distinct: dict[str, _Run] = {}
     for run in runs:
         evidence, card = run.read()
-        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
-        distinct[digest] = _Run(run.plan, evidence, card, run)
+        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
+        name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
+        source = Source(name, run.by, bool(run.submission), date, digest)
+        distinct[digest] = _Run(run.plan, evidence, card, run, source)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -155,6 +161,7 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
+        sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
         yield (
             key,
             Answer(
@@ -167,6 +174,7 @@ def _answers(
                 commands=tuple(commands),
                 levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                history=history(best.plan, everything, sources),
             ),
         )
 
@@ -175,8 +183,9 @@ def _answers(
 class _Found:
     """The summary of one question, from all evidence of the model and from the question's own runs."""
 
-    plan: Plan
-    evidence: Evidence  # of the question's own runs
+    plan: Plan  # with the threats in the order of the table
+    runs: Sequence[_Run]  # of the question
+    evidence: Evidence  # of these runs
     summary: Summary
     own: Summary
 
@@ -195,7 +204,7 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
     summary = own if everything is evidence else summarise(plan, everything, __version__)
-    return _Found(plan, evidence, summary, own)
+    return _Found(plan, runs, evidence, summary, own)
 
 
 def _commands(evidence: Evidence) -> list[str]:

@@ -46,9 +46,7 @@ def site(boards: Sequence[Board], extras: Extras | None = None) -> dict[str, byt
             files |= {badge_path(board, table, row): badge(board, table, row) for row in table.models}
         files[sqlite_path(board)] = sqlite_file(board)
         files[f"{board.id}.html"] = pages.render("board.html", board=board, csv_path=csv_path, up="")
-        files[f"history/{board.id}.html"] = pages.render(
-            "history.html", board=board, changes=changes(board), up="../"
-        )
+        files[f"history/{board.id}.html"] = pages.render("history.html", board=board, changes=changes(board), up="../")
         files |= data_scripts(board, galleries)
         files |= _models(pages, board, galleries, extras)
     return files
