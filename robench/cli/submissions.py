@@ -193,7 +193,7 @@ class _Gate:
         return runs, tested
 
     def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
-        return RecordedRun(plan, partial(_read, evidence, card), sent.statement.name, sent.statement.by)
+        return RecordedRun(plan, partial(_read, evidence, card), submission=sent.statement.name, by=sent.statement.by)
 
     def _refuse_name(self, sent: _Sent) -> None:
         """Raises UserError if the model is not on the board and could be taken for one that is."""

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -17,8 +18,11 @@ from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
 from .history import Source, history
+from .levels import levels
+from .queries import query_curves
 from .rows import Answer, model_result
 
 T = TypeVar("T")
@@ -32,6 +36,7 @@ class RecordedRun:
 
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
+    path: Path | None = None  # the file; the boards do not depend on it
     submission: str = ""  # its name; empty for a run of the board
     by: str = ""  # who submitted it
 
@@ -43,22 +48,41 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
+    origin: RecordedRun
     source: Source
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The boards, and the runs of each model without copies: by the ids of board and model, in no order of files."""
+
+    boards: list[Board]
+    runs: dict[tuple[str, str], list[RecordedRun]]
 
 
 def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
+    Raises as `collected` does.
+    """
+    return collected(runs, same_model).boards
+
+
+def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
+    """The boards of these runs, and which runs are about which model.
+
     Raises UserError if no run has a threat, or if runs with one name of data are about different images.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
+    origins: dict[tuple[str, str], list[RecordedRun]] = {}
     for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
         models = _models(together, same_model)
         for model in models:
-            plan = model[0].plan
+            plan, name = model[0].plan, _id(model, alone=len(models) == 1)
+            origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
             try:
-                for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
+                for key, answer in _answers(model, name, orders):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -67,10 +91,11 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
         by_data.setdefault(data, []).append(_table(rows))
-    return [
+    found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
     ]
+    return Collected(found, origins)
 
 
 def slug(text: str, identity: str) -> str:
@@ -104,7 +129,8 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
         evidence, card = run.read()
         digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
         name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
-        distinct[digest] = _Run(run.plan, evidence, card, Source(name, run.by, bool(run.submission), date, digest))
+        source = Source(name, run.by, bool(run.submission), date, digest)
+        distinct[digest] = _Run(run.plan, evidence, card, run, source)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -124,6 +150,7 @@ def _answers(
     left: of several questions about the same examples and threats that with the fewest open examples.
     """
     everything = merge([run.evidence for run in model]).evidence if len(model) > 1 else model[0].evidence
+    curves = [(run.plan, run.evidence) for run in model if run.plan.curve]
     for runs in _grouped((run for run in model if run.plan.threats), lambda run: _table_key(run.plan)):
         key = _table_key(runs[0].plan)
         order = orders[frozenset(t.threat for t in runs[0].plan.threats)]
@@ -135,18 +162,32 @@ def _answers(
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
         sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
-        entries = history(best.plan, everything, sources)
-        yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands), entries)
+        yield (
+            key,
+            Answer(
+                id=name,
+                summary=best.summary,
+                own=best.own,
+                card=card,
+                other_protocols=tuple(others),
+                seeds=tuple(seeds),
+                commands=tuple(commands),
+                levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
+                queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                history=history(best.plan, everything, sources),
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class _Found:
     """The summary of one question, from all evidence of the model and from the question's own runs."""
 
+    plan: Plan  # with the threats in the order of the table
+    runs: Sequence[_Run]  # of the question
+    evidence: Evidence  # of these runs
     summary: Summary
     own: Summary
-    plan: Plan  # with the threats in the order of the table
-    runs: Sequence[_Run]
 
 
 def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) -> _Found:
@@ -162,8 +203,8 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     plan = msgspec.structs.replace(plan, threats=tuple(by_text[threat] for threat in order))
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
-    known = own if everything is evidence else summarise(plan, everything, __version__)
-    return _Found(known, own, plan, runs)
+    summary = own if everything is evidence else summarise(plan, everything, __version__)
+    return _Found(plan, runs, evidence, summary, own)
 
 
 def _commands(evidence: Evidence) -> list[str]:
@@ -204,7 +245,7 @@ def _table(rows: Sequence[Answer]) -> Table:
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, tuple(models)
+        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
     )
 
 
