@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -92,7 +93,8 @@ def command(
             raise UserError(f"{folder} is a file; name a folder")
     url = site_address(url)
     recorded = list(_recorded(_run_files(runs), cards))
-    judged = judge(options, recorded)
+    kept = Path(click.get_current_context().with_resource(TemporaryDirectory(prefix="robench-")))
+    judged = judge(options, recorded, kept)
     found = collected([*recorded, *judged.runs], _same_model)
     report(judged, found.boards)
     if out is not None:
@@ -115,9 +117,9 @@ def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged
     return judged, boards([*recorded, *judged.runs], _same_model)
 
 
-def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
-    """What is accepted of the submissions, if there are any."""
-    return judge_submissions(options, recorded, _same_model, lambda card, data: _facts(card))
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun], kept: Path | None = None) -> Judged:
+    """What is accepted of the submissions, if there are any; as run files in the folder `kept`, if there is one."""
+    return judge_submissions(options, recorded, _same_model, lambda card, data: _facts(card), kept)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:
