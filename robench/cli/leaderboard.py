@@ -1,6 +1,6 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +13,9 @@ from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
+from ..leaderboard.claimed import Publication
 from ..leaderboard.collect import RecordedRun, boards
-from ..leaderboard.entries import CardFacts, json_files
+from ..leaderboard.entries import CardFacts, Certified, ClaimedRow, json_files
 from ..leaderboard.site import site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
@@ -70,7 +71,8 @@ def command(
     for folder in (out, json_folder):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
-    found = boards(list(_recorded(_run_files(runs), cards)), _same_model)
+    named = {card.name: card for card in map(read_card, cards)}
+    found = boards(list(_recorded(_run_files(runs), named)), _same_model, list(_publications(named)))
     if out is not None:
         _write(out, site(found))
         echo(one_line(f"{out / 'index.html'}: {sum(len(t.models) for b in found for t in b.tables)} rows"))
@@ -93,8 +95,16 @@ def _run_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[RecordedRun]:
-    cards = {card.name: card for card in map(read_card, named)}
+def _publications(named: Mapping[str, Card]) -> Iterable[Publication]:
+    """What the cards claim, named and bundled ones; a named card takes the place of a bundled one."""
+    bundled = {name: read_card(zoo_card(name)) for name in zoo_names()}
+    for card in (bundled | dict(named)).values():
+        for claim in card.claimed.values():
+            row = ClaimedRow(card.name, claim.source, claim.accuracy)
+            yield Publication(_test_part(card), frozenset(claim.threats), row)
+
+
+def _recorded(paths: Iterable[Path], cards: Mapping[str, Card]) -> Iterable[RecordedRun]:
     models = set()
     for path in paths:
         with RunFile.read(path) as run:
@@ -105,7 +115,7 @@ def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[Recorded
         raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
 
 
-def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, CardFacts | None]:
+def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, CardFacts | None]:
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
@@ -118,12 +128,26 @@ def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, Car
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():
         card = read_card(zoo_card(name))
-    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card)
+    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card, plan.data)
 
 
-def _facts(card: Card) -> CardFacts:
-    trained_on = tuple(map(str, card.settings.get("threats", ())))
-    return CardFacts(card.recipe, trained_on, minutes_in_all(card), card.command, card.notes)
+def _facts(card: Card, data: str) -> CardFacts:
+    """What the card states of the training, and of certificates if they are about these data."""
+    stated = card.certified.items() if data == _test_part(card) else ()
+    return CardFacts(
+        recipe=card.recipe,
+        trained_on=tuple(map(str, card.settings.get("threats", ()))),
+        minutes=minutes_in_all(card),
+        command=card.command,
+        notes=card.notes,
+        certified=tuple(Certified(threat, c.accuracy, c.source) for threat, c in stated),
+        parameters=card.parameters,
+    )
+
+
+def _test_part(card: Card) -> str:
+    """The data that published and certified numbers of a model are about."""
+    return f"{card.data}:test"
 
 
 def _same_model(one: ModelRecord, other: ModelRecord) -> bool:

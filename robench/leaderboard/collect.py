@@ -17,6 +17,8 @@ from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .certified import with_certificates
+from .claimed import Publication, claimed_rows
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
 from .levels import levels
@@ -45,10 +47,11 @@ class _Run:
     card: CardFacts | None
 
 
-def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
+def boards(runs: Sequence[RecordedRun], same_model: SameModel, publications: Sequence[Publication] = ()) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
-    Raises UserError if no run has a threat, or if runs with one name of data are about different images.
+    Raises UserError if no run has a threat, if runs with one name of data are about different images, or if a card
+    certifies more than was measured.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
@@ -65,7 +68,7 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
         raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
-        by_data.setdefault(data, []).append(_table(rows))
+        by_data.setdefault(data, []).append(_table(rows, data, publications))
     return [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
@@ -200,21 +203,27 @@ def _id(model: Sequence[_Run], alone: bool) -> str:
     return slug(min(run.plan.model.name for run in model), identity.decode())
 
 
-def _table(rows: Sequence[Answer]) -> Table:
-    """The rows by falling union, with the marks of each column."""
+def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication]) -> Table:
+    """The rows by falling union, with the marks of each column; published rows apart."""
     ordered = sorted(rows, key=lambda a: (-a.summary.union.accuracy, a.summary.model.name, a.id))
     table = [_columns(answer.summary) for answer in ordered]
     marks = {column: ranks([row[column].scores for row in table]) for column in table[0]}
     first = ordered[0].summary
     threats = tuple(t.threat for t in first.threats)
     models = [
-        model_result(answer, row, {column: found[place] for column, found in marks.items()})
+        with_certificates(model_result(answer, row, {column: found[place] for column, found in marks.items()}))
         for place, (answer, row) in enumerate(zip(ordered, table, strict=True))
     ]
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
+        id=slug(name, identity),
+        examples=first.data.examples,
+        sha256=first.data.sha256,
+        numbers=first.data.numbers,
+        threats=threats,
+        models=scored(models),
+        claimed=claimed_rows(publications, data, threats),
     )
 
 

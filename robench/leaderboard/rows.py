@@ -1,5 +1,6 @@
 """One row of a table, from the summaries of one model."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -62,7 +63,16 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         seconds=own.cost.seconds,
         patterns=count_patterns([t.outcomes for t in summary.threats]),
         notes=tuple(dict.fromkeys(remarks(summary))),
+        parameters=_parameters(answer),
     )
+
+
+def _parameters(answer: Answer) -> int | None:
+    """The recorded number, else that on the card; None if runs disagree or neither has one."""
+    text = answer.own.environment.get("parameters", "")
+    if text:
+        return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+    return answer.card.parameters if answer.card else None
 
 
 def _beyond(known: str, alone: str) -> int:
