@@ -1,28 +1,32 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
 from ..leaderboard.claimed import Publication
-from ..leaderboard.collect import RecordedRun, boards
-from ..leaderboard.entries import CardFacts, Certified, ClaimedRow, json_files
-from ..leaderboard.site import site
+from ..leaderboard.collect import RecordedRun, boards, collected
+from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_files
+from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.summary import MAX_BYTES
-from .merge import without_folders
+from .merge import shareable
 from .options import debug_option
+from .site_extras import site_address, site_images, site_runs
+from .site_folder import write_files, write_site
+from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
 from .terminal import echo, one_line
 
 FOLDER = click.Path(path_type=Path)
@@ -45,6 +49,16 @@ FOLDER = click.Path(path_type=Path)
     type=click.Path(path_type=Path),
     help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
 )
+@click.option(
+    "--images",
+    type=click.IntRange(0, 10_000),
+    default=100,
+    show_default=True,
+    help="Show the images of the first N examples of each table; 0 for none.",
+)
+@click.option("--no-runs", is_flag=True, help="Leave the run files to download out of the site.")
+@click.option("--url", metavar="URL", default="", help="Address at which the site will stand, for feed and badges.")
+@submission_options
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -54,6 +68,10 @@ def command(
     serve: bool,
     port: int,
     cards: tuple[Path, ...],
+    images: int,
+    no_runs: bool,
+    url: str,
+    **submitted: Any,
 ) -> int:
     """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
 
@@ -63,7 +81,9 @@ def command(
     robench leaderboard runs --out site
     robench leaderboard runs --out site --serve
     robench leaderboard reports/runs --check reports/leaderboard
+    robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
     """
+    options = SubmissionOptions(**submitted)
     if out is None and json_folder is None and check is None:
         raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")
     if serve and out is None:
@@ -71,17 +91,35 @@ def command(
     for folder in (out, json_folder):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
+    url = site_address(url)
     named = {card.name: card for card in map(read_card, cards)}
-    found = boards(list(_recorded(_run_files(runs), named)), _same_model, list(_publications(named)))
+    recorded = list(_recorded(_run_files(runs), named))
+    judged = judge(options, recorded)
+    found = collected([*recorded, *judged.runs], _same_model, list(_publications(named)))
+    report(judged, found.boards)
     if out is not None:
-        _write(out, site(found))
-        echo(one_line(f"{out / 'index.html'}: {sum(len(t.models) for b in found for t in b.tables)} rows"))
+        extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
+        write_site(out, site(found.boards, extras))
+        rows = sum(len(table.models) for board in found.boards for table in board.tables)
+        echo(one_line(f"{out / 'index.html'}: {counted(rows, 'row')}"))
     if json_folder is not None:
-        _write(json_folder, json_files(found))
-    code = 0 if check is None else _checked(check, json_files(found))
+        write_files(json_folder, json_files(found.boards))
+    code = 0 if check is None else _checked(check, json_files(found.boards))
     if serve and out is not None:
         _serve(out, port)
-    return code
+    return max(code, 1 if judged.refused else 0)
+
+
+def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged, list[Board]]:
+    """The board of these runs and folders, with what its maintainer accepts of the submissions."""
+    recorded = list(_recorded(_run_files(runs), {}))
+    judged = judge(options, recorded)
+    return judged, boards([*recorded, *judged.runs], _same_model, list(_publications({})))
+
+
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
+    """What is accepted of the submissions, if there are any."""
+    return judge_submissions(options, recorded, _same_model, _facts)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:
@@ -110,7 +148,7 @@ def _recorded(paths: Iterable[Path], cards: Mapping[str, Card]) -> Iterable[Reco
         with RunFile.read(path) as run:
             plan = recorded_plan(run, hint="leave it out")
         models.add(plan.model.name)
-        yield RecordedRun(plan, partial(_read, path, plan, cards))
+        yield RecordedRun(plan, partial(_read, path, plan, cards), path)
     if unused := cards.keys() - models:
         raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
 
@@ -119,11 +157,7 @@ def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, 
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
-    environment = evidence.environment
-    try:
-        environment = without_folders(environment)
-    except ValueError:  # a command that no shell would read
-        environment = without_folders({key: text for key, text in environment.items() if key != "command"})
+    environment = shareable(evidence.environment)
     name = plan.model.name
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():
@@ -154,17 +188,6 @@ def _same_model(one: ModelRecord, other: ModelRecord) -> bool:
     return identity_of(one).same_as(identity_of(other))
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes each file atomically. Files of an older site stay where no new file has their name."""
-    try:
-        for parent in sorted({(folder / name).parent for name in files}):
-            parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be created: {error.strerror}; name another folder") from None
-    for name, content in files.items():
-        durable.replace(folder / name, content)
-
-
 def _checked(folder: Path, files: dict[str, bytes]) -> int:
     """The exit code: 0 where the folder holds exactly these JSON files, else 1, with a line for each difference."""
     if not folder.is_dir():
@@ -178,6 +201,10 @@ def _checked(folder: Path, files: dict[str, bytes]) -> int:
     for line in different:
         echo(one_line(f"{folder}: {line}; write it again with --json"), err=True)
     return 1 if different else 0
+
+
+def _note(sentence: str) -> None:
+    echo(one_line(f"note: {sentence}"), err=True)
 
 
 def _serve(folder: Path, port: int) -> None:

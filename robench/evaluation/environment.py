@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from torch import nn
 
 from .. import __version__
 from ..errors import UserError
+from ..results.merging import DATE
+
+SOURCE_DATE = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
+LAST_SECOND = 253402300800  # the year 10000 begins
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -33,6 +38,21 @@ def model_size(module: nn.Module) -> dict[str, str]:
     """The count of the numbers that training sets, as a text under `parameters`; empty if the module shows none."""
     count = sum(weight.numel() for weight in module.parameters())
     return {"parameters": str(count)} if count else {}
+
+
+def date() -> str:
+    """The present time in UTC, as run files hold it: 2026-11-26T06:10:00Z. SOURCE_DATE_EPOCH takes precedence.
+
+    Raises UserError if that variable is no number of seconds.
+    """
+    text = os.environ.get(SOURCE_DATE)
+    if text is None:
+        return time.strftime(DATE, time.gmtime())
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) < LAST_SECOND):
+        raise UserError(
+            f"{SOURCE_DATE} is {text!r}; set it to a time in seconds since 1970, such as 1795673400, or unset it"
+        )
+    return time.strftime(DATE, time.gmtime(int(text)))
 
 
 def commit(device: torch.device) -> str:

@@ -273,6 +273,11 @@ class RunFile:
                     raise UserError(f"{self.path} is damaged: the image of example {example} differs from its checksum")
                 yield claim, image
 
+    def holds_images(self) -> bool:
+        """Whether any image is stored; none is in slim files."""
+        with _explained(self.path):
+            return self._db.execute("SELECT 1 FROM claim WHERE image IS NOT NULL LIMIT 1").fetchone() is not None
+
     def image_hashes(self) -> dict[int, str]:
         """The hash of the image of each claim, also of those whose image is not stored; none in slim files."""
         with _explained(self.path):

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
-from ..results.merging import joint_plan, merge
+from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
@@ -21,6 +22,7 @@ from .certified import with_certificates
 from .claimed import Publication, claimed_rows
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
+from .history import Source, history
 from .levels import levels
 from .queries import query_curves
 from .rows import Answer, model_result
@@ -36,6 +38,9 @@ class RecordedRun:
 
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
+    path: Path | None = None  # the file; the boards do not depend on it
+    submission: str = ""  # its name; empty for a run of the board
+    by: str = ""  # who submitted it
 
 
 @dataclass(frozen=True)
@@ -45,22 +50,44 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
+    origin: RecordedRun
+    source: Source
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The boards, and the runs of each model without copies: by the ids of board and model, in no order of files."""
+
+    boards: list[Board]
+    runs: dict[tuple[str, str], list[RecordedRun]]
 
 
 def boards(runs: Sequence[RecordedRun], same_model: SameModel, publications: Sequence[Publication] = ()) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
+
+    Raises as `collected` does.
+    """
+    return collected(runs, same_model, publications).boards
+
+
+def collected(
+    runs: Sequence[RecordedRun], same_model: SameModel, publications: Sequence[Publication] = ()
+) -> Collected:
+    """The boards of these runs, and which runs are about which model.
 
     Raises UserError if no run has a threat, if runs with one name of data are about different images, or if a card
     certifies more than was measured.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
+    origins: dict[tuple[str, str], list[RecordedRun]] = {}
     for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
         models = _models(together, same_model)
         for model in models:
-            plan = model[0].plan
+            plan, name = model[0].plan, _id(model, alone=len(models) == 1)
+            origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
             try:
-                for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
+                for key, answer in _answers(model, name, orders):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -69,10 +96,11 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel, publications: Seq
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
         by_data.setdefault(data, []).append(_table(rows, data, publications))
-    return [
+    found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
     ]
+    return Collected(found, origins)
 
 
 def slug(text: str, identity: str) -> str:
@@ -104,8 +132,10 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
     distinct: dict[str, _Run] = {}
     for run in runs:
         evidence, card = run.read()
-        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
-        distinct[digest] = _Run(run.plan, evidence, card)
+        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
+        name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
+        source = Source(name, run.by, bool(run.submission), date, digest)
+        distinct[digest] = _Run(run.plan, evidence, card, run, source)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -136,6 +166,7 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
+        sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
         yield (
             key,
             Answer(
@@ -148,6 +179,7 @@ def _answers(
                 commands=tuple(commands),
                 levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                history=history(best.plan, everything, sources),
             ),
         )
 
@@ -156,8 +188,9 @@ def _answers(
 class _Found:
     """The summary of one question, from all evidence of the model and from the question's own runs."""
 
-    plan: Plan
-    evidence: Evidence  # of the question's own runs
+    plan: Plan  # with the threats in the order of the table
+    runs: Sequence[_Run]  # of the question
+    evidence: Evidence  # of these runs
     summary: Summary
     own: Summary
 
@@ -176,7 +209,7 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
     summary = own if everything is evidence else summarise(plan, everything, __version__)
-    return _Found(plan, evidence, summary, own)
+    return _Found(plan, runs, evidence, summary, own)
 
 
 def _commands(evidence: Evidence) -> list[str]:

@@ -9,7 +9,7 @@ from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
-from .entries import AttackCost, CardFacts, ModelResult, QueryCurve, Rank, Share, ThreatResult
+from .entries import AttackCost, CardFacts, HistoryEntry, ModelResult, QueryCurve, Rank, Share, ThreatResult
 from .patterns import count_patterns
 
 
@@ -26,6 +26,7 @@ class Answer:
     commands: tuple[str, ...]
     levels: tuple[str, ...]  # by threat, in the order of the summary
     queries: tuple[tuple[QueryCurve, ...], ...]  # by threat
+    history: tuple[HistoryEntry, ...] = ()
 
 
 def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, str]) -> ModelResult:
@@ -63,6 +64,7 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         seconds=own.cost.seconds,
         patterns=count_patterns([t.outcomes for t in summary.threats]),
         notes=tuple(dict.fromkeys(remarks(summary))),
+        history=answer.history,
         parameters=_parameters(answer),
     )
 
