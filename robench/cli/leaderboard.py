@@ -15,12 +15,13 @@ from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
 from ..leaderboard.claimed import Publication
-from ..leaderboard.collect import RecordedRun, boards, collected
+from ..leaderboard.collect import Background, RecordedRun, boards, collected
 from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_files
 from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from .merge import shareable
 from .options import debug_option
@@ -95,7 +96,7 @@ def command(
     named = {card.name: card for card in map(read_card, cards)}
     recorded = list(_recorded(_run_files(runs), named))
     judged = judge(options, recorded)
-    found = collected([*recorded, *judged.runs], _same_model, list(_publications(named)))
+    found = collected([*recorded, *judged.runs], _same_model, _background(named))
     report(judged, found.boards)
     if out is not None:
         extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
@@ -114,7 +115,7 @@ def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged
     """The board of these runs and folders, with what its maintainer accepts of the submissions."""
     recorded = list(_recorded(_run_files(runs), {}))
     judged = judge(options, recorded)
-    return judged, boards([*recorded, *judged.runs], _same_model, list(_publications({})))
+    return judged, boards([*recorded, *judged.runs], _same_model, _background({}))
 
 
 def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
@@ -131,6 +132,10 @@ def _run_files(paths: Iterable[Path]) -> list[Path]:
             raise UserError(f"the folder {path} holds no run file (*.robench); name another")
         files += below
     return files
+
+
+def _background(named: Mapping[str, Card]) -> Background:
+    return Background(list(_publications(named)), known_labels)
 
 
 def _publications(named: Mapping[str, Card]) -> Iterable[Publication]:

@@ -29,6 +29,9 @@ from .rows import Answer, model_result
 
 T = TypeVar("T")
 SameModel = Callable[[ModelRecord, ModelRecord], bool]
+Labels = Callable[[str, Mapping[int, str]], Mapping[int, int] | None]
+"""The labels of examples by their numbers, from the name of the data and their digests; None if they are unknown."""
+
 SLUG = 60  # letters of a name in the name of a file
 
 
@@ -62,17 +65,27 @@ class Collected:
     runs: dict[tuple[str, str], list[RecordedRun]]
 
 
-def boards(runs: Sequence[RecordedRun], same_model: SameModel, publications: Sequence[Publication] = ()) -> list[Board]:
+def _no_labels(data: str, digests: Mapping[int, str]) -> None:
+    """Labels where none are known."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known beside the runs: numbers of publications, and labels."""
+
+    publications: Sequence[Publication] = ()
+    labels: Labels = _no_labels
+
+
+def boards(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
     Raises as `collected` does.
     """
-    return collected(runs, same_model, publications).boards
+    return collected(runs, same_model, background).boards
 
 
-def collected(
-    runs: Sequence[RecordedRun], same_model: SameModel, publications: Sequence[Publication] = ()
-) -> Collected:
+def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> Collected:
     """The boards of these runs, and which runs are about which model.
 
     Raises UserError if no run has a threat, if runs with one name of data are about different images, or if a card
@@ -87,7 +100,7 @@ def collected(
             plan, name = model[0].plan, _id(model, alone=len(models) == 1)
             origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
             try:
-                for key, answer in _answers(model, name, orders):
+                for key, answer in _answers(model, name, orders, background.labels):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -95,7 +108,7 @@ def collected(
         raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
-        by_data.setdefault(data, []).append(_table(rows, data, publications))
+        by_data.setdefault(data, []).append(_table(rows, data, background.publications))
     found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
@@ -147,7 +160,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
 
 
 def _answers(
-    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]]
+    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]], labels: Labels
 ) -> Iterable[tuple[Hashable, Answer]]:
     """The rows of one model, with the key of the table of each.
 
@@ -179,6 +192,7 @@ def _answers(
                 commands=tuple(commands),
                 levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                labels=_labels(best.plan, everything, labels),
                 history=history(best.plan, everything, sources),
             ),
         )
@@ -210,6 +224,13 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     own.refuse_unreadable()
     summary = own if everything is evidence else summarise(plan, everything, __version__)
     return _Found(plan, runs, evidence, summary, own)
+
+
+def _labels(plan: Plan, evidence: Evidence, labels: Labels) -> tuple[int, ...]:
+    """The labels of the planned examples, in their order; empty if they are unknown."""
+    digests = dict.fromkeys(plan.examples, "") | {c.example: c.digest for c in evidence.clean}
+    found = labels(plan.data, {example: digests[example] for example in plan.examples})
+    return tuple(found[example] for example in plan.examples) if found is not None else ()
 
 
 def _commands(evidence: Evidence) -> list[str]:

@@ -9,6 +9,7 @@ from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
+from .classes import class_results
 from .entries import AttackCost, CardFacts, HistoryEntry, ModelResult, QueryCurve, Rank, Share, ThreatResult
 from .patterns import count_patterns
 
@@ -26,6 +27,7 @@ class Answer:
     commands: tuple[str, ...]
     levels: tuple[str, ...]  # by threat, in the order of the summary
     queries: tuple[tuple[QueryCurve, ...], ...]  # by threat
+    labels: tuple[int, ...]  # by example; empty if unknown
     history: tuple[HistoryEntry, ...] = ()
 
 
@@ -66,6 +68,7 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         notes=tuple(dict.fromkeys(remarks(summary))),
         history=answer.history,
         parameters=_parameters(answer),
+        classes=class_results(answer.labels, [t.outcomes for t in summary.threats]),
     )
 
 

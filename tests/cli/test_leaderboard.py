@@ -82,6 +82,18 @@ def test_a_named_card_states_published_and_certified_numbers(runs, robench, fold
     assert table["models"][0]["parameters"] == 54822
 
 
+def test_classes_need_no_data(runs, robench, folder, monkeypatch):
+    def unread(*of):
+        raise AssertionError("no data set is read")
+
+    monkeypatch.setattr("robench.problem.datasets.load", unread)
+    monkeypatch.setattr("robench.problem.datasets.digits.read", unread)
+    assert robench("leaderboard", "runs", "--json", "data").code == 0
+    (row,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"][0]["models"]
+    assert sum(c["examples"] for c in row["classes"]) == sum(row["patterns"].values()) == 12
+    assert len(row["classes"]) > 1
+
+
 def test_numbers_of_a_card_about_other_data_are_left_out(runs, robench, folder):
     published = Claimed(source="A", threats=("linf:0.2", "l2:2", "l1:10"), accuracy={"union": 0.25})
     certified = {"linf:0.2": Certificate(accuracy=1.0, source="about other images")}

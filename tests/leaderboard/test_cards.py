@@ -5,7 +5,7 @@ import pytest
 from robench.errors import UserError
 from robench.leaderboard.certified import implies
 from robench.leaderboard.claimed import Publication
-from robench.leaderboard.collect import boards
+from robench.leaderboard.collect import Background, boards
 from robench.leaderboard.entries import CardFacts, Certified, ClaimedRow, json_files
 
 from .made import NAMES, board, recorded, same
@@ -17,7 +17,7 @@ def publication(name="net", source="A 2020, Table 1", data="mnist:test", threats
 
 
 def claimed(*publications, runs=None):
-    (found,) = boards(runs or [recorded(["SB", "SS"])], same, publications)
+    (found,) = boards(runs or [recorded(["SB", "SS"])], same, Background(publications))
     return [table.claimed for table in found.tables]
 
 
@@ -44,15 +44,15 @@ def test_published_rows_hold_only_columns_of_the_table_in_their_order():
 def test_a_published_number_changes_no_mark_rank_or_score():
     runs = [recorded(["S" * 40], NAMES[:1], name="a"), recorded(["SB" * 20], NAMES[:1], name="b")]
     best = publication(name="b", threats=NAMES[:1], union=1.0, clean=1.0)
-    (bare,), (beside,) = boards(runs, same), boards(runs, same, [best])
+    (bare,), (beside,) = boards(runs, same), boards(runs, same, Background([best]))
     assert [table.models for table in bare.tables] == [table.models for table in beside.tables]
     assert beside.tables[0].claimed
 
 
 def test_neither_order_nor_repetition_of_publications_changes_a_byte():
     some = [publication("b"), publication("a"), publication("a", source="B")]
-    wanted = json_files(boards([recorded(["SB", "SS"])], same, some))
-    assert json_files(boards([recorded(["SB", "SS"])], same, [*reversed(some), *some])) == wanted
+    wanted = json_files(boards([recorded(["SB", "SS"])], same, Background(some)))
+    assert json_files(boards([recorded(["SB", "SS"])], same, Background([*reversed(some), *some]))) == wanted
     assert [(row.source, row.name) for row in claimed(*some)[0]] == [
         ("A 2020, Table 1", "a"), ("A 2020, Table 1", "b"), ("B", "a"),
     ]  # fmt: skip
