@@ -76,7 +76,9 @@ def test_the_images_of_bundled_data_are_shown(runs, robench, folder):
             assert sheet["sizes"] == {str(place): sizes[threat, place] for place in broken}
             picture = np.asarray(Image.open(folder / "site" / sheet["adversarial"]))
             (smallest,) = [
-                images[c.id] for c, v in evidence.judged() if (c.threat, c.example) == (threat, broken[0]) and c.id in images
+                images[c.id]
+                for c, v in evidence.judged()
+                if (c.threat, c.example) == (threat, broken[0]) and c.id in images
             ]
             at = slice(28 * broken[0], 28 * broken[0] + 28)
             assert np.array_equal(picture[:28, at], np.round(smallest[0] * 255))

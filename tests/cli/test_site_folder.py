@@ -64,7 +64,8 @@ def test_a_file_that_does_not_change_is_not_written_again(site):
 
 
 @pytest.mark.parametrize(
-    "name", ["../victim.txt", "/etc/hostname", "x/../../victim.txt", "..", ".", "", "x//y", ".git/config", "a\\b", "a\n"]
+    "name",
+    ["../victim.txt", "/etc/hostname", "x/../../victim.txt", "..", ".", "", "x//y", ".git/config", "a\\b", "a\n"],
 )
 def test_a_manifest_that_leads_out_of_the_folder_is_refused(site, tmp_path, name):
     (tmp_path / "victim.txt").write_bytes(b"x")

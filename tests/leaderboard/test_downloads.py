@@ -14,7 +14,7 @@ from robench.leaderboard.texts import compact, duration
 
 from .full import full_board, replaced
 
-HOSTILE = "=HYPERLINK(\"x\")</title><script>'; DROP TABLE model; --,\n{}\\"
+HOSTILE = '=HYPERLINK("x")</title><script>\'; DROP TABLE model; --,\n{}\\'
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ def test_an_example_has_one_place_on_all_sheets():
     (row,) = table.models
     sheet = sheets.sheets[row.id, "linf:0.3"]
     assert sorted(sheet.sizes) == [1, 2]
-    clean, adversarial, difference = (pixels(files[name]) for name in (sheets.clean, sheet.adversarial, sheet.difference))
+    clean, adversarial, difference = (
+        pixels(files[name]) for name in (sheets.clean, sheet.adversarial, sheet.difference)
+    )
     assert clean.shape == adversarial.shape == difference.shape == (4, 32)
     place = slice(4, 8)
     assert np.array_equal(clean[:, place], np.round(images.clean[1][0] * 255))

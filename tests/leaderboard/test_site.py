@@ -148,7 +148,14 @@ def test_a_curve_counts_what_breaks_within_each_twentieth():
 
 def test_a_model_has_a_page_with_its_card_command_hash_and_attacks(files):
     text = page_of(files, "one").text
-    for wanted in ("pgd_at", "12 min", "robench train pgd_at --threat linf:0.3", "robench evaluate one", "pgd", "by the"):
+    for wanted in (
+        "pgd_at",
+        "12 min",
+        "robench train pgd_at --threat linf:0.3",
+        "robench evaluate one",
+        "pgd",
+        "by the",
+    ):
         assert wanted in text
     assert b"one".hex() in text
 
