@@ -65,7 +65,8 @@ def opened(browser: Any, site: str, path: str, allowed: Iterable[str] = (), **co
         yield page
     finally:
         fresh.close()
-    assert [fault for fault in faults if not any(part in fault for part in allowed)] == []
+    left = [fault for fault in faults if not any(part in fault for part in allowed)]
+    assert not left, left
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> str:
