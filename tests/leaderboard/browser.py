@@ -48,7 +48,7 @@ def chromium() -> Iterator[Any]:
 def opened(browser: Any, site: str, path: str, allowed: Iterable[str] = (), **context: Any) -> Iterator[Any]:
     """A page of a site in a context of its own.
 
-    Fails at the end on any message of the console, error of a script, dialog, answer that is no success, and request
+    Fails at the end on any message of the console, error of a script, dialog, refused request, and request
     that leaves the site. `allowed` are parts of messages that a test provokes.
     """
     faults: list[str] = []
@@ -57,7 +57,7 @@ def opened(browser: Any, site: str, path: str, allowed: Iterable[str] = (), **co
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
     page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-    page.on("response", lambda answer: answer.ok or faults.append(f"answer {answer.status}: {answer.url}"))
+    page.on("response", lambda answer: answer.status < 400 or faults.append(f"answer {answer.status}: {answer.url}"))
     fresh.on("request", lambda r: r.url.startswith((f"{site}/", "data:")) or faults.append(f"request: {r.url}"))
     fresh.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     try:
