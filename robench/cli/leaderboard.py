@@ -8,20 +8,22 @@ from pathlib import Path
 import click
 import msgspec
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
-from ..leaderboard.collect import RecordedRun, boards
+from ..leaderboard.collect import RecordedRun, collected
 from ..leaderboard.entries import CardFacts, json_files
-from ..leaderboard.site import site
+from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.summary import MAX_BYTES
-from .merge import without_folders
+from .merge import shareable
 from .options import debug_option
+from .site_extras import site_address, site_images, site_runs
+from .site_folder import write_files, write_site
 from .terminal import echo, one_line
 
 FOLDER = click.Path(path_type=Path)
@@ -44,6 +46,15 @@ FOLDER = click.Path(path_type=Path)
     type=click.Path(path_type=Path),
     help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
 )
+@click.option(
+    "--images",
+    type=click.IntRange(0, 10_000),
+    default=100,
+    show_default=True,
+    help="Show the images of the first N examples of each table; 0 for none.",
+)
+@click.option("--no-runs", is_flag=True, help="Leave the run files to download out of the site.")
+@click.option("--url", metavar="URL", default="", help="Address at which the site will stand, for feed and badges.")
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -53,6 +64,9 @@ def command(
     serve: bool,
     port: int,
     cards: tuple[Path, ...],
+    images: int,
+    no_runs: bool,
+    url: str,
 ) -> int:
     """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
 
@@ -70,13 +84,16 @@ def command(
     for folder in (out, json_folder):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
-    found = boards(list(_recorded(_run_files(runs), cards)), _same_model)
+    url = site_address(url)
+    found = collected(list(_recorded(_run_files(runs), cards)), _same_model)
     if out is not None:
-        _write(out, site(found))
-        echo(one_line(f"{out / 'index.html'}: {sum(len(t.models) for b in found for t in b.tables)} rows"))
+        extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
+        write_site(out, site(found.boards, extras))
+        rows = sum(len(table.models) for board in found.boards for table in board.tables)
+        echo(one_line(f"{out / 'index.html'}: {counted(rows, 'row')}"))
     if json_folder is not None:
-        _write(json_folder, json_files(found))
-    code = 0 if check is None else _checked(check, json_files(found))
+        write_files(json_folder, json_files(found.boards))
+    code = 0 if check is None else _checked(check, json_files(found.boards))
     if serve and out is not None:
         _serve(out, port)
     return code
@@ -100,7 +117,7 @@ def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[Recorded
         with RunFile.read(path) as run:
             plan = recorded_plan(run, hint="leave it out")
         models.add(plan.model.name)
-        yield RecordedRun(plan, partial(_read, path, plan, cards))
+        yield RecordedRun(plan, partial(_read, path, plan, cards), path)
     if unused := cards.keys() - models:
         raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
 
@@ -109,11 +126,7 @@ def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, Car
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
-    environment = evidence.environment
-    try:
-        environment = without_folders(environment)
-    except ValueError:  # a command that no shell would read
-        environment = without_folders({key: text for key, text in environment.items() if key != "command"})
+    environment = shareable(evidence.environment)
     name = plan.model.name
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():
@@ -130,17 +143,6 @@ def _same_model(one: ModelRecord, other: ModelRecord) -> bool:
     return identity_of(one).same_as(identity_of(other))
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes each file atomically. Files of an older site stay where no new file has their name."""
-    try:
-        for parent in sorted({(folder / name).parent for name in files}):
-            parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be created: {error.strerror}; name another folder") from None
-    for name, content in files.items():
-        durable.replace(folder / name, content)
-
-
 def _checked(folder: Path, files: dict[str, bytes]) -> int:
     """The exit code: 0 where the folder holds exactly these JSON files, else 1, with a line for each difference."""
     if not folder.is_dir():
@@ -154,6 +156,10 @@ def _checked(folder: Path, files: dict[str, bytes]) -> int:
     for line in different:
         echo(one_line(f"{folder}: {line}; write it again with --json"), err=True)
     return 1 if different else 0
+
+
+def _note(sentence: str) -> None:
+    echo(one_line(f"note: {sentence}"), err=True)
 
 
 def _serve(folder: Path, port: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -40,19 +40,32 @@ def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
         plans = [recorded_plan(file, hint="leave it out") for file in files]
         for path, plan in zip(runs[1:], plans[1:], strict=True):
             _refuse_another(runs[0], plans[0], path, plan)
-        evidences = [file.evidence() for file in files]
-        merged = merge(evidences)
-        plan = joint_plan(plans, merged.evidence)
-        searched = [searched_in(*of) for of in zip(plans, evidences, strict=True)]
-        environment = merged.evidence.environment
-        if len({*chain(*searched)}) > 1:
-            environment = environment | {"precision": joint_precisions(environment, searched)}
-            listed = [f"{path} in {' and '.join(of)}" for path, of in zip(runs, searched, strict=True) if of]
-            click.echo(f"note: searched in different precisions: {', '.join(listed)}", err=True)
-        with RunFile.whole(out) as result, result.writing():
-            result.put_plan(plan, without_folders(environment) if slim else environment)
-            result.adopt(merged.evidence, merged.sources, [] if slim else files)
+        searched = write_joint(out, files, plans, slim=slim)
+    if len({*chain(*searched)}) > 1:
+        listed = [f"{path} in {' and '.join(of)}" for path, of in zip(runs, searched, strict=True) if of]
+        click.echo(f"note: searched in different precisions: {', '.join(listed)}", err=True)
     echo(render([recorded_summary(out)], intervals=True), nl=False)
+
+
+def write_joint(
+    out: Path, files: Sequence[RunFile], plans: Sequence[Plan], *, slim: bool = False, shared: bool = False
+) -> list[tuple[str, ...]]:
+    """Writes the runs of one model as one file. The result is the precisions in which each was searched.
+
+    A `slim` file has no images. It and one that is to be `shared` have no folders of this machine.
+    """
+    evidences = [file.evidence() for file in files]
+    merged = merge(evidences)
+    searched = [searched_in(*of) for of in zip(plans, evidences, strict=True)]
+    environment = merged.evidence.environment
+    if len({*chain(*searched)}) > 1:
+        environment = environment | {"precision": joint_precisions(environment, searched)}
+    if slim or shared:
+        environment = shareable(environment)
+    with RunFile.whole(out) as result, result.writing():
+        result.put_plan(joint_plan(plans, merged.evidence), environment)
+        result.adopt(merged.evidence, merged.sources, [] if slim else files)
+    return searched
 
 
 def without_folders(environment: Mapping[str, str]) -> dict[str, str]:
@@ -64,6 +77,14 @@ def without_folders(environment: Mapping[str, str]) -> dict[str, str]:
     command = shlex.join(map(shortened, shlex.split(environment.get("command", ""))))
     rest = {key: shortened(text) for key, text in environment.items()}
     return rest | ({"command": command} if command else {})
+
+
+def shareable(environment: Mapping[str, str]) -> dict[str, str]:
+    """As `without_folders`, of any run: a command that no shell would read is left out."""
+    try:
+        return without_folders(environment)
+    except ValueError:
+        return without_folders({key: text for key, text in environment.items() if key != "command"})
 
 
 def _refuse_another(first: Path, plan: Plan, path: Path, other: Plan) -> None:

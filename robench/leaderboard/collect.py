@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +32,7 @@ class RecordedRun:
 
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
+    path: Path | None = None  # the file; the boards do not depend on it
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,40 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
+    origin: RecordedRun
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The boards, and the runs of each model without copies: by the ids of board and model, in no order of files."""
+
+    boards: list[Board]
+    runs: dict[tuple[str, str], list[RecordedRun]]
 
 
 def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
+    Raises as `collected` does.
+    """
+    return collected(runs, same_model).boards
+
+
+def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
+    """The boards of these runs, and which runs are about which model.
+
     Raises UserError if no run has a threat, or if runs with one name of data are about different images.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
+    origins: dict[tuple[str, str], list[RecordedRun]] = {}
     for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
         models = _models(together, same_model)
         for model in models:
-            plan = model[0].plan
+            plan, name = model[0].plan, _id(model, alone=len(models) == 1)
+            origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
             try:
-                for key, answer in _answers(model, _id(model, alone=len(models) == 1), orders):
+                for key, answer in _answers(model, name, orders):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -63,10 +84,11 @@ def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
         by_data.setdefault(data, []).append(_table(rows))
-    return [
+    found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
     ]
+    return Collected(found, origins)
 
 
 def slug(text: str, identity: str) -> str:
@@ -99,7 +121,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
     for run in runs:
         evidence, card = run.read()
         digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
-        distinct[digest] = _Run(run.plan, evidence, card)
+        distinct[digest] = _Run(run.plan, evidence, card, run)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)

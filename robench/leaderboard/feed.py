@@ -1,0 +1,87 @@
+"""What changed when: entries of all models of a board, and the Atom feed of all boards (RFC 4287)."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from xml.sax.saxutils import escape, quoteattr
+
+from .entries import Board, HistoryEntry, ModelResult, Table
+from .texts import is_date, percent, printable
+
+UNDATED = "1970-01-01T00:00:00Z"  # of a feed without entries, which needs a date too
+FEED_LENGTH = 200  # entries of the feed; the page has all
+
+
+class Change(NamedTuple):
+    """One entry of the history of one row."""
+
+    board: Board
+    table: Table
+    row: ModelResult
+    entry: HistoryEntry
+
+    @property
+    def title(self) -> str:
+        """A line for the feed."""
+        return f"{self.row.name}: union {percent(self.entry.union)} % on {self.board.data}"
+
+    @property
+    def sentence(self) -> str:
+        """What the run did, in one sentence."""
+        entry, where = self.entry, f"under {', '.join(self.table.threats)}"
+        by = f" by {entry.by}" if entry.by else ""
+        broken = ", ".join(f"{count} under {threat}" for threat, count in entry.lowered.items() if threat != "union")
+        what = f"broke {broken} first" if broken else "broke no further example"
+        return f"{entry.source or 'A run'}{by} {what}. Now {percent(entry.union)} % stand {where}."
+
+
+def changes(board: Board) -> list[Change]:
+    """All entries of a board, newest first; undated ones last."""
+    found = [
+        Change(board, table, row, entry) for table in board.tables for row in table.models for entry in row.history
+    ]
+    return sorted(found, key=lambda change: _date(change), reverse=True)
+
+
+def _date(change: Change) -> str:
+    return change.entry.date if is_date(change.entry.date) else ""
+
+
+def feed(boards: Sequence[Board], url: str) -> bytes:
+    """The Atom feed: dated entries of all boards, newest first. Addresses are relative without the site's `url`."""
+    dated = [change for board in boards for change in changes(board) if _date(change)]
+    newest = sorted(dated, key=_date, reverse=True)[:FEED_LENGTH]
+    identity = _urn("feed", *sorted(board.data for board in boards))
+    lines = [
+        '<?xml version="1.0" encoding="utf-8"?>',
+        '<feed xmlns="http://www.w3.org/2005/Atom">',
+        f"<id>{identity}</id>",
+        "<title>robench leaderboard</title>",
+        f"<updated>{_date(newest[0]) if newest else UNDATED}</updated>",
+        "<author><name>robench leaderboard</name></author>",
+        f"<link rel=\"alternate\" type=\"text/html\" href={quoteattr(url + 'index.html')}/>",
+    ]
+    if url:
+        lines.append(f"<link rel=\"self\" type=\"application/atom+xml\" href={quoteattr(url + 'feed.xml')}/>")
+    for change in newest:
+        lines += _entry(change, url)
+    return "\n".join([*lines, "</feed>", ""]).encode()
+
+
+def _entry(change: Change, url: str) -> Iterable[str]:
+    """The lines of one entry. Its id depends on what changed, not on where the site is."""
+    board, table, row, entry = change
+    identity = _urn(board.data, table.id, row.id, entry.date, entry.source, entry.by, repr(entry.union))
+    yield "<entry>"
+    yield f"<id>{identity}</id>"
+    yield f"<title>{escape(printable(change.title))}</title>"
+    yield f"<updated>{_date(change)}</updated>"
+    if entry.by:
+        yield f"<author><name>{escape(printable(entry.by))}</name></author>"
+    yield f"<link rel=\"alternate\" type=\"text/html\" href={quoteattr(f'{url}models/{board.id}/{row.id}.html')}/>"
+    yield f'<content type="text">{escape(printable(change.sentence))}</content>'
+    yield "</entry>"
+
+
+def _urn(*parts: str) -> str:
+    return uuid.uuid5(uuid.NAMESPACE_URL, "\n".join(("robench leaderboard", *parts))).urn

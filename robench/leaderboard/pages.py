@@ -1,0 +1,117 @@
+"""Templates of the pages, and what they show of numbers."""
+
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..errors import counted
+from .citation import bibtex, paragraph
+from .entries import LEVELS, Certified, ModelResult, Share, Table
+from .scripts import radius_curve
+from .texts import certified, compact, duration, is_date, percent
+
+FOLDER = Path(__file__).parent / "templates"
+MASKED = "gradients are masked, or may be: a stronger attack may find more"
+VERDICTS = {"masked": "masked", "suspect": "suspect", "none-found": "none found", "untested": "untested"}
+OUTCOMES = {"W": "wrong before any attack", "O": "open", "B": "broken", "S": "stands"}
+
+
+class Pages:
+    """Renders the templates. Every text is escaped, and an unknown name is an error."""
+
+    def __init__(self) -> None:
+        self._templates = Environment(
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._templates.filters |= {
+            "percent": percent,
+            "cell": _cell,
+            "share": _share,
+            "count": lambda number: f"{number:,}",
+            "compact": compact,
+            "duration": duration,
+            "verdict": lambda verdict: VERDICTS[verdict],
+            "day": lambda date: date[:10] if is_date(date) else "no date",
+        }
+        self._templates.globals |= {
+            "outcome_rows": _outcome_rows,
+            "radius_rows": _radius_rows,
+            "query_rows": _query_rows,
+            "certified": certified,
+            "counted": counted,
+            "bibtex": bibtex,
+            "paragraph": paragraph,
+        }
+
+    def render(self, template: str, **content: Any) -> bytes:
+        """The page as a file."""
+        return (self._templates.get_template(template).render(**content).strip() + "\n").encode()
+
+
+def _cell(share: Share, classes: str, bound: Certified | None = None) -> Markup:
+    """A cell of the main table, as `static/table.js` writes it for other threats."""
+    classes = html.escape(classes)
+    if not share.measured:
+        return Markup(f'<td class="number {classes}" data-value="-1">not measured</td>')
+    low, high = map(percent, share.ci95)
+    text = ("≤ " if share.open else "") + percent(share.accuracy)
+    if share.rank == "best":
+        text = f"<strong>{text}</strong>"
+    if share.masked:
+        text += f'<span class="mark" title="{MASKED}">†</span>'
+    note = ""
+    if share.open:
+        note = f' title="{html.escape(f"{share.open - share.failed} open, {share.failed} failed")}"'
+    lower = ""
+    if bound is not None:
+        title = html.escape(bound.source)
+        lower = f'<span class="certified" title="{title}">≥ {percent(bound.accuracy)} certified</span>'
+    return Markup(
+        f'<td class="number {classes}" data-value="{share.accuracy!r}"{note}>{text}'
+        f'<span class="ci" style="--low:{low};--high:{high}">{low}–{high}</span>{lower}</td>'
+    )
+
+
+def _share(share: Share) -> str:
+    """A share with its interval, in a sentence."""
+    if not share.measured:
+        return "not measured"
+    low, high = map(percent, share.ci95)
+    return f"{'≤ ' if share.open else ''}{percent(share.accuracy)} % ({low}–{high})"
+
+
+def _outcome_rows(table: Table, row: ModelResult) -> Iterable[tuple[str, int]]:
+    """Each pattern in words, with its count: the more threats an example withstands, the earlier."""
+    for pattern, count in sorted(row.patterns.items(), key=lambda item: (-item[0].count("S"), item[0])):
+        if len(set(pattern)) == 1:
+            where = "" if pattern[0] == "W" or len(pattern) == 1 else " under all threats"
+            yield OUTCOMES[pattern[0]] + where, count
+        else:
+            parts = (f"{OUTCOMES[letter]} under {t}" for letter, t in zip(pattern, table.threats, strict=True))
+            yield ", ".join(parts), count
+
+
+def _radius_rows(row: ModelResult) -> list[tuple[str, list[float]]]:
+    """The accuracy within each second twentieth of the radius, by threat with levels."""
+    return [(t.threat, radius_curve(t.levels)[:: (len(LEVELS) - 1) // 10]) for t in row.threats if t.levels]
+
+
+def _query_rows(row: ModelResult) -> list[tuple[str, str, list[tuple[int, float]]]]:
+    """The accuracy after 10, 100, ... forward passes, up to the last change, by threat and attack."""
+    rows = []
+    for threat in row.threats:
+        for curve in threat.queries:
+            steps = list(zip(curve.queries, curve.standing, strict=True))
+            powers = [10**k for k in range(1, 8) if not steps or 10 ** (k - 1) < steps[-1][0]]
+            found = [(n, min((s for q, s in steps if q <= n), default=row.clean.accuracy)) for n in powers]
+            rows.append((threat.threat, curve.attack, found))
+    return rows

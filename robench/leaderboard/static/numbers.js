@@ -1,0 +1,231 @@
+"use strict";
+// Pure functions of outcomes, the same as robench/leaderboard/patterns.py; tests compare them with Python.
+
+const Z = 1.9599639845400536; // of a 95 % interval, as statistics.NormalDist gives it
+
+// The score interval of a share. Wilson 1927.
+function wilson(successes, n) {
+  if (n === 0) return [0, 1];
+  const share = successes / n;
+  const centre = (share + (Z * Z) / (2 * n)) / (1 + (Z * Z) / n);
+  const half = (Z / (1 + (Z * Z) / n)) * Math.sqrt((share * (1 - share)) / n + (Z * Z) / (4 * n * n));
+  return [successes ? Math.max(0, centre - half) : 0, successes < n ? Math.min(1, centre + half) : 1];
+}
+
+// The outcome under several threats: the worst of the letters at the chosen places.
+function worst(pattern, chosen) {
+  const letters = chosen.map((place) => pattern[place]);
+  if (letters.includes("W")) return "W";
+  if (letters.includes("B")) return "B";
+  return letters.every((letter) => letter === "S") ? "S" : "O";
+}
+
+function correlation(one, other, both, n) {
+  const scale = one * (n - one) * other * (n - other);
+  if (!scale) return 1;
+  const value = (n * both - one * other) / Math.sqrt(scale);
+  return value < 0 ? (value * n * n) / (n * n + 1) : value;
+}
+
+// Counts that union and average need, from the numbers of examples by pattern. `entries` are pairs of a pattern, a letter
+// per threat, and a number. `held.S[i][j]` are the examples that stand under both i and j; of `SO` open ones count too.
+function prepare(entries) {
+  const threats = entries.length ? entries[0][0].length : 0;
+  const masks = { stands: [], lost: [], count: [] }; // per pattern, a bit per threat
+  const square = () => Array.from({ length: threats }, () => new Array(threats).fill(0));
+  const held = { S: square(), SO: square() };
+  const open = new Array(threats).fill(0);
+  let n = 0;
+  for (const [pattern, count] of entries) {
+    const at = { S: [], SO: [] };
+    let stands = 0;
+    let lost = 0;
+    for (let place = 0; place < threats; place++) {
+      const letter = pattern[place];
+      if (letter === "S") {
+        stands |= 1 << place;
+        at.S.push(place);
+      }
+      if (letter === "O") open[place] += count;
+      if (letter === "S" || letter === "O") at.SO.push(place);
+      else lost |= 1 << place;
+    }
+    for (const letters of ["S", "SO"]) {
+      for (const i of at[letters]) for (const j of at[letters]) held[letters][i][j] += count;
+    }
+    masks.stands.push(stands);
+    masks.lost.push(lost);
+    masks.count.push(count);
+    n += count;
+  }
+  return {
+    n,
+    held,
+    open,
+    stands: Uint32Array.from(masks.stands),
+    lost: Uint32Array.from(masks.lost),
+    count: Uint32Array.from(masks.count),
+  };
+}
+
+// The patterns as the page's data write them: "BBS 12 SSS 3".
+function parsePatterns(text) {
+  const words = text.split(" ");
+  const entries = [];
+  for (let i = 0; i + 1 < words.length; i += 2) entries.push([words[i], Number(words[i + 1])]);
+  return entries;
+}
+
+// One end of the interval of the average, from counts of pairs. Zou and Donner 2008.
+function averageEnd(held, n, chosen, end) {
+  const counts = chosen.map((place) => held[place][place]);
+  const distances = counts.map((count) => Math.abs(count / n - wilson(count, n)[end]));
+  let spread = 0;
+  for (const [i, one] of chosen.entries()) {
+    for (const [j, other] of chosen.entries()) {
+      spread += distances[i] * distances[j] * correlation(counts[i], counts[j], held[one][other], n);
+    }
+  }
+  const half = Math.sqrt(Math.max(0, spread)) / chosen.length;
+  const middle = counts.reduce((sum, count) => sum + count / n, 0) / chosen.length;
+  return end ? Math.min(1, middle + half) : Math.max(0, middle - half);
+}
+
+// Union and average over the threats at the chosen places, from what `prepare` returns.
+function recomputed(prepared, chosen) {
+  const { n, held } = prepared;
+  const all = chosen.reduce((mask, place) => mask | (1 << place), 0);
+  let stands = 0;
+  let open = 0;
+  for (let i = 0; i < prepared.count.length; i++) {
+    if (prepared.lost[i] & all) continue;
+    if ((prepared.stands[i] & all) === all) stands += prepared.count[i];
+    else open += prepared.count[i];
+  }
+  let total = 0;
+  for (const place of chosen) total += held.SO[place][place] / n;
+  return {
+    union: (stands + open) / n,
+    unionInterval: [wilson(stands, n)[0], wilson(stands + open, n)[1]],
+    unionOpen: open,
+    average: total / chosen.length,
+    averageInterval: [averageEnd(held.S, n, chosen, 0), averageEnd(held.SO, n, chosen, 1)],
+    averageOpen: chosen.reduce((sum, place) => sum + prepared.open[place], 0),
+  };
+}
+
+// The same from numbers of examples by pattern.
+function recompute(patterns, chosen) {
+  return recomputed(prepare(Object.entries(patterns)), chosen);
+}
+
+// The accuracy under the threat at one place, its interval, and the open examples.
+function single({ n, held, open }, place) {
+  const [stands, all] = [held.S[place][place], held.SO[place][place]];
+  return [all / n, [wilson(stands, n)[0], wilson(all, n)[1]], open[place]];
+}
+
+const LEVELS = "0123456789abcdefghijk"; // twentieths of a radius
+
+// The outcome within k twentieths of the radius: a break counts from its level on; letters of outcomes stay.
+function atLevel(letter, k) {
+  const level = LEVELS.indexOf(letter);
+  if (level < 0) return letter;
+  return level <= k ? "B" : "S";
+}
+
+// The outcomes within k twentieths of the radius, from a string of levels.
+function within(levels, k) {
+  const letters = {};
+  for (const level of `WBSO${LEVELS}`) letters[level] = atLevel(level, k);
+  return Array.from(levels, (level) => letters[level]).join("");
+}
+
+// Numbers of examples by pattern, from a string of outcomes per threat.
+function countPatterns(rows) {
+  const counts = new Map();
+  for (let i = 0; i < rows[0].length; i++) {
+    let pattern = "";
+    for (const row of rows) pattern += row[i];
+    counts.set(pattern, (counts.get(pattern) ?? 0) + 1);
+  }
+  return [...counts.entries()].sort(([one], [other]) => (one < other ? -1 : 1));
+}
+
+// The number in the data set of each example, from slices: "0:10 12:14".
+function exampleNumbers(text) {
+  const numbers = [];
+  for (const part of text.split(" ").filter(Boolean)) {
+    const [first, last] = part.split(":").map(Number);
+    for (let i = first; i < last; i++) numbers.push(i);
+  }
+  return numbers;
+}
+
+// Percent with one digit, rounded as Python does: a tie goes to the even digit.
+function percent(share) {
+  const value = 100 * share;
+  if (!Number.isInteger(4 * value) || Number.isInteger(2 * value)) return value.toFixed(1);
+  const below = Math.floor(10 * value);
+  return ((below % 2 ? below + 1 : below) / 10).toFixed(1);
+}
+
+// The exact two-sided p-value for the examples on which two models differ. McNemar 1947.
+function mcnemar(gained, lost) {
+  const n = gained + lost;
+  const logs = [0]; // logarithms of factorials
+  for (let k = 1; k <= n; k++) logs.push(logs[k - 1] + Math.log(k));
+  let tail = 0;
+  for (let k = 0; k <= Math.min(gained, lost); k++) {
+    tail += Math.exp(logs[n] - logs[k] - logs[n - k] - n * Math.LN2);
+  }
+  return Math.min(1, 2 * tail);
+}
+
+// Numbers of examples by which of two models stands; open ones of either model are counted apart.
+function pairs(one, other) {
+  const counts = { both: 0, first: 0, second: 0, neither: 0, open: 0 };
+  for (let i = 0; i < one.length; i++) {
+    if (one[i] === "O" || other[i] === "O") counts.open += 1;
+    else if (one[i] === "S") counts[other[i] === "S" ? "both" : "first"] += 1;
+    else counts[other[i] === "S" ? "second" : "neither"] += 1;
+  }
+  return counts;
+}
+
+// The outcomes before any attack: S where the model was correct, open where no answer is known.
+function before(rows) {
+  return Array.from(rows[0], (_, i) => {
+    const letters = rows.map((row) => row[i]).join("");
+    if (letters.includes("W")) return "W";
+    return letters === "O".repeat(letters.length) ? "O" : "S";
+  }).join("");
+}
+
+function under(rows, chosen) {
+  return Array.from(rows[0], (_, i) => worst(rows.map((row) => row[i]), chosen)).join("");
+}
+
+function shownP(p) {
+  if (p < 0.0001) return "p < 0.0001";
+  return `p = ${p < 0.01 ? Number(p.toPrecision(1)) : p.toFixed(2)}`;
+}
+
+// The result of a comparison in one sentence.
+function verdict(first, second, counts) {
+  const p = mcnemar(counts.first, counts.second);
+  const open = counts.open ? `; ${counts.open} open examples are left out` : "";
+  if (counts.first + counts.second === 0) return `no difference: no decided example separates the two${open}`;
+  const numbers = (more, less) => `${more} against ${less} examples, ${shownP(p)}${open}`;
+  if (p >= 0.05) return `not decisive: ${numbers(counts.first, counts.second)}`;
+  return counts.first > counts.second
+    ? `${first} is better: ${numbers(counts.first, counts.second)}`
+    : `${second} is better: ${numbers(counts.second, counts.first)}`;
+}
+
+if (typeof module !== "undefined") {
+  module.exports = {
+    wilson, worst, prepare, parsePatterns, recompute, recomputed, single, within, countPatterns, exampleNumbers,
+    percent, mcnemar, pairs, before, under, verdict,
+  };
+}
