@@ -53,6 +53,7 @@ def opened(browser: Any, site: str, path: str, allowed: Iterable[str] = (), **co
     """
     faults: list[str] = []
     fresh = browser.new_context(**{"viewport": WIDE, **context})
+    fresh.set_default_timeout(15_000)
     page = fresh.new_page()
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))

@@ -31,6 +31,12 @@ def names(section):
     return section.locator("tbody th.name a:visible").all_inner_texts()
 
 
+def show_all_columns(section):
+    section.locator(".columns summary").click()
+    for box in section.locator(".column").all():
+        box.check()
+
+
 def percent(share):
     return f"{100 * share:.1f}"
 
@@ -49,7 +55,8 @@ def test_a_missing_browser_fails_where_one_is_required_and_skips_elsewhere(lacki
 
 
 def test_every_column_sorts_both_ways_as_python_does(section):
-    heads = section.locator(".scroll thead th[data-kind], .scroll thead th.number")
+    show_all_columns(section)
+    heads = section.locator(".main thead th:not(.pick)")
     assert heads.count() >= 12
     for place in range(heads.count()):
         head = heads.nth(place)
@@ -208,4 +215,4 @@ def test_choices_that_the_browser_restores_are_applied(page, section, table):
 
 def test_the_page_of_a_model_is_reached_by_its_name(section, page):
     section.locator("tbody th a", has_text="bold").click()
-    assert page.locator("h1").inner_text() == "<b>bold</b>"
+    assert page.locator("h1").inner_text().startswith("<b>bold</b>")
