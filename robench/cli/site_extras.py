@@ -15,6 +15,7 @@ from ..evidence.store import RunFile
 from ..leaderboard.collect import Collected, RecordedRun
 from ..leaderboard.entries import Board, ModelResult, Table
 from ..leaderboard.pictures import Adversarial, TableImages
+from ..leaderboard.site import Download
 from ..problem import datasets
 from ..problem.split import Split
 from ..results.outcomes import Outcome, breaks
@@ -127,7 +128,7 @@ def _of_row(row: ModelResult, part: Split, smallest: Found) -> dict[tuple[str, s
     }
 
 
-def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], bytes]:
+def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], Download]:
     """One run file per model with all its evidence, as `robench merge` writes it, without folders of this machine."""
     files = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -138,8 +139,14 @@ def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], bytes]:
                 with ExitStack() as stack:
                     opened = [stack.enter_context(RunFile.read(path)) for path in paths]
                     write_joint(out, opened, [recorded_plan(file) for file in opened], shared=True)
-                files[board, model] = out.read_bytes()
+                files[board, model] = Download(out.read_bytes(), _stored(out))
                 out.unlink()
             except UserError as error:
                 note(f"no run file of {model}: {error}")
     return files
+
+
+def _stored(path: Path) -> int:
+    """The number of images in a run file."""
+    with RunFile.read(path) as file:
+        return file.image_count()

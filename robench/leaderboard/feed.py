@@ -59,10 +59,10 @@ def feed(boards: Sequence[Board], url: str) -> bytes:
         "<title>robench leaderboard</title>",
         f"<updated>{_date(newest[0]) if newest else UNDATED}</updated>",
         "<author><name>robench leaderboard</name></author>",
-        f"<link rel=\"alternate\" type=\"text/html\" href={quoteattr(url + 'index.html')}/>",
+        f'<link rel="alternate" type="text/html" href={quoteattr(url + "index.html")}/>',
     ]
     if url:
-        lines.append(f"<link rel=\"self\" type=\"application/atom+xml\" href={quoteattr(url + 'feed.xml')}/>")
+        lines.append(f'<link rel="self" type="application/atom+xml" href={quoteattr(url + "feed.xml")}/>')
     for change in newest:
         lines += _entry(change, url)
     return "\n".join([*lines, "</feed>", ""]).encode()
@@ -78,7 +78,7 @@ def _entry(change: Change, url: str) -> Iterable[str]:
     yield f"<updated>{_date(change)}</updated>"
     if entry.by:
         yield f"<author><name>{escape(printable(entry.by))}</name></author>"
-    yield f"<link rel=\"alternate\" type=\"text/html\" href={quoteattr(f'{url}models/{board.id}/{row.id}.html')}/>"
+    yield f'<link rel="alternate" type="text/html" href={quoteattr(f"{url}models/{board.id}/{row.id}.html")}/>'
     yield f'<content type="text">{escape(printable(change.sentence))}</content>'
     yield "</entry>"
 

@@ -124,7 +124,9 @@ def _change(delta: Image, scale: float) -> NDArray[np.uint8]:
     return np.round(GREY + (GREY - 1) * delta / (scale or 1)).astype(np.uint8)
 
 
-def _grid(pictures: Mapping[int, NDArray[np.uint8]], images: TableImages, columns: int, empty: int) -> NDArray[np.uint8]:
+def _grid(
+    pictures: Mapping[int, NDArray[np.uint8]], images: TableImages, columns: int, empty: int
+) -> NDArray[np.uint8]:
     """A sheet as PNG pixels; places without an image are `empty`."""
     channels, height, width = images.clean[0].shape
     rows = -(-len(images.clean) // columns)

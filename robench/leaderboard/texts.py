@@ -15,7 +15,13 @@ def percent(share: float) -> str:
 
 def duration(minutes: float) -> str:
     """A time in the unit that fits it: minutes up to two hours, then hours."""
-    return f"{minutes:.0f} min" if 10 <= minutes < 120 else f"{minutes:.1f} min" if minutes < 10 else f"{minutes / 60:.1f} h"
+    return (
+        f"{minutes:.0f} min"
+        if 10 <= minutes < 120
+        else f"{minutes:.1f} min"
+        if minutes < 10
+        else f"{minutes / 60:.1f} h"
+    )
 
 
 def compact(number: int) -> str:
@@ -34,7 +40,6 @@ def printable(text: str) -> str:
 def is_date(text: str) -> bool:
     """Whether a run's date is one: 2026-11-26T06:10:00Z."""
     return DATE.fullmatch(text) is not None
-
 
 
 def certified(row: ModelResult, threat: str) -> Certified | None:
