@@ -22,7 +22,12 @@ _KINDS: Mapping[str, Kind] = {
     "brendel-bethge": "outside",
 }
 """The kind of each attack. Results read records alone, so the classes of attacks are out of reach here; a test holds
-this table and the next two equal to what the classes declare."""
+this table and the next three equal to what the classes declare."""
+
+_MINIMISING = frozenset(
+    ("fab", "cw", "ead", "ddn", "fmn", "brendel-bethge", "boundary", "hop-skip-jump", "pointwise", "salt-and-pepper")
+)
+"""Attacks that search for the nearest adversarial image: with `--curve` to the end of their budget."""
 
 _SCALE_FREE = frozenset({"fab", "cw", "ead", "ddn", "fmn", "brendel-bethge"})
 """Attacks whose loss grows with differences of logits and never saturates, whatever their settings."""
@@ -101,6 +106,11 @@ class AttackKey:
     def kind(self) -> Kind:
         """What the search relies on."""
         return "surrogate" if self.surrogate else _KINDS.get(self.name, "other")
+
+    @property
+    def minimises(self) -> bool:
+        """Whether the attack searches for the nearest adversarial image; unknown, so False, for other libraries."""
+        return self.name in _MINIMISING
 
     @property
     def scale_free(self) -> bool:

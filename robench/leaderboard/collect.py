@@ -18,7 +18,10 @@ from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
+from .levels import levels
+from .queries import query_curves
 from .rows import Answer, model_result
 
 T = TypeVar("T")
@@ -141,6 +144,7 @@ def _answers(
     left: of several questions about the same examples and threats that with the fewest open examples.
     """
     everything = merge([run.evidence for run in model]).evidence if len(model) > 1 else model[0].evidence
+    curves = [(run.plan, run.evidence) for run in model if run.plan.curve]
     for runs in _grouped((run for run in model if run.plan.threats), lambda run: _table_key(run.plan)):
         key = _table_key(runs[0].plan)
         order = orders[frozenset(t.threat for t in runs[0].plan.threats)]
@@ -151,13 +155,28 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
-        yield key, Answer(name, best.summary, best.own, card, tuple(others), tuple(seeds), tuple(commands))
+        yield (
+            key,
+            Answer(
+                id=name,
+                summary=best.summary,
+                own=best.own,
+                card=card,
+                other_protocols=tuple(others),
+                seeds=tuple(seeds),
+                commands=tuple(commands),
+                levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
+                queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class _Found:
     """The summary of one question, from all evidence of the model and from the question's own runs."""
 
+    plan: Plan
+    evidence: Evidence  # of the question's own runs
     summary: Summary
     own: Summary
 
@@ -175,7 +194,8 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     plan = msgspec.structs.replace(plan, threats=tuple(by_text[threat] for threat in order))
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
-    return _Found(own if everything is evidence else summarise(plan, everything, __version__), own)
+    summary = own if everything is evidence else summarise(plan, everything, __version__)
+    return _Found(plan, evidence, summary, own)
 
 
 def _commands(evidence: Evidence) -> list[str]:
@@ -216,7 +236,7 @@ def _table(rows: Sequence[Answer]) -> Table:
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, tuple(models)
+        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
     )
 
 

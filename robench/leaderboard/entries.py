@@ -1,5 +1,6 @@
 """The content of a leaderboard's JSON files. docs/leaderboard.md describes every field; fields are only ever added."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ from ..results.masking.verdict import MaskingVerdict
 from ..results.stats.intervals import Interval
 
 SCHEMA = "robench.leaderboard/1"
+_NUMBERS = re.compile(rb"\[\n([\s\d.,eE+-]+)\]")  # no string of JSON holds a line break, so none is changed
 
 Rank = Literal["best", "second", ""]
 """The mark of a column, by paired tests: the best and all not significantly worse, and the best of the rest."""
@@ -179,8 +181,9 @@ class Board(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
 
     def to_json(self) -> bytes:
-        """The JSON file: indented by two spaces, a newline at the end."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """The JSON file: indented by two spaces, lists of numbers on one line, a newline at the end."""
+        text = msgspec.json.format(msgspec.json.encode(self), indent=2)
+        return _NUMBERS.sub(lambda found: b"[" + b" ".join(found[1].split()) + b"]", text) + b"\n"
 
 
 def json_files(boards: Sequence[Board]) -> dict[str, bytes]:

@@ -2,7 +2,8 @@
 
 The counts hold everything that union, average and their intervals need, for every subset of the threats, so the page
 recomputes them without a string per example. `static/board.js` has the same functions in the same order of operations;
-tests compare the two with `results.outcomes` and `results.stats`.
+tests compare the two with `results.outcomes` and `results.stats`. The same holds at smaller radii, where patterns of
+levels take the place of patterns of outcomes.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from ..results.outcomes import union
 from ..results.stats.intervals import Interval, wilson
+from .entries import LEVELS
 
 Patterns = Mapping[str, int]
 """Numbers of examples by pattern: a letter per threat, in the order of the table."""
@@ -49,6 +51,34 @@ def recompute(patterns: Patterns, chosen: Sequence[int]) -> Recomputed:
         average_ci95=(_average_end(patterns, chosen, "S", 0), _average_end(patterns, chosen, "SO", 1)),
         open=worst["O"],
     )
+
+
+def at_levels(patterns: Patterns, levels: Sequence[int]) -> dict[str, int]:
+    """The outcomes at smaller radii: patterns of levels in, patterns of outcomes out, in alphabetical order.
+
+    `levels` has a number from 0 to 20 per threat: the radius in twentieths of the whole. A threat without levels has
+    outcomes in the patterns, which hold at its whole radius, and its number makes no difference.
+    """
+    counts = Counter[str]()
+    for pattern, count in patterns.items():
+        counts["".join(_at_level(letter, level) for letter, level in zip(pattern, levels, strict=True))] += count
+    return {pattern: counts[pattern] for pattern in sorted(counts)}
+
+
+def standing_by_level(letters: str) -> list[int]:
+    """The examples not known to break at the levels 0 to 20, from a letter of `LEVELS`, or W, S or O, per example."""
+    standing, found = sum(letters.count(letter) for letter in f"SO{LEVELS}"), []
+    for letter in LEVELS:
+        standing -= letters.count(letter)
+        found.append(standing)
+    return found
+
+
+def _at_level(letter: str, level: int) -> str:
+    """An example that breaks at a level of at most this one is broken; at a higher one it stands."""
+    if letter not in LEVELS:
+        return letter
+    return "B" if LEVELS.index(letter) <= level else "S"
 
 
 def _count(patterns: Patterns, place: int, letters: str) -> int:

@@ -8,7 +8,7 @@ from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
-from .entries import AttackCost, CardFacts, ModelResult, Rank, Share, ThreatResult
+from .entries import AttackCost, CardFacts, ModelResult, QueryCurve, Rank, Share, ThreatResult
 from .patterns import count_patterns
 
 
@@ -23,6 +23,8 @@ class Answer:
     other_protocols: tuple[str, ...]
     seeds: tuple[int, ...]
     commands: tuple[str, ...]
+    levels: tuple[str, ...]  # by threat, in the order of the summary
+    queries: tuple[tuple[QueryCurve, ...], ...]  # by threat
 
 
 def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, str]) -> ModelResult:
@@ -49,7 +51,7 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         seeds=answer.seeds,
         commands=answer.commands,
         clean=share("clean"),
-        threats=tuple(_threat(summary, own, place, share(t.threat)) for place, t in enumerate(summary.threats)),
+        threats=tuple(_threat(answer, place, share(t.threat)) for place, t in enumerate(summary.threats)),
         union=share("union"),
         average=share("average"),
         protocol_union=own.union.accuracy,
@@ -69,8 +71,8 @@ def _beyond(known: str, alone: str) -> int:
     return sum(a in lost and b not in lost for a, b in zip(known, alone, strict=True))
 
 
-def _threat(summary: Summary, own: Summary, place: int, share: Share) -> ThreatResult:
-    entry, alone = summary.threats[place], own.threats[place]
+def _threat(answer: Answer, place: int, share: Share) -> ThreatResult:
+    entry, alone = answer.summary.threats[place], answer.own.threats[place]
     return ThreatResult(
         threat=entry.threat,
         share=share,
@@ -86,4 +88,6 @@ def _threat(summary: Summary, own: Summary, place: int, share: Share) -> ThreatR
             for a in alone.attacks
         ),
         outcomes=entry.outcomes,
+        levels=answer.levels[place],
+        queries=answer.queries[place],
     )

@@ -114,17 +114,21 @@ class ThreatRows:
         clean = {f.example for f in self.evidence.failures if not f.threat} - self.answered.keys()
         return frozenset(clean | {example for attack in self.planned for example, _ in self._raised(attack)})
 
+    def ended(self, attack: PlannedAttack) -> set[int]:
+        """The examples on which a planned attack has done its work: those that it broke, and exhausted ones."""
+        return self._broken_by(attack) | self._exhausted(attack)
+
     @property
     def radius(self) -> Fraction | None:
         """The radius of the threat; None if it is no ball."""
         return ball(self.threat)[1]
 
-    def smallest(self) -> list[float]:
-        """The size of the smallest find on each broken example."""
+    def smallest(self) -> dict[int, float]:
+        """The size of the smallest find on each broken example, by its number."""
         sizes: dict[int, float] = {}
         for claim, verdict in self.finds:
             sizes[claim.example] = min(verdict.size, sizes.get(claim.example, verdict.size))
-        return list(sizes.values())
+        return sizes
 
     def elsewhere(self) -> int:
         """The number of examples that evidence from outside the plan broke alone or first."""
@@ -202,7 +206,7 @@ class ThreatRows:
     def _raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
         """The examples on which it raised and has not finished since, with what it raised."""
         broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
-        ended = self._broken_by(attack) | self._exhausted(attack) | broken
+        ended = self.ended(attack) | broken
         errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
         return sorted((example, error) for example, error in errors if example not in ended)
 
@@ -217,8 +221,8 @@ class ThreatRows:
 
     def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
         """Whether each of these attacks has run to its end on every correct example, and all of these are known."""
-        ended = (self._broken_by(attack) | self._exhausted(attack) for attack in attacks)
-        return self.plan.every_attack and self.known and all(examples == self.correct for examples in ended)
+        finished = all(self.ended(attack) == self.correct for attack in attacks)
+        return self.plan.every_attack and self.known and finished
 
     def _seconds(self, attack: PlannedAttack) -> float:
         """The seconds that the attack took. An effort is a running total, so the largest is the latest."""

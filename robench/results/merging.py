@@ -227,6 +227,7 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
         data_sha256=hashed,  # as problem.split.Split hashes them
         protocol=MERGED.join(dict.fromkeys(plan.protocol for plan in plans)),
         every_attack=all(plan.every_attack for plan in plans),
+        curve=all(plan.curve for plan in plans),  # else some searches ended at their first find
         threats=tuple(PlannedThreat(text, _joint_attacks(plans, text)) for text in texts),
     )
 

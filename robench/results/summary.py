@@ -1,6 +1,7 @@
 """The summary file of a run. Fields are only ever added, and added fields have a default."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -350,13 +351,17 @@ def _threat_entry(records: ThreatRows, letters: str, found: MaskingFinding) -> T
 
 def _curve(records: ThreatRows, n: int) -> CurveEntry:
     """The share of examples without a find up to each radius: an upper bound, as accuracy is."""
-    reach = records.radius
-    if reach is None:
+    if records.radius is None:
         return CurveEntry()
-    sizes = np.sort(np.array(records.smallest()))
-    radii = [float(reach * i / POINTS) for i in range(POINTS + 1)]
+    sizes = np.sort(np.array(list(records.smallest().values())))
+    radii = curve_radii(records.radius)
     standing = [(len(records.correct) - int(np.searchsorted(sizes, radius, side="right"))) / n for radius in radii]
     return CurveEntry(tuple(radii), tuple(standing))
+
+
+def curve_radii(reach: Fraction) -> list[float]:
+    """The radii of a curve: 0, and twentieths of the threat's radius up to the whole."""
+    return [float(reach * i / POINTS) for i in range(POINTS + 1)]
 
 
 def _union_entry(plan: Plan, letters: str, failed: Set[int]) -> UnionEntry:

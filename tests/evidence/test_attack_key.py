@@ -59,6 +59,11 @@ def test_the_kind_of_an_attack_is_what_its_class_declares(name):
     assert AttackKey.parse(build(name, {}).spec).kind == declared_kind(ATTACKS[name])
 
 
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_an_attack_minimises_if_its_class_declares_it(name):
+    assert AttackKey.parse(build(name, {}).spec).minimises is ATTACKS[name].minimises
+
+
 def test_an_attack_of_the_users_own_is_of_no_known_kind():
     key = AttackKey.parse(f"{OWN} over 20 passes")
     assert (key.name, key.kind) == ("my_attack.py@09a73412ce07:MyAttack", "other")

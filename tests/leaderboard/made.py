@@ -9,8 +9,11 @@ PGD = PlannedAttack("pgd", "pgd(steps=40)", items=1)
 NAMES = ("linf:0.3", "l2:2", "l1:10", "l0:5")
 
 
-def recorded(rows, threats=NAMES, card=None, attack=PGD, environment=None, **changes):
-    """A run whose outcomes are `rows`, a string per threat. Examples are numbered from 0."""
+def recorded(rows, threats=NAMES, card=None, attack=PGD, environment=None, size=0.1, **changes):
+    """A run whose outcomes are `rows`, a string per threat. Examples are numbered from 0.
+
+    `size` is that of every adversarial image, or a function of threat and example.
+    """
     threats = threats[: len(rows)]
     n = len(rows[0])
     cleans, claims, verdicts, exhausted = [], [], [], []
@@ -21,7 +24,8 @@ def recorded(rows, threats=NAMES, card=None, attack=PGD, environment=None, **cha
         for threat, letter in zip(threats, letters, strict=True):
             if letter == "B":
                 claims.append(Claim(len(claims) + 1, example, threat, attack.spec, 0, -1, 10, 9))
-                verdicts.append(Verdict(len(claims), True, "", "", 0.1, 0.5))
+                found = size(threat, example) if callable(size) else size
+                verdicts.append(Verdict(len(claims), True, "", "", found, 0.5))
             if letter == "S":
                 exhausted.append(Exhausted(example, threat, attack.spec, 1, 40, 40))
     changes.setdefault("weights", changes.get("name", "net").encode().hex().ljust(64, "0")[:64])

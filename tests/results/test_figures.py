@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from robench.evidence.records import Claim, Evidence, PlannedAttack, Verdict
 from robench.results import figures
 from robench.results.figures import Layer, Material, Raised, Shown, Surface, Walk
-from robench.results.figures.queries import Fall, falls
+from robench.results.queries import Fall, falls
 from robench.results.summary import summarise
 
 from .made import EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
@@ -197,7 +197,7 @@ def test_one_threat_has_no_union_to_draw():
 def test_a_line_falls_at_the_cost_of_each_find():
     # pgd met 21 to 25: found on 21 after 10, in vain on 22 and 23 for 40 and on 24 for 20, on 25 for 40 and a
     # rejected claim of 10.
-    assert falls(material(), "linf:0.3") == [
+    assert falls(PLAN, EVIDENCE, "linf:0.3") == [
         Fall("pgd", (1, 10, 50), (5 / 8, 4 / 8, 4 / 8)),
         Fall("apgd", (1, 10, 101), (5 / 8, 4 / 8, 4 / 8)),
     ]
@@ -212,7 +212,7 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
         verdicts=(accepted(1), accepted(2)),
         exhausted=(exhausted(22, 1, "l2:2", forwards=40), exhausted(20, 0, "l2:2", forwards=5)),
     )
-    (fall,) = falls(material(asked, evidence), "l2:2")
+    (fall,) = falls(asked, evidence, "l2:2")
     assert fall == Fall("pgd", (1, 3, 12, 40), (3 / 4, 2 / 4, 1 / 4, 1 / 4))
     (entry,) = summarise(asked, evidence, "0").threats[0].attacks
     assert fall.standing[-1] == entry.accuracy
@@ -221,7 +221,7 @@ def test_with_every_attack_each_line_starts_at_the_clean_accuracy_and_ends_at_th
 def test_with_every_attack_examples_that_it_did_not_reach_count_as_standing():
     asked = plan(threats=(L2,), every_attack=True)
     evidence = Evidence(clean=tuple(map(clean, range(20, 28))), exhausted=(exhausted(20, 1, "l2:2", forwards=40),))
-    assert falls(material(asked, evidence), "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
+    assert falls(asked, evidence, "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
 
 
 def test_the_drawn_steps_equal_the_computed_ones():

@@ -162,3 +162,9 @@ def test_attacks_of_a_joint_plan_have_distinct_labels():
     ]
     (threat,) = joint_plan(plans, Evidence()).threats
     assert [a.label for a in threat.attacks] == ["pgd", "pgd-2", "pgd-3", "pgd-4"]
+
+
+@pytest.mark.parametrize("curves", [(True, True), (True, False), (False, True)])
+def test_a_joint_plan_has_a_curve_only_if_all_of_them_have(curves):
+    """Else some searches ended at their first find, and the accuracy at smaller radii would be too high."""
+    assert joint_plan([plan(curve=curve) for curve in curves], Evidence()).curve is all(curves)

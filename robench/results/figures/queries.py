@@ -1,14 +1,12 @@
-"""Accuracy against queries: how many queries the finds of each attack take."""
+"""Accuracy against queries, drawn: a panel per threat, a line per attack."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evidence.records import Claim, Exhausted, Plan
-from ..merging import consolidated
-from ..outcomes import answers
+from ...evidence.records import Plan
+from ..queries import falls
 from .picture import (
     COLUMN,
     PAGE,
@@ -30,59 +28,11 @@ EARLY = " Each attack ran only on the examples that earlier ones left, and its l
 FURTHER = " Minimum-norm attacks continued after their first find, to the end of their search."
 
 
-@dataclass(frozen=True)
-class Fall:
-    """One attack under one threat: the share of all examples that stands after a number of queries on each.
-
-    `standing[i]` holds from `queries[i]` on. The last step is the end of the most expensive search.
-    """
-
-    attack: str
-    queries: tuple[int, ...]
-    standing: tuple[float, ...]
-
-
-def falls(material: Material, threat: str) -> list[Fall]:
-    """One entry per planned attack that was tried, in plan order."""
-    plan, evidence = material.plan, material.evidence
-    planned = next(t for t in plan.threats if t.threat == threat)
-    answered = answers(evidence)
-    correct = {example for example in plan.examples if answered.get(example, False)}
-    accepted = {v.claim for v in evidence.verdicts if v.accepted}
-    claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
-    exhausted = consolidated(s for s in evidence.exhausted if s.threat == threat and s.example in correct)
-    found = []
-    for attack in planned.attacks:
-        costs: dict[int, int] = {}
-        searches: list[Claim | Exhausted] = [*claims.values(), *exhausted]
-        for record in searches:
-            if record.attack == attack.spec:
-                costs[record.example] = costs.get(record.example, 0) + record.forwards
-        broken = {c.example for c in claims.values() if c.attack == attack.spec and c.id in accepted}
-        if costs:
-            met = len(correct) if plan.every_attack else len(costs)
-            found.append(_fall(attack.label, met, costs, broken, len(plan.examples)))
-    return found
-
-
-def _fall(attack: str, met: int, costs: dict[int, int], broken: set[int], n: int) -> Fall:
-    steps, standing = [1], [met]  # a logarithmic axis has no 0, and there is no find before the first query
-    for cost in sorted(costs[example] for example in broken):
-        if max(cost, 1) > steps[-1]:
-            steps.append(cost)
-            standing.append(standing[-1])
-        standing[-1] -= 1
-    if max(costs.values()) > steps[-1]:
-        steps.append(max(costs.values()))
-        standing.append(standing[-1])
-    return Fall(attack, tuple(steps), tuple(left / n for left in standing))
-
-
 def queries(materials: Sequence[Material]) -> Album:
     """A picture per run, a panel per threat."""
     album = Album()
     for material in materials:
-        if not any(falls(material, threat.threat) for threat in material.plan.threats):
+        if not any(falls(material.plan, material.evidence, threat.threat) for threat in material.plan.threats):
             album.left_out.append(f"{material.path} holds no search; start it again with robench evaluate")
             continue
         caption = _caption(material.plan, material)
@@ -94,7 +44,7 @@ def queries(materials: Sequence[Material]) -> Album:
 @styled()
 def draw(material: Material, caption: str) -> Figure:
     """A panel per threat, with a line per attack."""
-    panels_of = {t.threat: falls(material, t.threat) for t in material.plan.threats}
+    panels_of = {t.threat: falls(material.plan, material.evidence, t.threat) for t in material.plan.threats}
     panels_of = {threat: found for threat, found in panels_of.items() if found}
     attacks = list(dict.fromkeys(fall.attack for found in panels_of.values() for fall in found))
     columns = min(3, len(panels_of))
