@@ -154,7 +154,7 @@ def test_the_script_gives_pythons_numbers_within_any_radius():
     found = in_node(
         """(p, [rows, steps, chosen]) => {
             const counts = p.countPatterns(rows.map((row, place) => p.within(row, steps[place])));
-            const prepared = p.prepare(counts);
+            const prepared = p.prepare(p.setsOf(counts), rows.length);
             return [Object.fromEntries(counts), p.recomputed(prepared, chosen), p.single(prepared, chosen[0])];
         }""",
         cases,
@@ -177,5 +177,5 @@ def test_the_script_reads_the_numbers_of_examples_from_slices():
 
 
 @needs_node
-def test_the_script_reads_patterns_as_the_page_has_them():
-    assert in_node("(p, v) => p.parsePatterns(v)", ["BS 12 SS 3", ""]) == [[["BS", 12], ["SS", 3]], []]
+def test_the_script_reads_sets_as_the_page_has_them():
+    assert in_node("(p, v) => [...p.parseSets(v)]", ["0 12 3 5", "7 1"]) == [[[0, 12], [3, 5]], [[7, 1]]]
