@@ -229,7 +229,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--loads", type=int, default=5)
     parser.add_argument("--kind", action="append", choices=("realistic", "worst"))
-    parser.add_argument("--profile", type=Path, help="a file for the profile of ticking a threat, as chromium writes it")
+    parser.add_argument(
+        "--profile", type=Path, help="a file for the profile of ticking a threat, as chromium writes it"
+    )
     args = parser.parse_args()
     for kind in args.kind or ("realistic", "worst"):
         print(kind)

@@ -57,7 +57,9 @@ def test_hostile_texts_run_nothing_on_any_page(browser, hostile_site):
             assert page.evaluate("window.ran") is None
             assert page.evaluate("document.baseURI") == f"{address}/{path}"
             assert page.locator("h1").is_visible()
-            foreign = "[onerror], [onload], [onfocus], [autofocus], svg[onload], base, meta[http-equiv=refresh], body style"
+            foreign = (
+                "[onerror], [onload], [onfocus], [autofocus], svg[onload], base, meta[http-equiv=refresh], body style"
+            )
             assert page.locator(foreign).count() == 0
 
 
@@ -145,14 +147,16 @@ def test_a_served_site_works_as_one_that_is_opened_from_a_file(browser, tmp_path
     words += ["--out", str(tmp_path / "site"), "--serve", "--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
-            address = next(found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line)))
+            address = next(
+                found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line))
+            )
             with opened(browser, address, "index.html") as page:
-                page.locator("main tbody a").first.click()
+                page.locator("main h2 a").first.click()
                 for box in page.locator(".compare").all()[:2]:
                     box.check()
                 page.locator(".comparison table").first.wait_for()
                 page.locator("tbody th.name a").first.click()
-                assert page.locator("h1").inner_text() in ("digits-nat", "digits-adv-linf")
+                assert page.locator("h1").inner_text().startswith("digits-")
         finally:
             running.send_signal(signal.SIGINT)
             running.communicate(timeout=20)
