@@ -80,7 +80,7 @@ def without_folders(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def shareable(environment: Mapping[str, str]) -> dict[str, str]:
-    """As `without_folders`, of any run: a command that no shell would read is left out."""
+    """The environment of any run `without_folders`; a command that no shell would read is left out."""
     try:
         return without_folders(environment)
     except ValueError:

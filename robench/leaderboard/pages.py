@@ -61,14 +61,19 @@ class Pages:
             "percent": percent,
             "cell": _cell,
             "share": _share,
-            "count": lambda number: f"{number:,}",
-            "compact": compact,
+            "count": _count,
             "duration": duration,
             "verdict": lambda verdict: VERDICTS[verdict],
             "day": lambda date: date[:10] if is_date(date) else "no date",
         }
         self._templates.globals |= {
             "COLUMNS": COLUMNS,
+            "figure": _figure,
+            "percent": percent,
+            "compact": compact,
+            "duration": duration,
+            "count": _count,
+            "rounded": lambda seconds: _count(round(seconds)),
             "outcome_rows": _outcome_rows,
             "radius_rows": _radius_rows,
             "query_rows": _query_rows,
@@ -105,6 +110,16 @@ def _cell(share: Share, classes: str, bound: Certified | None = None) -> Markup:
         f'<td class="number {classes}" data-value="{share.accuracy!r}"{note}>{text}'
         f'<span class="ci" style="--low:{low};--high:{high}">{low}–{high}</span>{lower}</td>'
     )
+
+
+def _figure(column: str, value: int | float | None, text: Callable[[Any], str]) -> Markup:
+    """A cell with a number, or a dash where it is not known."""
+    shown = "–" if value is None else text(value)
+    return Markup(f'<td class="number {column}" data-value="{-1 if value is None else value}">{shown}</td>')
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
 
 
 def _share(share: Share) -> str:

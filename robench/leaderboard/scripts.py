@@ -11,7 +11,7 @@ from .pictures import Gallery, for_script
 from .texts import is_date
 
 Galleries = Mapping[tuple[str, str], Gallery]
-"""By the ids of board and table."""
+"""Galleries by the ids of board and table."""
 
 
 def outcomes_path(board: Board, table: Table, row: ModelResult) -> str:
