@@ -100,8 +100,8 @@ def _table(table: Table, gallery: Gallery | None) -> dict[str, Any]:
 def _sets(row: ModelResult, letters: str) -> str:
     """Numbers of examples by the set of threats, a bit each, under which their outcome is one of the letters.
 
-    `0 12 3 5` are 12 examples under no threat and 5 under the first two. The page needs no more of the patterns, of which
-    there can be as many as examples.
+    `0 12 3 5` are 12 examples under no threat and 5 under the first two. The page needs no more of the patterns, of
+    which there can be as many as examples.
     """
     counts = Counter[int]()
     for pattern, count in row.patterns.items():

@@ -65,7 +65,8 @@ def test_every_column_sorts_both_ways_as_python_does(section):
         for _ in range(2):
             head.locator("button").click()
             column = head.evaluate(
-                "head => [...head.closest('table').tBodies[0].rows].map((row) => row.cells[head.cellIndex].dataset.value)"
+                """head => [...head.closest('table').tBodies[0].rows].map(
+                    (row) => row.cells[head.cellIndex].dataset.value)"""
             )
             found[head.get_attribute("aria-sort")] = column if text else [float(value) for value in column]
             assert section.locator("th[aria-sort]").count() == 1
@@ -152,9 +153,10 @@ def test_each_table_has_choices_of_its_own(page, content):
 def wait_for_numbers(section):
     """Levels load from scripts; until they are there, cells have no number."""
     handle = section.locator(".chosen").element_handle()
-    section.page.wait_for_function("(place) => /^(Union|$)/.test(place.textContent)", arg=handle)
     section.page.wait_for_function(
-        "(place) => [...place.closest('.board').querySelectorAll('tr[data-model] td.union')].every((c) => c.textContent !== '–')",
+        """(place) => /^(Union|$)/.test(place.textContent) && [
+            ...place.closest('.board').querySelectorAll('tr[data-model] td.union')
+        ].every((cell) => cell.textContent !== '–')""",
         arg=handle,
     )
 

@@ -124,7 +124,8 @@ def test_the_policy_of_a_page_blocks_scripts_in_the_page_and_other_hosts(browser
                     document.body.insertAdjacentHTML("beforeend", "<button id='x' onclick='window.ran = 2'>x</button>");
                     document.querySelector("#x").click();
                     document.body.append(Object.assign(new Image(), { src: "https://elsewhere.invalid/x.png" }));
-                    const frame = Object.assign(document.createElement("iframe"), { src: "https://elsewhere.invalid/" });
+                    const frame = document.createElement("iframe");
+                    frame.src = "https://elsewhere.invalid/";
                     document.body.append(frame);
                     fetch("https://elsewhere.invalid/").catch(() => {});
                 }"""
