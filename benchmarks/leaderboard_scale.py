@@ -9,14 +9,16 @@ realistic
 worst
     Each outcome is random, open ones included, so that a model has as many distinct patterns of outcomes as possible.
 
-The time to first interaction runs from the start of navigation until a click on the head of a column, made by a script as
-soon as the document is ready, has reordered the rows and the next frame is drawn. It is the median of several loads, each
-in a new context of the browser. The heap is what the browser counts after garbage collection, at the end of each load,
-when rows were sorted, a threat was ticked off, and two models were compared.
+The time to first interaction runs from the start of navigation until a click on the head of a column, made by a
+script as soon as the document is ready, has reordered the rows and the next frame is drawn. The heap is what the
+browser counts after garbage collection when, after that, a threat was ticked off and on, rows were sorted by name, and
+two models were compared. All are medians over several loads, each in a new context of the browser.
 """
 
 import argparse
 import json
+import os
+import platform
 import shutil
 import tempfile
 import time
@@ -27,8 +29,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from playwright.sync_api import Browser, Page, sync_playwright
+from tabulate import tabulate
 
+from robench.evaluation.environment import environment
 from robench.leaderboard.entries import SCHEMA, AttackCost, Board, CardFacts, ModelResult, Share, Table, ThreatResult
 from robench.leaderboard.patterns import count_patterns
 from robench.leaderboard.site import site
@@ -37,6 +42,8 @@ from robench.results.stats import shares
 from robench.results.stats.intervals import wilson
 
 THREATS = ("linf:0.3", "linf:0.1", "l2:2", "l2:0.5", "l1:10", "l0:5", "rt:3,30", "patch:5")
+KINDS = ("realistic", "worst")
+WIDE = {"width": 1400, "height": 900}
 TARGETS = {"first interaction s": 2.0, "heap MB": 60.0}  # of issue 17
 
 FIRST_CLICK = """
@@ -151,7 +158,7 @@ def chromium() -> Iterator[Browser]:
 
 def measure(browser: Browser, address: str, profile: Path | None = None) -> dict[str, float]:
     """One load of the page of a data set: seconds, and megabytes of heap."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context = browser.new_context(viewport=WIDE)
     page = context.new_page()
     page.add_init_script(FIRST_CLICK)
     page.goto(address)
@@ -219,8 +226,19 @@ def measure_kind(kind: str, models: int, examples: int, loads: int, profile: Pat
         "files": len(files),
         "page MB": len(files[f"{board.id}.html"]) / 1e6,
         "script with data MB": len(files[f"data/{board.id}.js"]) / 1e6,
-        f"largest file MB, {Path(largest).suffix}": len(files[largest]) / 1e6,
+        f"largest file MB ({Path(largest).suffix})": len(files[largest]) / 1e6,
     }
+
+
+def report(columns: dict[str, dict[str, float]], browser: str, notes: list[str]) -> str:
+    """The page with the results: a row per measure, a column per kind."""
+    measures = list(dict.fromkeys(key for column in columns.values() for key in column))
+    rows = [[key, *(column.get(key) for column in columns.values()), TARGETS.get(key)] for key in measures]
+    table = tabulate(rows, headers=["", *columns, "at most"], tablefmt="pipe", floatfmt=".2f", missingval="")
+    values = environment(torch.device("cpu"))
+    machine = f"{values['device']}, {os.cpu_count()} cores, Chromium {browser}, Python {platform.python_version()}"
+    head = f"# The leaderboard's page with many models\n\n{machine}; commit {values.get('commit', 'unknown')}"
+    return "\n\n".join((head, table, "\n".join(notes))) + "\n"
 
 
 def main() -> None:
@@ -228,13 +246,25 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=500)
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--loads", type=int, default=5)
-    parser.add_argument("--kind", action="append", choices=("realistic", "worst"))
-    parser.add_argument("--profile", type=Path, help="a file for the profile of ticking a threat, as chromium writes it")
+    parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--profile", type=Path, help="a file for chromium's profile of ticking a threat off")
     args = parser.parse_args()
-    for kind in args.kind or ("realistic", "worst"):
-        print(kind)
-        for key, value in measure_kind(kind, args.models, args.examples, args.loads, args.profile).items():
-            print(f"  {key}: {value:.3f}")
+    load = os.getloadavg()[0]
+    columns = {
+        kind: measure_kind(kind, args.models, args.examples, args.loads, args.profile) for kind in args.kind or KINDS
+    }
+    with chromium() as browser:
+        version = browser.version
+    notes = [
+        f"{args.models} made-up models, {args.examples:,} examples, {len(THREATS)} threats; medians of {args.loads} "
+        f"loads of a page of {WIDE['width']} by {WIDE['height']} pixels. When it started, {load:.1f} other processes ran.",
+        f"Command: python benchmarks/leaderboard_scale.py --models {args.models} --examples {args.examples} "
+        f"--loads {args.loads}",
+    ]
+    text = report(columns, version, notes)
+    print(text)
+    if not args.kind:
+        (Path(__file__).parent / "results" / "leaderboard-scale.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from robench.leaderboard.entries import CardFacts
 from robench.leaderboard.site import site
 
 from .browser import chromium, opened, require_browser, write
+from .everything import extras, filled
 from .made import NAMES, board, recorded
 
 N = 97
@@ -31,7 +32,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def content():
-    """A data set with seven models, and a second table."""
+    """A data set with seven models and all that a page can show, and a second table."""
     runs = [
         recorded(
             made_rows(seed),
@@ -43,7 +44,7 @@ def content():
     ]
     runs.append(recorded(["S" * N] * len(NAMES), name="<b>bold</b>"))
     runs += [recorded([row[:50] for row in made_rows(seed)[:2]], name=f"model-{seed}") for seed in (1, 2)]
-    return board(*runs)
+    return filled(board(*runs))
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,7 @@ def table(content):
 def made_site(content, tmp_path_factory):
     """The folder and the address of a site."""
     folder = tmp_path_factory.mktemp("site")
-    return SimpleNamespace(folder=folder, address=write(site([content]), folder))
+    return SimpleNamespace(folder=folder, address=write(site([content], extras(content)), folder))
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
     python -m tests.leaderboard.screenshots OUT [RUN|FOLDER...]
 
-Builds the site of `reports/runs`, or of the named runs, and writes PNG files to the folder OUT: every kind of page, and a
-page with two threats ticked off and two models compared; wide, on a phone, dark, and as printed.
+Builds the site of `reports/runs`, or of the named runs, and writes PNG files to the folder OUT: every kind of page, and
+a page with two threats ticked off and two models compared; wide, on a phone, dark, and as printed.
 """
 
 import argparse
@@ -47,15 +47,13 @@ def views(folder: Path) -> dict[str, tuple[str, bool]]:
     boards = [path.stem for path in sorted((folder / "data").glob("*.json"))]
     named = max(boards, key=lambda name: len(list((folder / "models" / name).glob("*.html"))))
     models = sorted((folder / "models" / named).glob("*.html"), key=lambda path: (-path.stat().st_size, path.name))
-    found = {
+    return {
         "index": ("index.html", False),
         "board": (f"{named}.html", False),
         "chosen": (f"{named}.html", True),
         "model": (models[0].relative_to(folder).as_posix(), False),
+        "history": (f"history/{named}.html", False),
     }
-    for path in sorted(folder.glob("*history*.html")):
-        found[path.stem] = (path.name, False)
-    return found
 
 
 def choose_and_compare(page: Any) -> None:

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from robench.leaderboard.patterns import recompute
+from robench.leaderboard.patterns import at_levels, count_patterns, recompute
 from robench.results.outcomes import union
 from robench.results.stats.comparison import mcnemar
 
@@ -65,7 +65,8 @@ def test_every_column_sorts_both_ways_as_python_does(section):
         for _ in range(2):
             head.locator("button").click()
             column = head.evaluate(
-                "head => [...head.closest('table').tBodies[0].rows].map((row) => row.cells[head.cellIndex].dataset.value)"
+                """head => [...head.closest('table').tBodies[0].rows].map(
+                    (row) => row.cells[head.cellIndex].dataset.value)"""
             )
             found[head.get_attribute("aria-sort")] = column if text else [float(value) for value in column]
             assert section.locator("th[aria-sort]").count() == 1
@@ -134,7 +135,7 @@ def test_without_a_threat_nothing_is_shown_and_marks_return_with_all(section):
     assert marked > 0
     for box in section.locator(".tick").all():
         box.uncheck()
-    assert set(section.locator("td.union").all_inner_texts()) == {"–"}
+    assert set(section.locator("tr[data-model] td.union").all_inner_texts()) == {"–"}
     for box in section.locator(".tick").all():
         box.check()
     assert section.locator("td.union strong").count() == marked
@@ -147,6 +148,50 @@ def test_each_table_has_choices_of_its_own(page, content):
     one.locator(".tick").first.uncheck()
     assert shown(other, "union") == before
     assert other.locator(".tick:checked").count() == 2
+
+
+def wait_for_numbers(section):
+    """Levels load from scripts; until they are there, cells have no number."""
+    handle = section.locator(".chosen").element_handle()
+    section.page.wait_for_function(
+        """(place) => /^(Union|$)/.test(place.textContent) && [
+            ...place.closest('.board').querySelectorAll('tr[data-model] td.union')
+        ].every((cell) => cell.textContent !== '–')""",
+        arg=handle,
+    )
+
+
+def test_radius_sliders_show_pythons_numbers_at_every_step(section, table):
+    slides = section.locator(".slide")
+    assert slides.count() == 2, "only threats with levels have a slider"
+    boxes = section.locator(".tick")
+    for steps, chosen in [
+        ((7, 20), range(4)),
+        ((7, 13), range(4)),
+        ((0, 13), (0, 1)),
+        ((20, 1), (1, 3)),
+        ((3, 0), (0,)),
+    ]:
+        for place in range(4):
+            boxes.nth(place).set_checked(place in chosen)
+        for place, step in enumerate(steps):
+            slides.nth(place).fill(str(step))
+        wait_for_numbers(section)
+        levels = (*steps, 20, 20)
+        wanted = {
+            row.id: at_levels(count_patterns([t.levels or t.outcomes for t in row.threats]), levels)
+            for row in table.models
+        }
+        found = {model: recompute(patterns, chosen) for model, patterns in wanted.items()}
+        assert values(section, "union") == {model: numbers.union for model, numbers in found.items()}
+        assert values(section, "average") == {model: numbers.average for model, numbers in found.items()}
+        for place in range(4):
+            alone = {model: recompute(patterns, (place,)).union for model, patterns in wanted.items()}
+            assert values(section, f"threat.t{place}") == alone
+        unions = shown(section, "union")
+        for model, numbers in found.items():
+            words = [percent(numbers.union), "–".join(map(percent, numbers.union_ci95))]
+            assert [word.rstrip("†") for word in unions[model]][-2:] == words
 
 
 def shown_p(p):

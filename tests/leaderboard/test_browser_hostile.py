@@ -57,7 +57,9 @@ def test_hostile_texts_run_nothing_on_any_page(browser, hostile_site):
             assert page.evaluate("window.ran") is None
             assert page.evaluate("document.baseURI") == f"{address}/{path}"
             assert page.locator("h1").is_visible()
-            foreign = "[onerror], [onload], [onfocus], [autofocus], svg[onload], base, meta[http-equiv=refresh], body style"
+            foreign = (
+                "[onerror], [onload], [onfocus], [autofocus], svg[onload], base, meta[http-equiv=refresh], body style"
+            )
             assert page.locator(foreign).count() == 0
 
 
@@ -122,7 +124,8 @@ def test_the_policy_of_a_page_blocks_scripts_in_the_page_and_other_hosts(browser
                     document.body.insertAdjacentHTML("beforeend", "<button id='x' onclick='window.ran = 2'>x</button>");
                     document.querySelector("#x").click();
                     document.body.append(Object.assign(new Image(), { src: "https://elsewhere.invalid/x.png" }));
-                    const frame = Object.assign(document.createElement("iframe"), { src: "https://elsewhere.invalid/" });
+                    const frame = document.createElement("iframe");
+                    frame.src = "https://elsewhere.invalid/";
                     document.body.append(frame);
                     fetch("https://elsewhere.invalid/").catch(() => {});
                 }"""
@@ -145,14 +148,16 @@ def test_a_served_site_works_as_one_that_is_opened_from_a_file(browser, tmp_path
     words += ["--out", str(tmp_path / "site"), "--serve", "--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
-            address = next(found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line)))
+            address = next(
+                found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line))
+            )
             with opened(browser, address, "index.html") as page:
-                page.locator("main tbody a").first.click()
+                page.locator("main h2 a").first.click()
                 for box in page.locator(".compare").all()[:2]:
                     box.check()
                 page.locator(".comparison table").first.wait_for()
                 page.locator("tbody th.name a").first.click()
-                assert page.locator("h1").inner_text() in ("digits-nat", "digits-adv-linf")
+                assert page.locator("h1").inner_text().startswith("digits-")
         finally:
             running.send_signal(signal.SIGINT)
             running.communicate(timeout=20)

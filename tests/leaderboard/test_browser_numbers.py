@@ -6,11 +6,12 @@ from itertools import chain, combinations
 import numpy as np
 import pytest
 
-from robench.leaderboard.patterns import count_patterns, recompute
+from robench.leaderboard.patterns import at_levels, count_patterns, recompute
 from robench.results.outcomes import union
 from robench.results.stats.comparison import mcnemar
 
 from .browser import opened
+from .everything import levels
 
 SEEDS = 60
 
@@ -43,7 +44,8 @@ def test_union_and_average_of_every_subset_of_threats_equal_pythons_floats(scrip
     assert len(cases) > 500
     found = script.evaluate("(cases) => cases.map(([patterns, chosen]) => recompute(patterns, chosen))", cases)
     texts = script.evaluate(
-        "(found) => found.map((f) => [f.union, f.average, ...f.unionInterval, ...f.averageInterval].map(percent))", found
+        "(found) => found.map((f) => [f.union, f.average, ...f.unionInterval, ...f.averageInterval].map(percent))",
+        found,
     )
     for (patterns, chosen), numbers, text in zip(cases, found, texts, strict=True):
         wanted = recompute(patterns, chosen)
@@ -56,6 +58,28 @@ def test_union_and_average_of_every_subset_of_threats_equal_pythons_floats(scrip
         assert numbers["averageInterval"] == pytest.approx(wanted.average_ci95, abs=1e-12)
         shares = (wanted.union, wanted.average, *wanted.union_ci95, *wanted.average_ci95)
         assert text == [f"{100 * share:.1f}" for share in shares]
+
+
+def test_numbers_within_smaller_radii_equal_pythons_floats(script):
+    cases = []
+    for seed in range(SEEDS):
+        random = np.random.default_rng(seed)
+        rows = [levels(row, random) if random.random() < 0.7 else row for row in random_rows(seed)]
+        steps = [int(step) for step in random.integers(0, 21, size=len(rows))]
+        cases += [(rows, steps, chosen) for chosen in subsets(len(rows))]
+    found = script.evaluate(
+        """(cases) => cases.map(([rows, steps, chosen]) => {
+            const entries = countPatterns(rows.map((row, place) => within(row, steps[place])));
+            return recomputed(prepare(setsOf(entries), rows.length), chosen);
+        })""",
+        cases,
+    )
+    for (rows, steps, chosen), numbers in zip(cases, found, strict=True):
+        wanted = recompute(at_levels(count_patterns(rows), steps), chosen)
+        assert (numbers["union"], numbers["average"]) == (wanted.union, wanted.average)
+        assert numbers["unionOpen"] == wanted.open
+        assert numbers["unionInterval"] == pytest.approx(wanted.union_ci95, abs=1e-12)
+        assert numbers["averageInterval"] == pytest.approx(wanted.average_ci95, abs=1e-12)
 
 
 def test_percent_is_rounded_as_python_does(script):
