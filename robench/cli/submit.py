@@ -87,6 +87,8 @@ def command(
     submissions.check_name(name)
     if os.path.lexists(out / name):
         raise UserError(f"{out / name} exists already; choose another --name")
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"{out} is no folder; name one with --out")
     model, held = _weights(run_path, weights, sha256, card)
     # Made now, so that an invalid text is refused before minutes of work.
     statement = Submission(name=name, by=by, model=model, run_sha256="0" * 64, link=link, note=note, **held)
