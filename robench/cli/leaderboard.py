@@ -1,6 +1,6 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,12 +15,14 @@ from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
-from ..leaderboard.collect import RecordedRun, boards, collected
-from ..leaderboard.entries import Board, CardFacts, json_files
+from ..leaderboard.claimed import Publication
+from ..leaderboard.collect import Background, RecordedRun, boards, collected
+from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_files
 from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from .merge import shareable
 from .options import debug_option
@@ -92,10 +94,11 @@ def command(
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
     url = site_address(url)
-    recorded = list(_recorded(_run_files(runs), cards))
+    named = {card.name: card for card in map(read_card, cards)}
+    recorded = list(_recorded(_run_files(runs), named))
     kept = Path(click.get_current_context().with_resource(TemporaryDirectory(prefix="robench-")))
     judged = judge(options, recorded, kept)
-    found = collected([*recorded, *judged.runs], _same_model)
+    found = collected([*recorded, *judged.runs], _same_model, _background(named))
     report(judged, found.boards)
     if out is not None:
         extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
@@ -112,14 +115,14 @@ def command(
 
 def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged, list[Board]]:
     """The board of these runs and folders, with what its maintainer accepts of the submissions."""
-    recorded = list(_recorded(_run_files(runs), ()))
+    recorded = list(_recorded(_run_files(runs), {}))
     judged = judge(options, recorded)
-    return judged, boards([*recorded, *judged.runs], _same_model)
+    return judged, boards([*recorded, *judged.runs], _same_model, _background({}))
 
 
 def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun], kept: Path | None = None) -> Judged:
     """What is accepted of the submissions, if there are any; as run files in the folder `kept`, if there is one."""
-    return judge_submissions(options, recorded, _same_model, lambda card, data: _facts(card), kept)
+    return judge_submissions(options, recorded, _same_model, _facts, kept)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:
@@ -133,8 +136,20 @@ def _run_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[RecordedRun]:
-    cards = {card.name: card for card in map(read_card, named)}
+def _background(named: Mapping[str, Card]) -> Background:
+    return Background(list(_publications(named)), known_labels)
+
+
+def _publications(named: Mapping[str, Card]) -> Iterable[Publication]:
+    """What the cards claim, named and bundled ones; a named card takes the place of a bundled one."""
+    bundled = {name: read_card(zoo_card(name)) for name in zoo_names()}
+    for card in (bundled | dict(named)).values():
+        for claim in card.claimed.values():
+            row = ClaimedRow(card.name, claim.source, claim.accuracy)
+            yield Publication(_test_part(card), frozenset(claim.threats), row)
+
+
+def _recorded(paths: Iterable[Path], cards: Mapping[str, Card]) -> Iterable[RecordedRun]:
     models = set()
     for path in paths:
         with RunFile.read(path) as run:
@@ -145,7 +160,7 @@ def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[Recorded
         raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
 
 
-def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, CardFacts | None]:
+def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, CardFacts | None]:
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
@@ -154,12 +169,26 @@ def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, Car
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():
         card = read_card(zoo_card(name))
-    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card)
+    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card, plan.data)
 
 
-def _facts(card: Card) -> CardFacts:
-    trained_on = tuple(map(str, card.settings.get("threats", ())))
-    return CardFacts(card.recipe, trained_on, minutes_in_all(card), card.command, card.notes)
+def _facts(card: Card, data: str) -> CardFacts:
+    """What the card states of the training, and of certificates if they are about these data."""
+    stated = card.certified.items() if data == _test_part(card) else ()
+    return CardFacts(
+        recipe=card.recipe,
+        trained_on=tuple(map(str, card.settings.get("threats", ()))),
+        minutes=minutes_in_all(card),
+        command=card.command,
+        notes=card.notes,
+        certified=tuple(Certified(threat, c.accuracy, c.source) for threat, c in stated),
+        parameters=card.parameters,
+    )
+
+
+def _test_part(card: Card) -> str:
+    """The data that published and certified numbers of a model are about."""
+    return f"{card.data}:test"
 
 
 def _same_model(one: ModelRecord, other: ModelRecord) -> bool:

@@ -154,7 +154,7 @@ def _copied(run_path: Path, to: Path, model: str) -> None:
     """
     with RunFile.read(run_path) as run:
         plan, evidence = recorded_plan(run, hint="there is nothing to submit"), run.evidence()
-        if any(v.accepted for v in evidence.verdicts) and not run.holds_images():
+        if any(v.accepted for v in evidence.verdicts) and not run.image_count():
             raise UserError(f"{run_path} is slim: it holds no images, so nothing can be verified; name the whole run")
         merged = merge([evidence])
         environment = {k: text for k, text in shareable(evidence.environment).items() if k not in PRIVATE}

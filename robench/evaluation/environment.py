@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .. import __version__
 from ..errors import UserError
@@ -31,6 +32,12 @@ def environment(device: torch.device) -> dict[str, str]:
     }
     commit = _commit()
     return found | ({"commit": commit} if commit else {})
+
+
+def model_size(module: nn.Module) -> dict[str, str]:
+    """The count of the numbers that training sets, as a text under `parameters`; empty if the module shows none."""
+    count = sum(weight.numel() for weight in module.parameters())
+    return {"parameters": str(count)} if count else {}
 
 
 def date() -> str:

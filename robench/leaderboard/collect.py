@@ -18,6 +18,8 @@ from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .certified import with_certificates
+from .claimed import Publication, claimed_rows
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
 from .history import Source, history
@@ -27,6 +29,9 @@ from .rows import Answer, model_result
 
 T = TypeVar("T")
 SameModel = Callable[[ModelRecord, ModelRecord], bool]
+Labels = Callable[[str, Mapping[int, str]], Mapping[int, int] | None]
+"""The labels of examples by their numbers, from the name of the data and their digests; None if they are unknown."""
+
 SLUG = 60  # letters of a name in the name of a file
 
 
@@ -48,30 +53,43 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
-    origin: RecordedRun
+    origins: list[RecordedRun]  # several of copies, which may differ in their images
     source: Source
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The boards, and the runs of each model without copies: by the ids of board and model, in no order of files."""
+    """The boards, and the runs of each model by the ids of board and model, with copies."""
 
     boards: list[Board]
     runs: dict[tuple[str, str], list[RecordedRun]]
 
 
-def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
+def _no_labels(data: str, digests: Mapping[int, str]) -> None:
+    """Labels where none are known."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known beside the runs: numbers of publications, and labels."""
+
+    publications: Sequence[Publication] = ()
+    labels: Labels = _no_labels
+
+
+def boards(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
     Raises as `collected` does.
     """
-    return collected(runs, same_model).boards
+    return collected(runs, same_model, background).boards
 
 
-def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
+def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> Collected:
     """The boards of these runs, and which runs are about which model.
 
-    Raises UserError if no run has a threat, or if runs with one name of data are about different images.
+    Raises UserError if no run has a threat, if runs with one name of data are about different images, or if a card
+    certifies more than was measured.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
@@ -80,9 +98,9 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
         models = _models(together, same_model)
         for model in models:
             plan, name = model[0].plan, _id(model, alone=len(models) == 1)
-            origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
+            origins[slug(plan.data, plan.data), name] = [origin for run in model for origin in run.origins]
             try:
-                for key, answer in _answers(model, name, orders):
+                for key, answer in _answers(model, name, orders, background.labels):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -90,7 +108,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
         raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
-        by_data.setdefault(data, []).append(_table(rows))
+        by_data.setdefault(data, []).append(_table(rows, data, background.publications))
     found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
@@ -130,7 +148,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
         digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
         name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
         source = Source(name, run.by, bool(run.submission), date, digest)
-        distinct[digest] = _Run(run.plan, evidence, card, run, source)
+        distinct.setdefault(digest, _Run(run.plan, evidence, card, [], source)).origins.append(run)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -142,7 +160,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
 
 
 def _answers(
-    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]]
+    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]], labels: Labels
 ) -> Iterable[tuple[Hashable, Answer]]:
     """The rows of one model, with the key of the table of each.
 
@@ -174,6 +192,7 @@ def _answers(
                 commands=tuple(commands),
                 levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                labels=_labels(best.plan, everything, labels),
                 history=history(best.plan, everything, sources),
             ),
         )
@@ -207,6 +226,13 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     return _Found(plan, runs, evidence, summary, own)
 
 
+def _labels(plan: Plan, evidence: Evidence, labels: Labels) -> tuple[int, ...]:
+    """The labels of the planned examples, in their order; empty if they are unknown."""
+    digests = dict.fromkeys(plan.examples, "") | {c.example: c.digest for c in evidence.clean}
+    found = labels(plan.data, {example: digests[example] for example in plan.examples})
+    return tuple(found[example] for example in plan.examples) if found is not None else ()
+
+
 def _commands(evidence: Evidence) -> list[str]:
     """The commands that made a run: several of a merged one, which a slim run holds with quotes around the bar."""
     return [c for c in re.split(r" (?:\||'\|') ", evidence.environment.get("command", "")) if c]
@@ -231,21 +257,27 @@ def _id(model: Sequence[_Run], alone: bool) -> str:
     return slug(min(run.plan.model.name for run in model), identity.decode())
 
 
-def _table(rows: Sequence[Answer]) -> Table:
-    """The rows by falling union, with the marks of each column."""
+def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication]) -> Table:
+    """The rows by falling union, with the marks of each column; published rows apart."""
     ordered = sorted(rows, key=lambda a: (-a.summary.union.accuracy, a.summary.model.name, a.id))
     table = [_columns(answer.summary) for answer in ordered]
     marks = {column: ranks([row[column].scores for row in table]) for column in table[0]}
     first = ordered[0].summary
     threats = tuple(t.threat for t in first.threats)
     models = [
-        model_result(answer, row, {column: found[place] for column, found in marks.items()})
+        with_certificates(model_result(answer, row, {column: found[place] for column, found in marks.items()}))
         for place, (answer, row) in enumerate(zip(ordered, table, strict=True))
     ]
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
+        id=slug(name, identity),
+        examples=first.data.examples,
+        sha256=first.data.sha256,
+        numbers=first.data.numbers,
+        threats=threats,
+        models=scored(models),
+        claimed=claimed_rows(publications, data, threats),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 import robench
 from robench.errors import UserError
-from robench.evaluation.environment import commit, date, environment, pick_device, use_granted_cores
+from robench.evaluation.environment import commit, date, environment, model_size, pick_device, use_granted_cores
 from robench.results.merging import DATE, date_of
 
 CPU = torch.device("cpu")
@@ -46,6 +46,12 @@ def test_a_source_checkout_is_recorded_with_its_commit():
     is_checkout = (Path(robench.__file__).parents[1] / ".git").exists()
     assert bool(commit(CPU)) == is_checkout
     assert ("commit" in environment(CPU)) == is_checkout
+
+
+def test_the_size_of_a_model_counts_what_training_sets():
+    """A normalisation over batches also keeps 2 * 3 running statistics and a counter, which no gradient sets."""
+    assert model_size(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))) == {"parameters": "21"}
+    assert model_size(torch.nn.ReLU()) == {}
 
 
 def test_an_unavailable_device_is_refused_with_those_available():
