@@ -96,8 +96,8 @@ def command(
     url = site_address(url)
     named = {card.name: card for card in map(read_card, cards)}
     recorded = list(_recorded(_run_files(runs), named))
-    kept = Path(click.get_current_context().with_resource(TemporaryDirectory(prefix="robench-")))
-    judged = judge(options, recorded, kept)
+    accepted = Path(click.get_current_context().with_resource(TemporaryDirectory(prefix="robench-")))
+    judged = judge(options, recorded, accepted)
     found = collected([*recorded, *judged.runs], _same_model, _background(named))
     report(judged, found.boards)
     if out is not None:
@@ -120,9 +120,9 @@ def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged
     return judged, boards([*recorded, *judged.runs], _same_model, _background({}))
 
 
-def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun], kept: Path | None = None) -> Judged:
-    """What is accepted of the submissions, if there are any; as run files in the folder `kept`, if there is one."""
-    return judge_submissions(options, recorded, _same_model, _facts, kept)
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun], accepted: Path | None = None) -> Judged:
+    """What is accepted of the submissions, if there are any; as run files in the folder `accepted`, if there is one."""
+    return judge_submissions(options, recorded, _same_model, _facts, accepted)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:

@@ -104,11 +104,11 @@ class _Sent(NamedTuple):
 
 
 def judge_submissions(
-    options: SubmissionOptions, board: Sequence[RecordedRun], same_model: SameModel, facts: Facts, kept: Path | None
+    options: SubmissionOptions, board: Sequence[RecordedRun], same_model: SameModel, facts: Facts, folder: Path | None
 ) -> Judged:
     """Verifies every submission in the folder, in an order that depends on their content alone.
 
-    What counts of each is written as a run file to the folder `kept`, if there is one, for images and downloads.
+    What counts of each is written as a run file to `folder`, if there is one, for images and downloads.
 
     New models come first, so that a challenge to one is judged after it. Of several submissions about one new model
     the first by date is the one with a row, and the others are challenges to it.
@@ -122,7 +122,7 @@ def judge_submissions(
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
     cards = {s.statement.weights_sha256: s for s in sent if s.has_card}
-    gate = _Gate(options, board, searched, cards, same_model, facts, kept)
+    gate = _Gate(options, board, searched, cards, same_model, facts, folder)
     sent.sort(key=lambda s: (not s.has_card, s.date or LATEST, s.statement.name))
     for one in sent:
         name = one.statement.name
@@ -165,7 +165,7 @@ class _Gate:
     cards: dict[str, _Sent]  # submissions with a card, by the hash of the weights
     same_model: SameModel
     facts: Facts
-    kept: Path | None
+    folder: Path | None
 
     def accepted(self, sent: _Sent) -> tuple[list[RecordedRun], str]:
         """The runs that count for a submission, and how its standing examples were tested.
@@ -199,8 +199,8 @@ class _Gate:
 
     def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
         name, path = sent.statement.name, None
-        if self.kept is not None:
-            path = self.kept / f"{name}.robench"
+        if self.folder is not None:
+            path = self.folder / f"{name}.robench"
             sources = {claim.id: (0, claim.id) for claim in evidence.claims}
             with RunFile.read(sent.folder / RUN) as run, RunFile.whole(path) as copy, copy.writing():
                 copy.put_plan(plan, evidence.environment)
@@ -256,7 +256,7 @@ class _Gate:
         if not check.found:
             return [], text
         found = acceptance.found_run(run, check.found)
-        path = None if self.kept is None else self.kept / f"{sent.statement.name}-{seed}.robench"
+        path = None if self.folder is None else self.folder / f"{sent.statement.name}-{seed}.robench"
         if self.options.found is None:
             text += "; --found DIR keeps what broke them, which counts only with such a run file among the runs"
         else:
