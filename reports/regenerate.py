@@ -16,7 +16,7 @@ from robench.evaluation.measured_card import write_measured
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.compile(r"^\| \[([^\]]+)\]\(\1\) \| `robench ([^`]+)` \|$", re.M)
-BOARDS = "leaderboard reports/runs --json reports/leaderboard"
+BOARDS = "leaderboard reports/runs --submissions reports/submissions --search 0 --json reports/leaderboard"
 PICTURES = re.compile(r"^robench (figures reports/runs/.+)$", re.M)
 
 

@@ -42,7 +42,7 @@ def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
 
 def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = ["reports/runs", "--check", "reports/leaderboard"]
+    words = ["reports/runs", "--submissions", "reports/submissions", "--search", "0", "--check", "reports/leaderboard"]
     result = CliRunner().invoke(leaderboard.command, words, standalone_mode=False)
     assert result.return_value == 0, result.output
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 import msgspec
 
-from ..errors import UserError, counted
+from ..errors import UserError, counted, described
 from ..evaluation import acceptance
 from ..evaluation.acceptance import SEARCHED, Verified
 from ..evaluation.claims import PROTOCOL
@@ -115,14 +115,15 @@ def judge_submissions(
     """
     judged = Judged()
     if options.submissions is None:
+        if options.weights or options.found or options.seed is not None:
+            raise UserError("--weights, --found and --seed are for submissions; name their folder with --submissions")
         return judged
     for path in options.weights:
         if not path.is_file():
             raise UserError(f"there is no file {path}; name a file with weights with --weights")
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
-    cards = {s.statement.weights_sha256: s for s in sent if s.has_card}
-    gate = _Gate(options, board, searched, cards, same_model, facts, folder)
+    gate = _Gate(options, board, searched, same_model, facts, folder)
     sent.sort(key=lambda s: (not s.has_card, s.date or LATEST, s.statement.name))
     for one in sent:
         name = one.statement.name
@@ -130,6 +131,8 @@ def judge_submissions(
             runs, tested = gate.accepted(one)
         except UserError as error:
             judged.refused[name] = str(error)
+        except Exception as error:  # whatever a stranger's file or model makes raise must not stop the others
+            judged.refused[name] = f"it cannot be verified: {described(error)}"
         else:
             judged.runs += runs
             judged.accepted[name] = one.statement
@@ -162,10 +165,10 @@ class _Gate:
     options: SubmissionOptions
     board: Sequence[RecordedRun]
     searched: list[Plan]  # of runs with attacks, on the board or of accepted new models: these give a model its row
-    cards: dict[str, _Sent]  # submissions with a card, by the hash of the weights
     same_model: SameModel
     facts: Facts
     folder: Path | None
+    models: list[_Sent] = field(default_factory=list)  # accepted new ones
 
     def accepted(self, sent: _Sent) -> tuple[list[RecordedRun], str]:
         """The runs that count for a submission, and how its standing examples were tested.
@@ -195,6 +198,7 @@ class _Gate:
         runs = [self._run(sent, plan, evidence, _unproven(self.facts(run.card, plan.data))), *found]
         boards(runs, self.same_model)  # raises UserError where it cannot be shown, before it can spoil the board
         self.searched.append(plan)
+        self.models.append(sent)
         return runs, tested
 
     def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
@@ -232,7 +236,8 @@ class _Gate:
         if card is not None:
             yield card
             return
-        holder = sent if sent.has_card else self.cards.get(sha256)
+        same = (model for model in self.models if self.same_model(model.plan.model, sent.plan.model))
+        holder = sent if sent.has_card else next(same, None)
         if holder is None:
             raise UserError(f"its weights {sha256[:16]}... are those of no bundled model, and it has no {CARD}")
         address = sent.statement.weights or holder.statement.weights

@@ -190,6 +190,33 @@ def test_a_second_submission_about_a_new_model_is_a_challenge_to_it(here, robenc
     assert [e["source"] for e in found[NET]["history"]] == [NET]
 
 
+def test_a_challenge_to_a_submitted_model_needs_no_card_and_no_address(here, robench):
+    resent(here, NET, "a-challenge", lambda path: replan(path, lambda plan: plan.update(seed=1)))
+    (here / "sent" / "a-challenge" / CARD).unlink()
+    other = resent(here, NET, "other-normalisation", lambda path: None)
+    card = msgspec.structs.replace(read_card(here / "net.toml"), name="other", normalisation="0.5/0.5")
+    write_card(other / CARD, card)
+    _, result = built(robench, *SENT, code=1)
+    assert "a-challenge by Bob: accepted: lowers no number" in result.out
+    assert re.search(
+        "^other-normalisation: refused: its run file does not hold: the plan: its model has norm", result.err
+    )
+
+
+def test_whatever_a_submission_makes_raise_refuses_it_alone(here, robench, monkeypatch):
+    verified = acceptance.verified
+
+    def raising(path, *more):
+        if NET in str(path):
+            raise RuntimeError("first line\nsecond")
+        return verified(path, *more)
+
+    monkeypatch.setattr(acceptance, "verified", raising)
+    _, result = built(robench, *SENT, code=1)
+    assert result.err == f"{NET}: refused: it cannot be verified: RuntimeError: first line\n"
+    assert "fmn-one by Ada: accepted" in result.out
+
+
 def test_the_boards_own_run_submitted_changes_nothing(here, robench):
     only(here, "fmn-one")
     shutil.copy("challenge.robench", "board")
