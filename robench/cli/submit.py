@@ -57,7 +57,12 @@ PRIVATE = ("checkpoint", "arch", "weights", "normalise", "labels", "data")  # on
     help="Search N standing examples of a new model again; 0 for none.",
 )
 @click.option(
-    "--out", metavar="DIR", type=click.Path(path_type=Path), default=Path("reports/submissions"), show_default=True
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("reports/submissions"),
+    show_default=True,
+    help="Folder of the submissions.",
 )
 @machine_options
 def command(
