@@ -15,7 +15,8 @@ from ..evidence.store import RunFile
 from ..leaderboard.collect import Collected, RecordedRun
 from ..leaderboard.entries import Board, ModelResult, Table
 from ..leaderboard.pictures import Adversarial, TableImages
-from ..problem import datasets
+from ..leaderboard.site import Download
+from ..problem import datasets, durable
 from ..problem.split import Split
 from ..results.outcomes import Outcome, breaks
 from .merge import write_joint
@@ -127,19 +128,30 @@ def _of_row(row: ModelResult, part: Split, smallest: Found) -> dict[tuple[str, s
     }
 
 
-def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], bytes]:
+def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], Download]:
     """One run file per model with all its evidence, as `robench merge` writes it, without folders of this machine."""
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for (board, model), runs in found.runs.items():
-            paths = [run.path for run in runs if run.path is not None]
             out = Path(folder) / f"{model}.robench"
             try:
                 with ExitStack() as stack:
-                    opened = [stack.enter_context(RunFile.read(path)) for path in paths]
+                    opened = [stack.enter_context(RunFile.read(path)) for path in _ordered(runs)]
                     write_joint(out, opened, [recorded_plan(file) for file in opened], shared=True)
-                files[board, model] = out.read_bytes()
+                files[board, model] = Download(out.read_bytes(), _stored(out))
                 out.unlink()
             except UserError as error:
                 note(f"no run file of {model}: {error}")
     return files
+
+
+def _ordered(runs: Iterable[RecordedRun]) -> list[Path]:
+    """The files of these runs without copies: merging takes the images of the first of two equal runs."""
+    paths = {durable.sha256(run.path): run.path for run in runs if run.path is not None}
+    return [paths[digest] for digest in sorted(paths, key=lambda digest: (-_stored(paths[digest]), digest))]
+
+
+def _stored(path: Path) -> int:
+    """The number of images in a run file."""
+    with RunFile.read(path) as file:
+        return file.image_count()

@@ -22,7 +22,7 @@ from ..evidence.attack_key import AttackKey
 from ..evidence.records import Evidence, Plan
 from ..evidence.store import RunFile
 from ..leaderboard import submissions
-from ..leaderboard.collect import RecordedRun, SameModel
+from ..leaderboard.collect import RecordedRun, SameModel, boards
 from ..leaderboard.entries import Board, CardFacts
 from ..leaderboard.history import LATEST, UNION
 from ..leaderboard.submissions import CARD, RUN, Submission
@@ -113,6 +113,9 @@ def judge_submissions(
     judged = Judged()
     if options.submissions is None:
         return judged
+    for path in options.weights:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; name a file with weights with --weights")
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
     cards = {s.statement.weights_sha256: s for s in sent if s.has_card}
@@ -181,25 +184,29 @@ class _Gate:
                 return [self._run(sent, counted_plan, evidence, None)], ""
             acceptance.check_new(plan, self.searched)
             found, tested = self._tested(sent, run)
-        self.searched.append(plan)
         evidence = submissions.new_model(plan, run.evidence, f"submitted by {statement.by} as {statement.name}")
         evidence = msgspec.structs.replace(evidence, environment=shareable(evidence.environment))
         assert run.card is not None, "new models have a card"
-        return [self._run(sent, plan, evidence, _unproven(self.facts(run.card, plan.data))), *found], tested
+        runs = [self._run(sent, plan, evidence, _unproven(self.facts(run.card, plan.data))), *found]
+        boards(runs, self.same_model)  # raises UserError where it cannot be shown, before it can spoil the board
+        self.searched.append(plan)
+        return runs, tested
 
     def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
         return RecordedRun(plan, partial(_read, evidence, card), submission=sent.statement.name, by=sent.statement.by)
 
     def _refuse_name(self, sent: _Sent) -> None:
         """Raises UserError if the model is not on the board and could be taken for one that is."""
-        name = sent.plan.model.name
+        record = sent.plan.model
+        name = record.name
         if acceptance.bundled(sent.statement.weights_sha256) is not None:
             raise UserError("its model is bundled, and no run of the board attacks it")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*", name):
             raise UserError(
                 f"it calls its model {name[:100]!a}; the name of a new model has letters, digits, spaces and ._+- alone"
             )
-        taken = [*(run.plan.model.name for run in self.board), *(p.model.name for p in self.searched), *zoo_names()]
+        models = [*(run.plan.model for run in self.board), *(p.model for p in self.searched)]
+        taken = [*(m.name for m in models if not self.same_model(m, record)), *zoo_names()]
         if alike := [other for other in taken if _letters(other) == _letters(name)]:
             raise UserError(f"it calls its model {name}, and {min(alike)} is another model; send it under another name")
         if not sent.has_card:
@@ -260,21 +267,21 @@ def _unproven(facts: CardFacts) -> CardFacts:
     return msgspec.structs.replace(facts, certified=())
 
 
-def report(judged: Judged, boards: Sequence[Board]) -> None:
+def report(judged: Judged, found: Sequence[Board]) -> None:
     """Prints a line for each submission: what it adds to the boards, or why it is refused."""
     for name in sorted(judged.accepted.keys() | judged.refused.keys()):
         if name in judged.refused:
             echo(one_line(f"{name}: refused: {judged.refused[name]}"), err=True)
         else:
             statement = judged.accepted[name]
-            added = "; ".join(_effects(statement, boards)) or "lowers no number"
+            added = "; ".join(_effects(statement, found)) or "lowers no number"
             tested = f" ({judged.tested[name]})" if name in judged.tested else ""
             echo(one_line(f"{name} by {statement.by}: accepted: {added}{tested}"))
 
 
-def _effects(statement: Submission, boards: Sequence[Board]) -> Iterator[str]:
+def _effects(statement: Submission, found: Sequence[Board]) -> Iterator[str]:
     """What a submission does to each row."""
-    for table in (table for board in boards for table in board.tables):
+    for table in (table for board in found for table in board.tables):
         for row in table.models:
             for place, entry in enumerate(row.history):
                 if (entry.source, entry.by) != (statement.name, statement.by):

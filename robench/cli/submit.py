@@ -87,6 +87,8 @@ def command(
     submissions.check_name(name)
     if os.path.lexists(out / name):
         raise UserError(f"{out / name} exists already; choose another --name")
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"{out} is no folder; name one with --out")
     model, held = _weights(run_path, weights, sha256, card)
     # Made now, so that an invalid text is refused before minutes of work.
     statement = Submission(name=name, by=by, model=model, run_sha256="0" * 64, link=link, note=note, **held)
@@ -152,7 +154,7 @@ def _copied(run_path: Path, to: Path, model: str) -> None:
     """
     with RunFile.read(run_path) as run:
         plan, evidence = recorded_plan(run, hint="there is nothing to submit"), run.evidence()
-        if any(v.accepted for v in evidence.verdicts) and not run.holds_images():
+        if any(v.accepted for v in evidence.verdicts) and not run.image_count():
             raise UserError(f"{run_path} is slim: it holds no images, so nothing can be verified; name the whole run")
         merged = merge([evidence])
         environment = {k: text for k, text in shareable(evidence.environment).items() if k not in PRIVATE}

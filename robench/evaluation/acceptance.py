@@ -5,7 +5,6 @@ weights are found by their hash, and no code of theirs runs. What the run file s
 and their preparation are is not read.
 """
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from ..problem.datasets import DATASETS
 from ..problem.download import Download, fetch
 from ..problem.split import Split
 from ..protocols import OWN_THREATS
+from ..results.masking.indicators import tail
 from ..results.merging import MERGED
 from .claims import PROTOCOL
 from .environment import date, environment
@@ -149,11 +149,7 @@ def search_again(run: Verified, known: Evidence, n: int, seed: int, progress: Pr
 
 def acceptable(n: int) -> int:
     """The largest number of n standing examples that an honest run loses, but for one in a hundred (UNLIKELY)."""
-    tail, k = 1.0, -1  # the probability of more than k
-    while tail >= UNLIKELY and k < n:
-        k += 1
-        tail -= math.comb(n, k) * HONEST**k * (1 - HONEST) ** (n - k)
-    return k
+    return max(k for k in range(n + 1) if tail(k, n, HONEST) >= UNLIKELY)
 
 
 @dataclass(frozen=True, eq=False)

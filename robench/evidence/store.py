@@ -273,10 +273,10 @@ class RunFile:
                     raise UserError(f"{self.path} is damaged: the image of example {example} differs from its checksum")
                 yield claim, image
 
-    def holds_images(self) -> bool:
-        """Whether any image is stored; none is in slim files."""
+    def image_count(self) -> int:
+        """The number of stored images."""
         with _explained(self.path):
-            return self._db.execute("SELECT 1 FROM claim WHERE image IS NOT NULL LIMIT 1").fetchone() is not None
+            return int(self._db.execute("SELECT count(*) FROM claim WHERE image IS NOT NULL").fetchone()[0])
 
     def image_hashes(self) -> dict[int, str]:
         """The hash of the image of each claim, also of those whose image is not stored; none in slim files."""

@@ -25,16 +25,16 @@ def badge_value(row: ModelResult) -> str:
 def badge(board: Board, table: Table, row: ModelResult) -> bytes:
     """The SVG file, without fonts, styles or scripts."""
     value = badge_value(row)
-    left, right = (LETTER * len(text) + 12 for text in (LABEL, value))
+    left, width = (LETTER * len(text) + 12 for text in (LABEL, value))
     title = printable(f"{row.name} on {board.data} under {', '.join(table.threats)}: {LABEL} {value}")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-labelledby="t">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width}" height="20" role="img" aria-labelledby="t">'
         f'<title id="t">{escape(title)}</title>'
-        f'<rect width="{left + right}" height="20" rx="3" fill="#3b4450"/>'
-        f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3h-{right - 3}z" fill="#0b57a4"/>'
+        f'<rect width="{left + width}" height="20" rx="3" fill="#3b4450"/>'
+        f'<path d="M{left} 0h{width - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3h-{width - 3}z" fill="#0b57a4"/>'
         '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">'
         f'<text x="{left / 2}" y="14">{LABEL}</text>'
-        f'<text x="{left + right / 2}" y="14">{escape(value)}</text></g></svg>\n'
+        f'<text x="{left + width / 2}" y="14">{escape(value)}</text></g></svg>\n'
     ).encode()
 
 

@@ -53,13 +53,13 @@ class _Run:
     plan: Plan
     evidence: Evidence
     card: CardFacts | None
-    origin: RecordedRun
+    origins: list[RecordedRun]  # several of copies, which may differ in their images
     source: Source
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The boards, and the runs of each model without copies: by the ids of board and model, in no order of files."""
+    """The boards, and the runs of each model by the ids of board and model, with copies."""
 
     boards: list[Board]
     runs: dict[tuple[str, str], list[RecordedRun]]
@@ -98,7 +98,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Ba
         models = _models(together, same_model)
         for model in models:
             plan, name = model[0].plan, _id(model, alone=len(models) == 1)
-            origins[slug(plan.data, plan.data), name] = [run.origin for run in model]
+            origins[slug(plan.data, plan.data), name] = [origin for run in model for origin in run.origins]
             try:
                 for key, answer in _answers(model, name, orders, background.labels):
                     answers.setdefault((plan.data, key), []).append(answer)
@@ -148,7 +148,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
         digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
         name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
         source = Source(name, run.by, bool(run.submission), date, digest)
-        distinct[digest] = _Run(run.plan, evidence, card, run, source)
+        distinct.setdefault(digest, _Run(run.plan, evidence, card, [], source)).origins.append(run)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)

@@ -1,9 +1,9 @@
 """Templates of the pages, and what they show of numbers."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,6 +18,31 @@ FOLDER = Path(__file__).parent / "templates"
 MASKED = "gradients are masked, or may be: a stronger attack may find more"
 VERDICTS = {"masked": "masked", "suspect": "suspect", "none-found": "none found", "untested": "untested"}
 OUTCOMES = {"W": "wrong before any attack", "O": "open", "B": "broken", "S": "stands"}
+
+
+class Column(NamedTuple):
+    """A column of the main table that a reader may hide."""
+
+    id: str  # also the class of its cells
+    head: str
+    text: bool  # sorted as text
+    shown: Callable[[Table], bool]  # at first
+
+
+COLUMNS = (
+    Column("protocol-union", "union by its protocol", False, lambda table: any(row.beyond for row in table.models)),
+    Column("masking", "masking", True, lambda _: True),
+    Column("parameters", "parameters", False, lambda table: any(row.parameters for row in table.models)),
+    Column("training", "training", False, lambda table: any(row.card and row.card.minutes for row in table.models)),
+    Column("protocol", "protocol", True, lambda _: True),
+    Column("competitiveness", "competitiveness", False, lambda _: False),
+    Column("worst", "competitiveness, worst", False, lambda _: False),
+    Column("stability", "stability", False, lambda _: False),
+    Column("gradients", "gradients", False, lambda _: False),
+    Column("forwards", "forward passes", False, lambda _: False),
+    Column("seconds", "seconds", False, lambda _: False),
+    Column("examples", "n", False, lambda _: False),
+)
 
 
 class Pages:
@@ -36,13 +61,19 @@ class Pages:
             "percent": percent,
             "cell": _cell,
             "share": _share,
-            "count": lambda number: f"{number:,}",
-            "compact": compact,
+            "count": _count,
             "duration": duration,
             "verdict": lambda verdict: VERDICTS[verdict],
             "day": lambda date: date[:10] if is_date(date) else "no date",
         }
         self._templates.globals |= {
+            "COLUMNS": COLUMNS,
+            "figure": _figure,
+            "percent": percent,
+            "compact": compact,
+            "duration": duration,
+            "count": _count,
+            "rounded": lambda seconds: _count(round(seconds)),
             "outcome_rows": _outcome_rows,
             "radius_rows": _radius_rows,
             "query_rows": _query_rows,
@@ -79,6 +110,16 @@ def _cell(share: Share, classes: str, bound: Certified | None = None) -> Markup:
         f'<td class="number {classes}" data-value="{share.accuracy!r}"{note}>{text}'
         f'<span class="ci" style="--low:{low};--high:{high}">{low}–{high}</span>{lower}</td>'
     )
+
+
+def _figure(column: str, value: int | float | None, text: Callable[[Any], str]) -> Markup:
+    """A cell with a number, or a dash where it is not known."""
+    shown = "–" if value is None else text(value)
+    return Markup(f'<td class="number {column}" data-value="{-1 if value is None else value}">{shown}</td>')
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
 
 
 def _share(share: Share) -> str:

@@ -1,5 +1,6 @@
 """Data of the pages in scripts, since a page that is opened from a file cannot fetch."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from .pictures import Gallery, for_script
 from .texts import is_date
 
 Galleries = Mapping[tuple[str, str], Gallery]
-"""By the ids of board and table."""
+"""Galleries by the ids of board and table."""
 
 
 def outcomes_path(board: Board, table: Table, row: ModelResult) -> str:
@@ -69,7 +70,7 @@ def _plots(table: Table, row: ModelResult) -> dict[str, Any]:
 
 
 def _board(board: Board, galleries: Galleries) -> dict[str, Any]:
-    """What the script of the page needs: counts of patterns, and no strings per example."""
+    """What the script of the page needs: counts by sets of threats, and no strings per example."""
     tables = {table.id: _table(table, galleries.get((board.id, table.id))) for table in board.tables}
     return {"id": board.id, "tables": tables}
 
@@ -85,7 +86,8 @@ def _table(table: Table, gallery: Gallery | None) -> dict[str, Any]:
             row.id: {
                 "name": row.name,
                 "beyond": row.beyond,
-                "patterns": " ".join(f"{pattern} {count}" for pattern, count in row.patterns.items()),
+                "stands": (stands := _sets(row, "S")),
+                "held": "" if (held := _sets(row, "SO")) == stands else held,
                 "measured": _bits(t.share.measured for t in row.threats),
                 "masked": _bits(t.share.masked for t in row.threats),
                 "levels": _bits(bool(t.levels) for t in row.threats),
@@ -93,6 +95,18 @@ def _table(table: Table, gallery: Gallery | None) -> dict[str, Any]:
             for row in table.models
         },
     }
+
+
+def _sets(row: ModelResult, letters: str) -> str:
+    """Numbers of examples by the set of threats, a bit each, under which their outcome is one of the letters.
+
+    `0 12 3 5` are 12 examples under no threat and 5 under the first two. The page needs no more of the patterns, of
+    which there can be as many as examples.
+    """
+    counts = Counter[int]()
+    for pattern, count in row.patterns.items():
+        counts[sum((letter in letters) << place for place, letter in enumerate(pattern))] += count
+    return " ".join(f"{threats} {counts[threats]}" for threats in sorted(counts))
 
 
 def _bits(values: Any) -> str:

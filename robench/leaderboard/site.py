@@ -18,11 +18,19 @@ VENDORED = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE.txt", "vendor.t
 
 
 @dataclass(frozen=True)
+class Download:
+    """A run file with all evidence on a model, and the number of images in it."""
+
+    content: bytes
+    images: int
+
+
+@dataclass(frozen=True)
 class Extras:
     """What a site shows beside the boards: images by board and table, run files by board and model, its address."""
 
     images: Mapping[tuple[str, str], TableImages] = field(default_factory=dict)
-    runs: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], Download] = field(default_factory=dict)
     url: str = ""  # with a slash at the end, or empty
 
 
@@ -60,7 +68,7 @@ def _models(pages: Pages, board: Board, galleries: Galleries, extras: Extras) ->
         files[f"{path}.js"] = model_script(rows)
         run = extras.runs.get((board.id, identity))
         if run is not None:
-            files[f"runs/{board.id}/{identity}.robench"] = run
+            files[f"runs/{board.id}/{identity}.robench"] = run.content
         files[f"{path}.html"] = pages.render(
             "model.html",
             board=board,

@@ -13,7 +13,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def duration(minutes: float) -> str:
+def duration(minutes: int | float) -> str:
     """A time in the unit that fits it: minutes up to two hours, then hours."""
     return (
         f"{minutes:.0f} min"

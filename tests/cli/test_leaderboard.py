@@ -1,14 +1,20 @@
 """`robench leaderboard`, as it is typed."""
 
 import json
+import re
 import shutil
 import urllib.request
+from dataclasses import replace
 from threading import Thread
 
 import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
 from robench.cli import leaderboard
+from robench.evidence.store import RunFile
+from robench.problem import datasets
 from robench.problem.checkpoints.cards import Certificate, Claimed, read_card, write_card
 from robench.problem.checkpoints.zoo import zoo_card
 
@@ -25,7 +31,7 @@ def runs(run, folder):
 
 def test_a_folder_of_runs_becomes_a_site(runs, robench, folder):
     result = robench("leaderboard", "runs", "--out", "site")
-    assert (result.code, result.out, result.err) == (0, "site/index.html: 1 rows\n", "")
+    assert (result.code, result.out, result.err) == (0, "site/index.html: 1 row\n", "")
     names = set(files(folder / "site"))
     assert {"index.html", "digits-test.html", "data/digits-test.json", "data/digits-test.js", "board.js"} <= names
 
@@ -35,6 +41,75 @@ def test_the_site_of_a_copy_of_the_run_is_the_same(runs, robench, folder):
     shutil.copy(runs / "below" / "a.robench", folder / "z.robench")
     robench("leaderboard", "z.robench", "runs", "--out", "two")
     assert files(folder / "one") == files(folder / "two")
+
+
+def test_the_order_of_runs_changes_no_byte_of_the_site(runs, robench, folder):
+    a, b = runs / "below" / "a.robench", runs / "b.robench"
+    robench("merge", a, "--slim", "--out", b)
+    robench("leaderboard", a, b, "--out", "one")
+    robench("leaderboard", b, a, "--out", "two")
+    assert files(folder / "one") == files(folder / "two")
+    assert [name for name in files(folder / "one") if name.startswith("runs/")]
+
+
+def test_a_site_leaves_no_file_of_an_earlier_one(runs, robench, folder):
+    robench("leaderboard", "runs", "--out", "site")
+    (folder / "site" / "mine.txt").write_text("mine")
+    robench("leaderboard", "runs", "--out", "site", "--no-runs", "--images", 0)
+    robench("leaderboard", "runs", "--out", "new", "--no-runs", "--images", 0)
+    (folder / "new" / "mine.txt").write_text("mine")
+    assert files(folder / "site") == files(folder / "new")
+
+
+def test_the_images_of_bundled_data_are_shown(runs, robench, folder):
+    robench("leaderboard", "runs", "--out", "site", "--images", 5)
+    with RunFile.read(runs / "below" / "a.robench") as run:
+        images, evidence = dict(run.images((1, 28, 28))), run.evidence()
+    sizes = {(c.threat, c.example): v.size for c, v in evidence.judged() if c.id in images}
+    (outcomes,) = (folder / "site" / "outcomes").rglob("*.js")
+    sheets = json.loads(outcomes.read_text().split("], ", 1)[1].removesuffix(");\n"))
+    letters = re.search(r'\["([WBSO]{12})","([WBSO]{12})"\]', outcomes.read_text()).groups()
+    assert any(sheets)
+    for sheet, row, threat in zip(sheets, letters, ("linf:0.1", "l2:1"), strict=True):
+        broken = [place for place in range(5) if row[place] == "B"]
+        assert (sheet is None) == (not broken)
+        if sheet:
+            assert sheet["sizes"] == {str(place): sizes[threat, place] for place in broken}
+            picture = np.asarray(Image.open(folder / "site" / sheet["adversarial"]))
+            (smallest,) = [
+                images[c.id]
+                for c, v in evidence.judged()
+                if (c.threat, c.example) == (threat, broken[0]) and c.id in images
+            ]
+            at = slice(28 * broken[0], 28 * broken[0] + 28)
+            assert np.array_equal(picture[:28, at], np.round(smallest[0] * 255))
+
+
+def test_data_that_are_not_at_hand_are_named_and_not_fetched(runs, robench, folder, monkeypatch):
+    data = replace(datasets.DATASETS["digits"], here=lambda part: False, read=lambda part: 1 / 0)
+    monkeypatch.setitem(datasets.DATASETS, "digits", data)
+    result = robench("leaderboard", "runs", "--out", "site")
+    assert (result.code, result.err) == (0, "note: no images of digits:test: its examples are not on this machine\n")
+    assert not (folder / "site" / "images").exists()
+    assert robench("leaderboard", "runs", "--out", "site", "--images", 0).err == ""
+
+
+def test_the_run_file_of_a_site_is_verified(runs, robench, folder):
+    robench("leaderboard", "runs", "--out", "site")
+    (run,) = (folder / "site" / "runs").rglob("*.robench")
+    assert str(folder).encode() not in run.read_bytes()
+    result = robench("verify", run)
+    assert (result.code, result.err) == (0, "")
+    assert "all hold" in result.out
+
+
+def test_the_address_of_the_site_stands_in_feed_and_badge_alone(runs, robench, folder):
+    robench("leaderboard", "runs", "--out", "plain")
+    robench("leaderboard", "runs", "--out", "site", "--url", "https://x.example/b")
+    plain, absolute = files(folder / "plain"), files(folder / "site")
+    different = {name for name in plain if plain[name] != absolute[name]} - {"manifest.json"}
+    assert different == {"feed.xml", *(name for name in plain if re.match("models/.*html", name))}
+    assert b'href="https://x.example/b/feed.xml"' in absolute["feed.xml"]
 
 
 def test_a_row_has_the_facts_of_the_bundled_card_and_the_numbers_of_the_summary(runs, robench, folder):
@@ -162,6 +237,10 @@ def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch
         (("runs", "--out", "site", "--card", "missing.toml"), "missing.toml"),
         (("runs", "--out", "site", "--card", "other.toml"), "none of these runs is about digits-sat"),
         (("runs", "--out", "tiny.toml/site"), "cannot be created"),
+        (("runs", "--out", "site", "--url", "x.example"), "--url"),
+        (("runs", "--out", "site", "--url", 'https://x.example/"><script>'), "--url"),
+        (("runs", "--out", "site", "--url", "javascript:alert(1)"), "--url"),
+        (("runs", "--out", "site", "--images", "-1"), "--images"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(runs, refused, folder, words, message):

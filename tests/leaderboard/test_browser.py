@@ -1,147 +1,263 @@
-"""The real page in Debian's chromium, opened from a file.
+"""What a reader does on the page of a data set: sort, filter, choose threats, compare, with mouse or keyboard."""
 
-It needs chromium and the playwright package, which the project does not install: CONTRIBUTING.md says how to get them.
-"""
-
-import shutil
 from itertools import combinations
 
-import numpy as np
 import pytest
 
-from robench.leaderboard.patterns import recompute
-from robench.leaderboard.site import site
+from robench.leaderboard.patterns import at_levels, count_patterns, recompute
+from robench.results.outcomes import union
+from robench.results.stats.comparison import mcnemar
 
-from .made import NAMES, board, recorded
-
-CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the playwright package")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need chromium")
-
-
-def made_rows(seed, n=97):
-    random = np.random.default_rng(seed)
-    letters = random.choice(list("SBO"), p=random.dirichlet([3, 3, 0.3]), size=(len(NAMES), n))
-    letters[:, random.random(n) < 0.1] = "W"
-    return ["".join(row) for row in letters]
+from . import browser as browsers
+from .browser import missing, require_browser
+from .made import NAMES
 
 
-@pytest.fixture(scope="module")
-def content():
-    runs = [recorded(made_rows(seed), name=f"model-{seed}") for seed in range(6)]
-    runs.append(recorded(["S" * 97] * len(NAMES), name="<b>bold</b>"))
-    return board(*runs)
+def values(section, column):
+    """The numbers behind the cells of a column, by model."""
+    cells = section.locator(f"tbody tr[data-model] td.{column}").evaluate_all(
+        "cells => cells.map((cell) => [cell.closest('tr').dataset.model, cell.dataset.value])"
+    )
+    return {model: float(value) for model, value in cells}
 
 
-@pytest.fixture(scope="module")
-def address(content, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    for name, data in site([content]).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder.as_uri()
+def shown(section, column):
+    """The texts of the cells of a column, by model."""
+    rows = section.locator("tbody tr[data-model]").all()
+    return {row.get_attribute("data-model"): row.locator(f"td.{column}").inner_text().split() for row in rows}
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+def names(section):
+    return section.locator("tbody th.name a:visible").all_inner_texts()
 
 
-@pytest.fixture
-def page(browser, address):
-    """The page of the data set. It fails on any console message, error, or request that leaves the folder."""
-    opened = browser.new_page()
-    faults = []
-    opened.on("console", lambda message: faults.append(message.text))
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("request", lambda r: r.url.startswith((address, "data:")) or faults.append(r.url))
-    opened.goto(f"{address}/mnist-test.html")
-    yield opened
-    opened.close()
-    assert faults == []
+def show_all_columns(section):
+    section.locator(".columns summary").click()
+    for box in section.locator(".column").all():
+        box.check()
 
 
-def texts(page, column):
-    return {
-        row.get_attribute("data-model"): float(row.locator(f".{column}").first.get_attribute("data-value"))
-        for row in page.locator(".board tbody tr[data-model]").all()
-    }
+def percent(share):
+    return f"{100 * share:.1f}"
 
 
-def names(page):
-    return page.locator("tbody th.name:visible").all_inner_texts()
+@pytest.mark.parametrize("lacking", ["playwright", "chromium"])
+def test_a_missing_browser_fails_where_one_is_required_and_skips_elsewhere(lacking, monkeypatch):
+    monkeypatch.setattr(browsers.importlib.util, "find_spec", lambda name: None if name == lacking else name)
+    monkeypatch.setattr(browsers.shutil, "which", lambda name: None if name == lacking else name)
+    assert lacking in missing()
+    monkeypatch.delenv(browsers.REQUIRE, raising=False)
+    with pytest.raises(pytest.skip.Exception, match=lacking):
+        require_browser()
+    monkeypatch.setenv(browsers.REQUIRE, "1")
+    with pytest.raises(pytest.fail.Exception, match=lacking):
+        require_browser()
 
 
-def test_ticked_threats_recompute_union_and_average_to_the_last_digit(page, content):
-    (table,) = content.tables
-    boxes = page.locator(".tick")
+def test_every_column_sorts_both_ways_as_python_does(section):
+    show_all_columns(section)
+    heads = section.locator(".main thead th:not(.pick)")
+    assert heads.count() >= 12
+    for place in range(heads.count()):
+        head = heads.nth(place)
+        text = head.get_attribute("data-kind") == "text"
+        found = {}
+        for _ in range(2):
+            head.locator("button").click()
+            column = head.evaluate(
+                """head => [...head.closest('table').tBodies[0].rows].map(
+                    (row) => row.cells[head.cellIndex].dataset.value)"""
+            )
+            found[head.get_attribute("aria-sort")] = column if text else [float(value) for value in column]
+            assert section.locator("th[aria-sort]").count() == 1
+        key = str.casefold if text else None
+        assert found["ascending"] == sorted(found["ascending"], key=key)
+        assert found["descending"] == sorted(found["ascending"], key=key, reverse=True)
+
+
+def test_the_numbers_that_are_sorted_are_those_of_the_table(section, table):
+    for place, threat in enumerate(table.threats):
+        head = section.locator("thead th", has_text=threat)
+        column = head.evaluate(
+            "head => [...head.closest('table').tBodies[0].rows].map("
+            "(row) => [row.dataset.model, Number(row.cells[head.cellIndex].dataset.value)])"
+        )
+        assert dict(column) == {row.id: row.threats[place].share.accuracy for row in table.models}
+    assert values(section, "union") == {row.id: row.union.accuracy for row in table.models}
+    assert values(section, "average") == {row.id: row.average.accuracy for row in table.models}
+    assert values(section, "clean") == {row.id: row.clean.accuracy for row in table.models}
+
+
+def test_the_filter_shows_the_models_whose_names_hold_its_text(section):
+    section.locator(".filter").fill("MODEL-3")
+    assert names(section) == ["model-3"]
+    section.locator(".filter").fill("no such model")
+    assert names(section) == []
+    section.locator(".filter").fill("<B>")
+    assert names(section) == ["<b>bold</b>"]
+    section.locator(".filter").fill("")
+    assert len(names(section)) == 7
+
+
+def test_every_set_of_ticked_threats_shows_pythons_numbers_to_the_last_digit(section, table):
+    boxes = section.locator(".tick")
     for chosen in [c for size in (1, 2, 3, 4) for c in combinations(range(4), size)]:
         for place in range(4):
             boxes.nth(place).set_checked(place in chosen)
-        unions, averages = texts(page, "union"), texts(page, "average")
-        for row in table.models:
-            wanted = recompute(row.patterns, chosen)
-            assert (unions[row.id], averages[row.id]) == (wanted.union, wanted.average)
+        wanted = {row.id: recompute(row.patterns, chosen) for row in table.models}
+        assert values(section, "union") == {model: numbers.union for model, numbers in wanted.items()}
+        assert values(section, "average") == {model: numbers.average for model, numbers in wanted.items()}
+        unions, averages = shown(section, "union"), shown(section, "average")
+        for model, numbers in wanted.items():
+            words = [percent(numbers.union), "–".join(map(percent, numbers.union_ci95))]
+            assert [word.rstrip("†") for word in unions[model]][-2:] == words
+            assert (unions[model][0] == "≤") == (numbers.open > 0)
+            words = [percent(numbers.average), "–".join(map(percent, numbers.average_ci95))]
+            assert [word.rstrip("†") for word in averages[model]][-2:] == words
 
 
-def test_without_a_threat_nothing_is_shown_and_marks_return_with_all(page):
-    marked = page.locator("td.union strong").count()
+def test_other_columns_stay_when_threats_are_ticked(section):
+    before = values(section, "threat"), shown(section, "clean")
+    section.locator(".tick").first.uncheck()
+    assert (values(section, "threat"), shown(section, "clean")) == before
+
+
+def test_a_sorted_union_is_sorted_again_when_threats_are_ticked(section):
+    section.locator(".tick").nth(0).uncheck()
+    section.locator(".tick").nth(2).uncheck()
+    found = list(values(section, "union").values())
+    assert found == sorted(found, reverse=True)
+
+
+def test_without_a_threat_nothing_is_shown_and_marks_return_with_all(section):
+    marked = section.locator("td.union strong").count()
+    texts = shown(section, "union"), shown(section, "average")
     assert marked > 0
-    for box in page.locator(".tick").all():
+    for box in section.locator(".tick").all():
         box.uncheck()
-    assert set(page.locator("td.union").all_inner_texts()) == {"–"}
-    for box in page.locator(".tick").all():
+    assert set(section.locator("tr[data-model] td.union").all_inner_texts()) == {"–"}
+    for box in section.locator(".tick").all():
         box.check()
-    assert page.locator("td.union strong").count() == marked
+    assert section.locator("td.union strong").count() == marked
+    assert (shown(section, "union"), shown(section, "average")) == texts
 
 
-def test_heads_sort_by_keyboard_and_say_so(page):
-    page.locator("thead button", has_text="model").focus()
-    page.keyboard.press("Enter")
-    assert names(page) == sorted(names(page))
-    page.keyboard.press("Space")
-    assert names(page) == sorted(names(page), reverse=True)
-    assert page.locator("th[aria-sort]").all_inner_texts() == ["model"]
-    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
-    page.locator("thead button", has_text="clean").click()
-    values = list(texts(page, "clean").values())
-    assert values == sorted(values, reverse=True)
+def test_each_table_has_choices_of_its_own(page, content):
+    one, other = (page.locator(f"[data-table='{table.id}']") for table in content.tables)
+    before = shown(other, "union")
+    one.locator(".tick").first.uncheck()
+    assert shown(other, "union") == before
+    assert other.locator(".tick:checked").count() == 2
 
 
-def test_the_filter_hides_other_models(page):
-    page.locator(".filter").fill("MODEL-3")
-    assert names(page) == ["model-3"]
-    page.locator(".filter").fill("")
-    assert len(names(page)) == 7
+def wait_for_numbers(section):
+    """Levels load from scripts; until they are there, cells have no number."""
+    handle = section.locator(".chosen").element_handle()
+    section.page.wait_for_function(
+        """(place) => /^(Union|$)/.test(place.textContent) && [
+            ...place.closest('.board').querySelectorAll('tr[data-model] td.union')
+        ].every((cell) => cell.textContent !== '–')""",
+        arg=handle,
+    )
 
 
-def test_two_ticked_models_are_compared_in_one_sentence(page, content):
-    (table,) = content.tables
-    one, other = (next(row for row in table.models if row.name == name) for name in ("model-0", "model-1"))
-    for row in (one, other):
-        page.locator(f"tr[data-model='{row.id}'] .compare").check()
-    page.locator(".comparison p", has_text="model-0 and model-1, union: ").wait_for()
-    assert page.locator(".compare:not(:disabled)").count() == 2
-    for box in page.locator(".tick").all()[1:]:
+def test_radius_sliders_show_pythons_numbers_at_every_step(section, table):
+    slides = section.locator(".slide")
+    assert slides.count() == 2, "only threats with levels have a slider"
+    boxes = section.locator(".tick")
+    for steps, chosen in [
+        ((7, 20), range(4)),
+        ((7, 13), range(4)),
+        ((0, 13), (0, 1)),
+        ((20, 1), (1, 3)),
+        ((3, 0), (0,)),
+    ]:
+        for place in range(4):
+            boxes.nth(place).set_checked(place in chosen)
+        for place, step in enumerate(steps):
+            slides.nth(place).fill(str(step))
+        wait_for_numbers(section)
+        levels = (*steps, 20, 20)
+        wanted = {
+            row.id: at_levels(count_patterns([t.levels or t.outcomes for t in row.threats]), levels)
+            for row in table.models
+        }
+        found = {model: recompute(patterns, chosen) for model, patterns in wanted.items()}
+        assert values(section, "union") == {model: numbers.union for model, numbers in found.items()}
+        assert values(section, "average") == {model: numbers.average for model, numbers in found.items()}
+        for place in range(4):
+            alone = {model: recompute(patterns, (place,)).union for model, patterns in wanted.items()}
+            assert values(section, f"threat.t{place}") == alone
+        unions = shown(section, "union")
+        for model, numbers in found.items():
+            words = [percent(numbers.union), "–".join(map(percent, numbers.union_ci95))]
+            assert [word.rstrip("†") for word in unions[model]][-2:] == words
+
+
+def shown_p(p):
+    if p < 0.0001:
+        return "p < 0.0001"
+    return f"p = {float(f'{p:.0e}')}" if p < 0.01 else f"p = {p:.2f}"
+
+
+@pytest.mark.parametrize("pair", [("model-0", "model-1"), ("model-2", "<b>bold</b>"), ("model-4", "model-5")])
+def test_the_comparison_of_two_models_has_the_counts_and_the_p_value_of_the_exact_mcnemar_test(section, table, pair):
+    models = sorted((row for row in table.models if row.name in pair), key=lambda row: row.id)
+    for row in models:
+        section.locator(f"tr[data-model='{row.id}'] .compare").check()
+    section.locator(".comparison table").first.wait_for()
+    assert section.locator(".compare:not(:disabled)").count() == 2
+    first, second = ([t.outcomes for t in row.threats] for row in models)
+    pairs = {threat: (first[place], second[place]) for place, threat in enumerate(NAMES)}
+    pairs["union"] = union(*first), union(*second)
+    for name, (one, other) in pairs.items():
+        decided = [pair for pair in zip(one, other, strict=True) if "O" not in pair]
+        gained, lost = sum(a == "S" != b for a, b in decided), sum(b == "S" != a for a, b in decided)
+        line = section.locator(".comparison tbody tr", has=section.page.get_by_role("rowheader", name=name, exact=True))
+        cells = line.locator("td").all_inner_texts()
+        assert [int(text) for text in cells[:2]] == [gained, lost]
+        assert int(cells[4]) == len(one) - len(decided)
+        assert cells[5] == shown_p(mcnemar(gained, lost))
+    sentence = section.locator(".comparison p").first.inner_text()
+    assert all(row.name in sentence for row in models)
+    assert shown_p(mcnemar(gained, lost)) in sentence
+
+
+def test_the_comparison_follows_the_ticked_threats(page, section, table):
+    for row in table.models[:2]:
+        section.locator(f"tr[data-model='{row.id}'] .compare").check()
+    section.locator(".comparison tbody tr").nth(len(NAMES)).wait_for()
+    for box in section.locator(".tick").all()[1:]:
         box.uncheck()
-    first, second = one.threats[0].outcomes, other.threats[0].outcomes
-    decided = [pair for pair in zip(first, second, strict=True) if "O" not in pair]
-    wanted = [sum(a == "S" != b for a, b in decided), sum(b == "S" != a for a, b in decided)]
     page.wait_for_function("document.querySelectorAll('.comparison tbody tr').length === 2")
-    cells = page.locator(".comparison tbody tr").last.locator("td").all_inner_texts()
-    assert [int(text) for text in cells[:2]] == wanted
-    assert "linf:0.3: " in page.locator(".comparison p").first.inner_text()
+    assert "linf:0.3: " in section.locator(".comparison p").first.inner_text()
+    section.locator(".compare:checked").first.uncheck()
+    assert section.locator(".comparison table").count() == 0
+    assert section.locator(".compare:disabled").count() == 0
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(page):
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+def test_heads_sort_by_keyboard(section, page):
+    section.locator("thead button", has_text="model").focus()
+    page.keyboard.press("Enter")
+    assert names(section) == sorted(names(section))
+    page.keyboard.press("Space")
+    assert names(section) == sorted(names(section), reverse=True)
+    assert section.locator("th[aria-sort='descending']").all_inner_texts() == ["model"]
 
 
-def test_the_page_of_a_model_is_reached_by_its_name(page):
-    page.locator("tbody th a", has_text="bold").click()
-    assert page.locator("h1").inner_text() == "<b>bold</b>"
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def test_choices_that_the_browser_restores_are_applied(page, section, table):
+    """After a visit of another page, chromium restores boxes and texts without any event."""
+    section.locator(".tick").first.uncheck()
+    section.locator(".filter").fill("model-1")
+    section.locator("tbody th a:visible").click()
+    page.locator("h1").wait_for()
+    page.go_back()
+    section.locator("thead button").first.wait_for()
+    chosen = [int(box.get_attribute("value")) for box in section.locator(".tick:checked").all()]
+    wanted = {row.id: recompute(row.patterns, chosen).union for row in table.models}
+    assert values(section, "union") == wanted
+
+
+def test_the_page_of_a_model_is_reached_by_its_name(section, page):
+    section.locator("tbody th a", has_text="bold").click()
+    assert page.locator("h1").inner_text().startswith("<b>bold</b>")

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robench
+from robench.leaderboard.entries import LEVELS
 from robench.leaderboard.patterns import count_patterns, recompute
 from robench.results.outcomes import union
 from robench.results.stats import shares
 from robench.results.stats.comparison import mcnemar
 
-SCRIPT = Path(robench.__file__).parent / "leaderboard" / "static" / "board.js"
+SCRIPT = Path(robench.__file__).parent / "leaderboard" / "static" / "numbers.js"
 
 
 def subsets(count):
@@ -126,3 +127,55 @@ def test_the_script_counts_decided_pairs_as_python_does():
     counts = "p.pairs(p.under(a, c), p.under(b, c))"
     expression = f"(p, [a, b, c]) => {{ const n = {counts}; return [n.first, n.second, n.open]; }}"
     assert in_node(expression, cases) == wanted
+
+
+def random_levels(seed):
+    """Levels of a few examples under a few threats; a threat without levels has outcomes in their place."""
+    random = np.random.default_rng(seed)
+    threats, n = random.integers(1, 4), random.integers(1, 30)
+    letters = random.choice(list(f"SO{LEVELS}"), size=(threats, n))
+    letters[0, random.random(n) < 0.2] = "B"
+    letters[:, random.random(n) < 0.1] = "W"
+    return ["".join(row) for row in letters]
+
+
+def within(row, level):
+    """The outcomes within so many twentieths of the radius, letter by letter."""
+    return "".join("SB"[LEVELS.index(letter) <= level] if letter in LEVELS else letter for letter in row)
+
+
+@needs_node
+def test_the_script_gives_pythons_numbers_within_any_radius():
+    random = np.random.default_rng(0)
+    cases = []
+    for rows in map(random_levels, range(100)):
+        steps = random.integers(0, 21, len(rows)).tolist()
+        cases.append((rows, steps, sorted({*random.integers(0, len(rows), 2).tolist()})))
+    found = in_node(
+        """(p, [rows, steps, chosen]) => {
+            const counts = p.countPatterns(rows.map((row, place) => p.within(row, steps[place])));
+            const prepared = p.prepare(p.setsOf(counts), rows.length);
+            return [Object.fromEntries(counts), p.recomputed(prepared, chosen), p.single(prepared, chosen[0])];
+        }""",
+        cases,
+    )
+    for (rows, steps, chosen), (counts, now, (share, interval, still_open)) in zip(cases, found, strict=True):
+        explicit = [within(row, step) for row, step in zip(rows, steps, strict=True)]
+        patterns = count_patterns(explicit)
+        assert list(counts.items()) == list(patterns.items())
+        wanted = recompute(patterns, chosen)
+        assert (now["union"], now["average"], now["unionOpen"]) == (wanted.union, wanted.average, wanted.open)
+        assert now["averageInterval"] == pytest.approx(wanted.average_ci95, abs=1e-12)
+        only = recompute(patterns, chosen[:1])
+        assert (share, still_open) == (only.union, only.open)
+        assert interval == pytest.approx(only.union_ci95, abs=1e-12)
+
+
+@needs_node
+def test_the_script_reads_the_numbers_of_examples_from_slices():
+    assert in_node("(p, v) => p.exampleNumbers(v)", ["0:3 7:8", "", "5:6"]) == [[0, 1, 2, 7], [], [5]]
+
+
+@needs_node
+def test_the_script_reads_sets_as_the_page_has_them():
+    assert in_node("(p, v) => [...p.parseSets(v)]", ["0 12 3 5", "7 1"]) == [[[0, 12], [3, 5]], [[7, 1]]]

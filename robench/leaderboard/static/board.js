@@ -1,4 +1,6 @@
 "use strict";
 // Starts the tables of a page.
 
-for (const section of document.querySelectorAll(".board")) new BoardTable(robenchBoard, section);
+const tables = [...document.querySelectorAll(".board")].map((section) => new BoardTable(robenchBoard, section));
+addEventListener("pageshow", () => tables.forEach((table) => table.restored()));
+performance.mark("robench-ready");

@@ -20,7 +20,10 @@ class Comparison {
   async show() {
     const boxes = [...this.board.section.querySelectorAll(".compare")];
     const ticked = boxes.filter((box) => box.checked);
-    for (const box of boxes) box.disabled = ticked.length >= 2 && !box.checked;
+    for (const box of boxes) {
+      box.disabled = ticked.length >= 2 && !box.checked;
+      box.closest("tr").classList.toggle("picked", box.checked);
+    }
     const { chosen } = this.board;
     const request = (this.request = {});
     if (ticked.length !== 2 || !chosen.length) {

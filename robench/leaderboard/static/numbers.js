@@ -27,53 +27,58 @@ function correlation(one, other, both, n) {
   return value < 0 ? (value * n * n) / (n * n + 1) : value;
 }
 
-// Counts that union and average need, from the numbers of examples by pattern. `entries` are pairs of a pattern, a letter
-// per threat, and a number. `held.S[i][j]` are the examples that stand under both i and j; of `SO` open ones count too.
-function prepare(entries) {
-  const threats = entries.length ? entries[0][0].length : 0;
-  const masks = { stands: [], lost: [], count: [] }; // per pattern, a bit per threat
-  const square = () => Array.from({ length: threats }, () => new Array(threats).fill(0));
-  const held = { S: square(), SO: square() };
-  const open = new Array(threats).fill(0);
-  let n = 0;
+// Numbers of examples by the set of threats, a bit each, that they withstand (S), or withstand or are open under (SO).
+// These give union and average of every choice of threats, and are few: at most 2^threats, whatever the outcomes.
+// `entries` are pairs of a pattern, a letter per threat, and a number.
+function setsOf(entries) {
+  const sets = { S: new Map(), SO: new Map() };
   for (const [pattern, count] of entries) {
-    const at = { S: [], SO: [] };
-    let stands = 0;
-    let lost = 0;
-    for (let place = 0; place < threats; place++) {
-      const letter = pattern[place];
-      if (letter === "S") {
-        stands |= 1 << place;
-        at.S.push(place);
-      }
-      if (letter === "O") open[place] += count;
-      if (letter === "S" || letter === "O") at.SO.push(place);
-      else lost |= 1 << place;
-    }
     for (const letters of ["S", "SO"]) {
-      for (const i of at[letters]) for (const j of at[letters]) held[letters][i][j] += count;
+      let set = 0;
+      for (let place = 0; place < pattern.length; place++) if (letters.includes(pattern[place])) set |= 1 << place;
+      sets[letters].set(set, (sets[letters].get(set) ?? 0) + count);
     }
-    masks.stands.push(stands);
-    masks.lost.push(lost);
-    masks.count.push(count);
-    n += count;
   }
+  return sets;
+}
+
+// The sets as the page's data write them: "0 12 3 5" are 12 examples of the set 0 and 5 of the set 3.
+function parseSets(text) {
+  const numbers = text.split(" ").map(Number);
+  const sets = new Map();
+  for (let i = 0; i + 1 < numbers.length; i += 2) sets.set(numbers[i], numbers[i + 1]);
+  return sets;
+}
+
+// What `recomputed` needs: the sets, and `held.S[i][j]`, the examples that stand under both i and j; likewise for SO.
+function prepare({ S, SO }, threats) {
+  const squares = (sets) => {
+    const square = Array.from({ length: threats }, () => new Array(threats).fill(0));
+    for (const [set, count] of sets) {
+      for (let i = 0; i < threats; i++) {
+        if (!((set >> i) & 1)) continue;
+        for (let j = 0; j < threats; j++) square[i][j] += count * ((set >> j) & 1);
+      }
+    }
+    return square;
+  };
+  const arrays = (sets) => ({ sets: new Uint32Array([...sets.keys()]), counts: new Uint32Array([...sets.values()]) });
+  const stands = squares(S);
+  const held = { S: stands, SO: SO === S ? stands : squares(SO) };
   return {
-    n,
+    n: [...S.values()].reduce((sum, count) => sum + count, 0),
     held,
-    open,
-    stands: Uint32Array.from(masks.stands),
-    lost: Uint32Array.from(masks.lost),
-    count: Uint32Array.from(masks.count),
+    open: held.SO.map((row, place) => row[place] - held.S[place][place]),
+    S: arrays(S),
+    SO: arrays(SO),
   };
 }
 
-// The patterns as the page's data write them: "BBS 12 SSS 3".
-function parsePatterns(text) {
-  const words = text.split(" ");
-  const entries = [];
-  for (let i = 0; i + 1 < words.length; i += 2) entries.push([words[i], Number(words[i + 1])]);
-  return entries;
+// The number of examples whose set has all these threats.
+function supersets({ sets, counts }, all) {
+  let sum = 0;
+  for (let i = 0; i < sets.length; i++) if ((sets[i] & all) === all) sum += counts[i];
+  return sum;
 }
 
 // One end of the interval of the average, from counts of pairs. Zou and Donner 2008.
@@ -95,13 +100,8 @@ function averageEnd(held, n, chosen, end) {
 function recomputed(prepared, chosen) {
   const { n, held } = prepared;
   const all = chosen.reduce((mask, place) => mask | (1 << place), 0);
-  let stands = 0;
-  let open = 0;
-  for (let i = 0; i < prepared.count.length; i++) {
-    if (prepared.lost[i] & all) continue;
-    if ((prepared.stands[i] & all) === all) stands += prepared.count[i];
-    else open += prepared.count[i];
-  }
+  const stands = supersets(prepared.S, all);
+  const open = supersets(prepared.SO, all) - stands;
   let total = 0;
   for (const place of chosen) total += held.SO[place][place] / n;
   return {
@@ -116,7 +116,8 @@ function recomputed(prepared, chosen) {
 
 // The same from numbers of examples by pattern.
 function recompute(patterns, chosen) {
-  return recomputed(prepare(Object.entries(patterns)), chosen);
+  const entries = Object.entries(patterns);
+  return recomputed(prepare(setsOf(entries), entries[0][0].length), chosen);
 }
 
 // The accuracy under the threat at one place, its interval, and the open examples.
@@ -225,7 +226,7 @@ function verdict(first, second, counts) {
 
 if (typeof module !== "undefined") {
   module.exports = {
-    wilson, worst, prepare, parsePatterns, recompute, recomputed, single, within, countPatterns, exampleNumbers,
+    wilson, worst, setsOf, parseSets, prepare, recompute, recomputed, single, within, countPatterns, exampleNumbers,
     percent, mcnemar, pairs, before, under, verdict,
   };
 }

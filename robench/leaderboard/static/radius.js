@@ -152,6 +152,6 @@ class Radius {
   counted(levels) {
     const places = [...this.board.table.threats.keys()];
     const rows = places.map((place) => within(levels[place], this.steps.get(place) ?? FULL));
-    return prepare(countPatterns(rows));
+    return prepare(setsOf(countPatterns(rows)), places.length);
   }
 }

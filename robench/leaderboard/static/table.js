@@ -3,6 +3,7 @@
 
 const MASKED = "gradients are masked, or may be: a stronger attack may find more";
 const MAX_THREATS = 30; // a bit each
+const MAX_ROWS = 100; // shown at first, as board.css has it: to lay out 500 rows takes a browser a second
 
 // Writes a share into a cell, as robench/leaderboard/pages.py does.
 function fillCell(cell, { share, interval, open, measured, masked }) {
@@ -36,7 +37,9 @@ class BoardTable {
     this.section = section;
     this.body = section.querySelector("tbody");
     this.rows = [...this.body.rows];
-    this.made = new Map(); // cells as they came, with marks, once they are changed
+    this.made = new Map(); // what changed cells were
+    this.faded = new Set(); // places of threats that are not ticked
+    this.applied = String([...this.table.threats.keys()]); // the places that union and average are over
     this.prepared = new Map(); // counts of each model, once they are needed
     this.radius = new Radius(this);
     this.comparison = new Comparison(this);
@@ -46,9 +49,26 @@ class BoardTable {
     this.columns();
     this.boxes(".tick", () => this.choose());
     this.boxes(".compare", () => this.comparison.show());
-    this.filter(); // browsers restore ticks and texts when a page is visited again
-    if (this.chosen.length < this.table.threats.length) this.choose();
-    this.comparison.show();
+    this.limit();
+    this.filter();
+  }
+
+  // Applies ticks and texts that the browser restored, without an event, when the page is visited again.
+  restored() {
+    this.filter();
+    if (String(this.chosen) === this.applied) this.comparison.show();
+    else this.choose();
+  }
+
+  limit() {
+    const count = this.rows.length;
+    if (count <= MAX_ROWS) return;
+    const button = element("button", `Show all ${count} models`, { type: "button", class: "more" });
+    button.addEventListener("click", () => {
+      this.section.classList.add("all");
+      button.remove();
+    });
+    this.section.querySelector(".main").after(button);
   }
 
   boxes(selector, changed) {
@@ -116,12 +136,10 @@ class BoardTable {
   // Shows union and average over the ticked threats, and every threat within its radius.
   choose() {
     const { chosen, table } = this;
+    this.applied = String(chosen);
     const whole = chosen.length === table.threats.length && !this.radius.moved;
     for (const row of this.rows) this.show(row, chosen, whole);
-    for (const [place] of table.threats.entries()) {
-      const faded = !chosen.includes(place);
-      for (const cell of this.section.querySelectorAll(`.main .t${place}`)) cell.classList.toggle("faded", faded);
-    }
+    for (const place of table.threats.keys()) this.fade(place, !chosen.includes(place));
     const names = chosen.map((place) => this.radius.name(place)).join(", ");
     let sentence = whole ? "" : `Union and average are over ${names}; the best are not marked.`;
     if (!chosen.length) sentence = "Tick at least one threat.";
@@ -134,17 +152,24 @@ class BoardTable {
   // there yet.
   counts(id) {
     if (this.radius.moved) return this.radius.counts(id);
-    if (!this.prepared.has(id)) this.prepared.set(id, prepare(parsePatterns(this.table.models[id].patterns)));
+    if (!this.prepared.has(id)) {
+      const { stands, held } = this.table.models[id];
+      const S = parseSets(stands);
+      this.prepared.set(id, prepare({ S, SO: held ? parseSets(held) : S }, this.table.threats.length));
+    }
     return this.prepared.get(id);
   }
 
   show(row, chosen, whole) {
-    const cells = { union: row.querySelector(".union"), average: row.querySelector(".average") };
+    const [union, average, other] = [".union", ".average", ".protocol-union"].map((name) => row.querySelector(name));
     const places = [...this.table.threats.keys()];
     const threats = places.map((place) => row.querySelector(`.threat.t${place}`));
-    const other = row.querySelector(".protocol-union");
-    for (const cell of [cells.union, cells.average, other, ...threats]) this.restore(cell);
-    if (whole) return;
+    for (const [place, cell] of threats.entries()) if (whole || !this.radius.moves(place)) this.restore(cell);
+    if (whole) {
+      for (const cell of [union, average, other]) this.restore(cell);
+      return;
+    }
+    for (const cell of [union, average, other]) this.keep(cell);
     empty(other);
     const counts = this.counts(row.dataset.model);
     const model = this.model(row);
@@ -154,27 +179,39 @@ class BoardTable {
       fillCell(cell, { share, interval, open, measured: all ? measured.every(Boolean) : measured.some(Boolean), masked });
     };
     for (const place of places.filter((at) => this.radius.moves(at))) {
+      this.keep(threats[place]);
       if (!counts) empty(threats[place]);
       else fill(threats[place], ...single(counts, place), [place], true);
     }
     if (!chosen.length || !counts) {
-      empty(cells.union);
-      empty(cells.average);
+      empty(union);
+      empty(average);
       return;
     }
     const now = recomputed(counts, chosen);
-    fill(cells.union, now.union, now.unionInterval, now.unionOpen, chosen, false);
-    fill(cells.average, now.average, now.averageInterval, now.averageOpen, chosen, true);
+    fill(union, now.union, now.unionInterval, now.unionOpen, chosen, false);
+    fill(average, now.average, now.averageInterval, now.averageOpen, chosen, true);
   }
 
-  // A cell as it came.
+  fade(place, faded) {
+    if (faded === this.faded.has(place)) return;
+    for (const cell of this.section.querySelectorAll(`.main .t${place}`)) cell.classList.toggle("faded", faded);
+    if (faded) this.faded.add(place);
+    else this.faded.delete(place);
+  }
+
+  // Remembers a cell as it came, with its marks, before it changes.
+  keep(cell) {
+    if (this.made.has(cell)) return;
+    this.made.set(cell, { nodes: [...cell.childNodes], value: cell.dataset.value, title: cell.getAttribute("title") });
+  }
+
+  // Puts a changed cell back as it came.
   restore(cell) {
     const known = this.made.get(cell);
-    if (!known) {
-      this.made.set(cell, { html: cell.innerHTML, value: cell.dataset.value, title: cell.getAttribute("title") });
-      return;
-    }
-    cell.innerHTML = known.html;
+    if (!known) return;
+    this.made.delete(cell);
+    cell.replaceChildren(...known.nodes);
     cell.dataset.value = known.value;
     if (known.title === null) cell.removeAttribute("title");
     else cell.setAttribute("title", known.title);
