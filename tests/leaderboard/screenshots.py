@@ -57,13 +57,16 @@ def views(folder: Path) -> dict[str, tuple[str, bool]]:
 
 
 def choose_and_compare(page: Any) -> None:
-    """Ticks two threats off, and compares two models, in the first table."""
+    """Ticks two threats off and compares two models in the first table, and halves the first radius that moves."""
     section = page.locator("[data-table]").first
     for box in section.locator(".tick").all()[1:3]:
         box.uncheck()
     for box in section.locator(".compare").all()[1:4:2]:
         box.check()
     section.locator(".comparison table").first.wait_for()
+    for slide in page.locator(".slide:enabled").all()[:1]:
+        slide.fill("10")
+        page.locator(".chosen", has_text=" are over ").last.wait_for()
 
 
 def main() -> None:

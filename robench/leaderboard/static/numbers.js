@@ -142,15 +142,27 @@ function within(levels, k) {
   return Array.from(levels, (level) => letters[level]).join("");
 }
 
-// Numbers of examples by pattern, from a string of outcomes per threat.
-function countPatterns(rows) {
-  const counts = new Map();
-  for (let i = 0; i < rows[0].length; i++) {
-    let pattern = "";
-    for (const row of rows) pattern += row[i];
-    counts.set(pattern, (counts.get(pattern) ?? 0) + 1);
+// The sets of threats that examples withstand within smaller radii: from a string of levels, and a number of twentieths,
+// per threat. The same as `setsOf` of the outcomes, without a string per example.
+function setsWithin(levels, steps) {
+  const of = { S: new Uint32Array(levels[0].length), SO: new Uint32Array(levels[0].length) };
+  for (const [place, row] of levels.entries()) {
+    const bits = { S: new Uint32Array(128), SO: new Uint32Array(128) }; // by code of the letter
+    for (const letter of `WBSO${LEVELS}`) {
+      const outcome = atLevel(letter, steps[place]);
+      for (const letters of ["S", "SO"]) if (letters.includes(outcome)) bits[letters][letter.charCodeAt(0)] = 1 << place;
+    }
+    for (const letters of ["S", "SO"]) {
+      const [sets, bit] = [of[letters], bits[letters]];
+      for (let i = 0; i < row.length; i++) sets[i] |= bit[row.charCodeAt(i)];
+    }
   }
-  return [...counts.entries()].sort(([one], [other]) => (one < other ? -1 : 1));
+  const counted = (sets) => {
+    const counts = new Map();
+    for (const set of sets) counts.set(set, (counts.get(set) ?? 0) + 1);
+    return counts;
+  };
+  return { S: counted(of.S), SO: counted(of.SO) };
 }
 
 // The number in the data set of each example, from slices: "0:10 12:14".
@@ -226,7 +238,7 @@ function verdict(first, second, counts) {
 
 if (typeof module !== "undefined") {
   module.exports = {
-    wilson, worst, setsOf, parseSets, prepare, recompute, recomputed, single, within, countPatterns, exampleNumbers,
+    wilson, worst, setsOf, parseSets, prepare, recompute, recomputed, single, within, setsWithin, exampleNumbers,
     percent, mcnemar, pairs, before, under, verdict,
   };
 }

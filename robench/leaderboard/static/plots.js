@@ -52,7 +52,7 @@ const KINDS = {
       }
     }
     const series = curves.map(({ label }, i) => line(label, i));
-    return { data: joined(curves), series, x: "forward passes on each example", scale: { distr: 3 } };
+    return { data: joined(curves), series, x: "forward passes per example", scale: { distr: 3 } };
   },
   history({ history }) {
     if (history.dates.length < 2) return null;

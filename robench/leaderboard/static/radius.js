@@ -151,7 +151,7 @@ class Radius {
 
   counted(levels) {
     const places = [...this.board.table.threats.keys()];
-    const rows = places.map((place) => within(levels[place], this.steps.get(place) ?? FULL));
-    return prepare(setsOf(countPatterns(rows)), places.length);
+    const steps = places.map((place) => this.steps.get(place) ?? FULL);
+    return prepare(setsWithin(levels, steps), places.length);
   }
 }
