@@ -203,37 +203,12 @@ def _rate(module: nn.Module, x: Tensor, y: Tensor) -> float:
 def _autoattack(
     classifier: Classifier, plain: nn.Module, referee: Referee, split: Split, threat: ThreatModel, seed: int
 ) -> Row:
-    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-
-    device, l1 = classifier.device, threat.name == "l1"
-    starts, targets = (5, 5) if l1 else (1, 9)
-    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.name]
-    settings = {"n_iter": 100, "norm": norm, "eps": threat.r, "seed": seed, "device": device, "use_largereps": l1}
-    quiet = logging.getLogger("quiet")
-    quiet.addHandler(logging.NullHandler())
-    theirs: list[Callable[[Tensor, Tensor], Tensor]] = [
-        APGDAttack(plain, n_restarts=starts, loss="ce", logger=quiet, **settings).perturb,
-        APGDAttack_targeted(plain, n_restarts=1, n_target_classes=targets, logger=quiet, **settings).perturb,
-    ]
-    left: list[set[int]] = []
-
-    def suite() -> None:
-        standing = list(range(len(split)))
-        for attack in theirs:
-            if not standing:
-                break
-            x, y = split.x[standing].to(device), split.y[standing].to(device)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                x_adv = attack(x, y)
-            broken = _broken(referee, threat, x, y, x_adv)
-            standing = [row for row, is_broken in zip(standing, broken, strict=True) if not is_broken]
-        left.append(set(standing))
-
-    ours: list[tuple[AnyAttack, int]] = [(APGD(), starts), (APGD(loss="dlr", targets=targets), 1)]
     mine: list[tuple[set[int], int]] = []
-    a = seconds(lambda: mine.append(robench(classifier, referee, split, threat, ours, seed)), device)
-    b = seconds(suite, device)
+    left: list[set[int]] = []
+    a = seconds(
+        lambda: mine.append(robench(classifier, referee, split, threat, same_apgd(threat), seed)), classifier.device
+    )
+    b = seconds(lambda: left.append(reference_apgd(plain, referee, split, threat, seed)), classifier.device)
     (standing, _), reference = mine[0], left[0]
     row: Row = {
         "threat": str(threat),
@@ -249,6 +224,45 @@ def _autoattack(
     }
     print(row, file=sys.stderr, flush=True)
     return row
+
+
+def _counts(threat: ThreatModel) -> tuple[int, int]:
+    """Starts of APGD-CE and targets of APGD-T, as published."""
+    return (5, 5) if threat.name == "l1" else (1, 9)
+
+
+def same_apgd(threat: ThreatModel) -> list[tuple[AnyAttack, int]]:
+    """robench's APGD-CE and APGD-T with the published budgets, each with its number of restarts."""
+    starts, targets = _counts(threat)
+    return [(APGD(), starts), (APGD(loss="dlr", targets=targets), 1)]
+
+
+def reference_apgd(plain: nn.Module, referee: Referee, split: Split, threat: ThreatModel, seed: int) -> set[int]:
+    """The rows that stand after the authors' APGD-CE and APGD-T with the published budgets."""
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+
+    device = next(plain.parameters()).device
+    starts, targets = _counts(threat)
+    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.name]
+    large = threat.name == "l1"
+    settings = {"n_iter": 100, "norm": norm, "eps": threat.r, "seed": seed, "device": device, "use_largereps": large}
+    quiet = logging.getLogger("quiet")
+    quiet.addHandler(logging.NullHandler())
+    attacks: list[Callable[[Tensor, Tensor], Tensor]] = [
+        APGDAttack(plain, n_restarts=starts, loss="ce", logger=quiet, **settings).perturb,
+        APGDAttack_targeted(plain, n_restarts=1, n_target_classes=targets, logger=quiet, **settings).perturb,
+    ]
+    standing = list(range(len(split)))
+    for attack in attacks:
+        if not standing:
+            break
+        x, y = split.x[standing].to(device), split.y[standing].to(device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x_adv = attack(x, y)
+        broken = _broken(referee, threat, x, y, x_adv)
+        standing = [row for row, is_broken in zip(standing, broken, strict=True) if not is_broken]
+    return set(standing)
 
 
 def _summed(rows: list[Row]) -> Row:

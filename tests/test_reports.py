@@ -16,6 +16,7 @@ from robench.evidence import refutation
 from robench.evidence.refutation import Facts
 from robench.evidence.store import RunFile
 from robench.problem import datasets
+from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.checkpoints.cards import read_card
 
@@ -62,6 +63,13 @@ def test_a_bundled_model_says_what_its_committed_run_measured(card, tmp_path):
     assert again.read_bytes() == card.read_bytes()
     with RunFile.read(ROOT / run) as file:
         assert file.plan().model.name == card.stem
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "model_zoo").glob("*.toml")), ids=lambda path: path.stem)
+def test_cards_hold_the_number_of_parameters_of_their_architecture(card):
+    stated = read_card(card)
+    network = ARCHITECTURES[stated.architecture].build(stated.shape, stated.classes)
+    assert stated.parameters == sum(weight.numel() for weight in network.parameters())
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "model_zoo").glob("digits-*.toml")))

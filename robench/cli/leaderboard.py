@@ -1,9 +1,10 @@
 """`robench leaderboard`: a static site from run files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,17 +14,20 @@ from ..evaluation.planning import identity_of
 from ..evaluation.recorded import recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
-from ..leaderboard.collect import RecordedRun, collected
-from ..leaderboard.entries import CardFacts, json_files
+from ..leaderboard.claimed import Publication
+from ..leaderboard.collect import Background, RecordedRun, boards, collected
+from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_files
 from ..leaderboard.site import Extras, site
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from .merge import shareable
 from .options import debug_option
 from .site_extras import site_address, site_images, site_runs
 from .site_folder import write_files, write_site
+from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
 from .terminal import echo, one_line
 
 FOLDER = click.Path(path_type=Path)
@@ -55,6 +59,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--no-runs", is_flag=True, help="Leave the run files to download out of the site.")
 @click.option("--url", metavar="URL", default="", help="Address at which the site will stand, for feed and badges.")
+@submission_options
 @debug_option
 def command(
     runs: tuple[Path, ...],
@@ -67,6 +72,7 @@ def command(
     images: int,
     no_runs: bool,
     url: str,
+    **submitted: Any,
 ) -> int:
     """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
 
@@ -76,7 +82,9 @@ def command(
     robench leaderboard runs --out site
     robench leaderboard runs --out site --serve
     robench leaderboard reports/runs --check reports/leaderboard
+    robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
     """
+    options = SubmissionOptions(**submitted)
     if out is None and json_folder is None and check is None:
         raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")
     if serve and out is None:
@@ -85,7 +93,11 @@ def command(
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
     url = site_address(url)
-    found = collected(list(_recorded(_run_files(runs), cards)), _same_model)
+    named = {card.name: card for card in map(read_card, cards)}
+    recorded = list(_recorded(_run_files(runs), named))
+    judged = judge(options, recorded)
+    found = collected([*recorded, *judged.runs], _same_model, _background(named))
+    report(judged, found.boards)
     if out is not None:
         extras = Extras(site_images(found, images, _note), {} if no_runs else site_runs(found, _note), url)
         write_site(out, site(found.boards, extras))
@@ -96,7 +108,19 @@ def command(
     code = 0 if check is None else _checked(check, json_files(found.boards))
     if serve and out is not None:
         _serve(out, port)
-    return code
+    return max(code, 1 if judged.refused else 0)
+
+
+def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged, list[Board]]:
+    """The board of these runs and folders, with what its maintainer accepts of the submissions."""
+    recorded = list(_recorded(_run_files(runs), {}))
+    judged = judge(options, recorded)
+    return judged, boards([*recorded, *judged.runs], _same_model, _background({}))
+
+
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
+    """What is accepted of the submissions, if there are any."""
+    return judge_submissions(options, recorded, _same_model, _facts)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:
@@ -110,8 +134,20 @@ def _run_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[RecordedRun]:
-    cards = {card.name: card for card in map(read_card, named)}
+def _background(named: Mapping[str, Card]) -> Background:
+    return Background(list(_publications(named)), known_labels)
+
+
+def _publications(named: Mapping[str, Card]) -> Iterable[Publication]:
+    """What the cards claim, named and bundled ones; a named card takes the place of a bundled one."""
+    bundled = {name: read_card(zoo_card(name)) for name in zoo_names()}
+    for card in (bundled | dict(named)).values():
+        for claim in card.claimed.values():
+            row = ClaimedRow(card.name, claim.source, claim.accuracy)
+            yield Publication(_test_part(card), frozenset(claim.threats), row)
+
+
+def _recorded(paths: Iterable[Path], cards: Mapping[str, Card]) -> Iterable[RecordedRun]:
     models = set()
     for path in paths:
         with RunFile.read(path) as run:
@@ -122,7 +158,7 @@ def _recorded(paths: Iterable[Path], named: Iterable[Path]) -> Iterable[Recorded
         raise UserError(f"none of these runs is about {min(unused)}, whose card was named; leave it out")
 
 
-def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, CardFacts | None]:
+def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, CardFacts | None]:
     """The evidence of a run file without folders of this machine, and what the model's card states."""
     with RunFile.read(path) as run:
         evidence = run.evidence()
@@ -131,12 +167,26 @@ def _read(path: Path, plan: Plan, cards: dict[str, Card]) -> tuple[Evidence, Car
     card = cards.get(name)
     if card is None and environment.get("checkpoint") == name and name in zoo_names():
         card = read_card(zoo_card(name))
-    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card)
+    return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card, plan.data)
 
 
-def _facts(card: Card) -> CardFacts:
-    trained_on = tuple(map(str, card.settings.get("threats", ())))
-    return CardFacts(card.recipe, trained_on, minutes_in_all(card), card.command, card.notes)
+def _facts(card: Card, data: str) -> CardFacts:
+    """What the card states of the training, and of certificates if they are about these data."""
+    stated = card.certified.items() if data == _test_part(card) else ()
+    return CardFacts(
+        recipe=card.recipe,
+        trained_on=tuple(map(str, card.settings.get("threats", ()))),
+        minutes=minutes_in_all(card),
+        command=card.command,
+        notes=card.notes,
+        certified=tuple(Certified(threat, c.accuracy, c.source) for threat, c in stated),
+        parameters=card.parameters,
+    )
+
+
+def _test_part(card: Card) -> str:
+    """The data that published and certified numbers of a model are about."""
+    return f"{card.data}:test"
 
 
 def _same_model(one: ModelRecord, other: ModelRecord) -> bool:

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "Write the adversarial images of a run file, or its rows, for other programs.",
     "verify": "Verify the evidence of a run file.",
     "claim": "Let the referee judge adversarial images of any origin, and keep them as evidence.",
+    "submit": "Prepare a submission to a leaderboard: evidence against a number, or a new model.",
     "check": "Fail when a model is less robust than a baseline: the gate for CI.",
     "merge": "Merge several run files of one model.",
     "doctor": "List installed attack libraries, and check whether attacks find what is known to be there.",

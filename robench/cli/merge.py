@@ -80,7 +80,7 @@ def without_folders(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def shareable(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of any run `without_folders`; a command that no shell would read is left out."""
+    """The environment of any run without folders of a machine, and without a command that no shell would read."""
     try:
         return without_folders(environment)
     except ValueError:

@@ -28,6 +28,7 @@ from ..protocols import Protocol, ThreatChoice
 from ..results.outcomes import answers
 from ..results.summary import Summary, summarise
 from .claim_file import ClaimFile
+from .environment import date
 from .planning import as_planned, resumed
 from .prepared import PreparedEvaluation
 from .progress import Progress
@@ -150,6 +151,7 @@ class _Judge:
         self, plan: Plan, run: RunFile, referee: Referee, under: Sequence[ThreatModel], result: ClaimResult
     ) -> None:
         evidence, hashes = run.evidence(), run.image_hashes()
+        self.plan = plan
         self.run = run
         self.referee = referee
         self.under = under
@@ -209,6 +211,7 @@ class _Judge:
             new += [(image, row, text, verdicts[text]) for text in under if (image, text) not in self.on_record]
         if new:
             with self.run.writing():
+                self.run.put_plan(self.plan, {"date": date()})
                 for image, row, text, verdict in new:
                     self._write(file, image, row, text, verdict)
 

@@ -4,13 +4,19 @@ import math
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .. import __version__
 from ..errors import UserError
+from ..results.merging import DATE
+
+SOURCE_DATE = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
+LAST_SECOND = 253402300800  # the year 10000 begins
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -18,7 +24,7 @@ def environment(device: torch.device) -> dict[str, str]:
     found = {
         "robench": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": _version("numpy"),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -26,6 +32,27 @@ def environment(device: torch.device) -> dict[str, str]:
     }
     commit = _commit()
     return found | ({"commit": commit} if commit else {})
+
+
+def model_size(module: nn.Module) -> dict[str, str]:
+    """The count of the numbers that training sets, as a text under `parameters`; empty if the module shows none."""
+    count = sum(weight.numel() for weight in module.parameters())
+    return {"parameters": str(count)} if count else {}
+
+
+def date() -> str:
+    """The present time in UTC, as run files hold it: 2026-11-26T06:10:00Z. SOURCE_DATE_EPOCH takes precedence.
+
+    Raises UserError if that variable is no number of seconds.
+    """
+    text = os.environ.get(SOURCE_DATE)
+    if text is None:
+        return time.strftime(DATE, time.gmtime())
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) < LAST_SECOND):
+        raise UserError(
+            f"{SOURCE_DATE} is {text!r}; set it to a time in seconds since 1970, such as 1795673400, or unset it"
+        )
+    return time.strftime(DATE, time.gmtime(int(text)))
 
 
 def commit(device: torch.device) -> str:

@@ -20,7 +20,7 @@ from ..problem.split import Split
 from ..protocols import Protocol
 from ..results.summary import Summary
 from ..search.engine.trial import use_channels_last
-from .environment import environment
+from .environment import environment, model_size
 from .model_source import CheckpointSource, ModelSource
 from .notes import Notes
 from .planning import make_plan
@@ -105,7 +105,7 @@ class PreparedEvaluation:
             referee=self.referee,
             split=self.split,
             run=run,
-            environment=environment(self.classifier.device) | self.metadata,
+            environment=environment(self.classifier.device) | model_size(self.classifier.module) | self.metadata,
             progress=progress or Silence(),
             deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
             stop_when=stop_when,

@@ -31,6 +31,7 @@ from ..search.engine.job import Ended, Job
 from .attack_run import AttackRun, Broken, ClaimContext, prepare
 from .clean_pass import CLEAN_PASS, CleanPass, predict_clean, unknown_examples
 from .conditions import settled_precision, stochastic
+from .environment import date
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
@@ -97,6 +98,8 @@ class Evaluation:
                 self._judge_at_random(before.passes)
         known = self.notes.adopt(self.run.evidence().environment)
         clean_pass = self._clean_pass()
+        if clean_pass.clean or clean_pass.failures:
+            self.environment["date"] = date()
         if not known and self.plan.passes == 1:
             note_model(self.notes, self.classifier, self.split)
         answered = {c.example: c.correct for c in (*self.run.evidence().clean, *clean_pass.clean)}
@@ -107,8 +110,11 @@ class Evaluation:
             self.run.put_clean(clean_pass.clean)
             self.run.clear_failures("", CLEAN_PASS)
             self.run.put_failures(clean_pass.failures)
-        for note in judge_stored(self.plan, self.run, self._claim_context()):
+        for note in (counted_too := list(judge_stored(self.plan, self.run, self._claim_context()))):
             self.progress.noted(note)
+        if counted_too:
+            self.environment["date"] = date()
+            self._change_plan(self.plan)
 
     def _claim_context(self) -> ClaimContext:
         """What new claims need: the referee, the images, the planned threats, and the claims so far."""
@@ -170,7 +176,9 @@ class Evaluation:
             attack_run = prepare(*prepared, among=among, again=again)
             if attack_run.job.over:
                 continue
+            self.environment["date"] = date()  # this session adds evidence
             with self.run.writing():  # it is tried again: earlier failures no longer count
+                self.run.put_plan(self.plan, self._environment())
                 self.run.clear_failures(str(choice.threat), planned.spec)
             self.progress.attacking(str(choice.threat), planned.label)
             self._running.append(attack_run)

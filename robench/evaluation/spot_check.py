@@ -6,9 +6,11 @@ The images of broken examples prove themselves; that the others stand is only cl
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..errors import UserError
-from ..evidence.records import Evidence, Plan
+from ..evidence.images import Image
+from ..evidence.records import Claim, Evidence, Plan, Verdict
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import threats
@@ -25,6 +27,8 @@ from .request import EvalRequest
 
 LEVEL = 0.95  # confidence level of the bound
 
+Found: TypeAlias = tuple[Claim, Verdict, Image]
+
 
 @dataclass(frozen=True)
 class SpotCheck:
@@ -37,6 +41,7 @@ class SpotCheck:
     open: frozenset[int] = frozenset()  # examples whose search was not finished
     left_out: tuple[str, ...] = ()  # attacks that cannot run here
     finished: bool = True
+    found: tuple[Found, ...] = ()  # the images that broke them, also under threats that had broken them before
 
     @property
     def examples_broken(self) -> int:
@@ -110,8 +115,11 @@ def spot_check(
             search.answer()
         except KeyboardInterrupt:
             finished = False
-        broken, still_open = _found(search.plan, run.evidence(), under)
-    return SpotCheck(len(under), examples, seed, broken, still_open, left_out, finished)
+        recorded = run.evidence()
+        broken, still_open = _found(search.plan, recorded, under)
+        judged = {claim.id: (claim, verdict) for claim, verdict in recorded.judged()}
+        found = tuple((*judged[number], image) for number, image in run.images(split.shape))
+    return SpotCheck(len(under), examples, seed, broken, still_open, left_out, finished, found)
 
 
 def _protocol(plan: Plan, classes: int, consent: Consent | None) -> tuple[Protocol, tuple[str, ...]]:

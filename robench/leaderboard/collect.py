@@ -13,19 +13,25 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
-from ..results.merging import joint_plan, merge
+from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
+from .certified import with_certificates
+from .claimed import Publication, claimed_rows
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
+from .history import Source, history
 from .levels import levels
 from .queries import query_curves
 from .rows import Answer, model_result
 
 T = TypeVar("T")
 SameModel = Callable[[ModelRecord, ModelRecord], bool]
+Labels = Callable[[str, Mapping[int, str]], Mapping[int, int] | None]
+"""The labels of examples by their numbers, from the name of the data and their digests; None if they are unknown."""
+
 SLUG = 60  # letters of a name in the name of a file
 
 
@@ -36,6 +42,8 @@ class RecordedRun:
     plan: Plan
     read: Callable[[], tuple[Evidence, CardFacts | None]]
     path: Path | None = None  # the file; the boards do not depend on it
+    submission: str = ""  # its name; empty for a run of the board
+    by: str = ""  # who submitted it
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class _Run:
     evidence: Evidence
     card: CardFacts | None
     origins: list[RecordedRun]  # several of copies, which may differ in their images
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,31 @@ class Collected:
     runs: dict[tuple[str, str], list[RecordedRun]]
 
 
-def boards(runs: Sequence[RecordedRun], same_model: SameModel) -> list[Board]:
+def _no_labels(data: str, digests: Mapping[int, str]) -> None:
+    """Labels where none are known."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known beside the runs: numbers of publications, and labels."""
+
+    publications: Sequence[Publication] = ()
+    labels: Labels = _no_labels
+
+
+def boards(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> list[Board]:
     """A board for each data set, sorted by name. Neither order nor repetition of runs makes a difference.
 
     Raises as `collected` does.
     """
-    return collected(runs, same_model).boards
+    return collected(runs, same_model, background).boards
 
 
-def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
+def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Background = Background()) -> Collected:
     """The boards of these runs, and which runs are about which model.
 
-    Raises UserError if no run has a threat, or if runs with one name of data are about different images.
+    Raises UserError if no run has a threat, if runs with one name of data are about different images, or if a card
+    certifies more than was measured.
     """
     orders = _threat_orders(runs)
     answers: dict[tuple[str, Hashable], list[Answer]] = {}
@@ -78,7 +100,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
             plan, name = model[0].plan, _id(model, alone=len(models) == 1)
             origins[slug(plan.data, plan.data), name] = [origin for run in model for origin in run.origins]
             try:
-                for key, answer in _answers(model, name, orders):
+                for key, answer in _answers(model, name, orders, background.labels):
                     answers.setdefault((plan.data, key), []).append(answer)
             except UserError as error:
                 raise UserError(f"the runs of {plan.model.name!a} on {plan.data!a}: {error}") from None
@@ -86,7 +108,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel) -> Collected:
         raise UserError("these runs have no threat, so there is nothing to compare; name runs with a threat")
     by_data: dict[str, list[Table]] = {}
     for (data, _), rows in answers.items():
-        by_data.setdefault(data, []).append(_table(rows))
+        by_data.setdefault(data, []).append(_table(rows, data, background.publications))
     found = [
         Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
@@ -123,8 +145,10 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
     distinct: dict[str, _Run] = {}
     for run in runs:
         evidence, card = run.read()
-        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence))).hexdigest()
-        distinct.setdefault(digest, _Run(run.plan, evidence, card, [])).origins.append(run)
+        digest = hashlib.sha256(msgspec.json.encode((run.plan, evidence, run.submission, run.by))).hexdigest()
+        name, date = run.submission or run.plan.protocol, date_of(evidence.environment)
+        source = Source(name, run.by, bool(run.submission), date, digest)
+        distinct.setdefault(digest, _Run(run.plan, evidence, card, [], source)).origins.append(run)
     models: list[list[_Run]] = []
     for _, found in sorted(distinct.items()):
         known = next((model for model in models if same_model(model[0].plan.model, found.plan.model)), None)
@@ -136,7 +160,7 @@ def _models(runs: Sequence[RecordedRun], same_model: SameModel) -> list[list[_Ru
 
 
 def _answers(
-    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]]
+    model: Sequence[_Run], name: str, orders: Mapping[Hashable, tuple[str, ...]], labels: Labels
 ) -> Iterable[tuple[Hashable, Answer]]:
     """The rows of one model, with the key of the table of each.
 
@@ -155,6 +179,7 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
+        sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
         yield (
             key,
             Answer(
@@ -167,6 +192,8 @@ def _answers(
                 commands=tuple(commands),
                 levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
+                labels=_labels(best.plan, everything, labels),
+                history=history(best.plan, everything, sources),
             ),
         )
 
@@ -175,8 +202,9 @@ def _answers(
 class _Found:
     """The summary of one question, from all evidence of the model and from the question's own runs."""
 
-    plan: Plan
-    evidence: Evidence  # of the question's own runs
+    plan: Plan  # with the threats in the order of the table
+    runs: Sequence[_Run]  # of the question
+    evidence: Evidence  # of these runs
     summary: Summary
     own: Summary
 
@@ -195,7 +223,14 @@ def _answer(runs: Sequence[_Run], order: Sequence[str], everything: Evidence) ->
     own = summarise(plan, evidence, __version__)
     own.refuse_unreadable()
     summary = own if everything is evidence else summarise(plan, everything, __version__)
-    return _Found(plan, evidence, summary, own)
+    return _Found(plan, runs, evidence, summary, own)
+
+
+def _labels(plan: Plan, evidence: Evidence, labels: Labels) -> tuple[int, ...]:
+    """The labels of the planned examples, in their order; empty if they are unknown."""
+    digests = dict.fromkeys(plan.examples, "") | {c.example: c.digest for c in evidence.clean}
+    found = labels(plan.data, {example: digests[example] for example in plan.examples})
+    return tuple(found[example] for example in plan.examples) if found is not None else ()
 
 
 def _commands(evidence: Evidence) -> list[str]:
@@ -222,21 +257,27 @@ def _id(model: Sequence[_Run], alone: bool) -> str:
     return slug(min(run.plan.model.name for run in model), identity.decode())
 
 
-def _table(rows: Sequence[Answer]) -> Table:
-    """The rows by falling union, with the marks of each column."""
+def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication]) -> Table:
+    """The rows by falling union, with the marks of each column; published rows apart."""
     ordered = sorted(rows, key=lambda a: (-a.summary.union.accuracy, a.summary.model.name, a.id))
     table = [_columns(answer.summary) for answer in ordered]
     marks = {column: ranks([row[column].scores for row in table]) for column in table[0]}
     first = ordered[0].summary
     threats = tuple(t.threat for t in first.threats)
     models = [
-        model_result(answer, row, {column: found[place] for column, found in marks.items()})
+        with_certificates(model_result(answer, row, {column: found[place] for column, found in marks.items()}))
         for place, (answer, row) in enumerate(zip(ordered, table, strict=True))
     ]
     identity = "\n".join((first.data.sha256, first.data.numbers, *sorted(threats)))
     name = f"{first.data.examples} {' '.join(threats)}"
     return Table(
-        slug(name, identity), first.data.examples, first.data.sha256, first.data.numbers, threats, scored(models)
+        id=slug(name, identity),
+        examples=first.data.examples,
+        sha256=first.data.sha256,
+        numbers=first.data.numbers,
+        threats=threats,
+        models=scored(models),
+        claimed=claimed_rows(publications, data, threats),
     )
 
 

@@ -34,6 +34,7 @@ class CardFacts(msgspec.Struct, frozen=True):
     command: str = ""
     notes: str = ""
     certified: tuple[Certified, ...] = ()
+    parameters: Count | None = None  # numbers that training sets
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """One row of a table, from the summaries of one model."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -8,7 +9,8 @@ from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from ..results.tables import remarks
 from ..results.tables.cells import Cell
-from .entries import AttackCost, CardFacts, ModelResult, QueryCurve, Rank, Share, ThreatResult
+from .classes import class_results
+from .entries import AttackCost, CardFacts, HistoryEntry, ModelResult, QueryCurve, Rank, Share, ThreatResult
 from .patterns import count_patterns
 
 
@@ -25,6 +27,8 @@ class Answer:
     commands: tuple[str, ...]
     levels: tuple[str, ...]  # by threat, in the order of the summary
     queries: tuple[tuple[QueryCurve, ...], ...]  # by threat
+    labels: tuple[int, ...]  # by example; empty if unknown
+    history: tuple[HistoryEntry, ...] = ()
 
 
 def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, str]) -> ModelResult:
@@ -62,7 +66,18 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         seconds=own.cost.seconds,
         patterns=count_patterns([t.outcomes for t in summary.threats]),
         notes=tuple(dict.fromkeys(remarks(summary))),
+        history=answer.history,
+        parameters=_parameters(answer),
+        classes=class_results(answer.labels, [t.outcomes for t in summary.threats]),
     )
+
+
+def _parameters(answer: Answer) -> int | None:
+    """The recorded number, else that on the card; None if runs disagree or neither has one."""
+    text = answer.own.environment.get("parameters", "")
+    if text:
+        return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+    return answer.card.parameters if answer.card else None
 
 
 def _beyond(known: str, alone: str) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import IO
+from urllib.parse import urljoin, urlsplit
 
 import pooch
 import requests
@@ -24,6 +25,8 @@ class Download:
     name: str
     checksum: str  # md5:... or sha256:...
     urls: tuple[str, ...]
+    max_bytes: int | None = None  # a longer transfer is broken off
+    tls: bool = False  # an address without TLS is refused, also one that the server redirects to
 
 
 def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Path:
@@ -45,7 +48,7 @@ def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Pa
                         download.checksum,
                         fname=download.name,
                         path=folder,
-                        downloader=_NoPages(bar),
+                        downloader=_NoPages(bar, download),
                         progressbar=False,
                     )
                 )
@@ -67,22 +70,69 @@ class _PageError(ValueError):
     """The address answered with an HTML page."""
 
 
+class _TooLargeError(ValueError):
+    """The file is larger than it may be."""
+
+
+class _NoTLSError(ValueError):
+    """The address, or one that the server redirects to, has no TLS."""
+
+
 class _NoPages:
     """pooch's HTTP downloader, which then refuses HTML pages: a wrong checksum would not say why."""
 
-    def __init__(self, bar: "_Bar"):
-        self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
+    def __init__(self, bar: "_Bar", download: Download):
+        options = {"hooks": {"response": _refuse_plain_redirect}} if download.tls else {}
+        self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, **options)
+        self._download = download
 
     def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> bool | None:
-        self._http(url, output_file, pooch)
-        with open(output_file, "rb") as file:
+        if self._download.tls and not _has_tls(url):
+            raise _NoTLSError
+        with open(output_file, "w+b") as file:
+            self._http(url, _Limited(file, self._download.max_bytes), pooch)
+            file.seek(0)
             if is_html(file.read(BEGINNING)):
                 raise _PageError
         return None
 
 
+class _Limited:
+    """A file that takes a limited number of bytes. Raises _TooLargeError beyond it."""
+
+    def __init__(self, file: IO[bytes], left: int | None):
+        self._file = file
+        self._left = left
+
+    def write(self, chunk: bytes) -> None:
+        """Writes bytes, which the transfer may have unpacked."""
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise _TooLargeError
+        self._file.write(chunk)
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self._file.flush()
+
+
+def _has_tls(url: str) -> bool:
+    return url.lower().startswith("https://")
+
+
+def _refuse_plain_redirect(response: requests.Response, **_: object) -> None:
+    """Raises _NoTLSError, before a redirect to an address without TLS is followed."""
+    if response.is_redirect and not _has_tls(urljoin(response.url, response.headers["location"])):
+        raise _NoTLSError
+
+
 def _reason(error: Exception) -> str:
     match error:
+        case _TooLargeError():
+            return "a file that is too large"
+        case _NoTLSError():
+            return "an address without TLS"
         case _PageError():
             return "an HTML page instead of the file"
         case requests.HTTPError(response=requests.Response(status_code=status)):

@@ -151,6 +151,7 @@ def make(
     card = msgspec.structs.replace(
         _card(order, split),
         sha256=sha256,
+        parameters=sum(weight.numel() for weight in module.parameters()),
         minutes=round(training.seconds / 60, 2),
         validation=_seen(training, order.validation),
     )

@@ -8,6 +8,7 @@ the images are compared.
 
 import hashlib
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -32,6 +33,9 @@ from ..evidence.records import (
 
 MERGED = " + "  # between the names of protocols
 _ALTERNATIVE = " | "  # between the values that runs disagree about
+
+DATE = "%Y-%m-%dT%H:%M:%SZ"
+"""The form of the date in the environment of a run: UTC, when evidence was last added."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,23 @@ def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
     for environment in environments:
         for key, value in environment.items():
             values.setdefault(key, set()).update(filter(None, value.split(_ALTERNATIVE)))
-    return {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
+    joined = {key: _ALTERNATIVE.join(sorted(values[key])) for key in sorted(values)}
+    if latest := date_of(joined):
+        joined["date"] = latest
+    return joined
+
+
+def date_of(environment: Mapping[str, str]) -> str:
+    """The latest date that an environment holds, in the form DATE; empty if it holds none. Other text is no date."""
+    return max(filter(_is_date, environment.get("date", "").split(_ALTERNATIVE)), default="")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        # Only the text that `strftime` writes: as text, dates then sort by time.
+        return time.strftime(DATE, time.strptime(text, DATE)) == text
+    except ValueError:
+        return False
 
 
 def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ def test_the_summary_file_has_every_documented_field_with_its_type(robench, fold
         assert 0 <= low <= part["accuracy"] <= high <= 1
     assert summary["cost"]["forwards"] == sum(a["forwards"] for t in summary["threats"] for a in t["attacks"]) > 0
     assert summary["environment"]["torch"] == torch.__version__
+    assert summary["environment"]["parameters"] == "54822"  # as the card of the bundled model says
     assert Summary.from_json((folder / "s.json").read_text()).to_json() == (folder / "s.json").read_text()
 
 

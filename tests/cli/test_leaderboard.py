@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import replace
 from threading import Thread
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from robench.cli import leaderboard
 from robench.evidence.store import RunFile
 from robench.problem import datasets
-from robench.problem.checkpoints.cards import read_card, write_card
+from robench.problem.checkpoints.cards import Certificate, Claimed, read_card, write_card
 from robench.problem.checkpoints.zoo import zoo_card
 
 from .conftest import files
@@ -135,6 +136,54 @@ def test_a_named_card_is_the_one_that_is_shown(runs, robench, folder):
     ))  # fmt: skip
     assert robench("leaderboard", "runs", "--json", "data", "--card", "mine.toml").code == 0
     assert '"recipe": "mine"' in (folder / "data" / "digits-test.json").read_text()
+
+
+def named_card(path, **fields):
+    """The card of the model of the runs with other fields."""
+    write_card(path, msgspec.structs.replace(read_card(zoo_card("digits-nat")), **fields))
+
+
+def test_a_named_card_states_published_and_certified_numbers(runs, robench, folder):
+    threats = [t["threat"] for t in json.loads((folder / "s.json").read_text())["threats"]]
+    published = Claimed(source="A 2020, Table 1", threats=tuple(threats), accuracy={"union": 0.25, "other": 1.0})
+    certified = {threats[0]: Certificate(accuracy=0.0, source="nothing is certified")}
+    named_card(folder / "mine.toml", claimed={"a": published}, certified=certified)
+    assert robench("leaderboard", "runs", "--json", "data", "--card", "mine.toml").code == 0
+    (table,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"]
+    assert table["claimed"] == [{"name": "digits-nat", "source": "A 2020, Table 1", "accuracy": {"union": 0.25}}]
+    assert table["models"][0]["card"]["certified"] == [
+        {"threat": threats[0], "accuracy": 0.0, "source": "nothing is certified"}
+    ]
+    assert table["models"][0]["parameters"] == 54822
+
+
+def test_classes_need_no_data(runs, robench, folder, monkeypatch):
+    def unread(*of):
+        raise AssertionError("no data set is read")
+
+    monkeypatch.setattr("robench.problem.datasets.load", unread)
+    monkeypatch.setattr("robench.problem.datasets.digits.read", unread)
+    assert robench("leaderboard", "runs", "--json", "data").code == 0
+    (row,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"][0]["models"]
+    assert sum(c["examples"] for c in row["classes"]) == sum(row["patterns"].values()) == 12
+    assert len(row["classes"]) > 1
+
+
+def test_numbers_of_a_card_about_other_data_are_left_out(runs, robench, folder):
+    published = Claimed(source="A", threats=("linf:0.2", "l2:2", "l1:10"), accuracy={"union": 0.25})
+    certified = {"linf:0.2": Certificate(accuracy=1.0, source="about other images")}
+    named_card(folder / "mine.toml", data="mnist", claimed={"a": published}, certified=certified)
+    assert robench("leaderboard", "runs", "--json", "data", "--card", "mine.toml").code == 0
+    (table,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"]
+    assert (table["claimed"], table["models"][0]["card"]["certified"]) == ([], [])
+
+
+def test_a_certificate_that_images_contradict_is_refused(runs, refused, folder):
+    threat = json.loads((folder / "s.json").read_text())["threats"][0]["threat"]
+    named_card(folder / "mine.toml", certified={threat: Certificate(accuracy=1.0, source="hope")})
+    message = refused("leaderboard", "runs", "--json", "data", "--card", "mine.toml")
+    assert f"the card of digits-nat certifies an accuracy of 1 under {threat}, but at most" in message
+    assert not (folder / "data").exists()
 
 
 def test_check_is_silent_until_a_byte_differs(runs, robench, folder):

@@ -315,6 +315,7 @@ def test_a_finished_training_is_not_repeated_but_evaluated(train, folder):
     assert "m.safetensors and m.toml exist already" in result.err
     assert (folder / "m.safetensors").stat().st_mtime_ns == before
     assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
+    assert read_card(folder / "m.toml").parameters == 54822
 
 
 @pytest.mark.parametrize("change", ["--seed 1", "--set lr=0.1", "--arch lenet", "--from digits-nat"])

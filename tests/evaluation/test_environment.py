@@ -1,5 +1,6 @@
 """The environment of a run: machine, threads, commit."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 import robench
 from robench.errors import UserError
-from robench.evaluation.environment import commit, environment, pick_device, use_granted_cores
+from robench.evaluation.environment import commit, date, environment, model_size, pick_device, use_granted_cores
+from robench.results.merging import DATE, date_of
 
 CPU = torch.device("cpu")
 
@@ -46,7 +48,28 @@ def test_a_source_checkout_is_recorded_with_its_commit():
     assert ("commit" in environment(CPU)) == is_checkout
 
 
+def test_the_size_of_a_model_counts_what_training_sets():
+    """A normalisation over batches also keeps 2 * 3 running statistics and a counter, which no gradient sets."""
+    assert model_size(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))) == {"parameters": "21"}
+    assert model_size(torch.nn.ReLU()) == {}
+
+
 def test_an_unavailable_device_is_refused_with_those_available():
     with pytest.raises(UserError, match="there is no device 'tpu' here"):
         pick_device("tpu")
     assert pick_device("cpu") == CPU
+
+
+def test_a_date_is_in_utc_and_source_date_epoch_takes_precedence(monkeypatch):
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert abs(time.mktime(time.strptime(date(), DATE)) - time.mktime(time.gmtime())) < 10
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795673400")
+    assert date() == "2026-11-26T06:10:00Z"
+    assert date_of({"date": date()}) == date()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1e9", "253402300800", "9" * 30, "\u0661"])
+def test_a_source_date_that_is_no_time_is_refused(monkeypatch, text):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    with pytest.raises(UserError, match="seconds since 1970"):
+        date()

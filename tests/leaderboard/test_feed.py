@@ -77,7 +77,7 @@ def test_an_entry_names_the_submitter_and_what_was_lowered():
 def test_hostile_texts_stay_text(url):
     root = valid(feed([full_board(names=("a<b>",), text=HOSTILE)], url))
     assert {element.tag for element in root.iter()} <= {
-        f"{ATOM}{name}" for name in "feed id title updated author name link entry content".split()
+        f"{ATOM}{name}" for name in ["feed", "id", "title", "updated", "author", "name", "link", "entry", "content"]
     }
     assert only(root.find(f"{ATOM}entry/{ATOM}author"), "name").text == HOSTILE[:-2] + "\ufffd\ufffd"
 

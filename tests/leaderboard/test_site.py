@@ -58,7 +58,6 @@ def full():
 @pytest.fixture
 def hostile():
     found = full_board(names=(HOSTILE,), text=HOSTILE)
-    (table,) = found.tables
     return site([msgspec.structs.replace(found, data=HOSTILE)], Extras(full_images(found)))
 
 
@@ -166,8 +165,8 @@ def test_a_page_shows_all_that_is_known_of_a_model(full):
     page = page_of(full, "one")
     for wanted in (
         "431,080 parameters", "at least 12.5 %", "90.0 on average, 80.0 at worst; stability 70.0",
-        "Gradient masking", "Accuracy against radius", "Accuracy against queries", "Accuracy by class", "1 under linf:0.3",
-        "Images under linf:0.3", "robench verify", "@misc{robench-one", "https://x.example/b/models/mnist-test/one-",
+        "Gradient masking", "Accuracy against radius", "Accuracy against queries", "Accuracy by class",
+        "1 under linf:0.3", "Images under linf:0.3", "robench verify", "@misc{robench-one", "https://x.example/b/models/mnist-test/one-",
         "with 7 adversarial images", "year = {2026}",
     ):  # fmt: skip
         assert wanted in page.text, wanted
@@ -219,7 +218,6 @@ def test_hostile_texts_stay_text(hostile):
         images = [a for tag, a in page.found if tag == "img"]
         assert all(a["src"].endswith(".svg") for a in images)
         assert HOSTILE in "".join(page.words), name
-        assert "49" not in "".join(page.words).replace(HOSTILE, "").replace("49a", "")[:0]
     for name, content in hostile.items():
         if re.match("(data|outcomes|levels|models)/.*js$", name):
             assert "<" not in content.decode(), name

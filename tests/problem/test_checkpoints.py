@@ -462,6 +462,30 @@ def test_a_card_with_unknown_keys_is_read_and_one_with_missing_keys_is_refused(t
             read_card(path)
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("parameters = -1", "parameters"),
+        ("[claimed.a]\nsource = 's'\nthreats = []\naccuracy = {clean = 99.4}", "accuracy"),
+        ("[claimed.a]\nsource = 's'\nthreats = []\naccuracy = {clean = nan}", "accuracy"),
+        ("[certified.'linf:0.1']\naccuracy = 1.01\nsource = 's'", "accuracy"),
+        ("[certified.'linf:0.1']\naccuracy = -0.1\nsource = 's'", "accuracy"),
+        ("[certified.'linf:0.1']\naccuracy = 0.5\nsource = ' '", "source"),
+        ("[certified.'linf:0.1']\naccuracy = 0.5", "source"),
+    ],
+)
+def test_a_card_states_accuracies_as_fractions_and_certificates_with_a_source(tmp_path, part, message):
+    path = tmp_path / "w.toml"
+    write_card(path, card_for(tmp_path / "w.pt", "00"))
+    text = path.read_text()
+    path.write_text(f"{text}[certified.'linf:0.1']\naccuracy = 0.5\nsource = 'interval bounds, by verify.py'\n")
+    assert read_card(path).certified["linf:0.1"].accuracy == 0.5
+    path.write_text(f"{part}\n{text}" if "=" in part.splitlines()[0] else f"{text}{part}\n")
+    with pytest.raises(UserError, match=f"the card .* cannot be read: .*{message}") as caught:
+        read_card(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_card_cannot_point_out_of_its_folder_nor_be_for_another_file(tmp_path):
     card = card_for(tmp_path / "w.pt", "00")
     write_card(tmp_path / "w.toml", msgspec.structs.replace(card, weights="../w.pt"))

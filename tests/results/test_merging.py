@@ -6,6 +6,7 @@ from robench.errors import UserError
 from robench.evidence.records import Clean, Effort, Evidence, Failure, PlannedAttack, PlannedThreat
 from robench.results.merging import (
     consolidated,
+    date_of,
     joint_plan,
     joint_precisions,
     merge,
@@ -168,3 +169,26 @@ def test_attacks_of_a_joint_plan_have_distinct_labels():
 def test_a_joint_plan_has_a_curve_only_if_all_of_them_have(curves):
     """Else some searches ended at their first find, and the accuracy at smaller radii would be too high."""
     assert joint_plan([plan(curve=curve) for curve in curves], Evidence()).curve is all(curves)
+
+
+@pytest.mark.parametrize(
+    ("text", "latest"),
+    [
+        ("", ""),
+        ("2026-11-26T06:10:00Z", "2026-11-26T06:10:00Z"),
+        ("2026-11-26T06:10:00Z | 2027-01-02T00:00:00Z | 2026-12-31T23:59:59Z", "2027-01-02T00:00:00Z"),
+        ("2026-02-30T00:00:00Z", ""),
+        ("9 | 2026-11-26 | 2026-11-26T06:10:00+00:00 | 2026-1-2T03:04:05Z", ""),
+        (" 2026-11-26T06:10:00Z | <b>", ""),
+        ("zzzz | 2026-11-26T06:10:00Z", "2026-11-26T06:10:00Z"),
+    ],
+)
+def test_the_date_of_an_environment_is_its_latest_valid_one(text, latest):
+    assert date_of({"date": text}) == latest
+
+
+def test_a_merged_run_has_the_latest_date():
+    dates = ("2026-11-26T06:10:00Z", "2026-11-25T06:10:00Z", "tomorrow")
+    parts = [Evidence(environment={"date": text}) for text in dates]
+    assert merge(parts).evidence.environment["date"] == merge(parts[::-1]).evidence.environment["date"] == dates[0]
+    assert "date" not in merge([Evidence(environment={"robench": "1"})]).evidence.environment

@@ -139,7 +139,10 @@ class BoardTable {
     this.applied = String(chosen);
     const whole = chosen.length === table.threats.length && !this.radius.moved;
     for (const row of this.rows) this.show(row, chosen, whole);
-    for (const place of table.threats.keys()) this.fade(place, !chosen.includes(place));
+    for (const place of table.threats.keys()) {
+      this.fade(place, !chosen.includes(place));
+      this.section.querySelector(`thead .t${place} button`).textContent = this.radius.name(place);
+    }
     const names = chosen.map((place) => this.radius.name(place)).join(", ");
     let sentence = whole ? "" : `Union and average are over ${names}; the best are not marked.`;
     if (!chosen.length) sentence = "Tick at least one threat.";

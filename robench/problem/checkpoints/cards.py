@@ -7,14 +7,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ... import renames
 from ...errors import UserError
 from .. import names
 from ..durable import replace, sha256
+
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +25,14 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str  # the paper and its table
     threats: tuple[str, ...]
-    accuracy: dict[str, float]  # fractions; the keys are clean, a threat, union, average
+    accuracy: dict[str, Share]  # the keys are clean, a threat, union, average
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A certified lower bound of the accuracy under one threat, for these weights, on the test part of the data."""
+
+    accuracy: Share
+    source: Annotated[str, Meta(pattern=r"\S")]  # the method, and where it is published or computed
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,6 +44,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     normalisation: str = "none"  # or MEAN/STD
     shape: tuple[int, ...]  # channels, height, width
     classes: int
+    parameters: Annotated[int, Meta(ge=0, lt=2**53)] | None = None  # numbers that training sets
     weights: str  # a file in the card's folder
     sha256: str  # of that file
     protocol: str = ""
@@ -48,6 +59,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings: dict[str, Any] = {}  # msgspec copies defaults
     validation: dict[str, Any] = {}  # on held-out training images, at the end of the training
     claimed: dict[str, Claimed] = {}  # by a name for each source
+    certified: dict[str, Certificate] = {}  # by threat
     measured: dict[str, Any] = {}
 
 

@@ -1,0 +1,300 @@
+"""Submissions on the way to the board: each is verified with its weights, and the accepted ones count."""
+
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+import msgspec
+
+from ..errors import UserError, counted
+from ..evaluation import acceptance
+from ..evaluation.acceptance import SEARCHED, Verified
+from ..evaluation.environment import pick_device
+from ..evaluation.progress import Silence
+from ..evaluation.recorded import recorded_plan
+from ..evidence.attack_key import AttackKey
+from ..evidence.records import Evidence, Plan
+from ..evidence.store import RunFile
+from ..leaderboard import submissions
+from ..leaderboard.collect import RecordedRun, SameModel, boards
+from ..leaderboard.entries import Board, CardFacts
+from ..leaderboard.history import LATEST, UNION
+from ..leaderboard.submissions import CARD, RUN, Submission
+from ..problem.checkpoints.cards import Card
+from ..problem.checkpoints.zoo import zoo_names
+from ..results.merging import date_of, merge
+from .merge import shareable
+from .terminal import echo, one_line
+
+F = TypeVar("F", bound=Callable[..., Any])
+Facts = Callable[[Card, str], CardFacts]
+"""What a card states of a model, as a board of these data shows it."""
+
+
+@dataclass(frozen=True)
+class SubmissionOptions:
+    """The options that concern submissions."""
+
+    submissions: Path | None = None
+    weights: tuple[Path, ...] = ()
+    search: int = SEARCHED
+    seed: int | None = None
+    found: Path | None = None
+    device: str = "auto"
+
+
+def submission_options(command: F) -> F:
+    """Adds options for verifying submissions."""
+    folder = click.Path(path_type=Path)
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="Where submissions are verified: cpu, cuda."),
+        click.option("--found", metavar="DIR", type=folder, help="Folder for run files with what that search breaks."),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]"),
+        click.option(
+            "--search",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=SEARCHED,
+            show_default=True,
+            help="Search N standing examples of each submitted model again; 0 for none.",
+        ),
+        click.option(
+            "--weights",
+            multiple=True,
+            metavar="FILE",
+            type=folder,
+            help="Weights of a submitted model, known by their hash, in place of its address. Repeatable.",
+        ),
+        click.option(
+            "--submissions", metavar="DIR", type=folder, help="Verify the submissions in DIR; accepted ones count."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass
+class Judged:
+    """The accepted submissions as runs, and what is said about each submission, by name."""
+
+    runs: list[RecordedRun] = field(default_factory=list)
+    accepted: dict[str, Submission] = field(default_factory=dict)
+    tested: dict[str, str] = field(default_factory=dict)  # how standing examples of a new model were tested
+    refused: dict[str, str] = field(default_factory=dict)  # why
+
+
+class _Sent(NamedTuple):
+    """A submission whose folder is of the known form."""
+
+    folder: Path
+    statement: Submission
+    plan: Plan
+    date: str
+
+    @property
+    def has_card(self) -> bool:
+        return (self.folder / CARD).exists()
+
+
+def judge_submissions(
+    options: SubmissionOptions, board: Sequence[RecordedRun], same_model: SameModel, facts: Facts
+) -> Judged:
+    """Verifies every submission in the folder, in an order that depends on their content alone.
+
+    New models come first, so that a challenge to one is judged after it. Of several submissions about one new model
+    the first by date is the one with a row, and the others are challenges to it.
+    """
+    judged = Judged()
+    if options.submissions is None:
+        return judged
+    for path in options.weights:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; name a file with weights with --weights")
+    sent = list(_sent(options.submissions, judged))
+    searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
+    cards = {s.statement.weights_sha256: s for s in sent if s.has_card}
+    gate = _Gate(options, board, searched, cards, same_model, facts)
+    sent.sort(key=lambda s: (not s.has_card, s.date or LATEST, s.statement.name))
+    for one in sent:
+        name = one.statement.name
+        try:
+            runs, tested = gate.accepted(one)
+        except UserError as error:
+            judged.refused[name] = str(error)
+        else:
+            judged.runs += runs
+            judged.accepted[name] = one.statement
+            if tested:
+                judged.tested[name] = tested
+    return judged
+
+
+def _sent(root: Path, judged: Judged) -> Iterator[_Sent]:
+    """The submissions of the known form. The others are refused."""
+    for folder in submissions.folders(root):
+        try:
+            statement = submissions.read(folder)
+            with RunFile.read(folder / RUN) as run:
+                plan, date = recorded_plan(run, hint="leave it out"), date_of(run.evidence().environment)
+            if statement.model != plan.model.name:
+                raise UserError(
+                    f"it states that its model is {statement.model!a}, and its run file {plan.model.name[:100]!a}"
+                )
+        except UserError as error:
+            judged.refused[folder.name] = str(error)
+        else:
+            yield _Sent(folder, statement, plan, date)
+
+
+@dataclass
+class _Gate:
+    """Accepts submissions in turn."""
+
+    options: SubmissionOptions
+    board: Sequence[RecordedRun]
+    searched: list[Plan]  # of runs with attacks, on the board or of accepted new models: these give a model its row
+    cards: dict[str, _Sent]  # submissions with a card, by the hash of the weights
+    same_model: SameModel
+    facts: Facts
+
+    def accepted(self, sent: _Sent) -> tuple[list[RecordedRun], str]:
+        """The runs that count for a submission, and how its standing examples were tested.
+
+        Raises UserError if it is refused.
+        """
+        statement, plan = sent.statement, sent.plan
+        if plan.data not in {run.plan.data for run in self.board}:
+            raise UserError(f"no run of the board is about {plan.data[:100]!a}")
+        known = sorted(p.model.name for p in self.searched if self.same_model(p.model, plan.model))
+        if not known:
+            self._refuse_name(sent)
+        with self._weights(sent) as weights:
+            run = acceptance.verified(
+                sent.folder / RUN, statement.run_sha256, weights, pick_device(self.options.device)
+            )
+            if known:
+                attack = str(AttackKey.of_file(statement.run_sha256))
+                counted_plan, evidence = submissions.challenge(plan, run.evidence, run.shown, known[0], attack)
+                return [self._run(sent, counted_plan, evidence, None)], ""
+            acceptance.check_new(plan, self.searched)
+            found, tested = self._tested(sent, run)
+        evidence = submissions.new_model(plan, run.evidence, f"submitted by {statement.by} as {statement.name}")
+        evidence = msgspec.structs.replace(evidence, environment=shareable(evidence.environment))
+        assert run.card is not None, "new models have a card"
+        runs = [self._run(sent, plan, evidence, _unproven(self.facts(run.card, plan.data))), *found]
+        boards(runs, self.same_model)  # raises UserError where it cannot be shown, before it can spoil the board
+        self.searched.append(plan)
+        return runs, tested
+
+    def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
+        return RecordedRun(plan, partial(_read, evidence, card), submission=sent.statement.name, by=sent.statement.by)
+
+    def _refuse_name(self, sent: _Sent) -> None:
+        """Raises UserError if the model is not on the board and could be taken for one that is."""
+        record = sent.plan.model
+        name = record.name
+        if acceptance.bundled(sent.statement.weights_sha256) is not None:
+            raise UserError("its model is bundled, and no run of the board attacks it")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*", name):
+            raise UserError(
+                f"it calls its model {name[:100]!a}; the name of a new model has letters, digits, spaces and ._+- alone"
+            )
+        models = [*(run.plan.model for run in self.board), *(p.model for p in self.searched)]
+        taken = [*(m.name for m in models if not self.same_model(m, record)), *zoo_names()]
+        if alike := [other for other in taken if _letters(other) == _letters(name)]:
+            raise UserError(f"it calls its model {name}, and {min(alike)} is another model; send it under another name")
+        if not sent.has_card:
+            raise UserError(f"its model {name} is not on the board, and it has no {CARD}")
+
+    @contextmanager
+    def _weights(self, sent: _Sent) -> Iterator[Path]:
+        """The card of the model beside its weights: a bundled one, or one that was submitted."""
+        sha256 = sent.statement.weights_sha256
+        card = acceptance.bundled(sha256)
+        if card is not None:
+            yield card
+            return
+        holder = sent if sent.has_card else self.cards.get(sha256)
+        if holder is None:
+            raise UserError(f"its weights {sha256[:16]}... are those of no bundled model, and it has no {CARD}")
+        address = sent.statement.weights or holder.statement.weights
+        with acceptance.beside_card(holder.folder / CARD, sha256, self.options.weights, address) as place:
+            yield place
+
+    def _tested(self, sent: _Sent, run: Verified) -> tuple[list[RecordedRun], str]:
+        """What a search of some standing examples has broken, and a sentence on it."""
+        n = self.options.search
+        if not n:
+            return [], "no standing example was searched again"
+        others = [r.read()[0] for r in self.board if self.same_model(r.plan.model, run.plan.model)]
+        others = [e for e in others if e.claims]
+        seed = secrets.randbelow(2**32) if self.options.seed is None else self.options.seed
+        known = merge([run.evidence, *others]).evidence
+        check = acceptance.search_again(run, known, n, seed, Silence())
+        text = f"{check.searched} of {counted(check.standing, 'standing example')} searched again with seed {seed}"
+        text += f", {check.examples_broken} broken"
+        if check.left_out:
+            text += f", without {'; '.join(check.left_out)}"
+        if not check.found:
+            return [], text
+        found = acceptance.found_run(run, check.found)
+        if self.options.found is None:
+            text += "; --found DIR keeps what broke them, which counts only with such a run file among the runs"
+        else:
+            path = self.options.found / f"{sent.statement.name}-{seed}.robench"
+            acceptance.write_found(path, found)
+            text += f"; what broke them is in {path}"
+        return [RecordedRun(found.plan, partial(_read, found.evidence, None))], text
+
+
+def _read(evidence: Evidence, card: CardFacts | None) -> tuple[Evidence, CardFacts | None]:
+    return evidence, card
+
+
+def _letters(name: str) -> str:
+    """The letters and digits of a name; those that resemble each other are one."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold()).translate(str.maketrans("1i0", "llo"))
+
+
+def _unproven(facts: CardFacts) -> CardFacts:
+    """What a submitted card states, without certified bounds: nothing here verifies a certificate."""
+    return msgspec.structs.replace(facts, certified=())
+
+
+def report(judged: Judged, found: Sequence[Board]) -> None:
+    """Prints a line for each submission: what it adds to the boards, or why it is refused."""
+    for name in sorted(judged.accepted.keys() | judged.refused.keys()):
+        if name in judged.refused:
+            echo(one_line(f"{name}: refused: {judged.refused[name]}"), err=True)
+        else:
+            statement = judged.accepted[name]
+            added = "; ".join(_effects(statement, found)) or "lowers no number"
+            tested = f" ({judged.tested[name]})" if name in judged.tested else ""
+            echo(one_line(f"{name} by {statement.by}: accepted: {added}{tested}"))
+
+
+def _effects(statement: Submission, found: Sequence[Board]) -> Iterator[str]:
+    """What a submission does to each row."""
+    for table in (table for board in found for table in board.tables):
+        for row in table.models:
+            for place, entry in enumerate(row.history):
+                if (entry.source, entry.by) != (statement.name, statement.by):
+                    continue
+                about = f"{row.name} on {counted(table.examples, 'example')}"
+                if not place:
+                    yield f"adds {about}, union {100 * entry.union:.1f} %"
+                    continue
+                before = (*row.history[place - 1].threats, row.history[place - 1].union)
+                after = (*entry.threats, entry.union)
+                falls = [
+                    f"{threat} from {100 * old:.1f} to {100 * new:.1f} %"
+                    for threat, old, new in zip((*table.threats, UNION), before, after, strict=True)
+                    if new < old
+                ]
+                yield f"{about}: {', '.join(falls)}"
