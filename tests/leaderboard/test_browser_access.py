@@ -109,7 +109,7 @@ def test_the_first_control_skips_to_the_content(browser, made_site, kind):
     with opened(browser, made_site.address, kind) as page:
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        assert page.url.endswith("#content")
+        page.wait_for_url("**#content")
 
 
 @pytest.mark.parametrize("width", [390, 320, 1400])
