@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -95,7 +96,8 @@ def command(
     url = site_address(url)
     named = {card.name: card for card in map(read_card, cards)}
     recorded = list(_recorded(_run_files(runs), named))
-    judged = judge(options, recorded)
+    accepted = Path(click.get_current_context().with_resource(TemporaryDirectory(prefix="robench-")))
+    judged = judge(options, recorded, accepted)
     found = collected([*recorded, *judged.runs], _same_model, _background(named))
     report(judged, found.boards)
     if out is not None:
@@ -118,9 +120,9 @@ def board_with(runs: Iterable[Path], options: SubmissionOptions) -> tuple[Judged
     return judged, boards([*recorded, *judged.runs], _same_model, _background({}))
 
 
-def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun]) -> Judged:
-    """What is accepted of the submissions, if there are any."""
-    return judge_submissions(options, recorded, _same_model, _facts)
+def judge(options: SubmissionOptions, recorded: Sequence[RecordedRun], accepted: Path | None = None) -> Judged:
+    """What is accepted of the submissions, if there are any; as run files in the folder `accepted`, if there is one."""
+    return judge_submissions(options, recorded, _same_model, _facts, accepted)
 
 
 def _run_files(paths: Iterable[Path]) -> list[Path]:

@@ -15,6 +15,7 @@ import msgspec
 from ..errors import UserError, counted
 from ..evaluation import acceptance
 from ..evaluation.acceptance import SEARCHED, Verified
+from ..evaluation.claims import PROTOCOL
 from ..evaluation.environment import pick_device
 from ..evaluation.progress import Silence
 from ..evaluation.recorded import recorded_plan
@@ -103,9 +104,11 @@ class _Sent(NamedTuple):
 
 
 def judge_submissions(
-    options: SubmissionOptions, board: Sequence[RecordedRun], same_model: SameModel, facts: Facts
+    options: SubmissionOptions, board: Sequence[RecordedRun], same_model: SameModel, facts: Facts, folder: Path | None
 ) -> Judged:
     """Verifies every submission in the folder, in an order that depends on their content alone.
+
+    What counts of each is written as a run file to `folder`, if there is one, for images and downloads.
 
     New models come first, so that a challenge to one is judged after it. Of several submissions about one new model
     the first by date is the one with a row, and the others are challenges to it.
@@ -119,7 +122,7 @@ def judge_submissions(
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
     cards = {s.statement.weights_sha256: s for s in sent if s.has_card}
-    gate = _Gate(options, board, searched, cards, same_model, facts)
+    gate = _Gate(options, board, searched, cards, same_model, facts, folder)
     sent.sort(key=lambda s: (not s.has_card, s.date or LATEST, s.statement.name))
     for one in sent:
         name = one.statement.name
@@ -162,6 +165,7 @@ class _Gate:
     cards: dict[str, _Sent]  # submissions with a card, by the hash of the weights
     same_model: SameModel
     facts: Facts
+    folder: Path | None
 
     def accepted(self, sent: _Sent) -> tuple[list[RecordedRun], str]:
         """The runs that count for a submission, and how its standing examples were tested.
@@ -181,6 +185,7 @@ class _Gate:
             if known:
                 attack = str(AttackKey.of_file(statement.run_sha256))
                 counted_plan, evidence = submissions.challenge(plan, run.evidence, run.shown, known[0], attack)
+                counted_plan = msgspec.structs.replace(counted_plan, protocol=PROTOCOL)
                 return [self._run(sent, counted_plan, evidence, None)], ""
             acceptance.check_new(plan, self.searched)
             found, tested = self._tested(sent, run)
@@ -193,7 +198,14 @@ class _Gate:
         return runs, tested
 
     def _run(self, sent: _Sent, plan: Plan, evidence: Evidence, card: CardFacts | None) -> RecordedRun:
-        return RecordedRun(plan, partial(_read, evidence, card), submission=sent.statement.name, by=sent.statement.by)
+        name, path = sent.statement.name, None
+        if self.folder is not None:
+            path = self.folder / f"{name}.robench"
+            sources = {claim.id: (0, claim.id) for claim in evidence.claims}
+            with RunFile.read(sent.folder / RUN) as run, RunFile.whole(path) as copy, copy.writing():
+                copy.put_plan(plan, evidence.environment)
+                copy.adopt(evidence, sources, [run])
+        return RecordedRun(plan, partial(_read, evidence, card), path, name, sent.statement.by)
 
     def _refuse_name(self, sent: _Sent) -> None:
         """Raises UserError if the model is not on the board and could be taken for one that is."""
@@ -244,13 +256,15 @@ class _Gate:
         if not check.found:
             return [], text
         found = acceptance.found_run(run, check.found)
+        path = None if self.folder is None else self.folder / f"{sent.statement.name}-{seed}.robench"
         if self.options.found is None:
             text += "; --found DIR keeps what broke them, which counts only with such a run file among the runs"
         else:
             path = self.options.found / f"{sent.statement.name}-{seed}.robench"
-            acceptance.write_found(path, found)
             text += f"; what broke them is in {path}"
-        return [RecordedRun(found.plan, partial(_read, found.evidence, None))], text
+        if path is not None:
+            acceptance.write_found(path, found)
+        return [RecordedRun(found.plan, partial(_read, found.evidence, None), path)], text
 
 
 def _read(evidence: Evidence, card: CardFacts | None) -> tuple[Evidence, CardFacts | None]:

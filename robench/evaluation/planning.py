@@ -81,7 +81,8 @@ def spec_of(choice: AttackChoice, eot: int) -> str:
 def resumed(plan: Plan, before: Plan, path: str) -> Plan:
     """The plan under the conditions of the run that it continues: its precision, and slots that fit the memory.
 
-    Raises UserError where the file at `path` holds a run of another model, data set or seed.
+    Raises UserError where the file at `path` holds a run of another model, data set or seed, or one without a curve
+    where a curve is requested.
     """
     refuse_other_noise(before, plan.device, path)
     if not identity_of(before.model).same_as(identity_of(plan.model)):
@@ -93,6 +94,11 @@ def resumed(plan: Plan, before: Plan, path: str) -> Plan:
         raise UserError(
             f"{path} holds a run on {before.data} with seed {before.seed}, not on {plan.data} with seed {plan.seed};"
             " name another file with --run"
+        )
+    if plan.curve and not before.curve:
+        raise UserError(
+            f"the searches of {path} ended at their first find, so accuracy at smaller radii would be too high;"
+            " name another file with --run for --curve"
         )
     if before.device != plan.device:
         return plan

@@ -168,7 +168,7 @@ def _answers(
     left: of several questions about the same examples and threats that with the fewest open examples.
     """
     everything = merge([run.evidence for run in model]).evidence if len(model) > 1 else model[0].evidence
-    curves = [(run.plan, run.evidence) for run in model if run.plan.curve]
+    searches = [(run.plan, run.evidence) for run in model]
     for runs in _grouped((run for run in model if run.plan.threats), lambda run: _table_key(run.plan)):
         key = _table_key(runs[0].plan)
         order = orders[frozenset(t.threat for t in runs[0].plan.threats)]
@@ -190,7 +190,9 @@ def _answers(
                 other_protocols=tuple(others),
                 seeds=tuple(seeds),
                 commands=tuple(commands),
-                levels=tuple(levels(best.plan, everything, t.threat, t.outcomes, curves) for t in best.summary.threats),
+                levels=tuple(
+                    levels(best.plan, everything, t.threat, t.outcomes, searches) for t in best.summary.threats
+                ),
                 queries=tuple(query_curves(best.plan, best.evidence, t.threat) for t in best.plan.threats),
                 labels=_labels(best.plan, everything, labels),
                 history=history(best.plan, everything, sources),

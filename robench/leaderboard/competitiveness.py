@@ -88,7 +88,7 @@ def stability(
     if len(known) < 2:
         return [None] * len(tables)
     best = {attack: max(table[attack] for table in known) for attack in known[0]}
-    near = [(p, q, gap) for p in best for q in best if 0 < (gap := abs(best[p] - best[q])) < NEAR * examples]
+    near = {p: [(q, gap) for q in best if 0 < (gap := abs(best[p] - best[q])) < NEAR * examples] for p in best}
     return [
         None if table is None or own is None or set(attacks) <= set(own) else _constant(table, {*own, NO_ATTACK}, near)
         for table, own in zip(tables, seen, strict=True)
@@ -109,9 +109,9 @@ def _by_attack(
 
 
 def _constant(
-    table: Mapping[Attack, int], seen: Collection[Attack], near: Sequence[tuple[Attack, Attack, int]]
+    table: Mapping[Attack, int], seen: Collection[Attack], near: Mapping[Attack, Sequence[tuple[Attack, int]]]
 ) -> float | None:
-    steps = [abs(table[p] - table[q]) / gap for p, q, gap in near if p in seen]
+    steps = [abs(table[p] - table[q]) / gap for p in seen for q, gap in near.get(p, ())]
     return max(steps, default=None)
 
 

@@ -38,7 +38,10 @@ class Change(NamedTuple):
 def changes(board: Board) -> list[Change]:
     """All entries of a board, newest first; undated ones last."""
     found = [
-        Change(board, table, row, entry) for table in board.tables for row in table.models for entry in row.history
+        Change(board, table, row, entry)
+        for table in board.tables
+        for row in table.models
+        for entry in reversed(row.history)
     ]
     return sorted(found, key=lambda change: _date(change), reverse=True)
 

@@ -15,13 +15,12 @@ from ..results.summary import curve_radii
 from .entries import LEVELS
 
 
-def levels(plan: Plan, evidence: Evidence, threat: str, letters: str, curves: Iterable[tuple[Plan, Evidence]]) -> str:
+def levels(plan: Plan, evidence: Evidence, threat: str, letters: str, runs: Iterable[tuple[Plan, Evidence]]) -> str:
     """A letter per planned example, as `LEVELS` defines them; empty if they would not be honest.
 
-    `letters` are the outcomes by the evidence; `curves` are the runs of the model that searched for the smallest
-    perturbation, each with its own evidence.
+    `letters` are the outcomes by the evidence; `runs` are all runs of the model, each with its own evidence.
     """
-    searched = [found for run in curves if (found := minimised(*run, threat)) is not None]
+    searched = [found for run in runs if (found := minimised(*run, threat)) is not None]
     lost = {e for e, letter in zip(plan.examples, letters, strict=True) if letter == Outcome.BROKEN}
     if not searched or not lost <= set().union(*searched):
         return ""
@@ -35,7 +34,10 @@ def levels(plan: Plan, evidence: Evidence, threat: str, letters: str, curves: It
 
 
 def minimised(plan: Plan, evidence: Evidence, threat: str) -> Set[int] | None:
-    """The examples on which every planned minimum-norm attack has ended; None without such an attack on a ball."""
+    """The examples on which every planned minimum-norm attack has searched to the end of its budget.
+
+    None if the run did not search for the smallest perturbation, or not under this threat.
+    """
     planned = next((t for t in plan.threats if t.threat == threat), None)
     attacks = [attack for attack in planned.attacks if attack.key.minimises] if planned else []
     if not plan.curve or not attacks:

@@ -9,6 +9,7 @@ import pytest
 
 import robench as package
 from robench.errors import counted
+from robench.evidence.store import RunFile
 from robench.problem import datasets
 
 MODEL = "digits-nat"
@@ -188,3 +189,25 @@ def test_nothing_in_a_file_is_executed(refused, exported):
     Path("evil.npz").write_bytes(pickle.dumps(Planted()))
     assert "is no .npz file" in refused("claim", MODEL, "evil.npz")
     assert not Path("executed").exists()
+
+
+def test_a_run_file_has_the_date_at_which_evidence_was_last_added(robench, folder, exported, monkeypatch):
+    def dated(seconds, *words):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(seconds))
+        robench(*words, "--run", "d.robench", "--quiet")
+        with RunFile.read(Path("d.robench")) as run:
+            return run.evidence().environment["date"]
+
+    question = ("evaluate", MODEL, "--threat", "linf:0.01", "--attack", "pgd(steps=2)", "--examples", "12")
+    longer = (*question, "--attack", "pgd(steps=3)")
+    claimed = ("claim", MODEL, exported, "--threat", "linf:0.01")
+    assert [dated(n, *words) for n, words in enumerate((question, question, longer, longer, claimed, claimed))] == [
+        f"1970-01-01T00:00:0{n}Z" for n in (0, 0, 2, 2, 4, 4)
+    ]
+
+
+def test_a_source_date_that_is_no_time_stops_before_anything_is_written(refused, folder, exported, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    words = ("--threat", "linf:0.1", "--examples", "4", "--run", "d.robench")
+    assert "SOURCE_DATE_EPOCH is 'soon'" in refused("evaluate", MODEL, *words)
+    assert "SOURCE_DATE_EPOCH is 'soon'" in refused("claim", MODEL, exported, *words)

@@ -285,3 +285,16 @@ def test_images_found_in_bfloat16_are_verified_in_float32(robench, folder):
     assert robench("verify", "rough.robench").code == 0
     refused = robench(*asked, "half")
     assert (refused.code, "no precision is called 'half'" in refused.err) == (2, True)
+
+
+def test_a_run_without_a_curve_does_not_get_one(robench, tmp_path):
+    """Its searches ended at their first find, so accuracy at smaller radii would be too high."""
+    run = tmp_path / "r.robench"
+    words = "evaluate", "digits-nat", "--threat", "l2:1", "--attack", "ddn", "--examples", "4", "--quiet"
+    assert robench(*words, "--run", run).code == 0
+    before = run.read_bytes()
+    refused = robench(*words, "--run", run, "--curve")
+    assert refused.code == 2
+    assert "name another file with --run for --curve" in refused.err
+    assert run.read_bytes() == before
+    assert robench(*words, "--run", tmp_path / "curve.robench", "--curve").code == 0

@@ -165,6 +165,24 @@ def test_standing_examples_of_a_new_model_are_searched_again_and_what_breaks_cou
     assert robench("verify", f"found/{NET}-3.robench", "--model", "net.toml").code == 0
 
 
+def test_the_site_shows_the_images_of_a_submission_and_its_run_file_holds_nothing_else_of_it(here, robench):
+    only(here, "fmn-one")
+    html = "<img src=x onerror=alert(1)>"
+    resent(here, "fmn-one", "second", lambda path: None, by=html)
+    shutil.rmtree("sent/fmn-one")
+    assert robench("leaderboard", "board", "--out", "site", *SENT).code == 0
+    pages = {path: path.read_text() for path in (here / "site").rglob("*.html")}
+    assert any("&lt;img src=x onerror" in text for text in pages.values())
+    assert not any(html in text for text in pages.values())
+    (run,) = (path for path in (here / "site").rglob("*.robench") if path.name.startswith("digits-adv-linf"))
+    with RunFile.read(run) as merged, RunFile.read(here / "board" / "digits-adv-linf.robench") as before:
+        evidence, known = merged.evidence(), before.evidence()
+        assert len(list(merged.images((1, 28, 28)))) == 17
+    assert evidence.clean == known.clean
+    assert evidence.exhausted == known.exhausted
+    assert {c.key.name for c in evidence.claims} == {c.key.name for c in known.claims} | {"claim"}
+
+
 def test_a_second_submission_about_a_new_model_is_a_challenge_to_it(here, robench):
     resent(here, NET, "net-two", lambda path: replan(path, lambda plan: plan.update(seed=1)))
     found, result = built(robench, *SENT)

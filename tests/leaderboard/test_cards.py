@@ -23,10 +23,10 @@ def claimed(*publications, runs=None):
 
 def test_published_rows_stand_beside_the_table_about_the_same_data_and_threats():
     others = [
-        publication(data="digits:test"),
-        publication(threats=NAMES[:1]),
-        publication(threats=NAMES[:3]),
-        publication(data="mnist:train"),
+        publication("a", data="digits:test"),
+        publication("b", threats=NAMES[:1]),
+        publication("c", threats=NAMES[:3]),
+        publication("d", data="mnist:train"),
     ]
     assert claimed(publication(), *others) == [(ClaimedRow("net", "A 2020, Table 1", {"union": 0.5}),)]
     assert claimed(publication(threats=("l2:2", "linf:0.3"))) == claimed(publication())

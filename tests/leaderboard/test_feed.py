@@ -48,6 +48,11 @@ def test_the_page_of_changes_has_undated_entries_last():
     assert [change.entry.date[:10] for change in changes(full_board())] == ["2026-11-02", "2026-11-01", "", ""]
 
 
+def test_the_later_of_two_undated_entries_comes_first():
+    found = full_board(names=("one",), date="undated {}")
+    assert [change.entry.by for change in changes(found)] == ["text", ""]
+
+
 def test_a_feed_without_entries_is_valid():
     found = full_board(date="yesterday {}")
     root = valid(feed([found], ""))

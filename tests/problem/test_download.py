@@ -7,8 +7,10 @@ import tarfile
 
 import numpy as np
 import pytest
+import requests
 
 from robench.errors import UserError
+from robench.problem import download as single_file
 from robench.problem.datasets.cifar10 import Cifar10, Version, from_binary
 from robench.problem.datasets.download import Download, fetch
 from robench.problem.datasets.files import Places
@@ -149,3 +151,49 @@ def test_cifar10_is_downloaded_once_as_one_archive_for_both_parts(server, tmp_pa
     assert server.requested_paths == ["cifar.tar.gz"]
     assert (len(train), len(test)) == (8, 4)
     assert test.y.tolist() == list(held["test_batch.bin"][::3073])
+
+
+def single(server, name, **limits):
+    return single_file.Download(
+        "file", f"sha256:{hashlib.sha256(server.files[name]).hexdigest()}", (server.address + name,), **limits
+    )
+
+
+def test_a_transfer_beyond_the_limit_is_broken_off(server, tmp_path):
+    server.files |= {"small": CONTENT, "large": CONTENT + b"\0"}
+    limit = len(CONTENT)
+    assert single_file.fetch(single(server, "small", max_bytes=limit), tmp_path, subject="it", way_out="x").is_file()
+    (tmp_path / "file").unlink()
+    with pytest.raises(UserError, match="a file that is too large"):
+        single_file.fetch(single(server, "large", max_bytes=limit), tmp_path, subject="it", way_out="x")
+    assert left_in(tmp_path) == []
+
+
+def test_a_limit_counts_what_a_transfer_unpacks_to(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        limited = single_file._Limited(file, 10)
+        limited.write(b"x" * 10)
+        with pytest.raises(single_file._TooLargeError):
+            limited.write(b"x")
+
+
+def test_an_address_without_tls_is_refused_unasked(server, tmp_path):
+    server.files["small"] = CONTENT
+    with pytest.raises(UserError, match="an address without TLS"):
+        single_file.fetch(single(server, "small", tls=True), tmp_path, subject="it", way_out="x")
+    assert server.requested_paths == []
+
+
+@pytest.mark.parametrize(
+    ("location", "refused"),
+    [("http://example.org/x", True), ("//example.org/x", False), ("/x", False), ("https://example.org/", False)],
+)
+def test_a_redirect_to_an_address_without_tls_is_not_followed(location, refused):
+    response = requests.Response()
+    response.status_code, response.url = 302, "https://example.org/weights"
+    response.headers["location"] = location
+    if refused:
+        with pytest.raises(single_file._NoTLSError):
+            single_file._refuse_plain_redirect(response)
+    else:
+        single_file._refuse_plain_redirect(response)

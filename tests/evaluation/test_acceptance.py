@@ -1,0 +1,31 @@
+"""How many standing examples of a submitted model may be broken, and what docs/submissions.md states about it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from robench.evaluation.acceptance import HONEST, SEARCHED, UNLIKELY, acceptable
+from robench.results.masking.indicators import tail
+
+PAGE = (Path(__file__).parents[2] / "docs" / "submissions.md").read_text()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 10, 20, 50, 200])
+def test_an_honest_run_is_refused_by_accident_less_often_than_once_in_a_hundred(n):
+    allowed = acceptable(n)
+    assert tail(allowed + 1, n, HONEST) < UNLIKELY
+    assert allowed == 0 or tail(allowed, n, HONEST) >= UNLIKELY
+
+
+def test_the_page_states_these_numbers():
+    text = " ".join(PAGE.split())
+    assert f"lose at most {100 * HONEST:g} % of its standing examples" in text
+    assert f"more than {acceptable(20)} of 20, more than {acceptable(50)} of 50" in text
+    assert f"`--search N` ({SEARCHED} unless" in text
+    shares = re.findall(
+        r"if (\d+) % of the standing examples can be broken, a search of 20 finds more than 2", text, re.I
+    )
+    found = re.findall(r"with a probability of (\d+) %", text)
+    assert found == [f"{100 * tail(acceptable(20) + 1, 20, int(share) / 100):.0f}" for share in shares]
+    assert len(found) == 2
