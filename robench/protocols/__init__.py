@@ -11,7 +11,7 @@ from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
-from ..search import own_attack
+from ..search import own_attack, targets
 from ..search.attack import AnyAttack, Attack, AttackGiven
 from ..search.attacks import ATTACKS, build, unknown_attack
 from ..search.attacks import parse as parse_attack
@@ -238,6 +238,7 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     if isinstance(given := entry["attack"], Attack):
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
+        targets.refuse_unfit(attack, threat)
         return AttackChoice(str(entry["label"]), attack, restarts)
     return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts)
 
