@@ -70,6 +70,9 @@ NoTargets = Annotated[int, Bounds(0, 0, why="it aims at no class")]
 TargetOrder = Annotated[Literal["logits", "first-order"], Added()]
 """The order of the wrong classes: by clean logit, highest first, or by first-order distance, nearest first."""
 
+Schedule = Annotated[Literal["constant", "cosine"], Added()]
+"""How a step size changes: not at all, or from its first value to 0 along half a cosine wave."""
+
 
 def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = ()) -> T:
     """An instance of this dataclass; settings that are not given have their defaults.
