@@ -138,7 +138,7 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("pdg", "did you mean pgd"),
+        ("pdg", "did you mean pdpgd or pgd"),
         ("pgd(stepz=3)", "did you mean steps"),
         ("pgd(steps=0)", "at least 1"),
         ("pgd(steps='many')", "cannot take steps='many'"),

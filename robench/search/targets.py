@@ -2,7 +2,7 @@
 
 First-order: the model is linearised at the image. Class k then has a decision boundary with the correct class y, a
 hyperplane, whose distance inside the box has a closed form for every ball (`Ball.to_hyperplane`). The nearest comes
-first. Melamed et al. 2024 (MALT), algorithm 1, https://arxiv.org/abs/2407.02240, rank by the same distance without a
+first. Melamed et al. 2024 (MALT), https://arxiv.org/abs/2407.02240, rank by the same distance without a
 box: the difference of the logits over the dual norm of its gradient.
 """
 
