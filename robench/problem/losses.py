@@ -74,7 +74,7 @@ def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
 def probability_margin(logits: Logits, y: Labels, target: Labels) -> PerExample:
     """log(1 + p_k - p_y), where p are the probabilities and k is the likeliest wrong class: see `_log_one_plus`.
 
-    The probability margin of Xie et al. 2024, https://arxiv.org/abs/2411.15210. Positive exactly if the input is misclassified.
+    The probability margin of Xie et al. 2024, https://arxiv.org/abs/2411.15210. Positive exactly if misclassified.
     """
     return _log_one_plus(logits, y, logits.scatter(1, y[:, None], -torch.inf).argmax(dim=1))
 

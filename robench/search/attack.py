@@ -88,6 +88,11 @@ class Attack(ABC):
         """The attack as text, with every number: the key of its evidence. `attacks.parse` reads it back."""
         return spec(self.name, settings.named(self))
 
+    @property
+    def noise_key(self) -> str:
+        """The text that keys the noise of its searches."""
+        return self.spec
+
     @abstractmethod
     def max_queries(self, threat: Any) -> int:
         """The number of queries for an example on which it finds nothing."""
@@ -117,6 +122,11 @@ class SteppedAttack(Attack, Generic[T, S]):
                 f"{self.name} cannot take target_order={self.target_order!r}: it aims at no class here; set targets,"
                 " such as targets=9, or leave target_order out"
             )
+
+    @property
+    def noise_key(self) -> str:
+        """The text that keys the noise of its searches: the order of the classes does not change a search."""
+        return spec(self.name, {key: value for key, value in settings.named(self).items() if key != "target_order"})
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:

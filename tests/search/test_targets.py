@@ -15,6 +15,7 @@ from robench.search.attacks.apgd import APGD
 
 from ..exact_distances import Linear, classifier, toy
 from ..exact_distances import distance as exact_distance
+from .running import items, run
 
 CLASSES, N = 7, 12
 NORMS = ["linf", "l2", "l1", "l0"]
@@ -109,6 +110,23 @@ def test_the_order_is_named_in_the_key_only_where_it_is_not_that_of_the_logits()
     new = APGD(targets=9, target_order="first-order")
     assert new.spec == "apgd(loss='cross-entropy', staged=True, steps=100, target_order='first-order', targets=9)"
     assert build(*parse_attack(new.spec)) == new
+
+
+def test_the_search_for_a_class_is_the_same_in_either_order():
+    """All wrong classes together break the same images, whatever their order: only what comes first changes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    model = classifier(net, CLASSES)
+    split, threat = toy(model, N), parse("linf:0.05")
+    settings = {"steps": 6, "targets": CLASSES - 1}
+    found = [
+        run(model, threat, APGD(**settings, target_order=order), split, items(model, APGD(**settings), split, range(N)))
+        for order in ("logits", "first-order")
+    ]
+    assert {item: x is None for item, x in found[0].items()} == {item: x is None for item, x in found[1].items()}
+    for item, x_adv in found[0].items():
+        if x_adv is not None:
+            assert torch.equal(x_adv, found[1][item])
 
 
 @pytest.mark.parametrize("text", ["pgd(target_order=first-order)", "square(target_order=first-order)"])
