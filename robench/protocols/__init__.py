@@ -33,7 +33,7 @@ OWN_THREATS, OWN_ATTACKS = (
 
 # Attacks for threats that a protocol does not mention.
 USUAL = {
-    "l0": ["pointwise"],
+    "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
     "rt": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
