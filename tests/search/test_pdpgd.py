@@ -56,13 +56,14 @@ def lambda_net(module, scale):
     return Scaled()
 
 
-@pytest.mark.parametrize("fooled", [False, True])
-def test_the_multiplier_of_the_norm_grows_after_a_find_and_falls_otherwise(fooled):
+@pytest.mark.parametrize(("third", "fooled"), [(-1.0, True), (2.0, False), (torch.nan, False)])
+def test_the_multiplier_of_the_norm_grows_after_a_find_and_falls_otherwise(third, fooled):
+    """Logits with a NaN are no find, though another class than the label has the highest of the others."""
     attack, threat, x = PDPGD(steps=100), parse("l2:1"), torch.full((1, 1, 2, 2), 0.5)
     batch = Batch(x, torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
     state = attack.start(threat, batch)
     assert state.dual.item() == pytest.approx(math.log(1e4))
-    logits = torch.tensor([[0.0, 1.0]]) if fooled else torch.tensor([[1.0, 0.0]])
+    logits = torch.tensor([[0.0, 1.0, third]]) if third != 2.0 else torch.tensor([[1.0, 0.0, -1.0]])
     after = attack.step(threat, batch, state, Seen(logits, logits[:, 1] - logits[:, 0], torch.ones_like(x)))
     assert (after.share > state.share).item() is fooled
     assert (after.dual - state.dual).item() == pytest.approx(-0.1 if fooled else 0.1, rel=1e-4)

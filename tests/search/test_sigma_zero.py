@@ -104,12 +104,13 @@ def test_every_query_lies_in_the_box_and_changes_no_pixel_by_less_than_the_thres
     assert largest[largest > 0].min() > 0.01, "a small change is undone"
 
 
-@pytest.mark.parametrize("fooled", [False, True])
-def test_the_threshold_rises_after_a_find_and_falls_otherwise(fooled):
+@pytest.mark.parametrize(("third", "fooled"), [(-1.0, True), (2.0, False), (torch.nan, False)])
+def test_the_threshold_rises_after_a_find_and_falls_otherwise(third, fooled):
+    """Logits with a NaN are no find, though another class than the label has the highest of the others."""
     attack, x = SigmaZero(steps=100), torch.full((1, 1, 2, 2), 0.5)
     batch = Batch(x, torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
-    logits = torch.tensor([[0.0, 1.0]]) if fooled else torch.tensor([[1.0, 0.0]])
-    seen = Seen(logits, torch.tensor([1.0 if fooled else -1.0]), torch.ones_like(x))
+    logits = torch.tensor([[0.0, 1.0, third]]) if third != 2.0 else torch.tensor([[1.0, 0.0, -1.0]])
+    seen = Seen(logits, logits[:, 1] - logits[:, 0], torch.ones_like(x))
     after = attack.step(EVERY, batch, attack.start(EVERY, batch), seen)
     assert after.threshold.item() == pytest.approx(0.31 if fooled else 0.29)
 
