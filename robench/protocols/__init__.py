@@ -39,6 +39,9 @@ USUAL = {
     "affine-rt": ["affine-rt(splits=11)"],
 }
 
+FORMERLY_USUAL = {"l0": ["pointwise"]}
+"""What stood in `USUAL` before: run files that were planned with it are still true."""
+
 
 @dataclass(frozen=True)
 class AttackChoice:
@@ -110,6 +113,12 @@ class Protocol:
         if threat.name in USUAL:
             return ThreatChoice(threat, _choices(map(_entry, USUAL[threat.name]), threat))
         raise UserError(f"the protocol {self.name} has no attacks for {threat.name}; {_those_for(threat)}")
+
+
+def formerly_usual(threat: ThreatModel) -> ThreatChoice | None:
+    """The threat with the attacks that `USUAL` had for it before; None where they have not changed."""
+    former = FORMERLY_USUAL.get(threat.name)
+    return None if former is None else ThreatChoice(threat, _choices(map(_entry, former), threat))
 
 
 def names() -> list[str]:
