@@ -184,7 +184,7 @@ def test_a_run_file_without_images_is_not_said_to_verify():
 def test_claimed_rows_stand_apart_and_have_no_marks(full):
     text = full["mnist-test.html"].decode()
     measured, claimed = re.search(r"<tbody>(.*?)</tbody>\s*<tbody class=\"claimed\">(.*?)</tbody>", text, re.S).groups()
-    assert "Published by others, not verified here" in claimed
+    assert "Published by others, of their own weights; not verified here" in claimed
     assert measured.count("data-model") == 2
     assert not re.search("data-model|data-value|<strong>|compare", claimed)
 

@@ -124,14 +124,14 @@ class Comparison {
 
   // One example: the first chosen threat under which the model loses it, and its images.
   figure(place, number, name, { rows, sheets }, chosen) {
-    const { table } = this.board;
+    const { table, radius } = this.board;
     const figure = element("figure", "");
     const images = table.images;
     const wrong = chosen.some((at) => rows[at][place] === "W");
     const broken = chosen.filter((at) => rows[at][place] === "B");
     const at = broken.find((threat) => sheets[threat]?.sizes[place] !== undefined);
     const label = images && place < images.labels.length ? `, class ${images.labels[place]}` : "";
-    let how = wrong ? `${name} is wrong before any attack` : `${name} is broken under ${table.threats[at ?? broken[0]]}`;
+    let how = wrong ? `${name} is wrong before any attack` : `${name} is broken under ${radius.name(at ?? broken[0])}`;
     if (at !== undefined) {
       const { sizes, scale, ...paths } = sheets[at];
       figure.append(...pictures({ clean: images.clean, ...paths }, place, images.columns));
