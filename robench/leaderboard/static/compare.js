@@ -65,11 +65,9 @@ class Comparison {
       const { name, beyond } = table.models[id];
       if (beyond) sentences.push(`Examples of ${name} broken only by evidence of runs outside its protocol: ${beyond}.`);
     }
-    return [
-      ...sentences.map((sentence) => element("p", sentence)),
-      this.counted(names, lines),
-      ...this.differing(names, loaded, chosen),
-    ];
+    const details = element("div", "", { "aria-live": "off" }); // a screen reader announces the sentences alone
+    details.append(this.counted(names, lines), ...this.differing(names, loaded, chosen));
+    return [...sentences.map((sentence) => element("p", sentence)), details];
   }
 
   counted([first, second], lines) {
