@@ -256,8 +256,8 @@ def main() -> None:
     with chromium() as browser:
         version = browser.version
     notes = [
-        f"{args.models} made-up models, {args.examples:,} examples, {len(THREATS)} threats; {args.loads} loads.",
-        f"The page is {WIDE['width']} by {WIDE['height']} pixels. At the start, {load:.1f} other processes ran.",
+        f"{args.models} made-up models, {args.examples:,} examples, {len(THREATS)} threats; medians of {args.loads} "
+        f"loads of a page of {WIDE['width']} by {WIDE['height']} pixels. Other processes at its start: {load:.1f}.",
         f"Command: python benchmarks/leaderboard_scale.py --models {args.models} --examples {args.examples} "
         f"--loads {args.loads}",
     ]

@@ -46,6 +46,14 @@ class Bounds:
         return " and ".join(part for part in (low, high, "even" if self.even else "") if part)
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks a setting that came after keys of evidence were in use: `named` leaves it out where it has its default.
+
+    So the old text of an attack goes on to name the same search.
+    """
+
+
 Count = Annotated[int, Bounds(1)]
 """How many of something; at least one."""
 
@@ -58,6 +66,12 @@ Targets = Annotated[int, Bounds(0, why="0 aims at no class, 9 at the nine likeli
 
 NoTargets = Annotated[int, Bounds(0, 0, why="it aims at no class")]
 """The setting of attacks that aim at no class."""
+
+TargetOrder = Annotated[Literal["logits", "first-order"], Added()]
+"""The order of the wrong classes: by clean logit, highest first, or by first-order distance, nearest first."""
+
+Schedule = Annotated[Literal["constant", "cosine"], Added()]
+"""How a step size changes: not at all, or from its first value to 0 along half a cosine wave."""
 
 
 def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = ()) -> T:
@@ -99,6 +113,12 @@ def check(instance: Any) -> None:
         rule.check(_name(instance), name, getattr(instance, name))
 
 
+def named(instance: Any) -> dict[str, Any]:
+    """The settings of a dataclass that a key of evidence names."""
+    values = {name: (getattr(instance, name), rule) for name, rule in _rules(instance.__class__).items()}
+    return {name: value for name, (value, rule) in values.items() if not (rule.added and value == rule.default)}
+
+
 @dataclass(frozen=True)
 class _Rule:
     """What the type of a field says about its values."""
@@ -107,6 +127,7 @@ class _Rule:
     bounds: Bounds
     optional: bool  # None is a value
     default: Any
+    added: bool  # it came after keys of evidence were in use
 
     def read(self, value: Any) -> Any:
         """1 as 1.0 where a real number is wanted: both must give the same text, which is the key of the evidence."""
@@ -175,4 +196,4 @@ def _rule(wanted: Any, default: Any) -> _Rule:
     base = given[0] if len(given) == 1 else object
     kind, *extras = get_args(base) if get_origin(base) is Annotated else (base,)
     bounds = next((extra for extra in extras if isinstance(extra, Bounds)), Bounds())
-    return _Rule(kind, bounds, len(given) < len(options), default)
+    return _Rule(kind, bounds, len(given) < len(options), default, any(isinstance(e, Added) for e in extras))

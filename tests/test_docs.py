@@ -22,6 +22,7 @@ import robench as package
 from robench import protocols
 from robench.cli.main import COMMANDS, robench
 from robench.problem import threats
+from robench.problem.checkpoints.cards import read_card
 from robench.problem.datasets import DATASETS
 from robench.problem.threats import Linf
 from robench.protocols.suites import expanded
@@ -206,7 +207,17 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
     assert "outcome" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.page.stem)
+def test_the_example_of_a_card_is_one(tmp_path):
+    (text,) = [b.text for b in blocks("toml") if b.page.name == "submissions.md"]
+    path = tmp_path / "card.toml"
+    path.write_text(text)
+    assert read_card(path).name == "net-one"
+
+
+PROTOCOLS = [block for block in blocks("toml") if block.page.name != "submissions.md"]
+
+
+@pytest.mark.parametrize("block", PROTOCOLS, ids=lambda block: block.page.stem)
 def test_an_example_of_a_protocol_is_one(block, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(block.text)

@@ -138,7 +138,7 @@ def test_every_attack_has_a_name_a_source_and_defaults_that_build():
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("pdg", "did you mean pgd"),
+        ("pdg", "did you mean pdpgd or pgd"),
         ("pgd(stepz=3)", "did you mean steps"),
         ("pgd(steps=0)", "at least 1"),
         ("pgd(steps='many')", "cannot take steps='many'"),
@@ -194,3 +194,12 @@ def test_a_threat_or_an_attack_named_twice_would_count_twice_and_is_refused():
         protocols.load("quick", "digits").with_threats(["linf:0.2", "linf:1/5"])
     with pytest.raises(UserError, match="named twice"):
         protocols.load("quick", "digits").with_attacks(["pgd(steps=5)", "pgd(steps=5, restarts=2)"])
+
+
+def test_l0_has_a_standard_which_is_that_of_protocols_without_l0_too():
+    standard = protocols.load("standard-l0", "mnist")
+    (choice,) = standard.threats
+    assert [a.attack.name for a in choice.attacks] == ["sigma-zero", "sigma-zero", "pointwise"]
+    for name in ("standard-mnist", "quick"):
+        (usual,) = protocols.load(name, "mnist").with_threats(["l0:10"]).threats
+        assert [a.attack for a in usual.attacks] == [a.attack for a in choice.attacks]

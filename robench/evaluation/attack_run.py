@@ -1,7 +1,7 @@
 """One attack under one threat: its remaining searches, and its results so far."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,9 +18,9 @@ from ..results.outcomes import answers, outcomes
 from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
+from .target_classes import TargetClasses
 
 RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
-AIMED_AT_ONCE = 1024  # examples
 NO_QUERY_INSIDE = "asked about no image inside the threat set at which the model answers numbers"
 NO_START = "found no start: none of the images it tried fools the model"
 
@@ -56,6 +56,7 @@ class AttackRun:
     planned: PlannedAttack
     context: ClaimContext
     job: Job
+    targets: TargetClasses
     every_attack: bool
     exhausted: dict[int, Exhausted]  # by example number
     seconds: float  # over all sessions
@@ -99,6 +100,7 @@ class AttackRun:
     def write(self, run: RunFile) -> None:
         """Write everything since the last call, within a transaction of the caller."""
         name = str(self.threat)
+        self._record_target_cost()
         for claim, verdict, image in self._found:
             run.put_judged(claim, verdict, image.numpy())
         run.put_exhausted(self.exhausted[number] for number in self._changed)
@@ -177,14 +179,22 @@ class AttackRun:
 
     def _record_exhausted(self, end: Ended, *, done: bool) -> None:
         """Record a search without a find, and its cost. A dropped search has a cost too, but is not done."""
-        number = self._number(end.item)
+        in_claim = end.x_adv is not None  # the claim records the cost of a rejected find
+        forwards, backwards = (0, 0) if in_claim else (end.forwards, end.backwards)
+        self._add_exhausted(self._number(end.item), int(done) << end.item.number, forwards, backwards)
+
+    def _record_target_cost(self) -> None:
+        """Record the gradients that ordered the target classes, a forward and a backward pass each."""
+        for row, gradients in self.targets.take_cost().items():
+            self._add_exhausted(self.context.split.numbers[row], 0, gradients, gradients)
+
+    def _add_exhausted(self, number: int, done: int, forwards: int, backwards: int) -> None:
         so_far = self.exhausted.get(number, Exhausted(number, str(self.threat), self.planned.spec, 0, 0, 0))
         self.exhausted[number] = Exhausted(
             *(number, so_far.threat, so_far.attack),
-            done=so_far.done | int(done) << end.item.number,
-            # The claim records the cost of a rejected find.
-            forwards=so_far.forwards + (end.forwards if end.x_adv is None else 0),
-            backwards=so_far.backwards + (end.backwards if end.x_adv is None else 0),
+            done=so_far.done | done,
+            forwards=so_far.forwards + forwards,
+            backwards=so_far.backwards + backwards,
         )
         self._changed.add(number)
 
@@ -223,13 +233,13 @@ def prepare(
         and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
-    aims = _aims(context, todo, choice.attack.targets)
+    targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
         item._replace(restart=item.restart + RETRY)
         if (split.numbers[item.row], item.restart, item.target) in rejected
         else item
-        for item in _items(todo, planned.items, done, aims)
+        for item in _items(todo, planned.items, done, targets, dropped)
     )
     every = (1 << planned.items) - 1
     waiting = Waiting(items, {row: (every & ~done.get(row, 0)).bit_count() for row in todo})
@@ -237,7 +247,8 @@ def prepare(
         threat=threat,
         planned=planned,
         context=context,
-        job=Job(threat, choice.attack, waiting, smallest, eot=_eot(plan, choice)),
+        job=Job(threat, choice.attack, waiting, smallest, eot=_eot(plan, choice), dropped=dropped),
+        targets=targets,
         every_attack=every_attack,
         exhausted=exhausted,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
@@ -252,24 +263,11 @@ def _eot(plan: Plan, choice: AttackChoice) -> int:
 
 
 def _items(
-    rows: Sequence[int], items: int, done: Mapping[int, int], aims: Callable[[int], Sequence[int]]
+    rows: Sequence[int], items: int, done: Mapping[int, int], targets: TargetClasses, dropped: Collection[int]
 ) -> Iterator[Item]:
     """Every remaining search: the first of every example, then the second, so that easy examples leave early."""
     for number in range(items):
         for row in rows:
-            if not done.get(row, 0) >> number & 1:
-                targets = aims(row)
-                yield Item(row, number, restart=number // len(targets), target=targets[number % len(targets)])
-
-
-def _aims(context: ClaimContext, rows: Sequence[int], targets: int) -> Callable[[int], Sequence[int]]:
-    """The target classes of an example: its likeliest wrong ones, by the referee's clean logits; -1 for none."""
-    if not targets or not rows:
-        return lambda _: (-1,)
-    likeliest: dict[int, list[int]] = {}
-    for some in (rows[begin : begin + AIMED_AT_ONCE] for begin in range(0, len(rows), AIMED_AT_ONCE)):
-        y = context.split.y[list(some)]
-        logits = context.referee.predict(context.split.x[list(some)], y).logits.scatter(1, y[:, None], -torch.inf)
-        best = logits.topk(min(targets, logits.shape[1] - 1), dim=1).indices.tolist()
-        likeliest |= dict(zip(some, best, strict=True))
-    return lambda row: likeliest[row]
+            if row not in dropped and not done.get(row, 0) >> number & 1:
+                classes = targets.of(row, dropped)
+                yield Item(row, number, restart=number // len(classes), target=classes[number % len(classes)])

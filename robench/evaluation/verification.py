@@ -1,6 +1,6 @@
 """Whether a run file can be true: its evidence is recomputed, its plan compared with the protocol it names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from ..evidence.images import Image
 from ..evidence.records import Evidence, Plan, PlannedThreat
 from ..evidence.refutation import Facts, Refuted, refuted
 from ..problem import threats
-from ..protocols import OWN_ATTACKS, OWN_THREATS, rebuilt
+from ..protocols import OWN_ATTACKS, OWN_THREATS, ThreatChoice, rebuilt
 from ..results.merging import MERGED
 from ..search.attack import ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
@@ -96,11 +96,18 @@ def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[Pla
     if OWN_THREATS in own:
         protocol = protocol.with_threats([t.threat for t in plan.threats])
     eot = 1 if plan.passes == 1 else averaging(protocol)
-    expected = tuple(as_planned(choice, classes, eot) for choice in protocol.threats)
+    planned = {t.threat: t for t in plan.threats}
+    expected = tuple(_as_expected(choice, planned, classes, eot) for choice in protocol.threats)
     if OWN_ATTACKS in own:
-        planned = {t.threat: t for t in plan.threats}
         expected = tuple(planned.get(t.threat, t) for t in expected)
     return expected
+
+
+def _as_expected(choice: ThreatChoice, planned: Mapping[str, PlannedThreat], classes: int, eot: int) -> PlannedThreat:
+    """One threat of a protocol as a plan holds it: with its former attacks where the plan has just these."""
+    former = protocols.formerly_usual(choice.threat)
+    before = None if former is None else as_planned(former, classes, eot)
+    return before if before and before == planned.get(before.threat) else as_planned(choice, classes, eot)
 
 
 def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:

@@ -16,7 +16,7 @@ boundary, or the gradient of a surrogate model. `other` stands for loops of othe
 own and for moved images."""
 
 _KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(("pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn"), "first-order"),
+    **dict.fromkeys(("pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn", "pdpgd"), "first-order"),
     "square": "scores",
     **dict.fromkeys(("pointwise", "salt-and-pepper", "boundary", "hop-skip-jump"), "labels"),
     "brendel-bethge": "outside",
@@ -29,10 +29,10 @@ _MINIMISING = frozenset(
 )
 """Attacks that search for the nearest adversarial image: with `--curve` to the end of their budget."""
 
-_SCALE_FREE = frozenset({"fab", "cw", "ead", "ddn", "fmn", "brendel-bethge"})
+_SCALE_FREE = frozenset({"fab", "cw", "ead", "ddn", "fmn", "pdpgd", "sigma-zero", "brendel-bethge"})
 """Attacks whose loss grows with differences of logits and never saturates, whatever their settings."""
 
-_SCALE_FREE_LOSSES = ("margin", "dlr")
+_SCALE_FREE_LOSSES = ("margin", "dlr", "probability-margin")
 """Losses with that property, for attacks whose loss is a setting."""
 
 CLAIM = "claim"

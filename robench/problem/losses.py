@@ -71,7 +71,43 @@ def dlr_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
     return difference / (top[:, 0] - top[:, 2:].mean(dim=1) + _NO_SPREAD)
 
 
-LossName = Literal["cross-entropy", "margin", "dlr"]
+def probability_margin(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """log(1 + p_k - p_y), where p are the probabilities and k is the likeliest wrong class: see `_log_one_plus`.
 
-UNTARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
-TARGETED: dict[str, Loss] = {"cross-entropy": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}
+    The probability margin of Xie et al. 2024, https://arxiv.org/abs/2411.15210. Positive exactly if misclassified.
+    """
+    return _log_one_plus(logits, y, logits.scatter(1, y[:, None], -torch.inf).argmax(dim=1))
+
+
+def probability_margin_targeted(logits: Logits, y: Labels, target: Labels) -> PerExample:
+    """log(1 + p_t - p_y), where t is the target class."""
+    return _log_one_plus(logits, y, target)
+
+
+def _log_one_plus(logits: Logits, y: Labels, k: Labels) -> PerExample:
+    """The logarithm of 1 + p_k - p_y, from -inf to log 2.
+
+    It rises with p_k - p_y, so the ascent direction is the same. But the difference of the probabilities of a confident
+    model is -1 in float32, with gradient 0. 1 + p_k - p_y is the sum of all wrong probabilities with p_k counted twice,
+    whose logarithm is a difference of two sums of exponentials, and never underflows.
+    """
+    from_correct = logits - logits.gather(1, y[:, None])  # small where it matters: large logits lose digits
+    wrong = from_correct.scatter(1, y[:, None], -torch.inf)
+    twice = torch.cat([wrong, wrong.gather(1, k[:, None])], dim=1)
+    return twice.logsumexp(dim=1) - from_correct.logsumexp(dim=1)
+
+
+LossName = Literal["cross-entropy", "margin", "dlr", "probability-margin"]
+
+UNTARGETED: dict[str, Loss] = {
+    "cross-entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "probability-margin": probability_margin,
+}
+TARGETED: dict[str, Loss] = {
+    "cross-entropy": cross_entropy_targeted,
+    "margin": margin_targeted,
+    "dlr": dlr_targeted,
+    "probability-margin": probability_margin_targeted,
+}

@@ -11,7 +11,7 @@ from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats
 from ..problem.threats import ThreatModel
-from ..search import own_attack
+from ..search import own_attack, targets
 from ..search.attack import AnyAttack, Attack, AttackGiven
 from ..search.attacks import ATTACKS, build, unknown_attack
 from ..search.attacks import parse as parse_attack
@@ -33,11 +33,14 @@ OWN_THREATS, OWN_ATTACKS = (
 
 # Attacks for threats that a protocol does not mention.
 USUAL = {
-    "l0": ["pointwise"],
+    "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
     "rt": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
 }
+
+FORMERLY_USUAL = {"l0": ["pointwise"]}
+"""What stood in `USUAL` before: run files that were planned with it are still true."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,12 @@ class Protocol:
         if threat.name in USUAL:
             return ThreatChoice(threat, _choices(map(_entry, USUAL[threat.name]), threat))
         raise UserError(f"the protocol {self.name} has no attacks for {threat.name}; {_those_for(threat)}")
+
+
+def formerly_usual(threat: ThreatModel) -> ThreatChoice | None:
+    """The threat with the attacks that `USUAL` had for it before; None where they have not changed."""
+    former = FORMERLY_USUAL.get(threat.name)
+    return None if former is None else ThreatChoice(threat, _choices(map(_entry, former), threat))
 
 
 def names() -> list[str]:
@@ -238,6 +247,7 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     if isinstance(given := entry["attack"], Attack):
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
+        targets.refuse_unfit(attack, threat)
         return AttackChoice(str(entry["label"]), attack, restarts)
     return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..problem.classifier import Classifier, arithmetic
+from ..search import targets
 from . import AttackChoice, Protocol, ThreatChoice
 
 ROWS = 64  # of a batch when the rate is measured
@@ -47,9 +48,10 @@ def planned_items(choice: AttackChoice, classes: int) -> int:
 
 
 def of_attack(threat: ThreatChoice, choice: AttackChoice, classes: int) -> Cost:
-    """The cost of an attack with all its restarts and targets."""
+    """The cost of an attack with all its restarts and targets, and of the order of these targets."""
     queries = planned_items(choice, classes) * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step
-    return Cost(queries, 0) if choice.attack.reads == "gradients" else Cost(0, queries)
+    order = Cost(targets.gradients(choice.attack, classes), 0)
+    return order + (Cost(queries, 0) if choice.attack.reads == "gradients" else Cost(0, queries))
 
 
 def of_protocol(protocol: Protocol, classes: int) -> Cost:

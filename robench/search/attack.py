@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import settings
+from ..errors import UserError
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import N_PARAMS
-from ..settings import Count, NoTargets
+from ..settings import Count, NoTargets, TargetOrder
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,12 @@ class Attack(ABC):
     @property
     def spec(self) -> str:
         """The attack as text, with every number: the key of its evidence. `attacks.parse` reads it back."""
-        return spec(self.name, {f.name: getattr(self, f.name) for f in fields(self)})
+        return spec(self.name, settings.named(self))
+
+    @property
+    def noise_key(self) -> str:
+        """The text that keys the noise of its searches."""
+        return self.spec
 
     @abstractmethod
     def max_queries(self, threat: Any) -> int:
@@ -107,6 +113,20 @@ class SteppedAttack(Attack, Generic[T, S]):
 
     steps: Count  # steps of each slot before it is exhausted
     targets: NoTargets = 0  # searches per restart, each aimed at another wrong class; 0 is one search that aims at none
+    target_order: TargetOrder = "logits"  # which wrong classes are aimed at, and in which order
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_order != "logits" and not self.targets:
+            raise UserError(
+                f"{self.name} cannot take target_order={self.target_order!r}: it aims at no class here; set targets,"
+                " such as targets=9, or leave target_order out"
+            )
+
+    @property
+    def noise_key(self) -> str:
+        """The text that keys the noise of its searches: the order of the classes does not change a search."""
+        return spec(self.name, {key: value for key, value in settings.named(self).items() if key != "target_order"})
 
     @abstractmethod
     def start(self, threat: T, batch: Batch) -> S:

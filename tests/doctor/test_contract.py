@@ -32,7 +32,8 @@ LINF = threats.parse("linf:0.1")
             "fmn(steps=9)",
         ),
         *("hop-skip-jump(steps=1)", "salt-and-pepper(steps=5)", "grid(translations=3, rotations=3)"),
-        *("affine-rt(steps=4)", "slide(steps=9)"),
+        *("affine-rt(steps=4)", "slide(steps=9)", "pdpgd(steps=9)", "sigma-zero(steps=9)"),
+        "pgd(steps=9, schedule=cosine, loss=probability-margin)",
     ],
 )
 def test_an_attack_of_robench_keeps_it(text):

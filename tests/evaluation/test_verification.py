@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from robench import protocols
+from robench.evaluation.planning import as_planned
 from robench.evaluation.prepared import PreparedEvaluation
 from robench.evaluation.request import EvalRequest
-from robench.evaluation.verification import min_passes, verify
+from robench.evaluation.verification import _as_expected, min_passes, verify
 from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
@@ -539,3 +540,20 @@ def test_a_single_pass_over_a_stochastic_model_is_refuted():
     )
     found = verify(run.asking(model=model).plan, run.evidence, run.images.items(), Facts(FACTS.whole, noisy))
     assert any("answers at random" in fault for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "true"),
+    [
+        (["pointwise"], True),
+        (["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"], True),
+        (["sigma-zero"], False),
+        (["pointwise(steps=3)"], False),
+    ],
+)
+def test_under_l0_the_former_and_the_present_attacks_are_those_of_a_protocol_without_its_own(attacks, true):
+    chosen = protocols.load("quick", "").with_threats(["l0:3"])
+    (choice,) = chosen.threats
+    others = chosen.with_attacks(attacks).threats[0]
+    planned = as_planned(others, 10)
+    assert (_as_expected(choice, {"l0:3": planned}, 10, eot=1) == planned) is true

@@ -11,10 +11,11 @@ import pytest
 
 import robench
 from robench.leaderboard.entries import CardFacts
-from robench.leaderboard.site import site
+from robench.leaderboard.site import Extras, site
 
 from .browser import PHONE, WIDE, opened, write
 from .conftest import made_rows
+from .full import full_board, full_images
 from .made import NAMES, board, recorded
 
 ROOT = Path(robench.__file__).parents[1]
@@ -62,6 +63,23 @@ def test_hostile_texts_run_nothing_on_any_page(browser, hostile_site):
                 "[onerror], [onload], [onfocus], [autofocus], svg[onload], base, meta[http-equiv=refresh], body style"
             )
             assert page.locator(foreign).count() == 0
+
+
+def test_hostile_texts_in_every_field_run_nothing(browser, tmp_path):
+    text = " ".join(TEXTS)
+    content = msgspec.structs.replace(full_board((text, "harmless"), text), data=text)
+    address = write(site([content], Extras(full_images(content))), tmp_path)
+    for path in sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.html")):
+        with opened(browser, address, path, viewport=PHONE) as page:
+            assert page.locator("h1").is_visible()
+            assert page.evaluate("window.ran") is None
+            page.wait_for_function(FITS, arg=PHONE["width"])
+            if path == f"{content.id}.html":
+                for box in page.locator(".compare").all():
+                    box.check()
+                page.locator(".slide").first.fill("3")
+                page.locator(".comparison figure").first.wait_for()
+                assert page.evaluate("window.ran") is None
 
 
 def test_hostile_names_are_shown_as_they_are_and_can_be_compared(browser, hostile_site, hostile):

@@ -79,3 +79,47 @@ def test_margin_is_positive_exactly_when_argmax_is_wrong():
 def test_nan_logits_make_no_margin():
     logits = torch.tensor([[1.0, float("nan"), 0.0], [float("nan"), 1.0, 0.0]])
     assert margin(logits, torch.tensor([0, 0])).isnan().all()
+
+
+def probabilities(logits):
+    return logits.double().softmax(dim=1)
+
+
+def test_the_probability_margin_is_the_logarithm_of_1_plus_the_difference():
+    p = probabilities(LOGITS)
+    want = torch.stack([p[0, 2] - p[0, 0], p[1, 1] - p[1, 2]])
+    torch.testing.assert_close(UNTARGETED["probability-margin"](LOGITS.double(), Y, TARGET), want.log1p())
+    want = torch.stack([p[0, 1] - p[0, 0], p[1, 3] - p[1, 2]])
+    torch.testing.assert_close(TARGETED["probability-margin"](LOGITS.double(), Y, TARGET), want.log1p())
+
+
+def test_its_gradient_has_the_direction_of_that_of_the_difference():
+    logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    y = torch.arange(50) % 6
+    (log_form,) = torch.autograd.grad(UNTARGETED["probability-margin"](logits, y, y).sum(), logits)
+    p = logits.softmax(dim=1)
+    difference = p.scatter(1, y[:, None], 0).amax(dim=1) - p.gather(1, y[:, None]).squeeze(1)
+    (plain,) = torch.autograd.grad(difference.sum(), logits)
+    torch.testing.assert_close(F.normalize(log_form), F.normalize(plain))
+
+
+@pytest.mark.parametrize("losses", [UNTARGETED, TARGETED], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3, 1e4])
+def test_the_probability_margin_has_a_gradient_however_confident_the_model_is(losses, classes, scale):
+    g = torch.Generator().manual_seed(0)
+    logits = scale * (2 * torch.rand(40, classes, generator=g) - 1)
+    y, k = logits.argmax(dim=1), logits.argmin(dim=1)
+    logits = logits.scatter(1, y[:, None], scale).requires_grad_()
+    value = losses["probability-margin"](logits, y, k)
+    (grad,) = torch.autograd.grad(value.sum(), logits)
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    assert (grad.gather(1, y[:, None]) < 0).all()
+    assert (value < 0).all()
+    wrong = logits.detach().clone().scatter(1, y[:, None], -scale).requires_grad_()
+    value = losses["probability-margin"](wrong, y, wrong.argmax(dim=1))
+    (grad,) = torch.autograd.grad(value.sum(), wrong)
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    assert (value >= 0).all()

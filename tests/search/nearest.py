@@ -88,7 +88,8 @@ def check_independence_of_the_batch(attack, norm):
     model = classifier(module, 3)
     split = toy(model, N)
     exact = sorted(distance(module, split.x[row], int(split.y[row]), norm) for row in range(N))
-    threat, waiting = parse(f"{norm}:{fraction(1.01 * exact[N // 2])}"), items(model, attack, split, range(N))
+    radius = int(exact[N // 2]) if norm == "l0" else fraction(1.01 * exact[N // 2])
+    threat, waiting = parse(f"{norm}:{radius}"), items(model, attack, split, range(N))
 
     def found(order, slots):
         ended = ends(model, split, Job(threat, attack, Waiting.of(order)), slots=slots)

@@ -7,7 +7,8 @@ from robench.errors import UserError
 from robench.problem.losses import cross_entropy
 from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
-from robench.search.attacks.ddn import DDN, fading, log_odds
+from robench.search.attacks.ddn import DDN, log_odds
+from robench.search.attacks.fading import fading
 
 from ..exact_distances import Linear, classifier, toy
 from .nearest import N, asked_about, check_distances, check_independence_of_the_batch, edgy, linear_models

@@ -8,7 +8,6 @@ from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
 from robench.search.attacks import ATTACKS
 from robench.search.attacks.fab import FAB
-from robench.search.attacks.hyperplane import to_hyperplane
 
 from ..exact_distances import Linear, classifier, distance, fraction, toy
 from .running import broken_rows, items, run
@@ -39,7 +38,7 @@ def test_the_projection_meets_the_hyperplane_inside_the_box_at_the_exact_distanc
     value = (logits.gather(1, wrong[:, None]) - logits.gather(1, split.y[:, None])).squeeze(1)
     threat = parse(f"{norm}:1")
     for factor in (1.0, -1.0):  # either sign describes the same hyperplane
-        move = to_hyperplane(threat, split.x, factor * slope, factor * value)
+        move = threat.to_hyperplane(split.x, factor * slope, factor * value)
         assert ((split.x + move >= -1e-6) & (split.x + move <= 1 + 1e-6)).all()
         size = threat.size(move.double())
         for row in range(4):
@@ -54,7 +53,7 @@ def test_the_projection_meets_the_hyperplane_inside_the_box_at_the_exact_distanc
 def test_the_projection_goes_as_far_as_the_box_where_the_hyperplane_lies_beyond_and_stays_where_there_is_none(norm):
     x = torch.tensor([[0.25, 0.0, 1.0, 0.5]]).repeat(3, 1)
     slope = torch.tensor([[1.0, -2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, -3.0, 1e-38]])
-    move = to_hyperplane(parse(f"{norm}:1"), x, slope, torch.tensor([-9.0, -9.0, 0.0]))
+    move = parse(f"{norm}:1").to_hyperplane(x, slope, torch.tensor([-9.0, -9.0, 0.0]))
     assert move.tolist() == [[0.75, 0.0, 0.0, 0.0], [0.0] * 4, [0.0] * 4]
 
 
@@ -62,7 +61,7 @@ def test_the_projection_goes_as_far_as_the_box_where_the_hyperplane_lies_beyond_
 def test_the_projection_of_a_point_beyond_the_hyperplane_comes_back_to_it(norm):
     x, slope = torch.tensor([[0.5, 0.5]]), torch.tensor([[2.0, 1.0]])
     expected = {"linf": [-0.2, -0.2], "l2": [-0.24, -0.12], "l1": [-0.3, 0.0]}[norm]
-    move = to_hyperplane(parse(f"{norm}:1"), x, slope, torch.tensor([0.6]))
+    move = parse(f"{norm}:1").to_hyperplane(x, slope, torch.tensor([0.6]))
     assert move.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 

@@ -3,8 +3,12 @@
 import math
 
 import pytest
+import torch
 
 from robench.problem.threats import parse
+from robench.search.attack import Batch, Seen
+from robench.search.attacks import build
+from robench.search.attacks import parse as parse_attack
 from robench.search.attacks.pgd import PGD
 
 from ..exact_distances import Linear, classifier, distance, fraction, toy
@@ -52,3 +56,33 @@ def test_random_starts_and_either_loss_get_there_too(norm, loss):
 def test_its_step_is_two_and_a_half_radii_in_all_unless_said():
     assert PGD(steps=50).stride == pytest.approx(0.05)
     assert PGD(steps=50, step_size=0.3).stride == 0.3
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_probability_margin_with_steps_that_fade_gets_there_too(norm):
+    module = Linear(3)
+    model = classifier(module, 3)
+    split = toy(model, N, edges=False)
+    distances = [distance(module, split.x[row], int(split.y[row]), norm) for row in range(N)]
+    attack = PGD(steps=100, loss="probability-margin", schedule="cosine", targets=2)
+    check_around(model, split, distances, attack, norm)
+
+
+def test_the_steps_of_the_cosine_schedule_fall_from_two_radii_to_0():
+    attack, threat = PGD(steps=4, random_start=False, schedule="cosine"), parse("linf:0.01")
+    x = torch.full((1, 1, 1, 1), 0.5)
+    batch = Batch(x, torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
+    state, lengths = attack.start(threat, batch), []
+    for turn in range(4):
+        before, sign = state.delta, (-1) ** turn
+        seen = Seen(torch.zeros(1, 2), torch.zeros(1), torch.full_like(x, float(sign)))
+        state = attack.step(threat, batch, state, seen)
+        lengths.append((state.delta - before).abs().item() / 0.01)
+    # 2 radii are cut at the ball; then the whole ball across, 1 radius and what is left of a cosine.
+    assert lengths == pytest.approx([1.0, 1 + math.cos(math.pi / 4), 1.0, 1 - math.cos(math.pi / 4)], rel=1e-4)
+
+
+def test_a_setting_that_came_later_is_named_only_where_it_differs():
+    assert PGD().spec == "pgd(loss='margin', random_start=True, step_size=None, steps=100, targets=0)"
+    assert "schedule='cosine'" in PGD(schedule="cosine").spec
+    assert build(*parse_attack(PGD(schedule="cosine").spec)) == PGD(schedule="cosine")

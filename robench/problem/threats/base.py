@@ -107,6 +107,31 @@ class Ball(ThreatModel):
         """
         raise NotImplementedError(f"{self.name} has no cheapest way to a hyperplane")
 
+    def to_hyperplane(self, x: Inputs, slope: Inputs, value: PerExample) -> Inputs:
+        """The move of least size from images x to where `value + slope . move` is 0, inside the box.
+
+        Croce and Hein 2020, section 3.1, https://arxiv.org/abs/1907.02044. Where the hyperplane lies outside the box,
+        the move goes as far as the box allows. Coordinates of slope 0 stay.
+        """
+        flat = slope.flatten(1)
+        peak = flat.abs().amax(dim=1, keepdim=True).clamp(min=TINY)  # first, so that squares do not underflow
+        direction = -flat.sign() * value.sign()[:, None]
+        gain = flat.abs() / peak
+        limit = room(direction, x.flatten(1)) * (gain > 0)
+        move = self.cheapest(gain, limit, value.abs()[:, None] / peak)
+        return (direction * move).view_as(slope)
+
+    def vertex(self, grad: Inputs, x: Inputs) -> Inputs:
+        """The member of ball and box that maximises a linear loss with this gradient; 0 where grad is 0.
+
+        `(grad * vertex).sum()` is the support function of the threat set.
+        """
+        raise NotImplementedError(f"{self.name} knows no best member for a linear loss")
+
+    def proximal(self, delta: Inputs, weight: PerExample, metric: Inputs) -> Inputs:
+        """The minimiser z of `sum(metric * (z - delta)**2) / 2 + weight * size(z)`, exactly; the metric is positive."""
+        raise NotImplementedError(f"{self.name} has no proximal operator")
+
     def shortened(self, delta: Candidates, size: Float[Tensor, "L W"]) -> Candidates:
         """Each delta cut down to a size along the way from 0 to delta; unchanged if it is no larger.
 

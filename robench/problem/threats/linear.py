@@ -41,6 +41,14 @@ def largest_first(worth: Rows, limit: Rows, need: Column) -> Rows:
     return full + tied * share.clamp(min=0, max=1)
 
 
+def filled_first(worth: Rows, limit: Rows, budget: float) -> Rows:
+    """Coordinates of the highest worth move to their limits until the budget is used up; ties share what is left."""
+    last = level(worth, budget, limit)
+    full, tied = limit * (worth > last), limit * (worth == last)
+    left = budget - full.sum(dim=1, keepdim=True)
+    return full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
+
+
 def common_length(gain: Rows, limit: Rows, need: Column) -> Column:
     """The smallest t at which the sum of gain * min(t, limit) is `need`; larger than every limit if there is none.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...errors import UserError
 from ..shapes import Inputs, PerExample, per_candidate, per_example
 from .base import PIXEL_ROUNDING, TINY, Ball, Candidates, room, shrink_to
-from .linear import Column, Rows, common_length, largest_first
+from .linear import Column, Rows, common_length, filled_first, largest_first
+from .proximal import largest_lowered, length_shortened, lowered
 from .shrinkage import Clipping, Scaling, Shrinkage, Thresholding
 
 # Steps of Newton's method for the threshold of an l_1 ball. Each divides (excess of the sum) * (coordinates above
@@ -21,6 +22,7 @@ from .shrinkage import Clipping, Scaling, Shrinkage, Thresholding
 # of 0.0006 and 0.004 left, which a plain rescale removes.
 NEWTON = 12
 HALVINGS = 24  # of the range of a delta: down to its own float32 rounding
+FAR = 1e20  # times a unit delta: beyond the box in every coordinate that counts, and its square fits a float64
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Linf(Ball):
 
     def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
         return torch.minimum(common_length(gain, limit, need), limit)
+
+    def vertex(self, grad: Inputs, x: Inputs) -> Inputs:
+        return self.project(self.r * grad.sign(), x)
+
+    def proximal(self, delta: Inputs, weight: PerExample, metric: Inputs) -> Inputs:
+        return largest_lowered(delta.flatten(1), weight[:, None], metric.flatten(1)).view_as(delta)
 
     def shortened(self, delta: Candidates, size: Float[Tensor, "L W"]) -> Candidates:
         reach = per_candidate(size, delta)
@@ -104,6 +112,12 @@ class L2(Ball):
     def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
         multiple = limit / gain.clamp(min=TINY)
         return gain * torch.minimum(common_length(gain.square(), multiple, need), multiple)
+
+    def vertex(self, grad: Inputs, x: Inputs) -> Inputs:
+        return self.nearest(FAR * self.steepest(grad), x)  # a multiple of the gradient, cut by the box
+
+    def proximal(self, delta: Inputs, weight: PerExample, metric: Inputs) -> Inputs:
+        return length_shortened(delta.flatten(1), weight[:, None], metric.flatten(1)).view_as(delta)
 
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         return self.project(self.r * self.steepest(noise), x)  # on the sphere, then cut by the box
@@ -184,6 +198,15 @@ class L1(Ball):
     def cheapest(self, gain: Rows, limit: Rows, need: Column) -> Rows:
         return largest_first(gain, limit, need)
 
+    def vertex(self, grad: Inputs, x: Inputs) -> Inputs:
+        """The radius goes to the largest gradients, each pixel up to the edge of the box."""
+        flat = grad.flatten(1)
+        move = filled_first(flat.abs(), room(flat, x.flatten(1)), self.r)
+        return (flat.sign() * move).view_as(grad)
+
+    def proximal(self, delta: Inputs, weight: PerExample, metric: Inputs) -> Inputs:
+        return lowered(delta.flatten(1), weight[:, None], metric.flatten(1)).view_as(delta)
+
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         tail = torch.erfc(noise.abs() * 0.5**0.5).clamp(min=2.0**-60)
         laplace = -noise.sign() * tail.log()  # as likely to lie anywhere on the sphere, once scaled to it
@@ -207,7 +230,7 @@ class L0(Ball):
             raise UserError(f"l0:{self.radius} counts pixels, so it must be a whole number; write it like l0:10")
 
     def size(self, delta: Inputs) -> PerExample:
-        return _pixels(delta).ne(0).any(dim=1).sum(dim=1).to(delta.dtype)
+        return pixels(delta).ne(0).any(dim=1).sum(dim=1).to(delta.dtype)
 
     def slack(self, x_adv: Inputs, x: Inputs) -> PerExample:
         return torch.zeros_like(x_adv.flatten(1)[:, 0], dtype=torch.float64)  # a count has no rounding
@@ -218,30 +241,48 @@ class L0(Ball):
     def nearest(self, delta: Inputs, x: Inputs, stretch: PerExample | None = None) -> Inputs:
         """The change of the pixels whose removal would cost most: abs(d)^2 less what the box cuts off."""
         boxed = (x + delta).clamp(0, 1) - x
-        worth = (_pixels(delta).square() - _pixels(delta - boxed).square()).sum(dim=1)
+        worth = (pixels(delta).square() - pixels(delta - boxed).square()).sum(dim=1)
         assert stretch is None, "a count of pixels is not stretched"
         return boxed * self._top(worth, delta)
 
     def steepest(self, grad: Inputs) -> Inputs:
         """One pixel, moved by at most 1 in every channel: the largest change that a box of width 1 admits."""
-        best = _pixels(grad).abs().sum(dim=1).argmax(dim=1, keepdim=True)
-        return grad.sign() * _spread(torch.zeros_like(_pixels(grad)[:, 0]).scatter_(1, best, 1.0), grad)
+        best = pixels(grad).abs().sum(dim=1).argmax(dim=1, keepdim=True)
+        return grad.sign() * over_channels(torch.zeros_like(pixels(grad)[:, 0]).scatter_(1, best, 1.0), grad)
+
+    def to_hyperplane(self, x: Inputs, slope: Inputs, value: PerExample) -> Inputs:
+        """The fewest pixels with which the hyperplane can be reached, each to the edge of the box: on it or beyond."""
+        far = _to_edge(-slope * per_example(value.sign(), slope), x)
+        gain = pixels(slope * far).abs().sum(dim=1)
+        ordered, order = gain.sort(dim=1, descending=True, stable=True)
+        before = ordered.cumsum(dim=1, dtype=torch.float64) - ordered
+        moves = (before < value.abs()[:, None]) & (ordered > 0)
+        return far * over_channels(torch.zeros_like(gain).scatter_(1, order, moves.to(gain.dtype)), far)
+
+    def vertex(self, grad: Inputs, x: Inputs) -> Inputs:
+        far = _to_edge(grad, x)
+        return far * self._top(pixels(grad * far).sum(dim=1), grad)
 
     def sample(self, x: Inputs, noise: Inputs) -> Inputs:
         """A change of as many pixels as allowed: those of the largest noise, which also moves them towards 0 or 1."""
         values = 0.5 + 0.5 * torch.erf(noise * 0.5**0.5)
-        return (values - x) * self._top(_pixels(noise).abs().sum(dim=1), noise)
+        return (values - x) * self._top(pixels(noise).abs().sum(dim=1), noise)
 
     def _top(self, worth: Rows, like: Inputs) -> Inputs:
         top = worth.topk(min(int(self.radius), worth.shape[1]), dim=1).indices
-        return _spread(torch.zeros_like(worth).scatter_(1, top, 1.0), like)
+        return over_channels(torch.zeros_like(worth).scatter_(1, top, 1.0), like)
 
 
-def _pixels(t: Inputs) -> Float[Tensor, "B C N"]:
+def pixels(t: Inputs) -> Float[Tensor, "B C N"]:
     """A tensor (B, C, H, W) as channels of pixels; other shapes have one channel."""
     return t.flatten(2) if t.ndim == 4 else t.flatten(1).unsqueeze(1)
 
 
-def _spread(pixels: Rows, like: Inputs) -> Inputs:
+def over_channels(values: Rows, like: Inputs) -> Inputs:
     """One number per pixel, repeated over the channels of `like`."""
-    return pixels.unsqueeze(1).expand_as(_pixels(like)).reshape(like.shape)
+    return values.unsqueeze(1).expand_as(pixels(like)).reshape(like.shape)
+
+
+def _to_edge(direction: Inputs, x: Inputs) -> Inputs:
+    """The move of every pixel to the edge of the box, along the sign of `direction`; 0 where that is 0."""
+    return direction.sign() * room(direction, x)

@@ -22,9 +22,11 @@ from .fab import FAB
 from .fmn import FMN
 from .frank_wolfe import FrankWolfe
 from .hop_skip_jump import HopSkipJump
+from .pdpgd import PDPGD
 from .pgd import PGD
 from .pointwise import Pointwise
 from .salt_and_pepper import SaltAndPepper
+from .sigma_zero import SigmaZero
 from .slide import SLIDE
 from .spatial import Grid, RandomTransforms
 from .square import Square
@@ -33,7 +35,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
     a.name: a
     for a in (
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
-        *(CarliniWagner, EAD, DDN, FMN, BrendelBethge),
+        *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
         *(Grid, RandomTransforms, AffineLp, AffineRTAttack),
         AutoAttackReference,

@@ -12,7 +12,6 @@ from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import EUCLIDEAN, Ball
 from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
-from .hyperplane import to_hyperplane
 from .starts import faded
 
 START, SEARCH, WALK = 0, 1, 2  # the phases of a slot
@@ -117,7 +116,7 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
     def _started(
         self, threat: Ball, batch: Batch, state: BrendelBethgeState, seen: Seen, fooled: Mask
     ) -> BrendelBethgeState:
-        ahead = BEYOND * to_hyperplane(threat, batch.x + state.delta, seen.grad, seen.loss)
+        ahead = BEYOND * threat.to_hyperplane(batch.x + state.delta, seen.grad, seen.loss)
         turn = state.queries - self.starts // 2  # noise before 0, the image at 0, then on from there
         stepped = torch.where(per_example(turn > 0, ahead), _boxed(state.delta + ahead, batch.x), 0.0)
         onward = torch.where(per_example(turn < 0, ahead), self._noise(batch, state.queries), stepped)
@@ -170,7 +169,7 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     exact = MISSED * need.abs() + ROUNDING * limit * steepness
 
     within = aim.clamp(-reach * EUCLIDEAN.size(slope), reach * EUCLIDEAN.size(slope))
-    shortest = to_hyperplane(EUCLIDEAN, x + delta, slope, -within).flatten(1)
+    shortest = EUCLIDEAN.to_hyperplane(x + delta, slope, -within).flatten(1)
     length = shortest.norm(dim=1, keepdim=True)
     possible = ((need - (g * shortest).sum(dim=1, keepdim=True)).abs() <= exact) & (length <= limit)
     best: Rows = shortest * (limit / length.clamp(min=TINY)).clamp(max=1)

@@ -11,12 +11,12 @@ from ...problem.shapes import Inputs, Labels, Logits, Mask, PerExample, per_exam
 from ...problem.threats import Ball
 from ...settings import Bounds, Count, NonNegative, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
+from .adam import BETA1, BETA2, EPSILON, moments
 
 # Pixels are scaled to [-SHRINK, SHRINK] before arctanh. With the 0.999999 of the authors' code, the gradient of a pixel
 # at 0 or 1 is a millionth of that of others: on binary images the attack then finds nothing in 1000 steps.
 SHRINK = 0.9
 EDGE = atanh(SHRINK)  # w of the pixel 1
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 CHECKS = 10  # of the progress of a round
 PROGRESS = 0.9999  # of the loss at the last check: a round that stays above is stopped early
 LARGEST = 1e10  # c
@@ -101,8 +101,7 @@ class CarliniWagner(GradientAttack[Ball, CarliniWagnerState]):
     def _moved(self, batch: Batch, state: CarliniWagnerState, seen: Seen) -> CarliniWagnerState:
         slope = (1 - state.w.tanh().square()) / (2 * SHRINK)  # of the image in w
         grad = (2 * state.delta - per_example(state.c, seen.grad) * seen.grad) * slope
-        mean = BETA1 * state.mean + (1 - BETA1) * grad
-        square = BETA2 * state.square + (1 - BETA2) * grad.square()
+        mean, square = moments(state.mean, state.square, grad)
         t = (state.moves + 1).to(grad.dtype)
         stride = self.learning_rate * (1 - BETA2**t).sqrt() / (1 - BETA1**t)
         w = state.w - per_example(stride, grad) * mean / (square.sqrt() + EPSILON)

@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from math import pi
 from typing import Annotated, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from ...problem.shapes import Labels, Logits, PerExample, per_example
 from ...problem.threats import Ball
 from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
+from .fading import fading
 
 LAST_STEP_SIZE = 0.01  # of the first
 LAST_GAMMA = 0.001  # a norm that still changes by 5 % at the end finds nothing nearer than 5 %
@@ -76,11 +76,3 @@ def log_odds(logits: Logits, y: Labels, target: Labels) -> PerExample:
     """The log-odds of a wrong class. Its gradient has the direction of that of the cross-entropy."""
     correct = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1) - correct
-
-
-# Shared with FMN
-
-
-def fading(part: PerExample, first: float, last: float) -> PerExample:
-    """A value that falls from `first` to `last` along half a cosine wave, as `part` goes from 0 to 1."""
-    return last + (first - last) * (1 + torch.cos(pi * part)) / 2

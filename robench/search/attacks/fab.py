@@ -9,7 +9,6 @@ from ...problem.shapes import Inputs, PerExample, per_example
 from ...problem.threats import Ball
 from ...settings import Bounds, Count, NonNegative, Share
 from ..attack import Batch, GradientAttack, Seen, State
-from .hyperplane import to_hyperplane
 
 TINY = 1e-8  # keeps 0 / 0 away if neither point has a way to go
 
@@ -55,7 +54,7 @@ class FAB(GradientAttack[Ball, State]):
 
         def to_boundary(delta: Inputs) -> Inputs:
             value = seen.loss + _dot(seen.grad, delta - state.delta)
-            return to_hyperplane(threat, batch.x + delta, seen.grad, value)
+            return threat.to_hyperplane(batch.x + delta, seen.grad, value)
 
         from_here, from_image = to_boundary(here), to_boundary(torch.zeros_like(here))
         far, farther = threat.size(from_here).clamp(min=TINY), threat.size(from_image).clamp(min=TINY)

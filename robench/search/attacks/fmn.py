@@ -10,7 +10,7 @@ from ...problem.shapes import Inputs, Mask, PerExample, per_example
 from ...problem.threats import EUCLIDEAN, Ball, inward
 from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
-from .ddn import fading
+from .fading import fading
 
 LAST_STEP_SIZE = 0.01  # of the first
 LAST_GAMMA = 0.001

@@ -8,12 +8,9 @@ from torch import Tensor
 from ...problem.losses import UNTARGETED, Loss, LossName
 from ...problem.noise import normal
 from ...problem.shapes import per_example
-from ...problem.threats import Ball, room
-from ...problem.threats.linear import level
+from ...problem.threats import Ball
 from ...settings import Count
 from ..attack import Batch, GradientAttack, Seen, State
-
-TINY = 1e-30  # keeps 0 / 0 away
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,7 @@ class FrankWolfe(GradientAttack[Ball, FrankWolfeState]):
         return FrankWolfeState(delta, taken=torch.zeros_like(batch.keys))
 
     def step(self, threat: Ball, batch: Batch, state: FrankWolfeState, seen: Seen) -> FrankWolfeState:
-        flat = seen.grad.flatten(1)
-        size, wall = flat.abs(), room(flat, batch.x.flatten(1))
-        last = level(size, threat.r, wall)  # the gradient at which the radius is used up; ties share the rest
-        full, tied = wall * (size > last), wall * (size == last)
-        left = threat.r - full.sum(dim=1, keepdim=True)
-        exhausted = full + tied * (left / tied.sum(dim=1, keepdim=True).clamp(min=TINY)).clamp(max=1)
-        vertex = (flat.sign() * exhausted).view_as(seen.grad)
+        vertex = threat.vertex(seen.grad, batch.x)
         share = per_example(2 / (state.taken + 2), vertex)
         # A point between two members is a member, up to rounding, which `project` repairs.
         moved = threat.project(state.delta + share * (vertex - state.delta), batch.x)

@@ -154,7 +154,7 @@ def batch_of(classifier: Classifier, job: Job, split: Split, items: Sequence[Ite
     keys = keyed(
         seed,
         torch.tensor([split.numbers[item.row] for item in items]),
-        text_key(f"{job.threat.name} {renames.former_spec(job.attack.spec)}"),
+        text_key(f"{job.threat.name} {renames.former_spec(job.attack.noise_key)}"),
         targets,
         restart=torch.tensor([item.restart for item in items]),
     )
