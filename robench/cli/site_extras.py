@@ -138,7 +138,7 @@ def site_runs(found: Collected, note: Note) -> dict[tuple[str, str], Download]:
                 with ExitStack() as stack:
                     opened = [stack.enter_context(RunFile.read(path)) for path in _ordered(runs)]
                     write_joint(out, opened, [recorded_plan(file) for file in opened], shared=True)
-                files[board, model] = Download(out.read_bytes(), _stored(out))
+                files[board, model] = Download(out.read_bytes(), _stored(out), _missing(out))
                 out.unlink()
             except UserError as error:
                 note(f"no run file of {model}: {error}")
@@ -155,3 +155,11 @@ def _stored(path: Path) -> int:
     """The number of images in a run file."""
     with RunFile.read(path) as file:
         return file.image_count()
+
+
+def _missing(path: Path) -> int:
+    """The number of examples and threats that are broken by images none of which is in the run file."""
+    with RunFile.read(path) as file:
+        evidence, stored = file.evidence(), file.image_count()
+    accepted = {verdict.claim for verdict in evidence.verdicts if verdict.accepted}
+    return max(0, len({(c.example, c.threat) for c in evidence.claims if c.id in accepted}) - stored)

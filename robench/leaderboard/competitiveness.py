@@ -16,8 +16,6 @@ What differs here: their acc*(P) is the accuracy of a network that was trained a
 no such networks, so acc*(P) is the best accuracy under P of the models in the table, and every score depends on who is
 in it. Their K has 20 strengths of each attack. For the ratios K is the threats of the table at their radius; for SC it
 is all levels of them. Ratios are fractions, theirs percent.
-
-The page has the same functions, for chosen threats, in the same order of operations.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -81,7 +81,7 @@ class ThreatResult(msgspec.Struct, frozen=True):
     wrong: Count
     broken: Count
     standing: Count
-    elsewhere: Count  # broken by evidence from outside the protocol
+    elsewhere: Count  # of the broken, those that only evidence from outside the protocol breaks
     protocol_accuracy: float  # from the runs that answer the question of the table alone
     masking: MaskingVerdict
     masking_evidence: tuple[str, ...]

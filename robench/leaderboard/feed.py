@@ -31,7 +31,7 @@ class Change(NamedTuple):
         entry, where = self.entry, f"under {', '.join(self.table.threats)}"
         by = f" by {entry.by}" if entry.by else ""
         broken = ", ".join(f"{count} under {threat}" for threat, count in entry.lowered.items() if threat != "union")
-        what = f"broke {broken} first" if broken else "broke no further example"
+        what = f"first broke these examples: {broken}" if broken else "broke no further example"
         return f"{entry.source or 'A run'}{by} {what}. Now {percent(entry.union)} % stand {where}."
 
 

@@ -94,7 +94,7 @@ def _threat(answer: Answer, place: int, share: Share) -> ThreatResult:
         wrong=entry.wrong,
         broken=entry.broken,
         standing=entry.standing,
-        elsewhere=entry.elsewhere,
+        elsewhere=_beyond(entry.outcomes, alone.outcomes),
         protocol_accuracy=alone.accuracy,
         masking=entry.masking.verdict,
         masking_evidence=entry.masking.evidence,

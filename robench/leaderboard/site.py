@@ -19,10 +19,11 @@ VENDORED = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE.txt", "vendor.t
 
 @dataclass(frozen=True)
 class Download:
-    """A run file with all evidence on a model, and the number of images in it."""
+    """A run file with all evidence on a model, the number of images in it, and of breaks whose image it lacks."""
 
     content: bytes
     images: int
+    missing: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..evidence.records import Claim, Evidence, Exhausted, Plan
 from .merging import consolidated
-from .outcomes import answers, planned_threat
+from .outcomes import answers, breaks, is_exhausted, planned_threat
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,16 @@ class Fall:
 
 
 def falls(plan: Plan, evidence: Evidence, threat: str) -> list[Fall]:
-    """One entry per planned attack that was tried, in plan order."""
+    """One entry per planned attack that was tried, in plan order.
+
+    A search that ended early because another one broke its example is left out: the example does not stand.
+    """
     answered = answers(evidence)
     correct = {example for example in plan.examples if answered.get(example, False)}
     accepted = {v.claim for v in evidence.verdicts if v.accepted}
     claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
     exhausted = consolidated(s for s in evidence.exhausted if s.threat == threat and s.example in correct)
+    lost = {claim.example for claim, _ in breaks(evidence, threat)}
     found = []
     for attack in planned_threat(plan, threat).attacks:
         costs: dict[int, int] = {}
@@ -34,6 +38,9 @@ def falls(plan: Plan, evidence: Evidence, threat: str) -> list[Fall]:
             if record.attack == attack.spec:
                 costs[record.example] = costs.get(record.example, 0) + record.forwards
         broken = {c.example for c in claims.values() if c.attack == attack.spec and c.id in accepted}
+        if not plan.every_attack:
+            ended = {s.example for s in exhausted if s.attack == attack.spec and is_exhausted(attack, s.done)}
+            costs = {e: cost for e, cost in costs.items() if e in broken | ended or e not in lost}
         if costs:
             met = len(correct) if plan.every_attack else len(costs)
             found.append(_fall(attack.label, met, costs, broken, len(plan.examples)))

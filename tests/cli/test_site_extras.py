@@ -80,6 +80,14 @@ def test_a_run_file_has_the_images_whichever_copy_comes_first(run, robench, fold
     (download,) = site_runs(both, pytest.fail).values()
     with RunFile.read(run) as file:
         assert download.images == file.image_count() > 0
+    assert download.missing == 0
+
+
+def test_a_run_file_without_images_has_the_number_of_breaks_that_lack_one(run, robench, folder, recorded):
+    robench("merge", run, "--slim", "--out", "slim.robench")
+    (download,) = site_runs(collected([recorded(folder / "slim.robench")], lambda *_: True), pytest.fail).values()
+    with RunFile.read(run) as file:
+        assert (download.images, download.missing) == (0, file.image_count())
 
 
 def test_a_run_that_cannot_be_joined_is_named(found, monkeypatch):

@@ -91,12 +91,15 @@ def test_the_numbers_that_are_sorted_are_those_of_the_table(section, table):
 def test_the_filter_shows_the_models_whose_names_hold_its_text(section):
     section.locator(".filter").fill("MODEL-3")
     assert names(section) == ["model-3"]
+    assert section.locator(".found").inner_text() == "1 of 7 models"
     section.locator(".filter").fill("no such model")
     assert names(section) == []
+    assert section.locator(".found").inner_text() == "0 of 7 models"
     section.locator(".filter").fill("<B>")
     assert names(section) == ["<b>bold</b>"]
     section.locator(".filter").fill("")
     assert len(names(section)) == 7
+    assert section.locator(".found").inner_text() == ""
 
 
 def test_every_set_of_ticked_threats_shows_pythons_numbers_to_the_last_digit(section, table):
@@ -192,6 +195,34 @@ def test_radius_sliders_show_pythons_numbers_at_every_step(section, table):
         for model, numbers in found.items():
             words = [percent(numbers.union), "–".join(map(percent, numbers.union_ci95))]
             assert [word.rstrip("†") for word in unions[model]][-2:] == words
+
+
+def test_published_numbers_are_not_shown_for_other_threats_or_radii(section, table):
+    row = section.locator("tbody.claimed tr").last
+    cells = {name: row.locator(f"td.{name}") for name in ("union", "clean", "t0")}
+    before = {"union": "50.0", "clean": "99.0", "t0": "62.5"}
+    assert {name: cell.inner_text() for name, cell in cells.items()} == before
+    section.locator(".tick").nth(1).uncheck()
+    assert {name: cell.inner_text() for name, cell in cells.items()} == before | {"union": "–"}
+    section.locator(".slide").first.fill("7")
+    wait_for_numbers(section)
+    assert {name: cell.inner_text() for name, cell in cells.items()} == before | {"union": "–", "t0": "–"}
+    section.locator(".slide").first.fill("20")
+    section.locator(".tick").nth(1).check()
+    assert {name: cell.inner_text() for name, cell in cells.items()} == before
+
+
+def test_examples_on_which_models_differ_name_the_chosen_radius(section):
+    for box in section.locator(".tick").all()[1:]:
+        box.uncheck()
+    section.locator(".slide").first.fill("10")
+    for box in section.locator(".compare").all()[:2]:
+        box.check()
+    section.locator(".comparison figcaption").first.wait_for()
+    texts = section.locator(".comparison figcaption").all_inner_texts()
+    broken = [text for text in texts if " is broken under " in text]
+    assert broken
+    assert all(" is broken under linf:0.15" in text for text in broken)
 
 
 def shown_p(p):

@@ -103,6 +103,9 @@ def test_space_ticks_a_threat_and_two_models_without_a_mouse(browser, made_site)
                 assert box.is_checked() == (selector == ".compare")
         assert page.locator("td.union").all_inner_texts() != before
         page.locator(".comparison table").first.wait_for()
+        silent = page.locator(".comparison [aria-live=off]").first
+        assert silent.locator("table").count() == 1
+        assert page.locator(".comparison > p").count() >= 1, "the sentences alone are announced"
 
 
 def test_the_first_control_skips_to_the_content(browser, made_site, kind):

@@ -81,6 +81,14 @@ def test_evidence_of_a_run_about_other_threats_lowers_the_number():
     assert (row.threats[0].share.accuracy, row.threats[0].protocol_accuracy) == (0.75, 1.0)
 
 
+def test_elsewhere_counts_the_examples_that_the_protocol_does_not_break():
+    own = recorded(["BSSS", "SSSB"])
+    other = recorded(["BBSS", "SSSS"], ("linf:0.3", "l1:10"), attack=APGD, size=0.01)
+    row = board(own, other).tables[1].models[0]
+    assert [t.threat for t in row.threats] == ["linf:0.3", "l2:2"]
+    assert [(t.broken, t.elsewhere) for t in row.threats] == [(2, 1), (1, 0)]
+
+
 def test_of_several_protocols_the_row_is_the_one_with_the_fewest_open_examples():
     row = only_row(recorded(["SSSB"], protocol="quick"), recorded(["SBOO"], protocol="long", attack=APGD))
     assert (row.protocol, row.other_protocols, row.threats[0].outcomes) == ("quick", ("long",), "SBSB")

@@ -74,7 +74,7 @@ def test_an_entry_names_the_submitter_and_what_was_lowered():
     (entry, _) = valid(feed([full_board()], "")).findall(f"{ATOM}entry")
     assert only(only(entry, "author"), "name").text == "text"
     assert only(entry, "content").text == (
-        "text by text broke 1 under linf:0.3 first. Now 50.0 % stand under linf:0.3, l2:2."
+        "text by text first broke these examples: 1 under linf:0.3. Now 50.0 % stand under linf:0.3, l2:2."
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robench.evidence.records import Claim, Evidence, Verdict
+from robench.evidence.records import Claim, Evidence, PlannedAttack, PlannedThreat, Verdict
 from robench.leaderboard.queries import MAX_STEPS, query_curves
 from robench.results.queries import falls
 
-from ..results.made import EVIDENCE, PLAN, clean
+from ..results.made import EVIDENCE, PLAN, clean, exhausted, plan
 from .made import NAMES, board, recorded
 
 
@@ -45,6 +45,23 @@ def test_a_long_curve_has_few_steps_and_never_lies_above_the_exact_one(seed, n):
     for queries in range(1, 3001, 7):
         gap = value(exact, queries) - value(curve, queries)
         assert 0 <= gap <= allowed
+
+
+def test_a_search_that_another_find_ended_is_left_out():
+    attack = PlannedAttack("pgd", "pgd(steps=40)", items=2)
+    asked = plan(examples=(0, 1, 2, 3), threats=(PlannedThreat("linf:0.3", (attack,)),))
+    evidence = Evidence(
+        tuple(map(clean, range(4))),
+        # 0 is broken by the attack and 1 by an image from a file; 2 stands; 3 is still searched
+        (
+            Claim(1, 0, "linf:0.3", attack.spec, 0, -1, 10, 9),
+            Claim(2, 1, "linf:0.3", "claim(sha256='00')", 0, -1, 0, 0),
+        ),
+        (Verdict(1, True, "", "", 0.1, 0.5), Verdict(2, True, "", "", 0.1, 0.5)),
+        (exhausted(1, 1), exhausted(2, 3), exhausted(3, 1)),
+    )
+    (curve,) = query_curves(asked, evidence, "linf:0.3")
+    assert (curve.queries, curve.standing) == ((1, 10, 40), (0.75, 0.5, 0.5))
 
 
 def test_curves_are_of_the_protocols_own_runs():

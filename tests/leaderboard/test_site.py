@@ -181,10 +181,18 @@ def test_a_run_file_without_images_is_not_said_to_verify():
     assert "robench verify cannot judge them again" in text
 
 
+def test_a_run_file_that_lacks_images_is_not_said_to_verify_in_full(full):
+    found = full_board(names=("one",))
+    model = found.tables[0].models[0].id
+    text = page_of(site([found], Extras(runs={(found.id, model): Download(b"run", 7, 1200)})), "one").text
+    assert "It exits with 1: the file has no image of 1,200 other breaks" in " ".join(text.split())
+    assert "It exits with 1" not in page_of(full, "one").text
+
+
 def test_claimed_rows_stand_apart_and_have_no_marks(full):
     text = full["mnist-test.html"].decode()
     measured, claimed = re.search(r"<tbody>(.*?)</tbody>\s*<tbody class=\"claimed\">(.*?)</tbody>", text, re.S).groups()
-    assert "Published by others, not verified here" in claimed
+    assert "Published by others, of their own weights; not verified here" in claimed
     assert measured.count("data-model") == 2
     assert not re.search("data-model|data-value|<strong>|compare", claimed)
 

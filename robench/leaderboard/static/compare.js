@@ -65,11 +65,9 @@ class Comparison {
       const { name, beyond } = table.models[id];
       if (beyond) sentences.push(`Examples of ${name} broken only by evidence of runs outside its protocol: ${beyond}.`);
     }
-    return [
-      ...sentences.map((sentence) => element("p", sentence)),
-      this.counted(names, lines),
-      ...this.differing(names, loaded, chosen),
-    ];
+    const details = element("div", "", { "aria-live": "off" }); // a screen reader announces the sentences alone
+    details.append(this.counted(names, lines), ...this.differing(names, loaded, chosen));
+    return [...sentences.map((sentence) => element("p", sentence)), details];
   }
 
   counted([first, second], lines) {
@@ -124,14 +122,14 @@ class Comparison {
 
   // One example: the first chosen threat under which the model loses it, and its images.
   figure(place, number, name, { rows, sheets }, chosen) {
-    const { table } = this.board;
+    const { table, radius } = this.board;
     const figure = element("figure", "");
     const images = table.images;
     const wrong = chosen.some((at) => rows[at][place] === "W");
     const broken = chosen.filter((at) => rows[at][place] === "B");
     const at = broken.find((threat) => sheets[threat]?.sizes[place] !== undefined);
     const label = images && place < images.labels.length ? `, class ${images.labels[place]}` : "";
-    let how = wrong ? `${name} is wrong before any attack` : `${name} is broken under ${table.threats[at ?? broken[0]]}`;
+    let how = wrong ? `${name} is wrong before any attack` : `${name} is broken under ${radius.name(at ?? broken[0])}`;
     if (at !== undefined) {
       const { sizes, scale, ...paths } = sheets[at];
       figure.append(...pictures({ clean: images.clean, ...paths }, place, images.columns));

@@ -17,10 +17,17 @@ function line(label, i) {
   return { label, stroke, width: 2, dash: DASHES[Math.floor(i / 8) % 4], points: { show: false }, spanGaps: true };
 }
 
-function axis(label, values) {
+function axis(label) {
   const stroke = style("--soft");
   const grid = { stroke: style("--line"), width: 1 };
-  return { label, stroke, values, grid, ticks: grid, font: "12px system-ui, sans-serif", labelFont: "13px system-ui, sans-serif" };
+  return { label, stroke, grid, ticks: grid, font: "12px system-ui, sans-serif", labelFont: "13px system-ui, sans-serif" };
+}
+
+// Dates as the tables below write them, with the time where days are too coarse.
+function dates(_, ticks) {
+  const texts = ticks.map((seconds) => new Date(1000 * seconds).toISOString());
+  const days = texts.every((text) => text.endsWith("T00:00:00.000Z"));
+  return texts.map((text) => (days ? text.slice(0, 10) : text.slice(0, 16).replace("T", " ")));
 }
 
 // Steps of several curves on one axis: the value of a curve holds from its x on.
@@ -59,7 +66,7 @@ const KINDS = {
     const xs = history.dates.map((date) => Date.parse(date) / 1000);
     const series = history.names.map((name, i) => line(name, i));
     const columns = history.names.map((_, i) => history.values.map((row) => percentOf(row[i])));
-    return { data: [xs, ...columns], series, x: "date of the run, UTC", scale: { time: true } };
+    return { data: [xs, ...columns], series, x: "date of the run, UTC", scale: { time: true }, axis: { values: dates, space: 130 } };
   },
 };
 
@@ -73,7 +80,7 @@ function draw(place) {
     width: Math.min(place.clientWidth, 760),
     height: HEIGHT,
     scales: { x: { time: false, ...plot.scale }, y: { range: [0, 100] } },
-    axes: [axis(plot.x), axis("accuracy, %")],
+    axes: [{ ...axis(plot.x), ...plot.axis }, axis("accuracy, %")],
     series: [{ label: "x" }, ...plot.series.map((one) => ({ ...one, paths: stepped }))],
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     legend: { live: false },

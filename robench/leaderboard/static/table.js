@@ -37,6 +37,7 @@ class BoardTable {
     this.section = section;
     this.body = section.querySelector("tbody");
     this.rows = [...this.body.rows];
+    this.published = [...section.querySelectorAll("tbody.claimed tr:has(td)")];
     this.made = new Map(); // what changed cells were
     this.faded = new Set(); // places of threats that are not ticked
     this.applied = String([...this.table.threats.keys()]); // the places that union and average are over
@@ -129,6 +130,8 @@ class BoardTable {
     if (text !== (this.filtered ?? "")) {
       this.filtered = text;
       for (const row of this.rows) row.hidden = !row.querySelector("th").dataset.value.toLowerCase().includes(text);
+      const count = text ? `${this.visible.length} of ${this.rows.length} models` : "";
+      this.section.querySelector(".found").textContent = count;
     }
     this.radius.allow();
   }
@@ -139,6 +142,7 @@ class BoardTable {
     this.applied = String(chosen);
     const whole = chosen.length === table.threats.length && !this.radius.moved;
     for (const row of this.rows) this.show(row, chosen, whole);
+    for (const row of this.published) this.showPublished(row, whole);
     for (const place of table.threats.keys()) {
       this.fade(place, !chosen.includes(place));
       this.section.querySelector(`thead .t${place} button`).textContent = this.radius.name(place);
@@ -196,6 +200,17 @@ class BoardTable {
     fill(average, now.average, now.averageInterval, now.averageOpen, chosen, true);
   }
 
+  // Publications report no outcomes per example, so nothing of theirs can be recomputed.
+  showPublished(row, whole) {
+    const stale = (cell, changed) => {
+      if (!changed) return this.restore(cell);
+      this.keep(cell);
+      empty(cell);
+    };
+    for (const name of [".union", ".average"]) stale(row.querySelector(name), !whole);
+    for (const place of this.table.threats.keys()) stale(row.querySelector(`.threat.t${place}`), this.radius.moves(place));
+  }
+
   fade(place, faded) {
     if (faded === this.faded.has(place)) return;
     for (const cell of this.section.querySelectorAll(`.main .t${place}`)) cell.classList.toggle("faded", faded);
@@ -215,7 +230,8 @@ class BoardTable {
     if (!known) return;
     this.made.delete(cell);
     cell.replaceChildren(...known.nodes);
-    cell.dataset.value = known.value;
+    if (known.value === undefined) delete cell.dataset.value;
+    else cell.dataset.value = known.value;
     if (known.title === null) cell.removeAttribute("title");
     else cell.setAttribute("title", known.title);
   }
