@@ -121,6 +121,7 @@ def judge_submissions(
     for path in options.weights:
         if not path.is_file():
             raise UserError(f"there is no file {path}; name a file with weights with --weights")
+    pick_device(options.device)  # an unknown one is no fault of a submission
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
     gate = _Gate(options, board, searched, same_model, facts, folder)
@@ -147,7 +148,8 @@ def _sent(root: Path, judged: Judged) -> Iterator[_Sent]:
         try:
             statement = submissions.read(folder)
             with RunFile.read(folder / RUN) as run:
-                plan, date = recorded_plan(run, hint="leave it out"), date_of(run.evidence().environment)
+                plan, evidence = recorded_plan(run, hint="leave it out"), run.evidence()
+            submissions.check_texts(evidence)
             if statement.model != plan.model.name:
                 raise UserError(
                     f"it states that its model is {statement.model!a}, and its run file {plan.model.name[:100]!a}"
@@ -155,7 +157,7 @@ def _sent(root: Path, judged: Judged) -> Iterator[_Sent]:
         except UserError as error:
             judged.refused[folder.name] = str(error)
         else:
-            yield _Sent(folder, statement, plan, date)
+            yield _Sent(folder, statement, plan, date_of(evidence.environment))
 
 
 @dataclass

@@ -380,6 +380,52 @@ def test_images_that_fool_another_model_are_refused(here, robench):
     assert "its run file does not hold: example" in refusal(robench, "hostile")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("command", "x" * 10_001), "holds a text of 10,001 characters"),
+        (("note of mine", "x" * 20_000_000), "holds a text of 20,000,000 characters"),
+    ],
+)
+def test_a_run_file_with_an_endless_text_is_refused_at_once(here, robench, change, message):
+    resent(
+        here, NET, "hostile", lambda path: altered(path, "INSERT OR REPLACE INTO environment VALUES (?, ?)", *change)
+    )
+    only(here, "hostile")
+    assert message in refusal(robench, "hostile")
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1.0"])
+def test_a_card_with_impossible_minutes_is_refused(here, robench, minutes):
+    only(here, NET)
+    card = here / "sent" / NET / CARD
+    card.write_text(card.read_text().replace("minutes = 1.0", f"minutes = {minutes}"))
+    assert "minutes" in refusal(robench, NET)
+
+
+def test_a_submission_is_no_run_of_the_board(here, refused):
+    message = "belongs to a submission, which counts only when it is verified"
+    assert message in refused("leaderboard", "board", "sent", "--json", "data")
+    assert message in refused("leaderboard", ".", "--json", "data", *SENT)
+    assert message in refused("submit", "challenge.robench", "--name", "mine", "--by", "Ada", "--board", ".")
+
+
+def test_a_submission_renames_no_file_of_another_model(here, robench):
+    before, _ = built(robench)
+    net = checkpoints.load("digits-nat").classifier
+    about = {"architecture": net.architecture, "normalisation": "0.5/0.5", "shape": net.shape, "classes": 10}
+    inner = net.module[-1] if isinstance(net.module, torch.nn.Sequential) and len(net.module) == 2 else net.module
+    sha256 = checkpoints.save(inner, here / "twin.safetensors", **about)
+    write_card(here / "twin.toml", Card(name="twin", data="digits", weights="twin.safetensors", sha256=sha256, **about))
+    question = ("--data", "digits", "--protocol", "quick", "--threat", "linf:0.2", "--examples", "10", "--quiet")
+    typed("evaluate", "twin.toml", *question, "--run", "twin.robench")
+    given = ("--weights", "twin.safetensors", "--card", "twin.toml", "--search", "0", "--out", "sent", "--quiet")
+    typed("submit", "twin.robench", "--name", "twin", "--by", "Eve", *given)
+    after, _ = built(robench, *SENT, "--weights", "twin.safetensors")
+    assert after["twin"]["id"] != before["digits-nat"]["id"]
+    assert after["digits-nat"]["id"] == before["digits-nat"]["id"]
+
+
 def test_a_run_file_with_another_hash_is_refused(here, robench):
     only(here, "fmn-one")
     sql(here / "sent" / "fmn-one" / RUN, "UPDATE environment SET value = 'x' WHERE key = 'python'")
