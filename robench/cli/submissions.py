@@ -1,5 +1,6 @@
 """Submissions on the way to the board: each is verified with its weights, and the accepted ones count."""
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,8 @@ def judge_submissions(
     for path in options.weights:
         if not path.is_file():
             raise UserError(f"there is no file {path}; name a file with weights with --weights")
+    if options.found is not None and os.path.lexists(options.found) and not options.found.is_dir():
+        raise UserError(f"{options.found} is no folder; name one with --found")
     pick_device(options.device)  # an unknown one is no fault of a submission
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
@@ -263,7 +266,8 @@ class _Gate:
         if not check.found:
             return [], text
         found = acceptance.found_run(run, check.found)
-        path = None if self.folder is None else self.folder / f"{sent.statement.name}-{seed}.robench"
+        # No submission has a dot in its name, so that none takes this one.
+        path = None if self.folder is None else self.folder / f"{sent.statement.name}.found.robench"
         if self.options.found is None:
             text += "; --found DIR keeps what broke them, which counts only with such a run file among the runs"
         else:

@@ -261,6 +261,7 @@ def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch
         (("runs", "--out", "site", "--url", 'https://x.example/"><script>'), "--url"),
         (("runs", "--out", "site", "--url", "javascript:alert(1)"), "--url"),
         (("runs", "--out", "site", "--url", "http://["), "--url"),
+        (("runs", "--out", "site", "--submissions", "empty", "--found", "tiny.toml"), "name one with --found"),
         (("runs", "--out", "site", "--submissions", "empty", "--device", "warp"), "there is no device 'warp'"),
         (("runs", "--out", "site", "--images", "-1"), "--images"),
     ],

@@ -403,6 +403,13 @@ def test_a_card_with_impossible_minutes_is_refused(here, robench, minutes):
     assert "minutes" in refusal(robench, NET)
 
 
+def test_what_a_search_breaks_has_a_place_that_no_submission_can_take(here, robench):
+    forge_standing(here / "sent" / NET, 1)
+    resent(here, NET, f"{NET}-3", lambda path: replan(path, lambda plan: plan.update(seed=1)))
+    words = ("--submissions", "sent", "--weights", "net.safetensors", "--search", "100", "--seed", "3")
+    assert robench("leaderboard", "board", "--out", "site", *words).code == 0
+
+
 def test_a_submission_is_no_run_of_the_board(here, refused):
     message = "belongs to a submission, which counts only when it is verified"
     assert message in refused("leaderboard", "board", "sent", "--json", "data")
