@@ -1,7 +1,8 @@
 """`robench leaderboard`: a static site from run files."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +20,13 @@ from ..leaderboard.claimed import Publication
 from ..leaderboard.collect import Background, RecordedRun, boards, collected
 from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_files
 from ..leaderboard.site import Extras, site
+from ..leaderboard.submissions import STATEMENT
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
+from . import site_folder
 from .merge import shareable
 from .options import debug_option
 from .site_extras import site_address, site_images, site_runs
@@ -129,11 +132,28 @@ def _run_files(paths: Iterable[Path]) -> list[Path]:
     """The named files, and every run file below the named folders, sorted."""
     files: list[Path] = []
     for path in paths:
-        below = sorted(path.rglob("*.robench")) if path.is_dir() else [path]
+        below = sorted(_below(path)) if path.is_dir() else [path]
         if not below:
             raise UserError(f"the folder {path} holds no run file (*.robench); name another")
         files += below
     return files
+
+
+def _below(folder: Path) -> Iterable[Path]:
+    """The run files below a folder, without those that a site below it offers: these repeat runs.
+
+    Raises UserError at a submission, whose run file counts only after it is verified.
+    """
+    is_site = cache(site_folder.is_site)
+    for path in folder.rglob("*.robench"):
+        if os.path.lexists(path.parent / STATEMENT):
+            raise UserError(
+                f"{path} belongs to a submission, which counts only when it is verified; name its folder with"
+                " --submissions, and folders of runs alone before"
+            )
+        between = path.parents[: len(path.relative_to(folder).parents) - 1]
+        if not any(map(is_site, between)):
+            yield path
 
 
 def _background(named: Mapping[str, Card]) -> Background:
@@ -175,9 +195,14 @@ def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, 
 def _facts(card: Card, data: str) -> CardFacts:
     """What the card states of the training, and of certificates if they are about these data."""
     stated = card.certified.items() if data == _test_part(card) else ()
+    threats = card.settings.get("threats", ())
+    if not isinstance(threats, list | tuple):
+        raise UserError(
+            f"the card of {card.name} states {str(threats)[:100]!a} as threats of its training, and no list"
+        )
     return CardFacts(
         recipe=card.recipe,
-        trained_on=tuple(map(str, card.settings.get("threats", ()))),
+        trained_on=tuple(map(str, threats)),
         minutes=minutes_in_all(card),
         command=card.command,
         notes=card.notes,

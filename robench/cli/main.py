@@ -1,5 +1,6 @@
 """The command `robench`: its subcommands, and how errors are shown."""
 
+import errno
 import importlib
 import os
 import sys
@@ -90,6 +91,8 @@ def main() -> None:
     except SystemExit as error:  # no command exits by it: the code of a model, a data set or an attack has
         _fail(f"the code of the model, the data or an attack ended Python: sys.exit({error.code!r})", debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail(f"{str(error.filename)[:40]!a}... is too long for the name of a file; name another", debug)
         if debug:
             raise
         _fail(f"robench failed with {type(error).__name__}: {error}; this is a bug, --debug shows where", debug)

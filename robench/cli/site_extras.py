@@ -34,7 +34,10 @@ def site_address(text: str) -> str:
     """The address of a site with a slash at its end; empty if there is none. Raises UserError if it is no address."""
     if not text:
         return ""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # http://[
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment or not SIGNS(text):
         raise UserError(f"--url {text!a} is not the address of a folder; write https://HOST/FOLDER/")
     return text.rstrip("/") + "/"

@@ -53,6 +53,14 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
     write_files(folder, {MANIFEST: _encoded(current)})
 
 
+def is_site(folder: Path) -> bool:
+    """Whether a site lies in the folder."""
+    try:
+        return bool(_former(folder))
+    except UserError:
+        return False
+
+
 def _encoded(files: list[tuple[str, str]]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(Manifest(SCHEMA, files)), indent=1) + b"\n"
 

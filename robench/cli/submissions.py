@@ -1,5 +1,6 @@
 """Submissions on the way to the board: each is verified with its weights, and the accepted ones count."""
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,9 @@ def judge_submissions(
     for path in options.weights:
         if not path.is_file():
             raise UserError(f"there is no file {path}; name a file with weights with --weights")
+    if options.found is not None and os.path.lexists(options.found) and not options.found.is_dir():
+        raise UserError(f"{options.found} is no folder; name one with --found")
+    pick_device(options.device)  # an unknown one is no fault of a submission
     sent = list(_sent(options.submissions, judged))
     searched = [run.plan for run in board if any(t.attacks for t in run.plan.threats)]
     gate = _Gate(options, board, searched, same_model, facts, folder)
@@ -147,7 +151,8 @@ def _sent(root: Path, judged: Judged) -> Iterator[_Sent]:
         try:
             statement = submissions.read(folder)
             with RunFile.read(folder / RUN) as run:
-                plan, date = recorded_plan(run, hint="leave it out"), date_of(run.evidence().environment)
+                plan, evidence = recorded_plan(run, hint="leave it out"), run.evidence()
+            submissions.check_texts(evidence)
             if statement.model != plan.model.name:
                 raise UserError(
                     f"it states that its model is {statement.model!a}, and its run file {plan.model.name[:100]!a}"
@@ -155,7 +160,7 @@ def _sent(root: Path, judged: Judged) -> Iterator[_Sent]:
         except UserError as error:
             judged.refused[folder.name] = str(error)
         else:
-            yield _Sent(folder, statement, plan, date)
+            yield _Sent(folder, statement, plan, date_of(evidence.environment))
 
 
 @dataclass
@@ -261,7 +266,8 @@ class _Gate:
         if not check.found:
             return [], text
         found = acceptance.found_run(run, check.found)
-        path = None if self.folder is None else self.folder / f"{sent.statement.name}-{seed}.robench"
+        # No submission has a dot in its name, so that none takes this one.
+        path = None if self.folder is None else self.folder / f"{sent.statement.name}.found.robench"
         if self.options.found is None:
             text += "; --found DIR keeps what broke them, which counts only with such a run file among the runs"
         else:

@@ -161,6 +161,7 @@ def _copied(run_path: Path, to: Path, model: str) -> None:
         plan, evidence = recorded_plan(run, hint="there is nothing to submit"), run.evidence()
         if any(v.accepted for v in evidence.verdicts) and not run.image_count():
             raise UserError(f"{run_path} is slim: it holds no images, so nothing can be verified; name the whole run")
+        submissions.check_texts(evidence)
         merged = merge([evidence])
         environment = {k: text for k, text in shareable(evidence.environment).items() if k not in PRIVATE}
         environment.setdefault("date", date())

@@ -97,7 +97,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Ba
     for together in _grouped(runs, lambda r: (r.plan.model.weights_sha256, r.plan.model.architecture, r.plan.data)):
         models = _models(together, same_model)
         for model in models:
-            plan, name = model[0].plan, _id(model, alone=len(models) == 1)
+            plan, name = model[0].plan, _id(model, models)
             origins[slug(plan.data, plan.data), name] = [origin for run in model for origin in run.origins]
             try:
                 for key, answer in _answers(model, name, orders, background.labels):
@@ -248,15 +248,29 @@ def _question(plan: Plan) -> Hashable:
     return plan.protocol, frozenset(plan.threats)
 
 
-def _id(model: Sequence[_Run], alone: bool) -> str:
+def _id(model: Sequence[_Run], models: Sequence[Sequence[_Run]]) -> str:
     """The name of a model's files: of its name and a hash of its weights, which more runs do not change.
 
-    Not `alone` are functions with the same weights, or none: their logits distinguish them.
+    Logits distinguish functions with the same weights, or none. A submitted one never renames the files of a model of
+    the board.
     """
     record = model[0].plan.model
-    logits = () if alone else record.fingerprint
+    submitted = _is_submitted(model)
+    twins = (
+        other
+        for other in models
+        if other is not model
+        and other[0].plan.model.normalisation == record.normalisation
+        and (submitted or not _is_submitted(other))
+    )
+    logits = record.fingerprint if any(twins) else ()
     identity = msgspec.json.encode((record.weights_sha256, record.architecture, record.normalisation, logits))
     return slug(min(run.plan.model.name for run in model), identity.decode())
+
+
+def _is_submitted(model: Sequence[_Run]) -> bool:
+    """Whether no run of the board is about the model."""
+    return all(run.source.submitted for run in model)
 
 
 def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication]) -> Table:

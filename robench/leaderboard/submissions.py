@@ -23,6 +23,7 @@ STATEMENT, RUN, CARD = "submission.toml", "run.robench", "card.toml"
 MAX_BYTES = {STATEMENT: 2**14, RUN: 2**28, CARD: 2**16}  # of each file
 README = "README.md"  # may lie beside the submissions
 MAX_NAME, MAX_LINE, MAX_NOTE = 60, 100, 500  # characters
+MAX_TEXT, MAX_TEXTS = 10_000, 200  # characters of a free text of a run file, and how many describe the run
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/%?&=+,-]*")
@@ -128,6 +129,16 @@ def read(folder: Path) -> Submission:
     if submission.name != folder.name:
         raise UserError(f"its {STATEMENT} calls it {submission.name}, and its folder is {folder.name}")
     return submission
+
+
+def check_texts(evidence: Evidence) -> None:
+    """Raises UserError if the run file holds more free text than a page can show."""
+    environment = evidence.environment
+    texts = [*environment, *environment.values(), *(failure.error for failure in evidence.failures)]
+    if len(environment) > MAX_TEXTS:
+        raise UserError(f"its run file describes the run in {len(environment):,} texts, and may in {MAX_TEXTS}")
+    if (longest := max(map(len, texts), default=0)) > MAX_TEXT:
+        raise UserError(f"its run file holds a text of {longest:,} characters, and may hold {MAX_TEXT:,}")
 
 
 def challenge(plan: Plan, evidence: Evidence, shown: Collection[int], name: str, attack: str) -> tuple[Plan, Evidence]:

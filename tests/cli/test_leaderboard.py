@@ -1,6 +1,7 @@
 """`robench leaderboard`, as it is typed."""
 
 import json
+import os
 import re
 import shutil
 import urllib.request
@@ -50,6 +51,18 @@ def test_the_order_of_runs_changes_no_byte_of_the_site(runs, robench, folder):
     robench("leaderboard", b, a, "--out", "two")
     assert files(folder / "one") == files(folder / "two")
     assert [name for name in files(folder / "one") if name.startswith("runs/")]
+
+
+def test_a_site_below_the_folder_of_runs_adds_no_run(runs, robench, folder):
+    both = runs / "b.robench"
+    robench("evaluate", "digits-nat", "--protocol", "tiny.toml", "--examples", 4, "--run", both, "--quiet")
+    robench("leaderboard", "runs", "--out", "site")
+    (folder / "runs" / "site" / "notes").mkdir(parents=True)
+    for _ in range(2):
+        assert robench("leaderboard", "runs", "--out", "runs/site").code == 0
+        assert files(folder / "runs" / "site") == files(folder / "site")
+    shutil.copy(both, folder / "runs" / "site" / "notes" / "copy.robench")
+    assert robench("leaderboard", "runs/site/notes", "--json", "data").code == 0
 
 
 def test_a_site_leaves_no_file_of_an_earlier_one(runs, robench, folder):
@@ -235,6 +248,10 @@ def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch
         (("runs", "--json", "tiny.toml"), "is a file"),
         (("runs", "--check", "nowhere"), "write it first"),
         (("runs", "--out", "site", "--card", "missing.toml"), "missing.toml"),
+        (("runs", "--out", "site", "--card", "pipe.toml"), "it is not a file"),
+        (("runs", "--out", "site", "--card", "settings.toml"), "and no list"),
+        (("runs", "--out", "n" * 300), "is too long for the name of a file"),
+        (("n" * 300, "--out", "site"), "is too long for the name of a file"),
         (("runs", "--out", "site", "--card", "other.toml"), "none of these runs is about digits-sat"),
         (("runs", "--out", "tiny.toml/site"), "cannot be created"),
         (("runs", "--out", "site", "--seed", "1"), "name their folder with --submissions"),
@@ -243,6 +260,9 @@ def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch
         (("runs", "--out", "site", "--url", "x.example"), "--url"),
         (("runs", "--out", "site", "--url", 'https://x.example/"><script>'), "--url"),
         (("runs", "--out", "site", "--url", "javascript:alert(1)"), "--url"),
+        (("runs", "--out", "site", "--url", "http://["), "--url"),
+        (("runs", "--out", "site", "--submissions", "empty", "--found", "tiny.toml"), "name one with --found"),
+        (("runs", "--out", "site", "--submissions", "empty", "--device", "warp"), "there is no device 'warp'"),
         (("runs", "--out", "site", "--images", "-1"), "--images"),
     ],
 )
@@ -250,5 +270,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(runs, refused, folder, wor
     (folder / "empty").mkdir()
     (folder / "damaged.robench").write_bytes((runs / "below" / "a.robench").read_bytes()[:5000])
     shutil.copy(zoo_card("digits-sat"), folder / "other.toml")
+    os.mkfifo(folder / "pipe.toml")
+    nat = read_card(zoo_card("digits-nat"))
+    write_card(folder / "settings.toml", msgspec.structs.replace(nat, settings={"threats": 5}))
     assert message in refused("leaderboard", *words)
     assert not (folder / "site").exists()

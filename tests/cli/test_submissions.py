@@ -1,4 +1,4 @@
-"""`robench submit` and `robench leaderboard --submissions`, on a copy of the committed board of digits."""
+"""`robench submit` and `robench leaderboard --submissions`, on a board of two models of digits."""
 
 import json
 import pickle
@@ -24,7 +24,6 @@ from .conftest import files
 from .test_strangers import altered, plan_of, replan
 
 RUNS = Path(__file__).parents[2] / "reports" / "runs"
-BOARD = ("digits-adv-linf", "digits-nat")
 DATE = "2026-11-26T06:10:00Z"
 BROKEN_ANEW = (7, 23)  # which stand under l2:2 on the board of digits-adv-linf, and fmn breaks
 NET = "net-one"
@@ -46,8 +45,10 @@ def prepared_once(tmp_path_factory):
     """A board, a challenge to it, and a model that it does not have; each is submitted once."""
     folder = tmp_path_factory.mktemp("submissions")
     (folder / "board").mkdir()
-    for name in BOARD:
-        shutil.copy(RUNS / f"{name}.robench", folder / "board")
+    shutil.copy(RUNS / "digits-nat.robench", folder / "board")
+    typed("evaluate", "digits-adv-linf", "--examples", "24", "--quiet", "--run", folder / "all.robench")
+    typed("merge", folder / "all.robench", "--slim", "--out", folder / "board" / "digits-adv-linf.robench")
+    (folder / "all.robench").unlink()
     challenged = ("--threat", "l2:2", "--attack", "fmn", "--examples", "7:24", "--quiet")
     typed("evaluate", "digits-adv-linf", *challenged, "--run", folder / "challenge.robench")
     net = checkpoints.load("digits-nat").classifier
@@ -109,7 +110,7 @@ def test_a_challenge_lowers_a_number_and_the_history_names_who_did_it(here, robe
     after, result = built(robench, *SENT)
     old, new = before["digits-adv-linf"], after["digits-adv-linf"]
     assert result.out.splitlines()[0] == (
-        "fmn-one by Ada: accepted: digits-adv-linf on 200 examples: l2:2 from 2.5 to 1.5 %"
+        "fmn-one by Ada: accepted: digits-adv-linf on 24 examples: l2:2 from 8.3 to 0.0 %"
     )
     assert [t["broken"] for t in new["threats"]] == [t["broken"] + 2 * (t["threat"] == "l2:2") for t in old["threats"]]
     changed = [
@@ -380,6 +381,59 @@ def test_images_that_fool_another_model_are_refused(here, robench):
     assert "its run file does not hold: example" in refusal(robench, "hostile")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("command", "x" * 10_001), "holds a text of 10,001 characters"),
+        (("note of mine", "x" * 20_000_000), "holds a text of 20,000,000 characters"),
+    ],
+)
+def test_a_run_file_with_an_endless_text_is_refused_at_once(here, robench, change, message):
+    resent(
+        here, NET, "hostile", lambda path: altered(path, "INSERT OR REPLACE INTO environment VALUES (?, ?)", *change)
+    )
+    only(here, "hostile")
+    assert message in refusal(robench, "hostile")
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1.0"])
+def test_a_card_with_impossible_minutes_is_refused(here, robench, minutes):
+    only(here, NET)
+    card = here / "sent" / NET / CARD
+    card.write_text(card.read_text().replace("minutes = 1.0", f"minutes = {minutes}"))
+    assert "minutes" in refusal(robench, NET)
+
+
+def test_what_a_search_breaks_has_a_place_that_no_submission_can_take(here, robench):
+    forge_standing(here / "sent" / NET, 1)
+    resent(here, NET, f"{NET}-3", lambda path: replan(path, lambda plan: plan.update(seed=1)))
+    words = ("--submissions", "sent", "--weights", "net.safetensors", "--search", "100", "--seed", "3")
+    assert robench("leaderboard", "board", "--out", "site", *words).code == 0
+
+
+def test_a_submission_is_no_run_of_the_board(here, refused):
+    message = "belongs to a submission, which counts only when it is verified"
+    assert message in refused("leaderboard", "board", "sent", "--json", "data")
+    assert message in refused("leaderboard", ".", "--json", "data", *SENT)
+    assert message in refused("submit", "challenge.robench", "--name", "mine", "--by", "Ada", "--board", ".")
+
+
+def test_a_submission_renames_no_file_of_another_model(here, robench):
+    before, _ = built(robench)
+    net = checkpoints.load("digits-nat").classifier
+    about = {"architecture": net.architecture, "normalisation": "0.5/0.5", "shape": net.shape, "classes": 10}
+    inner = net.module[-1] if isinstance(net.module, torch.nn.Sequential) and len(net.module) == 2 else net.module
+    sha256 = checkpoints.save(inner, here / "twin.safetensors", **about)
+    write_card(here / "twin.toml", Card(name="twin", data="digits", weights="twin.safetensors", sha256=sha256, **about))
+    question = ("--data", "digits", "--protocol", "quick", "--threat", "linf:0.2", "--examples", "10", "--quiet")
+    typed("evaluate", "twin.toml", *question, "--run", "twin.robench")
+    given = ("--weights", "twin.safetensors", "--card", "twin.toml", "--search", "0", "--out", "sent", "--quiet")
+    typed("submit", "twin.robench", "--name", "twin", "--by", "Eve", *given)
+    after, _ = built(robench, *SENT, "--weights", "twin.safetensors")
+    assert after["twin"]["id"] != before["digits-nat"]["id"]
+    assert after["digits-nat"]["id"] == before["digits-nat"]["id"]
+
+
 def test_a_run_file_with_another_hash_is_refused(here, robench):
     only(here, "fmn-one")
     sql(here / "sent" / "fmn-one" / RUN, "UPDATE environment SET value = 'x' WHERE key = 'python'")
@@ -499,7 +553,7 @@ def test_submit_prints_what_the_board_would_show(here, robench):
     words = ("submit", "challenge.robench", "--name", "mine", "--by", "Ada <b>", "--board", "board", "--out", "out")
     result = robench(*words, "--note", "found by fmn", "--link", "https://example.org/")
     assert result.code == 0
-    assert result.out == "mine by Ada <b>: accepted: digits-adv-linf on 200 examples: l2:2 from 2.5 to 1.5 %\n"
+    assert result.out == "mine by Ada <b>: accepted: digits-adv-linf on 24 examples: l2:2 from 8.3 to 0.0 %\n"
     assert sorted(path.name for path in (here / "out" / "mine").iterdir()) == [RUN, STATEMENT]
     stated = stated_in(here / "out" / "mine" / STATEMENT)
     assert (stated["by"], stated["note"], stated["model"]) == ("Ada <b>", "found by fmn", "digits-adv-linf")

@@ -18,6 +18,7 @@ from .. import names
 from ..durable import replace, sha256
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+Minutes = Annotated[float, Meta(ge=0, lt=1e9)]  # NaN and infinity are refused too
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +52,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recipe: str = ""
     command: str = ""
     seed: int | None = None
-    minutes: float | None = None
-    minutes_before: float | None = None  # training time of the models that this training started from
+    minutes: Minutes | None = None
+    minutes_before: Minutes | None = None  # training time of the models that this training started from
     hardware: str = ""
     commit: str = ""  # of robench, where it was trained from a source checkout
     notes: str = ""
@@ -71,6 +72,8 @@ def minutes_in_all(card: Card) -> float | None:
 def read_card(path: Path) -> Card:
     """The card in a TOML file. Raises UserError that names a missing or wrong key, or a name that is a path."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise UserError(f"the card {path} cannot be read: it is not a file")
         card = msgspec.toml.decode(path.read_bytes(), type=Card)
     except OSError as error:
         raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
