@@ -28,17 +28,17 @@ from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from . import site_folder
 from .merge import shareable
-from .options import debug_option
+from .options import NamedPath, debug_option
 from .site_extras import site_address, site_images, site_runs
 from .site_folder import write_files, write_site
 from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
 from .terminal import echo, one_line
 
-FOLDER = click.Path(path_type=Path)
+FOLDER = NamedPath()
 
 
 @click.command("leaderboard")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath())
 @click.option("--out", metavar="DIR", type=FOLDER, help="Folder for the site.")
 @click.option(
     "--json", "json_folder", metavar="DIR", type=FOLDER, help="Folder for the data alone, a file per data set."
@@ -51,7 +51,7 @@ FOLDER = click.Path(path_type=Path)
     "cards",
     multiple=True,
     metavar="FILE.toml",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
 )
 @click.option(

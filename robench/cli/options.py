@@ -1,6 +1,7 @@
 """Options that several commands take."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -9,6 +10,18 @@ if TYPE_CHECKING:
     from ..problem.datasets.preparation import Preparation
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable of a shell must not stand for the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a file or folder, or . for this folder", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def model_options(command: F) -> F:

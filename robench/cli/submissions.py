@@ -32,6 +32,7 @@ from ..problem.checkpoints.cards import Card
 from ..problem.checkpoints.zoo import zoo_names
 from ..results.merging import date_of, merge
 from .merge import shareable
+from .options import NamedPath
 from .terminal import echo, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +54,7 @@ class SubmissionOptions:
 
 def submission_options(command: F) -> F:
     """Adds options for verifying submissions."""
-    folder = click.Path(path_type=Path)
+    folder = NamedPath()
     for option in (
         click.option("--device", default="auto", show_default=True, help="Where submissions are verified: cpu, cuda."),
         click.option("--found", metavar="DIR", type=folder, help="Folder for run files with what that search breaks."),

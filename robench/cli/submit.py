@@ -25,7 +25,7 @@ from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.merging import merge
 from .leaderboard import board_with
 from .merge import shareable
-from .options import machine_options
+from .options import NamedPath, machine_options
 from .submissions import SubmissionOptions, report
 from .terminal import echo, one_line
 
@@ -33,19 +33,19 @@ PRIVATE = ("checkpoint", "arch", "weights", "normalise", "labels", "data")  # on
 
 
 @click.command("submit")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_path", metavar="RUN", type=NamedPath())
 @click.option("--name", required=True, help="Name of the submission: letters a to z, digits and hyphens.")
 @click.option("--by", required=True, metavar="TEXT", help="Who submits, as the board shows it.")
 @click.option("--weights", metavar="FILE|URL", help="Weights of a model that is not bundled; https:// only.")
 @click.option("--sha256", metavar="HASH", help="Hash of the weights; required with an address.")
-@click.option("--card", type=click.Path(path_type=Path), metavar="FILE.toml", help="The card of that model.")
+@click.option("--card", type=NamedPath(), metavar="FILE.toml", help="The card of that model.")
 @click.option("--note", default="", metavar="TEXT", help="One line for the maintainer.")
 @click.option("--link", default="", metavar="URL", help="A paper or page.")
 @click.option(
     "--board",
     multiple=True,
     metavar="FOLDER|RUN",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Runs of the board: accept the submission as its maintainer would, and print what it changes. Repeatable.",
 )
 @click.option(
@@ -59,7 +59,7 @@ PRIVATE = ("checkpoint", "arch", "weights", "normalise", "labels", "data")  # on
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     default=Path("reports/submissions"),
     show_default=True,
     help="Folder of the submissions.",

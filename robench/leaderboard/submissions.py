@@ -25,6 +25,7 @@ README = "README.md"  # may lie beside the submissions
 MAX_NAME, MAX_LINE, MAX_NOTE = 60, 100, 500  # characters
 MAX_TEXT, MAX_TEXTS = 10_000, 200  # characters of a free text of a run file, and how many describe the run
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters that show nothing
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/%?&=+,-]*")
 
@@ -80,7 +81,7 @@ def is_address(text: str) -> bool:
 
 
 def _is_line(text: str, longest: int) -> bool:
-    return 0 < len(text) <= longest and text.isprintable() and text == text.strip()
+    return 0 < len(text) <= longest and text.isprintable() and text == text.strip() and _INVISIBLE.isdisjoint(text)
 
 
 def _expect(field: str, text: str, holds: bool, wanted: str) -> None:

@@ -275,3 +275,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(runs, refused, folder, wor
     write_card(folder / "settings.toml", msgspec.structs.replace(nat, settings={"threats": 5}))
     assert message in refused("leaderboard", *words)
     assert not (folder / "site").exists()
+
+
+@pytest.mark.parametrize("words", [("board", "--out", ""), ("board", "--json", ""), ("", "--out", "site")])
+def test_an_empty_name_does_not_stand_for_the_current_folder(refused, words):
+    """A variable of the shell that is not set would scatter a site there."""
+    assert "it is empty; name a file or folder, or . for this folder" in refused("leaderboard", *words)

@@ -52,6 +52,7 @@ def test_a_statement_is_read_as_it_was_written(sent):
         ({"by": "Ada\nrefused: nothing"}, "by is"),
         ({"by": "Ada\u202eecalevoL"}, "by is"),
         ({"by": "x" * 101}, "by is"),
+        ({"by": "\u3164"}, "by is"),
         ({"model": ""}, "model is"),
         ({"run_sha256": HASH.upper()}, "run_sha256 is"),
         ({"weights_sha256": "ab"}, "weights_sha256 is"),
