@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .entries import ClaimedRow
+import msgspec
+
+from .entries import ClaimedRow, Table
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,14 @@ def claimed_rows(publications: Iterable[Publication], data: str, threats: tuple[
         if p.data == data and p.threats == frozenset(threats)
     }
     return tuple(ClaimedRow(name, source, accuracy) for (source, name), accuracy in sorted(found.items()) if accuracy)
+
+
+def claimed_once(tables: Iterable[Table]) -> tuple[Table, ...]:
+    """The tables, with published rows only in the first of those under the same threats: the one with most models."""
+    seen = set[frozenset[str]]()
+    found = []
+    for table in tables:
+        threats = frozenset(table.threats)
+        found.append(msgspec.structs.replace(table, claimed=()) if threats in seen else table)
+        seen.add(threats)
+    return tuple(found)

@@ -19,7 +19,7 @@ from ..results.summary import Summary, summarise
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
 from .certified import with_certificates
-from .claimed import Publication, claimed_rows
+from .claimed import Publication, claimed_once, claimed_rows
 from .competitiveness import scored
 from .entries import SCHEMA, Board, CardFacts, Table
 from .history import Source, history
@@ -110,7 +110,7 @@ def collected(runs: Sequence[RecordedRun], same_model: SameModel, background: Ba
     for (data, _), rows in answers.items():
         by_data.setdefault(data, []).append(_table(rows, data, background.publications))
     found = [
-        Board(SCHEMA, slug(data, data), data, tuple(sorted(by_data[data], key=_table_order)))
+        Board(SCHEMA, slug(data, data), data, claimed_once(sorted(by_data[data], key=_table_order)))
         for data in sorted(by_data)
     ]
     return Collected(found, origins)

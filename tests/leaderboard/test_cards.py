@@ -32,6 +32,11 @@ def test_published_rows_stand_beside_the_table_about_the_same_data_and_threats()
     assert claimed(publication(threats=("l2:2", "linf:0.3"))) == claimed(publication())
 
 
+def test_published_rows_stand_beside_the_largest_table_with_their_threats_alone():
+    runs = [recorded(["SB", "SS"], name="a"), recorded(["SB", "SB"], name="b"), recorded(["SBS", "SSS"], name="a")]
+    assert [bool(rows) for rows in claimed(publication(), runs=runs)] == [True, False]
+
+
 def test_published_rows_hold_only_columns_of_the_table_in_their_order():
     numbers = {"average": 0.3, "union": 0.2, "l2:2": 0.4, "other": 0.9, "linf:0.3": 0.1, "clean": 0.99}
     (row,) = claimed(Publication("mnist:test", frozenset(NAMES[:2]), ClaimedRow("net", "A", numbers)))[0]
