@@ -165,8 +165,7 @@ def test_a_served_site_works_as_one_that_is_opened_from_a_file(browser, tmp_path
     runs = [ROOT / "reports" / "runs" / f"digits-{name}.robench" for name in ("nat", "adv-linf")]
     words = [sys.executable, "-m", "robench", "leaderboard", *map(str, runs)]
     words += ["--out", str(tmp_path / "site"), "--serve", "--port", "0"]
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    with running:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         try:
             address = next(
                 found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line))
