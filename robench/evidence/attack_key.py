@@ -25,8 +25,7 @@ _KINDS: Mapping[str, Kind] = {
 this table and the next three equal to what the classes declare."""
 
 _MINIMISING = frozenset(
-    ("fab", "cw", "ead", "ddn", "fmn", "pdpgd", "sigma-zero", "brendel-bethge", "boundary", "hop-skip-jump")
-    + ("pointwise", "salt-and-pepper")
+    "fab cw ead ddn fmn pdpgd sigma-zero brendel-bethge boundary hop-skip-jump pointwise salt-and-pepper".split()
 )
 """Attacks that search for the nearest adversarial image: with `--curve` to the end of their budget."""
 
