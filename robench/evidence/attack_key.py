@@ -25,7 +25,20 @@ _KINDS: Mapping[str, Kind] = {
 this table and the next three equal to what the classes declare."""
 
 _MINIMISING = frozenset(
-    "fab cw ead ddn fmn pdpgd sigma-zero brendel-bethge boundary hop-skip-jump pointwise salt-and-pepper".split()
+    [
+        "fab",
+        "cw",
+        "ead",
+        "ddn",
+        "fmn",
+        "pdpgd",
+        "sigma-zero",
+        "brendel-bethge",
+        "boundary",
+        "hop-skip-jump",
+        "pointwise",
+        "salt-and-pepper",
+    ]
 )
 """Attacks that search for the nearest adversarial image: with `--curve` to the end of their budget."""
 
