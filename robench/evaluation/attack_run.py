@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..evidence.records import Claim, Effort, Exhausted, Failure, Plan, PlannedAttack, Probe, Verdict
+from ..evidence.records import Claim, Effort, Exhausted, Failure, PassedOver, Plan, PlannedAttack, Probe, Verdict
 from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem.split import Split
@@ -18,6 +18,7 @@ from ..results.outcomes import answers, outcomes
 from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
+from .second_round import Nearness
 from .target_classes import TargetClasses
 
 RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
@@ -30,13 +31,17 @@ Broken = tuple[str, int]
 
 @dataclass(frozen=True)
 class ClaimContext:
-    """What is needed to judge finds: the referee, the clean images, and every threat that a find may count for."""
+    """What is needed to judge finds: the referee, the clean images, and every threat that a find may count for.
+
+    All attack runs of an evaluation share it, and note in it how near their searches come.
+    """
 
     referee: Referee
     split: Split
     threats: tuple[ThreatModel, ...]
     claim_ids: Iterator[int]
     claims: Counter[int] = field(default_factory=Counter)  # so far, by example number
+    nearness: Nearness = field(default_factory=Nearness)
 
     def numbered(self, examples: Iterable[int]) -> list[int]:
         """A number for each new claim, unique among the claims about its example."""
@@ -62,6 +67,7 @@ class AttackRun:
     seconds: float  # over all sessions
     standing: int  # examples not yet known to break under the threat
     unbroken: set[int]  # their rows in the split, of those that the job searches
+    passed_over: Sequence[PassedOver] = ()  # by an attack of the second round
     _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
@@ -87,6 +93,8 @@ class AttackRun:
                 self.job.waiting.add(end.item._replace(restart=end.item.restart + RETRY))
             else:
                 self._record_exhausted(end, done=True)
+                nearness = self.context.nearness
+                nearness.note(str(self.threat), self.planned.spec, self._number(end.item), end.margin)
         return broken
 
     def drop_broken(self, broken: Iterable[Broken]) -> None:
@@ -233,6 +241,11 @@ def prepare(
         and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
+    passed_over: list[PassedOver] = []
+    if not every_attack:
+        passed_over = context.nearness.far(name, planned, (split.numbers[row] for row in todo))
+        far = {p.example for p in passed_over}
+        todo = [row for row in todo if split.numbers[row] not in far]
     targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
@@ -254,6 +267,7 @@ def prepare(
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
+        passed_over=passed_over,
     )
 
 

@@ -35,6 +35,7 @@ from .environment import date
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
+from .second_round import Nearness
 from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
@@ -63,6 +64,7 @@ class Evaluation:
     _after: list[Step] = field(default_factory=list)  # not yet prepared
     _before: tuple[str, ...] = ()  # precisions in which earlier sessions of this run searched
     _queries_done: int = 0  # of attack runs that are over
+    _nearness: Nearness = field(default_factory=Nearness)
     _next_check: float = 0.0  # the stop criterion is not checked before this time
 
     def __post_init__(self) -> None:
@@ -74,10 +76,17 @@ class Evaluation:
         self.progress.clean(self.summary())
         if self._stops_early():
             return self.summary()
-        jobs = self._jobs(self._steps())
-        if (first := next(jobs, None)) is not None:
-            self._settle_precision()
-            self._search(self._engine(self.classifier, self.plan.precision), chain([first], jobs), self.deadline)
+        self._nearness = Nearness.of(self.plan, self.run.evidence())
+        engine = None
+        for steps in self._rounds():
+            jobs = self._jobs(steps)
+            if (first := next(jobs, None)) is None:
+                continue
+            if engine is None:
+                self._settle_precision()
+                engine = self._engine(self.classifier, self.plan.precision)
+            if not self._search(engine, chain([first], jobs), self.deadline):
+                break
         if self.masking != "off" and time.monotonic() < self.deadline:
             self._check_masking(self.masking)
         return self.summary()
@@ -120,7 +129,7 @@ class Evaluation:
         """What new claims need: the referee, the images, the planned threats, and the claims so far."""
         threats = tuple(choice.threat for choice in self.protocol.threats)
         claims = Counter(claim.example for claim in self.run.evidence().claims)
-        return ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims)
+        return ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims, self._nearness)
 
     def _clean_pass(self) -> CleanPass:
         """The clean predictions that the run file does not hold yet."""
@@ -156,13 +165,17 @@ class Evaluation:
 
     # Attacks.
 
-    def _steps(self) -> list[Step]:
-        """Every attack under every threat, in the order of the protocol."""
-        return [
+    def _rounds(self) -> tuple[list[Step], list[Step]]:
+        """The attacks of the first and the second round under every threat, in the order of the protocol.
+
+        The second round depends on how near the first came, so it begins when every search of the first has ended.
+        """
+        steps = [
             (choice, planned_attack, attack_choice)
             for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True)
             for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True)
         ]
+        return [s for s in steps if s[1].near is None], [s for s in steps if s[1].near is not None]
 
     def _jobs(self, steps: Sequence[Step], among: frozenset[int] | None = None, again: bool = False) -> Iterator[Job]:
         """Every attack under every threat that has work to do, in their order.
@@ -174,6 +187,9 @@ class Evaluation:
             self._commit()
             prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)
             attack_run = prepare(*prepared, among=among, again=again)
+            if attack_run.passed_over:
+                with self.run.writing():
+                    self.run.put_second_round(attack_run.passed_over)
             if attack_run.job.over:
                 continue
             self.environment["date"] = date()  # this session adds evidence
@@ -191,8 +207,11 @@ class Evaluation:
             compact="batch" not in self.notes.texts,
         )
 
-    def _search(self, engine: Engine, jobs: Iterable[Job], deadline: float) -> None:
-        """Takes what the engine finds, and writes it down now and then; all of it, even when an error ends it."""
+    def _search(self, engine: Engine, jobs: Iterable[Job], deadline: float) -> bool:
+        """Takes what the engine finds, and writes it down now and then; all of it, even when an error ends it.
+
+        Returns whether all jobs came to their end.
+        """
         at_random = self.plan.passes > 1
         noise = seeded(self.plan.seed, self.classifier.device) if at_random else nullcontext()
         clock = committed = time.monotonic()
@@ -212,11 +231,12 @@ class Evaluation:
                         self._drop_finished()
                         committed = now
                         if self._stops_early():
-                            break
+                            return False
                     if now > deadline:
-                        break
+                        return False
         finally:
             self._commit()
+        return True
 
     def _take(self, ended: list[Ended], seconds: float) -> None:
         """Judges what has ended, and reports what is broken to all attacks.
@@ -266,8 +286,10 @@ class Evaluation:
         with self.run.writing():
             for attack_run in self._running:
                 attack_run.write(self.run)
+            self.run.put_second_round(self._nearness.changed())
         for attack_run in self._running:
             attack_run.written()
+        self._nearness.written()
 
     def _drop_finished(self) -> None:
         """Forgets attack runs that are over and written down."""

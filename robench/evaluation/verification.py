@@ -8,7 +8,7 @@ from .. import protocols
 from ..errors import UserError
 from ..evidence.attack_key import AttackKey
 from ..evidence.images import Image
-from ..evidence.records import Evidence, Plan, PlannedThreat
+from ..evidence.records import Evidence, Plan, PlannedAttack, PlannedThreat
 from ..evidence.refutation import Facts, Refuted, refuted
 from ..problem import threats
 from ..protocols import OWN_ATTACKS, OWN_THREATS, ThreatChoice, rebuilt
@@ -112,8 +112,14 @@ def _as_expected(choice: ThreatChoice, planned: Mapping[str, PlannedThreat], cla
 
 def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:
     """Whether a merged plan holds every attack of one protocol, with as many searches or more."""
-    items = {a.spec: a.items for a in planned.attacks} if planned else {}
-    return planned is not None and all(items.get(a.spec, 0) >= a.items for a in expected.attacks)
+    held = {a.spec: a for a in planned.attacks} if planned else {}
+    return all(a.spec in held and _does(held[a.spec], a) for a in expected.attacks) and planned is not None
+
+
+def _does(planned: PlannedAttack, expected: PlannedAttack) -> bool:
+    """Whether a planned attack makes every search of the expected one."""
+    wide = planned.near is None or (expected.near is not None and planned.near >= expected.near)
+    return planned.items >= expected.items and wide
 
 
 def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:

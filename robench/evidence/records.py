@@ -45,6 +45,8 @@ class PlannedAttack(msgspec.Struct, frozen=True):
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
     items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # searches of each unbroken example: restarts times targets
+    # Of the second round: it searches only examples of whose clean margin earlier searches left at most this share.
+    near: Annotated[float, Meta(gt=0, le=1)] | None = None
 
     @property
     def key(self) -> AttackKey:
@@ -175,6 +177,23 @@ class Probe(msgspec.Struct, frozen=True):
     value: float
 
 
+class Nearest(msgspec.Struct, frozen=True):
+    """How near the searches of the first round came to the boundary, of all that found nothing."""
+
+    example: Number
+    threat: ThreatText
+    left: float  # the smallest share of the clean margin that a queried member of the threat set left: 1 is none gained
+
+
+class PassedOver(msgspec.Struct, frozen=True):
+    """An example that an attack of the second round did not search, since no search of the first had come near."""
+
+    example: Number
+    threat: ThreatText
+    attack: Text
+    left: float  # as in `Nearest`, when this was decided
+
+
 class MaskingDepth(IntEnum):
     """How thorough a check for gradient masking is."""
 
@@ -219,6 +238,8 @@ class Evidence(msgspec.Struct, frozen=True):
     efforts: tuple[Effort, ...] = ()
     probes: tuple[Probe, ...] = ()
     masking: tuple[MaskingState, ...] = ()
+    nearest: tuple[Nearest, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
     environment: dict[str, str] = {}  # msgspec copies defaults
 
     def judged(self) -> Iterator[tuple[Claim, Verdict]]:

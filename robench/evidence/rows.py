@@ -24,6 +24,8 @@ from .records import (
     Failure,
     MaskingDepth,
     MaskingState,
+    Nearest,
+    PassedOver,
     Plan,
     Probe,
     Verdict,
@@ -118,8 +120,14 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        probes=tuple(p for p in probes if not _is_state(p)),
+        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_second_round(p))),
         masking=tuple(_states(p for p in probes if _is_state(p))),
+        nearest=tuple(Nearest(p.example, p.threat, p.value) for p in probes if p.name == _NEAREST),
+        passed_over=tuple(
+            PassedOver(p.example, p.threat, renames.spec(p.name.removeprefix(_PASSED_OVER)), p.value)
+            for p in probes
+            if p.name.startswith(_PASSED_OVER)
+        ),
         environment=_environment(db),
     )
     passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
@@ -180,6 +188,8 @@ def _refuse_nonsense(record: object) -> None:
         raise ValueError("value: expected a finite number")
     if isinstance(record, Probe) and _is_state(record):
         _refuse_no_state(record)
+    if isinstance(record, Probe) and _is_of_second_round(record) and (record.example == WHOLE or not record.value >= 0):
+        raise ValueError(f"{record.name}: expected an example, with a share of its clean margin")
 
 
 def _flag(value: Any) -> bool:
@@ -280,6 +290,21 @@ def former_names(state: MaskingState) -> Iterator[str]:
     for attack, _ in state.assigned:
         if (former := renames.former_spec(attack)) != attack:
             yield f"{_ASSIGNED}{former}"
+
+
+# The records of the second round. They have no table of their own either.
+
+_NEAREST, _PASSED_OVER = "margin left", "passed over by "
+
+
+def _is_of_second_round(probe: Probe) -> bool:
+    return probe.name == _NEAREST or probe.name.startswith(_PASSED_OVER)
+
+
+def probe_of(record: Nearest | PassedOver) -> Probe:
+    """The row that holds the record."""
+    name = _NEAREST if isinstance(record, Nearest) else f"{_PASSED_OVER}{record.attack}"
+    return Probe(record.threat, record.example, name, record.left)
 
 
 # Writing

@@ -14,7 +14,20 @@ from ..errors import UserError
 from . import images, opening, rows
 from .images import Image
 from .layout import lay_out
-from .records import Claim, Clean, Effort, Evidence, Exhausted, Failure, MaskingState, Plan, Probe, Verdict
+from .records import (
+    Claim,
+    Clean,
+    Effort,
+    Evidence,
+    Exhausted,
+    Failure,
+    MaskingState,
+    Nearest,
+    PassedOver,
+    Plan,
+    Probe,
+    Verdict,
+)
 
 PATIENCE = 2.0  # seconds to wait for another process to release a file
 
@@ -149,6 +162,7 @@ class RunFile:
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
         self.put_masking(evidence.masking)
+        self.put_second_round([*evidence.nearest, *evidence.passed_over])
 
     def _image_of(self, number: int, claim: Claim, verdict: Verdict) -> tuple[int, _Packed]:
         """The image of a claim, or only its hash, and the number of the claim that holds it.
@@ -231,6 +245,10 @@ class RunFile:
         """Store measurements."""
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
+
+    def put_second_round(self, records: Iterable[Nearest | PassedOver]) -> None:
+        """Store how near the first round came, and what the second passes over; the former replaces what was known."""
+        self.put_probes(map(rows.probe_of, records))
 
     def put_masking(self, records: Iterable[MaskingState]) -> None:
         """Store parts of the states of masking checks. Parts at their defaults stay as they are."""

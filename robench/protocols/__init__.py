@@ -45,11 +45,16 @@ FORMERLY_USUAL = {"l0": ["pointwise"]}
 
 @dataclass(frozen=True)
 class AttackChoice:
-    """An attack, with its number of restarts on each example."""
+    """An attack, with its number of restarts on each example.
+
+    With `near` it belongs to the second round, which begins when all other attacks have ended: it searches the standing
+    examples of whose clean margin some earlier search left at most this share.
+    """
 
     label: str  # what tables call it; unique within its threat
     attack: AnyAttack
     restarts: int = 1
+    near: float | None = None  # None: of the first round, on every example
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ def _refuse_unknown_attack(name: str) -> None:
 def _name_and_settings(entry: Entry) -> tuple[str, dict[str, Any]]:
     name = _name(entry)
     _refuse_unknown_attack(name)
-    settings = {key: value for key, value in entry.items() if key not in ("attack", "label", "restarts")}
+    settings = {key: value for key, value in entry.items() if key not in own_attack.OF_PLAN}
     return name, settings
 
 
@@ -244,12 +249,22 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     name, restarts = _name(entry), entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
+    near = _near(name, entry.get("near"))
     if isinstance(given := entry["attack"], Attack):
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
         targets.refuse_unfit(attack, threat)
-        return AttackChoice(str(entry["label"]), attack, restarts)
-    return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts)
+        return AttackChoice(str(entry["label"]), attack, restarts, near)
+    return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts, near)
+
+
+def _near(name: str, given: object) -> float | None:
+    """The share of the clean margin that an entry names. Raises UserError where it is no share."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
+        raise UserError(f"{name} cannot take near={given!r}: it needs a share of the clean margin, such as near=0.1")
+    return float(given)
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
@@ -261,6 +276,8 @@ def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
         unique.append(replace(choice, label=next(label for label in numbered if label not in taken)))
     if not unique:
         raise UserError("no attack is named; name one, such as pgd")
+    if all(choice.near is not None for choice in unique):
+        raise UserError(f"{unique[0].label} takes near={unique[0].near} with no attack before it; leave near out")
     specs = [choice.attack.spec for choice in unique]
     if twice := next((s for s in specs if specs.count(s) > 1), None):
         raise UserError(f"{twice} is named twice; name it once, with as many restarts as both together")

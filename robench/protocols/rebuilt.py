@@ -10,13 +10,15 @@ from . import AttackChoice
 from .cost import planned_items
 
 
-def attack(label: str, spec: str, items: int, classes: int, consent: Consent | None = None) -> AttackChoice:
-    """The attack that was planned with this many searches on each example.
+def attack(
+    label: str, spec: str, items: int, classes: int, consent: Consent | None = None, near: float | None = None
+) -> AttackChoice:
+    """The attack that was planned with this many searches on each example, or on each that is near.
 
     Raises UserError if it cannot be built here: its library is missing, robench does not know the attack, or it is in a
     file that the user does not consent to run.
     """
-    once = AttackChoice(label, _built(spec, consent or Consent()))
+    once = AttackChoice(label, _built(spec, consent or Consent()), near=near)
     return replace(once, restarts=max(1, items // planned_items(once, classes)))
 
 

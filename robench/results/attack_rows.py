@@ -23,7 +23,7 @@ from ..evidence.records import (
     Verdict,
 )
 from .merging import consolidated
-from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, planned_threat
+from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, passed_over, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
@@ -50,6 +50,9 @@ class AttackEntry(msgspec.Struct, frozen=True):
         0  # searches planned on each example: restarts times targets; 0 in older files
     )
     outcomes: str = ""  # with every attack: a letter per example, if this were the only attack
+    # Of the second round: the share of the clean margin within which earlier searches must come; else null.
+    near: Annotated[float, Meta(gt=0, le=1)] | None = None
+    passed_over: Count = 0  # standing examples that it did not search for that reason
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):
@@ -115,8 +118,8 @@ class ThreatRows:
         return frozenset(clean | {example for attack in self.planned for example, _ in self._raised(attack)})
 
     def ended(self, attack: PlannedAttack) -> set[int]:
-        """The examples on which a planned attack has done its work: those that it broke, and exhausted ones."""
-        return self._broken_by(attack) | self._exhausted(attack)
+        """The examples on which a planned attack has done its work: those that it broke, exhausted or passed over."""
+        return self._broken_by(attack) | self._exhausted(attack) | self._passed_over(attack)
 
     @property
     def radius(self) -> Fraction | None:
@@ -165,6 +168,8 @@ class ThreatRows:
             outcomes="".join(self._letter(e, broken, exhausted).value for e in self.plan.examples)
             if self.plan.every_attack
             else "",
+            near=attack.near,
+            passed_over=len(self._passed_over(attack) - exhausted - {c.example for c, _ in self.finds}),
         )
 
     def _letter(self, example: int, broken: set[int], exhausted: set[int]) -> Outcome:
@@ -218,6 +223,9 @@ class ThreatRows:
 
     def _exhausted(self, attack: PlannedAttack) -> set[int]:
         return {e for e in self.correct if is_exhausted(attack, self.done.get((e, attack.spec), 0))}
+
+    def _passed_over(self, attack: PlannedAttack) -> set[int]:
+        return passed_over(attack, self.evidence, self.threat) & self.correct
 
     def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
         """Whether each of these attacks has run to its end on every correct example, and all of these are known."""

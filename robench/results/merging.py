@@ -25,6 +25,8 @@ from ..evidence.records import (
     Exhausted,
     Failure,
     MaskingState,
+    Nearest,
+    PassedOver,
     Plan,
     PlannedAttack,
     PlannedThreat,
@@ -91,6 +93,8 @@ def merge(evidences: Sequence[Evidence]) -> Merged:
                 reduce(MaskingState.joined, (e.masking_state(threat) for e in evidences))
                 for threat in sorted({state.threat for e in evidences for state in e.masking})
             ),
+            nearest=_nearest(n for e in evidences for n in e.nearest),
+            passed_over=_passed_over(p for e in evidences for p in e.passed_over),
             environment=_alternatives([e.environment for e in evidences]),
         ),
         sources={i: f.source for i, f in numbered},
@@ -179,6 +183,23 @@ def _added(efforts: Iterable[Effort]) -> tuple[Effort, ...]:
     return tuple(Effort(threat, attack, s) for (threat, attack), s in sorted(seconds.items()))
 
 
+def _nearest(records: Iterable[Nearest]) -> tuple[Nearest, ...]:
+    """One record per example and threat: that of the search that came nearest."""
+    nearest: dict[tuple[int, str], Nearest] = {}
+    for n in records:
+        nearest[n.example, n.threat] = min(n, nearest.get((n.example, n.threat), n), key=lambda record: record.left)
+    return tuple(nearest[place] for place in sorted(nearest))
+
+
+def _passed_over(records: Iterable[PassedOver]) -> tuple[PassedOver, ...]:
+    """One record per example, threat and attack. What one run has settled stays so: the larger share counts."""
+    largest: dict[tuple[int, str, str], PassedOver] = {}
+    for p in records:
+        place = (p.example, p.threat, p.attack)
+        largest[place] = max(p, largest.get(place, p), key=lambda record: record.left)
+    return tuple(largest[place] for place in sorted(largest))
+
+
 def _alternatives(environments: Sequence[dict[str, str]]) -> dict[str, str]:
     """Every value of any run, by key."""
     values: dict[str, set[str]] = {}
@@ -256,7 +277,8 @@ def _joint_attacks(plans: Sequence[Plan], threat: str) -> tuple[PlannedAttack, .
     by_spec: dict[str, PlannedAttack] = {}
     for attack in (a for plan in plans for t in plan.threats if t.threat == threat for a in t.attacks):
         held = by_spec.get(attack.spec, attack)
-        by_spec[attack.spec] = msgspec.structs.replace(held, items=max(held.items, attack.items))
+        near = None if held.near is None or attack.near is None else max(held.near, attack.near)
+        by_spec[attack.spec] = msgspec.structs.replace(held, items=max(held.items, attack.items), near=near)
     joint: dict[str, PlannedAttack] = {}  # by label
     for attack in by_spec.values():
         numbered = (f"{attack.label}-{n}" if n > 1 else attack.label for n in count(1))

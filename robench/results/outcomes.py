@@ -32,7 +32,7 @@ def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
     attacks = planned_threat(plan, threat).attacks
     correct = answers(evidence)
     broken = {claim.example for claim, _ in breaks(evidence, threat)}
-    done = done_items(evidence, threat)
+    ended = ended_attacks(attacks, evidence, threat)
 
     def outcome(example: int) -> Outcome:
         if example not in correct:
@@ -41,8 +41,8 @@ def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
             return Outcome.WRONG
         if example in broken:
             return Outcome.BROKEN
-        exhausted = bool(attacks) and all(is_exhausted(a, done.get((example, a.spec), 0)) for a in attacks)
-        return Outcome.STANDING if exhausted else Outcome.OPEN
+        finished = bool(attacks) and all(example in ended[a.spec] for a in attacks)
+        return Outcome.STANDING if finished else Outcome.OPEN
 
     return "".join(outcome(example) for example in plan.examples)
 
@@ -88,6 +88,26 @@ def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
 def done_items(evidence: Evidence, threat: str) -> dict[tuple[int, str], int]:
     """The exhausted items, as bits, by example and attack."""
     return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.exhausted if s.threat == threat)}
+
+
+def ended_attacks(attacks: Sequence[PlannedAttack], evidence: Evidence, threat: str) -> dict[str, set[int]]:
+    """The examples on which nothing is left to do for each attack: it exhausted or rightly passed over them."""
+    planned = {attack.spec: attack for attack in attacks}
+    ended: dict[str, set[int]] = {spec: set() for spec in planned}
+    for (example, spec), done in done_items(evidence, threat).items():
+        if spec in planned and is_exhausted(planned[spec], done):
+            ended[spec].add(example)
+    for attack in attacks:
+        ended[attack.spec] |= passed_over(attack, evidence, threat)
+    return ended
+
+
+def passed_over(attack: PlannedAttack, evidence: Evidence, threat: str) -> set[int]:
+    """The examples that an attack of the second round had no cause to search."""
+    if attack.near is None:
+        return set()
+    records = (p for p in evidence.passed_over if (p.threat, p.attack) == (threat, attack.spec))
+    return {p.example for p in records if p.left > attack.near}
 
 
 def is_exhausted(attack: PlannedAttack, done: int) -> bool:

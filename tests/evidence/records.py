@@ -16,6 +16,8 @@ from robench.evidence.records import (
     MaskingDepth,
     MaskingState,
     ModelRecord,
+    Nearest,
+    PassedOver,
     Plan,
     PlannedAttack,
     PlannedThreat,
@@ -65,6 +67,8 @@ EVIDENCE = Evidence(
             assigned=(("pointwise(queries_per_step=4)", MaskingDepth.ON), ("square(steps=4)", MaskingDepth.DEEP)),
         ),
     ),
+    nearest=(Nearest(3, "l2:2", 0.1 + 0.2), Nearest(9, "l2:2", 0.0)),
+    passed_over=(PassedOver(3, "l2:2", "pgd(steps=4)", 0.1 + 0.2),),
     environment={"torch": "2.6", "where": "ｆｕｌｌ"},
 )
 
@@ -85,6 +89,7 @@ def fill(run):
         run.put_effort(EVIDENCE.efforts)
         run.put_probes(EVIDENCE.probes)
         run.put_masking(EVIDENCE.masking)
+        run.put_second_round([*EVIDENCE.nearest, *EVIDENCE.passed_over])
 
 
 def beside(path):

@@ -147,7 +147,9 @@ def questions(summaries: Sequence[Summary]) -> list[list[Summary]]:
     """Groups of summaries that answer the same question, in their order. The seed is no part of the question."""
     groups: dict[tuple[object, ...], list[Summary]] = {}
     for summary in summaries:
-        attacks = tuple((t.threat, tuple((a.name, a.spec, a.items) for a in t.attacks)) for t in summary.threats)
+        attacks = tuple(
+            (t.threat, tuple((a.name, a.spec, a.items, a.near) for a in t.attacks)) for t in summary.threats
+        )
         data = summary.data.name, summary.data.examples, summary.data.sha256
         groups.setdefault((data, summary.protocol, attacks), []).append(summary)
     return list(groups.values())

@@ -1,5 +1,6 @@
 """The engine: works through jobs. Each round schedules searches on slots, runs their steps, and ends what is done."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -144,6 +145,7 @@ class Engine:
             successes, errors = self._runner.verify(batch, [slot for slot, _ in ending if saw_member[slot]])
             best.reject(batch.indices(slot for slot, _ in ending if slot not in successes))
         images, params = (best.x_adv.cpu(), best.params.tolist()) if successes else (batch.examples.x, [])
+        margins = best.rank.tolist() if len(successes) < len(ending) else []
         ended = []
         for slot, search in ending:
             if error := errors.get(slot, ""):
@@ -153,8 +155,10 @@ class Engine:
                 continue  # float32 rejects the image, and the search goes on
             no_query_inside = not (fooled[slot] if search.job.attack.comes_from_outside else saw_member[slot])
             example = (images[slot].clone(), tuple(params[slot])) if slot in successes else (None, ())
+            # A find that float32 rejects is as near as can be.
+            margin = -math.inf if slot in successes else 0.0 if found[slot] else margins[slot]
             released = self._scheduler.release(slot)
-            ended.append(Ended.of(released, *example, nan=nan[slot], no_query_inside=no_query_inside))
+            ended.append(Ended.of(released, *example, nan=nan[slot], no_query_inside=no_query_inside, margin=margin))
         return ended
 
     def _halve(self, shortage: str) -> list[Ended]:

@@ -1,5 +1,6 @@
 """One attack under one threat model: the searches it still has to make, and its state on the slots."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -93,6 +94,7 @@ class Ended:
     )
     dropped: bool = False  # another search broke the example first
     error: str = ""  # what the attack raised on this example alone; the example is left unfinished then
+    margin: float = -math.inf  # the highest of a queried member of the threat set, of searches without a find
 
     @classmethod
     def of(
@@ -105,6 +107,7 @@ class Ended:
         no_query_inside: bool = False,
         dropped: bool = False,
         error: str = "",
+        margin: float = -math.inf,
     ) -> "Ended":
         """The end of a search on a slot, with its cost in passes."""
         attack, passes = search.job.attack, search.steps * search.job.eot
@@ -119,6 +122,7 @@ class Ended:
             no_query_inside=no_query_inside,
             dropped=dropped,
             error=error,
+            margin=margin,
         )
 
 
