@@ -118,8 +118,8 @@ def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:
 
 def _does(planned: PlannedAttack, expected: PlannedAttack) -> bool:
     """Whether a planned attack makes every search of the expected one."""
-    wide = planned.near is None or (expected.near is not None and planned.near >= expected.near)
-    return planned.items >= expected.items and wide
+    no_nearer = planned.near is None or (expected.near is not None and planned.near >= expected.near)
+    return planned.items >= expected.items and no_nearer
 
 
 def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:

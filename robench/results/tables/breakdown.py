@@ -9,6 +9,7 @@ import pandas as pd
 from ...errors import counted
 from ...evidence.attack_key import CLAIM
 from ..outcomes import Outcome
+from ..stats.another_round import another_round
 from ..summary import Summary, ThreatEntry
 from .cells import percent
 from .seeds import names
@@ -44,6 +45,7 @@ def breakdown(summary: Summary) -> Table:
         for t in summary.threats
         if (more := t.elsewhere - t.by_claim)
     ]
+    footer += [sentence for threat in summary.threats if (sentence := _another_round(threat))]
     return Table(
         pd.DataFrame(rows).fillna(""), f"Attacks on {summary.model.name}", tuple(footer if rows else ["No attack ran."])
     )
@@ -92,6 +94,23 @@ def attack_frame(summary: Summary) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows)
     return frame.astype({"alone": "Int64", "accuracy": "float64"}) if rows else frame
+
+
+def _another_round(threat: ThreatEntry) -> str:
+    """What the second round searched and broke, and what one more would; empty where none was planned or has ended."""
+    second = [a for a in threat.attacks if a.near is not None]
+    if not second or threat.open or any(a.outcomes for a in second):
+        return ""
+    searched, broken = max(a.tried for a in second), sum(a.broken for a in second)
+    text = f"{threat.threat}: the second round searched {counted(searched, 'example')} near the boundary"
+    if not searched:
+        return f"{text}."
+    more = another_round(searched, broken)
+    low, high = more.ci95
+    return (
+        f"{text} and broke {broken}; one more is expected to break {more.broken:.1f} [{low:.1f}, {high:.1f}] of the"
+        f" {more.standing} left, or fewer."
+    )
 
 
 def _sufficient(threat: ThreatEntry) -> str:

@@ -4,7 +4,7 @@ from random import Random
 import msgspec
 import pytest
 
-from robench.evidence.records import Evidence, PlannedAttack, PlannedThreat
+from robench.evidence.records import Evidence, PassedOver, PlannedAttack, PlannedThreat
 from robench.results.summary import Summary, summarise
 from robench.results.tables.breakdown import across, attack_frame, breakdown, smallest_set
 
@@ -45,6 +45,28 @@ def test_the_smallest_set_of_attacks_is_named_under_the_breakdown():
     assert breakdown(measured(FELLED)).footer == (
         "linf:0.3: the smallest set of attacks that breaks the same 4: pgd, apgd.",
     )
+
+
+def test_what_another_round_would_break_is_estimated_under_the_breakdown():
+    """Of 10 searched examples 1 fell: 1 * 9 / 9 of those left is expected to break next, and at most 0.445 * 9."""
+    near = msgspec.structs.replace(ATTACKS[1], near=0.1)
+    question = plan(tuple(range(20)), (PlannedThreat("linf:0.3", (ATTACKS[0], near)),))
+    far = tuple(PassedOver(e, "linf:0.3", near.spec, 0.5) for e in range(10, 20))
+    evidence = Evidence(
+        clean=tuple(map(clean, range(20))),
+        claims=(claim(1, 0, attack=near.spec),),
+        verdicts=(accepted(1),),
+        exhausted=tuple(exhausted(e, 1, attack=a.spec) for a in (ATTACKS[0], near) for e in range(a is near, 20))[:29],
+        passed_over=far,
+    )
+    summary = summarise(question, evidence, "0.1.0")
+    assert [(a.tried, a.broken, a.passed_over) for a in summary.threats[0].attacks] == [(20, 0, 0), (10, 1, 10)]
+    assert breakdown(summary).footer[-1] == (
+        "linf:0.3: the second round searched 10 examples near the boundary and broke 1; one more is expected to break"
+        " 1.0 [0.0, 4.0] of the 9 left, or fewer."
+    )
+    one_open = msgspec.structs.replace(evidence, passed_over=far[1:])
+    assert not any("second round" in text for text in breakdown(summarise(question, one_open, "0.1.0")).footer)
 
 
 def test_no_smallest_set_is_named_where_an_attack_is_not_known_on_every_example():
