@@ -14,11 +14,11 @@ from ..problem.split import Split
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import NO_PARAMS
 from ..protocols import AttackChoice
-from ..results.outcomes import answers, outcomes
+from ..results.outcomes import answers, is_exhausted, outcomes
 from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
-from .second_round import Nearness
+from .rounds import Nearness, sample, sampled_in_vain
 from .target_classes import TargetClasses
 
 RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
@@ -67,7 +67,7 @@ class AttackRun:
     seconds: float  # over all sessions
     standing: int  # examples not yet known to break under the threat
     unbroken: set[int]  # their rows in the split, of those that the job searches
-    passed_over: Sequence[PassedOver] = ()  # by an attack of the second round
+    passed_over: Sequence[PassedOver] = ()  # what its plan allows not to search
     _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written
     _changed: set[int] = field(default_factory=set)
     _nan: set[int] = field(default_factory=set)
@@ -242,10 +242,12 @@ def prepare(
         and (among is None or number in among)
     ]
     passed_over: list[PassedOver] = []
-    if not every_attack:
-        passed_over = context.nearness.far(name, planned, (split.numbers[row] for row in todo))
-        far = {p.example for p in passed_over}
-        todo = [row for row in todo if split.numbers[row] not in far]
+    if among is None and not every_attack:
+        passed_over = _passed_over(
+            plan, name, planned, context, exhausted, bool(mine), [split.numbers[r] for r in todo]
+        )
+        not_searched = {p.example for p in passed_over}
+        todo = [row for row in todo if split.numbers[row] not in not_searched]
     targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
@@ -269,6 +271,22 @@ def prepare(
         unbroken={row for row in todo if letters[row] != "B"},
         passed_over=passed_over,
     )
+
+
+def _passed_over(
+    plan: Plan,
+    threat: str,
+    planned: PlannedAttack,
+    context: ClaimContext,
+    exhausted: Mapping[int, Exhausted],
+    broke: bool,
+    examples: Sequence[int],
+) -> list[PassedOver]:
+    """Those of the examples that the plan allows this attack not to search, after what is known."""
+    if planned.sample is None:
+        return context.nearness.far(threat, planned, examples)
+    ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
+    return sampled_in_vain(threat, planned, sample(plan.examples, planned), ended, broke, examples)
 
 
 def _eot(plan: Plan, choice: AttackChoice) -> int:

@@ -68,7 +68,9 @@ def identity_of(model: ModelRecord) -> Identity:
 
 def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
     """One threat of a protocol with its attacks, as a plan holds it."""
-    attacks = (PlannedAttack(a.label, spec_of(a, eot), planned_items(a, classes), a.near) for a in choice.attacks)
+    attacks = [
+        PlannedAttack(a.label, spec_of(a, eot), planned_items(a, classes), a.near, a.sample) for a in choice.attacks
+    ]
     return PlannedThreat(str(choice.threat), tuple(attacks))
 
 

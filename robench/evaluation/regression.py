@@ -225,8 +225,8 @@ class _Gate:
 def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """Attacks must be the same, except for the number of passes that searches on a stochastic model average over."""
 
-    def planned(entry: ThreatEntry) -> list[tuple[str, str, int, float | None]]:
-        return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items, a.near) for a in entry.attacks]
+    def planned(entry: ThreatEntry) -> list[tuple[str, str, int, float | None, float | None]]:
+        return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items, a.near, a.sample) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):
         if (was.threat, planned(was)) != (entry.threat, planned(entry)):
@@ -266,7 +266,10 @@ def _protocol(baseline: Baseline, classes: int, consent: Consent | None) -> Prot
     choices = (
         ThreatChoice(
             threats.parse(t.threat),
-            tuple(rebuilt.attack(a.name, a.spec, a.items, classes, consent, a.near) for a in t.attacks),
+            tuple(
+                rebuilt.attack(a.name, a.spec, a.items, classes, consent, near=a.near, sample=a.sample)
+                for a in t.attacks
+            ),
         )
         for t in summary.threats
     )

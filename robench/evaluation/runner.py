@@ -35,7 +35,7 @@ from .environment import date
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
-from .second_round import Nearness
+from .rounds import Nearness, Round, rounds, sample
 from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
@@ -78,8 +78,9 @@ class Evaluation:
             return self.summary()
         self._nearness = Nearness.of(self.plan, self.run.evidence())
         engine = None
-        for steps in self._rounds():
-            jobs = self._jobs(steps)
+        for one in self._rounds():
+            among = sample(self.plan.examples, one.steps[0][1]) if one.sampled else None
+            jobs = self._jobs(one.steps, among=among)
             if (first := next(jobs, None)) is None:
                 continue
             if engine is None:
@@ -165,17 +166,14 @@ class Evaluation:
 
     # Attacks.
 
-    def _rounds(self) -> tuple[list[Step], list[Step]]:
-        """The attacks of the first and the second round under every threat, in the order of the protocol.
-
-        The second round depends on how near the first came, so it begins when every search of the first has ended.
-        """
+    def _rounds(self) -> list[Round]:
+        """The attacks under every threat in rounds, each of which begins when every search of the last has ended."""
         steps = [
             (choice, planned_attack, attack_choice)
             for planned, choice in zip(self.plan.threats, self.protocol.threats, strict=True)
             for planned_attack, attack_choice in zip(planned.attacks, choice.attacks, strict=True)
         ]
-        return [s for s in steps if s[1].near is None], [s for s in steps if s[1].near is not None]
+        return [Round(steps)] if self.plan.every_attack else list(rounds(steps))
 
     def _jobs(self, steps: Sequence[Step], among: frozenset[int] | None = None, again: bool = False) -> Iterator[Job]:
         """Every attack under every threat that has work to do, in their order.
@@ -189,7 +187,7 @@ class Evaluation:
             attack_run = prepare(*prepared, among=among, again=again)
             if attack_run.passed_over:
                 with self.run.writing():
-                    self.run.put_second_round(attack_run.passed_over)
+                    self.run.put_rounds(attack_run.passed_over)
             if attack_run.job.over:
                 continue
             self.environment["date"] = date()  # this session adds evidence
@@ -286,7 +284,7 @@ class Evaluation:
         with self.run.writing():
             for attack_run in self._running:
                 attack_run.write(self.run)
-            self.run.put_second_round(self._nearness.changed())
+            self.run.put_rounds(self._nearness.changed())
         for attack_run in self._running:
             attack_run.written()
         self._nearness.written()

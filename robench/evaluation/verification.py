@@ -118,8 +118,10 @@ def _holds(planned: PlannedThreat | None, expected: PlannedThreat) -> bool:
 
 def _does(planned: PlannedAttack, expected: PlannedAttack) -> bool:
     """Whether a planned attack makes every search of the expected one."""
-    no_nearer = planned.near is None or (expected.near is not None and planned.near >= expected.near)
-    return planned.items >= expected.items and no_nearer
+    restrictions = ((planned.near, expected.near), (planned.sample, expected.sample))
+    return planned.items >= expected.items and all(
+        mine is None or (other is not None and mine >= other) for mine, other in restrictions
+    )
 
 
 def _beyond(plan: Plan, expected: Iterable[PlannedThreat]) -> Iterator[str]:

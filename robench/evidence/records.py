@@ -16,6 +16,7 @@ from .attack_key import AttackKey
 
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+MIN_SAMPLE = 10  # examples: an attack that searches a sample first searches all where fewer of them stand
 WHOLE = -1  # stands for the model where a measurement concerns no single example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
@@ -47,6 +48,8 @@ class PlannedAttack(msgspec.Struct, frozen=True):
     items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # searches of each unbroken example: restarts times targets
     # Of the second round: it searches only examples of whose clean margin earlier searches left at most this share.
     near: Annotated[float, Meta(gt=0, le=1)] | None = None
+    # It first searches a sample of this share, and the others only if it broke one of these.
+    sample: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
     @property
     def key(self) -> AttackKey:
@@ -186,12 +189,16 @@ class Nearest(msgspec.Struct, frozen=True):
 
 
 class PassedOver(msgspec.Struct, frozen=True):
-    """An example that an attack of the second round did not search, since no search of the first had come near."""
+    """An example that a planned attack did not search.
+
+    Either it searches only near examples, and no earlier search came near this one; or it broke nothing on its sample.
+    """
 
     example: Number
     threat: ThreatText
     attack: Text
-    left: float  # as in `Nearest`, when this was decided
+    rule: Literal["near", "sample"]
+    value: float  # when this was decided: the share left as in `Nearest`, or the number of sampled examples
 
 
 class MaskingDepth(IntEnum):

@@ -7,7 +7,7 @@ names the table and the column.
 import math
 import sqlite3
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -120,13 +120,14 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_second_round(p))),
+        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_round(p))),
         masking=tuple(_states(p for p in probes if _is_state(p))),
         nearest=tuple(Nearest(p.example, p.threat, p.value) for p in probes if p.name == _NEAREST),
         passed_over=tuple(
-            PassedOver(p.example, p.threat, renames.spec(p.name.removeprefix(_PASSED_OVER)), p.value)
+            PassedOver(p.example, p.threat, renames.spec(p.name.removeprefix(prefix)), rule, p.value)
             for p in probes
-            if p.name.startswith(_PASSED_OVER)
+            for rule, prefix in _PASSED_OVER.items()
+            if p.name.startswith(prefix)
         ),
         environment=_environment(db),
     )
@@ -188,8 +189,8 @@ def _refuse_nonsense(record: object) -> None:
         raise ValueError("value: expected a finite number")
     if isinstance(record, Probe) and _is_state(record):
         _refuse_no_state(record)
-    if isinstance(record, Probe) and _is_of_second_round(record) and (record.example == WHOLE or not record.value >= 0):
-        raise ValueError(f"{record.name}: expected an example, with a share of its clean margin")
+    if isinstance(record, Probe) and _is_of_round(record) and (record.example == WHOLE or not record.value >= 0):
+        raise ValueError(f"{record.name}: expected an example, with no number below 0")
 
 
 def _flag(value: Any) -> bool:
@@ -292,19 +293,21 @@ def former_names(state: MaskingState) -> Iterator[str]:
             yield f"{_ASSIGNED}{former}"
 
 
-# The records of the second round. They have no table of their own either.
+# How near searches came, and what attacks passed over. These have no table of their own either.
 
-_NEAREST, _PASSED_OVER = "margin left", "passed over by "
+_NEAREST = "margin left"
+_PASSED_OVER: dict[Literal["near", "sample"], str] = {"near": "too far for ", "sample": "sampled in vain by "}
 
 
-def _is_of_second_round(probe: Probe) -> bool:
-    return probe.name == _NEAREST or probe.name.startswith(_PASSED_OVER)
+def _is_of_round(probe: Probe) -> bool:
+    return probe.name == _NEAREST or probe.name.startswith(tuple(_PASSED_OVER.values()))
 
 
 def probe_of(record: Nearest | PassedOver) -> Probe:
     """The row that holds the record."""
-    name = _NEAREST if isinstance(record, Nearest) else f"{_PASSED_OVER}{record.attack}"
-    return Probe(record.threat, record.example, name, record.left)
+    if isinstance(record, Nearest):
+        return Probe(record.threat, record.example, _NEAREST, record.left)
+    return Probe(record.threat, record.example, f"{_PASSED_OVER[record.rule]}{record.attack}", record.value)
 
 
 # Writing

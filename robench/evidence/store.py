@@ -162,7 +162,7 @@ class RunFile:
         self.put_effort(evidence.efforts)
         self.put_probes(evidence.probes)
         self.put_masking(evidence.masking)
-        self.put_second_round([*evidence.nearest, *evidence.passed_over])
+        self.put_rounds([*evidence.nearest, *evidence.passed_over])
 
     def _image_of(self, number: int, claim: Claim, verdict: Verdict) -> tuple[int, _Packed]:
         """The image of a claim, or only its hash, and the number of the claim that holds it.
@@ -246,8 +246,8 @@ class RunFile:
         values = [(p.threat, p.example, p.name, rows.real(p.value)) for p in records]
         self._db.executemany("INSERT OR REPLACE INTO probe VALUES (?, ?, ?, ?)", values)
 
-    def put_second_round(self, records: Iterable[Nearest | PassedOver]) -> None:
-        """Store how near the first round came, and what the second passes over; the former replaces what was known."""
+    def put_rounds(self, records: Iterable[Nearest | PassedOver]) -> None:
+        """Store how near searches came, which replaces what was known, and what attacks passed over."""
         self.put_probes(map(rows.probe_of, records))
 
     def put_masking(self, records: Iterable[MaskingState]) -> None:

@@ -48,13 +48,15 @@ class AttackChoice:
     """An attack, with its number of restarts on each example.
 
     With `near` it belongs to the second round, which begins when all other attacks have ended: it searches the standing
-    examples of whose clean margin some earlier search left at most this share.
+    examples of whose clean margin some earlier search left at most this share. With `sample` it first searches this
+    share of the standing examples, and the others only if it breaks one of these.
     """
 
     label: str  # what tables call it; unique within its threat
     attack: AnyAttack
     restarts: int = 1
-    near: float | None = None  # None: of the first round, on every example
+    near: float | None = None
+    sample: float | None = None
 
 
 @dataclass(frozen=True)
@@ -249,21 +251,27 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     name, restarts = _name(entry), entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
-    near = _near(name, entry.get("near"))
+    of_plan = (restarts, _share(name, "near", entry), _share(name, "sample", entry))
+    if None not in of_plan:
+        raise UserError(f"{name} takes near or sample, not both; leave one out")
     if isinstance(given := entry["attack"], Attack):
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
         targets.refuse_unfit(attack, threat)
-        return AttackChoice(str(entry["label"]), attack, restarts, near)
-    return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), restarts, near)
+        return AttackChoice(str(entry["label"]), attack, *of_plan)
+    return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), *of_plan)
 
 
-def _near(name: str, given: object) -> float | None:
-    """The share of the clean margin that an entry names. Raises UserError where it is no share."""
+_OF = {"near": "the clean margin", "sample": "the examples"}
+
+
+def _share(name: str, key: str, entry: Entry) -> float | None:
+    """The share that an entry names. Raises UserError where it is none."""
+    given = entry.get(key)
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
-        raise UserError(f"{name} cannot take near={given!r}: it needs a share of the clean margin, such as near=0.1")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1:
+        raise UserError(f"{name} cannot take {key}={given!r}: it needs a share of {_OF[key]}, such as {key}=0.1")
     return float(given)
 
 

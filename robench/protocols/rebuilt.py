@@ -11,14 +11,21 @@ from .cost import planned_items
 
 
 def attack(
-    label: str, spec: str, items: int, classes: int, consent: Consent | None = None, near: float | None = None
+    label: str,
+    spec: str,
+    items: int,
+    classes: int,
+    consent: Consent | None = None,
+    *,
+    near: float | None = None,
+    sample: float | None = None,
 ) -> AttackChoice:
-    """The attack that was planned with this many searches on each example, or on each that is near.
+    """The attack that was planned with this many searches on each example that it searches.
 
     Raises UserError if it cannot be built here: its library is missing, robench does not know the attack, or it is in a
     file that the user does not consent to run.
     """
-    once = AttackChoice(label, _built(spec, consent or Consent()), near=near)
+    once = AttackChoice(label, _built(spec, consent or Consent()), near=near, sample=sample)
     return replace(once, restarts=max(1, items // planned_items(once, classes)))
 
 

@@ -52,7 +52,9 @@ class AttackEntry(msgspec.Struct, frozen=True):
     outcomes: str = ""  # with every attack: a letter per example, if this were the only attack
     # Of the second round: the share of the clean margin within which earlier searches must come; else null.
     near: Annotated[float, Meta(gt=0, le=1)] | None = None
-    passed_over: Count = 0  # standing examples that it did not search for that reason
+    # The share of the sample that it searches first, and the others only if it breaks one of these; else null.
+    sample: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    passed_over: Count = 0  # standing examples that it did not search for one of these reasons
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):
@@ -169,6 +171,7 @@ class ThreatRows:
             if self.plan.every_attack
             else "",
             near=attack.near,
+            sample=attack.sample,
             passed_over=len(self._passed_over(attack) - exhausted - {c.example for c, _ in self.finds}),
         )
 

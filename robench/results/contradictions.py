@@ -148,7 +148,7 @@ def _is_off(a: "AttackEntry", t: "ThreatEntry", summary: "Summary") -> bool:
         return True
     if not a.standing <= a.tried <= correct or a.broken > t.broken or (a.alone or 0) > a.broken:
         return True
-    if a.passed_over and (a.near is None or a.passed_over > t.standing + t.open):
+    if a.passed_over and ((a.near is None and a.sample is None) or a.passed_over > t.standing + t.open):
         return True
     if a.accuracy is not None and not _near(a.accuracy, (correct - a.broken) / n):
         return True

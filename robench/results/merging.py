@@ -192,11 +192,11 @@ def _nearest(records: Iterable[Nearest]) -> tuple[Nearest, ...]:
 
 
 def _passed_over(records: Iterable[PassedOver]) -> tuple[PassedOver, ...]:
-    """One record per example, threat and attack. What one run has settled stays so: the larger share counts."""
-    largest: dict[tuple[int, str, str], PassedOver] = {}
+    """One record per example, threat, attack and rule. What one run has settled stays so: the larger value counts."""
+    largest: dict[tuple[int, str, str, str], PassedOver] = {}
     for p in records:
-        place = (p.example, p.threat, p.attack)
-        largest[place] = max(p, largest.get(place, p), key=lambda record: record.left)
+        place = (p.example, p.threat, p.attack, p.rule)
+        largest[place] = max(p, largest.get(place, p), key=lambda record: record.value)
     return tuple(largest[place] for place in sorted(largest))
 
 
@@ -273,12 +273,21 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
     )
 
 
+def _wider(one: float | None, other: float | None) -> float | None:
+    """The larger share; None, which is no restriction, above all."""
+    return None if one is None or other is None else max(one, other)
+
+
 def _joint_attacks(plans: Sequence[Plan], threat: str) -> tuple[PlannedAttack, ...]:
     by_spec: dict[str, PlannedAttack] = {}
     for attack in (a for plan in plans for t in plan.threats if t.threat == threat for a in t.attacks):
         held = by_spec.get(attack.spec, attack)
-        near = None if held.near is None or attack.near is None else max(held.near, attack.near)
-        by_spec[attack.spec] = msgspec.structs.replace(held, items=max(held.items, attack.items), near=near)
+        by_spec[attack.spec] = msgspec.structs.replace(
+            held,
+            items=max(held.items, attack.items),
+            near=_wider(held.near, attack.near),
+            sample=_wider(held.sample, attack.sample),
+        )
     joint: dict[str, PlannedAttack] = {}  # by label
     for attack in by_spec.values():
         numbered = (f"{attack.label}-{n}" if n > 1 else attack.label for n in count(1))

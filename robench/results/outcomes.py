@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .. import radius
 from ..errors import unknown
-from ..evidence.records import Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
+from ..evidence.records import MIN_SAMPLE, Claim, Evidence, PassedOver, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
 
 FAR = 10**60  # larger than any image, and well within floats
@@ -103,11 +103,16 @@ def ended_attacks(attacks: Sequence[PlannedAttack], evidence: Evidence, threat: 
 
 
 def passed_over(attack: PlannedAttack, evidence: Evidence, threat: str) -> set[int]:
-    """The examples that an attack of the second round had no cause to search."""
-    if attack.near is None:
-        return set()
+    """The examples that an attack had no cause to search: too far from the boundary, or its sample broke in no case."""
     records = (p for p in evidence.passed_over if (p.threat, p.attack) == (threat, attack.spec))
-    return {p.example for p in records if p.left > attack.near}
+    return {p.example for p in records if _justified(p, attack)}
+
+
+def _justified(record: PassedOver, attack: PlannedAttack) -> bool:
+    """Whether the plan allows what was passed over."""
+    if record.rule == "near":
+        return attack.near is not None and record.value > attack.near
+    return attack.sample is not None and record.value >= MIN_SAMPLE
 
 
 def is_exhausted(attack: PlannedAttack, done: int) -> bool:

@@ -31,7 +31,7 @@ from .foreign.foolbox import FoolboxAttack
 
 EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
 KINDS: tuple[type[Any], ...] = (GradientAttack, ScoreAttack, LabelAttack, ForeignAttack)
-OF_PLAN = ("attack", "label", "restarts", "near")  # entries of a protocol, so no setting may have these names
+OF_PLAN = ("attack", "label", "restarts", "near", "sample")  # entries of a protocol, so no setting may have these names
 OF_CLASS = ("name", "source", "spec", "threats", "reads")  # facts of every attack, so no setting may have these names
 DIGITS = 12  # of the SHA-256, in hexadecimal
 NAME = re.compile(rf"[\w.-]+@[0-9a-f]{{{DIGITS}}}:\w+")
@@ -62,7 +62,7 @@ def not_run(name: str, option: str = "--attack") -> UserError:
 
 
 def from_user(given: object, *, local: bool = False) -> tuple[AnyAttack, str, dict[str, Any]]:
-    """The attack that the user names, its label in tables, and what the text sets of the plan: restarts, near, label.
+    """The attack that the user names, its label in tables, and the entries of OF_PLAN that the text sets.
 
     `given` is text, a class or an instance. Raises UserError for anything else, for an attack that cannot run, and for
     a class that is defined inside a function. `local` allows such a class, for callers that keep no evidence.

@@ -68,7 +68,10 @@ EVIDENCE = Evidence(
         ),
     ),
     nearest=(Nearest(3, "l2:2", 0.1 + 0.2), Nearest(9, "l2:2", 0.0)),
-    passed_over=(PassedOver(3, "l2:2", "pgd(steps=4)", 0.1 + 0.2),),
+    passed_over=(
+        PassedOver(3, "l2:2", "pgd(steps=4)", "near", 0.1 + 0.2),
+        PassedOver(7, "l2:2", "pgd(steps=4)", "sample", 12.0),
+    ),
     environment={"torch": "2.6", "where": "ｆｕｌｌ"},
 )
 
@@ -89,7 +92,7 @@ def fill(run):
         run.put_effort(EVIDENCE.efforts)
         run.put_probes(EVIDENCE.probes)
         run.put_masking(EVIDENCE.masking)
-        run.put_second_round([*EVIDENCE.nearest, *EVIDENCE.passed_over])
+        run.put_rounds([*EVIDENCE.nearest, *EVIDENCE.passed_over])
 
 
 def beside(path):

@@ -123,7 +123,7 @@ def _singles(summaries: Sequence[Summary], trained_on: TrainedOn) -> dict[str, l
 def _question(material: Material) -> tuple[object, ...]:
     """The question of a run: only runs with the same examples, threats and attacks share a picture."""
     s = material.summary
-    attacks = tuple((t.threat, tuple((a.spec, a.items, a.near) for a in t.attacks)) for t in s.threats)
+    attacks = tuple((t.threat, tuple((a.spec, a.items, a.near, a.sample) for a in t.attacks)) for t in s.threats)
     return s.data.name, s.data.sha256, s.protocol, attacks
 
 

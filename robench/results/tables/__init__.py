@@ -148,7 +148,7 @@ def questions(summaries: Sequence[Summary]) -> list[list[Summary]]:
     groups: dict[tuple[object, ...], list[Summary]] = {}
     for summary in summaries:
         attacks = tuple(
-            (t.threat, tuple((a.name, a.spec, a.items, a.near) for a in t.attacks)) for t in summary.threats
+            (t.threat, tuple((a.name, a.spec, a.items, a.near, a.sample) for a in t.attacks)) for t in summary.threats
         )
         data = summary.data.name, summary.data.examples, summary.data.sha256
         groups.setdefault((data, summary.protocol, attacks), []).append(summary)

@@ -51,7 +51,7 @@ def test_what_another_round_would_break_is_estimated_under_the_breakdown():
     """Of 10 searched examples 1 fell: 1 * 9 / 9 of those left is expected to break next, and at most 0.445 * 9."""
     near = msgspec.structs.replace(ATTACKS[1], near=0.1)
     question = plan(tuple(range(20)), (PlannedThreat("linf:0.3", (ATTACKS[0], near)),))
-    far = tuple(PassedOver(e, "linf:0.3", near.spec, 0.5) for e in range(10, 20))
+    far = tuple(PassedOver(e, "linf:0.3", near.spec, "near", 0.5) for e in range(10, 20))
     evidence = Evidence(
         clean=tuple(map(clean, range(20))),
         claims=(claim(1, 0, attack=near.spec),),

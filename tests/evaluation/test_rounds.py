@@ -1,5 +1,8 @@
 """Attacks of the second round search what earlier ones brought near, and the same examples after every interruption."""
 
+import contextlib
+from dataclasses import replace
+
 import msgspec
 import pytest
 import torch
@@ -7,7 +10,9 @@ import torch
 from robench.errors import UserError
 from robench.evaluation import runner
 from robench.evaluation.planning import make_plan
+from robench.evaluation.rounds import rounds, sample
 from robench.evaluation.runner import Evaluation
+from robench.evidence.records import PlannedAttack
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
 from robench.problem.threats import parse
@@ -35,11 +40,12 @@ def protocol(*attacks):
 
 
 BOTH = protocol(FIRST, SECOND)
+CONDITIONS = {"seed": 0, "every_attack": False, "slots": 8}
 
 
 def answered(run, split, question=BOTH, *, every_attack=False, **more):
     searched = model()
-    plan = make_plan(searched, split, question, seed=0, every_attack=every_attack, slots=8)
+    plan = make_plan(searched, split, question, **(CONDITIONS | {"every_attack": every_attack}))
     return Evaluation(plan, question, searched, Referee(searched), split, run, **more).answer()
 
 
@@ -125,7 +131,7 @@ def test_a_kill_between_the_rounds_changes_nothing(path, split, whole, monkeypat
     jobs = Evaluation._jobs
 
     def killed_before_the_second(self, steps, *arguments, **more):
-        if steps[0][1].near is not None:
+        if steps and steps[0][1].near is not None:
             raise KeyboardInterrupt
         return jobs(self, steps, *arguments, **more)
 
@@ -193,7 +199,7 @@ def test_an_example_is_passed_over_only_if_it_is_farther_than_the_plan_allows(sp
     with RunFile.in_memory() as run:
         answered(run, split)
         plan = run.plan()
-    farthest = max(p.left for p in evidence.passed_over)
+    farthest = max(p.value for p in evidence.passed_over)
     for near, still_open in ((SECOND.near, 0), (farthest, len(evidence.passed_over))):
         wider = tuple(_with_near(a, near) for a in plan.threats[0].attacks)
         question = msgspec.structs.replace(plan, threats=(msgspec.structs.replace(plan.threats[0], attacks=wider),))
@@ -204,7 +210,7 @@ def _with_near(attack, near):
     return attack if attack.near is None else msgspec.structs.replace(attack, near=near)
 
 
-@pytest.mark.parametrize("near", ["0", "1.5", "true", "-0.1", "nan", "'much'"])
+@pytest.mark.parametrize("near", ["0", "1", "1.5", "true", "-0.1", "nan", "'much'"])
 def test_a_share_that_is_none_is_refused(near, tmp_path):
     file = tmp_path / "p.toml"
     file.write_text(
@@ -219,3 +225,111 @@ def test_a_second_round_needs_a_first(tmp_path):
     file.write_text(f"[[threat]]\nthreat = '{THREAT}'\nattacks = [{{ attack = 'apgd', near = 0.1 }}]")
     with pytest.raises(UserError, match="no attack before it"):
         read(file)
+
+
+# A sample first
+
+WEAK = AttackChoice("weak", PGD(steps=1, step_size=0.5, random_start=False))
+SAMPLED = AttackChoice("apgd", APGD(steps=6), sample=0.3)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return toy(model(), 120)
+
+
+def drawn(split):
+    return sample(
+        split.numbers, make_plan(model(), split, protocol(FIRST, SAMPLED), **CONDITIONS).threats[0].attacks[1]
+    )
+
+
+def searched_by(evidence, choice):
+    return {s.example for s in evidence.exhausted if s.attack == choice.attack.spec and s.done}
+
+
+def test_an_attack_that_breaks_nothing_of_its_sample_searches_nothing_else(many):
+    """On a linear model one step of PGD goes to the best point, so nothing is left to break."""
+    with RunFile.in_memory() as run:
+        summary = answered(run, many, protocol(FIRST, SAMPLED))
+        evidence = run.evidence()
+    standing = {n for n, letter in zip(many.numbers, summary.threats[0].outcomes, strict=True) if letter == "S"}
+    assert searched_by(evidence, SAMPLED) == standing & drawn(many)
+    assert {p.example for p in evidence.passed_over} == standing - drawn(many)
+    assert {p.value for p in evidence.passed_over} == {len(standing & drawn(many))}
+    assert summary.threats[0].open == 0
+    entry = attack_rows(summary)["apgd"]
+    assert (entry.sample, entry.passed_over) == (0.3, len(standing - drawn(many)))
+
+
+def test_an_attack_that_breaks_one_of_its_sample_searches_everything(many, whole_many):
+    with RunFile.in_memory() as run:
+        summary = answered(run, many, protocol(WEAK, SAMPLED))
+        evidence = run.evidence()
+    broken = {c.example for c, v in evidence.judged() if v.accepted and c.attack == SAMPLED.attack.spec}
+    assert broken & drawn(many)
+    assert not evidence.passed_over
+    assert summary.union.outcomes == whole_many.union.outcomes
+
+
+@pytest.fixture(scope="module")
+def whole_many(many):
+    with RunFile.in_memory() as run:
+        return answered(run, many, protocol(WEAK, replace(SAMPLED, sample=None)))
+
+
+def test_a_sample_that_is_too_small_decides_nothing(split):
+    with RunFile.in_memory() as run:
+        summary = answered(run, split, protocol(FIRST, replace(SAMPLED, sample=0.1)))
+        evidence = run.evidence()
+    standing = {n for n, letter in zip(split.numbers, summary.threats[0].outcomes, strict=True) if letter == "S"}
+    assert searched_by(evidence, SAMPLED) == standing
+    assert not evidence.passed_over
+
+
+@pytest.mark.parametrize("first", [FIRST, WEAK])
+@pytest.mark.parametrize("looks", [1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26])
+def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatch, first, looks):
+    monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
+    question = protocol(first, SAMPLED)
+    with RunFile.in_memory() as run:
+        union = answered(run, many, question).union
+        passed_over = run.evidence().passed_over
+    with contextlib.suppress(KeyboardInterrupt), RunFile.open(path) as run:
+        answered(run, many, question, progress=Pulled(looks))
+    with RunFile.open(path) as run:
+        assert answered(run, many, question).union == union
+        assert run.evidence().passed_over == passed_over
+
+
+def test_a_sample_is_the_same_whatever_other_examples_there_are(many):
+    half = many.take(range(0, 120, 2))
+    assert drawn(half) == drawn(many) & set(half.numbers)
+    assert 0.15 < len(drawn(many)) / 120 < 0.45
+
+
+def test_merged_shards_whose_samples_differ_leave_nothing_open(many):
+    halves = [many.take(range(0, 120, 2)), many.take(range(1, 120, 2))]
+    with RunFile.in_memory() as one, RunFile.in_memory() as other:
+        answered(one, halves[0], protocol(FIRST, SAMPLED))
+        answered(other, halves[1], protocol(WEAK, SAMPLED))
+        answered(other, halves[1], protocol(FIRST, SAMPLED))
+        plan, evidence = merged(one, other)
+    assert "O" not in outcomes(plan, evidence, THREAT)
+
+
+def test_an_attack_has_near_or_a_sample(tmp_path):
+    file = tmp_path / "p.toml"
+    both = "{ attack = 'apgd', near = 0.1, sample = 0.1 }"
+    file.write_text(f"[[threat]]\nthreat = '{THREAT}'\nattacks = [{{ attack = 'pgd' }}, {both}]")
+    with pytest.raises(UserError, match="near or sample, not both"):
+        read(file)
+
+
+def test_rounds_keep_the_order_of_attacks_and_end_with_those_of_near_examples():
+    one, two = parse(THREAT), parse("l2:1")
+    attacks = [("a", None, None), ("n", 0.1, None), ("s", None, 0.2), ("b", None, None)]
+    planned = [PlannedAttack(label, label, 1, near, part) for label, near, part in attacks]
+    steps = [(ThreatChoice(t, ()), a, FIRST) for t in (one, two) for a in planned[: 4 if t is one else 2]]
+    found = [("".join(s[1].label for s in r.steps), r.sampled) for r in rounds(steps)]
+    assert found == [("aa", False), ("s", True), ("sb", False), ("nn", False)]
