@@ -18,7 +18,7 @@ from ..results.outcomes import answers, is_exhausted, outcomes
 from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
-from .rounds import Nearness, sample, sampled_in_vain
+from .rounds import Nearness, Part, passed_over, sample
 from .target_classes import TargetClasses
 
 RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
@@ -218,6 +218,7 @@ def prepare(
     planned: PlannedAttack,
     choice: AttackChoice,
     *,
+    part: Part = "all",
     among: frozenset[int] | None = None,
     again: bool = False,
 ) -> AttackRun:
@@ -241,13 +242,15 @@ def prepare(
         and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
         and (among is None or number in among)
     ]
-    passed_over: list[PassedOver] = []
+    skipped = []
     if among is None and not every_attack:
-        passed_over = _passed_over(
-            plan, name, planned, context, exhausted, bool(mine), [split.numbers[r] for r in todo]
-        )
-        not_searched = {p.example for p in passed_over}
-        todo = [row for row in todo if split.numbers[row] not in not_searched]
+        ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
+        skipped = passed_over(plan, name, planned, part, context.nearness, ended, broke=bool(mine))
+    standing = {number for number, letter in zip(split.numbers, letters, strict=True) if letter in "SO"}
+    not_now = {p.example for p in skipped}
+    if part == "sample":
+        not_now |= set(split.numbers) - sample(plan.examples, planned)
+    todo = [row for row in todo if split.numbers[row] not in not_now]
     targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
@@ -269,24 +272,8 @@ def prepare(
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
         standing=letters.count("S") + letters.count("O"),
         unbroken={row for row in todo if letters[row] != "B"},
-        passed_over=passed_over,
+        passed_over=[p for p in skipped if p.example in standing],
     )
-
-
-def _passed_over(
-    plan: Plan,
-    threat: str,
-    planned: PlannedAttack,
-    context: ClaimContext,
-    exhausted: Mapping[int, Exhausted],
-    broke: bool,
-    examples: Sequence[int],
-) -> list[PassedOver]:
-    """Those of the examples that the plan allows this attack not to search, after what is known."""
-    if planned.sample is None:
-        return context.nearness.far(threat, planned, examples)
-    ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
-    return sampled_in_vain(threat, planned, sample(plan.examples, planned), ended, broke, examples)
 
 
 def _eot(plan: Plan, choice: AttackChoice) -> int:

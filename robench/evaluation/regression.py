@@ -225,7 +225,7 @@ class _Gate:
 def _refuse_another_question(baseline: Baseline, now: Summary) -> None:
     """Attacks must be the same, except for the number of passes that searches on a stochastic model average over."""
 
-    def planned(entry: ThreatEntry) -> list[tuple[str, str, int, float | None, float | None]]:
+    def planned(entry: ThreatEntry) -> list[tuple[str, str, int, float | None, int | None]]:
         return [(a.name, str(AttackKey.parse(a.spec).unaveraged), a.items, a.near, a.sample) for a in entry.attacks]
 
     for was, entry in zip(baseline.summary.threats, now.threats, strict=True):

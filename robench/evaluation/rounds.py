@@ -1,15 +1,16 @@
 """Rounds: in which order attacks run whose examples depend on what others, or their own sample, have done.
 
-An attack with `sample` first searches a sample; the rest follows if it broke one of these. An attack with `near` comes
-last, and searches what the searches before it brought near to the boundary. How near is a share: the smallest margin
+An attack with `sample` first searches a sample; the others follow if it broke one of these. An attack with `near` waits
+for all others, and searches what they brought near to the boundary. How near is a share: the smallest margin
 that a search left on an example, over the margin of the clean image. It is a function of the example and the searches
 alone, so an example is searched or passed over in the same way in every order, in every shard and after every
 interruption. Liu et al. 2022 (adaptive AutoAttack), https://arxiv.org/abs/2203.05154, section 3.2, spend restarts on
 the examples with the smallest margins too; they rank all examples, so their choice depends on which others there are.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -70,52 +71,59 @@ class Nearness:
         return [PassedOver(example, threat, attack.spec, "near", left) for example, left in shares if left > limit]
 
 
+Part = Literal["all", "sample", "near"]
+"""Which examples an attack searches now. `all`: those that its plan does not leave to another part."""
+
+
 @dataclass(frozen=True)
 class Round:
     """Attacks that may run side by side. The next round begins when all their searches have ended."""
 
     steps: Sequence[Step]
-    sampled: bool = False  # a single attack on its sample
+    part: Part = "all"
 
 
 def rounds(steps: Sequence[Step]) -> Iterator[Round]:
     """The rounds of the attacks of a protocol under all threats, which keep their order under each.
 
-    What an attack breaks on its sample decides about the rest, so it runs alone: were an image of another search to
+    What an attack breaks on its sample decides about the others, so it runs alone: were an image of another search to
     break the example first, the decision would depend on which was faster.
     """
-    parts: dict[str, list[list[Step]]] = {}  # by threat; all but the first begin with an attack that has a sample
+    levels: dict[str, list[list[Step]]] = {}  # by threat; all but the first begin with an attack that has a sample
     for step in steps:
-        of_threat = parts.setdefault(str(step[0].threat), [[]])
+        of_threat = levels.setdefault(str(step[0].threat), [[]])
         if step[1].sample is not None:
             of_threat.append([])
-        if step[1].near is None:
+        if step[1].near is None or step[1].sample is not None:
             of_threat[-1].append(step)
-    for level in range(max(map(len, parts.values()), default=0)):
-        together = [of_threat[level] for of_threat in parts.values() if level < len(of_threat)]
+    for level in range(max(map(len, levels.values()), default=0)):
+        together = [of_threat[level] for of_threat in levels.values() if level < len(of_threat)]
         if level:
-            yield from (Round(part[:1], sampled=True) for part in together)
-        yield Round([step for part in together for step in part])
-    yield Round([step for step in steps if step[1].near is not None])
+            yield from (Round(attacks[:1], "sample") for attacks in together)
+        yield Round([step for attacks in together for step in attacks])
+    yield Round([step for step in steps if step[1].near is not None], "near")
 
 
-def sample(examples: Collection[int], attack: PlannedAttack) -> frozenset[int]:
-    """The examples that an attack searches first. Each is drawn for itself, whatever others there are."""
-    assert attack.sample is not None, "only an attack with a sample has one"
-    numbers = sorted(examples)
-    draws = uniform(keyed(0, torch.tensor(numbers), text_key("sample"), restart=0), 0, 1).flatten().tolist()
-    return frozenset(number for number, draw in zip(numbers, draws, strict=True) if draw < attack.sample)
+def sample(examples: Sequence[int], attack: PlannedAttack) -> frozenset[int]:
+    """The examples that an attack searches first: a larger sample holds every smaller one."""
+    noise = uniform(keyed(0, torch.tensor(examples), text_key("sample"), restart=0), 0, 1).flatten().tolist()
+    shuffled = sorted(zip(noise, examples, strict=True))
+    return frozenset(number for _, number in shuffled[: attack.sample])
 
 
-def sampled_in_vain(
-    threat: str, attack: PlannedAttack, drawn: frozenset[int], exhausted: Set[int], broke: bool, examples: Iterable[int]
+def passed_over(
+    plan: Plan, threat: str, attack: PlannedAttack, part: Part, nearness: Nearness, ended: Set[int], *, broke: bool
 ) -> list[PassedOver]:
-    """The examples that an attack passes over, as it broke none of its sample.
+    """The examples of a plan that an attack does not search now.
 
-    `drawn` is the sample, `exhausted` the examples on which it has ended without a find. Where too few stood in the
-    sample to conclude anything, all examples are searched.
+    `ended` are those on which it has ended without a find, and `broke` says whether it has broken any.
     """
-    in_vain = len(drawn & exhausted)
-    if broke or in_vain < MIN_SAMPLE:
+    others = [example for example in plan.examples if example not in ended]
+    if part == "near":
+        return nearness.far(threat, attack, others)
+    if part == "sample" or attack.sample is None or broke:
         return []
-    return [PassedOver(e, threat, attack.spec, "sample", float(in_vain)) for e in examples if e not in exhausted]
+    in_vain = len(ended & sample(plan.examples, attack))
+    if in_vain < MIN_SAMPLE:
+        return []
+    return [PassedOver(example, threat, attack.spec, "sample", float(in_vain)) for example in others]

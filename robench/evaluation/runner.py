@@ -35,7 +35,7 @@ from .environment import date
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
-from .rounds import Nearness, Round, rounds, sample
+from .rounds import Nearness, Part, Round, rounds
 from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
@@ -79,8 +79,7 @@ class Evaluation:
         self._nearness = Nearness.of(self.plan, self.run.evidence())
         engine = None
         for one in self._rounds():
-            among = sample(self.plan.examples, one.steps[0][1]) if one.sampled else None
-            jobs = self._jobs(one.steps, among=among)
+            jobs = self._jobs(one.steps, one.part)
             if (first := next(jobs, None)) is None:
                 continue
             if engine is None:
@@ -175,7 +174,9 @@ class Evaluation:
         ]
         return [Round(steps)] if self.plan.every_attack else list(rounds(steps))
 
-    def _jobs(self, steps: Sequence[Step], among: frozenset[int] | None = None, again: bool = False) -> Iterator[Job]:
+    def _jobs(
+        self, steps: Sequence[Step], part: Part = "all", *, among: frozenset[int] | None = None, again: bool = False
+    ) -> Iterator[Job]:
         """Every attack under every threat that has work to do, in their order.
 
         Each is prepared when slots are free for it, from what is known then.
@@ -184,7 +185,7 @@ class Evaluation:
         for place, (choice, planned, attack_choice) in enumerate(steps):
             self._commit()
             prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)
-            attack_run = prepare(*prepared, among=among, again=again)
+            attack_run = prepare(*prepared, part=part, among=among, again=again)
             if attack_run.passed_over:
                 with self.run.writing():
                     self.run.put_rounds(attack_run.passed_over)

@@ -16,7 +16,7 @@ from .attack_key import AttackKey
 
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
-MIN_SAMPLE = 10  # examples: an attack that searches a sample first searches all where fewer of them stand
+MIN_SAMPLE = 5  # examples: where fewer of a sample stand, nothing follows from it, and all are searched
 WHOLE = -1  # stands for the model where a measurement concerns no single example
 
 Number = Annotated[int, Meta(ge=0, lt=2**31)]  # of an example, or a restart
@@ -46,10 +46,10 @@ class PlannedAttack(msgspec.Struct, frozen=True):
     label: Text  # unique within its threat: pgd, or pgd-margin beside pgd-ce
     spec: Annotated[str, Meta(max_length=5000)]  # pgd(loss='margin', step_size=0.1, steps=40): the key of its evidence
     items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]  # searches of each unbroken example: restarts times targets
-    # Of the second round: it searches only examples of whose clean margin earlier searches left at most this share.
-    near: Annotated[float, Meta(gt=0, le=1)] | None = None
-    # It first searches a sample of this share, and the others only if it broke one of these.
-    sample: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    # Which examples it searches; None: all. `sample`: those of so many that stand, and all if it breaks one of them.
+    # `near`: those of whose clean margin earlier searches left at most this share. With both: those of either.
+    near: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    sample: Annotated[int, Meta(ge=1, le=MAX_EXAMPLES)] | None = None
 
     @property
     def key(self) -> AttackKey:

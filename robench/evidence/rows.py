@@ -296,7 +296,7 @@ def former_names(state: MaskingState) -> Iterator[str]:
 # How near searches came, and what attacks passed over. These have no table of their own either.
 
 _NEAREST = "margin left"
-_PASSED_OVER: dict[Literal["near", "sample"], str] = {"near": "too far for ", "sample": "sampled in vain by "}
+_PASSED_OVER: dict[Literal["near", "sample"], str] = {"near": "too far for ", "sample": "no find in the sample of "}
 
 
 def _is_of_round(probe: Probe) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import renames
 from ..errors import UserError, unknown
+from ..evidence.records import MAX_EXAMPLES, MIN_SAMPLE
 from ..problem import threats
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
@@ -47,16 +48,16 @@ FORMERLY_USUAL = {"l0": ["pointwise"]}
 class AttackChoice:
     """An attack, with its number of restarts on each example.
 
-    With `near` it belongs to the second round, which begins when all other attacks have ended: it searches the standing
-    examples of whose clean margin some earlier search left at most this share. With `sample` it first searches this
-    share of the standing examples, and the others only if it breaks one of these.
+    With `sample` it searches only those of so many examples that stand, and all if it breaks one of them. With `near`
+    it waits until all other attacks have ended, and searches the examples of whose clean margin some search left at
+    most this share. With both it does both.
     """
 
     label: str  # what tables call it; unique within its threat
     attack: AnyAttack
     restarts: int = 1
     near: float | None = None
-    sample: float | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,7 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     name, restarts = _name(entry), entry.get("restarts", 1)
     if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 1:
         raise UserError(f"{name} cannot take restarts={restarts!r}: it needs a whole number, at least 1")
-    of_plan = (restarts, _share(name, "near", entry), _share(name, "sample", entry))
-    if None not in of_plan:
-        raise UserError(f"{name} takes near or sample, not both; leave one out")
+    of_plan = (restarts, _near(name, entry.get("near")), _sample(name, entry.get("sample")))
     if isinstance(given := entry["attack"], Attack):
         attack: Any = given
         own_attack.refuse_unfit(attack, threat)
@@ -262,17 +261,25 @@ def _attack_choice(entry: Entry, threat: ThreatModel) -> AttackChoice:
     return AttackChoice(str(entry.get("label", name)), build(*_name_and_settings(entry)), *of_plan)
 
 
-_OF = {"near": "the clean margin", "sample": "the examples"}
-
-
-def _share(name: str, key: str, entry: Entry) -> float | None:
-    """The share that an entry names. Raises UserError where it is none."""
-    given = entry.get(key)
+def _near(name: str, given: object) -> float | None:
+    """The share of the clean margin that an entry names. Raises UserError where it is none."""
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1:
-        raise UserError(f"{name} cannot take {key}={given!r}: it needs a share of {_OF[key]}, such as {key}=0.1")
+        raise UserError(f"{name} cannot take near={given!r}: it needs a share of the clean margin, such as near=0.1")
     return float(given)
+
+
+def _sample(name: str, given: object) -> int | None:
+    """The number of examples that an entry names. Raises UserError where it is none."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int) or not MIN_SAMPLE <= given <= MAX_EXAMPLES:
+        raise UserError(
+            f"{name} cannot take sample={given!r}: it needs a number of examples, at least {MIN_SAMPLE}, such as"
+            " sample=20"
+        )
+    return given
 
 
 def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
@@ -284,7 +291,7 @@ def _labelled(choices: Iterable[AttackChoice]) -> tuple[AttackChoice, ...]:
         unique.append(replace(choice, label=next(label for label in numbered if label not in taken)))
     if not unique:
         raise UserError("no attack is named; name one, such as pgd")
-    if all(choice.near is not None for choice in unique):
+    if all(choice.near is not None and choice.sample is None for choice in unique):
         raise UserError(f"{unique[0].label} takes near={unique[0].near} with no attack before it; leave near out")
     specs = [choice.attack.spec for choice in unique]
     if twice := next((s for s in specs if specs.count(s) > 1), None):

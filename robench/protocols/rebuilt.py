@@ -18,7 +18,7 @@ def attack(
     consent: Consent | None = None,
     *,
     near: float | None = None,
-    sample: float | None = None,
+    sample: int | None = None,
 ) -> AttackChoice:
     """The attack that was planned with this many searches on each example that it searches.
 

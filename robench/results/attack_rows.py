@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ..evidence.records import (
+    MAX_EXAMPLES,
     MAX_ITEMS,
     Claim,
     Count,
@@ -50,11 +51,10 @@ class AttackEntry(msgspec.Struct, frozen=True):
         0  # searches planned on each example: restarts times targets; 0 in older files
     )
     outcomes: str = ""  # with every attack: a letter per example, if this were the only attack
-    # Of the second round: the share of the clean margin within which earlier searches must come; else null.
-    near: Annotated[float, Meta(gt=0, le=1)] | None = None
-    # The share of the sample that it searches first, and the others only if it breaks one of these; else null.
-    sample: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    passed_over: Count = 0  # standing examples that it did not search for one of these reasons
+    # Which examples it searches, as in `evidence.records.PlannedAttack`; null: all that earlier attacks left.
+    near: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    sample: Annotated[int, Meta(ge=1, le=MAX_EXAMPLES)] | None = None
+    passed_over: Count = 0  # standing examples that it therefore did not search
 
 
 class RejectionEntry(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import count
+from typing import TypeVar
 
 import msgspec
 
@@ -273,8 +274,11 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
     )
 
 
-def _wider(one: float | None, other: float | None) -> float | None:
-    """The larger share; None, which is no restriction, above all."""
+N = TypeVar("N", int, float)
+
+
+def _larger(one: N | None, other: N | None) -> N | None:
+    """The larger number; None, which is no restriction, above all."""
     return None if one is None or other is None else max(one, other)
 
 
@@ -285,8 +289,8 @@ def _joint_attacks(plans: Sequence[Plan], threat: str) -> tuple[PlannedAttack, .
         by_spec[attack.spec] = msgspec.structs.replace(
             held,
             items=max(held.items, attack.items),
-            near=_wider(held.near, attack.near),
-            sample=_wider(held.sample, attack.sample),
+            near=_larger(held.near, attack.near),
+            sample=_larger(held.sample, attack.sample),
         )
     joint: dict[str, PlannedAttack] = {}  # by label
     for attack in by_spec.values():

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .. import radius
 from ..errors import unknown
-from ..evidence.records import MIN_SAMPLE, Claim, Evidence, PassedOver, Plan, PlannedAttack, PlannedThreat, Verdict
+from ..evidence.records import MIN_SAMPLE, Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
 
 FAR = 10**60  # larger than any image, and well within floats
@@ -103,16 +103,14 @@ def ended_attacks(attacks: Sequence[PlannedAttack], evidence: Evidence, threat: 
 
 
 def passed_over(attack: PlannedAttack, evidence: Evidence, threat: str) -> set[int]:
-    """The examples that an attack had no cause to search: too far from the boundary, or its sample broke in no case."""
-    records = (p for p in evidence.passed_over if (p.threat, p.attack) == (threat, attack.spec))
-    return {p.example for p in records if _justified(p, attack)}
-
-
-def _justified(record: PassedOver, attack: PlannedAttack) -> bool:
-    """Whether the plan allows what was passed over."""
-    if record.rule == "near":
-        return attack.near is not None and record.value > attack.near
-    return attack.sample is not None and record.value >= MIN_SAMPLE
+    """The examples that an attack need not search by its plan: by each rule that restricts it."""
+    records = [p for p in evidence.passed_over if (p.threat, p.attack) == (threat, attack.spec)]
+    by_rule = []
+    if attack.near is not None:
+        by_rule.append({p.example for p in records if p.rule == "near" and p.value > attack.near})
+    if attack.sample is not None:
+        by_rule.append({p.example for p in records if p.rule == "sample" and p.value >= MIN_SAMPLE})
+    return set.intersection(*by_rule) if by_rule else set()
 
 
 def is_exhausted(attack: PlannedAttack, done: int) -> bool:

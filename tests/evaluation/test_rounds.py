@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -230,7 +231,7 @@ def test_a_second_round_needs_a_first(tmp_path):
 # A sample first
 
 WEAK = AttackChoice("weak", PGD(steps=1, step_size=0.5, random_start=False))
-SAMPLED = AttackChoice("apgd", APGD(steps=6), sample=0.3)
+SAMPLED = AttackChoice("apgd", APGD(steps=6), sample=40)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +260,7 @@ def test_an_attack_that_breaks_nothing_of_its_sample_searches_nothing_else(many)
     assert {p.value for p in evidence.passed_over} == {len(standing & drawn(many))}
     assert summary.threats[0].open == 0
     entry = attack_rows(summary)["apgd"]
-    assert (entry.sample, entry.passed_over) == (0.3, len(standing - drawn(many)))
+    assert (entry.sample, entry.passed_over) == (40, len(standing - drawn(many)))
 
 
 def test_an_attack_that_breaks_one_of_its_sample_searches_everything(many, whole_many):
@@ -280,7 +281,7 @@ def whole_many(many):
 
 def test_a_sample_that_is_too_small_decides_nothing(split):
     with RunFile.in_memory() as run:
-        summary = answered(run, split, protocol(FIRST, replace(SAMPLED, sample=0.1)))
+        summary = answered(run, split, protocol(FIRST, replace(SAMPLED, sample=5)))
         evidence = run.evidence()
     standing = {n for n, letter in zip(split.numbers, summary.threats[0].outcomes, strict=True) if letter == "S"}
     assert searched_by(evidence, SAMPLED) == standing
@@ -302,10 +303,25 @@ def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatc
         assert run.evidence().passed_over == passed_over
 
 
-def test_a_sample_is_the_same_whatever_other_examples_there_are(many):
-    half = many.take(range(0, 120, 2))
-    assert drawn(half) == drawn(many) & set(half.numbers)
-    assert 0.15 < len(drawn(many)) / 120 < 0.45
+def test_a_larger_sample_holds_every_smaller_one(many):
+    attack = PlannedAttack("a", "a", 1)
+    samples = [sample(many.numbers, msgspec.structs.replace(attack, sample=n)) for n in (5, 20, 60, 120, 500)]
+    assert [len(drawn) for drawn in samples] == [5, 20, 60, 120, 120]
+    assert all(one < other for one, other in pairwise(samples[:4]))
+    assert sample(many.numbers[::-1], msgspec.structs.replace(attack, sample=20)) == samples[1]
+
+
+def test_with_near_too_an_attack_searches_its_sample_and_what_is_near(many):
+    both = replace(SAMPLED, near=0.5)
+    with RunFile.in_memory() as run:
+        summary = answered(run, many, protocol(FIRST, both))
+        evidence = run.evidence()
+    standing = {n for n, letter in zip(many.numbers, summary.threats[0].outcomes, strict=True) if letter == "S"}
+    near = {n.example for n in evidence.nearest if n.left <= 0.5} & standing
+    assert near - drawn(many)
+    assert searched_by(evidence, both) == standing & drawn(many) | near
+    assert summary.threats[0].open == 0
+    assert attack_rows(summary)["apgd"].passed_over == len(standing - drawn(many) - near)
 
 
 def test_merged_shards_whose_samples_differ_leave_nothing_open(many):
@@ -318,18 +334,18 @@ def test_merged_shards_whose_samples_differ_leave_nothing_open(many):
     assert "O" not in outcomes(plan, evidence, THREAT)
 
 
-def test_an_attack_has_near_or_a_sample(tmp_path):
+@pytest.mark.parametrize("given", ["0", "4", "0.2", "true", "10000000", "'some'"])
+def test_a_sample_that_is_no_number_of_examples_is_refused(given, tmp_path):
     file = tmp_path / "p.toml"
-    both = "{ attack = 'apgd', near = 0.1, sample = 0.1 }"
-    file.write_text(f"[[threat]]\nthreat = '{THREAT}'\nattacks = [{{ attack = 'pgd' }}, {both}]")
-    with pytest.raises(UserError, match="near or sample, not both"):
+    file.write_text(f"[[threat]]\nthreat = '{THREAT}'\nattacks = [{{ attack = 'pgd', sample = {given} }}]")
+    with pytest.raises(UserError, match=r"sample=.* a number of examples, at least 5"):
         read(file)
 
 
 def test_rounds_keep_the_order_of_attacks_and_end_with_those_of_near_examples():
     one, two = parse(THREAT), parse("l2:1")
-    attacks = [("a", None, None), ("n", 0.1, None), ("s", None, 0.2), ("b", None, None)]
+    attacks = [("a", None, None), ("n", 0.1, None), ("s", None, 20), ("b", None, None), ("t", 0.1, 20)]
     planned = [PlannedAttack(label, label, 1, near, part) for label, near, part in attacks]
-    steps = [(ThreatChoice(t, ()), a, FIRST) for t in (one, two) for a in planned[: 4 if t is one else 2]]
-    found = [("".join(s[1].label for s in r.steps), r.sampled) for r in rounds(steps)]
-    assert found == [("aa", False), ("s", True), ("sb", False), ("nn", False)]
+    steps = [(ThreatChoice(t, ()), a, FIRST) for t in (one, two) for a in planned[: 5 if t is one else 2]]
+    found = [("".join(s[1].label for s in r.steps), r.part) for r in rounds(steps)]
+    assert found == [("aa", "all"), ("s", "sample"), ("sb", "all"), ("t", "sample"), ("t", "all"), ("ntn", "near")]
