@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from measuring import RESULTS, machine, seconds, write_results
@@ -91,15 +92,15 @@ def main() -> None:
     present = [pair for pair in pairs if reference_file(*pair, AUTOATTACK).exists()]
     if not present:
         sys.exit("there is no reference of these models; make it with --references")
-    found: list[Measured] = []
-    for name in dict.fromkeys(args.protocol or ["standard"]):
-        question = Question(name, args.seeds, args.timed, args.pairs)
-        measured = [row for pair in present if (row := measured_row(question, *pair, args)) is not None]
-        if measured:
+    questions = [
+        Question(name, args.seeds, args.timed, args.pairs) for name in dict.fromkeys(args.protocol or ["standard"])
+    ]
+    found = [row for pair in present for row in measured_rows(questions, *pair, args)]
+    for question in questions:
+        if measured := [row for row in found if row.protocol == question.protocol]:
             write_table(question, measured, len(pairs), args)
         else:
-            print(f"nothing is measured of {name}", file=sys.stderr)
-        found += measured
+            print(f"nothing is measured of {question.protocol}", file=sys.stderr)
     if made := picture(found, their_outcomes(present)):
         PLOT.write_bytes(image_bytes(made, "svg"))
 
@@ -194,9 +195,11 @@ def has_numba() -> bool:
 
 
 @functools.cache
-def compiled(model: str, threat: str) -> None:
-    """Runs Foolbox's Brendel-Bethge on a few images, so that numba's half a minute of compiling is not timed."""
-    evaluated(model, threat, attacks=THEIR_ATTACKS[FOOLBOX][norm_of(threat)][-1:], examples=3)
+def warm_up(reference: str, norm: str) -> None:
+    """Runs a reference on a few images, so that its imports and half a minute of numba's compiling are not timed."""
+    few = ["autoattack-reference(steps=1, queries=2)"] if reference == AUTOATTACK else THEIR_ATTACKS[FOOLBOX][norm][-1:]
+    threat = next(text for text in RADII["digits"] if norm_of(text) == norm)
+    evaluated("digits-nat", threat, attacks=few, examples=3)
 
 
 def their_outcomes(pairs: Sequence[tuple[str, str]]) -> dict[str, dict[tuple[str, str], str]]:
@@ -244,64 +247,79 @@ def evaluated(
     )
 
 
-def measured_row(question: Question, model: str, threat: str, args: argparse.Namespace) -> Measured | None:
-    """The row of this pair: the one on file, where it answers the question, else a new one, which is kept there."""
-    name = f"{question.protocol} {model} {threat}"
-    row = read(ROWS).get(name)
-    if row is not None and not args.again and question.is_answered_by(row):
-        return row
-    if args.report:
-        return None
-    row = measure(question, model, threat)
-    print(row, file=sys.stderr, flush=True)
-    keep(ROWS, read(ROWS) | {name: row})
-    return row
+def measured_rows(questions: Sequence[Question], model: str, threat: str, args: argparse.Namespace) -> list[Measured]:
+    """The rows of this pair: those on file that answer a question, else new ones, which are kept there."""
+    names = {question: f"{question.protocol} {model} {threat}" for question in questions}
+    on_file = {} if args.again else read(ROWS)
+    rows = {q: on_file[name] for q, name in names.items() if name in on_file and q.is_answered_by(on_file[name])}
+    missing = [question for question in questions if question not in rows]
+    if missing and not args.report:
+        new = measure(missing, model, threat)
+        for row in new:
+            print(
+                f"{row.protocol} {row.pair}: {row.standing} stand; seconds {row.seconds}", file=sys.stderr, flush=True
+            )
+        rows |= dict(zip(missing, new, strict=True))
+        keep(ROWS, read(ROWS) | {names[question]: rows[question] for question in missing})
+    return [rows[question] for question in questions if question in rows]
 
 
-def measure(question: Question, model: str, threat: str) -> Measured:
-    """What a protocol leaves with each seed, and what it and the references take for the first images."""
-    protocol = question.protocol
-    ours = [evaluated(model, threat, protocol=protocol, seed=seed) for seed in range(question.seeds)]
+def measure(questions: Sequence[Question], model: str, threat: str) -> list[Measured]:
+    """What each protocol leaves with each seed, and what all and the references take for the first images."""
+    ours = {
+        question: [evaluated(model, threat, protocol=question.protocol, seed=seed) for seed in range(question.seeds)]
+        for question in questions
+    }
     for reference in THEIR_ATTACKS:
         if has_reference(model, threat, reference):
-            same = loaded(model, threat, reference).data.sha256 == ours[0].data.sha256
-            assert same, f"{protocol} and {reference} are about the same images"
-    taken, gradients = timed(question, model, threat) if question.timed else ({}, {})
-    return Measured(
-        protocol=protocol,
-        model=model,
-        threat=threat,
-        attacks=question.attacks(model, threat),
-        outcomes=[summary.union.outcomes for summary in ours],
-        timed=question.timed,
-        pairs=question.pairs,
-        seconds=taken,
-        gradients=gradients,
-        machine=machine(CPU),
-        commit=commit(CPU),
-    )
+            data = {
+                loaded(model, threat, reference).data.sha256,
+                *(s.data.sha256 for some in ours.values() for s in some),
+            }
+            assert len(data) == 1, f"the protocols and {reference} are about the same images"
+    found, taken = timed(questions, model, threat)
+    return [
+        Measured(
+            protocol=question.protocol,
+            model=model,
+            threat=threat,
+            attacks=question.attacks(model, threat),
+            outcomes=[summary.union.outcomes for summary in ours[question]],
+            timed=question.timed,
+            pairs=question.pairs,
+            seconds={name: median(taken[name]) for name in (question.protocol, *THEIR_ATTACKS) if name in taken},
+            gradients={
+                name: found[name].cost.backwards for name in (question.protocol, *THEIR_ATTACKS) if name in found
+            },
+            machine=machine(CPU),
+            commit=commit(CPU),
+        )
+        for question in questions
+    ]
 
 
-def timed(question: Question, model: str, threat: str) -> tuple[dict[str, float], dict[str, int]]:
-    """The median CPU seconds and the gradients on the first images, of the protocol and of each reference, in turn."""
-    given: dict[str, dict[str, object]] = {question.protocol: {"protocol": question.protocol}}
+def timed(
+    questions: Sequence[Question], model: str, threat: str
+) -> tuple[dict[str, robench.Summary], dict[str, list[float]]]:
+    """A summary and all CPU seconds on the first images, of each protocol and reference, in turn."""
+    examples, pairs = questions[0].timed, questions[0].pairs
+    found: dict[str, robench.Summary] = {}
+    taken: dict[str, list[float]] = {}
+    if not examples:
+        return found, taken
+    given: dict[str, dict[str, Any]] = {q.protocol: {"protocol": q.protocol} for q in questions}
     for reference, attacks in THEIR_ATTACKS.items():
         if has_reference(model, threat, reference) and (reference != FOOLBOX or has_numba()):
             given[reference] = {"attacks": attacks[norm_of(threat)]}
-    if FOOLBOX in given:
-        compiled(model, threat)
-    found: dict[str, robench.Summary] = {}
-    taken: dict[str, list[float]] = {name: [] for name in given}
-    for _ in range(question.pairs):
+            warm_up(reference, norm_of(threat))
+    for _ in range(pairs):
         for name, options in given.items():
 
-            def work(name: str = name, options: dict[str, object] = options) -> None:
-                found[name] = evaluated(model, threat, examples=question.timed, **options)  # type: ignore[arg-type]
+            def work(name: str = name, options: dict[str, Any] = options) -> None:
+                found[name] = evaluated(model, threat, examples=examples, **options)
 
-            taken[name].append(seconds(work, CPU))
-    return {name: median(times) for name, times in taken.items()}, {
-        name: summary.cost.backwards for name, summary in found.items()
-    }
+            taken.setdefault(name, []).append(seconds(work, CPU))
+    return found, taken
 
 
 def write_table(question: Question, measured: Sequence[Measured], wanted: int, args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The rows that benchmarks/time_to_truth.py measures: their file, their table and their plot."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -10,11 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from robench.results.figures import Picture
-from robench.results.figures.picture import COLOURS, MARKERS, NORMS, PAGE, sheet, styled, write_below
+from robench.results.figures.picture import COLOURS, MARKERS, NORMS, PAGE, QUIET, sheet, styled
 
-AUTOATTACK, FOOLBOX = "AutoAttack", "Foolbox"
+REFERENCES = AUTOATTACK, FOOLBOX = "AutoAttack", "Foolbox"
 ORDER = ("linf", "l2", "l1")
 
 Pair = tuple[str, str]  # a model and a threat
@@ -80,22 +82,22 @@ def table_row(measured: Measured, theirs: Mapping[str, str]) -> Row:
     protocol = measured.protocol
     row: Row = {"model": measured.model, "threat": measured.threat, f"{protocol} leaves": cell(measured.standing)}
     for name, outcomes in theirs.items():
-        row[f"{name} leaves"] = outcomes.count("S")
+        row[f"{name} leaves"] = cell([outcomes.count("S")])
         row[f"only {name} breaks"] = cell(one_sided(ours, outcomes) for ours in measured.outcomes)
         row[f"{name} misses"] = cell(one_sided(outcomes, ours) for ours in measured.outcomes)
-    row |= {f"{name} gradients": count for name, count in measured.gradients.items()}
+    row |= {f"{name} gradients": cell([count]) for name, count in measured.gradients.items()}
     row |= {f"{name} s": seconds for name, seconds in measured.seconds.items()}
     return row | ratios(row, protocol)
 
 
 def cell(counts: Iterable[float]) -> str:
     """The counts of all seeds."""
-    return " ".join(f"{count:g}" for count in counts)
+    return " ".join(f"{count:.0f}" for count in counts)
 
 
 def ratios(row: Row, protocol: str) -> Row:
     """How many times faster than each reference the protocol is."""
-    timed = [name for name in (AUTOATTACK, FOOLBOX) if f"{name} s" in row]
+    timed = [name for name in REFERENCES if f"{name} s" in row]
     ours = float(str(row[f"{protocol} s"])) if timed else 0
     return {f"times faster than {name}": float(str(row[f"{name} s"])) / ours for name in timed}
 
@@ -113,7 +115,7 @@ def summed(name: str, rows: Sequence[Row]) -> Row:
             continue
         columns = [[float(part) for part in str(row[key]).split()] for row in rows]
         values = [sum(column) for column in zip(*columns, strict=True)]
-        total[key] = cell(values) if len(values) > 1 else values[0]
+        total[key] = values[0] if isinstance(rows[0][key], float) else cell(values)
     protocol = next(key for key in rows[0] if key.endswith(" leaves")).removesuffix(" leaves")
     return total | ratios(total, protocol)
 
@@ -172,7 +174,7 @@ def picture(measured: Sequence[Measured], theirs: Theirs) -> Picture | None:
     """
     rows: list[dict[str, list[Point]]] = []
     shared: list[dict[str, list[Pair]]] = []
-    for references in ((AUTOATTACK,), (AUTOATTACK, FOOLBOX)):
+    for references in ((AUTOATTACK,), REFERENCES):
         pairs = {norm: some for norm in ORDER if (some := pairs_of(measured, norm, references))}
         if shared == [pairs]:
             rows, shared = [], []
@@ -196,7 +198,8 @@ def figure_of(
     rows: Sequence[Mapping[str, Sequence[Point]]], counts: Sequence[Mapping[str, int]], caption: str
 ) -> Figure:
     """A panel for each norm and row. A protocol or reference looks the same in all of them."""
-    names = dict.fromkeys(point.name for row in rows for some in row.values() for point in some)
+    shown = {point.name: None for row in rows for some in row.values() for point in some}
+    names = sorted(shown, key=lambda name: name not in REFERENCES)  # so that a reference always has the same colour
     marks: dict[str, dict[str, Any]] = {
         name: {"color": colour, "marker": marker, "linestyle": "none"}
         for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
@@ -211,12 +214,16 @@ def figure_of(
             for point in row[norm]:
                 bar = [[point.accuracy - point.lowest], [point.highest - point.accuracy]]
                 axes.errorbar([point.seconds], [point.accuracy], bar, capsize=2, elinewidth=0.8, **marks[point.name])
-            axes.set(xscale="log", title=f"{NORMS[norm]}, {models[norm]} model{'s' * (models[norm] > 1)}")
+            axes.set_xscale("log", subs=())
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.margins(x=0.15, y=0.15)
+            axes.set(title=f"{NORMS[norm]}, {models[norm]} model{'s' * (models[norm] > 1)}")
     for axes in grid[-1]:
         axes.set_xlabel("CPU seconds")
     for line in grid:
         line[0].set_ylabel("accuracy (%)")
     handles = [Line2D([], [], label=name, **mark) for name, mark in marks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    write_below(figure, caption)
+    figure.supxlabel(textwrap.fill(caption, 140), x=0.01, ha="left", fontsize=6, color=QUIET)
     return figure
