@@ -51,7 +51,7 @@ THEIR_ATTACKS: dict[str, dict[str, tuple[str, ...]]] = {  # cheapest first: each
     AUTOATTACK: dict.fromkeys(("linf", "l2", "l1"), ("autoattack-reference",)),
     FOOLBOX: {
         "linf": (
-            "foolbox:LinfPGD(steps=100, rel_stepsize=0.025, restarts=5)",
+            "foolbox:LinfProjectedGradientDescentAttack(steps=100, rel_stepsize=0.025, restarts=5)",
             "foolbox:LInfFMNAttack(steps=500)",
             "foolbox:LinfinityBrendelBethgeAttack(steps=500)",
         ),
@@ -197,7 +197,8 @@ def has_numba() -> bool:
 @functools.cache
 def warm_up(reference: str, norm: str) -> None:
     """Runs a reference on a few images, so that its imports and half a minute of numba's compiling are not timed."""
-    few = ["autoattack-reference(steps=1, queries=2)"] if reference == AUTOATTACK else THEIR_ATTACKS[FOOLBOX][norm][-1:]
+    short = "autoattack-reference(steps=20, queries=20)"
+    few = [short] if reference == AUTOATTACK else THEIR_ATTACKS[FOOLBOX][norm][-1:]
     threat = next(text for text in RADII["digits"] if norm_of(text) == norm)
     evaluated("digits-nat", threat, attacks=few, examples=3)
 
@@ -292,10 +293,16 @@ def measure(questions: Sequence[Question], model: str, threat: str) -> list[Meas
                 name: found[name].cost.backwards for name in (question.protocol, *THEIR_ATTACKS) if name in found
             },
             machine=machine(CPU),
-            commit=commit(CPU),
+            commit=code(),
         )
         for question in questions
     ]
+
+
+@functools.cache
+def code() -> str:
+    """The commit at the first measurement: later the file of rows itself is changed."""
+    return commit(CPU)
 
 
 def timed(

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import robench
+from robench.search.attacks import parse
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROWS = runpy.run_path(str(BENCHMARKS / "truth_rows.py"))
 ARGS = Namespace(again=False, report=False)
@@ -193,3 +196,25 @@ def test_references_have_files_of_their_own(benchmark):
         *("digits-eat-linf.robench", "digits-eat-l2.robench"),
         *("foolbox-digits-eat-linf.robench", "foolbox-digits-eat-l2.robench"),
     }
+
+
+def test_the_committed_references_ran_to_the_end_with_the_attacks_of_the_script(benchmark):
+    files = {path.name: path for path in (BENCHMARKS / "references").glob("*.robench")}
+    checked = 0
+    for reference, models in benchmark["THEIR_MODELS"].items():
+        for pair in ((model, threat) for model in models for threat in benchmark["RADII"][benchmark["data_of"](model)]):
+            if (path := files.pop(benchmark["reference_file"](*pair, reference).name, None)) is None:
+                continue
+            run = robench.load_run(path)
+            (found,) = run.threats
+            assert (run.model.name, found.threat) == pair
+            texts = benchmark["THEIR_ATTACKS"][reference][benchmark["norm_of"](pair[1])]
+            for text, entry in zip(texts, found.attacks, strict=True):
+                (name, settings), (ran, every_setting) = parse(text), parse(entry.spec)
+                assert ran == name
+                assert entry.items == settings.pop("restarts", 1)
+                assert settings.items() <= every_setting.items()
+            assert (run.data.examples, run.union.open) == (benchmark["EXAMPLES"], 0)
+            checked += 1
+    assert checked >= 18
+    assert not files, "files that the script does not read"
