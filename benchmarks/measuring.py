@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,13 +31,28 @@ def alone(device: torch.device) -> bool:
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
-def write_results(name: str, title: str, rows: list[dict[str, object]], notes: list[str], device: torch.device) -> None:
-    """Prints the table, and writes it to benchmarks/results."""
+def machine(device: torch.device) -> str:
+    """The machine and the versions here, without the commit."""
     values = environment(device)
-    machine = (
+    return (
         f"{values['device']}, {values['threads']} threads, torch {values['torch']}, Python {platform.python_version()}"
     )
-    text = f"# {title}\n\n{machine}; commit {values.get('commit', 'unknown')}\n\n"
+
+
+def write_results(
+    name: str,
+    title: str,
+    rows: list[dict[str, object]],
+    notes: list[str],
+    device: torch.device,
+    measured_on: Sequence[str] = (),
+) -> None:
+    """Prints the table, and writes it to benchmarks/results.
+
+    `measured_on` has the machines and commits of rows that were not measured here and now.
+    """
+    here = f"{machine(device)}; commit {environment(device).get('commit', 'unknown')}"
+    text = f"# {title}\n\n" + "\n".join(measured_on or [here]) + "\n\n"
     text += "Seconds are CPU time of one thread.\n\n" if alone(device) else ""
     text += tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f") + "\n\n" + "\n".join(notes) + "\n"
     print(text)

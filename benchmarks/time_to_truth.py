@@ -1,96 +1,228 @@
-"""What protocols leave of the bundled models, and in which time, beside AutoAttack in its authors' code.
+"""What protocols leave of the bundled models, and in which time, beside AutoAttack in its authors' code and Foolbox.
 
-    python benchmarks/time_to_truth.py --references
+    python benchmarks/time_to_truth.py --references [autoattack] [foolbox]
     python benchmarks/time_to_truth.py [--protocol NAME ...] [--model NAME ...] [--seeds N] [--timed N] [--pairs N]
+                                       [--again | --report]
 
-`--references` runs AutoAttack once for every model and norm, and keeps slim run files in benchmarks/references; what is
-there is not run again. The second command compares outcomes on the same images, ours with several seeds, and the CPU
-seconds of one thread that both take for the first images, in alternated pairs.
+`--references` runs AutoAttack once for every model and norm, and Foolbox's strongest attacks for some models, and keeps
+slim run files in benchmarks/references; what is there is not run again. The second command compares outcomes on the
+same images, ours with several seeds, and the CPU seconds of one thread that each takes for the first images, in turn.
+It keeps every measured row in benchmarks/results/time-to-truth-rows.json at once, and measures only what is missing
+there, or what was measured with other attacks or numbers; with `--again` everything, with `--report` nothing. It writes
+a table for each protocol, and a plot of all of them.
+
+Foolbox's Brendel-Bethge needs numba: without it, Foolbox is not timed, and makes no references.
 """
 
 import argparse
+import functools
+import importlib
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-from measuring import seconds, write_results
+from measuring import RESULTS, machine, seconds, write_results
+from truth_rows import AUTOATTACK, FOOLBOX, Measured, keep, picture, read, table
 
 import robench
+from robench import protocols
+from robench.evaluation.environment import commit
+from robench.results.figures import image_bytes
 
-REFERENCES = Path(__file__).parent / "references"
-REFERENCE = "autoattack-reference"
+HERE = Path(__file__).resolve().parent
+REFERENCES = HERE / "references"
+ROWS = RESULTS / "time-to-truth-rows.json"
+PLOT = RESULTS / "time-to-truth.svg"
 EXAMPLES = 200
 RADII = {"digits": ("linf:0.2", "l2:2", "l1:10"), "mnist": ("linf:0.3", "l2:2", "l1:10")}
 MODELS = (
     *(f"digits-{name}" for name in ("eat", "adaptive", "sat", "adv-linf", "adv-l2", "adv-l1", "adv-rt", "nat")),
     *(f"mnist-{name}" for name in ("adv-linf", "adv-max", "eat-l1r14")),
 )
+THEIR_MODELS = {AUTOATTACK: MODELS, FOOLBOX: ("digits-eat", "digits-adv-linf", "digits-sat")}
+THEIR_ATTACKS: dict[str, dict[str, tuple[str, ...]]] = {  # cheapest first: each searches what those before it leave
+    AUTOATTACK: dict.fromkeys(("linf", "l2", "l1"), ("autoattack-reference",)),
+    FOOLBOX: {
+        "linf": (
+            "foolbox:LinfProjectedGradientDescentAttack(steps=100, rel_stepsize=0.025, restarts=5)",
+            "foolbox:LInfFMNAttack(steps=500)",
+            "foolbox:LinfinityBrendelBethgeAttack(steps=500)",
+        ),
+        "l2": (
+            "foolbox:DDNAttack(steps=500)",
+            "foolbox:L2FMNAttack(steps=500)",
+            "foolbox:L2CarliniWagnerAttack(steps=200)",
+            "foolbox:L2BrendelBethgeAttack(steps=500)",
+        ),
+        "l1": (
+            "foolbox:L1FMNAttack(steps=500)",
+            "foolbox:EADAttack(steps=200, decision_rule=L1)",
+            "foolbox:L1BrendelBethgeAttack(steps=500)",
+        ),
+    },
+}
 CPU = torch.device("cpu")
+Row = dict[str, object]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--references", action="store_true", help="make the missing runs of AutoAttack")
+    parser.add_argument("--references", nargs="*", metavar="NAME", help="make the missing runs of these, or of all")
     parser.add_argument("--model", action="append", choices=MODELS, help="default: all")
     parser.add_argument("--protocol", action="append", help="default: standard")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timed", type=int, default=50, help="images that are timed; 0 for none")
-    parser.add_argument("--pairs", type=int, default=1, help="timings of each pair")
+    parser.add_argument("--pairs", type=int, default=1, help="timings of each")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--again", action="store_true", help="measure what is measured already")
+    how.add_argument("--report", action="store_true", help="measure nothing: tables and plot of what is there")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = [(model, threat) for model in args.model or MODELS for threat in RADII[model.partition("-")[0]]]
-    if args.references:
-        for model, threat in pairs:
-            make_reference(model, threat)
+    pairs = [(model, threat) for model in args.model or MODELS for threat in RADII[data_of(model)]]
+    if args.references is not None:
+        make_references(args.references, pairs)
         return
-    present = [pair for pair in pairs if reference_file(*pair).exists()]
+    present = [pair for pair in pairs if reference_file(*pair, AUTOATTACK).exists()]
     if not present:
         sys.exit("there is no reference of these models; make it with --references")
-    for protocol in args.protocol or ["standard"]:
-        rows = [compared(model, threat, protocol, args) for model, threat in present]
-        rows.append(summed(rows))
-        notes = [
-            f"The first {EXAMPLES} test images, float32; {args.seeds} seeds of {protocol}, one of AutoAttack. Seconds"
-            f" and gradients are of the first {args.timed} images, medians of {args.pairs} alternated pairs."
-            f" Command: {command(args, protocol)}"
-        ]
-        if missing := len(pairs) - len(present):
-            notes.append(f"{missing} of {len(pairs)} pairs have no reference yet.")
-        write_results(f"time-to-truth-{protocol}", f"{protocol} and AutoAttack", rows, notes, CPU)
+    questions = [
+        Question(name, args.seeds, args.timed, args.pairs) for name in dict.fromkeys(args.protocol or ["standard"])
+    ]
+    found = [row for pair in present for row in measured_rows(questions, *pair, args)]
+    for question in questions:
+        if measured := [row for row in found if row.protocol == question.protocol]:
+            write_table(question, measured, len(pairs), args)
+        else:
+            print(f"nothing is measured of {question.protocol}", file=sys.stderr)
+    if made := picture(found, their_outcomes(present)):
+        PLOT.write_bytes(image_bytes(made, "svg"))
 
 
-def command(args: argparse.Namespace, protocol: str) -> str:
-    """The command that makes one table."""
-    models = "".join(f" --model {model}" for model in args.model or ())
-    numbers = f" --seeds {args.seeds} --timed {args.timed} --pairs {args.pairs}"
-    return f"python benchmarks/time_to_truth.py --protocol {protocol}{models}{numbers}"
+@dataclass(frozen=True)
+class Question:
+    """What is measured for each pair of a model and a threat."""
+
+    protocol: str
+    seeds: int
+    timed: int
+    pairs: int
+
+    def attacks(self, model: str, threat: str) -> list[str]:
+        """The protocol's attacks under a threat, with every number."""
+        (choice,) = protocols.load(self.protocol, data_of(model)).with_threats([threat]).threats
+        return [described(attack) for attack in choice.attacks]
+
+    def is_answered_by(self, row: Measured) -> bool:
+        """Whether a row was measured with these numbers and with the protocol's present attacks."""
+        numbers = (len(row.outcomes), row.timed, row.pairs, row.attacks)
+        return numbers == (self.seeds, self.timed, self.pairs, self.attacks(row.model, row.threat))
 
 
-def reference_file(model: str, threat: str) -> Path:
-    """The committed run of AutoAttack."""
-    return REFERENCES / f"{model}-{threat.partition(':')[0]}.robench"
+def described(choice: protocols.AttackChoice) -> str:
+    """An attack of a protocol as text, with everything but its label."""
+    plan = {key: value for key, value in vars(choice).items() if key not in ("label", "attack") and value is not None}
+    return " ".join([choice.attack.spec, *(f"{key}={value}" for key, value in plan.items())])
 
 
-def make_reference(model: str, threat: str) -> None:
-    """Runs AutoAttack to the end and keeps its run file, without images, where there is none yet."""
-    target = reference_file(model, threat)
+def data_of(model: str) -> str:
+    """The data set of a bundled model."""
+    return model.partition("-")[0]
+
+
+def norm_of(threat: str) -> str:
+    """The name before the radius."""
+    return threat.partition(":")[0]
+
+
+# References.
+
+
+def reference_file(model: str, threat: str, reference: str) -> Path:
+    """The committed run of a reference."""
+    library = "" if reference == AUTOATTACK else f"{reference.lower()}-"
+    return REFERENCES / f"{library}{model}-{norm_of(threat)}.robench"
+
+
+def make_references(named: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
+    """Makes the missing runs of the references with these names, or of all."""
+    known = {reference.lower(): reference for reference in THEIR_ATTACKS}
+    if unknown := [name for name in named if name.lower() not in known]:
+        sys.exit(f"there is no reference {unknown[0]}; there are {', '.join(known)}")
+    for reference in [known[name.lower()] for name in named] or THEIR_ATTACKS:
+        for model, threat in pairs:
+            if model in THEIR_MODELS[reference]:
+                make_reference(model, threat, reference)
+
+
+def make_reference(model: str, threat: str, reference: str) -> None:
+    """Runs a reference to the end and keeps its run file, without images, where there is none yet."""
+    target = reference_file(model, threat, reference)
     if target.exists():
         return
+    if reference == FOOLBOX and not has_numba():
+        sys.exit("Foolbox's Brendel-Bethge needs numba; install it with: pip install numba")
     REFERENCES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run, slim = Path(folder) / "run.robench", Path(folder) / "slim.robench"
-        summary = evaluated(model, threat, attacks=[REFERENCE], run=run)
+        summary = evaluated(model, threat, attacks=THEIR_ATTACKS[reference][norm_of(threat)], run=run)
         if summary.union.open:
-            sys.exit(f"AutoAttack did not end on {model} under {threat}")
+            sys.exit(f"{reference} did not end on {model} under {threat}")
         words = [sys.executable, "-m", "robench", "merge", str(run), "--slim", "--out", str(slim)]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         shutil.move(slim, target)
     print(f"{target.name}: {summary.union.standing} of {EXAMPLES} stand", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether numba can be imported. It imports `coverage`, which must not be benchmarks/coverage.py."""
+    path = list(sys.path)
+    try:
+        sys.path[:] = [entry for entry in path if Path(entry).resolve() != HERE]
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    finally:
+        sys.path[:] = path
+    return True
+
+
+@functools.cache
+def warm_up(reference: str, norm: str) -> None:
+    """Runs a reference on a few images, so that its imports and half a minute of numba's compiling are not timed."""
+    short = "autoattack-reference(steps=20, queries=20)"
+    few = [short] if reference == AUTOATTACK else THEIR_ATTACKS[FOOLBOX][norm][-1:]
+    threat = next(text for text in RADII["digits"] if norm_of(text) == norm)
+    evaluated("digits-nat", threat, attacks=few, examples=3)
+
+
+def their_outcomes(pairs: Sequence[tuple[str, str]]) -> dict[str, dict[tuple[str, str], str]]:
+    """The outcomes of each reference on each pair that it has a run of."""
+    return {
+        reference: {pair: loaded(*pair, reference).union.outcomes for pair in pairs if has_reference(*pair, reference)}
+        for reference in THEIR_ATTACKS
+    }
+
+
+def has_reference(model: str, threat: str, reference: str) -> bool:
+    """Whether there is a run of this reference."""
+    return reference_file(model, threat, reference).exists()
+
+
+@functools.cache
+def loaded(model: str, threat: str, reference: str) -> robench.Summary:
+    """The summary of a committed run."""
+    return robench.load_run(reference_file(model, threat, reference))
+
+
+# Measuring.
 
 
 def evaluated(
@@ -116,64 +248,107 @@ def evaluated(
     )
 
 
-def compared(model: str, threat: str, protocol: str, args: argparse.Namespace) -> dict[str, object]:
-    """One pair: what both leave, image by image, and what both take."""
-    reference = robench.load_run(reference_file(model, threat))
-    ours = [evaluated(model, threat, protocol=protocol, seed=seed) for seed in range(args.seeds)]
-    for summary in ours:
-        assert summary.data.sha256 == reference.data.sha256, "both are about the same images"
-    missed = [one_sided(summary, reference) for summary in ours]
-    more = [one_sided(reference, summary) for summary in ours]
-    row: dict[str, object] = {
-        "model": model,
-        "threat": threat,
-        "AutoAttack leaves": reference.union.standing,
-        f"{protocol} leaves": " ".join(str(summary.union.standing) for summary in ours),
-        "only AutoAttack breaks": " ".join(map(str, missed)),
-        f"only {protocol} breaks": " ".join(map(str, more)),
+def measured_rows(questions: Sequence[Question], model: str, threat: str, args: argparse.Namespace) -> list[Measured]:
+    """The rows of this pair: those on file that answer a question, else new ones, which are kept there."""
+    names = {question: f"{question.protocol} {model} {threat}" for question in questions}
+    on_file = {} if args.again else read(ROWS)
+    rows = {q: on_file[name] for q, name in names.items() if name in on_file and q.is_answered_by(on_file[name])}
+    missing = [question for question in questions if question not in rows]
+    if missing and not args.report:
+        new = measure(missing, model, threat)
+        for row in new:
+            print(
+                f"{row.protocol} {row.pair}: {row.standing} stand; seconds {row.seconds}", file=sys.stderr, flush=True
+            )
+        rows |= dict(zip(missing, new, strict=True))
+        keep(ROWS, read(ROWS) | {names[question]: rows[question] for question in missing})
+    return [rows[question] for question in questions if question in rows]
+
+
+def measure(questions: Sequence[Question], model: str, threat: str) -> list[Measured]:
+    """What each protocol leaves with each seed, and what all and the references take for the first images."""
+    ours = {
+        question: [evaluated(model, threat, protocol=question.protocol, seed=seed) for seed in range(question.seeds)]
+        for question in questions
     }
-    if args.timed:
-        row |= timed(model, threat, protocol, args)
-    print(row, file=sys.stderr, flush=True)
-    return row
+    for reference in THEIR_ATTACKS:
+        if has_reference(model, threat, reference):
+            data = {
+                loaded(model, threat, reference).data.sha256,
+                *(s.data.sha256 for some in ours.values() for s in some),
+            }
+            assert len(data) == 1, f"the protocols and {reference} are about the same images"
+    found, taken = timed(questions, model, threat)
+    return [
+        Measured(
+            protocol=question.protocol,
+            model=model,
+            threat=threat,
+            attacks=question.attacks(model, threat),
+            outcomes=[summary.union.outcomes for summary in ours[question]],
+            timed=question.timed,
+            pairs=question.pairs,
+            seconds={name: median(taken[name]) for name in (question.protocol, *THEIR_ATTACKS) if name in taken},
+            gradients={
+                name: found[name].cost.backwards for name in (question.protocol, *THEIR_ATTACKS) if name in found
+            },
+            machine=machine(CPU),
+            commit=code(),
+        )
+        for question in questions
+    ]
 
 
-def one_sided(standing: robench.Summary, broken: robench.Summary) -> int:
-    """The number of examples that stand in the first and are broken in the second."""
-    return sum(a == "S" and b == "B" for a, b in zip(standing.union.outcomes, broken.union.outcomes, strict=True))
+@functools.cache
+def code() -> str:
+    """The commit at the first measurement: later the file of rows itself is changed."""
+    return commit(CPU)
 
 
-def timed(model: str, threat: str, protocol: str, args: argparse.Namespace) -> dict[str, object]:
-    """CPU seconds and gradients of both on the first images."""
-    found: list[robench.Summary] = []
-    taken: dict[str, list[float]] = {"ours": [], "reference": []}
-    for _ in range(args.pairs):
-        ours = seconds(lambda: found.append(evaluated(model, threat, protocol=protocol, examples=args.timed)), CPU)
-        theirs = seconds(lambda: found.append(evaluated(model, threat, attacks=[REFERENCE], examples=args.timed)), CPU)
-        taken["ours"].append(ours)
-        taken["reference"].append(theirs)
-    mine, other = median(taken["ours"]), median(taken["reference"])
-    return {
-        "gradients": found[-2].cost.backwards,
-        "AutoAttack's": found[-1].cost.backwards,
-        "seconds": mine,
-        "AutoAttack's s": other,
-        "times faster": other / mine,
-    }
+def timed(
+    questions: Sequence[Question], model: str, threat: str
+) -> tuple[dict[str, robench.Summary], dict[str, list[float]]]:
+    """A summary and all CPU seconds on the first images, of each protocol and reference, in turn."""
+    examples, pairs = questions[0].timed, questions[0].pairs
+    found: dict[str, robench.Summary] = {}
+    taken: dict[str, list[float]] = {}
+    if not examples:
+        return found, taken
+    given: dict[str, dict[str, Any]] = {q.protocol: {"protocol": q.protocol} for q in questions}
+    for reference, attacks in THEIR_ATTACKS.items():
+        if has_reference(model, threat, reference) and (reference != FOOLBOX or has_numba()):
+            given[reference] = {"attacks": attacks[norm_of(threat)]}
+            warm_up(reference, norm_of(threat))
+    for _ in range(pairs):
+        for name, options in given.items():
+
+            def work(name: str = name, options: dict[str, Any] = options) -> None:
+                found[name] = evaluated(model, threat, examples=examples, **options)
+
+            taken.setdefault(name, []).append(seconds(work, CPU))
+    return found, taken
 
 
-def summed(rows: Sequence[dict[str, object]]) -> dict[str, object]:
-    """The last line: sums over all pairs, and the ratio of the sums of seconds."""
-    total: dict[str, object] = {"model": "sum"}
-    for key in rows[0]:
-        if key in ("model", "threat", "times faster"):
-            continue
-        columns = [[float(part) for part in str(row[key]).split()] for row in rows]
-        values = [sum(column) for column in zip(*columns, strict=True)]
-        total[key] = " ".join(f"{value:g}" for value in values) if len(values) > 1 else values[0]
-    if "seconds" in total:
-        total["times faster"] = float(str(total["AutoAttack's s"])) / float(str(total["seconds"]))
-    return total
+def write_table(question: Question, measured: Sequence[Measured], wanted: int, args: argparse.Namespace) -> None:
+    """The table of one protocol."""
+    notes = [
+        f"The first {EXAMPLES} test images, float32; {question.seeds} seeds of {question.protocol}, one of the"
+        f" references. Seconds and gradients are of the first {question.timed} images, medians of {question.pairs},"
+        f" in turn. A sum has the columns that every row has. Command: {command(args, question.protocol)}"
+    ]
+    if missing := wanted - len(measured):
+        notes.append(f"{missing} of {wanted} pairs have no reference, or are not measured yet.")
+    machines = sorted({f"{row.machine}; commit {row.commit}" for row in measured})
+    name = Path(question.protocol).stem
+    rows = table(measured, their_outcomes([row.pair for row in measured]))
+    write_results(f"time-to-truth-{name}", f"{name}, AutoAttack and Foolbox", rows, notes, CPU, machines)
+
+
+def command(args: argparse.Namespace, protocol: str) -> str:
+    """The command that makes one table."""
+    models = "".join(f" --model {model}" for model in args.model or ())
+    numbers = f" --seeds {args.seeds} --timed {args.timed} --pairs {args.pairs}"
+    return f"python benchmarks/time_to_truth.py --protocol {protocol}{models}{numbers}"
 
 
 if __name__ == "__main__":

@@ -1,33 +1,24 @@
 """`robench list`: attacks, threats, models and so on, one line each, with their sources."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import click
 
 from .. import protocols, renames
 from ..errors import UserError, unknown
-from ..evaluation.environment import pick_device
-from ..evaluation.model_source import CheckpointSource
-from ..problem import datasets
 from ..problem.architectures import ARCHITECTURES
-from ..problem.checkpoints import locate
 from ..problem.checkpoints.cards import Card, read_card
 from ..problem.checkpoints.zoo import has_weights, zoo_addresses, zoo_card, zoo_names
-from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
-from ..problem.split import Split
 from ..problem.threats import THREATS
-from ..protocols import Protocol, cost
 from ..protocols.suites import ABOUT, SUITES, attacked
 from ..recipes import RECIPES
 from ..search.attacks import ATTACKS
 from ..search.foreign import foolbox
+from .costs import CostedModel, costs
 from .options import debug_option
 from .terminal import echo
-
-CLASSES = 10  # where no model or data set determines the number
 
 Lines = Iterator[tuple[str, str]]
 
@@ -132,48 +123,6 @@ def command(kind: str, only: str | None, verbose: bool, model: str | None) -> No
         echo(f"{name:<{width}}  {text}")
         if verbose and kind == "protocols":
             path = protocols.HERE / f"{name}.toml"
-            echo(f"\n{path.read_text()}\n{_costs(protocols.read(path), costed)}\n")
+            echo(f"\n{path.read_text()}\n{costs(protocols.read(path), costed)}\n")
         if verbose and kind == "models":
             echo("\n" + zoo_card(name).read_text())
-
-
-@dataclass(frozen=True)
-class CostedModel:
-    """A model whose evaluation is estimated, with its images and its speed on this machine."""
-
-    classifier: Classifier
-    split: Split
-    data: str
-    rate: cost.Rate
-
-    @classmethod
-    def named(cls, model: str) -> "CostedModel":
-        """The bundled model of this name, or one with a card. Raises UserError without a card."""
-        card = locate(model)[1]
-        if card is None or not card.data:
-            raise UserError(f"{model} has no card that names its data; name a bundled model, such as mnist-adv-linf")
-        split = datasets.load(card.data)
-        classifier = CheckpointSource(model, device=pick_device("auto")).load(split).classifier
-        return cls(classifier, split, card.data.partition(":")[0], cost.measured_rate(classifier))
-
-
-def _costs(protocol: Protocol, costed: CostedModel | None) -> str:
-    """The cost of an example that no attack breaks, and an upper bound of the time for a model of its data."""
-    matching = costed if costed is not None and protocol.data in ("", costed.data) else None
-    known = DATASETS.get(protocol.data)
-    classes = matching.classifier.classes if matching else known.classes if known else CLASSES
-    each = cost.of_protocol(protocol, classes)
-    lines = [f"An example of {classes} classes that no attack breaks costs {each}."]
-    if matching and (protocol.examples is None or protocol.examples.isdigit()):
-        n = min(len(matching.split), int(protocol.examples or len(matching.split)))
-        lines.append(
-            f"At the rate of {matching.classifier.name} here ({matching.rate.gradients:,.0f} gradients or"
-            f" {matching.rate.forwards:,.0f} forward passes a second) {n:,} of them take up to"
-            f" {_duration(n * matching.rate.seconds(each))}; broken examples cost less."
-        )
-    return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(minutes, 1)} min"

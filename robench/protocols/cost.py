@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -52,6 +53,32 @@ def of_attack(threat: ThreatChoice, choice: AttackChoice, classes: int) -> Cost:
     queries = planned_items(choice, classes) * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step
     order = Cost(targets.gradients(choice.attack, classes), 0)
     return order + (Cost(queries, 0) if choice.attack.reads == "gradients" else Cost(0, queries))
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One attack of a threat: its cost for an example that it does not break, and that of all attacks up to it."""
+
+    label: str
+    searches: int  # on each example
+    cost: Cost
+    total: Cost
+    near: bool  # only examples that earlier searches have brought near to the boundary are searched
+
+
+def rows(threat: ThreatChoice, classes: int) -> list[CostRow]:
+    """The attacks of a threat in their order, with running totals."""
+    costs = [of_attack(threat, choice, classes) for choice in threat.attacks]
+    return [
+        CostRow(
+            choice.label,
+            planned_items(choice, classes),
+            cost,
+            total,
+            near=getattr(choice, "near", None) is not None,
+        )
+        for choice, cost, total in zip(threat.attacks, costs, accumulate(costs), strict=True)
+    ]
 
 
 def of_protocol(protocol: Protocol, classes: int) -> Cost:

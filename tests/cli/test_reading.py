@@ -397,6 +397,30 @@ def test_a_protocol_is_printed_with_its_cost_for_a_model_of_its_data(robench):
     assert "of them take" not in other.out
 
 
+def test_a_protocol_is_printed_with_the_cost_of_each_attack_and_of_all_up_to_it(robench):
+    lines = robench("list", "protocols", "quick", "-v").out.splitlines()
+    tables = [line.split() for line in lines[lines.index(next(line for line in lines if "no attack breaks" in line)) :]]
+    start = tables.index(["l1:10", "searches", "gradients", "total"])
+    assert tables[start + 1 : start + 5] == [
+        ["pgd", "1", "41", "41"],
+        ["slide", "1", "101", "142"],
+        ["apgd-ce", "1", "103", "245"],
+        ["apgd-t", "5", "515", "760"],
+    ]
+    widths = {len(line) for line in lines if line.startswith(("l1:10 ", "pgd  ", "slide  ", "apgd-ce  "))}
+    assert len(widths) == 2, "columns are aligned: one width under l1, and one under both other threats"
+    for word in ("standing", "falling"):
+        assert len([line for line in lines if line.startswith(f"{word}: ")]) == 1
+
+
+def test_forward_passes_alone_have_columns_of_their_own_where_an_attack_makes_any(robench):
+    out = robench("list", "protocols", "standard-l0", "-v").out
+    assert "10 classes are assumed, as the protocol names no data set" in out
+    rows = [line.split() for line in out.splitlines()]
+    start = rows.index(["l0:10", "searches", "gradients", "total", "forward", "passes", "total"])
+    assert rows[start + 3] == ["pointwise", "1", "0", "1,102", "2,000", "2,000"]
+
+
 def test_a_protocol_that_was_made_for_other_data_is_used_with_a_note(robench, folder):
     (folder / "tiny.toml").write_text('data = "mnist"\n' + (folder / "tiny.toml").read_text())
     result = robench("evaluate", "digits-nat", "--protocol", "tiny.toml")
