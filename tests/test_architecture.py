@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"problem", "errors"},
     "leaderboard": {"results", "evidence.records", "errors", "__version__"},
     "recipes": {"search", "problem", "settings", "renames", "errors"},
-    "protocols": {"evidence.attack_key", "evidence.records", "search", "problem", "renames", "errors"},
+    "protocols": {"evidence.attack_key", "search", "problem", "renames", "errors"},
     "doctor": {"search", "evidence", "problem", "errors", "__version__"},
     "masking": {"protocols", "search", "evidence", "results", "problem", "errors"},
     "evaluation": {

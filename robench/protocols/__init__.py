@@ -9,7 +9,6 @@ from typing import Any
 
 from .. import renames
 from ..errors import UserError, unknown
-from ..evidence.records import MAX_EXAMPLES, MIN_SAMPLE
 from ..problem import threats
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
@@ -25,6 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MAX_SAMPLE = 10**6  # examples, as many as a plan holds
 HERE = Path(__file__).parent
 
 OWN_THREATS, OWN_ATTACKS = (
@@ -274,11 +274,8 @@ def _sample(name: str, given: object) -> int | None:
     """The number of examples that an entry names. Raises UserError where it is none."""
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int) or not MIN_SAMPLE <= given <= MAX_EXAMPLES:
-        raise UserError(
-            f"{name} cannot take sample={given!r}: it needs a number of examples, at least {MIN_SAMPLE}, such as"
-            " sample=20"
-        )
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_SAMPLE:
+        raise UserError(f"{name} cannot take sample={given!r}: it needs a number of examples, such as sample=20")
     return given
 
 

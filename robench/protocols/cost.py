@@ -75,7 +75,7 @@ def rows(threat: ThreatChoice, classes: int) -> list[CostRow]:
             planned_items(choice, classes),
             cost,
             total,
-            near=getattr(choice, "near", None) is not None,
+            near=choice.near is not None,
         )
         for choice, cost, total in zip(threat.attacks, costs, accumulate(costs), strict=True)
     ]

@@ -334,11 +334,11 @@ def test_merged_shards_whose_samples_differ_leave_nothing_open(many):
     assert "O" not in outcomes(plan, evidence, THREAT)
 
 
-@pytest.mark.parametrize("given", ["0", "4", "0.2", "true", "10000000", "'some'"])
+@pytest.mark.parametrize("given", ["0", "-5", "0.2", "true", "10000000", "'some'"])
 def test_a_sample_that_is_no_number_of_examples_is_refused(given, tmp_path):
     file = tmp_path / "p.toml"
     file.write_text(f"[[threat]]\nthreat = '{THREAT}'\nattacks = [{{ attack = 'pgd', sample = {given} }}]")
-    with pytest.raises(UserError, match=r"sample=.* a number of examples, at least 5"):
+    with pytest.raises(UserError, match=r"sample=.* a number of examples"):
         read(file)
 
 
