@@ -1,16 +1,18 @@
 """The precision of the search. It may be low, because every result of the search is verified in float32."""
 
-import copy
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ...errors import UserError, unknown
 from ...problem.classifier import Classifier, arithmetic
-from ...problem.shapes import Inputs, Logits
-from ..attack import Model
+from ...problem.shapes import Inputs
+from .rounding import rounded
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
@@ -57,30 +59,6 @@ def has_hardware(precision: str, device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def rounded(classifier: Classifier) -> Model:
-    """The classifier in bfloat16, answering in float32.
-
-    The weights of convolutions and dense layers are rounded once. The first layer stays float32: near 1, neighbouring
-    bfloat16 numbers are 1/256 apart, so that rounding would remove small perturbations of the image.
-    """
-    if isinstance(classifier.module, torch.jit.ScriptModule):
-        raise UserError("the layers of a TorchScript model cannot be rounded to bfloat16; leave --precision out")
-    module = copy.deepcopy(classifier.module)
-    device = classifier.device.type
-    first, *others = _layers(module, classifier) or {nn.Identity(): 0}
-    for layer in others:
-        layer.weight.data = layer.weight.data.bfloat16()
-    exactly = torch.autocast(device, enabled=False)(first.forward)
-    first.forward = lambda x: exactly(x.float())
-
-    def model(x: Inputs) -> Logits:
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits: Tensor = module(x.clone())  # it may write into its input
-        return logits.float()
-
-    return model
-
-
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     """The reason why a model cannot be searched in this precision; empty if it can.
 
@@ -113,9 +91,15 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
 
 
 def multiply_adds(classifier: Classifier) -> tuple[int, int]:
-    """The multiply-adds for one image: in the layers that `rounded` rounds, and in all convolutions and dense ones."""
-    counts = list(_layers(classifier.module, classifier).values())
-    return sum(counts[1:]), sum(counts)
+    """The multiply-adds of the rounded model for one image: those in bfloat16, and all, of convolutions and products.
+
+    Raises UserError if the model cannot be rounded.
+    """
+    model = rounded(classifier)
+    image = torch.zeros(1, *classifier.shape, device=classifier.device)
+    with torch.no_grad(), arithmetic(classifier.device), _Counting() as counting:
+        model(image)
+    return counting.rounded, counting.total
 
 
 def saves_too_little(classifier: Classifier, rows: int) -> str:
@@ -123,41 +107,35 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
 
     This is a function of the network and the kind of device. A measurement would vary from run to run.
     """
-    if isinstance(classifier.module, torch.jit.ScriptModule):
-        return "the layers of a TorchScript model cannot be counted, nor rounded"
-    in_rounded, total = multiply_adds(classifier)
+    try:
+        in_rounded, total = multiply_adds(classifier)
+    except UserError as error:
+        return str(error).partition(";")[0]
     minimum = WORTH.get(classifier.device.type, WORTH["cuda"])
     if rows * in_rounded < minimum:
         return f"the network is small: {_millions(rows * in_rounded)} multiply-adds a batch, below {_millions(minimum)}"
     if in_rounded < SHARE * total:
-        return f"the first layer, which stays float32, makes {1 - in_rounded / total:.0%} of the multiply-adds"
+        return f"layers that stay in float32 make {1 - in_rounded / total:.0%} of the multiply-adds"
     return ""
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the multiply-adds of all convolutions and products of matrices while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounded = self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if operations := flop_registry.get(func.overloadpacket):
+            count = operations(*args, **(kwargs or {}), out_val=output) // 2
+            self.total += count
+            self.rounded += count * (args[0].dtype == torch.bfloat16)
+        return output
 
 
 def _millions(n: int) -> str:
     return f"{n / 1e6:,.0f} million"
-
-
-def _layers(module: nn.Module, classifier: Classifier) -> dict[nn.Module, int]:
-    """The convolutions and dense layers in the order of a forward pass, with their multiply-adds for one image."""
-    counts: dict[nn.Module, int] = {}
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        values = inputs[0].numel() if transposed else output.numel()
-        weight = layer.weight
-        assert isinstance(weight, Tensor), "convolutions and dense layers have weights"
-        counts[layer] = counts.get(layer, 0) + values * weight[0].numel()
-
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in module.modules()
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    ]
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, *classifier.shape, device=classifier.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
