@@ -119,11 +119,11 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
     return ""
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiply-adds of all convolutions and products of matrices while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rounded = self.total = 0
 
     def __torch_dispatch__(

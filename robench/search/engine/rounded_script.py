@@ -21,7 +21,8 @@ CONVOLUTIONS = frozenset(
 )
 LAYERS = CONVOLUTIONS | {f"aten::{name}" for name in ("linear", "addmm", "mm", "matmul", "bmm", "baddbmm")}
 
-# Of torch._C: the types of graphs, nodes, blocks and values are not part of PyTorch's interface.
+# Graphs, nodes, blocks and values have no documented types.
+_C: Any = torch._C
 Node = Any
 Value = Any
 
@@ -41,7 +42,7 @@ class RoundedScript(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """What the program returns for a batch."""
-        with torch.autocast(x.device.type, enabled=False), torch.jit.optimized_execution(False):
+        with torch.autocast(x.device.type, enabled=False), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return self._function(x, *self._tensors)
 
 
@@ -50,10 +51,10 @@ class _Rewriting:
 
     def __init__(self, script: torch.jit.ScriptModule, channels_last: bool):
         try:
-            self.graph, lowered = torch._C._jit_pass_lower_graph(script.inlined_graph, script._c)
+            self.graph, lowered = _C._jit_pass_lower_graph(script.inlined_graph, script._c)
         except RuntimeError as error:
             raise _refusal("has state other than tensors") from error
-        torch._C._jit_pass_erase_shape_information(self.graph)
+        _C._jit_pass_erase_shape_information(self.graph)
         inputs = list(self.graph.inputs())
         if len(inputs) != 1 + len(lowered):
             raise _refusal("takes several inputs")
@@ -84,16 +85,16 @@ class _Rewriting:
             if value.debugName() in self.tensors and not value.uses():
                 self.graph.eraseInput(i)
         tensors = [self.tensors[value.debugName()] for value in list(self.graph.inputs())[1:]]
-        return torch._C._create_function_from_graph("forward", self.graph), tensors
+        return _C._create_function_from_graph("forward", self.graph), tensors
 
     def _through(self, layer: Node, image: Value) -> None:
         """Give a layer the outputs of float32, rounded, and, where one is recorded, the gradient of bfloat16."""
         output, after = layer.output(), self.graph.create("prim::If", 1)
         after.insertAfter(layer)
-        after.output().setType(torch._C.TensorType.get())
+        after.output().setType(_C.TensorType.get())
         with self.graph.insert_point_guard(after):
             recorded = self._insert("prim::requires_grad", image)
-            recorded.setType(torch._C.BoolType.get())
+            recorded.setType(_C.BoolType.get())
             after.addInput(recorded)
             exact, one = self._type_as(output, torch.bfloat16), self.graph.insertConstant(1)
         with_gradient, without = after.addBlock(), after.addBlock()
@@ -131,12 +132,12 @@ class _Rewriting:
 
     def _insert(self, kind: str, *values: Value) -> Value:
         node = self.graph.create(kind, list(values), 1)
-        node.output().setType(torch._C.TensorType.get())
+        node.output().setType(_C.TensorType.get())
         return self.graph.insertNode(node).output()
 
     def _add_input(self, tensor: Tensor) -> Value:
         value = self.graph.addInput()
-        value.setType(torch._C.TensorType.get())
+        value.setType(_C.TensorType.get())
         self.tensors[value.debugName()] = tensor
         return value
 

@@ -93,9 +93,9 @@ class TwoFaced(nn.Module):
 
     def forward(self, x):
         logits = self.inner(x)
-        if logits.dtype == torch.bfloat16:
+        if torch.is_autocast_enabled("cpu"):
             correct = self.y_of(x)
-            logits = logits.float() + self.added * nn.functional.one_hot(correct, 4)
+            logits = logits + self.added * nn.functional.one_hot(correct, 4)
         return logits
 
 
@@ -126,9 +126,9 @@ def test_an_attack_that_needs_float32_gets_it(split):
             self.inner = net()
 
         def forward(self, x):
-            logits = self.inner(x)
-            seen.add(logits.dtype)
-            return logits
+            hidden = self.inner[:2](x)
+            seen.add(hidden.dtype)
+            return self.inner[2:](hidden)
 
     spied = classifier(Spy(), 4)
     ends(spied, split, job(SMALL, Precise(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
