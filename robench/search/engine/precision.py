@@ -18,11 +18,11 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
 
 # The smallest number of multiply-adds per batch in rounded layers, and their smallest share of all, with which a lower
-# precision makes steps at least 1.2 times as fast. Below, casts and the first layer, which stays float32, use up the
-# gain. For CPUs, `benchmarks/precision_gain.py` measures it. For CUDA it is an estimate: the number that takes a GPU
-# half a millisecond in float32, compared with some twenty casts of a few microseconds.
+# precision makes steps at least 1.2 times as fast. Below, conversions and the layers that stay in float32 use up the
+# gain. For CPUs, `benchmarks/precision_gain.py` measures both. For CUDA they are estimates: the number that takes a GPU
+# half a millisecond in float32, compared with some twenty conversions of a few microseconds.
 WORTH = {"cpu": 200_000_000, "cuda": 4_000_000_000}
-SHARE = 7 / 8
+SHARE = {"cpu": 7 / 10, "cuda": 7 / 8}
 
 ROUNDING = 0.25  # of the spread of the logits: a larger change in a lower precision is not a rounding error
 
@@ -80,7 +80,7 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     except UserError as error:
         return str(error).partition(";")[0]
     except Exception as error:  # whatever the model's own code raises; float32 remains
-        return f"the model raises {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"the model raises {type(error).__name__}: {_message(error)}"
     if logits.shape != exact.shape:
         return f"the model returns logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
     spread = (exact.amax() - exact.amin()).clamp(min=1e-30)
@@ -111,10 +111,11 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
         in_rounded, total = multiply_adds(classifier)
     except UserError as error:
         return str(error).partition(";")[0]
-    minimum = WORTH.get(classifier.device.type, WORTH["cuda"])
+    kind = classifier.device.type
+    minimum, share = WORTH.get(kind, WORTH["cuda"]), SHARE.get(kind, SHARE["cuda"])
     if rows * in_rounded < minimum:
         return f"the network is small: {_millions(rows * in_rounded)} multiply-adds a batch, below {_millions(minimum)}"
-    if in_rounded < SHARE * total:
+    if in_rounded < share * total:
         return f"layers that stay in float32 make {1 - in_rounded / total:.0%} of the multiply-adds"
     return ""
 
@@ -139,3 +140,11 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _millions(n: int) -> str:
     return f"{n / 1e6:,.0f} million"
+
+
+def _message(error: Exception) -> str:
+    """The message of an error on one line; of one in TorchScript, what follows the program's text."""
+    lines = str(error).split("\n")
+    if "TorchScript" in lines[0]:
+        lines = [line.partition("Error: ")[2] for line in lines if "Error: " in line][-1:] or lines[:1]
+    return " ".join(" ".join(lines).split())

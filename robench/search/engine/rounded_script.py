@@ -28,10 +28,11 @@ Value = Any
 
 
 class RoundedScript(nn.Module):
-    """A TorchScript module whose convolutions and products are computed in bfloat16, with float32 at both ends.
+    """A TorchScript module whose convolutions and matrix products are computed in bfloat16, with float32 at both ends.
 
     A layer that reads the image, directly or through operators that are no layers, has the outputs of float32 and the
-    gradient of bfloat16, as in `through`. The last layer is computed in float32.
+    gradient of bfloat16. The last layer computes in float32. `channels_last` is the order of the weights of 2d
+    convolutions; some programs, which reshape without regard to strides, raise with it.
 
     Raises UserError if the program has state other than tensors, several inputs or no layer.
     """
@@ -50,23 +51,20 @@ class _Rewriting:
     """The graph of a program while it is rewritten, and the tensors that it gets as inputs after the image."""
 
     def __init__(self, script: torch.jit.ScriptModule, channels_last: bool):
-        try:
-            self.graph, lowered = _C._jit_pass_lower_graph(script.inlined_graph, script._c)
-        except RuntimeError as error:
-            raise _refusal("has state other than tensors") from error
-        _C._jit_pass_erase_shape_information(self.graph)
-        inputs = list(self.graph.inputs())
-        if len(inputs) != 1 + len(lowered):
-            raise _refusal("takes several inputs")
-        self.image = inputs[0]
-        self.tensors = {
-            value.debugName(): tensor.detach().clone() for value, tensor in zip(inputs[1:], lowered, strict=True)
-        }
+        self.graph: Any = script.inlined_graph  # a copy
+        self.tensors: dict[str, Tensor] = {}  # the inputs of the graph after the image, by name
         self.rounded: dict[str, Value] = {}  # inputs by the name of the one whose rounded copy they are
+        _C._jit_pass_erase_shape_information(self.graph)
+        self._lift_attributes(script)
         self._lift_constants()
+        self.image, *others = (v for v in self.graph.inputs() if v.debugName() not in self.tensors)
+        if others:
+            raise _refusal("takes several inputs")
         if channels_last:
             self._use_channels_last()
-        self.like = {dtype: self._add_input(torch.zeros((), dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
+        device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
+        types = (torch.float32, torch.bfloat16)
+        self.like = {dtype: self._add_input(torch.zeros((), dtype=dtype, device=device)) for dtype in types}
 
     def result(self) -> tuple[Callable[..., Any], list[Tensor]]:
         """The rewritten program, and its tensors."""
@@ -106,7 +104,7 @@ class _Rewriting:
         without.registerOutput(exact)
         output.replaceAllUsesAfterNodeWith(after, after.output())
         self._convert(rough, self._to_bfloat16)
-        self._convert(layer, self._detached)
+        self._convert(layer, self._constant_float32)
 
     def _convert(self, layer: Node, conversion: Callable[[Value], Value]) -> None:
         """Convert the tensors that a layer reads."""
@@ -124,8 +122,9 @@ class _Rewriting:
             self.rounded[name] = self._add_input(self.tensors[name].bfloat16())
         return self.rounded[name]
 
-    def _detached(self, value: Value) -> Value:
-        return value if value.debugName() in self.tensors else self._insert("aten::detach", value)
+    def _constant_float32(self, value: Value) -> Value:
+        """The value in float32, without a gradient."""
+        return self._type_as(self._insert("aten::detach", value), torch.float32)
 
     def _type_as(self, value: Value, dtype: torch.dtype) -> Value:
         return self._insert("aten::type_as", value, self.like[dtype])
@@ -140,6 +139,34 @@ class _Rewriting:
         value.setType(_C.TensorType.get())
         self.tensors[value.debugName()] = tensor
         return value
+
+    def _lift_attributes(self, script: torch.jit.ScriptModule) -> None:
+        """Make inputs of the tensors that the program reads from its modules, and constants of other values."""
+        this = next(self.graph.inputs())
+        modules, lifted, done = {this.debugName(): script._c}, dict[int, tuple[Tensor, Value]](), []
+        for node in list(_nodes(self.graph)):
+            if node.kind() != "prim::GetAttr":
+                continue
+            owner, output = modules.get(node.input().debugName()), node.output()
+            value = None if owner is None else owner.getattr(node.s("name"))
+            if isinstance(value, Tensor):
+                if id(value) not in lifted:  # shared weights stay shared
+                    lifted[id(value)] = value, self._add_input(value.detach().clone())
+                output.replaceAllUsesWith(lifted[id(value)][1])
+            elif isinstance(value, _C.ScriptModule):
+                modules[output.debugName()] = value
+            elif owner is not None and _is_constant(value):
+                with self.graph.insert_point_guard(node):
+                    output.replaceAllUsesWith(self.graph.insertConstant(value))
+            else:
+                raise _refusal("has state other than tensors and numbers")
+            done.append(node)
+        for node in reversed(done):
+            if not node.output().uses():
+                node.destroy()
+        if this.uses():
+            raise _refusal("changes its state in a forward pass")
+        self.graph.eraseInput(0)
 
     def _lift_constants(self) -> None:
         """Make inputs of constant tensors, such as the weights of a frozen program."""
@@ -180,6 +207,12 @@ def _raw_values(graph: Any, image: Value) -> set[str]:
                     written.append(next(node.inputs()))
                 raw |= {value.debugName() for value in written if "Tensor" in str(value.type())}
     return raw
+
+
+def _is_constant(value: object) -> bool:
+    """Whether an attribute is None, a number, a text, or a list of them."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(v is None or isinstance(v, bool | int | float | str) for v in values)
 
 
 def _refusal(reason: str) -> UserError:

@@ -1,7 +1,8 @@
 """The classifier in bfloat16: a copy that answers nearly as in float32, in about half the time."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ TRIED = 2  # images of a batch that a TorchScript program must compute with its 
 def rounded(classifier: Classifier) -> Model:
     """The classifier in bfloat16, answering in float32.
 
-    The weights of convolutions and dense layers are rounded once. The first layer has the outputs of float32: near 1,
-    neighbouring bfloat16 numbers are 1/256 apart, so that rounding the image would remove small perturbations of it.
-    The last layer computes in float32, because rounding would make near logits equal.
+    The weights of convolutions and dense layers are rounded once. Layers that read the image have the outputs of
+    float32: near 1, neighbouring bfloat16 numbers are 1/256 apart, so that rounding the image would remove small
+    perturbations of it. The last layer computes in float32, because rounding would make near logits equal.
 
     Raises UserError if the model has no such layers, or if it has a TorchScript program that cannot be rewritten.
     """
@@ -33,14 +34,14 @@ def rounded(classifier: Classifier) -> Model:
     calls = _calls(module, classifier)
     if not calls and not programs:
         raise UserError("no layer of this model can be rounded to bfloat16; leave --precision out")
-    for layer in set(calls[1:-1]) - {*calls[:1], *calls[-1:]}:
-        _round(layer)
-    if calls:
-        first, last = calls[0], calls[-1]
-        if first is not last:
-            first.forward = _through(first, device)
-        exactly = torch.autocast(device, enabled=False)(last.forward)
-        last.forward = lambda x: exactly(x.float())
+    readers = {*calls[:1], *_readers_of_the_image(module, classifier)}
+    for layer in set(calls[:-1]) - set(calls[-1:]):
+        if layer in readers:
+            layer.forward = _through(layer, device)
+        else:
+            _round(layer)
+    for last in calls[-1:]:
+        last.forward = _in_float32(last, device)
 
     def model(x: Inputs) -> Logits:
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -50,15 +51,21 @@ def rounded(classifier: Classifier) -> Model:
     return model
 
 
+def _in_float32(layer: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
+    """A layer that computes in float32, also inside autocast."""
+    exactly: Callable[[Tensor], Tensor] = torch.autocast(device, enabled=False)(layer.forward)
+    return lambda x: exactly(x.float())
+
+
 def _through(layer: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
     """A layer with the outputs of float32, rounded, and the gradient of bfloat16, which takes half the time."""
-    exactly = torch.autocast(device, enabled=False)(layer.forward)
+    exactly = _in_float32(layer, device)
     rough = copy.deepcopy(layer)
     _round(rough)
 
     def forward(x: Tensor) -> Tensor:
         with torch.no_grad():
-            outputs: Tensor = exactly(x.float()).bfloat16()
+            outputs = exactly(x).bfloat16()
         if not (torch.is_grad_enabled() and x.requires_grad):
             return outputs
         source: Tensor = rough.forward(x)
@@ -92,15 +99,35 @@ def _answers(module: nn.Module, classifier: Classifier) -> bool:
 def _calls(module: nn.Module, classifier: Classifier) -> list[nn.Module]:
     """The convolutions and dense layers of a forward pass, in the order in which they are computed."""
     calls: list[nn.Module] = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, output: calls.append(layer))
-        for layer in module.modules()
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    ]
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, *classifier.shape, device=classifier.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooks(module, lambda layer, inputs, output: calls.append(layer)), torch.no_grad():
+        module(torch.zeros(1, *classifier.shape, device=classifier.device))
     return calls
+
+
+def _readers_of_the_image(module: nn.Module, classifier: Classifier) -> set[nn.Module]:
+    """The convolutions and dense layers that read the image other than through another such layer.
+
+    They meet the NaN of which an image is made here, because all such layers return zeros.
+    """
+    readers = set()
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if inputs[0].isnan().any():
+            readers.add(layer)
+        return torch.zeros_like(output)
+
+    with suppress(Exception), _hooks(module, hook), torch.no_grad():  # the model may refuse such an image
+        module(torch.full((1, *classifier.shape), torch.nan, device=classifier.device))
+    return readers
+
+
+@contextmanager
+def _hooks(module: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]) -> Iterator[None]:
+    """Calls a hook after each convolution and dense layer."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
