@@ -54,7 +54,7 @@ class Repeating(nn.Module):
         image = x.flatten(1)
         h = self.first(image)
         for i in range(3):
-            h = torch.relu(self.again(h)) + image if i == 1 else torch.relu(self.again(h))
+            h = torch.relu(self.again(2 * h)) + image if i == 1 else torch.relu(self.again(2 * h))
         return self.last(h)
 
 
@@ -153,11 +153,20 @@ class Past(nn.Module):
         return self.last(torch.relu(self.second(torch.cat([image, 0 * self.first(image)], dim=1))))
 
 
+class Written(Past):
+    """Like Past, with a copy of the image that is written in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = torch.zeros(x.size(0), 128)
+        image.copy_(x.flatten(1))
+        return self.last(torch.relu(self.second(torch.cat([image, 0 * self.first(x.flatten(1))], dim=1))))
+
+
 @pytest.mark.parametrize(
     ("kind", "way"),
     [
-        *((kind, way) for kind in (Convolutions, Repeating, Past) for way in WAYS),
-        *((kind, "as it is") for kind in (Convolutions, Repeating, Past)),
+        *((kind, way) for kind in (Convolutions, Repeating, Past, Written) for way in WAYS),
+        *((kind, "as it is") for kind in (Convolutions, Repeating, Past, Written)),
     ],
 )
 def test_a_thousandth_on_the_image_reaches_the_logits(kind, way):
