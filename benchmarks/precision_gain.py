@@ -53,7 +53,8 @@ def main() -> None:
     notes = [
         f"Batches of {rows} images; this device {hardware} hardware for {args.precision}. Synthetic networks have"
         " random weights: conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
-        f"Command: python benchmarks/precision_gain.py --precision {args.precision} --threads {args.threads}",
+        f"Command: python benchmarks/precision_gain.py --precision {args.precision} --threads {args.threads}"
+        f" --rounds {args.rounds}",
     ]
     if args.networks:
         print(tabulate(table, headers="keys", tablefmt="pipe", floatfmt=".2f"))
