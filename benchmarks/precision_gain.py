@@ -10,12 +10,10 @@ least 1.2 times as fast here, in both forms.
 """
 
 import argparse
-import copy
-import warnings
 from statistics import median
 
 import torch
-from measuring import seconds, write_results
+from measuring import seconds, traced, write_results
 from tabulate import tabulate
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -24,7 +22,6 @@ from robench.evaluation.environment import pick_device
 from robench.evaluation.prepared import SLOTS
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
-from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier, arithmetic
 from robench.search.attack import Model
 from robench.search.engine.precision import has_hardware, multiply_adds, saves_too_little
@@ -88,7 +85,7 @@ def networks() -> list[tuple[str, Classifier]]:
 
 
 def _measured(name: str, classifier: Classifier, rows: int, precision: str, rounds: int) -> dict[str, object]:
-    program = _classifier(_traced(classifier), classifier.shape)
+    program = _classifier(traced(classifier.module, classifier.shape), classifier.shape)
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
     exact, ratio = _timed(classifier, rows, precision, rounds)
     rounded_ones, every = multiply_adds(classifier)
@@ -124,14 +121,6 @@ def _timed(classifier: Classifier, rows: int, precision: str, rounds: int) -> tu
         exact.append(seconds(lambda: steps(classifier, times), device) / times)
         rough.append(seconds(lambda: steps(lower, times, tf32=precision == "tf32"), device) / times)
     return median(exact), median(a / b for a, b in zip(exact, rough, strict=True))
-
-
-def _traced(classifier: Classifier) -> nn.Module:
-    """The network as a TorchScript program."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself, which is still in use
-        program = torch.jit.trace(copy.deepcopy(classifier.module), torch.rand(2, *classifier.shape))
-    return Program(program)
 
 
 def _classifier(module: nn.Module, shape: tuple[int, ...]) -> Classifier:
