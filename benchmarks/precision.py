@@ -4,8 +4,8 @@
 
 The same attack on the same examples in float32 and in the lower precision, on four forms of one network: unchanged
 (honest), traced by TorchScript, with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and
-with its logits divided by 10,000 (flat: gradients are tiny). An outcome that differs is listed with the margin of the adversarial image: near
-0 it is float noise at the boundary, far from 0 the search in low precision is worse.
+with its logits divided by 10,000 (flat: gradients are tiny). An outcome that differs is listed with the margin of the
+adversarial image: near 0 it is float noise at the boundary, far from 0 the search in low precision is worse.
 """
 
 import argparse
