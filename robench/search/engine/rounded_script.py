@@ -34,7 +34,7 @@ class RoundedScript(nn.Module):
     gradient of bfloat16. The last layer computes in float32. `channels_last` is the order of the weights of 2d
     convolutions; some programs, which reshape without regard to strides, raise with it.
 
-    Raises UserError if the program has state other than tensors, several inputs or no layer.
+    Raises UserError if the program has hooks, state that is not constant, several inputs, or no layer.
     """
 
     def __init__(self, script: torch.jit.ScriptModule, *, channels_last: bool):
@@ -51,6 +51,8 @@ class _Rewriting:
     """The graph of a program while it is rewritten, and the tensors that it gets as inputs after the image."""
 
     def __init__(self, script: torch.jit.ScriptModule, channels_last: bool):
+        if script._c._get_forward_hooks() or script._c._get_forward_pre_hooks():
+            raise _refusal("has hooks")  # they are not part of the graph
         self.graph: Any = script.inlined_graph  # a copy
         self.tensors: dict[str, Tensor] = {}  # the inputs of the graph after the image, by name
         self.rounded: dict[str, Value] = {}  # inputs by the name of the one whose rounded copy they are

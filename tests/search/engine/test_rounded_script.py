@@ -238,6 +238,17 @@ class Counting(Convolutions):
         return self.last(self.layers(x).flatten(1)) + self.passes
 
 
+def hooked():
+    """A module with a hook that is compiled with it."""
+
+    def hook(self, x: tuple[Tensor]) -> tuple[Tensor]:
+        return (x[0] / 2,)
+
+    module = Convolutions()
+    module.register_forward_pre_hook(hook)
+    return module
+
+
 class TwoInputs(Convolutions):
     """Takes a scale too."""
 
@@ -257,6 +268,7 @@ class Pooling(nn.Module):
     [
         (Counting, "changes its state in a forward pass"),
         (TwoInputs, "takes several inputs"),
+        (hooked, "has hooks"),
         (Pooling, "has no convolution or dense layer"),
     ],
 )
