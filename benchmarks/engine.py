@@ -29,7 +29,7 @@ from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 from robench.search.engine.engine import Engine
 from robench.search.engine.job import Job
-from robench.search.engine.precision import rounded
+from robench.search.engine.rounding import rounded
 from robench.search.engine.scheduler import Item, Waiting
 
 CASES: list[tuple[str, type[AnyAttack]]] = [

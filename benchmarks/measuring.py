@@ -1,14 +1,18 @@
-"""Timing, and result tables with the machine and the versions on which they were measured."""
+"""Timing, traced networks, and result tables with the machine and the versions on which they were measured."""
 
+import copy
 import platform
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
+from torch import nn
 
 from robench.evaluation.environment import environment
+from robench.problem.checkpoints.programs import Program
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,6 +33,13 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def alone(device: torch.device) -> bool:
     """Whether one CPU thread does all the work."""
     return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def traced(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The network as a TorchScript program, for images of this shape."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself, which is still in use
+        return Program(torch.jit.trace(copy.deepcopy(module), torch.rand(2, *shape)))  # type: ignore[no-untyped-call]
 
 
 def machine(device: torch.device) -> str:

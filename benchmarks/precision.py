@@ -2,17 +2,17 @@
 
     python benchmarks/precision.py [--model NAME] [--examples N] [--precision bfloat16]
 
-The same attack on the same examples in float32 and in the lower precision, on three forms of one network: unchanged
-(honest), with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and with its logits divided
-by 10,000 (flat: gradients are tiny). An outcome that differs is listed with the margin of the adversarial image: near
-0 it is float noise at the boundary, far from 0 the search in low precision is worse.
+The same attack on the same examples in float32 and in the lower precision, on four forms of one network: unchanged
+(honest), traced by TorchScript, with its logits times 10,000 (saturated: cross-entropy is exactly 0 in float32), and
+with its logits divided by 10,000 (flat: gradients are tiny). An outcome that differs is listed with the margin of the
+adversarial image: near 0 it is float noise at the boundary, far from 0 the search in low precision is worse.
 """
 
 import argparse
 import copy
 
 import torch
-from measuring import seconds, write_results
+from measuring import seconds, traced, write_results
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -68,7 +68,7 @@ def main() -> None:
 
     rows = [
         _compared(form, factor, loaded.classifier.module, split, threat, attack, args.precision, device)
-        for form, factor in (("honest", 1.0), ("saturated", 1e4), ("flat", 1e-4))
+        for form, factor in (("honest", 1.0), ("traced", 1.0), ("saturated", 1e4), ("flat", 1e-4))
     ]
     notes = [
         f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, {args.attack} under"
@@ -91,7 +91,7 @@ def _compared(
     precision: str,
     device: torch.device,
 ) -> dict[str, object]:
-    scaled = Scaled(copy.deepcopy(module), factor)
+    scaled = Scaled(traced(module, split.shape) if form == "traced" else copy.deepcopy(module), factor)
     classifier = Classifier(scaled, name=form, architecture="", shape=split.shape, classes=split.classes)
     found: dict[str, dict[int, float]] = {}
     taken = {}

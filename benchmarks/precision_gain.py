@@ -3,16 +3,18 @@
     python benchmarks/precision_gain.py [--device cuda] [--precision bfloat16] [--threads N]
 
 A step is a forward pass and an input gradient, on batches as the engine makes them. Both precisions run in turn, and
-the median of the ratios counts, because machines are noisy. `--precision auto` decides by the two counts in the table,
-never by a clock; the thresholds (`WORTH` and `SHARE` in robench/search/engine/precision.py) are set so that every
-network in lower precision is at least 1.2 times as fast here.
+the median of the ratios counts, because machines are noisy. Every network is measured as a module, and traced by
+TorchScript against itself. `--precision auto` decides by the two counts in the table, never by a clock; the thresholds
+(`WORTH` and `SHARE` in robench/search/engine/precision.py) are set so that every network in lower precision is at
+least 1.2 times as fast here, in both forms.
 """
 
 import argparse
 from statistics import median
 
 import torch
-from measuring import seconds, write_results
+from measuring import seconds, traced, write_results
+from tabulate import tabulate
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -22,7 +24,8 @@ from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
 from robench.search.attack import Model
-from robench.search.engine.precision import has_hardware, multiply_adds, rounded, saves_too_little
+from robench.search.engine.precision import has_hardware, multiply_adds, saves_too_little
+from robench.search.engine.rounding import rounded
 
 MIN_SECONDS = 0.02  # of one measurement
 
@@ -33,19 +36,26 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--networks", nargs="*", help="their names; all by default, and only then a file is written")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     rows = SLOTS[device.type]
     table = [
-        _measured(name, classifier.to(device), rows, args.precision, args.rounds) for name, classifier in networks()
+        _measured(name, classifier.to(device), rows, args.precision, args.rounds)
+        for name, classifier in networks()
+        if not args.networks or name in args.networks
     ]
     hardware = "has" if has_hardware(args.precision, device) else "has no"
     notes = [
         f"Batches of {rows} images; this device {hardware} hardware for {args.precision}. Synthetic networks have"
         " random weights: conv8x3@64 has 3 convolutions of 8 channels after the first, on images of 64x64.",
-        f"Command: python benchmarks/precision_gain.py --precision {args.precision} --threads {args.threads}",
+        f"Command: python benchmarks/precision_gain.py --precision {args.precision} --threads {args.threads}"
+        f" --rounds {args.rounds}",
     ]
+    if args.networks:
+        print(tabulate(table, headers="keys", tablefmt="pipe", floatfmt=".2f"))
+        return
     write_results(f"precision-gain-{args.precision}", f"What a step gains in {args.precision}", table, notes, device)
 
 
@@ -62,17 +72,36 @@ def networks() -> list[tuple[str, Classifier]]:
         (16, 1, 32),
         (16, 3, 32),
         (8, 3, 64),
+        (16, 1, 64),
+        (8, 2, 64),
+        (8, 1, 112),
     ]:
         made.append((f"conv{channels}x{depth}@{size}", _classifier(_convolutions(channels, depth), (3, size, size))))
-    for channels, size in [(16, 32), (32, 32), (128, 16)]:
+    for channels, size in [(16, 32), (32, 32), (16, 64), (128, 16)]:
         made.append((f"separable{channels}x4@{size}", _classifier(_separable(channels, 4), (3, size, size))))
-    for width, depth in [(256, 2), (512, 3), (1024, 3), (2048, 3)]:
+    for width, depth in [(256, 2), (512, 3), (1024, 3), (2048, 2), (2048, 3)]:
         made.append((f"dense{width}x{depth}", _classifier(_dense(width, depth), (1, 28, 28))))
     return found + made
 
 
 def _measured(name: str, classifier: Classifier, rows: int, precision: str, rounds: int) -> dict[str, object]:
+    program = _classifier(traced(classifier.module, classifier.shape), classifier.shape)
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
+    exact, ratio = _timed(classifier, rows, precision, rounds)
+    rounded_ones, every = multiply_adds(classifier)
+    return {
+        "network": name,
+        "million multiply-adds a batch, rounded": f"{rows * rounded_ones / 1e6:,.0f}",
+        "of all": f"{rounded_ones / every:.1%}",
+        "float32 ms": 1000 * exact,
+        "times as fast": ratio,
+        "as TorchScript": _timed(program, rows, precision, rounds)[1],
+        "auto may take it": "no" if saves_too_little(classifier, rows) else "yes",
+    }
+
+
+def _timed(classifier: Classifier, rows: int, precision: str, rounds: int) -> tuple[float, float]:
+    """The seconds of a step in float32, and how many times as fast one in lower precision is: medians."""
     device = classifier.device
     lower: Model = rounded(classifier) if precision == "bfloat16" else classifier
     x = torch.rand(rows, *classifier.shape, device=device)
@@ -83,22 +112,15 @@ def _measured(name: str, classifier: Classifier, rows: int, precision: str, roun
                 leaf = x.clone().requires_grad_()
                 torch.autograd.grad(model(leaf).sum(), leaf)
 
-    steps(classifier, 1)
+    for _ in range(3):  # TorchScript optimises a program in its second pass
+        steps(classifier, 1)
     steps(lower, 1, tf32=precision == "tf32")
     times = max(1, round(MIN_SECONDS / seconds(lambda: steps(classifier, 1), device)))
     exact, rough = [], []
     for _ in range(rounds):
         exact.append(seconds(lambda: steps(classifier, times), device) / times)
         rough.append(seconds(lambda: steps(lower, times, tf32=precision == "tf32"), device) / times)
-    rounded_ones, every = multiply_adds(classifier)
-    return {
-        "network": name,
-        "million multiply-adds a batch, rounded": f"{rows * rounded_ones / 1e6:,.0f}",
-        "of all": f"{rounded_ones / every:.1%}",
-        "float32 ms": 1000 * median(exact),
-        "times as fast": median(a / b for a, b in zip(exact, rough, strict=True)),
-        "auto may take it": "no" if saves_too_little(classifier, rows) else "yes",
-    }
+    return median(exact), median(a / b for a, b in zip(exact, rough, strict=True))
 
 
 def _classifier(module: nn.Module, shape: tuple[int, ...]) -> Classifier:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from robench.evidence.store import RunFile
-from robench.problem.checkpoints import locate
+from robench.problem.checkpoints import load, locate
 from robench.results.summary import Summary
 from robench.search.attacks.pgd import PGD
 
@@ -285,6 +285,22 @@ def test_images_found_in_bfloat16_are_verified_in_float32(robench, folder):
     assert robench("verify", "rough.robench").code == 0
     refused = robench(*asked, "half")
     assert (refused.code, "no precision is called 'half'" in refused.err) == (2, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_torchscript_file_is_searched_in_bfloat16(robench, folder):
+    network = load("digits-nat").classifier
+    torch.jit.trace(network.module, torch.rand(2, *network.shape)).save(folder / "traced.pt")
+    letters = []
+    for precision in ("float32", "bfloat16"):
+        asked = "evaluate", "traced.pt", "--data", "digits", "--protocol", "tiny.toml", "--json", "s.json"
+        assert robench(*asked, "--run", f"{precision}.robench", "--precision", precision).code == 0
+        with RunFile.read(folder / f"{precision}.robench") as run:
+            assert run.plan().precision == precision
+        threats = json.loads((folder / "s.json").read_text())["threats"]
+        letters.append("".join(threat["outcomes"] for threat in threats))
+    assert {"B", "S"} <= set(letters[0])
+    assert sum(exact != rough for exact, rough in zip(*letters, strict=True)) <= 1, "an image at the boundary"
 
 
 def test_a_run_without_a_curve_does_not_get_one(robench, tmp_path):

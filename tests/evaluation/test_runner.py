@@ -870,7 +870,7 @@ class RoughlyImmune(nn.Module):
 
     def forward(self, x):
         logits = self.inner(x)
-        if logits.dtype != torch.bfloat16:
+        if not torch.is_autocast_enabled("cpu"):
             return logits
         near = ((x - self.image).abs().amax(dim=(1, 2, 3)) < 0.07)[:, None]
         return torch.where(near, self.inner(self.image[None]).expand(len(x), -1), logits)
@@ -954,7 +954,7 @@ class Float32Only(nn.Module):
 
     def forward(self, x):
         logits = self.inner(x)
-        if logits.dtype != torch.float32:
+        if torch.is_autocast_enabled("cpu"):
             raise TypeError("float32 only")
         return logits
 

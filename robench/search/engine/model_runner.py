@@ -12,7 +12,7 @@ from .cuda_graph import Recorded, Values, cuda_graph
 from .eot import AveragedAnswers, averaged
 from .isolation import error_at, errors_end, fooling
 from .job import Job
-from .precision import rounded
+from .rounding import rounded
 from .slot_batch import SlotBatch
 
 

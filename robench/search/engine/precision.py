@@ -1,26 +1,28 @@
 """The precision of the search. It may be low, because every result of the search is verified in float32."""
 
-import copy
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ...errors import UserError, unknown
 from ...problem.classifier import Classifier, arithmetic
-from ...problem.shapes import Inputs, Logits
-from ..attack import Model
+from ...problem.shapes import Inputs
+from .rounding import rounded
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
 
 # The smallest number of multiply-adds per batch in rounded layers, and their smallest share of all, with which a lower
-# precision makes steps at least 1.2 times as fast. Below, casts and the first layer, which stays float32, use up the
-# gain. For CPUs, `benchmarks/precision_gain.py` measures it. For CUDA it is an estimate: the number that takes a GPU
-# half a millisecond in float32, compared with some twenty casts of a few microseconds.
+# precision makes steps at least 1.2 times as fast. Below, conversions and the layers that stay in float32 use up the
+# gain. For CPUs, `benchmarks/precision_gain.py` measures both. For CUDA they are estimates: the number that takes a GPU
+# half a millisecond in float32, compared with some twenty conversions of a few microseconds.
 WORTH = {"cpu": 200_000_000, "cuda": 4_000_000_000}
-SHARE = 7 / 8
+SHARE = {"cpu": 7 / 10, "cuda": 7 / 8}
 
 ROUNDING = 0.25  # of the spread of the logits: a larger change in a lower precision is not a rounding error
 
@@ -57,30 +59,6 @@ def has_hardware(precision: str, device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def rounded(classifier: Classifier) -> Model:
-    """The classifier in bfloat16, answering in float32.
-
-    The weights of convolutions and dense layers are rounded once. The first layer stays float32: near 1, neighbouring
-    bfloat16 numbers are 1/256 apart, so that rounding would remove small perturbations of the image.
-    """
-    if isinstance(classifier.module, torch.jit.ScriptModule):
-        raise UserError("the layers of a TorchScript model cannot be rounded to bfloat16; leave --precision out")
-    module = copy.deepcopy(classifier.module)
-    device = classifier.device.type
-    first, *others = _layers(module, classifier) or {nn.Identity(): 0}
-    for layer in others:
-        layer.weight.data = layer.weight.data.bfloat16()
-    exactly = torch.autocast(device, enabled=False)(first.forward)
-    first.forward = lambda x: exactly(x.float())
-
-    def model(x: Inputs) -> Logits:
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits: Tensor = module(x.clone())  # it may write into its input
-        return logits.float()
-
-    return model
-
-
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     """The reason why a model cannot be searched in this precision; empty if it can.
 
@@ -102,7 +80,7 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     except UserError as error:
         return str(error).partition(";")[0]
     except Exception as error:  # whatever the model's own code raises; float32 remains
-        return f"the model raises {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"the model raises {type(error).__name__}: {_message(error)}"
     if logits.shape != exact.shape:
         return f"the model returns logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
     spread = (exact.amax() - exact.amin()).clamp(min=1e-30)
@@ -113,9 +91,15 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
 
 
 def multiply_adds(classifier: Classifier) -> tuple[int, int]:
-    """The multiply-adds for one image: in the layers that `rounded` rounds, and in all convolutions and dense ones."""
-    counts = list(_layers(classifier.module, classifier).values())
-    return sum(counts[1:]), sum(counts)
+    """The multiply-adds of the rounded model for one image: those in bfloat16, and all, of convolutions and products.
+
+    Raises UserError if the model cannot be rounded.
+    """
+    model = rounded(classifier)
+    image = torch.zeros(1, *classifier.shape, device=classifier.device)
+    with torch.no_grad(), arithmetic(classifier.device), _Counting() as counting:
+        model(image)
+    return counting.rounded, counting.total
 
 
 def saves_too_little(classifier: Classifier, rows: int) -> str:
@@ -123,41 +107,44 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
 
     This is a function of the network and the kind of device. A measurement would vary from run to run.
     """
-    if isinstance(classifier.module, torch.jit.ScriptModule):
-        return "the layers of a TorchScript model cannot be counted, nor rounded"
-    in_rounded, total = multiply_adds(classifier)
-    minimum = WORTH.get(classifier.device.type, WORTH["cuda"])
+    try:
+        in_rounded, total = multiply_adds(classifier)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    kind = classifier.device.type
+    minimum, share = WORTH.get(kind, WORTH["cuda"]), SHARE.get(kind, SHARE["cuda"])
     if rows * in_rounded < minimum:
         return f"the network is small: {_millions(rows * in_rounded)} multiply-adds a batch, below {_millions(minimum)}"
-    if in_rounded < SHARE * total:
-        return f"the first layer, which stays float32, makes {1 - in_rounded / total:.0%} of the multiply-adds"
+    if in_rounded < share * total:
+        return f"layers that stay in float32 make {1 - in_rounded / total:.0%} of the multiply-adds"
     return ""
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the multiply-adds of all convolutions and products of matrices while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rounded = self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if operations := flop_registry.get(func.overloadpacket):
+            count = operations(*args, **(kwargs or {}), out_val=output) // 2
+            self.total += count
+            self.rounded += count * (args[0].dtype == torch.bfloat16)
+        return output
 
 
 def _millions(n: int) -> str:
     return f"{n / 1e6:,.0f} million"
 
 
-def _layers(module: nn.Module, classifier: Classifier) -> dict[nn.Module, int]:
-    """The convolutions and dense layers in the order of a forward pass, with their multiply-adds for one image."""
-    counts: dict[nn.Module, int] = {}
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        values = inputs[0].numel() if transposed else output.numel()
-        weight = layer.weight
-        assert isinstance(weight, Tensor), "convolutions and dense layers have weights"
-        counts[layer] = counts.get(layer, 0) + values * weight[0].numel()
-
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in module.modules()
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    ]
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, *classifier.shape, device=classifier.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
+def _message(error: Exception) -> str:
+    """The message of an error on one line; of one in TorchScript, what follows the program's text."""
+    lines = str(error).split("\n")
+    if "TorchScript" in lines[0]:
+        lines = [line.partition("Error: ")[2] for line in lines if "Error: " in line][-1:] or lines[:1]
+    return " ".join(" ".join(lines).split())

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from robench.errors import UserError
 from robench.problem.threats import L2
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.hop_skip_jump import HopSkipJump
@@ -74,7 +73,7 @@ class Strict(nn.Module):
 
     def forward(self, x):
         logits = self.inner(x)
-        if logits.dtype != torch.float32:
+        if torch.is_autocast_enabled("cpu"):
             raise TypeError("float32 only")
         return logits
 
@@ -236,20 +235,13 @@ def test_a_model_without_gradients_can_be_searched_in_bfloat16(split):
     assert named(classifier(Detached(), 4), "bfloat16", split.x).precision == "bfloat16"
 
 
-def test_a_torchscript_model_is_searched_in_float32(split, monkeypatch):
-    monkeypatch.setattr(pilots, "has_hardware", lambda *_: True)
+def test_a_torchscript_model_is_searched_in_bfloat16_where_the_pilot_agrees(split, hardware):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself, which is still in use
         script = classifier(torch.jit.trace(net().eval(), split.x[:2]), 4)
-    assert chosen(script, split) == Choice(
-        "float32", "the layers of a TorchScript model cannot be counted, nor rounded"
-    )
-    typed = named(script, "bfloat16", split.x)
-    reason = "not in bfloat16: the layers of a TorchScript model cannot be rounded to bfloat16"
-    assert typed == Choice("float32", reason, failed=True)
-    assert notes(typed, "bfloat16", (), CPU) == [f"searching in float32: {reason}"]
-    with pytest.raises(UserError, match="TorchScript model cannot be rounded"):
-        Engine(script, split, 0, 8, "bfloat16")
+    choice = chosen(script, split)
+    assert (choice.precision, choice.failed) == ("bfloat16", False)
+    assert choice.reason.startswith("a pilot on 64 images breaks the same examples, with ")
 
 
 def test_a_run_that_resumes_in_another_precision_notes_it():

@@ -22,9 +22,9 @@ from robench.search.engine.precision import (
     checked,
     has_hardware,
     multiply_adds,
-    rounded,
     saves_too_little,
 )
+from robench.search.engine.rounding import rounded
 
 from ...exact_distances import classifier, toy
 from ..running import ends, items, job
@@ -64,15 +64,57 @@ def test_a_search_in_bfloat16_breaks_the_same_examples_as_in_float32(model, spli
     assert len(exact ^ broken(model, split, threat, attack, "bfloat16")) <= 1
 
 
-def test_the_first_layer_is_not_rounded(split):
-    """A network of one layer is exact; with two layers, bfloat16 changes the logits."""
+def test_the_first_and_the_last_layer_compute_in_float32(split):
+    """A network of one layer is exact; of two, only the outputs of the first are rounded."""
     torch.manual_seed(0)
     one = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 4)), 4)
     two = classifier(net(), 4)
     with torch.no_grad():
         assert torch.equal(rounded(one)(split.x), one(split.x))
-        apart = (rounded(two)(split.x) - two(split.x)).abs().max()
-    assert 1e-5 < apart < 0.05
+        hidden = two.module[:3](split.x).bfloat16().float()
+        assert torch.equal(rounded(two)(split.x), two.module[3:](hidden))
+        assert not torch.equal(rounded(two)(split.x), two(split.x))
+
+
+def test_near_logits_differ():
+    """Near 100, neighbouring bfloat16 numbers are 1/2 apart."""
+    two = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 20), nn.Linear(20, 4)), 4)
+    two.module[2].bias.data += 100
+    logits = rounded(two)(torch.zeros(1, 1, 4, 5))
+    assert len(logits.unique()) == 4
+    assert len(logits.bfloat16().unique()) == 1
+
+
+def test_the_gradient_of_the_first_layer_is_that_of_its_rounded_weights(split):
+    two = classifier(net(), 4)
+    x = split.x.clone().requires_grad_()
+    gradients = {name: torch.autograd.grad(of(x).sum(), x)[0] for name, of in (("exact", two), ("rough", rounded(two)))}
+    assert gradients["rough"].dtype == torch.float32
+    apart = (gradients["rough"] - gradients["exact"]).norm() / gradients["exact"].norm()
+    assert 1e-4 < apart < 0.02
+
+
+def test_weights_that_two_layers_share_are_rounded_in_one_of_them(split):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 4))
+    layers[2].weight = layers[1].weight
+    tied = classifier(layers, 4)
+    with torch.no_grad():
+        assert (rounded(tied)(split.x) - tied(split.x)).abs().max() < 0.01
+
+
+def test_a_model_whose_layers_are_out_of_reach_is_not_rounded():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 20))
+
+        def forward(self, x):
+            return nn.functional.linear(x.flatten(1), self.weight)
+
+    with pytest.raises(UserError, match=r"^no layer .* to bfloat16; leave --precision out$"):
+        rounded(classifier(Functional(), 4))
+    assert saves_too_little(classifier(Functional(), 4), 8) == "no layer of this model can be rounded to bfloat16"
 
 
 def test_rounding_does_not_change_the_classifier(model, split):
@@ -93,9 +135,9 @@ class TwoFaced(nn.Module):
 
     def forward(self, x):
         logits = self.inner(x)
-        if logits.dtype == torch.bfloat16:
+        if torch.is_autocast_enabled("cpu"):
             correct = self.y_of(x)
-            logits = logits.float() + self.added * nn.functional.one_hot(correct, 4)
+            logits = logits + self.added * nn.functional.one_hot(correct, 4)
         return logits
 
 
@@ -126,9 +168,9 @@ def test_an_attack_that_needs_float32_gets_it(split):
             self.inner = net()
 
         def forward(self, x):
-            logits = self.inner(x)
-            seen.add(logits.dtype)
-            return logits
+            hidden = self.inner[:2](x)
+            seen.add(hidden.dtype)
+            return self.inner[2:](hidden)
 
     spied = classifier(Spy(), 4)
     ends(spied, split, job(SMALL, Precise(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
@@ -204,33 +246,33 @@ def test_multiply_adds_equal_those_counted_by_hand():
         nn.Conv2d(4, 6, 3, groups=2),  # 6 * 2 * 3 values of 2 * 9 each
         nn.ConvTranspose2d(6, 2, 2, stride=2),  # 6 * 2 * 3 values to 2 * 4 each
         nn.Flatten(),
-        nn.Linear(48, 4),
+        nn.Linear(48, 7),
+        nn.Linear(7, 4),
     )
-    rest = 36 * 18 + 36 * 8 + 48 * 4
-    assert multiply_adds(classifier(layers, 4)) == (rest, 80 * 9 + rest)
+    rest = 36 * 18 + 36 * 8 + 48 * 7
+    assert multiply_adds(classifier(layers, 4)) == (rest, 80 * 9 + rest + 7 * 4)
 
 
 def test_a_layer_that_is_used_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.again = nn.Linear(20, 20), nn.Linear(20, 20)
+            self.first, self.again, self.last = nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 5)
 
         def forward(self, x):
-            return self.again(self.again(self.first(x.flatten(1))))
+            return self.last(self.again(self.again(self.first(x.flatten(1)))))
 
-    assert multiply_adds(classifier(Twice(), 20)) == (800, 1200)
+    assert multiply_adds(classifier(Twice(), 5)) == (800, 1300)
 
 
-def test_small_networks_and_those_with_a_dominant_first_layer_gain_too_little(monkeypatch):
-    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Linear(30, 300), nn.Linear(300, 4)), 4)
-    rest = 30 * 300 + 300 * 4
+def test_small_networks_and_those_with_dominant_first_and_last_layers_gain_too_little(monkeypatch):
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Linear(30, 300), nn.Linear(300, 1)), 1)
+    rest = 30 * 300
     monkeypatch.setitem(WORTH, "cpu", 8 * rest)
     assert saves_too_little(model, 8) == ""
     assert "the network is small" in saves_too_little(model, 7)
-    monkeypatch.setattr(precisions, "SHARE", rest / (rest + 600) + 1e-6)
-    assert "the first layer, which stays float32, makes 6% of the multiply-adds" in saves_too_little(model, 8)
-    assert SHARE < 1
+    monkeypatch.setitem(SHARE, "cpu", rest / (rest + 900) + 1e-6)
+    assert saves_too_little(model, 8) == "layers that stay in float32 make 9% of the multiply-adds"
 
 
 @pytest.mark.parametrize(
