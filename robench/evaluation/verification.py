@@ -1,6 +1,6 @@
 """Whether a run file can be true: its evidence is recomputed, its plan compared with the protocol it names."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from ..evidence.images import Image
 from ..evidence.records import Evidence, Plan, PlannedAttack, PlannedThreat
 from ..evidence.refutation import Facts, Refuted, refuted
 from ..problem import threats
-from ..protocols import OWN_ATTACKS, OWN_THREATS, ThreatChoice, rebuilt
+from ..protocols import OWN_ATTACKS, OWN_THREATS, Protocol, ThreatChoice, rebuilt
 from ..results.merging import MERGED
 from ..search.attack import ForeignAttack
 from ..search.attacks import ATTACKS, build, parse
@@ -67,8 +67,7 @@ def _plan_faults(plan: Plan, classes: int) -> Iterator[str]:
     planned = {t.threat: t for t in plan.threats}
     for name, expected in known.items():
         for t in expected:
-            same = planned.get(t.threat) == t if len(names) == 1 else _holds(planned.get(t.threat), t)
-            if not same:
+            if not _same(planned.get(t.threat), t, merged=len(names) > 1):
                 yield f"the plan: its attacks under {t.threat} are not those of this robench's protocol {name}"
     if len(known) == len(set(names)):  # a protocol that is named twice adds nothing
         yield from _beyond(plan, [t for expected in known.values() for t in expected])
@@ -85,14 +84,23 @@ def _is_known(threat: str) -> bool:
 def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[PlannedThreat, ...] | None:
     """The threats and attacks of the protocol of this name; None where this robench does not know it.
 
-    Raises UserError where they cannot be built here.
+    Where the plan has those that the protocol had before it was changed, these. Raises UserError where they cannot be
+    built here.
     """
     base, *own = name.split(", ")
     if base not in protocols.names() or not set(own) <= {OWN_THREATS, OWN_ATTACKS} or (own and merged):
         return None
-    protocol = protocols.load(base, "")
     if OWN_THREATS in own and OWN_ATTACKS in own:
         return plan.threats
+    present = _planned(protocols.load(base, ""), own, plan, classes)
+    former = protocols.former(base)
+    before = present if former is None else _planned(former, own, plan, classes)
+    planned = {t.threat: t for t in plan.threats}
+    return before if all(_same(planned.get(t.threat), t, merged=merged) for t in before) else present
+
+
+def _planned(protocol: Protocol, own: Sequence[str], plan: Plan, classes: int) -> tuple[PlannedThreat, ...]:
+    """The threats and attacks of a protocol as a plan holds them, with `own` parts of the plan in place of its."""
     if OWN_THREATS in own:
         protocol = protocol.with_threats([t.threat for t in plan.threats])
     eot = 1 if plan.passes == 1 else averaging(protocol)
@@ -101,6 +109,11 @@ def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[Pla
     if OWN_ATTACKS in own:
         expected = tuple(planned.get(t.threat, t) for t in expected)
     return expected
+
+
+def _same(planned: PlannedThreat | None, expected: PlannedThreat, *, merged: bool) -> bool:
+    """Whether a plan has the attacks of one protocol; with `merged`, at least these."""
+    return _holds(planned, expected) if merged else planned == expected
 
 
 def _as_expected(choice: ThreatChoice, planned: Mapping[str, PlannedThreat], classes: int, eot: int) -> PlannedThreat:

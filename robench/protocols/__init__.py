@@ -134,15 +134,21 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
+def former(name: str) -> Protocol | None:
+    """The protocol that had this name before; None if it has not changed. Runs that were planned with it are true."""
+    path = HERE / "former" / f"{name}.toml"
+    return read(path) if path.is_file() else None
+
+
 def load(text: str, data: str) -> Protocol:
-    """A protocol by name or file. `standard` means the data set's own where there is one."""
+    """A protocol by name or file. `standard` and `exhaustive` mean the data set's own where there is one."""
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
             raise UserError(f"there is no protocol file {text}; `robench list protocols` lists the bundled ones")
         return read(path)
-    if text == "standard" and f"standard-{data}" in names():
-        text = f"standard-{data}"
+    if text in ("standard", "exhaustive") and f"{text}-{data}" in names():
+        text = f"{text}-{data}"
     if text not in names():
         raise unknown("protocol", text, names())
     return read(HERE / f"{text}.toml")
