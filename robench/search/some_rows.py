@@ -1,0 +1,47 @@
+"""Steps for some rows of a batch: on a CPU the other rows are not computed."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from ..problem.shapes import Mask
+from .attack import State, put_rows, where_rows
+
+S = TypeVar("S", bound=State)
+T = TypeVar("T")
+
+
+def rows_where(mask: Mask) -> Int[Tensor, "L"] | None:
+    """The rows of the mask; None if the caller must compute all rows.
+
+    So it is on a GPU, where reading the mask would stall the device and a captured graph needs one shape. A single row
+    comes twice: with several threads torch adds up a lone row in another order than one among others.
+    """
+    if mask.device.type != "cpu":
+        return None
+    rows = mask.nonzero().flatten()
+    if len(rows) == len(mask):
+        return None
+    return rows.repeat(2) if len(rows) == 1 else rows
+
+
+def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
+    """The state after `step(state, *others)` where the mask holds. `others` are tensors or rows; rows are independent."""
+    rows = rows_where(mask)
+    if rows is None:
+        stepped = step(state, *others)
+        return stepped if mask.device.type == "cpu" else where_rows(mask, stepped, state)
+    if not len(rows):
+        return state
+    return put_rows(state, rows, step(*(some(each, rows) for each in (state, *others))))
+
+
+def some(each: T, rows: Int[Tensor, "L"]) -> T:
+    """These rows of a tensor, or of every tensor of a dataclass."""
+    if isinstance(each, Tensor):
+        return each.index_select(0, rows)
+    parts: dict[str, Any] = {f.name: some(getattr(each, f.name), rows) for f in fields(each)}
+    return replace(each, **parts)
