@@ -23,9 +23,9 @@ def rows_where(mask: Mask) -> Int[Tensor, "L"] | None:
     if mask.device.type != "cpu":
         return None
     rows = mask.nonzero().flatten()
-    if len(rows) == len(mask):
+    if rows.numel() == mask.numel():
         return None
-    return rows.repeat(2) if len(rows) == 1 else rows
+    return rows.repeat(2) if rows.numel() == 1 else rows
 
 
 def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
@@ -34,7 +34,7 @@ def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
     if rows is None:
         stepped = step(state, *others)
         return stepped if mask.device.type == "cpu" else where_rows(mask, stepped, state)
-    if not len(rows):
+    if not rows.numel():
         return state
     return put_rows(state, rows, step(*(some(each, rows) for each in (state, *others))))
 

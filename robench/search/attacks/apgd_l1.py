@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...problem.noise import normal
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, choose, per_example
 from ...problem.threats import Ball
 from ...problem.threats.linear import level
 from ..attack import Batch, Seen, where_rows
@@ -82,7 +82,7 @@ class SparseAscent:
         # A stage that has made its steps hands its best point, projected onto the next ball, to the next stage.
         over = (state.seen > steps) & (state.stage < len(self.stages) - 1)
         stage = state.stage + over.long()
-        target = torch.where(per_example(over, target), state.top, target)
+        target = choose(over, state.top, target)
         delta = threat.nearest(target, batch.x, self._radius(stage))
         stepped = replace(
             state,

@@ -199,7 +199,7 @@ def boldest(threat: Ball, x: Inputs, delta: Inputs, slope: Inputs, aim: PerExamp
     possible &= ~ahead.isnan()  # without a slope no multiplier leads anywhere
     if (rows := rows_where(possible.squeeze(1))) is None:
         return torch.where(possible, _bolder(threat, step, best, ahead), best).view_as(x)
-    if len(rows):
+    if rows.numel():
         best.index_copy_(0, rows, _bolder(threat, some(step, rows), best[rows], ahead[rows]))
     return best.view_as(x)
 
@@ -229,7 +229,7 @@ def _meeting(threat: Ball, step: Step, boldness: Column, ahead: Column) -> tuple
     rows = rows_where(family.may_meet(step.exact))
     if rows is None:
         found = _solved(family, ahead)
-    elif len(rows):
+    elif rows.numel():
         found = ahead.index_copy(0, rows, _solved(some(family, rows), ahead[rows]))
     else:
         found = ahead
@@ -303,9 +303,9 @@ def _solved(family: _Family, ahead: Column) -> Column:
         if step % 2:
             changed &= (at[0] != before[0]) | (at[1] != before[1]) | (at[2] != before[2])
         if (rest := rows_where(changed.squeeze(1))) is not None:
-            if not len(rest):
+            if not rest.numel():
                 break
-            if 2 * len(rest) <= len(rows):
+            if 2 * rest.numel() <= rows.numel():
                 family, rows = some(family, rest), rows[rest]
                 at, before = ((a[rest], low[rest], up[rest]) for a, low, up in (at, before))
     return found
