@@ -27,6 +27,8 @@ def choose(mask: Mask, first: Tensor, second: Tensor) -> Tensor:
 
     On a CPU whole rows are copied: `torch.where` branches at every element, which takes several times as long.
     """
+    if first is second:
+        return first
     if mask.device.type != "cpu" or first.ndim == 1:
         return torch.where(per_example(mask, first), first, second)
     rows = mask.nonzero().squeeze(1)

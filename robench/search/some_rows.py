@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..problem.shapes import Mask
-from .attack import State, put_rows, where_rows
+from .attack import State, where_rows
 
 S = TypeVar("S", bound=State)
 T = TypeVar("T")
@@ -32,16 +32,18 @@ def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
     """The state after `step(state, *others)` where the mask holds. `others` are tensors or rows; rows are independent."""
     rows = rows_where(mask)
     if rows is None:
-        stepped = step(state, *others)
-        return stepped if mask.device.type == "cpu" else where_rows(mask, stepped, state)
+        return where_rows(mask, step(state, *others), state)
     if not rows.numel():
         return state
-    return put_rows(state, rows, step(*(some(each, rows) for each in (state, *others))))
+    before = some(state, rows)
+    after = step(before, *(some(each, rows) for each in others))
+    changed = (f.name for f in fields(state) if getattr(after, f.name) is not getattr(before, f.name))
+    new: dict[str, Any] = {name: getattr(state, name).index_copy(0, rows, getattr(after, name)) for name in changed}
+    return replace(state, **new)
 
 
 def some(each: T, rows: Int[Tensor, "L"]) -> T:
     """These rows of a tensor, or of every tensor of a dataclass."""
     if isinstance(each, Tensor):
         return each.index_select(0, rows)
-    parts: dict[str, Any] = {f.name: some(getattr(each, f.name), rows) for f in fields(each)}
-    return replace(each, **parts)
+    return type(each)(**{f.name: some(getattr(each, f.name), rows) for f in fields(each)})
