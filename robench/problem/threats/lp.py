@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import UserError
 from ..shapes import Inputs, PerExample, per_candidate, per_example
 from .base import PIXEL_ROUNDING, TINY, Ball, Candidates, room, shrink_to
-from .linear import Column, Rows, common_length, filled_first, largest_first
+from .linear import Column, Rows, common_length, filled_first, largest_first, number
 from .proximal import largest_lowered, length_shortened, lowered
 from .shrinkage import Clipping, Scaling, Shrinkage, Thresholding
 
@@ -188,7 +188,7 @@ class L1(Ball):
         # clipping keeps the threshold as near as float32 leaves the largest of delta itself.
         beyond = reach - low
         inside = beyond.clamp(min=zero, max=wall)
-        falling = (beyond.clamp(min=0).sign() - (beyond - wall).clamp(min=0).sign()).sum(dim=1, keepdim=True)
+        falling = number(torch.gt, beyond, 0.0).sub_(number(torch.gt, beyond, wall)).sum(dim=1, keepdim=True)
         excess = (inside.sum(dim=1, keepdim=True, dtype=torch.float64) - r).to(flat.dtype)
         rest = (excess / falling.clamp(min=1)).clamp(min=-low, max=2 * width)  # not below t = 0: members stay
         inside = (flat.sign() * (beyond - rest).clamp(min=zero, max=wall)).view_as(delta)
