@@ -180,10 +180,10 @@ class L1(Ball):
         r, zero = radii[:, None], torch.zeros_like(flat[:, :1])
         low, width, inside = zero, reach.amax(dim=1, keepdim=True), torch.empty_like(reach)
         for _ in range(HALVINGS):
-            width = width / 2
+            width = width * 0.5
             torch.sub(reach, low + width, out=inside).clamp_(min=zero, max=wall)
             too_much = inside.sum(dim=1, keepdim=True).ge_(r)  # 1 or 0, as a float
-            low = low + width * too_much
+            low = torch.addcmul(low, width, too_much)
         # The root is in [low, low + width], rounded. Without a bend in there this solves for it; with one,
         # clipping keeps the threshold as near as float32 leaves the largest of delta itself.
         beyond = reach - low
