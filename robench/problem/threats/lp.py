@@ -155,14 +155,16 @@ class L1(Ball):
         far = (reach.amax(dim=1, keepdim=True) * (1 - 2 * PIXEL_ROUNDING) - self.r).clamp(min=0)
         reach.sub_(far).clamp_(min=0)
         threshold, above = torch.zeros_like(far), torch.empty_like(reach)
-        for _ in range(NEWTON // 2):
-            before = threshold
-            for _ in range(2):
-                torch.sub(reach, threshold, out=above).clamp_(min=0)
-                excess = above.sum(dim=1, keepdim=True) - self.r
-                threshold = threshold + excess / above.sign_().sum(dim=1, keepdim=True).clamp(min=1)
-            if delta.device.type == "cpu" and (threshold == before).all():
-                break  # at the roots, or at neighbours of theirs between which rounding goes to and fro
+        before: list[Tensor] = []
+        while len(before) < NEWTON:
+            before.append(threshold)
+            torch.sub(reach, threshold, out=above).clamp_(min=0)
+            excess = above.sum(dim=1, keepdim=True) - self.r
+            threshold = threshold + excess / above.sign_().sum(dim=1, keepdim=True).clamp(min=1)
+            # At the root, or where rounding leads round it by two or three neighbours: 6 more steps would end here.
+            if len(before) == NEWTON - 6 and delta.device.type == "cpu":
+                if torch.stack([threshold == past for past in before[-3:]]).any(dim=0).all():
+                    break
         threshold = threshold.clamp(min=0)  # 0 leaves members alone, row by row (P-16)
         ball = (flat.sign() * reach.sub_(threshold).clamp_(min=0)).view_as(delta)
         # Rounding, and a line so crooked that NEWTON is too few, leave the sum too large, never too small.
