@@ -3,8 +3,7 @@
     python benchmarks/attack_overhead.py [--model NAME] [--examples N] [--only TEXT] [--rounds N]
 
 Every attack runs on the correctly classified images through the engine, as in an evaluation: a search ends at its find.
-Each part counts without the parts it calls, and a part is timed only where it is called, so small parts are a little too
-large. `idle` is the share of the rows of all steps that no search held.
+Each part counts without the parts that it calls. `idle` is the share of the rows of all steps that no search held.
 """
 
 import argparse
@@ -116,7 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="digits-eat")
     parser.add_argument("--examples", type=int, default=100)
-    parser.add_argument("--only", default="", help="only attacks and threats whose texts hold this")
+    parser.add_argument(
+        "--only", default="", help="only attacks and threats whose texts contain this, without a file of results"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -133,18 +134,21 @@ def main() -> None:
             attack, threat = build(*parse_attack(given)), parse(text)
             assert isinstance(threat, Ball)
             if threat.name in attack.threats and (args.only in given or args.only in text):
-                rows.append({"threat": text, "attack": given} | _of(loaded.classifier, split, logits, threat, attack, args.rounds))
+                rows.append(
+                    {"threat": text, "attack": given}
+                    | _of(loaded.classifier, split, logits, threat, attack, args.rounds)
+                )
                 print(rows[-1], flush=True)
-    only = f" --only {args.only}" if args.only else ""
+    if args.only:
+        return
     notes = [
-        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, {SLOTS['cpu']} slots, float32,"
-        f" medians of {args.rounds} rounds. A step is one pass for all slots.",
+        f"{args.model}, the {len(split)} correct ones of the first {args.examples} images, {SLOTS['cpu']} slots,"
+        f" float32, medians of {args.rounds} rounds. A step is one pass for all slots.",
         "Shares of the CPU time; the last column has the parts beside the model with 2 % or more.",
         f"Command: python benchmarks/attack_overhead.py --model {args.model} --examples {args.examples}"
-        f"{only} --rounds {args.rounds}",
+        f" --rounds {args.rounds}",
     ]
-    name = f"attack-overhead-{args.model}" + (f"-{args.only}" if args.only else "")
-    write_results(name, "Where the time of an attack goes", rows, notes, torch.device("cpu"))
+    write_results(f"attack-overhead-{args.model}", "Where the time of an attack goes", rows, notes, torch.device("cpu"))
 
 
 def _of(
@@ -166,9 +170,7 @@ def _of(
     }
 
 
-def _items(
-    classifier: Classifier, split: Split, logits: torch.Tensor, threat: Ball, attack: AnyAttack
-) -> list[Item]:
+def _items(classifier: Classifier, split: Split, logits: torch.Tensor, threat: Ball, attack: AnyAttack) -> list[Item]:
     if not attack.targets:
         return [Item(row, 0, 0) for row in range(len(split))]
     order = targets.by_logits(logits, split.y, attack.targets)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from jaxtyping import Int
 from torch import Tensor
@@ -29,7 +29,7 @@ def rows_where(mask: Mask) -> Int[Tensor, "L"] | None:
 
 
 def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
-    """The state after `step(state, *others)` where the mask holds. `others` are tensors or rows; rows are independent."""
+    """The state after `step(state, *others)` where the mask holds; `others` are tensors or dataclasses of tensors."""
     rows = rows_where(mask)
     if rows is None:
         return where_rows(mask, step(state, *others), state)
@@ -44,6 +44,7 @@ def step_where(mask: Mask, step: Callable[..., S], state: S, *others: Any) -> S:
 
 def some(each: T, rows: Int[Tensor, "L"]) -> T:
     """These rows of a tensor, or of every tensor of a dataclass."""
-    if isinstance(each, Tensor):
-        return each.index_select(0, rows)
-    return type(each)(**{f.name: some(getattr(each, f.name), rows) for f in fields(each)})
+    whole: Any = each
+    if isinstance(whole, Tensor):
+        return cast(T, whole.index_select(0, rows))
+    return type(each)(**{f.name: some(getattr(each, f.name), rows) for f in fields(whole)})

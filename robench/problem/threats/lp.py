@@ -162,9 +162,9 @@ class L1(Ball):
             excess = above.sum(dim=1, keepdim=True) - self.r
             threshold = threshold + excess / above.sign_().sum(dim=1, keepdim=True).clamp(min=1)
             # At the root, or where rounding leads round it by two or three neighbours: 6 more steps would end here.
-            if len(before) == NEWTON - 6 and delta.device.type == "cpu":
-                if torch.stack([threshold == past for past in before[-3:]]).any(dim=0).all():
-                    break
+            halfway = len(before) == NEWTON - 6 and delta.device.type == "cpu"
+            if halfway and torch.stack([threshold == past for past in before[-3:]]).any(dim=0).all():
+                break
         threshold = threshold.clamp(min=0)  # 0 leaves members alone, row by row (P-16)
         ball = (flat.sign() * reach.sub_(threshold).clamp_(min=0)).view_as(delta)
         # Rounding, and a line so crooked that NEWTON is too few, leave the sum too large, never too small.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
+
 from .linear import Column, Rows, number
 
 Follows = Rows | None
@@ -69,4 +70,6 @@ class Thresholding(Shrinkage):
     def pulled(self, move: Rows) -> tuple[Rows, Follows]:
         there, taken = self.delta + move, self._taken
         back = torch.clamp(there, -taken, taken)
-        return move - back, number(torch.ne, back, there)  # not `delta + pulled != 0`: of a coordinate at 0 rounding leaves something
+        return move - back, number(
+            torch.ne, back, there
+        )  # not `delta + pulled != 0`: of a coordinate at 0 rounding leaves something

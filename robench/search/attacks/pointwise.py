@@ -166,8 +166,8 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         kind = per_example(state.seeks % 6, noise)
         image = (noise > 0.5).to(noise.dtype)
         others = (torch.ones_like(noise), 1 - batch.x, torch.zeros_like(noise), noise, torch.full_like(noise, 0.5))
-        for number, other in enumerate(others):
-            image = torch.where(kind == number + 1, other, image)
+        for index, other in enumerate(others):
+            image = torch.where(kind == index + 1, other, image)
         highest = torch.where(state.size.isinf(), 1.0, AGAIN)
         density = highest[:, None] * _shares(self.queries_per_step, noise.device)
         replaced = order[:, None] < per_candidate(density, noise[:, None])
@@ -175,9 +175,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
 
     # The next states
 
-    def _sought(
-        self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves
-    ) -> PointwiseState:
+    def _sought(self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves) -> PointwiseState:
         noisy = self._noisy(batch, state)
         size, which = nearest(fools, sizes(threat, noisy))
         delta = pick(noisy, which)
