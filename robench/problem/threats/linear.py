@@ -51,10 +51,10 @@ def level(size: Rows, goal: Tensor | float, weight: Rows | None = None) -> Colum
             entry = (found + 2**bit).view(size.dtype)
             for _ in range(FEW):
                 below = torch.lt(size, entry, out=reached).mul_(size).amax(dim=1, keepdim=True)
-                right = is_reached(below) | (below == 0) | everything
-                if right.all():
+                done = is_reached(below) | (below == 0) | everything
+                if done.all():
                     return torch.where(everything, torch.nan, below)
-                entry = torch.where(right, entry, below)
+                entry = torch.where(done, entry, below)
     return found.view(size.dtype)
 
 
@@ -81,11 +81,11 @@ def common_length(gain: Rows, limit: Rows, need: Column) -> Column:
     The sum is concave and piecewise linear in t, so Newton's method from 0 never passes the root. On a CPU it ends when
     no row moves any more.
     """
-    t, most = torch.zeros_like(need), limit.amax(dim=1, keepdim=True)
+    t, widest = torch.zeros_like(need), limit.amax(dim=1, keepdim=True)
     for _ in range(NEWTON):
         missing = need - torch.minimum(t, limit).mul_(gain).sum(dim=1, keepdim=True)
         rate = number(torch.gt, limit, t).mul_(gain).sum(dim=1, keepdim=True)
         before, t = t, t + missing.clamp(min=0) / rate.clamp(min=TINY)
-        if t.device.type == "cpu" and not ((t > before) & (before < most)).any():
+        if t.device.type == "cpu" and not ((t > before) & (before < widest)).any():
             break
     return t

@@ -261,8 +261,8 @@ class _Family:
         Sums of floats in a fixed order rise with their terms, as exact ones do: no move that meets the plane is missed.
         """
         ends = self.g * self.high, self.g * torch.minimum(self.low, self.high)
-        most, least = (side(*ends).sum(dim=1, keepdim=True) for side in (torch.maximum, torch.minimum))
-        return ((self.need - most <= exact) & (least - self.need <= exact)).squeeze(1)
+        highest, lowest = (side(*ends).sum(dim=1, keepdim=True) for side in (torch.maximum, torch.minimum))
+        return ((self.need - highest <= exact) & (lowest - self.need <= exact)).squeeze(1)
 
     def move(self, multiplier: Column) -> Rows:
         """The move of this multiplier."""
