@@ -70,6 +70,5 @@ class Thresholding(Shrinkage):
     def pulled(self, move: Rows) -> tuple[Rows, Follows]:
         there, taken = self.delta + move, self._taken
         back = torch.clamp(there, -taken, taken)
-        return move - back, number(
-            torch.ne, back, there
-        )  # not `delta + pulled != 0`: of a coordinate at 0 rounding leaves something
+        # Not `delta + pulled != 0`: rounding leaves something of a coordinate that ends at 0.
+        return move - back, number(torch.ne, back, there)
