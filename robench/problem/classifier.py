@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,8 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """The device of the weights; the CPU for a module without weights."""
-        tensors = [*self.module.parameters(), *self.module.buffers()]
-        return tensors[0].device if tensors else torch.device("cpu")
+        tensor = next(chain(self.module.parameters(), self.module.buffers()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
 
     def to(self, device: torch.device | str) -> "Classifier":
         """Moves the weights; returns itself."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import settings
 from ..errors import UserError
 from ..problem.losses import Loss
-from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, per_example
+from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, choose
 from ..problem.threats import ThreatModel
 from ..problem.threats.base import N_PARAMS
 from ..settings import Count, NoTargets, TargetOrder
@@ -243,7 +243,9 @@ def put_rows(rows: Rows, slots: Int[Tensor, "L"], fresh: Rows) -> Rows:
 
 def where_rows(mask: Mask, first: Rows, second: Rows) -> Rows:
     """The rows of `first` where the mask holds, else those of `second`."""
-    return _by_field(lambda a, b: torch.where(per_example(mask, a), a, b), first, second)
+    if mask.device.type == "cpu" and not mask.any():
+        return second
+    return _by_field(lambda a, b: choose(mask, a, b), first, second)
 
 
 def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) -> Rows:

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from robench.errors import UserError
 from robench.problem.threats import parse
 from robench.search.attack import Batch, differentiate
-from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBethge, boldest
+from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBethge, Step, _meeting, boldest
 from robench.search.engine.scheduler import Item
 
 from ..exact_distances import Linear, classifier, distance, toy
@@ -149,3 +149,16 @@ def test_a_search_without_a_start_is_blind():
 def test_numbers_that_make_no_search_are_refused(settings):
     with pytest.raises(UserError, match="brendel-bethge"):
         BrendelBethge(**settings)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_moves_of_any_boldness_meet_the_plane_wherever_the_box_lets_them(norm):
+    """Under l1 too, where many coordinates end at 0: rounding must not make them count in the slope."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 300, generator=g)
+    delta, slope = (x + 0.3 * torch.randn(x.shape, generator=g)).clamp(0, 1) - x, torch.randn(x.shape, generator=g)
+    need, one = 0.1 * slope.norm(dim=1, keepdim=True), torch.ones(40, 1)
+    step = Step(delta, x, slope, need, 1e-4 * need, one, delta.abs().amax(dim=1, keepdim=True), one)
+    boldness = 2.0 ** torch.linspace(*((-1, 2.9) if norm == "l1" else (-6, -1)), 40)[:, None]
+    move, _ = _meeting(parse(f"{norm}:1"), step, boldness, need / slope.square().sum(dim=1, keepdim=True))
+    torch.testing.assert_close((slope * move).sum(dim=1, keepdim=True), need, rtol=1e-5, atol=0)

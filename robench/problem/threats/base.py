@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample, per_candidate, per_example
-from .linear import Column, Rows
+from .linear import Column, Rows, number
 from .shrinkage import Shrinkage
 
 # A float32 pixel carries a relative error of at most 2**-24 from its own rounding, and as much again from
@@ -173,7 +173,8 @@ class Ball(ThreatModel):
 
 def in_box(x_adv: Inputs) -> Mask:
     """Whether every pixel lies in [0, 1]; NaN does not."""
-    return ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
+    flat = x_adv.flatten(1)
+    return (flat.amin(dim=1) >= 0) & (flat.amax(dim=1) <= 1)
 
 
 def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
@@ -182,13 +183,14 @@ def inward(grad: Inputs, delta: Inputs, x: Inputs) -> Inputs:
     The clipping trick of Tramèr and Boneh 2019, section 3: a step uses no budget on pixels that cannot move.
     """
     x_adv = x + delta
-    stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
-    return grad.masked_fill(stuck, 0)
+    low, high = (number(at_edge, x_adv, edge).reciprocal_() for at_edge, edge in ((torch.le, 0.0), (torch.ge, 1.0)))
+    return torch.clamp(grad, 1 - low, high - 1)  # 0 at an edge, infinite elsewhere
 
 
 def room(direction: Inputs, x: Inputs) -> Inputs:
     """The distance of each pixel of x from the edge of the box, along the sign of `direction`."""
-    return torch.where(direction > 0, 1 - x, x)
+    up = number(torch.gt, direction, 0.0)
+    return up + x * (1 - 2 * up)  # 1 - x, or x
 
 
 def shrink_to(size: PerExample, radius: PerExample, delta: Inputs) -> Inputs:

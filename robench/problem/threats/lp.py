@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import UserError
 from ..shapes import Inputs, PerExample, per_candidate, per_example
 from .base import PIXEL_ROUNDING, TINY, Ball, Candidates, room, shrink_to
-from .linear import Column, Rows, common_length, filled_first, largest_first
+from .linear import Column, Rows, common_length, filled_first, largest_first, number
 from .proximal import largest_lowered, length_shortened, lowered
 from .shrinkage import Clipping, Scaling, Shrinkage, Thresholding
 
@@ -155,10 +155,16 @@ class L1(Ball):
         far = (reach.amax(dim=1, keepdim=True) * (1 - 2 * PIXEL_ROUNDING) - self.r).clamp(min=0)
         reach.sub_(far).clamp_(min=0)
         threshold, above = torch.zeros_like(far), torch.empty_like(reach)
-        for _ in range(NEWTON):
+        before: list[Tensor] = []
+        while len(before) < NEWTON:
+            before.append(threshold)
             torch.sub(reach, threshold, out=above).clamp_(min=0)
             excess = above.sum(dim=1, keepdim=True) - self.r
             threshold = threshold + excess / above.sign_().sum(dim=1, keepdim=True).clamp(min=1)
+            # At the root, or where rounding leads round it by two or three neighbours: 6 more steps would end here.
+            halfway = len(before) == NEWTON - 6 and delta.device.type == "cpu"
+            if halfway and torch.stack([threshold == past for past in before[-3:]]).any(dim=0).all():
+                break
         threshold = threshold.clamp(min=0)  # 0 leaves members alone, row by row (P-16)
         ball = (flat.sign() * reach.sub_(threshold).clamp_(min=0)).view_as(delta)
         # Rounding, and a line so crooked that NEWTON is too few, leave the sum too large, never too small.
@@ -176,15 +182,15 @@ class L1(Ball):
         r, zero = radii[:, None], torch.zeros_like(flat[:, :1])
         low, width, inside = zero, reach.amax(dim=1, keepdim=True), torch.empty_like(reach)
         for _ in range(HALVINGS):
-            width = width / 2
+            width = width * 0.5
             torch.sub(reach, low + width, out=inside).clamp_(min=zero, max=wall)
             too_much = inside.sum(dim=1, keepdim=True).ge_(r)  # 1 or 0, as a float
-            low = low + width * too_much
+            low = torch.addcmul(low, width, too_much)
         # The root is in [low, low + width], rounded. Without a bend in there this solves for it; with one,
         # clipping keeps the threshold as near as float32 leaves the largest of delta itself.
         beyond = reach - low
         inside = beyond.clamp(min=zero, max=wall)
-        falling = (beyond.clamp(min=0).sign() - (beyond - wall).clamp(min=0).sign()).sum(dim=1, keepdim=True)
+        falling = number(torch.gt, beyond, 0.0).sub_(number(torch.gt, beyond, wall)).sum(dim=1, keepdim=True)
         excess = (inside.sum(dim=1, keepdim=True, dtype=torch.float64) - r).to(flat.dtype)
         rest = (excess / falling.clamp(min=1)).clamp(min=-low, max=2 * width)  # not below t = 0: members stay
         inside = (flat.sign() * (beyond - rest).clamp(min=zero, max=wall)).view_as(delta)

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-Rows = Float[Tensor, "B N"]
-Column = Float[Tensor, "B 1"]
+from .linear import Column, Rows, number
+
+Follows = Rows | None
+"""1 for the coordinates that change with the multiple of the slope, limits aside, and 0 for others; None if all do."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,9 @@ class Shrinkage:
         """The interval of every coordinate's move, given the one that the box leaves to it."""
         return low, high
 
-    def pulled(self, move: Rows) -> Rows:
+    def pulled(self, move: Rows) -> tuple[Rows, Follows]:
         """The move after the norm's pull, before it is cut to its limits."""
-        return move
-
-    def follows(self, pulled: Rows) -> Bool[Tensor, "B N"] | None:
-        """The coordinates that change with the multiple of the slope, limits aside; None if all do."""
-        return None
+        return move, None
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ class Scaling(Shrinkage):
     def _back(self) -> Rows:
         return self.boldness * self.delta
 
-    def pulled(self, move: Rows) -> Rows:
-        return move - self._back
+    def pulled(self, move: Rows) -> tuple[Rows, Follows]:
+        return move - self._back, None
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,8 @@ class Thresholding(Shrinkage):
 
     max_power: ClassVar[float] = 3.0  # ever bolder moves tend to the solution of the linear programme
 
-    def pulled(self, move: Rows) -> Rows:
-        taken = self._taken
-        return move - torch.clamp(self.delta + move, -taken, taken)
-
-    def follows(self, pulled: Rows) -> Bool[Tensor, "B N"] | None:
-        return self.delta + pulled != 0
+    def pulled(self, move: Rows) -> tuple[Rows, Follows]:
+        there, taken = self.delta + move, self._taken
+        back = torch.clamp(there, -taken, taken)
+        # Not `delta + pulled != 0`: rounding leaves something of a coordinate that ends at 0.
+        return move - back, number(torch.ne, back, there)

@@ -10,10 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...problem.noise import normal
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, choose, per_example
 from ...problem.threats import Ball
-from ...problem.threats.linear import level
-from ..attack import Batch, Seen, where_rows
+from ...problem.threats.linear import level, number
+from ..attack import Batch, Seen
+from ..some_rows import step_where
 from .apgd_state import APGDState, next_origin, on_device, updated
 
 START_SHARE = 0.2  # of the coordinates move at first, without stages
@@ -82,17 +83,18 @@ class SparseAscent:
         # A stage that has made its steps hands its best point, projected onto the next ball, to the next stage.
         over = (state.seen > steps) & (state.stage < len(self.stages) - 1)
         stage = state.stage + over.long()
-        target = torch.where(per_example(over, target), state.top, target)
+        target = choose(over, state.top, target)
         delta = threat.nearest(target, batch.x, self._radius(stage))
         stepped = replace(
             state,
             delta=delta,
             previous=here,
+            stage=stage,
             step_size=step_size,
             share=share,
             support=torch.where(at_checkpoint, support, state.support),
         )
-        return where_rows(over, self.start_at(delta, stage), stepped)
+        return step_where(over, lambda entering: self.start_at(entering.delta, entering.stage), stepped)
 
     def _radius(self, stage: Int[Tensor, "B"]) -> PerExample:
         return on_device(tuple(radius for _, radius in self.stages), torch.float32, stage.device)[stage]
@@ -115,10 +117,10 @@ def largest_signs(grad: Inputs, share: PerExample) -> Inputs:
     flat = grad.flatten(1).abs()
     d = flat.shape[1]
     smaller = ((1 - share) * d).clamp(0, d - 1).floor()[:, None]
-    signs = grad.sign() * (flat >= level(flat, d - smaller)).view_as(grad)
+    signs = number(torch.ge, flat, level(flat, d - smaller)).view_as(grad).mul_(grad.sign())
     return signs / per_example(signs.flatten(1).abs().sum(dim=1).clamp(min=1), grad)
 
 
 def _support(delta: Inputs) -> PerExample:
     """How many coordinates differ from the image."""
-    return delta.flatten(1).ne(0).sum(dim=1).to(delta.dtype)
+    return number(torch.ne, delta, 0.0).flatten(1).sum(dim=1)

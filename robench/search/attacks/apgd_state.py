@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...problem.shapes import Inputs, Mask, PerExample, per_example
+from ...problem.shapes import Inputs, Mask, PerExample, choose
 from ..attack import Seen, State
 
 
@@ -34,16 +34,15 @@ def updated(state: S, seen: Seen) -> S:
     return replace(
         state,
         seen=state.seen + 1,
-        top=torch.where(per_example(higher, state.delta), state.delta, state.top),
-        top_grad=torch.where(per_example(higher, state.delta), seen.grad, state.top_grad),
+        top=choose(higher, state.delta, state.top),
+        top_grad=choose(higher, seen.grad, state.top_grad),
         top_loss=torch.where(higher, seen.loss, state.top_loss),
     )
 
 
 def next_origin(state: APGDState, seen: Seen, restart: Mask) -> tuple[Inputs, Inputs]:
     """The point where the next step starts, and its gradient: the best point for `restart`, else the current one."""
-    rows = per_example(restart, state.delta)
-    return torch.where(rows, state.top, state.delta), torch.where(rows, state.top_grad, seen.grad)
+    return choose(restart, state.top, state.delta), choose(restart, state.top_grad, seen.grad)
 
 
 @lru_cache(maxsize=64)

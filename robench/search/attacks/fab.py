@@ -5,7 +5,7 @@ import torch
 
 from ...problem.losses import TARGETED, Loss, misclassified
 from ...problem.noise import normal
-from ...problem.shapes import Inputs, PerExample, per_example
+from ...problem.shapes import Inputs, PerExample, choose, per_example
 from ...problem.threats import Ball
 from ...settings import Bounds, Count, NonNegative, Share
 from ..attack import Batch, GradientAttack, Seen, State
@@ -50,7 +50,7 @@ class FAB(GradientAttack[Ball, State]):
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
         fooled = misclassified(seen.logits, batch.y)
-        here = torch.where(per_example(fooled, state.delta), self.beta * state.delta, state.delta)
+        here = choose(fooled, self.beta * state.delta, state.delta)
 
         def to_boundary(delta: Inputs) -> Inputs:
             value = seen.loss + _dot(seen.grad, delta - state.delta)

@@ -1,5 +1,5 @@
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -7,10 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.noise import uniform
-from ...problem.shapes import Inputs, PerExample, per_candidate, per_example
+from ...problem.shapes import Inputs, PerExample, choose, per_candidate, per_example
 from ...problem.threats import Ball
+from ...problem.threats.linear import number
 from ...settings import Bounds, Count
 from ..attack import Batch, Candidates, LabelAttack, State, where_rows
+from ..some_rows import rows_where, some, step_where
 from .starts import nearest, pick, sizes
 
 RESOLUTION = 1 / 512  # of a value: half a grey level of 256
@@ -100,16 +102,19 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         )
 
     def query(self, threat: Ball, batch: Batch, state: PointwiseState) -> Candidates:
-        moved = _moved(state, self._moves(threat, state))
-        seek = per_example(state.phase == SEEK, moved)
-        return (batch.x[:, None] + torch.where(seek, self._noisy(batch, state), moved)).clamp(0, 1)
+        moved, seek = _moved(state, self._moves(threat, state)), state.phase == SEEK
+        if (rows := rows_where(seek)) is None:
+            moved = choose(seek, self._noisy(batch, state), moved)
+        elif rows.numel():
+            moved = moved.index_copy(0, rows, self._noisy(some(batch, rows), some(state, rows)))
+        return (batch.x[:, None] + moved).clamp(0, 1)
 
     def step(self, threat: Ball, batch: Batch, state: PointwiseState, labels: Int[Tensor, "L W"]) -> PointwiseState:
-        fools, moves = labels != batch.y[:, None], self._moves(threat, state)
-        after = self._sought(threat, batch, state, fools)
-        for phase, answered in ((RUNS, self._ran), (SINGLES, self._tried), (SECTION, self._narrowed)):
-            after = where_rows(state.phase == phase, answered(threat, state, fools, moves), after)
-        return replace(after, taken=state.taken + 1)
+        fools, moves, phase = labels != batch.y[:, None], self._moves(threat, state), state.phase
+        answered = (self._sought, self._ran, self._tried, self._narrowed)
+        for which, move in zip((SEEK, RUNS, SINGLES, SECTION), answered, strict=True):
+            state = step_where(phase == which, partial(move, threat), state, batch, fools, moves)
+        return replace(state, taken=state.taken + 1)
 
     # The queries of each phase
 
@@ -161,8 +166,8 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         kind = per_example(state.seeks % 6, noise)
         image = (noise > 0.5).to(noise.dtype)
         others = (torch.ones_like(noise), 1 - batch.x, torch.zeros_like(noise), noise, torch.full_like(noise, 0.5))
-        for number, other in enumerate(others):
-            image = torch.where(kind == number + 1, other, image)
+        for index, other in enumerate(others):
+            image = torch.where(kind == index + 1, other, image)
         highest = torch.where(state.size.isinf(), 1.0, AGAIN)
         density = highest[:, None] * _shares(self.queries_per_step, noise.device)
         replaced = order[:, None] < per_candidate(density, noise[:, None])
@@ -170,7 +175,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
 
     # The next states
 
-    def _sought(self, threat: Ball, batch: Batch, state: PointwiseState, fools: Fools) -> PointwiseState:
+    def _sought(self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves) -> PointwiseState:
         noisy = self._noisy(batch, state)
         size, which = nearest(fools, sizes(threat, noisy))
         delta = pick(noisy, which)
@@ -181,7 +186,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         )
         return where_rows(size.isfinite(), found, replace(state, seeks=state.seeks + 1))
 
-    def _ran(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
+    def _ran(self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves) -> PointwiseState:
         counts = moves.last - moves.first
         reset = torch.where(fools, counts, 0).amax(dim=1)
         failed = torch.where(fools | (counts <= reset[:, None]), state.fails[:, None], counts).amin(dim=1)
@@ -201,7 +206,7 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
             quiet=torch.zeros_like(cursor),
         )
 
-    def _tried(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
+    def _tried(self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves) -> PointwiseState:
         resets = moves.bound == 0
         which = (fools.long() + (fools & resets)).argmax(dim=1, keepdim=True)  # the first; a reset takes precedence
         none, at = torch.zeros_like(state.units), moves.first.gather(1, which).squeeze(1)
@@ -214,7 +219,9 @@ class Pointwise(LabelAttack[Ball, PointwiseState]):
         failed = where_rows(failed.quiet >= state.units, _finished(threat, failed), failed)
         return where_rows(fools.any(dim=1), where_rows(resets.gather(1, which).squeeze(1), reset, closer), failed)
 
-    def _narrowed(self, threat: Ball, state: PointwiseState, fools: Fools, moves: Moves) -> PointwiseState:
+    def _narrowed(
+        self, threat: Ball, state: PointwiseState, batch: Batch, fools: Fools, moves: Moves
+    ) -> PointwiseState:
         length = _lengths(state).gather(1, state.cursor[:, None]).squeeze(1)
         length = torch.minimum(torch.where(fools, moves.bound, torch.inf).amin(dim=1), length)
         floor = torch.where(moves.bound < length[:, None], moves.bound, state.floor[:, None]).amax(dim=1)
@@ -272,16 +279,19 @@ def _finished(threat: Ball, state: PointwiseState) -> PointwiseState:
     return replace(
         state,
         phase=torch.full_like(state.phase, SEEK),
-        best=torch.where(per_example(nearer, state.best), state.delta, state.best),
+        best=choose(nearer, state.delta, state.best),
         size=torch.where(nearer, size, state.size),
     )
 
 
 def _moved(state: PointwiseState, moves: Moves) -> Candidates:
     """Delta after each of the moves."""
-    place, delta = state.place[:, None], state.delta[:, None]
-    first, last, bound = (per_candidate(t, delta) for t in (moves.first, moves.last, moves.bound))
-    return torch.where((place >= first) & (place < last), torch.minimum(torch.maximum(delta, -bound), bound), delta)
+    delta = state.delta[:, None]
+    first, last, bound = (per_candidate(t, delta).to(delta.dtype) for t in (moves.first, moves.last, moves.bound))
+    place = state.place[:, None].to(delta.dtype).expand(-1, bound.shape[1], *state.place.shape[1:])
+    inside = number(torch.ge, place, first).mul_(number(torch.lt, place, last))
+    bound = inside.reciprocal_().sub_(1).add_(bound)  # infinite outside
+    return torch.clamp(delta, -bound, bound)
 
 
 def _lengths(state: PointwiseState) -> Float[Tensor, "L N"]:

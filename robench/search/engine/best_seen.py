@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...problem.losses import margin, misclassified
-from ...problem.shapes import Inputs, Labels, Mask, PerExample, per_example
+from ...problem.shapes import Inputs, Labels, Mask, PerExample, choose
 from ...problem.threats.base import N_PARAMS, TransformParams
 
 
@@ -94,7 +94,7 @@ class BestSeen:
             nan, fooled = nan.view(-1, per_slot).any(dim=1), fooled.view(-1, per_slot).any(dim=1)
         better = (adversarial & ~self.found) | (torch.where(self.found, adversarial, inside) & (rank > self.rank))
         self.rank = torch.where(better, rank, self.rank)
-        self.x_adv = torch.where(per_example(better, x_adv), x_adv, self.x_adv)
+        self.x_adv = choose(better, x_adv, self.x_adv)
         self.params = torch.where(better[:, None], params, self.params)
         self.found = self.found | adversarial
         self.fooled = self.fooled | fooled

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int
@@ -47,7 +48,7 @@ class Job:
         self.dropped.add(row)
         self.waiting.drop(row)
 
-    @property
+    @cached_property
     def max_queries(self) -> int:
         """The number of steps of a search that finds nothing."""
         return self.attack.max_queries(self.threat)
