@@ -40,7 +40,8 @@ COSINE, ASCENT, DDN = "PGD, probability margin, cosine", "APGD, probability marg
 NEAREST, LIKELIEST = "APGD, margin, 3 targets, first-order", "APGD, margin, 3 targets, by logits"
 DLR, OUTSIDE, FAB = "APGD, DLR, 3 targets, first-order", "Brendel-Bethge", "FAB, 3 targets, first-order"
 CROSS_ENTROPY, FORMER = "APGD, cross-entropy", "APGD, DLR, 9 targets, by logits"
-FIRST_ROUND = {"linf": (COSINE, NEAREST), "l2": (COSINE, DDN, NEAREST), "l1": (ASCENT, NEAREST)}
+PLAIN = "PGD, margin, 40 steps from the image"
+FIRST_ROUND = {"linf": (PLAIN, NEAREST, FAB), "l2": (COSINE, DDN, NEAREST), "l1": (ASCENT, NEAREST)}
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,16 @@ def in_order(threat: str, correct: set[int], outcomes: Outcomes) -> list[dict[st
     first = FIRST_ROUND[threat.partition(":")[0]]
     orders = {"first round: " + "; ".join(first): list(first)}
     orders |= {f"without {name}": [other for other in first if other != name] for name in first}
-    for old, new in ((first[0], CROSS_ENTROPY), (NEAREST, LIKELIEST), (NEAREST, DLR)):
-        orders[f"{new} for {old}"] = [new if name == old else name for name in first]
-    orders["targets first"] = [NEAREST, *(name for name in first if name != NEAREST)]
-    orders |= {f"{name} on all, after it": [*first, name] for name in (OUTSIDE, FAB)}
-    orders |= {f"{name} on all, before the targets": [*first[:-1], name, NEAREST] for name in (OUTSIDE, FAB)}
-    orders["former standard: PGD, APGD on cross-entropy, 9 targets"] = [next(iter(ATTACKS)), CROSS_ENTROPY, FORMER]
+    for old, new in ((first[0], CROSS_ENTROPY), (first[0], COSINE), (NEAREST, LIKELIEST), (NEAREST, DLR)):
+        if old != new:
+            orders[f"{new} for {old}"] = [new if name == old else name for name in first]
+    at = first.index(NEAREST)
+    orders["targets first"] = [NEAREST, *first[:at], *first[at + 1 :]]
+    for more in (OUTSIDE, FAB):
+        if more not in first:
+            orders[f"{more} on all, after it"] = [*first, more]
+            orders[f"{more} on all, before the targets"] = [*first[:at], more, *first[at:]]
+    orders["former: PGD from the image, APGD on cross-entropy, 9 targets"] = [PLAIN, CROSS_ENTROPY, FORMER]
     return [row(threat, name, correct, outcomes, order) for name, order in orders.items()]
 
 

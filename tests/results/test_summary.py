@@ -106,6 +106,9 @@ def test_the_attacks_of_an_early_stopped_run_by_hand():
         "standing": 3,
         "items": 2,
         "outcomes": "",
+        "near": None,
+        "sample": None,
+        "passed_over": 0,
     }
     assert (apgd["name"], apgd["tried"], apgd["broken"], apgd["standing"]) == ("apgd", 5, 1, 4)
     cost = SUMMARY.cost
