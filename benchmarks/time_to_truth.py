@@ -9,7 +9,7 @@ slim run files in benchmarks/references; what is there is not run again. The sec
 same images, ours with several seeds, and the CPU seconds of one thread that each takes for the first images, in turn.
 It keeps every measured row in benchmarks/results/time-to-truth-rows.json at once, and measures only what is missing
 there, or what was measured with other attacks or numbers; with `--again` everything, with `--report` nothing. It writes
-a table for each protocol, and a plot of all of them.
+a table for each protocol, and a plot of all of them; the names of results about one data set end with its name.
 
 Foolbox's Brendel-Bethge needs numba: without it, Foolbox is not timed, and makes no references.
 """
@@ -39,7 +39,6 @@ from robench.results.figures import image_bytes
 HERE = Path(__file__).resolve().parent
 REFERENCES = HERE / "references"
 ROWS = RESULTS / "time-to-truth-rows.json"
-PLOT = RESULTS / "time-to-truth.svg"
 EXAMPLES = 200
 RADII = {"digits": ("linf:0.2", "l2:2", "l1:10"), "mnist": ("linf:0.3", "l2:2", "l1:10")}
 MODELS = (
@@ -102,7 +101,13 @@ def main() -> None:
         else:
             print(f"nothing is measured of {question.protocol}", file=sys.stderr)
     if made := picture(found, their_outcomes(present)):
-        PLOT.write_bytes(image_bytes(made, "svg"))
+        (RESULTS / f"time-to-truth{suffix(present)}.svg").write_bytes(image_bytes(made, "svg"))
+
+
+def suffix(pairs: Sequence[tuple[str, str]]) -> str:
+    """The data set in the name of a result about one only."""
+    data = {model.partition("-")[0] for model, _ in pairs}
+    return f"-{data.pop()}" if len(data) == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -341,7 +346,8 @@ def write_table(question: Question, measured: Sequence[Measured], wanted: int, a
     machines = sorted({f"{row.machine}; commit {row.commit}" for row in measured})
     name = Path(question.protocol).stem
     rows = table(measured, their_outcomes([row.pair for row in measured]))
-    write_results(f"time-to-truth-{name}", f"{name}, AutoAttack and Foolbox", rows, notes, CPU, machines)
+    of_data = suffix([row.pair for row in measured])
+    write_results(f"time-to-truth-{name}{of_data}", f"{name}, AutoAttack and Foolbox", rows, notes, CPU, machines)
 
 
 def command(args: argparse.Namespace, protocol: str) -> str:
