@@ -1,7 +1,7 @@
 """What attacks cost per example, by a protocol alone and as measured."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from robench import protocols
 from robench.cli.costs import costs
 from robench.evaluation import prepared
 from robench.evidence.store import RunFile
-from robench.protocols import AttackChoice, cost
+from robench.protocols import cost
 
 ATTACKS = ("pgd(steps=3, restarts=2)", "apgd(steps=5)", "apgd(steps=5, loss=dlr, targets=3)")
 PROTOCOL = protocols.load("quick", "digits").with_threats(["linf:0.2"]).with_attacks(ATTACKS)
@@ -55,22 +55,18 @@ def test_the_last_totals_of_all_threats_add_up_to_the_cost_of_the_protocol(name)
     protocol = protocols.read(protocols.HERE / f"{name}.toml")
     tables = [cost.rows(threat, 10) for threat in protocol.threats]
     assert sum((rows[-1].total for rows in tables), cost.Cost(0, 0)) == cost.of_protocol(protocol, 10)
-    assert all(row.searches >= 1 and not row.near for rows in tables for row in rows)
+    assert all(row.searches >= 1 for rows in tables for row in rows)
 
 
-def test_a_choice_for_near_examples_is_marked_in_its_row():
-    @dataclass(frozen=True)
-    class NearChoice(AttackChoice):
-        near: float | None = None
-
+def test_a_choice_for_a_sample_and_near_examples_is_marked_in_its_row():
     first, second, third = PROTOCOL.threats[0].attacks
-    near = NearChoice(third.label, third.attack, near=0.5)
+    near = replace(third, near=0.5, sample=20)
     threat = type(PROTOCOL.threats[0])(PROTOCOL.threats[0].threat, (first, second, near))
-    assert [row.near for row in cost.rows(threat, 10)] == [False, False, True]
+    assert [row.only for row in cost.rows(threat, 10)] == ["", "", "20 examples first and near examples"]
     lines = costs(replace(PROTOCOL, threats=(threat,)), None).splitlines()
     rows = [line for line in lines if line.startswith(("pgd", "apgd"))]
-    assert [line.endswith("  only near examples") for line in rows] == [False, False, True]
-    assert "costs the last total; less if it is not near the boundary" in "\n".join(lines)
+    assert [line.endswith("  only 20 examples first and near examples") for line in rows] == [False, False, True]
+    assert "costs the last total; less if it is neither in the sample nor near the boundary" in "\n".join(lines)
 
 
 def test_the_page_shows_what_the_command_prints():

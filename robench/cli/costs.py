@@ -64,8 +64,8 @@ def costs(protocol: Protocol, costed: CostedModel | None) -> str:
             f" {_duration(n * matching.rate.seconds(each))}; broken examples cost less."
         )
     tables = [_table(choice, classes) for choice in protocol.threats]
-    near = any(row.near for choice in protocol.threats for row in cost.rows(choice, classes))
-    standing = STANDING + ("; less if it is not near the boundary" if near else "")
+    some = any(row.only for choice in protocol.threats for row in cost.rows(choice, classes))
+    standing = STANDING + ("; less if it is neither in the sample nor near the boundary" if some else "")
     return "\n\n".join(["\n".join(lines), *tables, f"{standing}\n{FALLING}\n{NOTES}"])
 
 
@@ -80,7 +80,7 @@ def _table(threat: ThreatChoice, classes: int) -> str:
             row.label,
             f"{row.searches:,}",
             *(f"{getattr(part, kind):,}" for kind, _ in used for part in (row.cost, row.total)),
-            "only near examples" if row.near else "",
+            f"only {row.only}" if row.only else "",
         ]
         for row in rows
     ]

@@ -63,7 +63,7 @@ class CostRow:
     searches: int  # on each example
     cost: Cost
     total: Cost
-    near: bool  # only examples that earlier searches have brought near to the boundary are searched
+    only: str  # the examples that it searches, in words; empty: all
 
 
 def rows(threat: ThreatChoice, classes: int) -> list[CostRow]:
@@ -75,10 +75,16 @@ def rows(threat: ThreatChoice, classes: int) -> list[CostRow]:
             planned_items(choice, classes),
             cost,
             total,
-            near=choice.near is not None,
+            only=_only(choice),
         )
         for choice, cost, total in zip(threat.attacks, costs, accumulate(costs), strict=True)
     ]
+
+
+def _only(choice: AttackChoice) -> str:
+    first = "" if choice.sample is None else f"{choice.sample:,} examples first"
+    near = "" if choice.near is None else "near examples"
+    return " and ".join(filter(None, (first, near)))
 
 
 def of_protocol(protocol: Protocol, classes: int) -> Cost:
