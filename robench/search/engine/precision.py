@@ -138,6 +138,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
+# torch wraps the method so that its compiler leaves it alone, and would import the compiler, which takes a second, to
+# do so. Nothing is compiled here.
+if _method := getattr(_Counting.__torch_dispatch__, "__wrapped__", None):
+    _method.__dynamo_disable = _method
+
+
 def _millions(n: int) -> str:
     return f"{n / 1e6:,.0f} million"
 
