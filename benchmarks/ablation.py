@@ -138,7 +138,7 @@ def in_order(threat: str, correct: set[int], outcomes: Outcomes) -> list[dict[st
 
 def row(threat: str, name: str, correct: set[int], outcomes: Outcomes, order: Sequence[str]) -> dict[str, object]:
     """What some attacks leave in this order, and what they cost."""
-    left, gradients, on_standing = set(correct), 0, 0
+    left, gradients = set(correct), 0
     for attack in order:
         searches = {example: outcomes[attack][example] for example in left}
         gradients += sum(search.gradients for search in searches.values())
