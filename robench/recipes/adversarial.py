@@ -96,7 +96,7 @@ class AdversarialTraining(Recipe):
             training.module.train(self.bn_train_attack)
             step = TrainingStep(training.module, data.at(number), against, data.noise(number), training.memory)
             result = self.train_step(step)
-            training.down(result.loss, lr=self.lr if number < self.steps / 2 else self.lr / 10)
+            training.down(result.loss, lr=self.rate(number))
             training.report.step(number + 1, self.steps, result.loss.item(), result.accuracy)
 
     def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:

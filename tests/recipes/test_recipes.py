@@ -363,6 +363,7 @@ def test_the_identity_of_a_training_stays_what_it_was(name):
     assert identity() == IDENTITIES[name]
     if name != "nat":
         assert identity(bn_train_attack=True) == f"{IDENTITIES[name]}, bn_train_attack=True"
+    assert identity(optimiser="sgd", lr=1e-3) == f"{IDENTITIES[name]}, optimiser='sgd'"
 
 
 def test_a_model_comes_with_a_card_that_says_how_it_was_made(tmp_path):
