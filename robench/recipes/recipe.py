@@ -1,11 +1,12 @@
 """The interface of recipes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import settings
@@ -46,11 +47,11 @@ class Recipe(ABC):
         if not self.decay_all and not self.weight_decay:
             raise UserError("decay_all=False has no effect without weight decay; add --set weight_decay=0.0002")
 
-    def optimiser_for(self, module: nn.Module) -> Optimizer:
-        """The optimiser of this network's weights; `rate` gives its learning rate at each step."""
-        groups: list[dict[str, Any]] = [{"params": [*module.parameters()], "weight_decay": self.weight_decay}]
+    def optimiser_for(self, weights: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of these weights; `rate` gives its learning rate at each step."""
+        weights = [*weights]
+        groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": self.weight_decay}]
         if not self.decay_all:
-            weights = groups[0]["params"]
             groups[0]["params"] = [weight for weight in weights if weight.ndim > 1]
             groups.append({"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0})
         if self.optimiser == "sgd":

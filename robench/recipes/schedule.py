@@ -1,6 +1,5 @@
 """Learning-rate schedules: the rate of a step is a function of its number, so a resumed training has the same rates."""
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import pairwise
 from math import cos, pi
@@ -31,7 +30,7 @@ def rate(schedule: RateSchedule, lr: float, step: int, steps: int) -> float:
     step has rate 0.
     """
     if schedule in DROPS:
-        return lr / 10.0 ** bisect_right(DROPS[schedule], step / steps)
+        return lr / 10.0 ** sum(share <= step / steps for share in DROPS[schedule])
     after = (step + 1) / steps
     if schedule == "cosine":  # to 0 along half a wave: Carmon et al. 2019
         return lr * (1 + cos(pi * after)) / 2

@@ -71,7 +71,7 @@ def test_the_cosine_falls_from_the_highest_rate_to_zero():
 def test_every_recipe_takes_sgd_with_momentum_and_decay_and_a_schedule(name):
     settings = {"optimiser": "sgd", "lr": 0.21, "weight_decay": 5e-4, "schedule": "triangular", "steps": 10}
     recipe = configure(name, "cifar10", settings)
-    (group,) = recipe.optimiser_for(mlp()).param_groups
+    (group,) = recipe.optimiser_for(mlp().parameters()).param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, False)
     assert [recipe.rate(step) for step in range(10)] == rates("triangular", 10, 0.21)
 
@@ -82,7 +82,7 @@ def test_steps_of_sgd_are_those_worked_out_by_hand(tmp_path):
     module, split = mlp(), blobs()
     by_hand = [p.detach().clone() for p in module.parameters()]
     training, data = training_of(module, split, tmp_path)
-    training.optimiser = recipe.optimiser_for(module)
+    training.optimiser = recipe.optimiser_for(module.parameters())
     recipe.train(training, data, ())
     speeds = [torch.zeros_like(p) for p in by_hand]
     reference = mlp()
@@ -109,7 +109,7 @@ def test_a_training_by_sgd_that_is_killed_ends_with_the_weights_of_an_undisturbe
         for stop in stops:
             module = mlp()
             training, data = training_of(module, blobs(), folder)
-            training.optimiser, training.report = recipe.optimiser_for(module), Killer(stop, "killed")
+            training.optimiser, training.report = recipe.optimiser_for(module.parameters()), Killer(stop, "killed")
             with contextlib.suppress(KeyboardInterrupt):
                 recipe.train(training, data, ())
         return module
@@ -123,7 +123,7 @@ def test_a_training_by_sgd_that_is_killed_ends_with_the_weights_of_an_undisturbe
 def test_decay_may_leave_biases_and_batch_norm_out(optimiser):
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
     recipe = configure("nat", "toy", {"optimiser": optimiser, "weight_decay": 2e-4, "decay_all": False})
-    decayed, free = recipe.optimiser_for(module).param_groups
+    decayed, free = recipe.optimiser_for(module.parameters()).param_groups
     assert decayed["weight_decay"] == 2e-4
     assert [w.ndim for w in decayed["params"]] == [4, 2]
     assert free["weight_decay"] == 0
