@@ -29,21 +29,26 @@ class FromTheHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("tested", GRADIENT_ATTACKS, ids=lambda tested: f"{tested.name} {tested.threat}")
-def test_a_step_makes_no_tensor_of_python_numbers(tested, monkeypatch):
+def test_a_step_makes_no_tensor_of_python_numbers(tested):
     model = classifier(net(), 4)
     split = toy(model, 4)
-    engine, watch = Engine(model, split, 0, 5, compact=False), FromTheHost()
-    made = engine._runner._step
-    steps = []
+    threat = parse(USUAL[tested.threat])
+    watched(model, split, threat, tested.attack)  # constants that are made once and kept
+    assert watched(model, split, threat, tested.attack) == []
 
-    def step(batch):
+
+def watched(model, split, threat, attack):
+    """The tensors that the steps of an attack make of Python numbers."""
+    engine, watch = Engine(model, split, 0, 5, compact=False), FromTheHost()
+    steps, step = [], engine._runner._step
+
+    def watched_step(batch):
         with watch:
-            steps.append(made(batch))
+            steps.append(step(batch))
         return steps[-1]
 
-    monkeypatch.setattr(engine._runner, "_step", step)
-    one = job(parse(USUAL[tested.threat]), tested.attack, items(model, tested.attack, split, range(4)))
-    for _ in engine.work([one]):
+    engine._runner._step = watched_step
+    for _ in engine.work([job(threat, attack, items(model, attack, split, range(4)))]):
         pass
     assert steps
-    assert watch.found == []
+    return watch.found
