@@ -96,6 +96,9 @@ class PreparedEvaluation:
                 self.split, self.classifier.classes, mapped=bool(self.request.preparation.labels)
             ),
         }
+        sample = self.request.sample(self.protocol)
+        if sample and sample.count == len(self.split):
+            notes["sample"] = sample.about
         if why := use_channels_last(self.classifier, self.split.x):
             notes["layout"] = f"the weights stay in the layout they have: channels last {why}"
         return Evaluation(

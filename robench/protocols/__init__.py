@@ -75,7 +75,7 @@ class Protocol:
     name: str
     description: str
     data: str  # the data set it is made for; empty: any
-    examples: str | None  # a count or slice, as --examples takes it; None: all
+    examples: str | None  # a count, slice or sample, as --examples takes it; None: all
     seed: int
     threats: tuple[ThreatChoice, ...]
     eot: int | None = None  # passes to average over, for stochastic models; None: the default
