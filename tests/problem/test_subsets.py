@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_another_seed_chooses_others_and_no_seed_is_seed_0(split, kind):
 @pytest.mark.parametrize("kind", ["random", "stratified"])
 def test_a_larger_sample_contains_the_smaller_ones_of_its_seed(split, kind):
     samples = [set(split.part(f"{kind}:{count}@7").numbers) for count in (1, 10, 99, 100, 101, 1000)]
-    assert all(small < large for small, large in zip(samples[:-1], samples[1:], strict=True))
+    assert all(small < large for small, large in pairwise(samples))
 
 
 def test_every_class_of_a_stratified_sample_has_its_share_to_within_one_example(split):
