@@ -1,6 +1,8 @@
 """Made-up files in the formats of the published ones."""
 
 import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +36,18 @@ def write(folder: Path, **files: bytes) -> None:
 
 def places(own: Path) -> Places:
     return Places(own, cache=own / "no-such-cache")
+
+
+def tar(files: dict[str, bytes], mode: str = "w:") -> bytes:
+    """A tar archive of these files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

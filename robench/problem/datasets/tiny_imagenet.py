@@ -186,17 +186,17 @@ class TinyImageNet:
     def _of_arrays(self, part: str, path: Path) -> Split:
         """Validation images that were decoded before, with their numbers in `index`."""
         x, y, index = npz.arrays(path, "x_val", "y_val", "index")
-        if x.dtype != np.uint8 or x.shape != (len(y), *SHAPE) or any(a.dtype.kind not in "iu" for a in (y, index)):
+        if x.dtype != np.uint8 or x.shape != (*y.shape, *SHAPE) or any(a.dtype.kind not in "iu" for a in (y, index)):
             raise damaged(str(path), f"images {x.dtype} {x.shape} with labels {y.dtype} {y.shape}")
-        numbers = tuple(index.tolist())
-        if len(numbers) != len(y) or list(numbers) != sorted(set(numbers) & set(range(self.count))):
+        increasing = index.shape == y.shape and (np.diff(index) > 0).all()
+        if not len(y) or not increasing or index[0] < 0 or index[-1] >= self.count:
             raise damaged(str(path), f"index does not hold increasing numbers from 0 to {self.count - 1}")
-        if not len(y) or y.min() < 0 or y.max() >= CLASSES:
+        if y.min() < 0 or y.max() >= CLASSES:
             raise damaged(str(path), f"y_val does not hold labels from 0 to {CLASSES - 1}")
         images = f"{len(y):,} of the {counted(self.count, 'image')} of {self.name}:{part}"
         unverified(path, images)
         split = split_of_bytes(f"{self.name}:{part}", x.transpose(0, 3, 1, 2), y, CLASSES)
-        return replace(split, numbers=numbers)
+        return replace(split, numbers=tuple(index.tolist()))
 
     def _fetch(self, folder: Path) -> None:
         from .download import Download, fetch  # imports network libraries, so only when needed
