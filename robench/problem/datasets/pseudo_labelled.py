@@ -1,8 +1,8 @@
 """The 500,000 pseudo-labelled images of Carmon et al. 2019 (RST). https://arxiv.org/abs/1905.13736
 
-They were chosen from 80 Million Tiny Images to look like CIFAR-10's classes, and labelled by a network. They are
-published as a pickle without a checksum, and the authors of Tiny Images withdrew that data set in 2020. So the file is
-never downloaded, and is read without running anything it names.
+They were chosen from 80 Million Tiny Images for their likeness to CIFAR-10's classes, and labelled by a network. They
+are published as a pickle without a checksum, and the authors of Tiny Images withdrew that data set in 2020. So the file
+is never downloaded, and it is read without running anything it names.
 """
 
 from dataclasses import dataclass
