@@ -100,6 +100,8 @@ class Protocol:
 
         Raises UserError for a threat that no attack fits, and for an attack that fits no threat.
         """
+        if not self.threats:
+            raise UserError(f"the protocol {self.name} has no threats; name one with --threat, or another protocol")
         entries = [_entry(attack) for attack in named]
         for entry in entries:
             if not any(_fits(entry, t.threat) for t in self.threats):
