@@ -14,6 +14,7 @@ from .mng_ac import MetaNoiseGenerator
 from .msd import MultiSteepestDescent
 from .nat import Nat
 from .pgd_at import PGDAdversarialTraining
+from .ramp import Ramp
 from .recipe import Recipe
 from .sat import StochasticAdversarialTraining
 from .sat_ac import AdversarialConsistency
@@ -25,7 +26,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     for r in (
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
-        *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive),
+        *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive, Ramp),
     )
 }
 

@@ -96,8 +96,12 @@ class AdversarialTraining(Recipe):
             training.module.train(self.bn_train_attack)
             step = TrainingStep(training.module, data.at(number), against, data.noise(number), training.memory)
             result = self.train_step(step)
-            training.down(result.loss, lr=self.lr if number < self.steps / 2 else self.lr / 10)
+            training.down(result.loss, lr=self.rate(number))
+            self.after_step(training, data, number)
             training.report.step(number + 1, self.steps, result.loss.item(), result.accuracy)
+
+    def after_step(self, training: Training, data: TrainingData, number: int) -> None:
+        """What a recipe does to the network after the optimiser's step."""
 
     def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
         """The attack on a training batch: PGD, but under l_1 SLIDE, as in Tramèr and Boneh: PGD would be too weak."""

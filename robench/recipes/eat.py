@@ -5,31 +5,21 @@
 robench train eat --data mnist --threat linf:0.3 --threat l1:10 --out mnist-eat
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..problem.losses import cross_entropy
-from ..problem.shapes import Inputs, Mask
-from ..problem.threats import Ball, ThreatModel
-from ..search.attack import differentiate
+from ..problem.shapes import Inputs
+from ..problem.threats import ThreatModel
 from ..search.attacks.apgd import APGD
-from ..search.attacks.apgd_l1 import SparseState
 from ..settings import Share
 from .adaptive import sampled
 from .adversarial import AdversarialTraining, StepResult, TrainingStep, cross_entropy_step
+from .ascent import Ascent, ascend
 
 HELD, MET = "held", "met"  # in the memory of the training: standing examples of each threat, and all examples
-L1_SHARE = 0.05  # of the coordinates move at first under l_1, as in the authors' training; 0.2 in their evaluation
-
-
-class Ascent(NamedTuple):
-    """The result of APGD on a batch."""
-
-    x_adv: Inputs  # the points of the highest loss
-    standing: Mask  # classified correctly at every queried point, the image itself included
 
 
 @dataclass(frozen=True)
@@ -70,18 +60,7 @@ class ExtremeAdversarialTraining(AdversarialTraining):
 
     def ascend(self, step: TrainingStep, chosen: int) -> Ascent:
         """The batch under attack by one of the threats."""
-        threat, batch = step.threats[chosen], step.batch
-        assert isinstance(threat, Ball), "see check()"
-        attack = APGD(steps=self.inner_steps, loss="cross-entropy", staged=False)
-        state = attack.start_at(threat, torch.zeros_like(batch.x))
-        if isinstance(state, SparseState):
-            state = replace(state, share=torch.full_like(state.share, L1_SHARE))
-        standing = torch.ones_like(batch.y, dtype=torch.bool)
-        for _ in range(attack.max_queries(threat)):
-            seen = differentiate(step.module, cross_entropy, batch.x + state.delta, batch.y, batch.y)
-            standing &= seen.logits.argmax(dim=1) == batch.y
-            state = attack.step(threat, batch, state, seen)
-        return Ascent(batch.x + state.top, standing)
+        return ascend(step, step.threats[chosen], self.inner_steps)
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
         return self.ascend(step, step.threats.index(threat)).x_adv

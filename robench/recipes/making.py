@@ -128,8 +128,9 @@ def make(
     if order.compiled:
         module.compile()
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
-    adam = torch.optim.Adam(module.parameters())
-    training = Training(learner, adam, order.state, order.identity, report, data=split.sha256)
+    training = Training(
+        learner, recipe.optimiser_for(module.parameters()), order.state, order.identity, report, data=split.sha256
+    )
     without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
     if order.validation:

@@ -17,7 +17,7 @@ from .training import Training, TrainingData, share_correct
 
 @dataclass(frozen=True)
 class Nat(Recipe):
-    """Plain training with Adam; the learning rate falls to a tenth half way: Nat of Tramèr and Boneh 2019."""
+    """Plain training: Nat of Tramèr and Boneh 2019."""
 
     name: ClassVar[str] = "nat"
     source: ClassVar[str] = "plain training, as Nat in Tramèr and Boneh 2019, https://arxiv.org/abs/1904.13000"
@@ -41,5 +41,5 @@ class Nat(Recipe):
             training.module.train()
             logits = training.module(batch.x)
             loss = F.cross_entropy(logits, batch.y)
-            training.down(loss, lr=self.lr if step < self.steps / 2 else self.lr / 10)
+            training.down(loss, lr=self.rate(step))
             training.report.step(step + 1, self.steps, loss.item(), share_correct(logits, batch.y))

@@ -1,12 +1,19 @@
 """The interface of recipes."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from .. import settings
+from ..errors import UserError
 from ..problem.threats import ThreatModel
-from ..settings import Count
+from ..settings import Bounds, Count, NonNegative, Positive
+from .schedule import RateSchedule, rate
 from .training import Training, TrainingData
 
 
@@ -23,10 +30,37 @@ class Recipe(ABC):
     steps: Count  # of the optimiser
     batch: Count  # images per step
     augment: bool
+    lr: Positive  # the highest learning rate
+
+    # Not in `repr`, so that the identity of older trainings stays as it was.
+    optimiser: Literal["adam", "sgd"] = field(default="adam", repr=False)
+    schedule: RateSchedule = field(default="step", repr=False)  # of the learning rate
+    momentum: Annotated[float, Bounds(0, below=1)] = field(default=0.9, repr=False)  # of SGD
+    weight_decay: NonNegative = field(default=0.0, repr=False)  # times the weights, added to their gradient
+    decay_all: bool = field(default=True, repr=False)  # false: kernels and matrices only, not biases and batch-norm
 
     def __post_init__(self) -> None:
-        """Raises UserError if a setting is out of range."""
+        """Raises UserError if a setting is out of range, or has no effect beside the others."""
         settings.check(self)
+        if self.optimiser == "adam" and self.momentum != Recipe.momentum:
+            raise UserError(f"momentum={self.momentum} is a setting of SGD; add --set optimiser=sgd")
+        if not self.decay_all and not self.weight_decay:
+            raise UserError("decay_all=False has no effect without weight decay; add --set weight_decay=0.0002")
+
+    def optimiser_for(self, weights: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of these weights; `rate` gives its learning rate at each step."""
+        weights = [*weights]
+        groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": self.weight_decay}]
+        if not self.decay_all:
+            groups[0]["params"] = [weight for weight in weights if weight.ndim > 1]
+            groups.append({"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0})
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return torch.optim.Adam(groups, lr=self.lr)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step number `step`, from 0."""
+        return rate(self.schedule, self.lr, step, self.steps)
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:

@@ -9,10 +9,13 @@ from robench.errors import UserError
 from robench.problem.architectures import ARCHITECTURES, factories
 from robench.problem.architectures.normalise import Normalise, Normalised, canonical, normalised
 from robench.problem.architectures.preactresnet import PreActBlock
+from robench.problem.architectures.wide_resnet import BasicBlock, WideResNet
+from robench.problem.checkpoints import recognition
+from robench.problem.checkpoints.contents import Contents
+from robench.problem.checkpoints.nested import nested
 from robench.problem.datasets import DATASETS
 
-SMALL = [name for name in ARCHITECTURES if "preactresnet" not in name]
-RESNETS = [name for name in ARCHITECTURES if "preactresnet" in name]
+SMALL = [name for name in ARCHITECTURES if "preactresnet" not in name and not name.startswith("wrn")]
 
 
 def images(*shape, seed=0):
@@ -35,6 +38,13 @@ def parameters(network):
         ("preactresnet18-no-final-bn", (3, 32, 32), 11_171_146),
         ("preactresnet18", (3, 32, 32), 11_171_146 + 1024),
         ("preactresnet18-softplus", (3, 32, 32), 11_171_146 + 1024),
+        # table 4 of the paper: 2.7M and 36.5M
+        ("wrn-16-4", (3, 32, 32), 2_748_890),
+        ("wrn-28-10", (3, 32, 32), 36_479_194),
+        ("wrn-34-10", (3, 32, 32), 46_160_474),
+        # another 16 -> 160 block, and three of 160 -> 160; of wrn-34-10 four
+        ("wrn-28-10-trades", (3, 32, 32), 36_479_194 + 256_352 + 3 * 461_440),
+        ("wrn-34-10-trades", (3, 32, 32), 46_160_474 + 256_352 + 4 * 461_440),
     ],
 )
 def test_the_number_of_parameters_is_the_published_one(name, shape, count):
@@ -71,9 +81,9 @@ def test_images_that_no_network_of_the_family_can_read_are_refused(shape):
             architecture.build(shape, 10)
 
 
-def test_narrow_images_suit_the_residual_network_and_no_other():
+def test_narrow_images_suit_the_residual_networks_and_no_other():
     for name, architecture in ARCHITECTURES.items():
-        if "preact" in name:
+        if name not in SMALL:
             assert architecture.build((1, 2, 128), 3).eval()(images(2, 1, 2, 128)).shape == (2, 3)
         else:
             with pytest.raises(UserError, match="choose another architecture"):
@@ -110,6 +120,71 @@ def test_a_residual_block_is_the_formula_of_the_paper(stride):
     carried = x if stride == 1 else F.conv2d(inner, block.shortcut[0].weight, stride=2)
     with torch.no_grad():
         assert torch.allclose(block(x), carried + outer, atol=1e-5)
+
+
+def test_the_narrow_residual_network_has_half_the_maps_and_the_same_keys():
+    with torch.device("meta"):
+        narrow, usual = (ARCHITECTURES[name].build((3, 32, 32), 10).state_dict()
+                         for name in ("preactresnet18-narrow", "preactresnet18"))  # fmt: skip
+    assert [*narrow] == [*usual]
+    for key, weight in usual.items():
+        fixed = {10, 3, 1}  # classes, channels and kernel sides
+        assert narrow[key].shape == tuple(side if side in fixed else side // 2 for side in weight.shape)
+
+
+def test_the_wide_residual_network_has_the_keys_of_the_public_code():
+    with torch.device("meta"):
+        state, longer = (ARCHITECTURES[name].build((3, 32, 32), 10).state_dict()
+                         for name in ("wrn-28-10", "wrn-28-10-trades"))  # fmt: skip
+    parts = [*dict.fromkeys(key.partition(".")[0] for key in state)]
+    assert parts == ["conv1", "block1", "block2", "block3", "bn1", "fc"]
+    assert [key for key in state if "convShortcut" in key] == [
+        f"block{n}.layer.0.convShortcut.weight" for n in (1, 2, 3)
+    ]
+    layers = {"bn1.weight", "bn1.running_var", "conv1.weight", "bn2.bias", "conv2.weight"}
+    assert {f"block{n}.layer.{b}.{layer}" for n in (1, 2, 3) for b in range(4) for layer in layers} < set(state)
+    assert state["block3.layer.3.conv2.weight"].shape == (640, 640, 3, 3)
+    assert {*longer} - {*state} == {f"sub_{key}" for key in state if key.startswith("block1")}
+
+
+@pytest.mark.parametrize(("maps", "stride"), [(4, 1), (8, 2), (8, 1)])
+def test_a_block_of_the_wide_residual_network_is_the_formula_of_the_paper(maps, stride):
+    torch.manual_seed(0)
+    block = BasicBlock(4, maps, stride).eval()
+    x = images(3, 4, 8, 8)
+    for norm in (block.bn1, block.bn2):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        inner = block.bn1(x).clamp(min=0)
+        middle = block.bn2(F.conv2d(inner, block.conv1.weight, stride=stride, padding=1)).clamp(min=0)
+        carried = x if maps == 4 else F.conv2d(inner, block.convShortcut.weight, stride=stride)
+        assert torch.allclose(block(x), carried + F.conv2d(middle, block.conv2.weight, padding=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wrn-28-10", "wrn-28-10-trades"])
+def test_a_file_is_recognised_with_and_without_the_unused_block(name):
+    with torch.device("meta"):
+        state = ARCHITECTURES[name].build((3, 32, 32), 10).state_dict()
+    weights = {f"module.{key}": torch.zeros(()).expand(weight.shape) for key, weight in state.items()}
+    found = recognition.matches(Contents(weights, nested=nested(weights)), likely=())
+    assert found[0].architecture.name == name
+    assert not found[0].beside
+
+
+def test_the_wide_residual_network_is_its_layers_in_order_and_passes_no_image_through_the_unused_block():
+    torch.manual_seed(0)
+    network = WideResNet((3, 8, 8), 5, depth=10, factor=2, unused_block=True).eval()
+    assert [getattr(network, f"block{n}").layer[0].conv1.stride[0] for n in (1, 2, 3)] == [1, 2, 2]
+    x = images(2, 3, 8, 8)
+    with torch.no_grad():
+        before = network(x)
+        for weight in network.sub_block1.parameters():
+            weight.fill_(float("nan"))
+        assert torch.equal(network(x), before)
+        maps = network.block3(network.block2(network.block1(network.conv1(x))))
+        assert torch.allclose(before, network.fc(network.bn1(maps).relu().mean((2, 3))), atol=1e-6)
+        assert maps.shape == (2, 128, 2, 2)
 
 
 def test_the_softplus_network_uses_beta_one_everywhere_the_other_uses_relu():

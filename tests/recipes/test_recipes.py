@@ -62,6 +62,7 @@ def mlp():
 LEARNT = dict.fromkeys(
     ("avg", "max", "msd", "sat", "sat_ac", "mng_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4")
 )
+LEARNT |= {"ramp": ("linf:0.15", "l1:0.4")}
 LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
 
 
@@ -82,7 +83,7 @@ def broken(tmp_path_factory):
 def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_path):
     threats, split, robust = tuple(map(parse, LEARNT[name])), blobs(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
-    settings |= {} if name == "eat" else {"inner_step_size": 0.6}
+    settings |= {} if name in ("eat", "ramp") else {"inner_step_size": 0.6}
     recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
     recipe.train(*training_of(robust, split, tmp_path), threats)
     before, after = ([standing(net, split, threat) for threat in threats] for net in (broken, robust))
@@ -363,6 +364,7 @@ def test_the_identity_of_a_training_stays_what_it_was(name):
     assert identity() == IDENTITIES[name]
     if name != "nat":
         assert identity(bn_train_attack=True) == f"{IDENTITIES[name]}, bn_train_attack=True"
+    assert identity(optimiser="sgd", lr=1e-3) == f"{IDENTITIES[name]}, optimiser='sgd'"
 
 
 def test_a_model_comes_with_a_card_that_says_how_it_was_made(tmp_path):

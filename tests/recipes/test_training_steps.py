@@ -168,6 +168,7 @@ PASSES = {
     "mng_ac": (3, 2),  # the trial leaves no trace
     "eat": (1, 2 + 1),
     "adaptive": (1, 2),
+    "ramp": (2, 2 * (2 + 1)),  # one batch for each threat
 }
 
 

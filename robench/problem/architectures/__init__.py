@@ -3,7 +3,7 @@
 To add one, write its file and add its entry here. No other code depends on the individual networks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from .digits_cnn import DigitsCNN
 from .lenet import LeNet
 from .madry_cnn import MadryCNN
 from .preactresnet import PreActResNet18, softplus
+from .wide_resnet import WideResNet
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of a state dict by key, in its order."""
@@ -51,6 +52,18 @@ class Architecture:
         """The (channels, classes) of a state dict with these shapes; None if it is not of this family."""
         first, last = shapes.get(self.first, ()), shapes.get(self.last, ())
         return (first[1], last[0]) if len(first) == 4 and len(last) == 2 else None
+
+
+def _wide_resnets() -> Iterator[Architecture]:
+    """Wide residual networks by depth and factor; `-trades` are those with the unused weights of TRADES' files."""
+    plain = "wide residual network, Zagoruyko & Komodakis 2016 (arXiv:1605.07146)"
+    unused = "and the unused weights sub_block1, as in the files of TRADES and RST"
+    for depth, factor, in_trades in ((16, 4, False), (28, 10, True), (34, 10, True)):
+        name, make = f"wrn-{depth}-{factor}", partial(WideResNet, depth=depth, factor=factor)
+        if in_trades:  # before the network that their files would fit as well
+            longer = partial(make, unused_block=True)
+            yield Architecture(f"{name}-trades", f"{name} {unused}", longer, "conv1.weight", "fc.weight", smallest=1)
+        yield Architecture(name, plain, make, "conv1.weight", "fc.weight", smallest=1)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -103,5 +116,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "linear.weight",
             smallest=1,
         ),
+        Architecture(
+            "preactresnet18-narrow",
+            "preactresnet18 with half as many maps, 32 to 256",
+            partial(PreActResNet18, width=32),
+            "conv1.weight",
+            "linear.weight",
+            smallest=1,
+        ),
+        *_wide_resnets(),
     )
 }

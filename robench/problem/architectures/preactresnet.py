@@ -39,22 +39,30 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """Four stages of two blocks, 64 to 512 maps, averaged over the image before the dense layer.
+    """Four stages of two blocks, `width` to 8 `width` maps, averaged over the image before the dense layer.
 
     `final_bn` is the norm and activation after the last block, which the paper has and a widespread
     implementation omits. The weights do not depend on the image size.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int, *, activation: Activation = F.relu, final_bn: bool = True):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        activation: Activation = F.relu,
+        final_bn: bool = True,
+        width: int = 64,
+    ):
         super().__init__()
         self.activation = activation
-        self.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
-        self.layer1 = _stage(64, 64, 1, activation)
-        self.layer2 = _stage(64, 128, 2, activation)
-        self.layer3 = _stage(128, 256, 2, activation)
-        self.layer4 = _stage(256, 512, 2, activation)
-        self.bn = nn.BatchNorm2d(512) if final_bn else None
-        self.linear = nn.Linear(512, classes)
+        self.conv1 = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
+        self.layer1 = _stage(width, width, 1, activation)
+        self.layer2 = _stage(width, 2 * width, 2, activation)
+        self.layer3 = _stage(2 * width, 4 * width, 2, activation)
+        self.layer4 = _stage(4 * width, 8 * width, 2, activation)
+        self.bn = nn.BatchNorm2d(8 * width) if final_bn else None
+        self.linear = nn.Linear(8 * width, classes)
 
     def forward(self, x: Inputs) -> Logits:
         maps = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
