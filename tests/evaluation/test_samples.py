@@ -7,6 +7,7 @@ from robench.errors import UserError
 from robench.evaluation.model_source import CheckpointSource
 from robench.evaluation.prepared import prepare
 from robench.evaluation.request import EvalRequest
+from robench.evidence.store import RunFile
 from robench.results.merging import joint_plan, merge
 
 PROTOCOL = """
@@ -71,6 +72,7 @@ def test_a_protocol_may_name_a_sample_and_fewer_images_are_all_taken(tmp_path):
         request = EvalRequest(data="digits", protocol=str(tmp_path / "tiny.toml"))
         prepared = prepare(request, CheckpointSource("digits-nat"))
         assert len(prepared.split) == count
+        assert ("sample" in prepared.evaluation(RunFile.in_memory()).notes.texts) == (count == 20)
     assert list(prepared.split.numbers) == list(range(500))
 
 
