@@ -12,7 +12,19 @@ from ..search.engine.trial import gradient_caution, objection_to_smaller_batches
 from .progress import Progress, Silence
 
 SHOWN = (
-    *("model", "training", "sample", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures"),
+    *(
+        "model",
+        "data",
+        "training",
+        "sample",
+        "labels",
+        "outputs",
+        "gradients",
+        "classes",
+        "accuracy",
+        "threats",
+        "failures",
+    ),
     "batch",
 )
 OF_MODEL = ("outputs", "gradients", "batch")  # found once per run file

@@ -91,6 +91,7 @@ class PreparedEvaluation:
         # The plan comes first: in another memory layout a stochastic model meets other noise, and changes its identity.
         notes = {
             "model": "; ".join(self.loading_notes),
+            "data": self.split.caution,
             "training": cautions.of_training(self.split, self.card.data if self.card else ""),
             "labels": cautions.of_class_names(
                 self.split, self.classifier.classes, mapped=bool(self.request.preparation.labels)

@@ -53,6 +53,7 @@ class Split:
     classes: int
     origin: "Split | None" = None  # the whole part that this is cut from; None if it is whole itself
     class_names: Mapping[str, int] = field(default_factory=dict)  # the label of each class, if the data name them
+    caution: str = ""  # what a reader of a number should know about the files; a note in the run
 
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":

@@ -1,7 +1,6 @@
 """Tiny-ImageNet, from a made-up archive: a training image for each class, and six validation images."""
 
 import io
-import logging
 import os
 import zipfile
 from dataclasses import replace
@@ -112,12 +111,16 @@ def test_training_images_are_in_the_order_of_image_folder_and_decoded_when_taken
 
 def test_only_files_without_a_checksum_are_warned_of(toy, tmp_path, caplog):
     lay("archive", tmp_path / "zip")
-    toy.read("test", places(tmp_path / "zip"))
+    assert not toy.read("test", places(tmp_path / "zip")).caution
+    toy.read("train", places(tmp_path / "zip"))
     assert not caplog.records
     lay("tiny-imagenet-200", tmp_path / "unpacked")
-    with caplog.at_level(logging.WARNING, "robench"):
-        toy.read("test", places(tmp_path / "unpacked"))
-    assert "holds the unpacked files of tiny-imagenet:test; no checksum is published for it" in caplog.text
+    split = toy.read("test", places(tmp_path / "unpacked"))
+    words = "tiny-imagenet-200 holds the unpacked files of tiny-imagenet:{}; no checksum is published for it"
+    assert split.part("stratified:2").caution.startswith(words.format("test"))
+    assert not caplog.records
+    toy.read("train", places(tmp_path / "unpacked"))
+    assert words.format("train") in caplog.text
 
 
 def test_the_archive_is_downloaded_once_for_both_parts(server, tmp_path):
@@ -192,13 +195,13 @@ def arrays(**other) -> dict[str, np.ndarray]:
     return {"x_val": IMAGES[1:4], "y_val": np.array(LABELS[1:4]), "index": np.array([1, 2, 5]), **other}
 
 
-def test_decoded_images_keep_the_numbers_that_they_have_in_the_archive(toy, tmp_path, caplog):
+def test_decoded_images_keep_the_numbers_that_they_have_in_the_archive(toy, tmp_path):
     np.savez(tmp_path / "tiny_imagenet_val_1000.npz", **arrays())
     split = toy.read("test", places(tmp_path))
     assert (split.name, split.classes, split.numbers) == ("tiny-imagenet:test", 200, (1, 2, 5))
     assert split.y.tolist() == LABELS[1:4]
     assert np.array_equal(split.x.numpy().transpose(0, 2, 3, 1), (IMAGES[1:4] / 255).astype(np.float32))
-    assert "holds 3 of the 6 images of tiny-imagenet:test; no checksum is published" in caplog.text
+    assert "holds 3 of the 6 images of tiny-imagenet:test; no checksum is published" in split.caution
     assert not toy.here("train", places(tmp_path))
 
 

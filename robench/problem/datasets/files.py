@@ -6,7 +6,6 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 from typing import Literal
 
@@ -101,9 +100,9 @@ def members(archive: Path, wanted: set[str], mode: Literal["r:", "r:gz"]) -> Ite
     raise damaged(str(archive), f"it lacks {' and '.join(sorted(missing))}")
 
 
-def unverified(path: Path, what: str) -> None:
-    """Warns that the images of a file are used without a comparison, because no checksum is published."""
-    getLogger("robench").warning(f"{path} holds {what}; no checksum is published for it, so it is used as it is")
+def unverified(path: Path, what: str) -> str:
+    """The caution for a file whose images are used without a comparison, because no checksum is published."""
+    return f"{path.name} holds {what}; no checksum is published for it, so it is used as it is"
 
 
 def damaged(source: str, why: object) -> UserError:

@@ -6,6 +6,7 @@ is never downloaded, and it is read without running anything it names.
 """
 
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from ...errors import UserError
@@ -41,7 +42,7 @@ class PseudoLabelledImages:
         refuse_page(path)
         with path.open("rb") as file:
             images = read_pseudo_labelled(file, str(path))
-        unverified(path, f"{len(images.labels):,} pseudo-labelled images")
+        getLogger("robench").warning(unverified(path, f"{len(images.labels):,} pseudo-labelled images"))
         pixels = images.pixels.transpose(0, 3, 1, 2)
         return source_of_bytes(f"{self.name}:{part}", pixels, images.labels, self.classes)
 

@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from logging import getLogger
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -104,9 +105,9 @@ class TinyImageNet:
     def read(self, part: str, places: Places | None = None) -> Source:
         """The whole part, from the user's folder, else from the cache, else from a server.
 
-        If a folder holds only some of the validation images, these are returned with their numbers. A warning is logged
-        about files that no checksum covers. Raises UserError if a file is damaged, or the part is not found and cannot
-        be downloaded.
+        If a folder holds only some of the validation images, these are returned with their numbers. Files that no
+        checksum covers are named in the caution of the split, or, of the training images, in a logged warning. Raises
+        UserError if a file is damaged, or the part is not found and cannot be downloaded.
         """
         places = places or Places.of_this_user()
         found = self._found(part, places)
@@ -126,8 +127,10 @@ class TinyImageNet:
             if archives := self._archives(root):
                 return self._of_files(part, Archive.of(archives[0], self.md5))
             if folders := self._folders(root, part):
-                unverified(folders[0], f"the unpacked files of {self.name}:{part}")
-                return self._of_files(part, Unpacked(folders[0]))
+                caution = unverified(folders[0], f"the unpacked files of {self.name}:{part}")
+                if part != "test":  # no evaluation will show it
+                    getLogger("robench").warning(caution)
+                return self._of_files(part, Unpacked(folders[0]), caution)
             if paths := self._npz(root, part):
                 return self._of_arrays(part, paths[0])
         return None
@@ -147,7 +150,7 @@ class TinyImageNet:
         names = ("tiny_imagenet_val.npz", "tiny_imagenet_val_1000.npz")
         return next(filter(None, (find(root, self.folders, [name]) for name in names)), None)
 
-    def _of_files(self, part: str, files: Files) -> Source:
+    def _of_files(self, part: str, files: Files, caution: str = "") -> Source:
         ids = _ids(files)
         rows = self._annotated(files, ids) if part == "test" else _training(files, ids)
         name = f"{self.name}:{part}"
@@ -163,7 +166,8 @@ class TinyImageNet:
             if pixels.shape[1:] != SHAPE:
                 raise damaged(files.source(rows[wanted[0]][0]), f"it has the shape {pixels.shape[1:]}")
             chosen = np.array([labels[row] for row in wanted], dtype=np.int64)
-            return replace(split_of_bytes(name, pixels.transpose(0, 3, 1, 2), chosen, CLASSES), numbers=tuple(wanted))
+            split = split_of_bytes(name, pixels.transpose(0, 3, 1, 2), chosen, CLASSES)
+            return replace(split, numbers=tuple(wanted), caution=caution)
 
         if part == "test":
             return decode(range(len(rows)))
@@ -194,9 +198,8 @@ class TinyImageNet:
         if y.min() < 0 or y.max() >= CLASSES:
             raise damaged(str(path), f"y_val does not hold labels from 0 to {CLASSES - 1}")
         images = f"{len(y):,} of the {counted(self.count, 'image')} of {self.name}:{part}"
-        unverified(path, images)
         split = split_of_bytes(f"{self.name}:{part}", x.transpose(0, 3, 1, 2), y, CLASSES)
-        return replace(split, numbers=tuple(index.tolist()))
+        return replace(split, numbers=tuple(index.tolist()), caution=unverified(path, images))
 
     def _fetch(self, folder: Path) -> None:
         from .download import Download, fetch  # imports network libraries, so only when needed
