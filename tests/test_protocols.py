@@ -16,12 +16,17 @@ def test_every_protocol_that_comes_along_can_be_read(name):
     assert protocol.name == name
     assert protocol.description
     assert all(choice.attacks for choice in protocol.threats)
-    assert protocol.data in {"", "svhn", "tiny-imagenet", *DATASETS}  # the last two as files of one's own
+    assert protocol.data in {"", *DATASETS}
 
 
-@pytest.mark.parametrize("data", sorted(DATASETS))
+@pytest.mark.parametrize("data", sorted(name for name, data in DATASETS.items() if data.mean))
 def test_every_data_set_has_a_standard_of_its_own(data):
     assert protocols.load("standard", data).name == f"standard-{data}"
+
+
+def test_corrupted_images_of_cifar10_are_evaluated_at_its_radii():
+    for name in ("standard", "exhaustive"):
+        assert protocols.load(name, "cifar10-c/fog@3").threats == protocols.load(name, "cifar10").threats
 
 
 def test_standard_and_the_default_resolve_by_data():
@@ -35,6 +40,9 @@ def test_the_radii_are_those_of_their_sources():
     assert radii["quick"] == ["linf:0.2", "l2:2", "l1:10"]
     assert radii["standard-mnist"] == ["linf:0.3", "l2:2", "l1:10"]
     assert radii["standard-cifar10"] == ["linf:8/255", "l2:0.5", "l1:12"]
+    assert sorted(radii["standard-svhn"]) == sorted(radii["madaan2021-svhn"])
+    assert sorted(radii["standard-tiny-imagenet"]) == sorted(radii["madaan2021-tiny-imagenet"])
+    assert all(radii[f"exhaustive-{data}"] == radii[f"standard-{data}"] for data in ("svhn", "tiny-imagenet"))
 
 
 # Steps, the length of a step in the unit of the norm, and restarts, as the sources give them.

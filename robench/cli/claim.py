@@ -30,7 +30,7 @@ from .terminal import echo, one_line
     metavar="THREAT",
     help="Judge under this threat, as linf:8/255; repeatable.  [default: the run's, else those in the files]",
 )
-@click.option("--examples", metavar="N|A:B", help="Examples of a new run: the first N, or those numbered A to B-1.")
+@click.option("--examples", metavar="N|A:B|random:N|...", help="Examples of a new run, as in evaluate.")
 @click.option("--shuffled", is_flag=True, help="Take the examples of a new run in an order that mixes the classes.")
 @click.option("--seed", type=int, help="Seed of the run.  [default: the protocol's]")
 @model_options

@@ -7,7 +7,7 @@ from tabulate import tabulate
 from ..errors import UserError
 from ..evaluation.environment import pick_device
 from ..evaluation.model_source import CheckpointSource
-from ..problem import datasets
+from ..problem import datasets, subsets
 from ..problem.checkpoints import locate
 from ..problem.classifier import Classifier
 from ..problem.datasets import DATASETS
@@ -56,8 +56,9 @@ def costs(protocol: Protocol, costed: CostedModel | None) -> str:
     lines = [f"An example of {classes} classes that no attack breaks costs {each}."]
     if not matching and not known:
         lines.append(f"{CLASSES} classes are assumed, as the protocol names no data set that robench knows.")
-    if matching and (protocol.examples is None or protocol.examples.isdigit()):
-        n = min(len(matching.split), int(protocol.examples or len(matching.split)))
+    number = None if protocol.examples is None else subsets.wanted(protocol.examples)
+    if matching and (protocol.examples is None or number is not None):
+        n = min(len(matching.split), len(matching.split) if number is None else number)
         lines.append(
             f"At the rate of {matching.classifier.name} here ({matching.rate.gradients:,.0f} gradients or"
             f" {matching.rate.forwards:,.0f} forward passes a second) {n:,} of them take up to"

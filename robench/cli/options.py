@@ -80,7 +80,11 @@ def question_options(command: F) -> F:
         ),
         click.option("--every-attack", is_flag=True, help="Run each attack on every correct example, to compare them."),
         click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
-        click.option("--examples", metavar="N|A:B", help="The first N examples, or those numbered A to B-1."),
+        click.option(
+            "--examples",
+            metavar="N|A:B|random:N|stratified:N",
+            help="The first N examples, those numbered A to B-1, or a sample; @SEED chooses another one.",
+        ),
         click.option(
             "--attack",
             "attacks",

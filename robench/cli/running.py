@@ -103,7 +103,8 @@ def _show_state(summary: Summary, path: Path, finished: bool, display: Display) 
     if summary.unanswered:
         display.show("stopped before anything was measured")
         return
-    failed, still_open = summary.union.failed, summary.union.open - summary.union.failed
+    failed = summary.union.failed
+    still_open = summary.union.open - failed if summary.threats else summary.clean.open
     if failed:
         display.show(f"an error ended the search on {counted(failed, 'example')}: the notes under the table say why")
     if still_open:

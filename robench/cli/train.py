@@ -115,10 +115,11 @@ def command(
     """
     if datasets.is_folder(data):
         raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
-    undivided = datasets.is_undivided(data)
+    name, undivided = datasets.title(data), datasets.is_undivided(data)
+    if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:
+        raise UserError(f"{data} has no test images to evaluate the model on; give --no-evaluation")
     split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
     held_out = usual_validation(len(split)) if validation is None else validation
-    name = datasets.title(data)
     configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)

@@ -13,8 +13,7 @@ from ..evaluation.verification import min_passes, verify
 from ..evidence.records import Plan
 from ..evidence.refutation import Facts, Refuted
 from ..evidence.store import RunFile
-from ..problem import checkpoints
-from ..problem.datasets import DATASETS
+from ..problem import checkpoints, datasets
 from ..results.summary import Summary, summarise
 from ..results.tables import render
 from ..search.own_attack import Consent
@@ -118,7 +117,7 @@ def command(
 def _facts(plan: Plan, loaded: Reloaded, checkpoint: str | None, data: str | None) -> Facts:
     """What the run is compared with. A file that is named now may have had another name before."""
     from_file = data is not None and data.lower().endswith(".npz")
-    if from_file and plan.data.partition(":")[0] in DATASETS:
+    if from_file and datasets.find(plan.data.partition(":")[0]):
         raise UserError(f"the run is about {plan.data}, a data set of that name; use that name with --data, not {data}")
     typed = checkpoint is not None and checkpoints.locate(checkpoint)[1] is None
     return Facts(

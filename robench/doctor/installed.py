@@ -40,7 +40,7 @@ def robench() -> Library:
 
 def data_sets() -> dict[str, bool]:
     """Whether each data set can be read without a download."""
-    return {data.name: data.here("test") for data in DATASETS.values()}
+    return {data.name: data.here(data.parts[-1]) for data in DATASETS.values()}
 
 
 def _library(name: str, packages: Iterable[str]) -> Library:

@@ -121,6 +121,10 @@ def check_new(plan: Plan, others: Sequence[Plan]) -> None:
                 f"it follows the protocol {plan.protocol[:100]!a}; a new model needs a run by a protocol of robench"
                 " with its own attacks, as in evaluate --protocol quick"
             )
+    if not plan.threats:
+        raise UserError(
+            "it names no threat, so it says nothing about robustness; evaluate the model with another protocol"
+        )
     same = (other.examples for other in others if other.data == plan.data)
     if plan.examples != tuple(range(len(plan.examples))) and plan.examples not in same:
         raise UserError("it is about a choice of examples; take the first ones, or those of a table of the board")

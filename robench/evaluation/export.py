@@ -78,7 +78,7 @@ def examples_of(
     `environment` is that of the run. Raises UserError when they are missing, or are other images.
     """
     text = data or environment.get("data") or plan.data
-    if not data and "data" not in environment and plan.data.partition(":")[0] not in datasets.DATASETS:
+    if not data and "data" not in environment and datasets.find(plan.data.partition(":")[0]) is None:
         raise UserError(
             f"{run} is about images that were given in Python ({plan.data}); give the same to robench.load_images with"
             " data=..., or as a file with --data"

@@ -16,7 +16,7 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
         "examples": summary.data.examples,
         "clean": summary.clean.accuracy,
         **{t.threat: t.accuracy for t in summary.threats},
-        "union": summary.union.accuracy,
+        "union": summary.union.accuracy if summary.threats else None,
         "average": summary.average.accuracy,
     }
     measured = {key: value for key, value in shares.items() if value not in ("", None)}

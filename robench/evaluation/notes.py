@@ -11,7 +11,22 @@ from ..results.summary import NOTE
 from ..search.engine.trial import gradient_caution, objection_to_smaller_batches
 from .progress import Progress, Silence
 
-SHOWN = ("model", "training", "labels", "outputs", "gradients", "classes", "accuracy", "threats", "failures", "batch")
+SHOWN = (
+    *(
+        "model",
+        "data",
+        "training",
+        "sample",
+        "labels",
+        "outputs",
+        "gradients",
+        "classes",
+        "accuracy",
+        "threats",
+        "failures",
+    ),
+    "batch",
+)
 OF_MODEL = ("outputs", "gradients", "batch")  # found once per run file
 DROPPED = ("layout", "graph")  # optimisations that were left out: no number depends on them
 OUTPUTS = 64  # clean images whose outputs are checked to be logits

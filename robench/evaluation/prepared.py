@@ -91,11 +91,15 @@ class PreparedEvaluation:
         # The plan comes first: in another memory layout a stochastic model meets other noise, and changes its identity.
         notes = {
             "model": "; ".join(self.loading_notes),
+            "data": self.split.caution,
             "training": cautions.of_training(self.split, self.card.data if self.card else ""),
             "labels": cautions.of_class_names(
                 self.split, self.classifier.classes, mapped=bool(self.request.preparation.labels)
             ),
         }
+        sample = self.request.sample(self.protocol)
+        if sample and sample.count == len(self.split):
+            notes["sample"] = sample.about
         if why := use_channels_last(self.classifier, self.split.x):
             notes["layout"] = f"the weights stay in the layout they have: channels last {why}"
         return Evaluation(

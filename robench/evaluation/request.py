@@ -13,6 +13,7 @@ from ..problem import datasets
 from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Source, Split, rows_of, shuffled_rows
+from ..problem.subsets import Sample, wanted
 from ..protocols import Protocol
 from ..search.attack import AttackGiven
 
@@ -33,6 +34,11 @@ class EvalRequest:
     masking: str = "off"
     preparation: Preparation = field(default_factory=Preparation)
     shuffled: bool = False  # take the examples in an order that does not depend on their classes
+
+    def sample(self, protocol: Protocol) -> Sample | None:
+        """The seeded sample that the examples are; None if they are a count or a slice."""
+        text = protocol.examples if self.examples is None else self.examples
+        return Sample.parse(text) if text else None
 
     def data_name(self, card: Card | None) -> str:
         """The data by name: the requested ones, else those of the model's card; empty for examples from Python."""
@@ -63,11 +69,13 @@ def choose(request: EvalRequest, card: Card | None = None) -> tuple[Split, Proto
 
 def _rows(request: EvalRequest, protocol: Protocol, whole: Source) -> Sequence[int]:
     """The rows of the examples: the requested ones, else those of the protocol, or all where the data have fewer."""
-    wanted = protocol.examples if request.examples is None else request.examples
-    fewer = request.examples is None and wanted is not None and wanted.isdigit() and int(wanted) > len(whole)
-    rows: Sequence[int] = range(len(whole)) if wanted is None or fewer else rows_of(wanted, whole)
+    text = protocol.examples if request.examples is None else request.examples
+    fewer = request.examples is None and text is not None and (wanted(text) or 0) > len(whole)
+    rows: Sequence[int] = range(len(whole)) if text is None or fewer else rows_of(text, whole)
     if not request.shuffled:
         return rows
+    if request.sample(protocol):
+        raise UserError(f"--examples {text} mixes the classes already; leave --shuffled out")
     order = shuffled_rows(len(whole))
     return [order[row] for row in rows]
 

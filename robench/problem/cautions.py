@@ -103,9 +103,10 @@ def of_training(split: Split, trained_on: str) -> str:
         return f"according to its card, the model was trained on these images, except for {name}:held-out"
     if part == "rest":
         return f"these are training images: measure a model that was trained on them on {name}:held-out"
-    if part != "train":
+    if part not in ("train", "extra"):
         return ""
-    if trained_on and trained_on.partition(":")[0] == name:
+    trained_name, _, trained_part = trained_on.partition(":")
+    if trained_name == name and (trained_part or "train") == part:
         return f"according to its card, the model was trained on these images; measure it on {name}:test"
     return f"these are training images; a model that was trained on {name} does better on them than on {name}:test"
 

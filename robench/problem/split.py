@@ -10,24 +10,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UserError, counted
+from ..errors import UserError
+from .subsets import selected
 
 
-def rows_of(text: str, source: "Source") -> range:
-    """The rows that a text selects: `100` the first hundred, `20:50` rows 20 to 49.
+def rows_of(text: str, source: "Source") -> Sequence[int]:
+    """The rows that a text selects, as `subsets.selected` documents it.
 
-    Raises UserError if the text cannot be read or reaches past the end.
+    Raises UserError if the text cannot be read or reaches past the end, or if it needs labels that are not known in
+    advance.
     """
-    first, colon, last = text.partition(":")
-    try:
-        start, stop = (int(first or 0), int(last or len(source))) if colon else (0, int(first))
-    except ValueError:
-        raise UserError(f"--examples {text}: write a count like 100, or a slice like 20:50") from None
-    if not 0 <= start < stop:
-        raise UserError(f"--examples {text} is empty; write a count like 100, or a slice like 20:50")
-    if stop > len(source):
-        raise UserError(f"--examples {text} reaches past the {counted(len(source), 'example')} of {source.name}")
-    return range(start, stop)
+    return selected(text, source.name, source.numbers, lambda: labels_of(source))
+
+
+def labels_of(source: "Source") -> Sequence[int]:
+    """The label of each example. Raises UserError if they are not known before the examples are decoded."""
+    if isinstance(source, Split):
+        labels: list[int] = source.y.tolist()
+        return labels
+    if source.labels is None:
+        raise UserError(f"the labels of {source.name} are not known before its images are read; use random:N instead")
+    return source.labels
 
 
 def shuffled_rows(count: int) -> list[int]:
@@ -50,6 +53,7 @@ class Split:
     classes: int
     origin: "Split | None" = None  # the whole part that this is cut from; None if it is whole itself
     class_names: Mapping[str, int] = field(default_factory=dict)  # the label of each class, if the data name them
+    caution: str = ""  # what a reader of a number should know about the files; a note in the run
 
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":
@@ -70,7 +74,7 @@ class Split:
         return tuple(self.x.shape[1:])
 
     def part(self, text: str) -> "Split":
-        """The examples that `100` (the first hundred) or `20:50` selects. Raises UserError as `rows_of` does."""
+        """The examples that `100`, `20:50` or `random:50@3` selects. Raises UserError as `rows_of` does."""
         return self.take(rows_of(text, self))
 
     def take(self, rows: Sequence[int]) -> "Split":
@@ -105,6 +109,7 @@ class Undecoded:
     name: str
     count: int
     decode: Callable[[Sequence[int]], Split]  # returns the examples in these rows, numbered by their rows
+    labels: Sequence[int] | None = None  # of every example, if they are known before decoding
 
     def __len__(self) -> int:
         return self.count
@@ -115,7 +120,7 @@ class Undecoded:
         return range(self.count)
 
     def part(self, text: str) -> Split:
-        """The examples that `100` or `20:50` selects."""
+        """The examples that `100`, `20:50` or `random:50@3` selects. Raises UserError as `rows_of` does."""
         return self.decode(rows_of(text, self))
 
     def take(self, rows: Sequence[int]) -> Split:

@@ -75,7 +75,7 @@ class Protocol:
     name: str
     description: str
     data: str  # the data set it is made for; empty: any
-    examples: str | None  # a count or slice, as --examples takes it; None: all
+    examples: str | None  # a count, slice or sample, as --examples takes it; None: all
     seed: int
     threats: tuple[ThreatChoice, ...]
     eot: int | None = None  # passes to average over, for stochastic models; None: the default
@@ -100,6 +100,8 @@ class Protocol:
 
         Raises UserError for a threat that no attack fits, and for an attack that fits no threat.
         """
+        if not self.threats:
+            raise UserError(f"the protocol {self.name} has no threats; name one with --threat, or another protocol")
         entries = [_entry(attack) for attack in named]
         for entry in entries:
             if not any(_fits(entry, t.threat) for t in self.threats):

@@ -24,6 +24,8 @@ class Nat(Recipe):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "digits": {"steps": 1500, "batch": 64},
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
+        "svhn": {"steps": 17160, "batch": 128},
+        "tiny-imagenet": {"steps": 23430, "batch": 128, "augment": True},
     }
 
     steps: Count = 6000

@@ -37,8 +37,8 @@ class Trades(AdversarialTraining):
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
     several: ClassVar[bool] = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        **AdversarialTraining.presets,
-        "cifar10": {**AdversarialTraining.presets["cifar10"], "beta": 6.0},
+        data: settings | ({} if data == "digits" else {"beta": 6.0})
+        for data, settings in AdversarialTraining.presets.items()
     }
 
     beta: NonNegative = 1.0  # weight of the divergence; the authors' value for MNIST; 6 for CIFAR-10

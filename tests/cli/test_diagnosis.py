@@ -90,6 +90,22 @@ def test_normalisation_is_named_by_the_data_set():
     assert "add --normalise 0.5/0.5" in cause(module, split)
 
 
+@pytest.mark.parametrize(
+    ("data", "named"), [("fashion-mnist:test", "fashion-mnist"), ("mnist:test", "mnist"), ("mine.npz", "mnist")]
+)
+def test_of_normalisations_that_explain_as_much_the_one_of_the_data_is_named(data, named):
+    y = torch.arange(200) % 2
+    split = Split.whole(data, torch.where(y == 1, 0.8, 0.2).view(-1, 1, 1, 1).expand(200, 1, 4, 4), y, 2)
+
+    class BrighterThanOne(nn.Module):
+        def forward(self, x):
+            level = x.mean(dim=(1, 2, 3))
+            return torch.stack([1 - level, level - 1], dim=1)
+
+    assert right(BrighterThanOne(), split) == 0.5
+    assert f"add --normalise {named} (" in cause(BrighterThanOne(), split)
+
+
 @pytest.fixture(scope="module")
 def coloured(digits):
     """Digits in the first channel; other digits, that mean nothing, in the last."""

@@ -104,6 +104,11 @@ def test_a_data_set_is_here_if_its_files_are_on_this_machine(monkeypatch, tmp_pa
     (tmp_path / "fashion_mnist_test.npz").touch()
     (tmp_path / "cache" / "cifar10").mkdir(parents=True)
     (tmp_path / "cache" / "cifar10" / "cifar-10-python.tar.gz").touch()
+    (tmp_path / "CIFAR-10-C.tar").touch()
+    (tmp_path / "ti_500K_pseudo_labeled.pickle").touch()
+    (tmp_path / "test_32x32.mat").touch()
+    assert not installed.data_sets()["tiny-imagenet"]
+    (tmp_path / "tiny-imagenet-200.zip").touch()
     assert all(installed.data_sets().values())
 
 

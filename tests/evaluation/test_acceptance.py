@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from robench.evaluation.acceptance import HONEST, SEARCHED, UNLIKELY, acceptable
+from robench.errors import UserError
+from robench.evaluation.acceptance import HONEST, SEARCHED, UNLIKELY, acceptable, check_new
+from robench.evaluation.model_source import CheckpointSource
+from robench.evaluation.prepared import prepare
+from robench.evaluation.request import EvalRequest
 from robench.results.masking.indicators import tail
 
 PAGE = (Path(__file__).parents[2] / "docs" / "submissions.md").read_text()
@@ -29,3 +33,12 @@ def test_the_page_states_these_numbers():
     found = re.findall(r"with a probability of (\d+) %", text)
     assert found == [f"{100 * tail(acceptable(20) + 1, 20, int(share) / 100):.0f}" for share in shares]
     assert len(found) == 2
+
+
+def test_a_run_of_a_new_model_must_name_a_threat():
+    def plan(protocol):
+        return prepare(EvalRequest(data="digits", protocol=protocol), CheckpointSource("digits-nat")).plan
+
+    check_new(plan("quick"), [])
+    with pytest.raises(UserError, match="it names no threat, so it says nothing about robustness"):
+        check_new(plan("clean"), [])

@@ -1,5 +1,7 @@
 """From a request to an evaluation: one path for the command line, Python and the CI gate."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from robench.evaluation.model_source import CheckpointSource, PythonSource, sour
 from robench.evaluation.prepared import prepare
 from robench.evaluation.request import EvalRequest, choose
 from robench.evidence.store import RunFile
+from robench.problem import datasets
 from robench.problem.classifier import Classifier
 from robench.results.summary import Summary
 
@@ -107,3 +110,10 @@ def test_a_request_leaves_the_settings_of_torch_unchanged():
 
 def outcomes(summary: Summary) -> list[str]:
     return [t.outcomes for t in summary.threats]
+
+
+def test_what_the_data_caution_of_is_a_note_in_the_run():
+    split = replace(datasets.load("digits").part("8"), caution="the files have no published checksum")
+    request = EvalRequest(data=split, threats=("linf:0.1",), attacks=("pgd(steps=2)",))
+    summary = prepare(request, CheckpointSource("digits-nat")).answer().summary
+    assert "the files have no published checksum" in summary.notes

@@ -244,7 +244,7 @@ def test_equal_normalisations_have_equal_texts(text, channels, expected):
     assert canonical(expected, channels) == expected
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", [name for name, data in DATASETS.items() if data.mean])
 def test_a_data_set_names_its_own_mean_and_deviation(name):
     data = DATASETS[name]
     mean, std = canonical(name, data.shape[0]).split("/")

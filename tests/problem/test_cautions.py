@@ -104,6 +104,13 @@ def test_training_images_are_named_with_the_card_and_without():
     assert not cautions.of_training(test, "digits")
 
 
+def test_the_extra_part_of_svhn_is_for_training_too():
+    extra = Split("svhn:extra", *_few())
+    assert "according to its card" in cautions.of_training(extra, "svhn:extra")
+    assert "these are training images; a model" in cautions.of_training(extra, "svhn")
+    assert "these are training images; a model" in cautions.of_training(extra, "")
+
+
 def _few():
     split = datasets.load("digits").part("3")
     return split.x, split.y, split.numbers, split.classes

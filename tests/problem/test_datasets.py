@@ -1,7 +1,6 @@
 """Data sets and files of images. The tests of real data run when ROBENCH_DATA names a folder that has them."""
 
 import gzip
-import hashlib
 import io
 import os
 import pickle
@@ -22,22 +21,7 @@ from robench.problem.datasets.batch_pickle import read_batch
 from robench.problem.datasets.files import Places
 from robench.problem.datasets.pixels import unit
 
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
-
-
-def message_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
+from .originals import md5, message_of, noise, places, write
 
 # The registry
 
@@ -47,12 +31,13 @@ def test_every_data_set_describes_itself():
         assert data.name == name
         assert "http" in data.about
         assert "\n" not in data.about + data.licence
-        assert len(data.mean) == len(data.std) == data.shape[0]
+        assert len(data.mean) == len(data.std) in (0, data.shape[0])
+        assert set(data.parts) <= {"train", "extra", "test"}
 
 
 def test_the_data_sets_that_fit_a_shape_are_listed():
     assert datasets.fitting((1, 28, 28)) == ["digits", "mnist", "fashion-mnist"]
-    assert datasets.fitting((3, 32, 32)) == ["cifar10"]
+    assert datasets.fitting((3, 32, 32)) == ["cifar10", "cifar10-c", "svhn"]  # rst-500k has no test images
     assert datasets.fitting((1, 32, 32)) == []
 
 
@@ -64,7 +49,7 @@ def test_a_part_may_be_named_in_the_text_or_beside_it():
 
 def test_an_unknown_name_is_refused_with_similar_names():
     assert "no data set is called 'minst'; did you mean mnist" in message_of(lambda: datasets.load("minst"))
-    assert "there are cifar10, digits, fashion-mnist, mnist" in message_of(lambda: datasets.load("zzz"))
+    assert "there are cifar10, cifar10-c, digits, fashion-mnist, mnist" in message_of(lambda: datasets.load("zzz"))
     assert message_of(lambda: datasets.load("mnist:tets")) == "no part of mnist is called 'tets'; did you mean test?"
 
 
@@ -145,18 +130,8 @@ def toy(images, labels):
     return mnist.IdxSet("toy-mnist", ("", "MNIST/raw"), (), {"test": part})
 
 
-def write(folder: Path, **files: bytes) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-
-
 def originals(images, labels) -> dict[str, bytes]:
     return {"t10k-images-idx3-ubyte": idx(images), "t10k-labels-idx1-ubyte": idx(labels)}
-
-
-def places(own: Path) -> Places:
-    return Places(own, cache=own / "no-such-cache")
 
 
 @pytest.mark.parametrize("folder", ["", "MNIST/raw"])

@@ -73,7 +73,14 @@ def test_the_numbers_of_a_data_set_are_those_on_the_page():
     assert "`digits` has 2,000 steps of 64 images (`nat` 1,500), `cifar10` 11,700 steps of 128" in text
     assert (configure("sat", "digits", {}).steps, configure("nat", "digits", {}).steps) == (2000, 1500)
     assert (configure("sat", "cifar10", {}).steps, configure("sat", "cifar10", {}).batch) == (11700, 128)
-    assert configure("trades", "cifar10", {}).beta == 6
+    assert "`svhn` 17,160 of 128, `tiny-imagenet` 23,430 of 128" in text
+    for data, images, augment in (("cifar10", 50_000, True), ("svhn", 73_257, False), ("tiny-imagenet", 100_000, True)):
+        for recipe in ("nat", "sat", "trades"):
+            settings = configure(recipe, data, {})
+            assert settings.steps == 30 * (images // settings.batch)
+            assert settings.augment == augment
+        assert configure("trades", data, {}).beta == 6
+    assert configure("trades", "digits", {}).beta == configure("trades", "mnist", {}).beta == 1
 
 
 def test_the_rates_are_those_that_were_measured():

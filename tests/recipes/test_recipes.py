@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from robench.errors import UserError
+from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
+from robench.problem.datasets import DATASETS
 from robench.problem.losses import cross_entropy
 from robench.problem.noise import normal
 from robench.problem.split import Split
@@ -18,7 +20,7 @@ from robench.recipes import RECIPES, configure, training
 from robench.recipes.adaptive import sampled
 from robench.recipes.adversarial import TrainingStep, losses
 from robench.recipes.eat import threat_shares
-from robench.recipes.making import Order, make
+from robench.recipes.making import Order, default_architecture, make
 from robench.recipes.sat_ac import jensen_shannon
 from robench.recipes.trades import divergence
 from robench.recipes.training import Training, TrainingData
@@ -434,3 +436,10 @@ def test_threats_a_recipe_cannot_train_against_are_refused(name, texts, reported
 def test_too_few_images_for_a_batch_say_so():
     with pytest.raises(UserError, match="fewer than one batch"):
         TrainingData.of(blobs(10), 64, 0, CPU)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "svhn", "tiny-imagenet"])
+def test_the_default_network_of_a_data_set_takes_its_images(name):
+    data = DATASETS[name]
+    network = ARCHITECTURES[default_architecture(name)].build(data.shape, data.classes)
+    assert network(torch.rand(2, *data.shape)).shape == (2, data.classes)

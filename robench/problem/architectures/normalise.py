@@ -90,7 +90,7 @@ def normalised(network: nn.Module, text: str, channels: int) -> nn.Module:
 
 
 def _numbers(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    known = {name: _text(data.mean, data.std) for name, data in DATASETS.items()} | {"imagenet": IMAGENET}
+    known = {name: _text(data.mean, data.std) for name, data in DATASETS.items() if data.mean} | {"imagenet": IMAGENET}
     spec = known.get(text, text)
     if "/" not in spec:
         raise unknown("normalisation", text, ["none", *known, "MEAN/STD"])

@@ -9,7 +9,11 @@ from ... import errors
 from ...errors import UserError
 from ..split import Source, Split, shuffled_rows
 from . import cifar10, digits, mnist, npz
+from .cifar10_c import CIFAR10_C
 from .preparation import Preparation
+from .pseudo_labelled import RST_500K
+from .svhn import SVHN
+from .tiny_imagenet import TINY_IMAGENET
 
 PARTS = ("train", "test")
 MAX_HELD_OUT = 1000  # images; more would hardly improve the measurement
@@ -24,8 +28,8 @@ def _always(part: str) -> bool:
 class DataSet:
     """A published data set. Reading it may download it; everything else is known in advance.
 
-    `mean` and `std` are those of all training pixels in [0, 1], per channel, to four digits. A model may
-    use them for normalisation.
+    `mean` and `std` are those of all training pixels in [0, 1], per channel, to four digits; empty if the images share
+    those of another data set. A model may use them for normalisation.
     """
 
     name: str
@@ -35,8 +39,9 @@ class DataSet:
     licence: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    read: Callable[[str], Split]  # takes "train" or "test"
+    read: Callable[[str], Source]  # takes a part
     here: Callable[[str], bool] = _always  # whether a part can be read without a download
+    parts: tuple[str, ...] = PARTS
 
 
 DATASETS: dict[str, DataSet] = {
@@ -87,8 +92,77 @@ DATASETS: dict[str, DataSet] = {
             read=cifar10.CIFAR10.read,
             here=cifar10.CIFAR10.here,
         ),
+        DataSet(
+            name="cifar10-c",
+            about="CIFAR-10's test images under 19 corruptions at severities 1 to 5, named as cifar10-c/fog@3. "
+            "Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261",
+            shape=(3, 32, 32),
+            classes=10,
+            licence="CC BY 4.0",
+            mean=(),
+            std=(),
+            read=CIFAR10_C.refuse,
+            here=lambda part: CIFAR10_C.here(),
+            parts=("test",),
+        ),
+        DataSet(
+            name="rst-500k",
+            about="500,000 tiny images that a network labelled with CIFAR-10's classes, to train on; never downloaded. "
+            "Carmon et al. 2019, https://arxiv.org/abs/1905.13736",
+            shape=(3, 32, 32),
+            classes=10,
+            licence="none stated; from 80 Million Tiny Images, which its authors withdrew in 2020",
+            mean=(),
+            std=(),
+            read=RST_500K.read,
+            here=RST_500K.here,
+            parts=("train",),
+        ),
+        DataSet(
+            name="svhn",
+            about="99,289 digits of house numbers, 32x32, in colour; 531,131 easier ones as svhn:extra. "
+            "Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers/",
+            shape=(3, 32, 32),
+            classes=10,
+            licence="for non-commercial use only",
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.1980, 0.2010, 0.1970),
+            read=SVHN.read,
+            here=SVHN.here,
+            parts=("train", "extra", "test"),
+        ),
+        DataSet(
+            name="tiny-imagenet",
+            about="110,000 photographs of 200 of ImageNet's classes, 64x64; the test part is its validation images. "
+            "Stanford CS231N, http://cs231n.stanford.edu/",
+            shape=(3, 64, 64),
+            classes=200,
+            licence="none stated; ImageNet's terms are for non-commercial research and education",
+            mean=(0.4802, 0.4481, 0.3975),
+            std=(0.2770, 0.2691, 0.2821),
+            read=TINY_IMAGENET.read,
+            here=TINY_IMAGENET.here,
+        ),
     )
 }
+
+
+def find(name: str) -> DataSet | None:
+    """The published data set of this name; None if there is none. `cifar10-c/fog@3` is one of its own.
+
+    Raises UserError for a corruption or a severity that CIFAR-10-C lacks.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    corruption = CIFAR10_C.parse(name)
+    if corruption is None:
+        return None
+    return replace(
+        DATASETS["cifar10-c"],
+        name=name,
+        read=lambda part: CIFAR10_C.read(corruption),
+        here=lambda part: CIFAR10_C.here(corruption.name),
+    )
 
 
 def load(
@@ -121,22 +195,23 @@ def source(text: str, part: str = "test", preparation: Preparation | None = None
     name, colon, ending = text.rpartition(":")
     if colon and not _is_file(text):
         text, part = name, ending
-    if part not in PARTS:
-        raise errors.unknown(f"part of {text}", part, PARTS)
+    data = None if _is_file(text) else find(text)
+    if part not in (parts := data.parts if data else PARTS):
+        raise errors.unknown(f"part of {text}", part, parts)
     if _is_file(text):
         return npz.read(Path(os.path.expanduser(text)), part)
-    if text not in DATASETS:
+    if data is None:
         if "/" in text or os.sep in text or os.path.exists(os.path.expanduser(text)):
             raise UserError(
                 f"there is no folder {text}; --data takes the name of a data set, a folder of images or an .npz file"
             )
         raise errors.unknown("data set", text, DATASETS)
-    return DATASETS[text].read(part)
+    return data.read(part)
 
 
 def is_folder(text: str) -> bool:
     """Whether the text names an existing folder and not a data set: `./mnist` is a folder, `mnist` the data set."""
-    return text not in DATASETS and not _is_file(text) and os.path.isdir(os.path.expanduser(text))
+    return not _is_file(text) and os.path.isdir(os.path.expanduser(text)) and find(text) is None
 
 
 def placed(text: str) -> str:
@@ -169,8 +244,8 @@ def is_undivided(text: str) -> bool:
 
 
 def fitting(shape: tuple[int, ...]) -> list[str]:
-    """The names of the data sets with images of this shape: channels, height, width."""
-    return [data.name for data in DATASETS.values() if data.shape == shape]
+    """The names of the data sets with test images of this shape: channels, height, width."""
+    return [data.name for data in DATASETS.values() if data.shape == shape and "test" in data.parts]
 
 
 def _file_and_part(text: str) -> tuple[str, str]:

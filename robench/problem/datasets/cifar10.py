@@ -1,8 +1,6 @@
 """CIFAR-10, in either of the two formats that its authors publish. https://www.cs.toronto.edu/~kriz/cifar.html"""
 
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -14,7 +12,7 @@ from ..split import Split
 from . import npz
 from .arrays import Array
 from .batch_pickle import read_batch
-from .files import Places, content, damaged, find, refuse_page, verified
+from .files import Places, content, damaged, find, members, verified
 from .pixels import split_of_bytes
 
 SHAPE = (3, 32, 32)
@@ -69,31 +67,13 @@ class Version:
         if paths := self.batches(root, part):
             return [self._checked(content(path), path.name, str(path), part) for path in paths]
         if archives := self.archives(root):
-            held = dict(_members(archives[0], set(self.parts[part])))
+            held = dict(members(archives[0], set(self.parts[part]), "r:gz"))
             return [self._checked(held[name], name, f"{archives[0]}: {name}", part) for name in self.parts[part]]
         return None
 
     def _checked(self, data: bytes, name: str, source: str, part: str) -> Records:
         # The checksum first, so that only the published file is parsed.
         return self.parse(verified(data, self.parts[part][name], source), source)
-
-
-def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files in an archive, in any folder. Nothing is written to disk."""
-    refuse_page(archive)
-    missing = set(wanted)
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if name in missing and member.isfile() and (file := tar.extractfile(member)):
-                    missing.remove(name)
-                    yield name, file.read()
-                if not missing:
-                    return
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise damaged(str(archive), error) from None
-    raise damaged(str(archive), f"it lacks {' and '.join(sorted(missing))}")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Finds data files, and verifies their checksums. Independent of file formats, and does not use the network."""
+"""Finds data files, and verifies their checksums. Independent of image formats, and does not use the network."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...errors import UserError
 from ..cache import BEGINNING, cache_folder, is_html
@@ -74,6 +77,32 @@ def verified(data: bytes, md5: str, source: str) -> bytes:
     if found != md5:
         raise UserError(f"{source} is not the published file (md5 {found} instead of {md5}); {REPLACE}")
     return data
+
+
+def members(archive: Path, wanted: set[str], mode: Literal["r:", "r:gz"]) -> Iterator[tuple[str, bytes]]:
+    """The wanted files in a tar archive, in any folder. Nothing is written to disk.
+
+    Raises UserError if the archive is damaged or lacks a file.
+    """
+    refuse_page(archive)
+    missing = set(wanted)
+    try:
+        with tarfile.open(archive, mode) as tar:
+            for member in tar:
+                name = Path(member.name).name
+                if name in missing and member.isfile() and (file := tar.extractfile(member)):
+                    missing.remove(name)
+                    yield name, file.read()
+                if not missing:
+                    return
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise damaged(str(archive), error) from None
+    raise damaged(str(archive), f"it lacks {' and '.join(sorted(missing))}")
+
+
+def unverified(path: Path, what: str) -> str:
+    """The caution for a file whose images are used without a comparison, because no checksum is published."""
+    return f"{path.name} holds {what}; no checksum is published for it, so it is used as it is"
 
 
 def damaged(source: str, why: object) -> UserError:

@@ -53,7 +53,7 @@ def read(path: Path, preparation: Preparation | None = None) -> Undecoded:
             class_names=dict(zip(classes, outputs, strict=True)),
         )
 
-    return Undecoded(name, len(files), decode)
+    return Undecoded(name, len(files), decode, labels=[outputs[label] for _, label in files])
 
 
 def _classes(path: Path) -> list[str]:

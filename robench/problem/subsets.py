@@ -1,0 +1,96 @@
+"""Which examples a text such as `100`, `20:50`, `random:500@3` or `stratified:500@3` selects."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import UserError, counted
+
+RANDOM, STRATIFIED = "random", "stratified"
+FORMS = "write a count like 100, a slice like 20:50, random:500, stratified:500, or random:500@3 with the seed 3"
+_SAMPLE = re.compile(rf"({RANDOM}|{STRATIFIED}):([0-9]{{1,9}})(?:@([0-9]{{1,9}}))?")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A subset chosen by a seed: at random, or with every class in its share of the whole.
+
+    The choice depends on the seed and on the numbers and labels of the examples, not on a library's generator. A
+    larger sample of the same seed contains every smaller one.
+    """
+
+    kind: str
+    count: int
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}@{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Sample | None":
+        """The sample that a text names; None for another text. Raises UserError if it begins like one and is none."""
+        if text.partition(":")[0] not in (RANDOM, STRATIFIED):
+            return None
+        found = _SAMPLE.fullmatch(text)
+        if found is None:
+            raise UserError(f"--examples {text} cannot be read; {FORMS}")
+        return cls(found[1], int(found[2]), int(found[3] or 0))
+
+    @property
+    def about(self) -> str:
+        """How the examples were chosen, for a note."""
+        share = "" if self.kind == RANDOM else ", every class in its share"
+        return f"sampled with --examples {self}{share}"
+
+    def rows(self, numbers: Sequence[int], labels: Callable[[], Sequence[int]]) -> list[int]:
+        """The rows of the chosen examples, in increasing order. `labels` is called only if the classes matter."""
+        order = sorted(range(len(numbers)), key=lambda row: self._noise(numbers[row]))
+        if self.kind == STRATIFIED:
+            order = _spread(order, labels())
+        return sorted(order[: self.count])
+
+    def _noise(self, number: int) -> bytes:
+        return hashlib.sha256(f"sample {self.seed} {number}".encode()).digest()
+
+
+def _spread(order: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """The rows in an order whose every beginning holds each class in its share of the whole, rounded.
+
+    The k-th row of a class of n comes at (k + 1/2) / n, so the n-th share is rounded as in Webster's method.
+    """
+    members: dict[int, list[int]] = {}
+    for row in order:
+        members.setdefault(labels[row], []).append(row)
+    place = {row: (2 * k + 1) / len(rows) for rows in members.values() for k, row in enumerate(rows)}
+    return sorted(order, key=lambda row: place[row])  # stable: classes of one size keep the random order
+
+
+def selected(text: str, name: str, numbers: Sequence[int], labels: Callable[[], Sequence[int]]) -> Sequence[int]:
+    """The rows that a text selects: `100` the first hundred, `20:50` rows 20 to 49, or those of a sample.
+
+    `name` is that of the data, `numbers` and `labels` are those of its examples. Raises UserError if the text cannot
+    be read or reaches past the end.
+    """
+    whole = len(numbers)
+    sample = Sample.parse(text)
+    start, stop = (0, sample.count) if sample else _slice(text, whole)
+    if not 0 <= start < stop:
+        raise UserError(f"--examples {text} is empty; {FORMS}")
+    if stop > whole:
+        raise UserError(f"--examples {text} reaches past the {counted(whole, 'example')} of {name}")
+    return sample.rows(numbers, labels) if sample else range(start, stop)
+
+
+def wanted(text: str) -> int | None:
+    """How many examples a count or a sample selects; None for a slice."""
+    sample = Sample.parse(text)
+    return sample.count if sample else int(text) if text.isdigit() else None
+
+
+def _slice(text: str, whole: int) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
+    try:
+        return (int(first or 0), int(last or whole)) if colon else (0, int(first))
+    except ValueError:
+        raise UserError(f"--examples {text}: {FORMS}") from None
