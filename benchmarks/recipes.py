@@ -27,7 +27,7 @@ from robench.recipes.training import Training, TrainingData
 ALL = ("linf:0.3", "l2:2", "l1:10")
 THREATS = {"nat": (), "pgd_at": ALL[:1], "trades": ALL[:1], "spatial_at": ("rt:3px,30deg",), "eat": (ALL[0], ALL[2])}
 THREATS |= {"ramp": (ALL[0], ALL[2])}
-ONE_EACH = ("sat", "sat_ac", "mng_ac", "eat", "adaptive")  # recipes that sample a threat for each batch
+ONE_EACH = ("sat", "sat_ac", "mng_ac", "eat", "adaptive", "nfgsm")  # recipes that sample a threat for each batch
 HOURS = {"nat": 0.4, "pgd_at": 4.5, "trades": 5.2, "avg": 16.9, "max": 16.3, "msd": 16.7}
 HOURS |= {"sat": 5.5, "sat_ac": 6.8, "mng_ac": 8.4}
 

@@ -13,6 +13,7 @@ from .max import Maximum
 from .mng_ac import MetaNoiseGenerator
 from .msd import MultiSteepestDescent
 from .nat import Nat
+from .nfgsm import NoiseFGSM
 from .pgd_at import PGDAdversarialTraining
 from .ramp import Ramp
 from .recipe import Recipe
@@ -27,6 +28,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
         *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive, Ramp),
+        *(NoiseFGSM,),
     )
 }
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,15 @@ def mlp():
 LEARNT = dict.fromkeys(
     ("avg", "max", "msd", "sat", "sat_ac", "mng_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4")
 )
-LEARNT |= {"ramp": ("linf:0.15", "l1:0.4")}
+LEARNT |= {"ramp": ("linf:0.15", "l1:0.4"), "nfgsm": ("linf:0.15",)}
 LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
+
+
+def fast(name, steps):
+    """So many steps of the attack, as a setting, if the recipe has an attack of several steps."""
+    kind = RECIPES[name]
+    known = {field.name for field in fields(kind)} - {*kind.unused()}
+    return {"inner_steps": steps} if "inner_steps" in known else {}
 
 
 def plain(steps, folder):
@@ -82,9 +90,10 @@ def broken(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
 def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_path):
     threats, split, robust = tuple(map(parse, LEARNT[name])), blobs(), mlp()
-    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
-    settings |= {} if name in ("eat", "ramp") else {"inner_step_size": 0.6}
-    recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
+    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_step_size": 0.6} | fast(name, 2)
+    settings |= {"beta": 6.0} if name == "trades" else {}
+    unused = RECIPES[name].unused()
+    recipe = configure(name, "blobs", {key: value for key, value in settings.items() if key not in unused})
     recipe.train(*training_of(robust, split, tmp_path), threats)
     before, after = ([standing(net, split, threat) for threat in threats] for net in (broken, robust))
     assert before[0] < 0.1 < 0.75 < after[0], (before, after)
@@ -290,8 +299,7 @@ def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach
 def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(name, way, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
     threats = tuple(map(parse, LEARNT[name]))
-    quick = {} if name in ("nat", "spatial_at") else {"inner_steps": 3}
-    recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **quick}), blobs()
+    recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **fast(name, 3)}), blobs()
 
     def trained(folder, stops):
         folder.mkdir()
