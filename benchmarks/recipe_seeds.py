@@ -30,7 +30,13 @@ from robench.recipes.making import Order, default_architecture, make
 
 DATA, PROTOCOL = "digits", "quick"
 NORMS, TRANSFORMS = ("linf:0.2", "l2:2", "l1:10"), ("rt:3px,30deg",)
-SINGLE = {"nat": [()], "pgd_at": [(norm,) for norm in NORMS], "spatial_at": [TRANSFORMS], "trades": [NORMS[:1]]}
+SINGLE = {
+    "nat": [()],
+    "ant": [()],
+    "pgd_at": [(norm,) for norm in NORMS],
+    "spatial_at": [TRANSFORMS],
+    "trades": [NORMS[:1]],
+}
 SINGLE |= {recipe: [(NORMS[0], NORMS[2])] for recipe in ("eat", "ramp")}  # the extremes
 SEED = 0  # of the attacks, independent of that of the training
 

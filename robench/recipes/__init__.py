@@ -7,6 +7,7 @@ from .. import renames
 from .. import settings as settings_of
 from ..errors import unknown
 from .adaptive import Adaptive
+from .ant import Ant
 from .avg import Average
 from .eat import ExtremeAdversarialTraining
 from .max import Maximum
@@ -28,7 +29,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
         *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive, Ramp),
-        *(NoiseFGSM,),
+        *(NoiseFGSM, Ant),
     )
 }
 

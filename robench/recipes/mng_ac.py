@@ -5,7 +5,6 @@
 robench train mng_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-mng-ac
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,6 +20,7 @@ from ..search.attack import Batch
 from ..search.attacks.pgd import PGD
 from ..settings import NonNegative, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
+from .memory import stored
 from .sat_ac import consistent
 
 KERNELS = (1, 3, 1, 1)  # kernel sizes of the generator's convolutions
@@ -119,11 +119,6 @@ def _loss(module: nn.Module, state: Weights, x: Inputs, y: Labels) -> Tensor:
 def remembered(step: TrainingStep, what: str) -> Weights:
     """The tensors of this name in memory, on the device of the images: a resumed state may come from another one."""
     return {key: value.to(step.batch.x.device) for key, value in stored(step.memory, what).items()}
-
-
-def stored(memory: Mapping[str, Tensor], what: str) -> Weights:
-    """The generator's weights, or their momentum, from the memory of the training; empty before the first step."""
-    return {key.partition(".")[2]: value for key, value in memory.items() if key.startswith(f"{what}.")}
 
 
 def generated(weights: Weights, seen: Tensor) -> Tensor:

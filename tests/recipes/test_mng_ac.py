@@ -7,7 +7,8 @@ from torch import nn
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.adversarial import TrainingStep
-from robench.recipes.mng_ac import META_NOISE, projected, stored
+from robench.recipes.memory import stored
+from robench.recipes.mng_ac import META_NOISE, projected
 from robench.search.attack import Batch
 
 BALLS = ("linf:0.2", "l2:0.5", "l1:1.5")
