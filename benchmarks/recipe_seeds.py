@@ -80,7 +80,7 @@ def main() -> None:
 
 def _models() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each recipe with the threats that it is trained against."""
-    for recipe in RECIPES:
+    for recipe in (name for name, kind in RECIPES.items() if not kind.self_training):
         for threats in SINGLE.get(recipe, [NORMS]):
             yield recipe, threats
 

@@ -30,6 +30,7 @@ THREATS = {
     "ant": (),
     "pgd_at": ALL[:1],
     "trades": ALL[:1],
+    "rst": ALL[:1],
     "spatial_at": ("rt:3px,30deg",),
     "eat": (ALL[0], ALL[2]),
 }

@@ -18,6 +18,7 @@ from .nfgsm import NoiseFGSM
 from .pgd_at import PGDAdversarialTraining
 from .ramp import Ramp
 from .recipe import Recipe
+from .rst import RobustSelfTraining
 from .sat import StochasticAdversarialTraining
 from .sat_ac import AdversarialConsistency
 from .spatial_at import SpatialAdversarialTraining
@@ -29,7 +30,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
         *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive, Ramp),
-        *(NoiseFGSM, Ant),
+        *(NoiseFGSM, Ant, RobustSelfTraining),
     )
 }
 

@@ -26,6 +26,7 @@ class Recipe(ABC):
     presets: ClassVar[dict[str, dict[str, Any]]]  # settings by data set, if they differ from the defaults
 
     twice_differentiated: ClassVar[bool] = False  # it needs second derivatives, which compiled code does not support
+    self_training: ClassVar[bool] = False  # it needs pseudo-labelled images
 
     steps: Count  # of the optimiser
     batch: Count  # images per step

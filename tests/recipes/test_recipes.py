@@ -63,6 +63,7 @@ def mlp():
 LEARNT = dict.fromkeys(
     ("avg", "max", "msd", "sat", "sat_ac", "mng_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4")
 )
+LEARNT |= {"rst": ("linf:0.15",)}
 LEARNT |= {"ramp": ("linf:0.15", "l1:0.4"), "nfgsm": ("linf:0.15",)}
 LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": (), "ant": ()}
 

@@ -168,6 +168,7 @@ PASSES = {
     "mng_ac": (3, 2),  # the trial leaves no trace
     "eat": (1, 2 + 1),
     "adaptive": (1, 2),
+    "rst": (2, 1 + 2),
     "ant": (1, 0),
     "nfgsm": (1, 1),
     "ramp": (2, 2 * (2 + 1)),  # one batch for each threat
