@@ -83,7 +83,7 @@ def main() -> None:
         """The seconds of one step."""
         threats = tuple(map(parse, THREATS.get(name, ALL)))
         steps = len(threats) if name in ONE_EACH else 1
-        warm = {} if name in ("nat", "ant") else {"warmup": 0.0}
+        warm = {"nat": {}, "ant": {"alone": 0.0}}.get(name, {"warmup": 0.0})
         recipe = configure(name, args.data, {"steps": steps, "batch": args.batch, **warm})
         data = InTurn(split.x.to(device), split.y.to(device), args.batch, 0, recipe.augment, sides=max(len(threats), 1))
         training = Unsaved(module, torch.optim.Adam(module.parameters()), Path("none"), "", Quiet())

@@ -15,13 +15,12 @@ from torch.func import functional_call
 
 from ..problem.noise import normal
 from ..problem.shapes import Inputs, Keys, Labels, per_example
-from ..problem.threats import L1, Ball
+from ..problem.threats import L1, Ball, ThreatModel
 from ..search.attack import Batch
-from ..search.attacks.pgd import PGD
 from ..settings import NonNegative, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .memory import stored
-from .sat_ac import consistent
+from .sat_ac import check_noise, consistent, noise_ball
 
 KERNELS = (1, 3, 1, 1)  # kernel sizes of the generator's convolutions
 MAPS = 20  # feature maps between them
@@ -40,6 +39,9 @@ class MetaNoiseGenerator(AdversarialTraining):
     by the exact gradient through it (10). Finally the classifier minimises the loss of the attacked images plus `beta`
     times the divergence among clean, attacked and new noisy images (7, 11). The trial step is in train mode and undone.
 
+    Under rt, which has no ball, the noise is projected onto the l_2 ball, as the paper projects its spatial attack.
+    `--set generator=none` leaves the generator out and `--set beta=0` the divergence: the rows of the paper's ablation.
+
     The paper and its code differ. Here the generator sees the image, as in the paper (6), and its output is scaled to
     the ball before the projection. In the code it sees noise only (`--set generator=noise`) and its output has unit
     scale (`--set noise_unit=pixel`): a small l_inf ball clips nearly all of that, and with it the gradient. In the code
@@ -51,21 +53,28 @@ class MetaNoiseGenerator(AdversarialTraining):
     source: ClassVar[str] = (
         "meta-learned noise and consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
-    attacked: ClassVar[tuple[str, ...]] = PGD.threats
-
     twice_differentiated: ClassVar[bool] = True
 
     beta: NonNegative = 12.0  # weight of the divergence
     alpha: Positive = 0.1  # learning rate of the trial step and the generator
-    generator: Literal["image", "noise"] = "image"  # its input: noise and the image, or noise only
+    generator: Literal["image", "noise", "none"] = "image"  # its input: noise and the image, noise only; or without one
     noise_unit: Literal["radius", "pixel"] = "radius"  # scale of its output, before the projection
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return ("transforms",)  # ten, as ever: cards of trainings without rt do not have it
+
+    def check(self, threats: tuple[ThreatModel, ...]) -> None:
+        super().check(threats)
+        check_noise(self.name, threats)
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]
-        assert isinstance(threat, Ball), "see check()"
+        ball = noise_ball(threat, step.threats)
         x_adv = self.images(step, threat)
-        self.improve(step, threat, x_adv)
-        x_aug = self.noisy(step.batch, threat, remembered(step, "weights"), FRESH_NOISE)
+        if self.generator != "none":
+            self.improve(step, ball, x_adv)
+        x_aug = self.noisy(step.batch, ball, remembered(step, "weights"), FRESH_NOISE)
         return consistent(step, x_adv, x_aug, self.beta)
 
     def improve(self, step: TrainingStep, threat: Ball, x_adv: Inputs) -> None:
@@ -99,8 +108,10 @@ class MetaNoiseGenerator(AdversarialTraining):
         """The images plus the generator's noise for this restart, projected onto the ball: equation 6."""
         canvas = F.pad(batch.x, [1] * 4)
         noise = normal(batch.keys, restart, canvas)
-        seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
-        made = noise[..., 1:-1, 1:-1] + generated(weights, seen)
+        made = noise[..., 1:-1, 1:-1]
+        if self.generator != "none":
+            seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
+            made = made + generated(weights, seen)
         if self.noise_unit == "radius":  # the scale at which the input noise just fits the ball
             made = made * per_example(threat.r / threat.size(noise[..., 1:-1, 1:-1]), made)
         return batch.x + projected(threat, made, batch.x)

@@ -261,7 +261,7 @@ def monotonous(folder):
     [
         ("nat --set step=3", "did you mean steps"),
         ("mng_ac --threat linf:0.1 --threat l2:1 --set generator=images", "did you mean image"),
-        ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "mng_ac cannot train against rt:3px,30deg; it can against"),
+        ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "projected onto an l2 ball; add one, like --threat l2:0.5"),
         ("sat_ac --threat linf:0.1", "two threats or more"),
         ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
         ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "must be from 0 to 1"),

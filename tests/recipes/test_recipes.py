@@ -101,7 +101,8 @@ def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_pa
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
 
-def test_training_on_transforms_makes_a_broken_network_robust(tmp_path):
+@pytest.mark.parametrize(("name", "others"), [("spatial_at", ()), ("sat_ac", ("l2:0.3",)), ("mng_ac", ("l2:0.3",))])
+def test_training_on_transforms_makes_a_broken_network_robust(name, others, tmp_path):
     y = torch.arange(256) % 2
     x = torch.zeros(256, 1, 8, 8)
     x[y == 0, :, 2:6, 3:5] = 1  # bars
@@ -112,7 +113,9 @@ def test_training_on_transforms_makes_a_broken_network_robust(tmp_path):
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
     configure("nat", "bars", settings).train(*training_of(broken, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    configure("spatial_at", "bars", settings).train(*training_of(robust, split, tmp_path), (threat,))
+    settings |= {"steps": 300, "beta": 1.0, **fast(name, 1)} if others else {}
+    threats = (*map(parse, others), threat)
+    configure(name, "bars", settings).train(*training_of(robust, split, tmp_path), threats)
 
     def under_every_transform(module):
         limits = threat.limits(x)
