@@ -131,9 +131,8 @@ def make(
     if order.compiled:
         module.compile()
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
-    training = Training(
-        learner, recipe.optimiser_for(module.parameters()), order.state, order.identity, report, data=split.sha256
-    )
+    optimiser = recipe.optimiser_for(module.parameters())
+    training = Training(learner, optimiser, order.state, order.identity, report, data=split.sha256, clip=recipe.clip)
     without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
     if order.pseudo:

@@ -131,6 +131,7 @@ class Training:
     data: str = ""  # hash of the images: a state of other images under the same name is refused
     seconds: float = 0.0  # of training, over all sessions
     memory: dict[str, Tensor] = field(default_factory=dict)  # tensors that a recipe carries from step to step
+    clip: float = 0.0  # the largest Euclidean length of a gradient; 0: any length
 
     def steps(self, total: int) -> Iterator[int]:
         """The numbers of the remaining steps. The state is saved every minute, between two steps.
@@ -161,6 +162,8 @@ class Training:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         self.optimiser.step()
 
     def _save(self, step: int) -> None:
