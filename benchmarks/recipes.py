@@ -3,8 +3,9 @@
     python benchmarks/recipes.py [--device cuda] [--data NAME] [--threads N] [--rounds N]
 
 In every round each recipe makes a few steps in turn; a recipe that samples a threat for each batch makes one step under
-each threat. Rates and shares are medians of the rounds; shares are computed within a round, because machines are
-shared. The last column is computed from the hours of Madaan et al. 2021 (tables 1 and 3, CIFAR-10, WRN-28-10).
+each threat, and ant no step of a new generator alone. Rates and shares are medians of the rounds; shares are computed
+within a round, because machines are shared. The last column is computed from the hours of Madaan et al. 2021 (tables 1
+and 3, CIFAR-10, WRN-28-10).
 """
 
 import argparse
