@@ -1,5 +1,6 @@
 """The cases every attack is tested on. In each, the exact distance of every image to the boundary is known."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -64,9 +65,13 @@ class ChannelsLast(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1) @ self.weight.T + self.bias
 
 
+def cases(device: torch.device | str = "cpu") -> tuple[Case, ...]:
+    """Every case, its model on this device; the first is the plain one."""
+    return tuple(replace(case, model=copy.deepcopy(case.model).to(device)) for case in _on_cpu())
+
+
 @lru_cache
-def cases() -> tuple[Case, ...]:
-    """Every case; the first is the plain one."""
+def _on_cpu() -> tuple[Case, ...]:
     four = Linear(4, SHAPE)
     model = classifier(four, 4, SHAPE)
     images = toy(model, IMAGES, edges=False)

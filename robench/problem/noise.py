@@ -41,7 +41,8 @@ def text_key(text: str) -> int:
 def uniform(keys: Keys, restart: int | Int[Tensor, "B"], n: int) -> Float[Tensor, "B n"]:
     """n numbers in (0, 1) for each row, determined by (key, restart) alone."""
     i = torch.arange(1, n + 1, device=keys.device)
-    restart = torch.as_tensor(restart, device=keys.device).expand_as(keys)
+    # Filled, not copied from the host: a copy stalls a GPU, and cannot be part of a captured graph.
+    restart = torch.full_like(keys, restart) if isinstance(restart, int) else restart.to(keys.device).expand_as(keys)
     z = _mix((_mix(keys) + _mix(restart + 1))[:, None] + _GOLDEN * i)
     # 53 bits make a double; the clamp keeps float32 strictly inside (0, 1).
     return ((z >> 11) & ((1 << 53) - 1)).double().add(0.5).mul(2.0**-53).float().clamp(2**-24, 1 - 2**-24)

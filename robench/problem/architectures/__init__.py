@@ -16,6 +16,7 @@ from .lenet import LeNet
 from .madry_cnn import MadryCNN
 from .preactresnet import PreActResNet18, softplus
 from .wide_resnet import WideResNet
+from .wong_kolter import WongKolterCNN
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of a state dict by key, in its order."""
@@ -58,7 +59,7 @@ def _wide_resnets() -> Iterator[Architecture]:
     """Wide residual networks by depth and factor; `-trades` are those with the unused weights of TRADES' files."""
     plain = "wide residual network, Zagoruyko & Komodakis 2016 (arXiv:1605.07146)"
     unused = "and the unused weights sub_block1, as in the files of TRADES and RST"
-    for depth, factor, in_trades in ((16, 4, False), (28, 10, True), (34, 10, True)):
+    for depth, factor, in_trades in ((10, 2, False), (16, 4, False), (28, 10, True), (34, 10, True)):
         name, make = f"wrn-{depth}-{factor}", partial(WideResNet, depth=depth, factor=factor)
         if in_trades:  # before the network that their files would fit as well
             longer = partial(make, unused_block=True)
@@ -81,6 +82,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "digits-cnn",
             "a network of 219 kB for 28x28 digits, after Wong & Kolter 2018 (arXiv:1711.00851)",
             DigitsCNN,
+            "conv1.weight",
+            "fc2.weight",
+        ),
+        Architecture(
+            "wong-kolter-mnist",
+            "the small MNIST network of Wong & Kolter 2018 (arXiv:1711.00851), 166 thousand weights",
+            WongKolterCNN,
             "conv1.weight",
             "fc2.weight",
         ),

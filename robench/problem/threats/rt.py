@@ -67,7 +67,7 @@ class RT(ThreatModel):
 
     def limits(self, like: Tensor) -> Float[Tensor, "3"]:
         """The limits of tx and ty in pixels, and of the angle in degrees."""
-        return like.new_tensor([float(self.pixels), float(self.pixels), float(self.degrees)])
+        return torch.stack([like.new_full((), float(limit)) for limit in (self.pixels, self.pixels, self.degrees)])
 
     def apply(self, x: Inputs, params: TransformParams) -> Inputs:
         """The images after the transforms of these parameters."""

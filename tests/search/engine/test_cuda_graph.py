@@ -5,11 +5,13 @@ from fractions import Fraction
 import pytest
 import torch
 
-from robench.problem.threats import L1, L2, Linf
+from robench.doctor.attacks import OURS, attacks_under_test
+from robench.doctor.checks import USUAL
+from robench.problem.threats import L1, L2, Linf, parse
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
-from robench.search.engine.cuda_graph import Recorded, cuda_graph
+from robench.search.engine.cuda_graph import Recorded
 from robench.search.engine.engine import Engine
 
 from ...exact_distances import classifier, toy
@@ -24,6 +26,8 @@ CASES = [
     (L1(Fraction(1, 4)), SLIDE(steps=12)),
 ]
 
+GRADIENT_ATTACKS = [tested for tested in attacks_under_test([OURS], []) if tested.attack.reads == "gradients"]
+
 
 def again(run):
     """A recorder whose replay runs the step again."""
@@ -34,6 +38,10 @@ def again(run):
 def found(model, split, threat, attack, record, slots=7):
     engine = Engine(model, split, 0, slots)
     engine._runner.record = record
+    return searched(engine, model, split, threat, attack)
+
+
+def searched(engine, model, split, threat, attack):
     one = job(threat, attack, items(model, attack, split, range(N), restarts=2))
     ended = [end for some in engine.work([one]) for end in some]
     assert one.error == ""
@@ -89,12 +97,15 @@ def test_values_that_are_swapped_do_not_overwrite_each_other():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_replayed_search_breaks_the_same_examples_as_a_plain_one():
+@pytest.mark.parametrize("tested", GRADIENT_ATTACKS, ids=lambda tested: f"{tested.name} {tested.threat}")
+def test_on_a_gpu_every_gradient_attack_is_replayed_and_breaks_the_same_examples_as_plain_steps(tested):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     model = classifier(net().cuda(), 4)
     split = toy(classifier(net(), 4), N)
-    for threat, attack in CASES:
-        played = found(model, split, threat, attack, cuda_graph)
-        plain = found(model, split, threat, attack, None)
-        assert {key: x is None for key, x in plain.items()} == {key: x is None for key, x in played.items()}
+    threat = parse(USUAL[tested.threat])
+    engine = Engine(model, split, 0, 7)
+    played = searched(engine, model, split, threat, tested.attack)
+    assert engine.notes == []
+    plain = found(model, split, threat, tested.attack, None)
+    assert {key: x is None for key, x in plain.items()} == {key: x is None for key, x in played.items()}
