@@ -5,7 +5,7 @@
 robench train mng_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-mng-ac
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -45,8 +45,9 @@ class MetaNoiseGenerator(AdversarialTraining):
     The paper and its code differ. Here the generator sees the image, as in the paper (6), and its output is scaled to
     the ball before the projection. In the code it sees noise only (`--set generator=noise`) and its output has unit
     scale (`--set noise_unit=pixel`): a small l_inf ball clips nearly all of that, and with it the gradient. In the code
-    the attack runs in train mode too (`--set bn_train_attack=true`), a single decaying rate of at most 0.21 serves all
-    three updates, and noise under l_2 is stretched to the radius. Beta is from the code; the paper gives none.
+    the attack runs in train mode too (`--set bn_train_attack=true`), a single rate of at most 0.21 serves all three
+    updates (`--set alpha_schedule=true --set alpha=0.21`), and noise under l_2 is stretched to the radius. Beta is from
+    the code; the paper gives none.
     """
 
     name: ClassVar[str] = "mng_ac"
@@ -59,6 +60,7 @@ class MetaNoiseGenerator(AdversarialTraining):
     alpha: Positive = 0.1  # learning rate of the trial step and the generator
     generator: Literal["image", "noise", "none"] = "image"  # its input: noise and the image, noise only; or without one
     noise_unit: Literal["radius", "pixel"] = "radius"  # scale of its output, before the projection
+    alpha_schedule: bool = field(default=False, repr=False)  # `alpha` falls and rises as the learning rate does
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
@@ -77,6 +79,10 @@ class MetaNoiseGenerator(AdversarialTraining):
         x_aug = self.noisy(step.batch, ball, remembered(step, "weights"), FRESH_NOISE)
         return consistent(step, x_adv, x_aug, self.beta)
 
+    def _alpha(self, step: TrainingStep) -> float:
+        """The rate of the trial step and of the generator at this step."""
+        return self.alpha * step.rate if self.alpha_schedule else self.alpha
+
     def improve(self, step: TrainingStep, threat: Ball, x_adv: Inputs) -> None:
         """One update of the generator in the memory of the training: equation 10, with momentum and decay."""
         weights = remembered(step, "weights") or self.fresh(step.batch)
@@ -84,11 +90,11 @@ class MetaNoiseGenerator(AdversarialTraining):
         gradient = self.meta_gradient(step, threat, x_adv, weights)
         for key, weight in weights.items():
             step.memory[f"speed.{key}"] = MOMENTUM * speed[key] + gradient[key] + DECAY * weight
-            step.memory[f"weights.{key}"] = weight - self.alpha * step.memory[f"speed.{key}"]
+            step.memory[f"weights.{key}"] = weight - self._alpha(step) * step.memory[f"speed.{key}"]
 
     def meta_gradient(self, step: TrainingStep, threat: Ball, x_adv: Inputs, weights: Weights) -> Weights:
         """The exact gradient of the attacked images' loss after the trial step, by the generator's weights."""
-        module, batch = step.module.train(), step.batch
+        module, batch, alpha = step.module.train(), step.batch, self._alpha(step)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # the trial step changes copies
         parameters = dict(module.named_parameters())
         weights = {key: weight.detach().requires_grad_() for key, weight in weights.items()}
@@ -97,7 +103,7 @@ class MetaNoiseGenerator(AdversarialTraining):
             trial = _loss(module, parameters | buffers, x_aug, batch.y)
             slopes = torch.autograd.grad(trial, list(parameters.values()), create_graph=True)
             moved = {
-                name: parameter - self.alpha * slope
+                name: parameter - alpha * slope
                 for (name, parameter), slope in zip(parameters.items(), slopes, strict=True)
             }
             after = _loss(module, moved | buffers, x_adv, batch.y)

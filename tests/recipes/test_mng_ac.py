@@ -99,6 +99,20 @@ def test_the_generators_step_is_that_of_sgd_with_momentum_and_decay():
         torch.testing.assert_close(ours, theirs.detach())
 
 
+@pytest.mark.parametrize(("follows", "share"), [(False, 1.0), (True, 0.25)])
+def test_alpha_follows_the_learning_rate_on_request(follows, share):
+    module, batch = tiny()
+    recipe = configure("mng_ac", "toy", {"alpha": 0.4, "alpha_schedule": follows})
+    fixed = configure("mng_ac", "toy", {"alpha": 0.4 * share})
+    threat, x_adv = parse("l2:0.5"), batch.x.flip(0)
+    one, other = a_lesson(module, batch)._replace(rate=0.25), a_lesson(module, batch)
+    recipe.improve(one, threat, x_adv)
+    fixed.improve(other, threat, x_adv)
+    assert one.memory.keys() == other.memory.keys()
+    for key, tensor in one.memory.items():
+        torch.testing.assert_close(tensor, other.memory[key])
+
+
 @pytest.mark.parametrize("text", BALLS)
 def test_the_projection_with_a_gradient_is_that_of_the_threat_model(text):
     threat, x = parse(text), torch.rand(40, 1, 4, 5)
