@@ -1,0 +1,225 @@
+"""The process that runs mutated inputs: in one process after another, with limits, watching what each does.
+
+Arguments: the folder of the valid files, the kind, and the numbers of the inputs. It prints one line of JSON for each.
+"""
+
+import getpass
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from random import Random
+
+from .kinds import KINDS, valid_files
+
+SEED = 20
+SECONDS, WAITING = 20, 120  # of computing, and by the clock of a machine that others use too
+ROOM = 2**30  # bytes of memory beside those of the process
+TRAINING = 0.5  # seconds after which Ctrl-C ends a training
+ACTIONS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.connect",
+    "pickle.find_class",
+)
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
+
+
+class Watch:
+    """Records what code does beside computing: processes, connections, pickles, files outside of its folders."""
+
+    def __init__(self, *folders: Path):
+        self.seen: list[str] = []
+        self.active = False
+        self._folders = [str(folder.resolve()) for folder in folders]
+        sys.addaudithook(self._event)
+
+    def _event(self, event: str, args: tuple[object, ...]) -> None:
+        if not self.active:
+            return
+        if event in ACTIONS and not _is_of_git(args):
+            self.seen.append(f"{event} {args[:2]!r}")
+        elif event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            self._path(event, args[0])
+        elif event in CHANGES:
+            self._path(event, args[0])
+
+    def _path(self, event: str, path: object) -> None:
+        if isinstance(path, str | bytes | os.PathLike):
+            full = os.path.realpath(os.fsdecode(path))
+            if full != os.devnull and not full.startswith(tuple(self._folders)):
+                self.seen.append(f"{event} {full}")
+
+
+def _is_of_git(args: tuple[object, ...]) -> bool:
+    """Whether it is git, of which robench learns its own commit, and a library of Foolbox its version."""
+    words = args[1] if len(args) > 1 else None
+    return isinstance(words, list) and words[:1] == ["git"] and ("describe" in words or words[1:] == ["version"])
+
+
+class Command:
+    """Commands of robench, run in this process, each in a fresh folder."""
+
+    def __init__(self, root: Path):
+        self.temporary, self.folder = root / "temporary", root / "work"
+        self.temporary.mkdir()
+        tempfile.tempdir = str(self.temporary)
+        self.watch = Watch(self.temporary, self.folder)
+
+    def run(self, words: list[str], encoding: str = "utf-8") -> tuple[object, bytes, bytes]:
+        """The exit code, and both outputs."""
+        from robench.cli.main import main
+
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors=how) for how in ("strict", "backslashreplace"))
+        code: object = "no exit"
+        former, sys.argv = sys.argv, ["robench", *words]
+        if words[0] == "train":
+            signal.signal(signal.SIGVTALRM, _stop)
+            signal.setitimer(signal.ITIMER_VIRTUAL, TRAINING)
+        try:
+            with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+                warnings.simplefilter("always")
+                main()
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            code = traceback.format_exc()
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            sys.argv = former
+        for stream in (out, err):
+            stream.flush()
+        return code, out.buffer.getvalue(), err.buffer.getvalue()
+
+    def mutated(self, valid: Path, kind: str, number: int) -> dict[str, object]:
+        """What one mutated input does."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        os.chdir(self.folder)
+        random = Random(f"{SEED}-{kind}-{number}")
+        words = KINDS[kind][0](valid, self.folder, random)
+        encoding = random.choice(["utf-8"] * 9 + ["latin-1"])
+        before = _files(self.folder)
+        self.watch.seen.clear()
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
+        began, self.watch.active = time.process_time(), True
+        code, out, err = self.run(words, encoding)
+        self.watch.active = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        after = _files(self.folder)
+        faults = [*_faults(code, out.decode(encoding), err.decode(encoding)), *self.watch.seen]
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if code == 2 and changed and b"the notes under the table" not in err:
+            faults.append(f"refused, and changed {changed}")
+        shutil.rmtree(self.temporary / f"torchinductor_{getpass.getuser()}", ignore_errors=True)  # of torch
+        if left := sorted(path.name for path in self.temporary.iterdir()):
+            faults.append(f"left {left}")
+            shutil.rmtree(self.temporary)
+            self.temporary.mkdir()
+        if left := [name for name in changed if name.rpartition("/")[2].startswith(".") and name != "d/.nojekyll"]:
+            faults.append(f"left {left}")
+        message = (code if isinstance(code, str) else err.decode(encoding))[-2000:]
+        seconds = round(time.process_time() - began, 2)
+        return {
+            "number": number,
+            "words": words,
+            "code": code,
+            "message": message,
+            "faults": faults,
+            "seconds": seconds,
+        }
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
+
+
+def _faults(code: object, out: str, err: str) -> list[str]:
+    """What a command must not do, by its exit code and outputs."""
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+    found = []
+    if code not in (0, 1, 2, 3, 130):
+        found.append(f"exit {str(code).strip().splitlines()[-1]}")
+    for word in ("is a bug", "Traceback", "Warning:", "fit into memory", "more memory than"):
+        if word in err or word in out:
+            found.append(f"prints {word!r}")
+    unmeasured = out and not lines  # check says so in its comment
+    if code == 2 and not unmeasured and not (len(lines) == 1 and lines[0].startswith("Error: ") and not out):
+        found.append(f"refused in {len(lines)} lines")
+    if code == 2 and len(err) > 3000:
+        found.append("a very long sentence")
+    if any(not c.isprintable() and c not in "\n\t" for c in out + err):
+        found.append("prints control characters")
+    return found
+
+
+def confine() -> None:
+    """Limits the memory of this process to what it has, and ROOM."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Runs the inputs of a kind, or, with the kind `valid`, writes the valid files."""
+    valid, kind, *numbers = Path(sys.argv[1]).resolve(), *sys.argv[2:]
+    answers = os.fdopen(os.dup(1), "w")
+    sys.dont_write_bytecode = True
+    import torch
+
+    torch.set_num_threads(1)
+    root = Path(tempfile.mkdtemp(prefix="mutated-"))
+    try:
+        commands = Command(root)
+        if kind == "valid":
+            os.chdir(valid)
+            valid_files(valid, lambda *words: _succeed(commands.run([*words])))
+            return
+        _warm_up(commands, valid, kind)
+        confine()
+        for number in map(int, numbers):
+            print(json.dumps(commands.mutated(valid, kind, number)), file=answers, flush=True)
+    finally:
+        os.chdir("/")
+        shutil.rmtree(root)
+
+
+def _warm_up(commands: Command, valid: Path, kind: str) -> None:
+    """Import, before memory is limited, what the command needs."""
+    commands.folder.mkdir()
+    os.chdir(commands.folder)
+    for name in ("lp.robench", "lp.json"):
+        shutil.copy(valid / name, commands.folder)
+    warm = ["report lp.robench", "evaluate digits-nat --examples 2 --minutes 0.002 --quiet --threat linf:0.1"]
+    if kind == "run file":
+        warm += ["figures lp.robench --out d --quiet --kind gallery", "verify lp.robench --quiet"]
+    for line in warm:
+        commands.run(line.split())
+
+
+def _succeed(result: tuple[object, bytes, bytes]) -> None:
+    code, _, err = result
+    assert code == 0, err.decode()
+
+
+if __name__ == "__main__":
+    main()
