@@ -26,14 +26,9 @@ SECONDS, WAITING = 20, 120  # of computing, and by the clock of a machine that o
 ROOM = 2**30  # bytes of memory beside those of the process
 TRAINING = 0.5  # seconds after which Ctrl-C ends a training
 ACTIONS = (
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "socket.connect",
-    "pickle.find_class",
+    *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pickle.find_class"),
 )
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
 
 
@@ -51,9 +46,7 @@ class Watch:
             return
         if event in ACTIONS and not _is_of_git(args):
             self.seen.append(f"{event} {args[:2]!r}")
-        elif event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            self._path(event, args[0])
-        elif event in CHANGES:
+        elif event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITING):
             self._path(event, args[0])
 
     def _path(self, event: str, path: object) -> None:
@@ -123,7 +116,7 @@ class Command:
         after = _files(self.folder)
         faults = [*_faults(code, out.decode(encoding), err.decode(encoding)), *self.watch.seen]
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        if code == 2 and changed and b"the notes under the table" not in err:
+        if code == 2 and changed and err and b"the notes under the table" not in err:
             faults.append(f"refused, and changed {changed}")
         shutil.rmtree(self.temporary / f"torchinductor_{getpass.getuser()}", ignore_errors=True)  # of torch
         if left := sorted(path.name for path in self.temporary.iterdir()):
@@ -134,14 +127,8 @@ class Command:
             faults.append(f"left {left}")
         message = (code if isinstance(code, str) else err.decode(encoding))[-2000:]
         seconds = round(time.process_time() - began, 2)
-        return {
-            "number": number,
-            "words": words,
-            "code": code,
-            "message": message,
-            "faults": faults,
-            "seconds": seconds,
-        }
+        about = {"number": number, "words": words, "code": code, "message": message}
+        return {**about, "faults": faults, "seconds": seconds}
 
 
 def _stop(number: int, frame: object) -> None:
