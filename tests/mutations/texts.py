@@ -36,6 +36,10 @@ THREATS = [
     *("linf:8/255", "l2:0.5", "l1:5", "l0:3", "rt:1px,10deg", "rt:1px,5deg,pad2"),
     *("affine:linf:0.1,l2:1", "affine:rt:1px,5deg"),
 ]
+EXTREMES: dict[type, list[object]] = {
+    int: [0, 1, 2, 3, 7, 100, 10**4, 10**6, 10**9, 10**9 + 1],
+    float: [0.0, 1e-300, 1e-30, 1e-6, 0.01, 0.5, 0.999999, 1.0, 1.5, 2, 100.0, 1e6, 1e9, 1e30, 1e300],
+}
 LIBRARIES = ["foolbox:LinfPGD", "foolbox:L2DeepFoolAttack", "foolbox:L2CarliniWagnerAttack", "foolbox:No", "autoattack"]
 LIBRARY_SETTINGS = [
     *("", "steps=3", "steps=0", "steps=-1", "steps=x", "steps=1e300", "steps=True", "steps=None", "steps=[3]", "x=1"),
@@ -93,7 +97,10 @@ def recipe(valid: Path, folder: Path, random: Random) -> list[str]:
     return words
 
 
-def _setting(field: object, random: Random) -> object:
-    default = getattr(field, "default", 1)
+def _setting(field: dataclasses.Field, random: Random) -> object:
+    """A value for this setting: an extreme one of its type, any other, or its default."""
+    default = field.default
     plain = default if isinstance(default, bool | int | float | str) else 1
-    return changed_value(plain, random) if random.random() < 0.8 else plain
+    if random.random() < 0.5 and not isinstance(plain, bool | str):
+        return random.choice(EXTREMES[type(plain)])
+    return changed_value(plain, random) if random.random() < 0.7 else plain
