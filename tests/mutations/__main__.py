@@ -18,7 +18,7 @@ def main() -> int:
         for kind in kinds:
             codes: Counter[str] = Counter()
             slowest = 0.0
-            for result in run(Path(folder), kind, numbers or range(KINDS[kind][1])):
+            for result in run(Path(folder), [(kind, n) for n in numbers or range(KINDS[kind][1])]):
                 codes[str(result["code"]) if result["code"] in (0, 1, 2, 3, 130) else "other"] += 1
                 slowest = max(slowest, float(result["seconds"]))
                 faulty += bool(result["faults"])

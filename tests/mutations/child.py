@@ -1,6 +1,7 @@
 """The process that runs mutated inputs: in one process after another, with limits, watching what each does.
 
-Arguments: the folder of the valid files, the kind, and the numbers of the inputs. It prints one line of JSON for each.
+The argument is the folder of the valid files. Standard input holds a list of kinds and numbers in JSON; for each it
+prints one line of JSON. With the second argument `valid` it writes the valid files.
 """
 
 import getpass
@@ -15,9 +16,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from random import Random
+from unittest import mock
+
+import torch
 
 from .kinds import KINDS, valid_files
 
@@ -28,6 +33,8 @@ TRAINING = 0.5  # seconds after which Ctrl-C ends a training
 ACTIONS = (
     *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pickle.find_class"),
 )
+CODE = "code "  # begins a kind that is code, run in place of a command: it shows what this process sees
+NO_MEMORY = ("fit into memory", "more memory than", "little memory", "out of memory")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
 
@@ -71,8 +78,8 @@ class Command:
         tempfile.tempdir = str(self.temporary)
         self.watch = Watch(self.temporary, self.folder)
 
-    def run(self, words: list[str], encoding: str = "utf-8") -> tuple[object, bytes, bytes]:
-        """The exit code, and both outputs."""
+    def run(self, words: list[str], encoding: str = "utf-8", seconds: float = 0) -> tuple[object, bytes, bytes]:
+        """The exit code, and both outputs. Ctrl-C ends a training after these seconds of computing; 0: nothing does."""
         from robench.cli.main import main
 
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors=how) for how in ("strict", "backslashreplace"))
@@ -80,7 +87,7 @@ class Command:
         former, sys.argv = sys.argv, ["robench", *words]
         if words[0] == "train":
             signal.signal(signal.SIGVTALRM, _stop)
-            signal.setitimer(signal.ITIMER_VIRTUAL, TRAINING)
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         try:
             with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
                 warnings.simplefilter("always")
@@ -102,14 +109,16 @@ class Command:
         self.folder.mkdir()
         os.chdir(self.folder)
         random = Random(f"{SEED}-{kind}-{number}")
-        words = KINDS[kind][0](valid, self.folder, random)
+        source = kind.removeprefix(CODE) if kind.startswith(CODE) else ""
+        words = ["list", "attacks"] if source else KINDS[kind][0](valid, self.folder, random)
         encoding = random.choice(["utf-8"] * 9 + ["latin-1"])
         before = _files(self.folder)
         self.watch.seen.clear()
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, 1 if source else SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WAITING)
         began, self.watch.active = time.process_time(), True
-        code, out, err = self.run(words, encoding)
+        with _replaced(source):
+            code, out, err = self.run(words, encoding, TRAINING)
         self.watch.active = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -127,8 +136,21 @@ class Command:
             faults.append(f"left {left}")
         message = (code if isinstance(code, str) else err.decode(encoding))[-2000:]
         seconds = round(time.process_time() - began, 2)
-        about = {"number": number, "words": words, "code": code, "message": message}
+        about = {"kind": kind, "number": number, "words": words, "code": code, "message": message}
         return {**about, "faults": faults, "seconds": seconds}
+
+
+@contextmanager
+def _replaced(source: str) -> Iterator[None]:
+    """Every command replaced by this code, if there is any."""
+    if not source:
+        yield
+        return
+    from robench.cli import main
+    from robench.errors import UserError
+
+    with mock.patch.object(main.robench, "main", side_effect=lambda *_, **__: exec(source, {"UserError": UserError})):
+        yield
 
 
 def _measured_nothing(err: bytes) -> bool:
@@ -150,7 +172,7 @@ def _faults(code: object, out: str, err: str) -> list[str]:
     found = []
     if code not in (0, 1, 2, 3, 130):
         found.append(f"exit {str(code).strip().splitlines()[-1]}")
-    for word in ("is a bug", "Traceback", "Warning:", "fit into memory", "more memory than"):
+    for word in ("is a bug", "Traceback", "Warning:", *NO_MEMORY):
         if word in err or word in out:
             found.append(f"prints {word!r}")
     unmeasured = out and not lines  # check says so in its comment
@@ -172,39 +194,40 @@ def confine() -> None:
 
 
 def main() -> None:
-    """Runs the inputs of a kind, or, with the kind `valid`, writes the valid files."""
-    valid, kind, *numbers = Path(sys.argv[1]).resolve(), *sys.argv[2:]
+    """Runs the inputs, or writes the valid files."""
+    valid, writing = Path(sys.argv[1]).resolve(), sys.argv[2:] == ["valid"]
     answers = os.fdopen(os.dup(1), "w")
     sys.dont_write_bytecode = True
-    import torch
-
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="mutated-"))
     try:
         commands = Command(root)
-        if kind == "valid":
+        if writing:
             os.chdir(valid)
             valid_files(valid, lambda *words: _succeed(commands.run([*words])))
             return
-        _warm_up(commands, valid, kind)
+        inputs = json.load(sys.stdin)
+        _warm_up(commands, valid)
         confine()
-        for number in map(int, numbers):
+        for kind, number in inputs:
             print(json.dumps(commands.mutated(valid, kind, number)), file=answers, flush=True)
     finally:
         os.chdir("/")
         shutil.rmtree(root)
 
 
-def _warm_up(commands: Command, valid: Path, kind: str) -> None:
-    """Import, before memory is limited, what the command needs."""
+def _warm_up(commands: Command, valid: Path) -> None:
+    """Import, before memory is limited, what the commands need."""
     commands.folder.mkdir()
     os.chdir(commands.folder)
-    for name in ("lp.robench", "lp.json"):
-        shutil.copy(valid / name, commands.folder)
-    warm = ["report lp.robench", "evaluate digits-nat --examples 2 --minutes 0.002 --quiet --threat linf:0.1"]
-    if kind == "run file":
-        warm += ["figures lp.robench --out d --quiet --kind gallery", "verify lp.robench --quiet"]
-    for line in warm:
+    shutil.copy(valid / "lp.robench", commands.folder)
+    for line in (
+        "report lp.robench",
+        "evaluate digits-nat --examples 2 --minutes 0.002 --quiet --threat linf:0.1",
+        "figures lp.robench --out d --kind gallery",
+        "train nat --set steps=1 --no-evaluation --out new --quiet",
+        "verify lp.robench --quiet",
+    ):
         commands.run(line.split())
 
 

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,30 @@ def write_valid(folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def run(valid: Path, kind: str, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """What each of these inputs does, in their order."""
-    left = list(numbers)
+def run(valid: Path, inputs: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """What each of these inputs, by kind and number, does, in their order."""
+    left = list(inputs)
     while left:
-        command = _command(valid, kind, *map(str, left))
-        with subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True) as process:
+        with tempfile.TemporaryFile("w+") as list_of_inputs:
+            json.dump(left, list_of_inputs)
+            list_of_inputs.seek(0)
+            process = subprocess.Popen(
+                _command(valid), cwd=ROOT, env=_environment(), stdin=list_of_inputs, stdout=subprocess.PIPE, text=True
+            )
+        with process:
             assert process.stdout is not None
             for line in process.stdout:
                 left.pop(0)
                 yield json.loads(line)
         if left:
-            yield _ended(process.returncode, left.pop(0))
+            yield _ended(process.returncode, *left.pop(0))
 
 
-def _ended(code: int, number: int) -> dict[str, Any]:
+def _ended(code: int, kind: str, number: int) -> dict[str, Any]:
     names = {-signal.SIGPROF: "over 20 s", -signal.SIGALRM: "waits without end"}
     fault = names.get(code, f"the process ended with {code}")
-    return {"number": number, "words": "", "code": code, "message": "", "faults": [fault], "seconds": 0.0}
+    about = {"kind": kind, "number": number, "words": [], "code": code, "message": ""}
+    return {**about, "faults": [fault], "seconds": 0.0}
 
 
 def _command(*words: object) -> list[str]:
