@@ -6,7 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +17,8 @@ DAMAGED = (
 """What reading a damaged or unusual member of a zip archive raises."""
 
 
-def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order (whether columns come first) and type of the array that begins here.
+def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order (whether columns come first) and type of the array that begins here, in a file opened for reading bytes.
 
     Raises ValueError for any other content, and for named fields, which alone need a later version of the format.
     """
