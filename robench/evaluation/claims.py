@@ -29,10 +29,9 @@ from ..results.outcomes import answers
 from ..results.summary import Summary, summarise
 from .claim_file import ClaimFile
 from .environment import date
-from .planning import as_planned, resumed
+from .planning import as_planned, planned_examples, resumed
 from .prepared import PreparedEvaluation
 from .progress import Progress
-from .recorded import planned_examples
 
 PROTOCOL = "claims"  # of a run without attacks
 MAX_THREATS = 100  # of a new run

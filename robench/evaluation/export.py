@@ -17,7 +17,8 @@ from ..problem.datasets.preparation import Preparation
 from ..problem.split import Split
 from ..problem.threats.base import NO_PARAMS
 from ..results.exported import Selection, finds
-from .recorded import planned_examples, recorded_plan
+from .planning import planned_examples
+from .recorded import recorded_plan
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 

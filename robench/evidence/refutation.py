@@ -14,7 +14,8 @@ import torch
 
 from ..errors import UserError
 from ..problem import threats
-from ..problem.classifier import Classifier, Identity
+from ..problem.classifier import Classifier
+from ..problem.identity import Identity
 from ..problem.split import Split
 from ..problem.threats import AffineRT, Ball, ThreatModel
 from ..problem.threats.base import NO_PARAMS

@@ -17,7 +17,7 @@ from robench.errors import UserError
 from robench.evidence import images, rows
 from robench.evidence.records import MAX_ITEMS, MaskingDepth, MaskingState, Plan
 from robench.evidence.store import RunFile
-from robench.problem.classifier import Identity
+from robench.problem.identity import Identity
 from robench.results.summary import Summary
 from robench.results.tables import render
 

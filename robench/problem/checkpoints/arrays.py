@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...errors import UserError, first_line
-from .nested import by, shown
+from ..names import shown
+from .nested import by
 from .zips import AGAIN, max_unpacked, too_large
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
