@@ -117,7 +117,7 @@ def described(kind: type[Any], hidden: Collection[str] = ()) -> Iterator[tuple[s
     """The settings of a dataclass as text: name, default, and which values it takes. `hidden` are left out."""
     for name, rule in _rules(cast(Any, kind)).items():
         if name not in hidden:
-            yield name, "" if rule.default is MISSING else repr(rule.default), rule.values
+            yield name, "" if rule.default is MISSING else str(rule.default), rule.values
 
 
 def named(instance: Any) -> dict[str, Any]:

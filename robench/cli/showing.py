@@ -38,8 +38,8 @@ def _shown(kind: str, entry: Entry, within: int | None) -> str:
 
 
 def _settings(settings: tuple[Setting, ...], within: int | None) -> str:
-    rows = [[f"  {s.name}", s.default, " — ".join(filter(None, (s.about, s.values)))] for s in settings]
-    return aligned([["  name", "default", "values"], *rows], within)
+    rows = [[f"  {s.name}", s.default, f"{s.about} ({s.values})" if s.about else s.values] for s in settings]
+    return aligned([["  name", "default", "meaning and values"], *rows], within)
 
 
 def _unknown(name: str) -> UserError:

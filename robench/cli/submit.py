@@ -21,6 +21,7 @@ from ..leaderboard.submissions import CARD, MAX_BYTES, RUN, STATEMENT, Submissio
 from ..problem import durable
 from ..problem.checkpoints.cards import read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.missing import missing
 from ..results.merging import merge
 from .leaderboard import board_with
 from .merge import shareable
@@ -95,7 +96,7 @@ def _weights(run_path: Path, weights: str | None, sha256: str | None, card: Path
         address, found = weights, sha256.lower()
     else:
         if not Path(weights).is_file():
-            raise UserError(f"there is no file {weights}; name the weights with --weights")
+            raise missing("weights", weights)
         found = durable.sha256(Path(weights))
     if sha256 is not None and sha256.lower() != found:
         raise UserError(f"the hash of the weights is {found}, not {sha256!a}; leave --sha256 out, or name their file")

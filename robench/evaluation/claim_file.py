@@ -14,6 +14,7 @@ from ..errors import UserError, counted
 from ..problem import threats
 from ..problem.datasets import npz
 from ..problem.datasets.arrays import unit_range
+from ..problem.missing import missing
 from ..problem.shapes import Inputs
 from ..problem.split import Source, Split
 from ..problem.threats.base import N_PARAMS
@@ -49,7 +50,7 @@ def read(path: Path, shape: tuple[int, ...], whole: Source) -> ClaimFile:
     other contents.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; name an .npz file with an array x_adv")
+        raise missing("claims", path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is no .npz file; write one with numpy.savez('adv.npz', x_adv=images, example=numbers)")
     held = npz.names(path)

@@ -10,6 +10,7 @@ from typing import Any
 from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats
+from ..problem.missing import missing
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
 from ..search.attack import AnyAttack, Attack, AttackGiven
@@ -147,7 +148,7 @@ def load(text: str, data: str) -> Protocol:
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
-            raise UserError(f"there is no protocol file {text}; `robench list protocols` lists the bundled ones")
+            raise missing("protocol", text)
         return read(path)
     if text in ("standard", "exhaustive") and f"{text}-{data}" in names():
         text = f"{text}-{data}"

@@ -5,14 +5,16 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, machine_options, model_options, precision_option
 
 
 @click.command("check")
-@click.argument("checkpoint")
+@click.argument("checkpoint", callback=existing.checkpoint)
 @click.option(
     "--baseline",
     "baseline_path",
+    callback=existing.baseline,
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -37,6 +39,7 @@ from ..options import data_options, machine_options, model_options, precision_op
 @click.option(
     "--attack",
     "attacks",
+    callback=existing.attack,
     multiple=True,
     metavar="FILE.py:CLASS",
     help="Run the code of this attack of your own, which the baseline used; repeatable.",

@@ -5,12 +5,15 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, machine_options, model_options
 
 
 @click.command("claim")
-@click.argument("checkpoint", metavar="MODEL")
-@click.argument("files", metavar="FILE.npz...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="MODEL", callback=existing.checkpoint)
+@click.argument(
+    "files", metavar="FILE.npz...", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.claims
+)
 @data_options("those of the model's card")
 @click.option(
     "--threat",

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, machine_options, model_options, precision_option, question_options
 
 
 @click.command("evaluate")
-@click.argument("checkpoint")
+@click.argument("checkpoint", callback=existing.checkpoint)
 @data_options("those of the model's card")
 @question_options
 @model_options

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, debug_option
 
 
 @click.command("export")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path), callback=existing.run)
 @click.option(
     "--out",
     required=True,

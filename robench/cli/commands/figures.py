@@ -5,11 +5,14 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, machine_options, model_options
 
 
 @click.command("figures")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path), callback=existing.run
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the pictures.")
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="A kind from the list above; repeatable.  [default: all]"
@@ -27,6 +30,7 @@ from ..options import data_options, machine_options, model_options
 @click.option(
     "--card",
     "cards",
+    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=click.Path(path_type=Path),

@@ -4,11 +4,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import NamedPath, debug_option, submission_options
 
 
 @click.command("leaderboard")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath())
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath(), callback=existing.run)
 @click.option("--out", metavar="DIR", type=NamedPath(), help="Folder for the site.")
 @click.option(
     "--json", "json_folder", metavar="DIR", type=NamedPath(), help="Folder for the data alone, a file per data set."
@@ -21,6 +22,7 @@ from ..options import NamedPath, debug_option, submission_options
 @click.option(
     "--card",
     "cards",
+    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=NamedPath(),

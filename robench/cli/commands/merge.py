@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import debug_option
 
 
 @click.command("merge")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.run)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run file to write; it must not exist.")
 @click.option("--slim", is_flag=True, help="Leave the images out: smaller, but the file cannot be verified.")
 @debug_option

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import debug_option
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.run)
 @click.option(
     "--format",
     "form",
@@ -27,6 +28,7 @@ from ..options import debug_option
 @click.option(
     "--card",
     "cards",
+    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=click.Path(path_type=Path),

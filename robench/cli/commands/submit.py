@@ -5,16 +5,17 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import SEARCHED, NamedPath, machine_options
 
 
 @click.command("submit")
-@click.argument("run_path", metavar="RUN", type=NamedPath())
+@click.argument("run_path", metavar="RUN", type=NamedPath(), callback=existing.run)
 @click.option("--name", required=True, help="Name of the submission: letters a to z, digits and hyphens.")
 @click.option("--by", required=True, metavar="TEXT", help="Who submits, as the board shows it.")
 @click.option("--weights", metavar="FILE|URL", help="Weights of a model that is not bundled; https:// only.")
 @click.option("--sha256", metavar="HASH", help="Hash of the weights; required with an address.")
-@click.option("--card", type=NamedPath(), metavar="FILE.toml", help="The card of that model.")
+@click.option("--card", type=NamedPath(), callback=existing.card, metavar="FILE.toml", help="The card of that model.")
 @click.option("--note", default="", metavar="TEXT", help="One line for the maintainer.")
 @click.option("--link", default="", metavar="URL", help="A paper or page.")
 @click.option(

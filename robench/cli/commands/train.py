@@ -5,21 +5,37 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import machine_options
 
 
 @click.command("train")
 @click.argument("recipe")
-@click.option("--data", default="digits", show_default=True, metavar="NAME|FILE.npz", help="The training images.")
+@click.option(
+    "--data",
+    callback=existing.data,
+    default="digits",
+    show_default=True,
+    metavar="NAME|FILE.npz",
+    help="The training images.",
+)
 @click.option(
     "--threat", "threat_texts", multiple=True, metavar="THREAT", help="Train against this threat; repeatable."
 )
 @click.option(
     "--arch",
+    callback=existing.architecture,
     metavar="NAME|FACTORY",
     help="A known architecture, or your own, as file.py:factory.  [default: one that fits the data]",
 )
-@click.option("--from", "start", default="", metavar="MODEL", help="Start from this model, not from random weights.")
+@click.option(
+    "--from",
+    "start",
+    callback=existing.checkpoint,
+    default="",
+    metavar="MODEL",
+    help="Start from this model, not from random weights.",
+)
 @click.option(
     "--epochs", type=click.FloatRange(min=0, min_open=True), help="Length of the training, instead of --set steps=..."
 )
@@ -55,7 +71,12 @@ from ..options import machine_options
     show_default=True,
     help="Continue an interrupted training; or start again, and replace what exists.",
 )
-@click.option("--protocol", metavar="NAME|FILE.toml", help="Protocol of the evaluation.  [default: the data set's]")
+@click.option(
+    "--protocol",
+    callback=existing.protocol,
+    metavar="NAME|FILE.toml",
+    help="Protocol of the evaluation.  [default: the data set's]",
+)
 @click.option("--no-evaluation", is_flag=True, help="Only train.")
 @machine_options
 def command(**options: Any) -> int:

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .. import existing
 from ..options import data_options, machine_options, model_options
 
 
 @click.command("verify")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path), callback=existing.run)
 @click.option(
     "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
 )
@@ -17,6 +18,7 @@ from ..options import data_options, machine_options, model_options
 @click.option(
     "--attack",
     "attacks",
+    callback=existing.attack,
     multiple=True,
     metavar="FILE.py:CLASS",
     help="For --search: run the code of this attack of your own, which the run used; repeatable.",

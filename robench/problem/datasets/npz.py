@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ..missing import missing
 from ..split import Split
 from .arrays import Array, split_of_arrays
 from .files import refuse_page
@@ -48,7 +49,7 @@ def is_undivided(path: Path) -> bool:
 def names(path: Path) -> list[str]:
     """The names of the arrays in the file. Raises UserError if it is missing, damaged or not an `.npz` file."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}; --data takes the name of a data set or the path of an .npz file")
+        raise missing("images", path)
     if not zipfile.is_zipfile(path):
         refuse_page(path)
         raise UserError(
