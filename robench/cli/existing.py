@@ -66,5 +66,6 @@ def _refuse_card(path: Path) -> None:
 
 
 run, baseline, claims = _file("run"), _file("baseline"), _file("claims")
-data, protocol, card, checkpoint = map(_each, (_refuse_data, _refuse_protocol, _refuse_card, locating.existing))
+data, protocol, card = _each(_refuse_data), _each(_refuse_protocol), _each(_refuse_card)
+checkpoint = _each(locating.existing)
 architecture, attack = _code("--arch", FACTORY), _code("--attack", ATTACK)

@@ -37,10 +37,12 @@ def run(kind: str, only: str | None, verbose: bool, model: str | None, form: str
 
 
 def _table(kind: str, listed: tuple[Entry, ...]) -> str:
-    """A row for each entry."""
+    """A row for each entry; on a terminal below headings."""
     columns = KINDS[kind].columns
     rows = [[entry.name, *(entry.facts.get(key, "") for key in columns), entry.summary] for entry in listed]
-    return aligned([[KINDS[kind].one, *columns, "what it is"], *rows], width())
+    within = width()
+    headings = [[KINDS[kind].one, *columns, "what it is"]] if within is not None else []
+    return aligned([*headings, *rows], within)
 
 
 def _whole(entry: Entry, *texts: str) -> str:
