@@ -5,7 +5,7 @@ import msgspec
 from ..catalogue import Entry
 from ..errors import UserError, unknown
 from ..problem.checkpoints.zoo import zoo_card
-from .columns import aligned, width
+from . import columns
 from .offered import KINDS, entries, named, protocol_file
 from .terminal import echo
 
@@ -38,11 +38,11 @@ def run(kind: str, only: str | None, verbose: bool, model: str | None, form: str
 
 def _table(kind: str, listed: tuple[Entry, ...]) -> str:
     """A row for each entry; on a terminal below headings."""
-    columns = KINDS[kind].columns
-    rows = [[entry.name, *(entry.facts.get(key, "") for key in columns), entry.summary] for entry in listed]
-    within = width()
-    headings = [[KINDS[kind].one, *columns, "what it is"]] if within is not None else []
-    return aligned([*headings, *rows], within)
+    facts = KINDS[kind].columns
+    rows = [[entry.name, *(entry.facts.get(key, "") for key in facts), entry.summary] for entry in listed]
+    within = columns.width()
+    headings = [[KINDS[kind].one, *facts, "what it is"]] if within is not None else []
+    return columns.aligned([*headings, *rows], within)
 
 
 def _whole(entry: Entry, *texts: str) -> str:

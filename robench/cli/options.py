@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from . import existing
-
 if TYPE_CHECKING:
     from ..problem.datasets.preparation import Preparation
 
@@ -38,7 +36,6 @@ def model_options(command: F) -> F:
         click.option("--weights", metavar="KEY", help="Key or prefix of the weights, where a file holds several sets."),
         click.option(
             "--arch",
-            callback=existing.architecture,
             metavar="NAME|FACTORY",
             help="A known architecture, module:factory, file.py:factory or 'file.py:factory(depth=20)'.",
         ),
@@ -63,7 +60,6 @@ def data_options(default: str) -> Callable[[F], F]:
             click.option("--resize", metavar="N|HxW", help="Resize the images of a folder; N is the shorter side."),
             click.option(
                 "--data",
-                callback=existing.data,
                 metavar="NAME|FOLDER|FILE.npz",
                 help=f"The images.  [default: {default}]",
             ),
@@ -98,7 +94,6 @@ def question_options(command: F) -> F:
         click.option(
             "--attack",
             "attacks",
-            callback=existing.attack,
             multiple=True,
             metavar="ATTACK",
             help="Replace the attacks; repeatable. file.py:Class is your own, whose code runs.",
@@ -108,7 +103,6 @@ def question_options(command: F) -> F:
         ),
         click.option(
             "--protocol",
-            callback=existing.protocol,
             metavar="NAME|FILE.toml",
             help="Named threats, attacks and examples.  [default: the data set's]",
         ),

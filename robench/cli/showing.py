@@ -4,7 +4,8 @@ import msgspec
 
 from ..catalogue import Entry, Setting
 from ..errors import UserError, unknown
-from .columns import aligned, width, wrapped
+from . import columns
+from .columns import aligned, wrapped
 from .offered import KINDS, entries, named
 from .terminal import echo
 
@@ -20,7 +21,7 @@ def run(name: str, form: str) -> None:
         things = [{"kind": KINDS[kind].one, **msgspec.to_builtins(entry)} for kind, entry in found]
         echo(msgspec.json.format(msgspec.json.encode(things), indent=2).decode())
     else:
-        echo("\n\n\n".join(_shown(KINDS[kind].one, entry, width()) for kind, entry in found))
+        echo("\n\n\n".join(_shown(KINDS[kind].one, entry, columns.width()) for kind, entry in found))
 
 
 def _shown(kind: str, entry: Entry, within: int | None) -> str:

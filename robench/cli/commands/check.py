@@ -10,11 +10,10 @@ from ..options import data_options, machine_options, model_options, precision_op
 
 
 @click.command("check")
-@click.argument("checkpoint", callback=existing.checkpoint)
+@click.argument("checkpoint")
 @click.option(
     "--baseline",
     "baseline_path",
-    callback=existing.baseline,
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -39,7 +38,6 @@ from ..options import data_options, machine_options, model_options, precision_op
 @click.option(
     "--attack",
     "attacks",
-    callback=existing.attack,
     multiple=True,
     metavar="FILE.py:CLASS",
     help="Run the code of this attack of your own, which the baseline used; repeatable.",
@@ -70,6 +68,7 @@ def command(**options: Any) -> int:
     robench check model.safetensors --baseline baseline.json
     robench check model.pt --baseline baseline.json --max-drop union=1pp --max-drop clean=0.5pp
     """
+    existing.refuse_missing(options)
     from ..check import run
 
     return run(**options)

@@ -10,10 +10,8 @@ from ..options import data_options, machine_options, model_options
 
 
 @click.command("claim")
-@click.argument("checkpoint", metavar="MODEL", callback=existing.checkpoint)
-@click.argument(
-    "files", metavar="FILE.npz...", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.claims
-)
+@click.argument("checkpoint", metavar="MODEL")
+@click.argument("files", metavar="FILE.npz...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data_options("those of the model's card")
 @click.option(
     "--threat",
@@ -45,6 +43,7 @@ def command(**options: Any) -> int:
     robench claim model.pt mine.npz yours.npz --data mnist --threat linf:0.3 --threat l2:2
     robench claim model.pt adv.npz --data mnist --run runs/mine.robench
     """
+    existing.refuse_missing(options)
     from ..claim import run
 
     return run(**options)

@@ -10,7 +10,7 @@ from ..options import data_options, machine_options, model_options, precision_op
 
 
 @click.command("evaluate")
-@click.argument("checkpoint", callback=existing.checkpoint)
+@click.argument("checkpoint")
 @data_options("those of the model's card")
 @question_options
 @model_options
@@ -48,6 +48,7 @@ def command(**options: Any) -> int:
     robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
     robench evaluate model.pt --data mnist --masking on
     """
+    existing.refuse_missing(options)
     from ..evaluate import run
 
     return run(**options)

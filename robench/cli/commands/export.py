@@ -10,7 +10,7 @@ from ..options import data_options, debug_option
 
 
 @click.command("export")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path), callback=existing.run)
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     required=True,
@@ -43,6 +43,7 @@ def command(**options: Any) -> None:
     robench export runs/mine.robench --out sheet.png --threat linf:0.1 --examples 0:10
     robench export runs/mine.robench --out rows.csv
     """
+    existing.refuse_missing(options, runs=[options["run_path"]])
     from ..export import run
 
     run(**options)

@@ -10,9 +10,7 @@ from ..options import data_options, machine_options, model_options
 
 
 @click.command("figures")
-@click.argument(
-    "runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path), callback=existing.run
-)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the pictures.")
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="A kind from the list above; repeatable.  [default: all]"
@@ -30,7 +28,6 @@ from ..options import data_options, machine_options, model_options
 @click.option(
     "--card",
     "cards",
-    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=click.Path(path_type=Path),
@@ -60,6 +57,7 @@ def command(**options: Any) -> None:
     robench figures runs/*.robench --out pictures
     robench figures runs/mine.robench --out pictures --kind gallery --format png
     """
+    existing.refuse_missing(options, runs=options["runs"])
     from ..figures import run
 
     run(**options)

@@ -9,7 +9,7 @@ from ..options import NamedPath, debug_option, submission_options
 
 
 @click.command("leaderboard")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath(), callback=existing.run)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath())
 @click.option("--out", metavar="DIR", type=NamedPath(), help="Folder for the site.")
 @click.option(
     "--json", "json_folder", metavar="DIR", type=NamedPath(), help="Folder for the data alone, a file per data set."
@@ -22,7 +22,6 @@ from ..options import NamedPath, debug_option, submission_options
 @click.option(
     "--card",
     "cards",
-    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=NamedPath(),
@@ -50,6 +49,7 @@ def command(**options: Any) -> int:
     robench leaderboard reports/runs --check reports/leaderboard
     robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
     """
+    existing.refuse_missing(options, runs=options["runs"])
     from ..leaderboard import run
 
     return run(**options)

@@ -10,7 +10,7 @@ from ..options import debug_option
 
 
 @click.command("merge")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.run)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run file to write; it must not exist.")
 @click.option("--slim", is_flag=True, help="Leave the images out: smaller, but the file cannot be verified.")
 @debug_option
@@ -21,6 +21,7 @@ def command(**options: Any) -> None:
     robench merge monday.robench tuesday.robench --out both.robench
     robench merge big.robench --slim --out small.robench
     """
+    existing.refuse_missing(options, runs=options["runs"])
     from ..merge import run
 
     run(**options)

@@ -10,7 +10,7 @@ from ..options import debug_option
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), callback=existing.run)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "form",
@@ -28,7 +28,6 @@ from ..options import debug_option
 @click.option(
     "--card",
     "cards",
-    callback=existing.card,
     multiple=True,
     metavar="FILE.toml",
     type=click.Path(path_type=Path),
@@ -46,6 +45,7 @@ def command(**options: Any) -> int:
     robench report runs/*.robench --format latex --intervals
     robench report runs/*.robench --check table.md
     """
+    existing.refuse_missing(options, runs=options["runs"])
     from ..report import run
 
     return run(**options)

@@ -10,12 +10,12 @@ from ..options import SEARCHED, NamedPath, machine_options
 
 
 @click.command("submit")
-@click.argument("run_path", metavar="RUN", type=NamedPath(), callback=existing.run)
+@click.argument("run_path", metavar="RUN", type=NamedPath())
 @click.option("--name", required=True, help="Name of the submission: letters a to z, digits and hyphens.")
 @click.option("--by", required=True, metavar="TEXT", help="Who submits, as the board shows it.")
 @click.option("--weights", metavar="FILE|URL", help="Weights of a model that is not bundled; https:// only.")
 @click.option("--sha256", metavar="HASH", help="Hash of the weights; required with an address.")
-@click.option("--card", type=NamedPath(), callback=existing.card, metavar="FILE.toml", help="The card of that model.")
+@click.option("--card", type=NamedPath(), metavar="FILE.toml", help="The card of that model.")
 @click.option("--note", default="", metavar="TEXT", help="One line for the maintainer.")
 @click.option("--link", default="", metavar="URL", help="A paper or page.")
 @click.option(
@@ -52,6 +52,7 @@ def command(**options: Any) -> int:
     robench submit runs/mine.robench --name fab-on-digits-sat --by "Ada Lovelace" --board reports/runs
     robench submit runs/net.robench --name net-one --by "Ada Lovelace" --weights net.safetensors --card net.toml
     """
+    existing.refuse_missing(options, runs=[options["run_path"]])
     from ..submit import run
 
     return run(**options)

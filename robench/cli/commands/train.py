@@ -13,7 +13,6 @@ from ..options import machine_options
 @click.argument("recipe")
 @click.option(
     "--data",
-    callback=existing.data,
     default="digits",
     show_default=True,
     metavar="NAME|FILE.npz",
@@ -24,14 +23,12 @@ from ..options import machine_options
 )
 @click.option(
     "--arch",
-    callback=existing.architecture,
     metavar="NAME|FACTORY",
     help="A known architecture, or your own, as file.py:factory.  [default: one that fits the data]",
 )
 @click.option(
     "--from",
     "start",
-    callback=existing.checkpoint,
     default="",
     metavar="MODEL",
     help="Start from this model, not from random weights.",
@@ -73,7 +70,6 @@ from ..options import machine_options
 )
 @click.option(
     "--protocol",
-    callback=existing.protocol,
     metavar="NAME|FILE.toml",
     help="Protocol of the evaluation.  [default: the data set's]",
 )
@@ -93,6 +89,7 @@ def command(**options: Any) -> int:
     robench train eat --data mnist --threat linf:0.3 --threat l1:10 --from my-mnist.safetensors --out tuned
     robench train pgd_at --data my.npz --threat linf:0.1 --arch 'net.py:build(depth=20)' --out mine
     """
+    existing.refuse_missing(options)
     from ..train import run
 
     return run(**options)

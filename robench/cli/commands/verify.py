@@ -10,7 +10,7 @@ from ..options import data_options, machine_options, model_options
 
 
 @click.command("verify")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path), callback=existing.run)
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
 )
@@ -18,7 +18,6 @@ from ..options import data_options, machine_options, model_options
 @click.option(
     "--attack",
     "attacks",
-    callback=existing.attack,
     multiple=True,
     metavar="FILE.py:CLASS",
     help="For --search: run the code of this attack of your own, which the run used; repeatable.",
@@ -39,6 +38,7 @@ def command(**options: Any) -> int:
     robench verify theirs.robench --model their-model.pt --data mnist
     robench verify theirs.robench --search 20
     """
+    existing.refuse_missing(options, runs=[options["run_path"]])
     from ..verify import run
 
     return run(**options)
