@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
+import torch
 
 from .. import protocols
 from .. import settings as settings_of
 from ..cli.costs import costs
 from ..errors import UserError
 from ..problem import threats
-from ..problem.architectures import ARCHITECTURES
+from ..problem.architectures import ARCHITECTURES, Architecture
 from ..problem.datasets import DATASETS, DataSet
 from ..problem.threats import THREATS, ThreatModel
 from ..protocols import AttackChoice, Protocol
@@ -48,7 +49,7 @@ def made() -> dict[str, list[Entry]]:
             Entry(
                 a.name,
                 a.description,
-                {"images": f"sides of at least {a.smallest} pixels"},
+                {"images": f"at least {a.smallest}x{a.smallest} pixels", "weights": _weights(a)},
                 example=f"robench train nat --data mnist --arch {a.name}",
             )
             for a in ARCHITECTURES.values()
@@ -116,7 +117,7 @@ def _protocol(protocol: Protocol) -> Entry:
     }
     if protocol.eot is not None:
         facts["passes"] = f"{protocol.eot}, of a model that answers at random"
-    facts |= {f"under {choice.threat}": "; ".join(map(_choice, choice.attacks)) for choice in protocol.threats}
+    facts |= {f"under {choice.threat}": "\n".join(map(_choice, choice.attacks)) for choice in protocol.threats}
     example = f"robench evaluate model.pt --data {protocol.data or 'mnist'} --protocol {protocol.name}"
     return Entry(protocol.name, protocol.description, facts, details=costs(protocol, None), example=example)
 
@@ -168,6 +169,14 @@ def _data(data: DataSet) -> Entry:
     else:
         example = f"robench train nat --data {data.name} --no-evaluation"
     return Entry(data.name, data.about, facts, example=example)
+
+
+def _weights(architecture: Architecture) -> str:
+    """The number of weights, without making any."""
+    with torch.device("meta"):
+        network = architecture.build((3, 32, 32), 10)
+    number = sum(weight.numel() for weight in network.parameters())
+    return f"{number:,} for images of 3x32x32 and 10 classes"
 
 
 def _about(kind: type[Any]) -> str:

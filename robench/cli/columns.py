@@ -26,24 +26,18 @@ def aligned(rows: Sequence[Sequence[str]], within: int | None) -> str:
 
 def _row(lead: str, last: str, within: int | None) -> list[str]:
     indent = len(lead) + len(GAP) if lead else 0
-    if within is None:
-        return [lead + GAP * bool(lead) + last]
-    if within - indent < NARROWEST:
+    if within is not None and within - indent < NARROWEST:
         return [*textwrap.wrap(lead, within), *wrapped(last, within, indent=4)]
     lines = wrapped(last, within, indent) or [""]
     return [(lead + lines[0][len(lead) :]) if lines[0] else lead, *lines[1:]]
 
 
 def wrapped(text: str, within: int | None, indent: int = 0) -> list[str]:
-    """The lines of a paragraph, indented; addresses stay whole."""
+    """The lines of a text, indented and wrapped; addresses stay whole."""
     space = " " * indent
     if within is None:
-        return [space + text]
-    return textwrap.wrap(
-        text,
-        within,
-        initial_indent=space,
-        subsequent_indent=space,
-        break_long_words=False,
-        break_on_hyphens=False,
+        return [space + line for line in text.split("\n")]
+    wrapper = textwrap.TextWrapper(
+        within, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
     )
+    return [part for line in text.split("\n") for part in wrapper.wrap(line)]
