@@ -16,6 +16,7 @@ from .attack_key import AttackKey
 
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+MAX_PARAMS = 2**17  # of an image, as in problem.threats.base: two for each of 256 x 256 pixels
 MIN_SAMPLE = 5  # examples: where fewer of a sample stand, nothing follows from it, and all are searched
 WHOLE = -1  # stands for the model where a measurement concerns no single example
 
@@ -107,8 +108,8 @@ class Claim(msgspec.Struct, frozen=True):
     target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the target class, -1 for an untargeted search
     forwards: Count  # of this item up to the find
     backwards: Count
-    # The transform parameters of the image, for threat models that need them: tx, ty, angle.
-    params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
+    # The parameters of the image, for threat models that need them: tx, ty and angle, or those of the threat.
+    params: Annotated[tuple[float, ...], Meta(max_length=MAX_PARAMS)] = msgspec.field(default=(), name="witness")
 
     @property
     def key(self) -> AttackKey:

@@ -15,6 +15,7 @@ import numpy as np
 from .. import radius, renames
 from .records import (
     MAX_ITEMS,
+    MAX_PARAMS,
     WHOLE,
     Claim,
     Clean,
@@ -31,7 +32,10 @@ from .records import (
     Verdict,
 )
 
-FARTHEST = 1e6  # of a transform parameter: pixels or degrees
+FARTHEST = 1e6  # of a parameter, such as pixels or degrees
+MIN_MANY = 16  # parameters of a threat model with more than tx, ty and the angle, so that the length says which
+_FEW = 3 * 8  # bytes of tx, ty and the angle
+_MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
 MAX_JSON = 2**26  # characters of a plan
 MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
 MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
@@ -206,9 +210,9 @@ def _number(value: Any) -> Any:
 def _numbers(params: Any) -> tuple[float, ...]:
     if params is None:
         return ()
-    if not isinstance(params, bytes) or len(params) != 3 * 8:
-        raise ValueError("witness: expected three numbers of eight bytes")
-    numbers = tuple(np.frombuffer(params, "<f8").tolist())
+    if not isinstance(params, bytes) or not (len(params) == _FEW or len(params) in _MANY):
+        raise ValueError(f"witness: expected three numbers of eight bytes, or {MIN_MANY} or more of four")
+    numbers = tuple(np.frombuffer(params, "<f8" if len(params) == _FEW else "<f4").tolist())
     if not all(abs(number) <= FARTHEST for number in numbers):
         raise ValueError(f"witness: expected numbers of at most {FARTHEST:g}")
     return numbers
@@ -319,8 +323,14 @@ def real(value: float) -> float | None:
 
 
 def blob(numbers: tuple[float, ...]) -> bytes | None:
-    """Transform parameters as bytes; None if there are none."""
-    return np.array(numbers, "<f8").tobytes() or None
+    """The parameters of an image as bytes; None if there are none.
+
+    Three are double precision, as ever. A longer vector is single precision, in which searches compute it, and has
+    zeros at its end if it is shorter than `MIN_MANY`.
+    """
+    if 8 * len(numbers) <= _FEW:
+        return np.array(numbers, "<f8").tobytes() or None
+    return np.array([*numbers, *[0.0] * (MIN_MANY - len(numbers))], "<f4").tobytes()
 
 
 def bits(done: int) -> bytes:

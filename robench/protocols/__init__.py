@@ -38,6 +38,7 @@ USUAL = {
     "rt": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
+    "corruption": ["corruptions"],
 }
 
 FORMERLY_USUAL = {"l0": ["pointwise"]}

@@ -7,7 +7,9 @@ from ...errors import UserError, unknown
 from . import affine
 from .affine import AffineBalls, AffineRT
 from .base import Ball, ThreatModel, in_box, inward, room
+from .corruption import Corruption
 from .lp import EUCLIDEAN, L0, L1, L2, Linf
+from .rebuilt import Rebuilt
 from .rt import RT
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "AffineBalls",
     "AffineRT",
     "Ball",
+    "Corruption",
     "Linf",
+    "Rebuilt",
     "ThreatModel",
     "in_box",
     "inward",
@@ -29,14 +33,20 @@ __all__ = [
 ]
 
 BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
-THREATS: dict[str, type[ThreatModel]] = {**BALLS, **{t.name: t for t in (RT, AffineBalls, AffineRT)}}
+THREATS: dict[str, type[ThreatModel]] = {**BALLS, **{t.name: t for t in (RT, AffineBalls, AffineRT, Corruption)}}
 
 _READERS: dict[str, Callable[[str], ThreatModel]] = {
     **{name: lambda text, ball=ball: ball(radius.read(text)) for name, ball in BALLS.items()},  # type: ignore[misc]
     "rt": RT.parse,
     "affine": affine.parse,
+    "corruption": Corruption.parse,
 }
-_FORMS = {**{name: f"{name}:8/255 or {name}:0.5" for name in BALLS}, "rt": RT.form}
+_FORMS = {
+    **{name: f"{name}:8/255 or {name}:0.5" for name in BALLS},
+    "rt": RT.form,
+    "affine": f"{AffineBalls.form} or {AffineRT.form}",
+    "corruption": Corruption.form,
+}
 
 
 LONGEST = radius.LONGEST  # characters of a threat model's text
@@ -56,6 +66,5 @@ def parse(text: str) -> ThreatModel:
         raise
     except ValueError:
         what = "radius" if name in BALLS else "limits"
-        form = _FORMS.get(name, f"{AffineBalls.form} or {AffineRT.form}")
         shown = text if len(text) <= radius.LONGEST else f"{text[:20]}..."
-        raise UserError(f"{shown!r} has no readable {what}; write it like {form}") from None
+        raise UserError(f"{shown!r} has no readable {what}; write it like {_FORMS[name]}") from None

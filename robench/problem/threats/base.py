@@ -1,11 +1,13 @@
 """Threat models: sets of images that an attacker may use in place of an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,14 +23,20 @@ SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arit
 TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
 N_PARAMS = 3
-"""The number of transform parameters: tx and ty in pixels, and the angle in degrees.
+"""The number of parameters of most threat models: tx and ty in pixels, and the angle in degrees.
 
-All are 0 for the identity, and for threat models without transforms.
+All are 0 for threat models without parameters. Some have more, as many as the image has coefficients or pixels:
+`ThreatModel.n_params`.
 """
 
-NO_PARAMS = (0.0,) * N_PARAMS
+MAX_PARAMS = 2**17
+"""The largest number of parameters of an image: two for each of 256 x 256 pixels."""
 
-TransformParams = Float[Tensor, "B 3"]
+TransformParams = Float[Tensor, "B P"]
+"""The parameters of each image. A threat model reads as many as it has; those that are missing are 0.
+
+So any parameters can be judged under any threat model: what counts is whether they give the image.
+"""
 
 Candidates = Float[Tensor, "L #W *D"]
 """W perturbations of each of L images."""
@@ -44,6 +52,12 @@ class ThreatModel(ABC):
     name: ClassVar[str]
     form: ClassVar[str]  # an example of its text
     meaning: ClassVar[str]  # one line for `robench list threats`
+    by_params: ClassVar[bool] = False  # members are computed from parameters: without them only the identity is one
+
+    @classmethod
+    def n_params(cls, shape: Sequence[int]) -> int:
+        """The number of parameters of an image of this shape (channels, height, width)."""
+        return N_PARAMS
 
     @abstractmethod
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
@@ -169,6 +183,21 @@ class Ball(ThreatModel):
 
     def __str__(self) -> str:
         return f"{self.name}:{fraction_text(self.radius)}"
+
+
+def fitted(params: TransformParams | None, x: Inputs, n: int) -> TransformParams:
+    """The first n parameters of each image of x; 0 where they are missing."""
+    if params is None:
+        return x.new_zeros(len(x), n)
+    return params[:, :n] if params.shape[1] >= n else F.pad(params, (0, n - params.shape[1]))
+
+
+def stacked(rows: Sequence[Sequence[float]]) -> TransformParams:
+    """The parameters of several images as one tensor, as wide as the longest; 0 where they are missing."""
+    width = max([N_PARAMS, *map(len, rows)])
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float32).view(
+        len(rows), width
+    )
 
 
 def in_box(x_adv: Inputs) -> Mask:

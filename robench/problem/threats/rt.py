@@ -12,12 +12,9 @@ from torch import Tensor
 
 from ... import radius
 from ...errors import UserError
-from ..shapes import Inputs, Mask, PerExample
-from .base import N_PARAMS, ThreatModel, TransformParams, fraction_text, in_box
-
-# Two resamplings, on different devices or in different batches, differ by less; a grey level is 250 times as much.
-SAME = 2.0**-16
-EDGE = 1e-6  # share of the limits: float32 rounding of the parameters
+from ..shapes import Inputs, PerExample
+from .base import TransformParams, fraction_text
+from .rebuilt import Rebuilt
 
 Images = Float[Tensor, "B C H W"]
 
@@ -26,7 +23,7 @@ FARTHEST = 10**6  # pixels
 
 
 @dataclass(frozen=True)
-class RT(ThreatModel):
+class RT(Rebuilt):
     """The image rotated about its middle, then shifted: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
     Both resample bilinearly, one after the other; pixels from outside the frame are black. A positive tx moves the
@@ -85,16 +82,6 @@ class RT(ThreatModel):
         return torch.where(limits > 0, used / limits.clamp(min=1e-30), torch.where(used > 0, torch.inf, 0.0)).amax(
             dim=1
         )
-
-    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE)
-
-    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
-        """The share of the limits that is used; infinite if the parameters do not give the image."""
-        if params is None:
-            params = x.new_zeros(len(x), N_PARAMS)
-        apart = (x_adv - self.apply(x, params)).flatten(1).abs().amax(dim=1)
-        return torch.where(apart <= SAME, self.share(params), torch.inf)
 
 
 def _rotated(x: Images, degrees: PerExample) -> Images:

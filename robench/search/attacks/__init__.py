@@ -16,6 +16,7 @@ from .apgd import APGD
 from .boundary import Boundary
 from .brendel_bethge import BrendelBethge
 from .carlini_wagner import CarliniWagner
+from .corruptions import Corruptions
 from .ddn import DDN
 from .ead import EAD
 from .fab import FAB
@@ -37,7 +38,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
-        *(Grid, RandomTransforms, AffineLp, AffineRTAttack),
+        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions),
         AutoAttackReference,
     )
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs
-from ...problem.threats import RT
+from ...problem.threats import RT, Rebuilt
 from ...problem.threats.base import N_PARAMS
 from ...settings import Count
 from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
@@ -99,7 +99,7 @@ class RandomTransforms(LabelAttack[RT, TransformState]):
         return TransformState(state.delta, state.taken + 1)
 
 
-def transformed(threat: RT, x: Inputs, params: CandidateParams) -> Candidates:
+def transformed(threat: Rebuilt, x: Inputs, params: CandidateParams) -> Candidates:
     """Every image after each of its transforms."""
     slots, count, _ = params.shape
     return threat.apply(x.repeat_interleave(count, dim=0), params.flatten(0, 1)).view(slots, count, *x.shape[1:])

@@ -9,6 +9,7 @@ from ...errors import UserError
 from ...problem.classifier import Classifier
 from ...problem.memory import out_of_memory
 from ...problem.split import Split
+from ...problem.threats.base import N_PARAMS
 from .isolation import errors_end
 from .job import Ended, Job
 from .library_runner import run_library
@@ -96,7 +97,8 @@ class Engine:
         """Put the examples and the noise of new searches on their slots."""
         if plan.opens:
             first = min(item.row for starts in plan.starts.values() for _, item in starts)
-            self._batch = self._open(plan.slots, plan.rows, first)
+            n_params = max(job.threat.n_params(self.classifier.shape) for job in plan.starts)
+            self._batch = self._open(plan.slots, plan.rows, first, n_params)
         self._batch.regroup(plan.groups)
         for job, starts in plan.starts.items():
             items = [item for _, item in starts]
@@ -172,6 +174,6 @@ class Engine:
             torch.cuda.empty_cache()
         return failed
 
-    def _open(self, slots: int = 0, rows: int = 1, example: int = 0) -> SlotBatch:
+    def _open(self, slots: int = 0, rows: int = 1, example: int = 0, n_params: int = N_PARAMS) -> SlotBatch:
         """A new batch; an example is its padding, since the model may raise on a black image."""
-        return SlotBatch.open(self.split.x[example], slots, rows, self.classifier.device)
+        return SlotBatch.open(self.split.x[example], slots, rows, self.classifier.device, n_params)
