@@ -30,6 +30,9 @@ UNMEASURED = {
     "affine-lp": "affine:linf:0.02+l1:0.2",
     "affine-rt": "affine:linf:0.01+rt:1px,10deg",
     "corruption": "corruption:gaussian_noise+fog@5",
+    "jpeg-linf": "jpeg-linf:0.25",
+    "jpeg-l2": "jpeg-l2:1",
+    "jpeg-l1": "jpeg-l1:4",
 }
 
 USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **UNMEASURED}

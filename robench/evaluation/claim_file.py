@@ -16,7 +16,7 @@ from ..problem.datasets import npz
 from ..problem.datasets.arrays import unit_range
 from ..problem.shapes import Inputs
 from ..problem.split import Source, Split
-from ..problem.threats.base import N_PARAMS
+from ..problem.threats.base import MAX_PARAMS, N_PARAMS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -161,7 +161,8 @@ def _texts(threat: Array, path: Path) -> tuple[str, ...]:
 def _params(params: Array, shape: tuple[int, ...], path: Path) -> Float[torch.Tensor, "N P"]:
     """The parameters: as many as a threat model has for images of this shape."""
     numbers = {threat.n_params(shape) for threat in threats.THREATS.values()}
-    if params.ndim != 2 or params.shape[1] not in numbers or params.dtype.kind not in "iuf":
+    known = params.ndim == 2 and params.shape[1] in numbers and params.shape[1] <= MAX_PARAMS
+    if not known or params.dtype.kind not in "iuf":
         raise UserError(
             f"{path}: params holds {params.dtype} of shape {params.shape}; give tx, ty and the angle for each image, or"
             " the parameters that robench export writes"

@@ -32,6 +32,8 @@ OWN_THREATS, OWN_ATTACKS = (
     "own attacks",
 )  # appended to a protocol's name if the command line replaced them
 
+ASCENTS = ("param-ascent", "param-ascent(by='frank-wolfe')", "param-ascent(targets=9)")
+
 # Attacks for threats that a protocol does not mention.
 USUAL = {
     "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
@@ -39,6 +41,7 @@ USUAL = {
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
     "corruption": ["corruptions"],
+    **{name: [*ASCENTS] for name in threats.PARAM_BALLS},
 }
 
 FORMERLY_USUAL = {"l0": ["pointwise"]}

@@ -3,16 +3,24 @@
 import numpy as np
 import pytest
 
+from robench.errors import UserError
 from robench.evidence.store import RunFile
 from robench.problem.threats import parse
 
-REBUILT = ["corruption:gaussian_noise+fog@5"]
-SHAPE = (1, 8, 8)
+ASCENT = "param-ascent(steps=10)"
+REBUILT = {
+    "corruption:gaussian_noise+fog@5": "corruptions",
+    "jpeg-linf:2": ASCENT,
+    "jpeg-l2:30": ASCENT,
+    "jpeg-l1:300": ASCENT,
+}
+SHAPE = (1, 28, 28)
 
 
 @pytest.mark.parametrize("threat", REBUILT)
 def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robench, folder, threat):
-    assert robench("evaluate", "digits-nat", "--threat", threat, "--examples", "12", "--run", "r.robench").code == 0
+    question = ("--threat", threat, "--attack", REBUILT[threat], "--examples", "12")
+    assert robench("evaluate", "digits-nat", *question, "--run", "r.robench").code == 0
     assert robench("verify", "r.robench").code == 0
     with RunFile.read(folder / "r.robench") as run:
         broken = {claim.example for claim, verdict in run.evidence().judged() if verdict.accepted}
@@ -30,3 +38,24 @@ def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robenc
     assert robench(*claim[:4], "other.robench", *claim[5:]).code == 1
     with RunFile.read(folder / "other.robench") as run:
         assert not any(verdict.accepted for _, verdict in run.evidence().judged())
+
+
+def test_parameters_of_several_threats_share_the_columns_of_an_exported_file(robench, folder):
+    threats = ["--threat", "jpeg-linf:2", "--threat", "rt:3px,30deg", "--threat", "linf:0.2"]
+    threats += ["--attack", ASCENT, "--attack", "grid", "--attack", "pgd(steps=10)"]
+    assert robench("evaluate", "digits-nat", *threats, "--examples", "8", "--run", "r.robench").code == 0
+    assert robench("verify", "r.robench").code == 0
+    assert robench("export", "r.robench", "--out", "adv.npz").code == 0
+    assert np.load(folder / "adv.npz")["params"].shape[1] == parse("jpeg-linf:2").n_params(SHAPE)
+    assert robench("claim", "digits-nat", "adv.npz", "--run", "c.robench", "--examples", "8").code == 0
+    assert robench("verify", "c.robench").code == 0
+    with RunFile.read(folder / "r.robench") as one, RunFile.read(folder / "c.robench") as other:
+        broken = [{(c.example, c.threat) for c, v in run.evidence().judged() if v.accepted} for run in (one, other)]
+    assert broken[0] == broken[1]
+
+
+def test_a_threat_with_more_parameters_than_a_run_file_holds_is_refused_before_it_searches():
+    with pytest.raises(UserError, match="--resize"):
+        parse("jpeg-l2:1").refuse_unfit((3, 512, 512))
+    parse("jpeg-l2:1").refuse_unfit((3, 224, 224))
+    parse("rt:3px,30deg").refuse_unfit((3, 512, 512))

@@ -8,7 +8,9 @@ from . import affine
 from .affine import AffineBalls, AffineRT
 from .base import Ball, ThreatModel, in_box, inward, room
 from .corruption import Corruption
+from .jpeg import JpegL1, JpegL2, JpegLinf
 from .lp import EUCLIDEAN, L0, L1, L2, Linf
+from .param_ball import ParamBall
 from .rebuilt import Rebuilt
 from .rt import RT
 
@@ -24,6 +26,7 @@ __all__ = [
     "Ball",
     "Corruption",
     "Linf",
+    "ParamBall",
     "Rebuilt",
     "ThreatModel",
     "in_box",
@@ -33,19 +36,26 @@ __all__ = [
 ]
 
 BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
-THREATS: dict[str, type[ThreatModel]] = {**BALLS, **{t.name: t for t in (RT, AffineBalls, AffineRT, Corruption)}}
+PARAM_BALLS: dict[str, type[ParamBall]] = {t.name: t for t in (JpegLinf, JpegL2, JpegL1)}
+THREATS: dict[str, type[ThreatModel]] = {
+    **BALLS,
+    **{t.name: t for t in (RT, AffineBalls, AffineRT, Corruption)},
+    **PARAM_BALLS,
+}
 
 _READERS: dict[str, Callable[[str], ThreatModel]] = {
     **{name: lambda text, ball=ball: ball(radius.read(text)) for name, ball in BALLS.items()},  # type: ignore[misc]
     "rt": RT.parse,
     "affine": affine.parse,
     "corruption": Corruption.parse,
+    **{name: kind.parse for name, kind in PARAM_BALLS.items()},
 }
 _FORMS = {
     **{name: f"{name}:8/255 or {name}:0.5" for name in BALLS},
     "rt": RT.form,
     "affine": f"{AffineBalls.form} or {AffineRT.form}",
     "corruption": Corruption.form,
+    **{name: kind.form for name, kind in PARAM_BALLS.items()},
 }
 
 
@@ -65,6 +75,6 @@ def parse(text: str) -> ThreatModel:
     except UserError:
         raise
     except ValueError:
-        what = "radius" if name in BALLS else "limits"
+        what = "radius" if name in BALLS or name in PARAM_BALLS else "limits"
         shown = text if len(text) <= radius.LONGEST else f"{text[:20]}..."
         raise UserError(f"{shown!r} has no readable {what}; write it like {_FORMS[name]}") from None

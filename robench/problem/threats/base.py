@@ -59,6 +59,14 @@ class ThreatModel(ABC):
         """The number of parameters of an image of this shape (channels, height, width)."""
         return N_PARAMS
 
+    def refuse_unfit(self, shape: Sequence[int]) -> None:
+        """Raises UserError where images of this shape have more parameters than a run file holds."""
+        if (n := self.n_params(shape)) > MAX_PARAMS:
+            raise UserError(
+                f"{self} has {n:,} parameters for images of {'x'.join(map(str, shape))}, and a run file holds"
+                f" {MAX_PARAMS:,}; make the images smaller with --resize 224"
+            )
+
     @abstractmethod
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
         """Whether each image is a member: exactly for the box, up to the rounding of pixels for the rest."""
@@ -185,7 +193,7 @@ class Ball(ThreatModel):
         return f"{self.name}:{fraction_text(self.radius)}"
 
 
-def fitted(params: TransformParams | None, x: Inputs, n: int) -> TransformParams:
+def fitted(params: TransformParams | None, x: Inputs, n: int) -> Float[Tensor, "B N"]:
     """The first n parameters of each image of x; 0 where they are missing."""
     if params is None:
         return x.new_zeros(len(x), n)

@@ -23,6 +23,7 @@ from .fab import FAB
 from .fmn import FMN
 from .frank_wolfe import FrankWolfe
 from .hop_skip_jump import HopSkipJump
+from .param_ascent import ParamAscent
 from .pdpgd import PDPGD
 from .pgd import PGD
 from .pointwise import Pointwise
@@ -38,7 +39,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
-        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions),
+        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions, ParamAscent),
         AutoAttackReference,
     )
 }
