@@ -33,6 +33,7 @@ UNMEASURED = {
     "jpeg-linf": "jpeg-linf:0.25",
     "jpeg-l2": "jpeg-l2:1",
     "jpeg-l1": "jpeg-l1:4",
+    "elastic": "elastic:0.5",
 }
 
 USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **UNMEASURED}

@@ -32,7 +32,12 @@ OWN_THREATS, OWN_ATTACKS = (
     "own attacks",
 )  # appended to a protocol's name if the command line replaced them
 
-ASCENTS = ("param-ascent", "param-ascent(by='frank-wolfe')", "param-ascent(targets=9)")
+ASCENTS = (
+    "param-ascent(loss='cross-entropy')",
+    "param-ascent",
+    "param-ascent(by='frank-wolfe')",
+    "param-ascent(targets=9)",
+)
 
 # Attacks for threats that a protocol does not mention.
 USUAL = {

@@ -13,6 +13,7 @@ REBUILT = {
     "jpeg-linf:2": ASCENT,
     "jpeg-l2:30": ASCENT,
     "jpeg-l1:300": ASCENT,
+    "elastic:4": ASCENT,
 }
 SHAPE = (1, 28, 28)
 

@@ -34,11 +34,31 @@ def gain(threat, grad):
     return threat.r * reach.sum(dim=1)
 
 
+def slope():
+    """Images whose brightness is linear in the place, so that a flow changes it linearly."""
+    down, across = torch.meshgrid(*[torch.linspace(-0.3, 0.3, 16)] * 2, indexing="ij")
+    turn = torch.linspace(0, 3, N)[:, None, None, None]
+    return (0.5 + turn.cos() * down + turn.sin() * across).expand(N, *SHAPE)
+
+
+@pytest.fixture(scope="module")
+def middle(model):
+    """The model, without the pixels near the edge, which a flow replaces by black."""
+    linear = Linear(CLASSES, SHAPE)
+    linear.weight.data = model.module.weight.data.clone().view(CLASSES, *SHAPE)
+    linear.weight.data[:, :, [0, 1, -2, -1]] = 0
+    linear.weight.data[..., [0, 1, -2, -1]] = 0
+    linear.weight.data = linear.weight.data.flatten(1)
+    return classifier(linear, CLASSES, SHAPE)
+
+
 @pytest.mark.parametrize("by", ["apgd", "pgd", "frank-wolfe"])
-@pytest.mark.parametrize("text", SMALL)
-def test_on_a_linear_model_the_attack_comes_to_the_exact_maximum(model, text, by):
+@pytest.mark.parametrize("text", [*SMALL, "elastic:0.5"])
+def test_on_a_linear_model_the_attack_comes_to_the_exact_maximum(model, middle, text, by):
     threat, attack = parse(text), ParamAscent(by=by, steps=60)
     x = 0.4 + 0.2 * torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0))
+    if threat.name == "elastic":
+        x, model = slope(), middle
     y = model(x).argmax(dim=1)
     params = torch.zeros(N, threat.n_params(SHAPE), requires_grad=True)
     logits = model(threat.apply(x, params))
@@ -59,7 +79,7 @@ def test_on_a_linear_model_the_attack_comes_to_the_exact_maximum(model, text, by
     assert (reached < 1 + 1e-4).all(), "beyond the set"
 
 
-@pytest.mark.parametrize("text", SMALL)
+@pytest.mark.parametrize("text", [*SMALL, "elastic:0.5"])
 def test_finds_carry_the_parameters_from_which_the_referee_makes_the_image(model, text):
     split = toy(model, 12, edges=False)
     threat = parse(text)
@@ -80,12 +100,12 @@ def test_jobs_with_parameters_of_different_lengths_run_beside_each_other(model):
     split = toy(model, 12, edges=False)
     grid = build("grid", {"translations": 3, "rotations": 3})
     pgd = build("pgd", {"steps": 5, "random_start": False})
-    planned = [(parse(text), ParamAscent(steps=5)) for text in SMALL]
+    planned = [(parse(text), ParamAscent(steps=5)) for text in (*SMALL, "elastic:0.5")]
     planned += [(parse("linf:0.01"), pgd), (parse("rt:1px,10deg"), grid)]
     jobs = [job(threat, attack, items(model, attack, split, range(12))) for threat, attack in planned]
     alone = [job(threat, attack, items(model, attack, split, range(12))) for threat, attack in planned]
     together = {(end.job.attack, str(end.job.threat), end.item): end for end in ends(model, split, *jobs, slots=7)}
-    assert len(together) == 60
+    assert len(together) == 72
     for one in alone:
         for end in ends(model, split, one, slots=7):
             other = together[end.job.attack, str(end.job.threat), end.item]

@@ -8,6 +8,7 @@ from . import affine
 from .affine import AffineBalls, AffineRT
 from .base import Ball, ThreatModel, in_box, inward, room
 from .corruption import Corruption
+from .elastic import Elastic
 from .jpeg import JpegL1, JpegL2, JpegLinf
 from .lp import EUCLIDEAN, L0, L1, L2, Linf
 from .param_ball import ParamBall
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
-PARAM_BALLS: dict[str, type[ParamBall]] = {t.name: t for t in (JpegLinf, JpegL2, JpegL1)}
+PARAM_BALLS: dict[str, type[ParamBall]] = {t.name: t for t in (JpegLinf, JpegL2, JpegL1, Elastic)}
 THREATS: dict[str, type[ThreatModel]] = {
     **BALLS,
     **{t.name: t for t in (RT, AffineBalls, AffineRT, Corruption)},

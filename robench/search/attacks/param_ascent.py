@@ -27,7 +27,7 @@ class ParamAscent(GradientAttack[ParamBall, State]):
 
     name: ClassVar[str] = "param-ascent"
     source: ClassVar[str] = "Ascent on the parameters of images, Kang et al. 2019, https://arxiv.org/abs/1908.08016"
-    threats: ClassVar[tuple[str, ...]] = ("jpeg-linf", "jpeg-l2", "jpeg-l1")
+    threats: ClassVar[tuple[str, ...]] = ("jpeg-linf", "jpeg-l2", "jpeg-l1", "elastic")
 
     steps: Count = 100
     loss: LossName = "margin"
