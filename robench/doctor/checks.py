@@ -27,6 +27,7 @@ CONTRACT = "contract"  # the case in which an attack of the user's own is checke
 # Threats without known distances: an attack must break the same images in all cases that have the same decisions.
 UNMEASURED = {
     "rt": "rt:1px,10deg",
+    "rt-l2": "rt-l2:1px,10deg+l2:0.2",
     "affine-lp": "affine:linf:0.02+l1:0.2",
     "affine-rt": "affine:linf:0.01+rt:1px,10deg",
     "corruption": "corruption:gaussian_noise+fog@5",

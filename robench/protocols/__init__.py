@@ -43,6 +43,7 @@ ASCENTS = (
 USUAL = {
     "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
     "rt": ["grid"],
+    "rt-l2": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
     "corruption": ["corruptions"],

@@ -14,6 +14,7 @@ REBUILT = {
     "jpeg-l2:30": ASCENT,
     "jpeg-l1:300": ASCENT,
     "elastic:4": ASCENT,
+    "rt-l2:6px,60deg+l2:6": "grid",
 }
 SHAPE = (1, 28, 28)
 

@@ -14,6 +14,7 @@ from .lp import EUCLIDEAN, L0, L1, L2, Linf
 from .param_ball import ParamBall
 from .rebuilt import Rebuilt
 from .rt import RT
+from .rt_l2 import RTL2
 
 __all__ = [
     "EUCLIDEAN",
@@ -21,6 +22,7 @@ __all__ = [
     "L1",
     "L2",
     "RT",
+    "RTL2",
     "THREATS",
     "AffineBalls",
     "AffineRT",
@@ -40,13 +42,14 @@ BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
 PARAM_BALLS: dict[str, type[ParamBall]] = {t.name: t for t in (JpegLinf, JpegL2, JpegL1, Elastic)}
 THREATS: dict[str, type[ThreatModel]] = {
     **BALLS,
-    **{t.name: t for t in (RT, AffineBalls, AffineRT, Corruption)},
+    **{t.name: t for t in (RT, RTL2, AffineBalls, AffineRT, Corruption)},
     **PARAM_BALLS,
 }
 
 _READERS: dict[str, Callable[[str], ThreatModel]] = {
     **{name: lambda text, ball=ball: ball(radius.read(text)) for name, ball in BALLS.items()},  # type: ignore[misc]
     "rt": RT.parse,
+    "rt-l2": RTL2.parse,
     "affine": affine.parse,
     "corruption": Corruption.parse,
     **{name: kind.parse for name, kind in PARAM_BALLS.items()},
@@ -54,6 +57,7 @@ _READERS: dict[str, Callable[[str], ThreatModel]] = {
 _FORMS = {
     **{name: f"{name}:8/255 or {name}:0.5" for name in BALLS},
     "rt": RT.form,
+    "rt-l2": RTL2.form,
     "affine": f"{AffineBalls.form} or {AffineRT.form}",
     "corruption": Corruption.form,
     **{name: kind.form for name, kind in PARAM_BALLS.items()},
