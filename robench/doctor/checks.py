@@ -31,6 +31,7 @@ UNMEASURED = {
     "affine-lp": "affine:linf:0.02+l1:0.2",
     "affine-rt": "affine:linf:0.01+rt:1px,10deg",
     "corruption": "corruption:gaussian_noise+fog@5",
+    "patch": "patch:1px",
     "jpeg-linf": "jpeg-linf:0.25",
     "jpeg-l2": "jpeg-l2:1",
     "jpeg-l1": "jpeg-l1:4",

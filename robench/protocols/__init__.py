@@ -47,6 +47,7 @@ USUAL = {
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
     "corruption": ["corruptions"],
+    "patch": ["patch-pgd", "patch-pgd(begin='random', restarts=20)", "patch-pgd(targets=9)"],
     **{name: [*ASCENTS] for name in threats.PARAM_BALLS},
 }
 

@@ -19,6 +19,18 @@ REBUILT = {
 SHAPE = (1, 28, 28)
 
 
+def test_a_run_of_patches_is_verified_without_parameters(robench, folder):
+    question = ("--threat", "patch:5px", "--threat", "patch:8px", "--attack", "patch-pgd(steps=20)", "--examples", "8")
+    assert robench("evaluate", "digits-nat", *question, "--run", "r.robench").code == 0
+    assert robench("verify", "r.robench").code == 0
+    with RunFile.read(folder / "r.robench") as run:
+        judged = [(claim, verdict) for claim, verdict in run.evidence().judged() if verdict.accepted]
+    assert judged
+    assert not any(claim.params for claim, _ in judged)
+    small = {claim.example for claim, _ in judged if claim.threat == "patch:5px"}
+    assert small < {claim.example for claim, _ in judged if claim.threat == "patch:8px"}
+
+
 @pytest.mark.parametrize("threat", REBUILT)
 def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robench, folder, threat):
     question = ("--threat", threat, "--attack", REBUILT[threat], "--examples", "12")

@@ -12,6 +12,7 @@ from .elastic import Elastic
 from .jpeg import JpegL1, JpegL2, JpegLinf
 from .lp import EUCLIDEAN, L0, L1, L2, Linf
 from .param_ball import ParamBall
+from .patch import Patch
 from .rebuilt import Rebuilt
 from .rt import RT
 from .rt_l2 import RTL2
@@ -30,6 +31,7 @@ __all__ = [
     "Corruption",
     "Linf",
     "ParamBall",
+    "Patch",
     "Rebuilt",
     "ThreatModel",
     "in_box",
@@ -42,7 +44,7 @@ BALLS: dict[str, type[Ball]] = {t.name: t for t in (Linf, L2, L1, L0)}
 PARAM_BALLS: dict[str, type[ParamBall]] = {t.name: t for t in (JpegLinf, JpegL2, JpegL1, Elastic)}
 THREATS: dict[str, type[ThreatModel]] = {
     **BALLS,
-    **{t.name: t for t in (RT, RTL2, AffineBalls, AffineRT, Corruption)},
+    **{t.name: t for t in (RT, RTL2, AffineBalls, AffineRT, Corruption, Patch)},
     **PARAM_BALLS,
 }
 
@@ -52,6 +54,7 @@ _READERS: dict[str, Callable[[str], ThreatModel]] = {
     "rt-l2": RTL2.parse,
     "affine": affine.parse,
     "corruption": Corruption.parse,
+    "patch": Patch.parse,
     **{name: kind.parse for name, kind in PARAM_BALLS.items()},
 }
 _FORMS = {
@@ -60,6 +63,7 @@ _FORMS = {
     "rt-l2": RTL2.form,
     "affine": f"{AffineBalls.form} or {AffineRT.form}",
     "corruption": Corruption.form,
+    "patch": Patch.form,
     **{name: kind.form for name, kind in PARAM_BALLS.items()},
 }
 

@@ -24,6 +24,7 @@ from .fmn import FMN
 from .frank_wolfe import FrankWolfe
 from .hop_skip_jump import HopSkipJump
 from .param_ascent import ParamAscent
+from .patch import PatchPGD
 from .pdpgd import PDPGD
 from .pgd import PGD
 from .pointwise import Pointwise
@@ -39,7 +40,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
-        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions, ParamAscent),
+        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions, ParamAscent, PatchPGD),
         AutoAttackReference,
     )
 }
