@@ -178,7 +178,7 @@ class AttackRun:
             target=end.item.target,
             forwards=end.forwards if own else 0,
             backwards=end.backwards if own else 0,
-            params=end.params if any(end.params) else (),
+            params=end.params,
         )
         r = decision
         verdict = Verdict(claim.id, r.accepted, r.rejection, r.reason, r.size, r.margin, r.passes)

@@ -16,7 +16,7 @@ from ..problem.datasets import npz
 from ..problem.datasets.arrays import unit_range
 from ..problem.shapes import Inputs
 from ..problem.split import Source, Split
-from ..problem.threats.base import MAX_PARAMS, N_PARAMS
+from ..problem.threats.base import MAX_PARAMS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -169,8 +169,7 @@ def _params(params: Array, shape: tuple[int, ...], path: Path) -> Float[torch.Te
         )
     if not (np.abs(params) <= LARGEST_PARAMETER).all():
         raise UserError(f"{path}: params holds numbers that are no pixels or degrees; give tx, ty and the angle")
-    # Longer vectors have the precision in which run files hold them.
-    return torch.from_numpy(params.astype(np.float64 if params.shape[1] == N_PARAMS else np.float32)).double()
+    return torch.from_numpy(params.astype(np.float64))
 
 
 def _sha256(path: Path) -> str:

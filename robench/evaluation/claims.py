@@ -22,7 +22,7 @@ from ..evidence.store import RunFile
 from ..problem import threats
 from ..problem.split import Source
 from ..problem.threats import ThreatModel
-from ..problem.threats.base import N_PARAMS, stacked
+from ..problem.threats.base import PackedParams, packed, stacked
 from ..protocols import Protocol, ThreatChoice
 from ..results.outcomes import answers
 from ..results.summary import Summary, summarise
@@ -48,7 +48,7 @@ class _Image(NamedTuple):
 
     example: int
     sha256: str
-    params: tuple[float, ...]
+    params: PackedParams
 
 
 @dataclass
@@ -183,11 +183,8 @@ class _Judge:
             self._judge(file, dict(parts[first : first + AT_ONCE]))
 
     def _image(self, file: ClaimFile, row: int) -> _Image:
-        params = file.params[row].tolist() if file.params is not None else []
-        if not any(params[N_PARAMS:]):  # columns for the images of other threats
-            params = params[:N_PARAMS]
-        pixels = images.sha256(file.x_adv[row].numpy())
-        return _Image(file.clean.numbers[row], pixels, tuple(params) if any(params) else ())
+        params = () if file.params is None else packed(file.params[row])
+        return _Image(file.clean.numbers[row], images.sha256(file.x_adv[row].numpy()), params)
 
     def _why_not(self, example: int) -> str:
         """Why images about this example cannot count; empty if they can."""

@@ -16,6 +16,7 @@ from .. import radius, renames
 from .records import (
     MAX_ITEMS,
     MAX_PARAMS,
+    MIN_MANY,
     WHOLE,
     Claim,
     Clean,
@@ -33,7 +34,6 @@ from .records import (
 )
 
 FARTHEST = 1e6  # of a parameter, such as pixels or degrees
-MIN_MANY = 16  # parameters of a threat model with more than tx, ty and the angle, so that the length says which
 _FEW = 3 * 8  # bytes of tx, ty and the angle
 _MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
 MAX_JSON = 2**26  # characters of a plan
@@ -207,15 +207,15 @@ def _number(value: Any) -> Any:
     return math.nan if value is None else value  # SQLite has no NaN
 
 
-def _numbers(params: Any) -> tuple[float, ...]:
+def _numbers(params: Any) -> tuple[float, ...] | bytes:
     if params is None:
         return ()
     if not isinstance(params, bytes) or not (len(params) == _FEW or len(params) in _MANY):
         raise ValueError(f"witness: expected three numbers of eight bytes, or {MIN_MANY} or more of four")
-    numbers = tuple(np.frombuffer(params, "<f8" if len(params) == _FEW else "<f4").tolist())
-    if not all(abs(number) <= FARTHEST for number in numbers):
+    numbers = np.frombuffer(params, "<f8" if len(params) == _FEW else "<f4")
+    if not (np.abs(numbers) <= FARTHEST).all():
         raise ValueError(f"witness: expected numbers of at most {FARTHEST:g}")
-    return numbers
+    return tuple(numbers.tolist()) if len(params) == _FEW else params
 
 
 def _attack(text: Any) -> Any:
@@ -322,15 +322,9 @@ def real(value: float) -> float | None:
     return None if value != value else value
 
 
-def blob(numbers: tuple[float, ...]) -> bytes | None:
-    """The parameters of an image as bytes; None if there are none.
-
-    Three are double precision, as ever. A longer vector is single precision, in which searches compute it, and has
-    zeros at its end if it is shorter than `MIN_MANY`.
-    """
-    if 8 * len(numbers) <= _FEW:
-        return np.array(numbers, "<f8").tobytes() or None
-    return np.array([*numbers, *[0.0] * (MIN_MANY - len(numbers))], "<f4").tobytes()
+def blob(params: tuple[float, ...] | bytes) -> bytes | None:
+    """The parameters of an image as bytes; None if there are none."""
+    return params if isinstance(params, bytes) else np.array(params, "<f8").tobytes() or None
 
 
 def bits(done: int) -> bytes:

@@ -6,6 +6,7 @@ import pytest
 from robench.errors import UserError
 from robench.evidence.store import RunFile
 from robench.problem.threats import parse
+from robench.problem.threats.base import stacked
 
 ASCENT = "param-ascent(steps=10)"
 REBUILT = {
@@ -38,9 +39,9 @@ def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robenc
     assert robench("verify", "r.robench").code == 0
     with RunFile.read(folder / "r.robench") as run:
         broken = {claim.example for claim, verdict in run.evidence().judged() if verdict.accepted}
-        lengths = {len(claim.params) for claim in run.evidence().claims}
+        widths = {stacked([claim.params]).shape[1] for claim in run.evidence().claims}
     assert broken, "some example must break"
-    assert lengths == {parse(threat).n_params(SHAPE)}
+    assert widths == {parse(threat).n_params(SHAPE)}
     assert robench("export", "r.robench", "--out", "adv.npz").code == 0
     arrays = dict(np.load(folder / "adv.npz"))
     claim = ("claim", "digits-nat", "adv.npz", "--run", "c.robench", "--threat", threat, "--examples", "12")

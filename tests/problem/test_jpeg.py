@@ -9,9 +9,7 @@ from PIL import Image
 from scipy import fft
 
 from robench.errors import UserError
-from robench.evidence.records import MAX_PARAMS as RECORDED
 from robench.problem.threats import parse
-from robench.problem.threats.base import MAX_PARAMS
 from robench.problem.threats.jpeg_codec import CHROMA, LUMA, decoded, encoded
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 9, 14), (3, 5, 7)]
@@ -143,7 +141,3 @@ def test_a_text_reads_back_and_others_are_refused_in_one_sentence(name):
         with pytest.raises(UserError, match=f"like {name}") as refused:
             parse(f"{name}:{text}")
         assert "\n" not in str(refused.value)
-
-
-def test_a_run_file_holds_as_many_parameters_as_a_threat_may_have():
-    assert RECORDED == MAX_PARAMS

@@ -5,6 +5,7 @@ import torch
 
 from robench.evidence.referee import Referee
 from robench.problem.threats import parse
+from robench.problem.threats.base import stacked
 from robench.search.attack import Batch
 from robench.search.attacks.corruptions import Corruptions
 
@@ -40,7 +41,7 @@ def test_the_attack_breaks_exactly_what_one_of_the_corruptions_breaks(model, spl
     assert finds.keys() == expected
     for row, end in finds.items():
         at = split.x[[row]], split.y[[row]], end.x_adv[None]
-        (decision,) = Referee(model).judge(THREAT, *at, torch.tensor([end.params]))
+        (decision,) = Referee(model).judge(THREAT, *at, stacked([end.params]))
         assert decision.accepted, decision.reason
         (decision,) = Referee(model).judge(THREAT, *at)
         assert decision.reason == f"is not in {THREAT}"

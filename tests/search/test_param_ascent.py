@@ -6,6 +6,7 @@ import torch
 from robench.evidence.referee import Referee
 from robench.problem.noise import keyed
 from robench.problem.threats import parse
+from robench.problem.threats.base import stacked
 from robench.search.attack import Batch, differentiate
 from robench.search.attacks import build
 from robench.search.attacks.param_ascent import ParamAscent
@@ -89,8 +90,8 @@ def test_finds_carry_the_parameters_from_which_the_referee_makes_the_image(model
     assert finds
     for end in finds:
         at = split.x[[end.item.row]], split.y[[end.item.row]], end.x_adv[None]
-        assert len(end.params) == threat.n_params(SHAPE)
-        (decision,) = Referee(model).judge(threat, *at, torch.tensor([end.params]))
+        assert len(end.params) == 4 * threat.n_params(SHAPE)
+        (decision,) = Referee(model).judge(threat, *at, stacked([end.params]))
         assert decision.accepted, decision.reason
         (decision,) = Referee(model).judge(threat, *at)
         assert decision.reason == f"is not in {text}"
@@ -110,4 +111,4 @@ def test_jobs_with_parameters_of_different_lengths_run_beside_each_other(model):
         for end in ends(model, split, one, slots=7):
             other = together[end.job.attack, str(end.job.threat), end.item]
             assert (end.x_adv is None) == (other.x_adv is None)
-            assert end.params == pytest.approx(other.params, abs=1e-4)
+            torch.testing.assert_close(stacked([end.params]), stacked([other.params]), atol=1e-4, rtol=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -31,6 +32,12 @@ All are 0 for threat models without parameters. Some have more, as many as the i
 
 MAX_PARAMS = 2**17
 """The largest number of parameters of an image: two for each of 256 x 256 pixels."""
+
+MIN_MANY = 16
+"""The smallest number of parameters that are packed as bytes, so that the length shows the form."""
+
+PackedParams = tuple[float, ...] | bytes
+"""The parameters of an image outside of tensors: none if all are 0, three numbers, or more as float32 bytes."""
 
 TransformParams = Float[Tensor, "B P"]
 """The parameters of each image. A threat model reads as many as it has; those that are missing are 0.
@@ -200,12 +207,24 @@ def fitted(params: TransformParams | None, x: Inputs, n: int) -> Float[Tensor, "
     return params[:, :n] if params.shape[1] >= n else F.pad(params, (0, n - params.shape[1]))
 
 
-def stacked(rows: Sequence[Sequence[float]]) -> TransformParams:
+def packed(params: Float[Tensor, "P"]) -> PackedParams:
+    """The parameters of one image, as a claim carries them."""
+    if not params.any():
+        return ()
+    if not params[N_PARAMS:].any():
+        few: tuple[float, ...] = tuple(params[:N_PARAMS].tolist())
+        return few
+    many = F.pad(params, (0, max(0, MIN_MANY - len(params))))
+    return many.float().cpu().numpy().astype("<f4").tobytes()
+
+
+def stacked(rows: Sequence[PackedParams]) -> TransformParams:
     """The parameters of several images as one tensor, as wide as the longest; 0 where they are missing."""
-    width = max([N_PARAMS, *map(len, rows)])
-    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float32).view(
-        len(rows), width
-    )
+    numbers = [np.frombuffer(row, "<f4") if isinstance(row, bytes) else np.array(row, np.float32) for row in rows]
+    whole = np.zeros((len(rows), max([N_PARAMS, *map(len, numbers)])), dtype=np.float32)
+    for row, values in zip(whole, numbers, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(whole)
 
 
 def in_box(x_adv: Inputs) -> Mask:

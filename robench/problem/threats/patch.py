@@ -58,7 +58,7 @@ class Patch(ThreatModel):
 
 
 def _extent(changed: Bool[Tensor, "B N"]) -> Int[Tensor, "B"]:
-    """From the first place to the last that is true, both included; 0 if there is none."""
+    """The number of places from the first that is true to the last; 0 if there is none."""
     places = torch.arange(1, changed.shape[1] + 1, device=changed.device) * changed
     first = torch.where(changed, places, changed.shape[1] + 1).amin(dim=1)
     return (places.amax(dim=1) - first + 1).clamp(min=0)
