@@ -42,3 +42,10 @@ def test_parameters_of_no_image_and_of_images_of_different_lengths_can_be_stacke
 def test_every_threat_model_says_how_many_parameters_an_image_has(name):
     n = THREATS[name].n_params((3, 32, 32))
     assert n == N_PARAMS or MIN_MANY <= n <= MAX_PARAMS
+
+
+def test_a_threat_model_reads_as_many_as_it_has_and_those_that_are_missing_are_0():
+    x, params = torch.zeros(2, 1, 4, 4), torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 4.0]])
+    assert fitted(params, x, 2).tolist() == [[1, 2], [0, 0]]
+    assert fitted(params, x, 5).tolist() == [[1, 2, 3, 0, 0], [0, 0, 4, 0, 0]]
+    assert fitted(None, x, 4).tolist() == [[0] * 4] * 2
