@@ -30,7 +30,13 @@ from robench.recipes.making import Order, default_architecture, make
 
 DATA, PROTOCOL = "digits", "quick"
 NORMS, TRANSFORMS = ("linf:0.2", "l2:2", "l1:10"), ("rt:3px,30deg",)
-SINGLE = {"nat": [()], "pgd_at": [(norm,) for norm in NORMS], "spatial_at": [TRANSFORMS], "trades": [NORMS[:1]]}
+SINGLE = {
+    "nat": [()],
+    "ant": [()],
+    "pgd_at": [(norm,) for norm in NORMS],
+    "spatial_at": [TRANSFORMS],
+    "trades": [NORMS[:1]],
+}
 SINGLE |= {recipe: [(NORMS[0], NORMS[2])] for recipe in ("eat", "ramp")}  # the extremes
 SEED = 0  # of the attacks, independent of that of the training
 
@@ -74,7 +80,7 @@ def main() -> None:
 
 def _models() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each recipe with the threats that it is trained against."""
-    for recipe in RECIPES:
+    for recipe in (name for name, kind in RECIPES.items() if not kind.self_training):
         for threats in SINGLE.get(recipe, [NORMS]):
             yield recipe, threats
 

@@ -3,8 +3,9 @@
     python benchmarks/recipes.py [--device cuda] [--data NAME] [--threads N] [--rounds N]
 
 In every round each recipe makes a few steps in turn; a recipe that samples a threat for each batch makes one step under
-each threat. Rates and shares are medians of the rounds; shares are computed within a round, because machines are
-shared. The last column is computed from the hours of Madaan et al. 2021 (tables 1 and 3, CIFAR-10, WRN-28-10).
+each threat, and ant no step of a new generator alone. Rates and shares are medians of the rounds; shares are computed
+within a round, because machines are shared. The last column is computed from the hours of Madaan et al. 2021 (tables 1
+and 3, CIFAR-10, WRN-28-10).
 """
 
 import argparse
@@ -25,9 +26,17 @@ from robench.recipes.making import default_architecture
 from robench.recipes.training import Training, TrainingData
 
 ALL = ("linf:0.3", "l2:2", "l1:10")
-THREATS = {"nat": (), "pgd_at": ALL[:1], "trades": ALL[:1], "spatial_at": ("rt:3px,30deg",), "eat": (ALL[0], ALL[2])}
+THREATS = {
+    "nat": (),
+    "ant": (),
+    "pgd_at": ALL[:1],
+    "trades": ALL[:1],
+    "rst": ALL[:1],
+    "spatial_at": ("rt:3px,30deg",),
+    "eat": (ALL[0], ALL[2]),
+}
 THREATS |= {"ramp": (ALL[0], ALL[2])}
-ONE_EACH = ("sat", "sat_ac", "mng_ac", "eat", "adaptive")  # recipes that sample a threat for each batch
+ONE_EACH = ("sat", "sat_ac", "mng_ac", "eat", "adaptive", "nfgsm")  # recipes that sample a threat for each batch
 HOURS = {"nat": 0.4, "pgd_at": 4.5, "trades": 5.2, "avg": 16.9, "max": 16.3, "msd": 16.7}
 HOURS |= {"sat": 5.5, "sat_ac": 6.8, "mng_ac": 8.4}
 
@@ -75,7 +84,7 @@ def main() -> None:
         """The seconds of one step."""
         threats = tuple(map(parse, THREATS.get(name, ALL)))
         steps = len(threats) if name in ONE_EACH else 1
-        warm = {} if name == "nat" else {"warmup": 0.0}
+        warm = {"nat": {}, "ant": {"alone": 0.0}}.get(name, {"warmup": 0.0})
         recipe = configure(name, args.data, {"steps": steps, "batch": args.batch, **warm})
         data = InTurn(split.x.to(device), split.y.to(device), args.batch, 0, recipe.augment, sides=max(len(threats), 1))
         training = Unsaved(module, torch.optim.Adam(module.parameters()), Path("none"), "", Quiet())

@@ -2,7 +2,7 @@
 
     python benchmarks/time_to_truth.py --references [autoattack] [foolbox]
     python benchmarks/time_to_truth.py [--protocol NAME ...] [--model NAME ...] [--seeds N] [--timed N] [--pairs N]
-                                       [--again | --report]
+                                       [--precision bfloat16] [--again | --report]
 
 `--references` runs AutoAttack once for every model and norm, and Foolbox's strongest attacks for some models, and keeps
 slim run files in benchmarks/references; what is there is not run again. The second command compares outcomes on the
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from measuring import RESULTS, machine, seconds, write_results
-from truth_rows import AUTOATTACK, FOOLBOX, Measured, keep, picture, read, table
+from truth_rows import AUTOATTACK, FOOLBOX, Measured, keep, picture, read, row_name, table
 
 import robench
 from robench import protocols
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timed", type=int, default=50, help="images that are timed; 0 for none")
     parser.add_argument("--pairs", type=int, default=1, help="timings of each")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the protocols")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--again", action="store_true", help="measure what is measured already")
     how.add_argument("--report", action="store_true", help="measure nothing: tables and plot of what is there")
@@ -92,7 +93,8 @@ def main() -> None:
     if not present:
         sys.exit("there is no reference of these models; make it with --references")
     questions = [
-        Question(name, args.seeds, args.timed, args.pairs) for name in dict.fromkeys(args.protocol or ["standard"])
+        Question(name, args.seeds, args.timed, args.pairs, args.precision)
+        for name in dict.fromkeys(args.protocol or ["standard"])
     ]
     found = [row for pair in present for row in measured_rows(questions, *pair, args)]
     for question in questions:
@@ -101,13 +103,18 @@ def main() -> None:
         else:
             print(f"nothing is measured of {question.protocol}", file=sys.stderr)
     if made := picture(found, their_outcomes(present)):
-        (RESULTS / f"time-to-truth{suffix(present)}.svg").write_bytes(image_bytes(made, "svg"))
+        (RESULTS / f"time-to-truth{suffix(present)}{in_low(args.precision)}.svg").write_bytes(image_bytes(made, "svg"))
 
 
 def suffix(pairs: Sequence[tuple[str, str]]) -> str:
     """The data set in the name of a result about one only."""
     data = {model.partition("-")[0] for model, _ in pairs}
     return f"-{data.pop()}" if len(data) == 1 else ""
+
+
+def in_low(precision: str) -> str:
+    """The precision in the name of a result, if it is a low one."""
+    return "" if precision == "float32" else f"-{precision}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class Question:
     seeds: int
     timed: int
     pairs: int
+    precision: str = "float32"
 
     def attacks(self, model: str, threat: str) -> list[str]:
         """The protocol's attacks under a threat, with every number."""
@@ -126,8 +134,8 @@ class Question:
 
     def is_answered_by(self, row: Measured) -> bool:
         """Whether a row was measured with these numbers and with the protocol's present attacks."""
-        numbers = (len(row.outcomes), row.timed, row.pairs, row.attacks)
-        return numbers == (self.seeds, self.timed, self.pairs, self.attacks(row.model, row.threat))
+        numbers = (len(row.outcomes), row.timed, row.pairs, row.precision, row.attacks)
+        return numbers == (self.seeds, self.timed, self.pairs, self.precision, self.attacks(row.model, row.threat))
 
 
 def described(choice: protocols.AttackChoice) -> str:
@@ -239,8 +247,9 @@ def evaluated(
     run: Path | None = None,
     protocol: str | None = None,
     attacks: Sequence[str] = (),
+    precision: str = "float32",
 ) -> robench.Summary:
-    """A new evaluation in float32."""
+    """A new evaluation."""
     return robench.evaluate(
         model,
         threats=[threat],
@@ -249,13 +258,13 @@ def evaluated(
         examples=examples,
         seed=seed,
         run=run,
-        precision="float32",
+        precision=precision,
     )
 
 
 def measured_rows(questions: Sequence[Question], model: str, threat: str, args: argparse.Namespace) -> list[Measured]:
     """The rows of this pair: those on file that answer a question, else new ones, which are kept there."""
-    names = {question: f"{question.protocol} {model} {threat}" for question in questions}
+    names = {question: row_name(question.protocol, model, threat, question.precision) for question in questions}
     on_file = {} if args.again else read(ROWS)
     rows = {q: on_file[name] for q, name in names.items() if name in on_file and q.is_answered_by(on_file[name])}
     missing = [question for question in questions if question not in rows]
@@ -266,14 +275,17 @@ def measured_rows(questions: Sequence[Question], model: str, threat: str, args: 
                 f"{row.protocol} {row.pair}: {row.standing} stand; seconds {row.seconds}", file=sys.stderr, flush=True
             )
         rows |= dict(zip(missing, new, strict=True))
-        keep(ROWS, read(ROWS) | {names[question]: rows[question] for question in missing})
+        keep(ROWS, read(ROWS) | {rows[question].name: rows[question] for question in missing})
     return [rows[question] for question in questions if question in rows]
 
 
 def measure(questions: Sequence[Question], model: str, threat: str) -> list[Measured]:
     """What each protocol leaves with each seed, and what all and the references take for the first images."""
     ours = {
-        question: [evaluated(model, threat, protocol=question.protocol, seed=seed) for seed in range(question.seeds)]
+        question: [
+            evaluated(model, threat, protocol=question.protocol, seed=seed, precision=question.precision)
+            for seed in range(question.seeds)
+        ]
         for question in questions
     }
     for reference in THEIR_ATTACKS:
@@ -299,6 +311,7 @@ def measure(questions: Sequence[Question], model: str, threat: str) -> list[Meas
             },
             machine=machine(CPU),
             commit=code(),
+            precision=question.precision,
         )
         for question in questions
     ]
@@ -319,7 +332,9 @@ def timed(
     taken: dict[str, list[float]] = {}
     if not examples:
         return found, taken
-    given: dict[str, dict[str, Any]] = {q.protocol: {"protocol": q.protocol} for q in questions}
+    given: dict[str, dict[str, Any]] = {
+        q.protocol: {"protocol": q.protocol, "precision": q.precision} for q in questions
+    }
     for reference, attacks in THEIR_ATTACKS.items():
         if has_reference(model, threat, reference) and (reference != FOOLBOX or has_numba()):
             given[reference] = {"attacks": attacks[norm_of(threat)]}
@@ -337,14 +352,15 @@ def timed(
 def write_table(question: Question, measured: Sequence[Measured], wanted: int, args: argparse.Namespace) -> None:
     """The table of one protocol."""
     notes = [
-        f"The first {EXAMPLES} test images, float32; {question.seeds} seeds of {question.protocol}, one of the"
-        f" references. Seconds and gradients are of the first {question.timed} images, medians of {question.pairs},"
-        f" in turn. A sum has the columns that every row has. Command: {command(args, question.protocol)}"
+        f"The first {EXAMPLES} test images; {question.seeds} seeds of {question.protocol} in {question.precision}, one"
+        f" of the references in float32. Seconds and gradients are of the first {question.timed} images, medians of"
+        f" {question.pairs}, in turn. A sum has the columns that every row has. Command:"
+        f" {command(args, question.protocol)}"
     ]
     if missing := wanted - len(measured):
         notes.append(f"{missing} of {wanted} pairs have no reference, or are not measured yet.")
     machines = sorted({f"{row.machine}; commit {row.commit}" for row in measured})
-    name = Path(question.protocol).stem
+    name = Path(question.protocol).stem + in_low(question.precision)
     rows = table(measured, their_outcomes([row.pair for row in measured]))
     of_data = suffix([row.pair for row in measured])
     write_results(f"time-to-truth-{name}{of_data}", f"{name}, AutoAttack and Foolbox", rows, notes, CPU, machines)
@@ -354,6 +370,7 @@ def command(args: argparse.Namespace, protocol: str) -> str:
     """The command that makes one table."""
     models = "".join(f" --model {model}" for model in args.model or ())
     numbers = f" --seeds {args.seeds} --timed {args.timed} --pairs {args.pairs}"
+    numbers += "" if args.precision == "float32" else f" --precision {args.precision}"
     return f"python benchmarks/time_to_truth.py --protocol {protocol}{models}{numbers}"
 
 

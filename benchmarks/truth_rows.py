@@ -39,6 +39,12 @@ class Measured:
     gradients: dict[str, int]  # on these images
     machine: str
     commit: str
+    precision: str = "float32"  # of the protocol's searches; the references compute in float32
+
+    @property
+    def name(self) -> str:
+        """The key of the row in the file."""
+        return row_name(self.protocol, self.model, self.threat, self.precision)
 
     @property
     def pair(self) -> Pair:
@@ -49,6 +55,11 @@ class Measured:
     def standing(self) -> list[int]:
         """The number of examples that stand, for each seed."""
         return [outcomes.count("S") for outcomes in self.outcomes]
+
+
+def row_name(protocol: str, model: str, threat: str, precision: str) -> str:
+    """The key of a row in the file."""
+    return f"{protocol} {model} {threat}" + (f" {precision}" if precision != "float32" else "")
 
 
 def read(path: Path) -> dict[str, Measured]:

@@ -49,6 +49,11 @@ def benchmark(monkeypatch, tmp_path):
     return names
 
 
+def test_a_row_in_another_precision_has_a_name_of_its_own():
+    named = [measured(precision=precision).name for precision in ("float32", "bfloat16")]
+    assert named == ["quick digits-eat linf:0.2", "quick digits-eat linf:0.2 bfloat16"]
+
+
 # The table.
 
 

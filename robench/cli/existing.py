@@ -59,6 +59,7 @@ _REFUSE: dict[str, Callable[[Any], object]] = {
     "checkpoint": locating.existing,
     "start": locating.existing,
     "data": _data,
+    "pseudo_labelled": _data,
     "protocol": _protocol,
     "arch": lambda text: _code("--arch", text, FACTORY),
     "attacks": lambda text: _code("--attack", text, ATTACK),

@@ -2,6 +2,7 @@
 
 import ast
 import signal
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evaluation.environment import commit, hardware, pick_device
 from ..evaluation.measured_card import write_measured
 from ..evaluation.model_source import CheckpointSource
@@ -32,6 +33,7 @@ STOPPED = 130
 def run(
     recipe: str,
     data: str,
+    pseudo_labelled: str | None,
     threat_texts: tuple[str, ...],
     arch: str | None,
     start: str,
@@ -56,6 +58,7 @@ def run(
     if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:
         raise UserError(f"{data} has no test images to evaluate the model on; give --no-evaluation")
     split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
+    measured_on = f"{data}:{datasets.HELD_OUT}" if undivided else data
     held_out = usual_validation(len(split)) if validation is None else validation
     configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
     against = tuple(map(threats.parse, threat_texts))
@@ -64,7 +67,7 @@ def run(
     order = Order(
         recipe=configured,
         threats=against,
-        data=f"{data}:{datasets.HELD_OUT}" if undivided else data,
+        data=measured_on,
         architecture=arch or default_architecture(name),
         seed=seed,
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
@@ -77,6 +80,7 @@ def run(
         hardware=hardware(picked),
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         restarted=not resume,
+        pseudo=_pseudo_labelled(pseudo_labelled, measured_on) if pseudo_labelled else None,
     )
     if undivided and not quiet:
         click.echo(
@@ -99,6 +103,24 @@ def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float 
     if not isfinite(epochs):
         raise UserError(f"--epochs {epochs} never ends; give a number, like --epochs 10")
     return configure(recipe, data, {**settings, "steps": max(1, round(epochs * images / configured.batch))})
+
+
+def _pseudo_labelled(text: str, measured_on: str) -> Split:
+    """The pseudo-labelled images. Raises UserError if the model will be measured on some of them."""
+    pseudo, measured = datasets.load(text, "train"), datasets.load(measured_on)
+    test = set(_in_8_bits(measured))
+    shared = sum(image in test for image in _in_8_bits(pseudo))
+    if shared:
+        raise UserError(
+            f"--pseudo-labelled {text} holds {counted(shared, 'image')} of {measured.name}, on which the model is "
+            "measured; leave them out"
+        )
+    return pseudo
+
+
+def _in_8_bits(split: Split) -> Iterator[bytes]:
+    """Every image with 8 bits per pixel."""
+    return ((255 * image).round().to(torch.uint8).numpy().tobytes() for image in split.x)
 
 
 def _train(order: Order, split: Split, device: torch.device, quiet: bool) -> bool:

@@ -33,8 +33,10 @@ def make_plan(
     """The question, with the conditions under which its verdicts repeat exactly.
 
     Hashes the weights and makes a forward pass. Raises UserError where the precision is unknown, or the device lacks
-    it.
+    it, and for a threat that has too many parameters for images of this size.
     """
+    for choice in protocol.threats:
+        choice.threat.refuse_unfit(split.shape)
     return Plan(
         model=record_of(classifier),
         data=split.name,

@@ -33,12 +33,23 @@ OWN_THREATS, OWN_ATTACKS = (
     "own attacks",
 )  # appended to a protocol's name if the command line replaced them
 
+ASCENTS = (
+    "param-ascent(loss='cross-entropy')",
+    "param-ascent",
+    "param-ascent(by='frank-wolfe')",
+    "param-ascent(targets=9)",
+)
+
 # Attacks for threats that a protocol does not mention.
 USUAL = {
     "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
     "rt": ["grid"],
+    "rt-l2": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
+    "corruption": ["corruptions"],
+    "patch": ["patch-pgd", "patch-pgd(begin='random', restarts=20)", "patch-pgd(targets=9)"],
+    **{name: [*ASCENTS] for name in threats.PARAM_BALLS},
 }
 
 FORMERLY_USUAL = {"l0": ["pointwise"]}

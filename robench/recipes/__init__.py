@@ -7,15 +7,18 @@ from .. import renames
 from .. import settings as settings_of
 from ..errors import unknown
 from .adaptive import Adaptive
+from .ant import Ant
 from .avg import Average
 from .eat import ExtremeAdversarialTraining
 from .max import Maximum
 from .mng_ac import MetaNoiseGenerator
 from .msd import MultiSteepestDescent
 from .nat import Nat
+from .nfgsm import NoiseFGSM
 from .pgd_at import PGDAdversarialTraining
 from .ramp import Ramp
 from .recipe import Recipe
+from .rst import RobustSelfTraining
 from .sat import StochasticAdversarialTraining
 from .sat_ac import AdversarialConsistency
 from .spatial_at import SpatialAdversarialTraining
@@ -27,6 +30,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
         *(Nat, PGDAdversarialTraining, SpatialAdversarialTraining, Trades),
         *(Average, Maximum, MultiSteepestDescent, StochasticAdversarialTraining, AdversarialConsistency),
         *(MetaNoiseGenerator, ExtremeAdversarialTraining, Adaptive, Ramp),
+        *(NoiseFGSM, Ant, RobustSelfTraining),
     )
 }
 

@@ -30,6 +30,7 @@ class TrainingStep(NamedTuple):
     threats: tuple[ThreatModel, ...]
     noise: float  # uniform in [0, 1), different for every step
     memory: dict[str, Tensor]  # tensors that a recipe carries from step to step; saved with the training state
+    rate: float = 1.0  # the learning rate of the step, as a share of the highest
 
 
 class StepResult(NamedTuple):
@@ -96,9 +97,10 @@ class AdversarialTraining(Recipe):
         for number in training.steps(self.steps):
             against = early if number < self.warmup * self.steps else threats
             training.module.train(self.bn_train_attack)
-            step = TrainingStep(training.module, data.at(number), against, data.noise(number), training.memory)
+            noise, lr = data.noise(number), self.rate(number)
+            step = TrainingStep(training.module, data.at(number), against, noise, training.memory, lr / self.lr)
             result = self.train_step(step)
-            training.down(result.loss, lr=self.rate(number))
+            training.down(result.loss, lr=lr)
             self.after_step(training, data, number)
             training.report.step(number + 1, self.steps, result.loss.item(), result.accuracy)
 

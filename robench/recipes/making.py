@@ -55,6 +55,7 @@ class Order:
     hardware: str = ""  # for the card
     compiled: bool = False  # run the network with torch.compile
     restarted: bool = False  # ignore and replace existing files
+    pseudo: Split | None = None  # pseudo-labelled images, half of every batch
 
     @property
     def identity(self) -> str:
@@ -81,6 +82,8 @@ class Order:
         changed = {f.name: getattr(self.recipe, f.name) for f in late if getattr(self.recipe, f.name) != f.default}
         if self.start:
             changed["start"] = f"{self.start} ({durable.sha256(checkpoints.locate(self.start)[0])[:12]})"
+        if self.pseudo:
+            changed["pseudo_labelled"] = f"{self.pseudo.name} ({self.pseudo.sha256[:12]})"
         changed |= {"validation": self.validation} if self.validation else {}
         changed |= {"precision": self.precision} if self.precision != "float32" else {}
         return changed | ({"compiled": True} if self.compiled else {})
@@ -130,11 +133,12 @@ def make(
     if order.compiled:
         module.compile()
     learner = InBFloat16(module) if order.precision == "bfloat16" else module
-    training = Training(
-        learner, recipe.optimiser_for(module.parameters()), order.state, order.identity, report, data=split.sha256
-    )
+    optimiser = recipe.optimiser_for(module.parameters())
+    training = Training(learner, optimiser, order.state, order.identity, report, data=split.sha256, clip=recipe.clip)
     without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
+    if order.pseudo:
+        data = data.beside(order.pseudo)
     if order.validation:
         Validation.of(recipe, order.threats, training, split.take(sorted(without)), checked)
     # Deterministic, so that a resumed training ends the same.
@@ -242,6 +246,7 @@ def _check(order: Order, split: Split) -> None:
         )
     if order.start and checkpoints.locate(order.start)[0].resolve() == order.weights.resolve():
         raise UserError(f"--out {order.out} would overwrite the model that --from starts from; choose another --out")
+    _check_pseudo(order, split)
     if split.y.min() == split.y.max():
         raise UserError(f"the images of {split.name} are all of one class; training needs at least two")
     for threat in order.threats:
@@ -250,6 +255,20 @@ def _check(order: Order, split: Split) -> None:
                 f"under {threat} any image may become any other, as pixels lie in [0, 1]; choose a smaller limit, "
                 f"written like {threat.form}"
             )
+
+
+def _check_pseudo(order: Order, split: Split) -> None:
+    """Raises UserError if the pseudo-labelled images are missing or do not fit the others."""
+    pseudo = order.pseudo
+    if pseudo is None:
+        if order.recipe.self_training:
+            raise UserError(f"{order.recipe.name} needs pseudo-labelled images; name them with --pseudo-labelled")
+        return
+    if pseudo.shape != split.shape or int(pseudo.y.max()) >= split.classes:
+        raise UserError(
+            f"--pseudo-labelled {pseudo.name} has images of {'x'.join(map(str, pseudo.shape))} in classes up to "
+            f"{int(pseudo.y.max())}, but {split.name} has {'x'.join(map(str, split.shape))} in {split.classes} classes"
+        )
 
 
 def _card(order: Order, split: Split) -> Card:

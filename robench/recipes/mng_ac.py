@@ -5,8 +5,7 @@
 robench train mng_ac --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --out mnist-mng-ac
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -16,12 +15,12 @@ from torch.func import functional_call
 
 from ..problem.noise import normal
 from ..problem.shapes import Inputs, Keys, Labels, per_example
-from ..problem.threats import L1, Ball
+from ..problem.threats import L1, Ball, ThreatModel
 from ..search.attack import Batch
-from ..search.attacks.pgd import PGD
 from ..settings import NonNegative, Positive
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
-from .sat_ac import consistent
+from .memory import stored
+from .sat_ac import check_noise, consistent, noise_ball
 
 KERNELS = (1, 3, 1, 1)  # kernel sizes of the generator's convolutions
 MAPS = 20  # feature maps between them
@@ -40,33 +39,49 @@ class MetaNoiseGenerator(AdversarialTraining):
     by the exact gradient through it (10). Finally the classifier minimises the loss of the attacked images plus `beta`
     times the divergence among clean, attacked and new noisy images (7, 11). The trial step is in train mode and undone.
 
+    Under rt, which has no ball, the noise is projected onto the l_2 ball, as the paper projects its spatial attack.
+    `--set generator=none` leaves the generator out and `--set beta=0` the divergence: the rows of the paper's ablation.
+
     The paper and its code differ. Here the generator sees the image, as in the paper (6), and its output is scaled to
     the ball before the projection. In the code it sees noise only (`--set generator=noise`) and its output has unit
     scale (`--set noise_unit=pixel`): a small l_inf ball clips nearly all of that, and with it the gradient. In the code
-    the attack runs in train mode too (`--set bn_train_attack=true`), a single decaying rate of at most 0.21 serves all
-    three updates, and noise under l_2 is stretched to the radius. Beta is from the code; the paper gives none.
+    the attack runs in train mode too (`--set bn_train_attack=true`), a single rate of at most 0.21 serves all three
+    updates (`--set alpha_schedule=true --set alpha=0.21`), and noise under l_2 is stretched to the radius. Beta is from
+    the code; the paper gives none.
     """
 
     name: ClassVar[str] = "mng_ac"
     source: ClassVar[str] = (
         "meta-learned noise and consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
-    attacked: ClassVar[tuple[str, ...]] = PGD.threats
-
     twice_differentiated: ClassVar[bool] = True
 
     beta: NonNegative = 12.0  # weight of the divergence
     alpha: Positive = 0.1  # learning rate of the trial step and the generator
-    generator: Literal["image", "noise"] = "image"  # its input: noise and the image, or noise only
+    generator: Literal["image", "noise", "none"] = "image"  # its input: noise and the image, noise only; or without one
     noise_unit: Literal["radius", "pixel"] = "radius"  # scale of its output, before the projection
+    alpha_schedule: bool = field(default=False, repr=False)  # `alpha` falls and rises as the learning rate does
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return ("transforms",)  # ten, as ever: cards of trainings without rt do not have it
+
+    def check(self, threats: tuple[ThreatModel, ...]) -> None:
+        super().check(threats)
+        check_noise(self.name, threats)
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]
-        assert isinstance(threat, Ball), "see check()"
+        ball = noise_ball(threat, step.threats)
         x_adv = self.images(step, threat)
-        self.improve(step, threat, x_adv)
-        x_aug = self.noisy(step.batch, threat, remembered(step, "weights"), FRESH_NOISE)
+        if self.generator != "none":
+            self.improve(step, ball, x_adv)
+        x_aug = self.noisy(step.batch, ball, remembered(step, "weights"), FRESH_NOISE)
         return consistent(step, x_adv, x_aug, self.beta)
+
+    def _alpha(self, step: TrainingStep) -> float:
+        """The rate of the trial step and of the generator at this step."""
+        return self.alpha * step.rate if self.alpha_schedule else self.alpha
 
     def improve(self, step: TrainingStep, threat: Ball, x_adv: Inputs) -> None:
         """One update of the generator in the memory of the training: equation 10, with momentum and decay."""
@@ -75,11 +90,11 @@ class MetaNoiseGenerator(AdversarialTraining):
         gradient = self.meta_gradient(step, threat, x_adv, weights)
         for key, weight in weights.items():
             step.memory[f"speed.{key}"] = MOMENTUM * speed[key] + gradient[key] + DECAY * weight
-            step.memory[f"weights.{key}"] = weight - self.alpha * step.memory[f"speed.{key}"]
+            step.memory[f"weights.{key}"] = weight - self._alpha(step) * step.memory[f"speed.{key}"]
 
     def meta_gradient(self, step: TrainingStep, threat: Ball, x_adv: Inputs, weights: Weights) -> Weights:
         """The exact gradient of the attacked images' loss after the trial step, by the generator's weights."""
-        module, batch = step.module.train(), step.batch
+        module, batch, alpha = step.module.train(), step.batch, self._alpha(step)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # the trial step changes copies
         parameters = dict(module.named_parameters())
         weights = {key: weight.detach().requires_grad_() for key, weight in weights.items()}
@@ -88,7 +103,7 @@ class MetaNoiseGenerator(AdversarialTraining):
             trial = _loss(module, parameters | buffers, x_aug, batch.y)
             slopes = torch.autograd.grad(trial, list(parameters.values()), create_graph=True)
             moved = {
-                name: parameter - self.alpha * slope
+                name: parameter - alpha * slope
                 for (name, parameter), slope in zip(parameters.items(), slopes, strict=True)
             }
             after = _loss(module, moved | buffers, x_adv, batch.y)
@@ -99,8 +114,10 @@ class MetaNoiseGenerator(AdversarialTraining):
         """The images plus the generator's noise for this restart, projected onto the ball: equation 6."""
         canvas = F.pad(batch.x, [1] * 4)
         noise = normal(batch.keys, restart, canvas)
-        seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
-        made = noise[..., 1:-1, 1:-1] + generated(weights, seen)
+        made = noise[..., 1:-1, 1:-1]
+        if self.generator != "none":
+            seen = torch.cat([noise, canvas], dim=1) if self.generator == "image" else noise
+            made = made + generated(weights, seen)
         if self.noise_unit == "radius":  # the scale at which the input noise just fits the ball
             made = made * per_example(threat.r / threat.size(noise[..., 1:-1, 1:-1]), made)
         return batch.x + projected(threat, made, batch.x)
@@ -119,11 +136,6 @@ def _loss(module: nn.Module, state: Weights, x: Inputs, y: Labels) -> Tensor:
 def remembered(step: TrainingStep, what: str) -> Weights:
     """The tensors of this name in memory, on the device of the images: a resumed state may come from another one."""
     return {key: value.to(step.batch.x.device) for key, value in stored(step.memory, what).items()}
-
-
-def stored(memory: Mapping[str, Tensor], what: str) -> Weights:
-    """The generator's weights, or their momentum, from the memory of the training; empty before the first step."""
-    return {key.partition(".")[2]: value for key, value in memory.items() if key.startswith(f"{what}.")}
 
 
 def generated(weights: Weights, seen: Tensor) -> Tensor:

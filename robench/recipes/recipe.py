@@ -26,6 +26,7 @@ class Recipe(ABC):
     presets: ClassVar[dict[str, dict[str, Any]]]  # settings by data set, if they differ from the defaults
 
     twice_differentiated: ClassVar[bool] = False  # it needs second derivatives, which compiled code does not support
+    self_training: ClassVar[bool] = False  # it needs pseudo-labelled images
 
     steps: Count  # of the optimiser
     batch: Count  # images per step
@@ -38,6 +39,7 @@ class Recipe(ABC):
     momentum: Annotated[float, Bounds(0, below=1)] = field(default=0.9, repr=False)  # of SGD
     weight_decay: NonNegative = field(default=0.0, repr=False)  # times the weights, added to their gradient
     decay_all: bool = field(default=True, repr=False)  # false: kernels and matrices only, not biases and batch-norm
+    clip: NonNegative = field(default=0.0, repr=False)  # the gradient's Euclidean length is at most this; 0: any length
 
     def __post_init__(self) -> None:
         """Raises UserError if a setting is out of range, or has no effect beside the others."""

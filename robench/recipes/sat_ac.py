@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from ..errors import UserError
 from ..problem.noise import normal
 from ..problem.shapes import Inputs, Logits, PerExample
-from ..problem.threats import Ball
-from ..search.attacks.pgd import PGD
+from ..problem.threats import L2, Ball, ThreatModel
 from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
@@ -30,6 +30,8 @@ class AdversarialConsistency(AdversarialTraining):
     The noise is standard normal, projected onto the ball of the sampled threat: MNG-AC without its generator, the
     middle row of the paper's ablation. Only the attacked image has a label loss (equation 7).
 
+    Under rt, which has no ball, the noise is projected onto the l_2 ball.
+
     There is no published code for this row. Beta is from the code of MNG-AC; the paper gives none.
     """
 
@@ -37,17 +39,38 @@ class AdversarialConsistency(AdversarialTraining):
     source: ClassVar[str] = (
         "SAT with adversarial consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
-    attacked: ClassVar[tuple[str, ...]] = PGD.threats
-
     beta: NonNegative = 12.0  # weight of the divergence
+
+    @classmethod
+    def unused(cls) -> tuple[str, ...]:
+        return ("transforms",)  # ten, as ever: cards of trainings without rt do not have it
+
+    def check(self, threats: tuple[ThreatModel, ...]) -> None:
+        super().check(threats)
+        check_noise(self.name, threats)
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]
-        assert isinstance(threat, Ball), "see check()"
         x_adv = self.images(step, threat)
         x = step.batch.x
-        x_aug = x + threat.project(normal(step.batch.keys, SECOND_NOISE, x), x)
+        x_aug = x + noise_ball(threat, step.threats).project(normal(step.batch.keys, SECOND_NOISE, x), x)
         return consistent(step, x_adv, x_aug, self.beta)
+
+
+def noise_ball(threat: ThreatModel, threats: tuple[ThreatModel, ...]) -> Ball:
+    """The ball of the noise: that of the threat; under rt the l_2 ball, on which the paper projects spatial attacks."""
+    if isinstance(threat, Ball):
+        return threat
+    return next(other for other in threats if isinstance(other, L2))
+
+
+def check_noise(recipe: str, threats: tuple[ThreatModel, ...]) -> None:
+    """Raises UserError if a threat has no ball for the noise."""
+    without = [threat for threat in threats if not isinstance(threat, Ball)]
+    if without and not any(isinstance(threat, L2) for threat in threats):
+        raise UserError(
+            f"under {without[0]} the noise of {recipe} is projected onto an l2 ball; add one, like --threat l2:0.5"
+        )
 
 
 def consistent(step: TrainingStep, x_adv: Inputs, x_aug: Inputs, beta: float) -> StepResult:

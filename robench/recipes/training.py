@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol as Interface
@@ -49,6 +49,8 @@ class TrainingData:
     seed: int
     augment: bool = False  # shift by up to 4 pixels and mirror, as usual for CIFAR-10
     without: frozenset[int] = frozenset()  # rows to leave out; the order of the others does not change
+    stream: str = "training"  # name of the noise: two sets in one training have noise of their own
+    pseudo: "TrainingData | None" = None  # a second set, whose batch follows that of this one
 
     @classmethod
     def of(
@@ -84,15 +86,27 @@ class TrainingData:
         epoch, place = divmod(step, self.batches)
         order = _order(len(self.y), self.without, self.seed * 1_000_003 + epoch)
         rows = order[place * self.batch : (place + 1) * self.batch]
-        keys = keyed(self.seed, rows, text_key("training"), restart=epoch).to(self.x.device)
+        keys = keyed(self.seed, rows, text_key(self.stream), restart=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
         x = self.x[rows]
         if self.augment:
             x = _shifted_and_mirrored(x, keys)
-        return Batch(x=x, y=self.y[rows], target=self.y[rows], keys=keys)
+        y = self.y[rows]
+        if self.pseudo is not None:
+            other = self.pseudo.at(step)
+            x, y, keys = (torch.cat(pair) for pair in ((x, other.x), (y, other.y), (keys, other.keys)))
+        return Batch(x=x, y=y, target=y, keys=keys)
+
+    def beside(self, split: Split) -> "TrainingData":
+        """This data with batches of which half, rounded down, is from a second split of pseudo-labelled images."""
+        second = self.batch // 2
+        if not second:
+            raise UserError("a batch of one image has no place for a pseudo-labelled one; use --set batch=2 or more")
+        pseudo = TrainingData.of(split, second, self.seed, self.x.device, self.augment)
+        return replace(self, batch=self.batch - second, pseudo=replace(pseudo, stream="pseudo-labelled"))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # of labelled and pseudo-labelled images
 def _order(examples: int, without: frozenset[int], seed: int) -> Tensor:
     """The order of an epoch: all rows except those in `without`, shuffled by the seed."""
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
@@ -117,6 +131,7 @@ class Training:
     data: str = ""  # hash of the images: a state of other images under the same name is refused
     seconds: float = 0.0  # of training, over all sessions
     memory: dict[str, Tensor] = field(default_factory=dict)  # tensors that a recipe carries from step to step
+    clip: float = 0.0  # the largest Euclidean length of a gradient; 0: any length
 
     def steps(self, total: int) -> Iterator[int]:
         """The numbers of the remaining steps. The state is saved every minute, between two steps.
@@ -147,6 +162,8 @@ class Training:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         self.optimiser.step()
 
     def _save(self, step: int) -> None:

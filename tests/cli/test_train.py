@@ -261,7 +261,7 @@ def monotonous(folder):
     [
         ("nat --set step=3", "did you mean steps"),
         ("mng_ac --threat linf:0.1 --threat l2:1 --set generator=images", "did you mean image"),
-        ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "mng_ac cannot train against rt:3px,30deg; it can against"),
+        ("mng_ac --threat linf:0.1 --threat rt:3px,30deg", "projected onto an l2 ball; add one, like --threat l2:0.5"),
         ("sat_ac --threat linf:0.1", "two threats or more"),
         ("eat --threat linf:1/10 --threat linf:0.1", "--threat linf:0.1 is given twice; name each threat once"),
         ("eat --threat linf:0.1 --threat l1:5 --set kept=1.5", "must be from 0 to 1"),
@@ -389,7 +389,8 @@ def test_a_diverging_loss_leaves_no_model(refused, folder):
 def test_on_a_gpu_an_interrupted_training_gives_the_weights_of_an_uninterrupted_one(train, folder, monkeypatch, name):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    single = {"nat": "", "pgd_at": "--threat linf:0.2", "trades": "--threat linf:0.2"}
+    single = dict.fromkeys(("nat", "ant"), "") | dict.fromkeys(("pgd_at", "trades", "nfgsm"), "--threat linf:0.2")
+    single["rst"] = "--threat linf:0.2 --pseudo-labelled digits:train"
     threats = single.get(name, "--threat linf:0.2 --threat l1:10")
     threats = "--threat rt:3px,30deg" if name == "spatial_at" else threats
     words = f"{name} {threats} --set steps=6 --set batch=16 --no-evaluation --quiet --device cuda"

@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from robench.errors import UserError
+from robench.problem.noise import normal
 from robench.problem.threats import parse
 from robench.recipes import configure
-from robench.recipes.adversarial import TrainingStep
-from robench.recipes.mng_ac import META_NOISE, projected, stored
+from robench.recipes.adversarial import TrainingStep, losses
+from robench.recipes.memory import stored
+from robench.recipes.mng_ac import FRESH_NOISE, META_NOISE, projected
 from robench.search.attack import Batch
+
+from .test_recipes import blobs, mlp, training_step
 
 BALLS = ("linf:0.2", "l2:0.5", "l1:1.5")
 
@@ -94,6 +99,20 @@ def test_the_generators_step_is_that_of_sgd_with_momentum_and_decay():
         torch.testing.assert_close(ours, theirs.detach())
 
 
+@pytest.mark.parametrize(("follows", "share"), [(False, 1.0), (True, 0.25)])
+def test_alpha_follows_the_learning_rate_on_request(follows, share):
+    module, batch = tiny()
+    recipe = configure("mng_ac", "toy", {"alpha": 0.4, "alpha_schedule": follows})
+    fixed = configure("mng_ac", "toy", {"alpha": 0.4 * share})
+    threat, x_adv = parse("l2:0.5"), batch.x.flip(0)
+    one, other = a_lesson(module, batch)._replace(rate=0.25), a_lesson(module, batch)
+    recipe.improve(one, threat, x_adv)
+    fixed.improve(other, threat, x_adv)
+    assert one.memory.keys() == other.memory.keys()
+    for key, tensor in one.memory.items():
+        torch.testing.assert_close(tensor, other.memory[key])
+
+
 @pytest.mark.parametrize("text", BALLS)
 def test_the_projection_with_a_gradient_is_that_of_the_threat_model(text):
     threat, x = parse(text), torch.rand(40, 1, 4, 5)
@@ -137,6 +156,53 @@ def test_noise_in_the_unit_of_the_radius_passes_a_gradient_where_pixels_of_unit_
         passed[unit] = float(((x_aug - batch.x).abs() < threat.r * 0.999).double().mean())
     if threat.name == "linf":
         assert passed["radius"] > 5 * passed["pixel"]
+
+
+def test_under_rt_the_images_are_transformed_and_the_noise_lies_in_the_l2_ball():
+    module, split, texts = mlp(), blobs(32), ("linf:0.1", "rt:2px,20deg", "l2:0.3")
+    now, seen = training_step(module, split, texts, noise=0.5), []
+    handle = module.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0].detach())))
+    loss = configure("mng_ac", "blobs", {"beta": 2.0}).train_step(now).loss.detach()
+    handle.remove()
+    module.eval()
+    trial, after, x, noisy, x_adv = (images for learning, images in seen if learning)
+    torch.testing.assert_close(x_adv, configure("spatial_at", "blobs", {}).images(now, parse(texts[1])))
+    assert torch.equal(after, x_adv)
+    ball = parse("l2:0.3")
+    for images in (trial, noisy):
+        assert ball.contains(images, x).all()
+        assert ball.size(images - x).mean() > 0.2
+    p = [module(images).detach().softmax(dim=1) for images in (x, noisy, x_adv)]
+    apart = sum((q * (q / (sum(p) / 3)).log()).sum(dim=1) for q in p).mean() / 3
+    torch.testing.assert_close(loss, losses(module, x_adv, split.y).mean() + 2 * apart)
+
+
+@pytest.mark.parametrize("name", ["mng_ac", "sat_ac"])
+def test_rt_needs_an_l2_ball_beside_it(name):
+    threats = tuple(map(parse, ("linf:0.1", "rt:2px,20deg", "l2:0.3")))
+    configure(name, "toy", {}).check(threats)
+    with pytest.raises(UserError, match="add one, like --threat l2"):
+        configure(name, "toy", {}).check(threats[:2])
+
+
+@pytest.mark.parametrize("text", BALLS)
+def test_without_a_generator_the_noise_is_normal_and_nothing_is_remembered(text):
+    module, batch = tiny(torch.float32)
+    threat, now = parse(text), a_lesson(module, batch, (text, "l2:0.5"))
+    pixel = configure("mng_ac", "toy", {"generator": "none", "noise_unit": "pixel"})
+    noise = normal(batch.keys, FRESH_NOISE, nn.functional.pad(batch.x, [1] * 4))[..., 1:-1, 1:-1]
+    expected = batch.x + threat.project(noise, batch.x)
+    torch.testing.assert_close(pixel.noisy(batch, threat, {}, FRESH_NOISE), expected, atol=1e-5, rtol=1e-5)
+    pixel.train_step(now)
+    assert not now.memory
+
+
+def test_without_the_divergence_the_loss_is_that_of_sat():
+    module, batch = tiny(torch.float32)
+    now = a_lesson(module, batch, noise=0.5)
+    loss = configure("mng_ac", "toy", {"beta": 0}).train_step(now).loss
+    sat = configure("sat", "toy", {}).train_step(now._replace(module=module.eval())).loss
+    torch.testing.assert_close(loss, sat)
 
 
 @pytest.mark.parametrize(

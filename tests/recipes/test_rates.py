@@ -4,15 +4,18 @@ import contextlib
 from typing import get_args
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from robench.errors import UserError
+from robench.problem.split import Split
 from robench.recipes import RECIPES, configure
 from robench.recipes import training as saving
+from robench.recipes.making import Order, make
 from robench.recipes.schedule import DROPS, KNOTS, RateSchedule, rate
 
-from .test_recipes import Killer, blobs, mlp, training_of
+from .test_recipes import Killer, Silent, blobs, mlp, training_of
 
 
 def rates(schedule, steps, lr=1.0):
@@ -117,6 +120,34 @@ def test_a_training_by_sgd_that_is_killed_ends_with_the_weights_of_an_undisturbe
     whole, pieces = trained(tmp_path / "whole", [99]), trained(tmp_path / "pieces", [2, 5, 99])
     for a, b in zip(whole.parameters(), pieces.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_gradient_that_is_too_long_is_shortened(tmp_path):
+    moves = {}
+    for clip in (0.0, 0.01, 1e6):
+        recipe = configure("nat", "blobs", {"optimiser": "sgd", "lr": 1.0, "steps": 1, "batch": 64})
+        module = mlp()
+        (tmp_path / str(clip)).mkdir()
+        training, data = training_of(module, blobs(), tmp_path / str(clip))
+        training.optimiser, training.clip = recipe.optimiser_for(module.parameters()), clip
+        recipe.train(training, data, ())
+        moves[clip] = nn.utils.parameters_to_vector(module.parameters()) - nn.utils.parameters_to_vector(
+            mlp().parameters()
+        )
+    assert moves[0.0].norm() > 0.1
+    assert torch.equal(moves[0.0], moves[1e6])
+    torch.testing.assert_close(moves[0.01], 0.01 * moves[0.0] / moves[0.0].norm(), atol=1e-6, rtol=1e-3)
+
+
+def test_the_clip_of_a_recipe_is_that_of_its_training(tmp_path):
+    split = Split.whole("toy:train", torch.rand(80, 1, 28, 28), torch.arange(80) % 10, 10)
+    moved = []
+    for clip in (1e-4, 1e-2):
+        settings = {"optimiser": "sgd", "lr": 1.0, "steps": 1, "batch": 16, "clip": clip}
+        order = Order(configure("nat", "toy", settings), (), "toy", "digits-cnn", 0, tmp_path / str(clip), "")
+        assert make(order, split, torch.device("cpu"), Silent()).settings["clip"] == clip
+        moved.append(safetensors.torch.load_file(order.weights)["fc2.bias"])
+    assert 1e-4 < (moved[1] - moved[0]).norm() < 1e-2  # without a clip both steps are the same
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,16 @@ def mlp():
 LEARNT = dict.fromkeys(
     ("avg", "max", "msd", "sat", "sat_ac", "mng_ac", "eat", "adaptive"), ("linf:0.15", "l2:0.3", "l1:0.4")
 )
-LEARNT |= {"ramp": ("linf:0.15", "l1:0.4")}
-LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": ()}
+LEARNT |= {"rst": ("linf:0.15",)}
+LEARNT |= {"ramp": ("linf:0.15", "l1:0.4"), "nfgsm": ("linf:0.15",)}
+LEARNT |= {"pgd_at": ("linf:0.15",), "trades": ("linf:0.15",), "spatial_at": ("rt:2px,20deg",), "nat": (), "ant": ()}
+
+
+def fast(name, steps):
+    """So many steps of the attack, as a setting, if the recipe has an attack of several steps."""
+    kind = RECIPES[name]
+    known = {field.name for field in fields(kind)} - {*kind.unused()}
+    return {"inner_steps": steps} if "inner_steps" in known else {}
 
 
 def plain(steps, folder):
@@ -81,19 +90,21 @@ def broken(tmp_path_factory):
     return plain(250, tmp_path_factory.mktemp("fallen"))
 
 
-@pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at"}))
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at", "ant"}))
 def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_path):
     threats, split, robust = tuple(map(parse, LEARNT[name])), blobs(), mlp()
-    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2}
-    settings |= {} if name in ("eat", "ramp") else {"inner_step_size": 0.6}
-    recipe = configure(name, "blobs", settings | ({"beta": 6.0} if name == "trades" else {}))
+    settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_step_size": 0.6} | fast(name, 2)
+    settings |= {"beta": 6.0} if name == "trades" else {}
+    unused = RECIPES[name].unused()
+    recipe = configure(name, "blobs", {key: value for key, value in settings.items() if key not in unused})
     recipe.train(*training_of(robust, split, tmp_path), threats)
     before, after = ([standing(net, split, threat) for threat in threats] for net in (broken, robust))
     assert before[0] < 0.1 < 0.75 < after[0], (before, after)
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
 
-def test_training_on_transforms_makes_a_broken_network_robust(tmp_path):
+@pytest.mark.parametrize(("name", "others"), [("spatial_at", ()), ("sat_ac", ("l2:0.3",)), ("mng_ac", ("l2:0.3",))])
+def test_training_on_transforms_makes_a_broken_network_robust(name, others, tmp_path):
     y = torch.arange(256) % 2
     x = torch.zeros(256, 1, 8, 8)
     x[y == 0, :, 2:6, 3:5] = 1  # bars
@@ -104,7 +115,9 @@ def test_training_on_transforms_makes_a_broken_network_robust(tmp_path):
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
     configure("nat", "bars", settings).train(*training_of(broken, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    configure("spatial_at", "bars", settings).train(*training_of(robust, split, tmp_path), (threat,))
+    settings |= {"steps": 300, "beta": 1.0, **fast(name, 1)} if others else {}
+    threats = (*map(parse, others), threat)
+    configure(name, "bars", settings).train(*training_of(robust, split, tmp_path), threats)
 
     def under_every_transform(module):
         limits = threat.limits(x)
@@ -292,8 +305,7 @@ def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach
 def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(name, way, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
     threats = tuple(map(parse, LEARNT[name]))
-    quick = {} if name in ("nat", "spatial_at") else {"inner_steps": 3}
-    recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **quick}), blobs()
+    recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **fast(name, 3)}), blobs()
 
     def trained(folder, stops):
         folder.mkdir()

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -25,9 +25,11 @@ class Observed(StochasticAdversarialTraining):
     """Learns from the images themselves, and notes what it should have attacked them under."""
 
     seen: tuple = ()
+    rates: list = field(default_factory=list)
 
     def train_step(self, step):
         self.seen[0].append(step.threats)
+        self.rates.append(step.rate)
         return cross_entropy_step(step.module, step.batch.x, step.batch.y)
 
 
@@ -42,6 +44,12 @@ def test_the_first_share_of_a_training_is_at_a_third_of_every_threat(steps, warm
     recipe = Observed(steps=steps, batch=16, warmup=warmup, seen=([],))
     recipe.train(*training_of(mlp(), blobs(32), tmp_path, 16), whole)
     assert recipe.seen[0] == [third] * warmup_threat + [whole] * (steps - warmup_threat)
+
+
+def test_a_step_knows_its_share_of_the_highest_rate(tmp_path):
+    recipe = Observed(steps=5, batch=16, lr=0.02, schedule="triangular", seen=([],))
+    recipe.train(*training_of(mlp(), blobs(32), tmp_path, 16), (parse("linf:0.1"), parse("l2:1")))
+    assert recipe.rates == pytest.approx([0.5, 1, 2 / 3, 1 / 3, 0])
 
 
 @pytest.mark.parametrize("name", ["nat", "sat", "mng_ac"])

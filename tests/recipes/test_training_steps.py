@@ -12,7 +12,7 @@ from robench.search.attack import unroll
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.slide import SLIDE
 
-from .test_recipes import LEARNT, blobs, mlp, plain, training_of, training_step
+from .test_recipes import LEARNT, blobs, fast, mlp, plain, training_of, training_step
 
 THREE = ("linf:0.05", "l2:0.3", "l1:1")
 WEAK = ("linf:0.1", "l2:0.4", "l1:0.7")  # each fools `learning` on some images, and on fewer than half
@@ -168,6 +168,9 @@ PASSES = {
     "mng_ac": (3, 2),  # the trial leaves no trace
     "eat": (1, 2 + 1),
     "adaptive": (1, 2),
+    "rst": (2, 1 + 2),
+    "ant": (1, 0),
+    "nfgsm": (1, 1),
     "ramp": (2, 2 * (2 + 1)),  # one batch for each threat
 }
 
@@ -175,12 +178,11 @@ PASSES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_adversary_moves_batch_norm_statistics_on_request_alone(name, tmp_path):
     cross_entropy_step, attacked = PASSES[name]
-    inner = {} if name in ("nat", "spatial_at") else {"inner_steps": 2}
-    for train_mode in (False, True) if name != "nat" else (False,):
+    for train_mode in (False, True) if LEARNT[name] else (False,):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
         asked = {"bn_train_attack": True} if train_mode else {}
-        recipe = configure(name, "blobs", {"steps": 1, "batch": 32, **inner, **asked})
+        recipe = configure(name, "blobs", {"steps": 1, "batch": 32, **fast(name, 2), **asked})
         (tmp_path / str(train_mode)).mkdir()
         recipe.train(*training_of(module, blobs(64), tmp_path / str(train_mode), 32), tuple(map(parse, LEARNT[name])))
         assert int(module[1].num_batches_tracked) == cross_entropy_step + attacked * train_mode

@@ -19,6 +19,11 @@ from ..options import machine_options
     help="The training images.",
 )
 @click.option(
+    "--pseudo-labelled",
+    metavar="NAME|FILE.npz",
+    help="More images, whose labels a model has given: half of every batch.",
+)
+@click.option(
     "--threat", "threat_texts", multiple=True, metavar="THREAT", help="Train against this threat; repeatable."
 )
 @click.option(
@@ -86,6 +91,7 @@ def command(**options: Any) -> int:
     robench train pgd_at --data mnist --threat linf:0.3 --out my-mnist
     robench train pgd_at --data digits --threat l2:2 --set inner_steps=20 --epochs 50
     robench train max --data mnist --threat linf:0.3 --threat l2:2 --threat l1:10 --validation 1000
+    robench train rst --data cifar10 --pseudo-labelled more.npz --threat linf:8/255
     robench train eat --data mnist --threat linf:0.3 --threat l1:10 --from my-mnist.safetensors --out tuned
     robench train pgd_at --data my.npz --threat linf:0.1 --arch 'net.py:build(depth=20)' --out mine
     """
