@@ -43,6 +43,7 @@ def test_every_entry_has_a_summary_of_one_line_and_an_example_that_is_understood
     against = given.get("threats") or given.get("threat_texts", ())
     if words[1] == "train":
         configure(given["recipe"], data, {}).check(tuple(map(threats.parse, against)))
+        assert RECIPES[given["recipe"]].self_training == (given["pseudo_labelled"] is not None)
         assert given["arch"] is None or given["arch"] in ARCHITECTURES
     else:
         protocol = protocols.load(given["protocol"] or protocols.default_name(data), data)

@@ -137,7 +137,8 @@ def _recipe(kind: type[Recipe]) -> Entry:
         for data, preset in kind.presets.items()
     }
     against = "".join(f" --threat {threat}" for threat in _trained(kind.name))
-    example = f"robench train {kind.name} --data digits{against}"
+    pseudo = " --pseudo-labelled more.npz" if kind.self_training else ""
+    example = f"robench train {kind.name} --data digits{pseudo}{against}"
     return Entry(kind.name, kind.source, facts, _about(kind), _settings(kind, kind.unused()), example=example)
 
 

@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from . import output
 from .terminal import one_line
 
 COMMANDS = {
@@ -74,6 +75,7 @@ def robench() -> None:
 def main() -> None:
     """Runs a command. Invalid input exits with code 2 and one line; --debug shows the traceback."""
     debug = "--debug" in sys.argv
+    output.use()
     try:
         args = [a for a in sys.argv[1:] if a != "--debug"]
         code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)

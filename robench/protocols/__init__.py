@@ -196,7 +196,7 @@ def read(path: Path) -> Protocol:
         raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(f"{path} lacks or misspells {error}; `robench list protocols -v` shows complete ones") from None
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         raise UserError(
             f"{path} is not laid out as a protocol; `robench list protocols -v` shows complete ones"
         ) from None

@@ -22,7 +22,12 @@ MISSING = {
         *("evaluate digits-nat --protocol nix.toml", "evaluate digits-nat --arch nix.py:build"),
         "evaluate digits-nat --attack 'nix.py:Mine(steps=5)'",
     ),
-    "train": ("train nat --data nix.npz", "train nat --from nix.pt", "train nat --arch nix.py:build"),
+    "train": (
+        "train nat --data nix.npz",
+        "train nat --from nix.pt",
+        "train rst --pseudo-labelled nix.npz",
+        "train nat --arch nix.py:build",
+    ),
     "report": ("report nix.robench", "report nix.json", f"report {RUN} --card nix.toml"),
     "leaderboard": ("leaderboard nix --out site", f"leaderboard {RUN} --out site --card nix.toml"),
     "figures": ("figures nix.robench --out pictures",),
