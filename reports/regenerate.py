@@ -41,8 +41,7 @@ def made(text: str) -> str:
 
 def measured(card: Path) -> None:
     """What the model's run in runs/ has found, onto its card."""
-    run = ROOT / "reports" / "runs" / f"{card.stem}.robench"
-    if run.exists():
+    for run in (ROOT / "reports" / "runs").rglob(f"{card.stem}.robench"):
         write_measured(card, load_run(run), run.relative_to(ROOT).as_posix())
 
 

@@ -9,7 +9,7 @@
 
 import ast
 import warnings
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from math import inf, isfinite
@@ -125,6 +125,13 @@ def check(instance: Any) -> None:
         rule.check(_name(instance), name, getattr(instance, name))
 
 
+def described(kind: type[Any], hidden: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """The settings of a dataclass as text: name, default, and which values it takes. `hidden` are left out."""
+    for name, rule in _rules(cast(Any, kind)).items():
+        if name not in hidden:
+            yield name, "" if rule.default is MISSING else str(rule.default), rule.values
+
+
 def named(instance: Any) -> dict[str, Any]:
     """The settings of a dataclass that a key of evidence names."""
     values = {name: (getattr(instance, name), rule) for name, rule in _rules(instance.__class__).items()}
@@ -145,6 +152,15 @@ class _Rule:
         """1 as 1.0 where a real number is wanted: both must give the same text, which is the key of the evidence."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         return float(value) if self.kind is float and whole and abs(value) <= MAX else value
+
+    @property
+    def values(self) -> str:
+        """The values of the field as text; empty where they are not checked."""
+        if get_origin(self.kind) is Literal:
+            text = f"one of {', '.join(map(str, get_args(self.kind)))}"
+        else:
+            text = f"{_NOUNS.get(self.kind, '')}, {self.bounds}".strip(", ")
+        return f"{text}; or None" if text and self.optional else text
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises UserError if the field `name` of `owner` cannot have this value."""

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from robench.api import load_run
-from robench.cli import leaderboard
-from robench.cli.report import command
+from robench.cli.commands import leaderboard
+from robench.cli.commands.report import command
 from robench.evaluation.measured_card import write_measured
 from robench.evaluation.verification import min_passes, verify
 from robench.evidence import refutation

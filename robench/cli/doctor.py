@@ -1,6 +1,5 @@
 """`robench doctor`: what is installed, and whether its attacks find what is known to be there."""
 
-import click
 import torch
 
 from ..doctor import installed
@@ -9,28 +8,11 @@ from ..doctor.cases import cases
 from ..doctor.checks import check
 from ..doctor.report import CheckedAttack, markdown
 from ..evaluation.environment import pick_device
-from .options import debug_option
 from .terminal import echo
 
 
-@click.command("doctor")
-@click.option("--attack", "attacks", multiple=True, metavar="ATTACK", help="Only this attack or library; repeatable.")
-@click.option("--device", default="cpu", show_default=True, help="Where the attacks run: cpu, cuda, or cuda:1.")
-@click.option("--quiet", is_flag=True, help="Print only the result.")
-@debug_option
-def command(attacks: tuple[str, ...], device: str, quiet: bool) -> int:
-    """List the installed libraries and data sets, and check the attacks on models with a known answer.
-
-    Runs every attack of robench and of the installed libraries. Prints Markdown; takes some minutes. An attack of
-    your own, --attack file.py:Class, is also checked against the contract of robench's attacks; this runs its code.
-    Exit 1 when one of robench's own attacks fails, or one of yours.
-
-    \b
-    robench doctor > conformance.md
-    robench doctor --device cuda
-    robench doctor --attack pgd --attack 'foolbox:DDNAttack(steps=20)'
-    robench doctor --attack 'my_attack.py:MyAttack(steps=50)'
-    """
+def run(attacks: tuple[str, ...], device: str, quiet: bool) -> int:
+    """Runs the command; commands/doctor.py documents its options."""
     torch.set_num_threads(1)  # the models are tiny
     of_doctor = cases(pick_device(device))
     libraries = installed.libraries()

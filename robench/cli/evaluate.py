@@ -13,36 +13,12 @@ from ..evaluation.request import EvalRequest
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
-from .options import data_options, machine_options, model_options, precision_option, preparation, question_options
+from .options import preparation
 from .running import command_line, refuse_unwritable, run_shown
 from .terminal import echo
 
 
-@click.command("evaluate")
-@click.argument("checkpoint")
-@data_options("those of the model's card")
-@question_options
-@model_options
-@click.option(
-    "--run", "run_path", type=click.Path(path_type=Path), help="Run file for the evidence.  [default: in runs/]"
-)
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the summary to this file; - is stdout."
-)
-@click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit; the same command continues the run."
-)
-@click.option("--breakdown", is_flag=True, help="Add a table of the attacks.")
-@click.option(
-    "--masking",
-    default="off",
-    show_default=True,
-    metavar="off|on|deep",
-    help="Check for gradient masking.",
-)
-@precision_option
-@machine_options
-def command(
+def run(
     checkpoint: str,
     data: str | None,
     protocol: str | None,
@@ -67,20 +43,7 @@ def command(
     quiet: bool,
     **prepared: str | None,
 ) -> int:
-    """Measure how much accuracy a model keeps under attack.
-
-    CHECKPOINT is a file (.safetensors, .pt, .pth, TorchScript) or the name of a bundled model. The evidence
-    is kept in a run file: after an interruption, the same command finishes the rest.
-
-    \b
-    robench evaluate digits-adv-linf
-    robench evaluate model.pt --data mnist --threat linf:0.3 --threat l2:2 --examples 1000
-    robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
-    robench evaluate model.pt --data imagenet/val --resize 256 --crop 224 --labels imagenet_class_index.json
-    robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
-    robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
-    robench evaluate model.pt --data mnist --masking on
-    """
+    """Runs the command; commands/evaluate.py documents its options."""
     if minutes is not None and not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes} is not a time; write a number of minutes like 30 or 0.5")
     request = EvalRequest(

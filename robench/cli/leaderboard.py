@@ -12,8 +12,7 @@ import click
 import msgspec
 
 from ..errors import UserError, counted
-from ..evaluation.planning import identity_of
-from ..evaluation.recorded import recorded_plan
+from ..evaluation.recorded import identity_of, recorded_plan
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..evidence.store import RunFile
 from ..leaderboard.claimed import Publication
@@ -28,44 +27,13 @@ from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from . import site_folder
 from .merge import shareable
-from .options import NamedPath, debug_option
 from .site_extras import site_address, site_images, site_runs
 from .site_folder import write_files, write_site
-from .submissions import Judged, SubmissionOptions, judge_submissions, report, submission_options
+from .submissions import Judged, SubmissionOptions, judge_submissions, report
 from .terminal import echo, one_line
 
-FOLDER = NamedPath()
 
-
-@click.command("leaderboard")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN|FOLDER...", type=NamedPath())
-@click.option("--out", metavar="DIR", type=FOLDER, help="Folder for the site.")
-@click.option(
-    "--json", "json_folder", metavar="DIR", type=FOLDER, help="Folder for the data alone, a file per data set."
-)
-@click.option("--check", metavar="DIR", type=FOLDER, help="Exit 1 when the JSON files in DIR differ from the runs.")
-@click.option("--serve", is_flag=True, help="Show the site at an address of this machine, until Ctrl-C.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port of --serve.")
-@click.option(
-    "--card",
-    "cards",
-    multiple=True,
-    metavar="FILE.toml",
-    type=NamedPath(),
-    help="A model's card, for recipe and minutes; bundled ones are known. Repeatable.",
-)
-@click.option(
-    "--images",
-    type=click.IntRange(0, 10_000),
-    default=100,
-    show_default=True,
-    help="Show the images of the first N examples of each table; 0 for none.",
-)
-@click.option("--no-runs", is_flag=True, help="Leave the run files to download out of the site.")
-@click.option("--url", metavar="URL", default="", help="Address at which the site will stand, for feed and badges.")
-@submission_options
-@debug_option
-def command(
+def run(
     runs: tuple[Path, ...],
     out: Path | None,
     json_folder: Path | None,
@@ -78,16 +46,7 @@ def command(
     url: str,
     **submitted: Any,
 ) -> int:
-    """Build a site with a table per data set, set of examples and set of threats. The same runs give the same bytes.
-
-    FOLDER stands for every run file below it. All evidence of a model on a data set counts in each of its tables.
-
-    \b
-    robench leaderboard runs --out site
-    robench leaderboard runs --out site --serve
-    robench leaderboard reports/runs --check reports/leaderboard
-    robench leaderboard reports/runs --submissions reports/submissions --check reports/leaderboard
-    """
+    """Runs the command; commands/leaderboard.py documents its options."""
     options = SubmissionOptions(**submitted)
     if out is None and json_folder is None and check is None:
         raise UserError("name a folder for the site with --out, for the data alone with --json, or use --check")

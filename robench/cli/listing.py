@@ -1,128 +1,61 @@
-"""`robench list`: attacks, threats, models and so on, one line each, with their sources."""
+"""The lists of `robench list`."""
 
-from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
+import msgspec
 
-import click
-
-from .. import protocols, renames
+from ..catalogue import Entry
 from ..errors import UserError, unknown
-from ..problem.architectures import ARCHITECTURES
-from ..problem.checkpoints.cards import Card, read_card
-from ..problem.checkpoints.zoo import has_weights, zoo_addresses, zoo_card, zoo_names
-from ..problem.datasets import DATASETS
-from ..problem.threats import THREATS
-from ..protocols.suites import ABOUT, SUITES, attacked
-from ..recipes import RECIPES
-from ..search.attacks import ATTACKS
-from ..search.foreign import foolbox
-from .costs import CostedModel, costs
-from .options import debug_option
+from ..problem.checkpoints.zoo import zoo_card
+from . import columns
+from .offered import KINDS, entries, named, protocol_file
 from .terminal import echo
 
-Lines = Iterator[tuple[str, str]]
+FORMS = ("table", "json")
 
 
-def _attacks() -> Lines:
-    for a in ATTACKS.values():
-        yield a.name, f"{a.source} [{', '.join(a.threats)}]"
-    for name in SUITES:
-        yield name, f"{ABOUT[name]} [{', '.join(attacked(name))}]"
-    yield f"{foolbox.PREFIX}NAME", f"{foolbox.FoolboxAttack.source} [{', '.join(foolbox.NORMS.values())}]"
-
-
-def _threats() -> Lines:
-    return ((t.form, t.meaning) for t in THREATS.values())
-
-
-def _protocols() -> Lines:
-    return ((name, protocols.read(protocols.HERE / f"{name}.toml").description) for name in protocols.names())
-
-
-def _recipes() -> Lines:
-    return ((r.name, r.source) for r in RECIPES.values())
-
-
-def _data() -> Lines:
-    return ((d.name, f"{'x'.join(map(str, d.shape))}, {d.classes} classes. {d.about}") for d in DATASETS.values())
-
-
-def _models() -> Lines:
-    for name in zoo_names():
-        card = read_card(zoo_card(name))
-        threats = card.settings.get("threats", [])
-        against = f" against {', '.join(threats)}" if threats else ""
-        made = f"{card.architecture} on {card.data}, recipe {card.recipe}{against}."
-        yield name, " ".join(filter(None, (made, _measured(card), _weights(name, card))))
-
-
-def _weights(name: str, card: Card) -> str:
-    """Whether the weights are here, or how to get them."""
-    if has_weights(zoo_card(name), card):
-        return "Its weights are here."
-    servers = [urlsplit(url).hostname or url for url in zoo_addresses(card)]
-    fetched = f"fetched from {' or '.join(servers)}, or " if servers else ""
-    return f"Its weights are to be {fetched}trained."
-
-
-def _measured(card: Card) -> str:
-    """The measured accuracies of its card."""
-    found = card.measured
-    if not found:
-        return ""
-    shares = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items() if isinstance(value, float))
-    return f"Of {found['examples']} under {found['protocol']}, percent: {shares}."
-
-
-def _architectures() -> Lines:
-    return ((a.name, a.description) for a in ARCHITECTURES.values())
-
-
-KINDS: dict[str, Callable[[], Lines]] = {
-    "attacks": _attacks,
-    "threats": _threats,
-    "protocols": _protocols,
-    "recipes": _recipes,
-    "data": _data,
-    "models": _models,
-    "architectures": _architectures,
-}
-
-PRESENT: dict[str, Callable[[str], str]] = {"attacks": renames.attack, "models": renames.model}
-"""Functions from a former name to the present one, by kind."""
-
-
-@click.command("list")
-@click.argument("kind", metavar="|".join(KINDS))
-@click.argument("only", metavar="[NAME]", required=False)
-@debug_option
-@click.option("-v", "--verbose", is_flag=True, help="With protocols and models: all their settings.")
-@click.option("--model", metavar="NAME|FILE", help="With protocols -v: estimate their cost for this model.")
-def command(kind: str, only: str | None, verbose: bool, model: str | None) -> None:
-    """List what robench offers, one line each, with its source.
-
-    \b
-    robench list attacks
-    robench list protocols -v
-    robench list protocols tramer2019-mnist-lp -v --model mnist-adv-linf
-    """
+def run(kind: str, only: str | None, verbose: bool, model: str | None, form: str) -> None:
+    """Runs the command; commands/list.py documents its options."""
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
+    if form not in FORMS:
+        raise unknown("format of a list", form, FORMS)
     if model is not None and (kind != "protocols" or not verbose):
         raise UserError("--model estimates the cost of protocols; write robench list protocols -v --model NAME")
-    costed = CostedModel.named(model) if model is not None else None
-    rows = list(KINDS[kind]())
+    listed = entries(kind)
     if only is not None:
-        names = [name for name, _ in rows]
-        present = PRESENT.get(kind, str)(only)
-        if present not in names:
-            raise unknown(kind.removesuffix("s"), only, names)
-        rows = [row for row in rows if row[0] == present]
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        echo(f"{name:<{width}}  {text}")
-        if verbose and kind == "protocols":
-            path = protocols.HERE / f"{name}.toml"
-            echo(f"\n{path.read_text()}\n{costs(protocols.read(path), costed)}\n")
-        if verbose and kind == "models":
-            echo("\n" + zoo_card(name).read_text())
+        listed = named(kind, only)
+        if not listed:
+            raise unknown(KINDS[kind].one, only, [entry.name for entry in entries(kind)])
+    if form == "json":
+        echo(msgspec.json.format(msgspec.json.encode(listed), indent=2).decode())
+    elif verbose and kind == "protocols":
+        costs = _costs(listed, model)
+        echo("\n\n".join(_whole(e, protocol_file(e.name).read_text(), costs[e.name]) for e in listed))
+    elif verbose and kind == "models":
+        echo("\n\n".join(_whole(e, zoo_card(e.name).read_text()) for e in listed))
+    else:
+        echo(_table(kind, listed))
+
+
+def _table(kind: str, listed: tuple[Entry, ...]) -> str:
+    """A row for each entry; on a terminal below headings."""
+    facts = KINDS[kind].columns
+    rows = [[entry.name, *(entry.facts.get(key, "") for key in facts), entry.summary] for entry in listed]
+    within = columns.width()
+    headings = [[KINDS[kind].one, *facts, "what it is"]] if within is not None else []
+    return columns.aligned([*headings, *rows], within)
+
+
+def _whole(entry: Entry, *texts: str) -> str:
+    """An entry with texts from the package below it."""
+    return "\n\n".join([f"{entry.name}  {entry.summary}", *(text.rstrip() for text in texts)])
+
+
+def _costs(listed: tuple[Entry, ...], model: str | None) -> dict[str, str]:
+    """What the protocols cost, by name; for a model if one is named."""
+    if model is None:
+        return {entry.name: entry.details for entry in listed}
+    from ..protocols import read  # with a model, which needs torch
+    from .costs import CostedModel, costs
+
+    costed = CostedModel.named(model)
+    return {entry.name: costs(read(protocol_file(entry.name)), costed) for entry in listed}

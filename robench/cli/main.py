@@ -11,7 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
-from .output import prepare_output
+from . import output
 from .terminal import one_line, shortened
 
 COMMANDS = {
@@ -27,12 +27,13 @@ COMMANDS = {
     "check": "Fail when a model is less robust than a baseline: the gate for CI.",
     "merge": "Merge several run files of one model.",
     "doctor": "List installed attack libraries, and check whether attacks find what is known to be there.",
+    "show": "Show one attack, threat, protocol, recipe, data set, model or architecture in full.",
     "list": "List attacks, threats, protocols, recipes, data, models or architectures.",
 }
 
 
 class Commands(click.Group):
-    """Subcommands that are imported when they are called, so that --help does not wait for torch."""
+    """The commands of the package `commands`, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,7 +41,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}" if cmd_name != "list" else ".listing", __package__)
+        module = importlib.import_module(f".commands.{cmd_name}", __package__)
         command: click.Command = module.command
         return command
 
@@ -73,7 +74,7 @@ def robench() -> None:
 def main() -> None:
     """Runs a command. Invalid input exits with code 2 and one line; --debug shows the traceback."""
     debug = "--debug" in sys.argv
-    prepare_output()
+    output.use()
     try:
         args = [a for a in sys.argv[1:] if a != "--debug"]
         code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)

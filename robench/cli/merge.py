@@ -11,28 +11,16 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
-from ..evaluation.planning import identity_of
-from ..evaluation.recorded import recorded_plan, recorded_summary
+from ..evaluation.recorded import identity_of, recorded_plan, recorded_summary
 from ..evidence.records import Plan
 from ..evidence.store import RunFile
 from ..results.merging import joint_plan, joint_precisions, merge, searched_in
 from ..results.tables import render
-from .options import debug_option
 from .terminal import echo
 
 
-@click.command("merge")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run file to write; it must not exist.")
-@click.option("--slim", is_flag=True, help="Leave the images out: smaller, but the file cannot be verified.")
-@debug_option
-def command(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
-    """Take the worst outcome of each example over several runs of one model on one data set, in any order.
-
-    \b
-    robench merge monday.robench tuesday.robench --out both.robench
-    robench merge big.robench --slim --out small.robench
-    """
+def run(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
+    """Runs the command; commands/merge.py documents its options."""
     if os.path.lexists(out):
         raise UserError(f"{out} exists already; choose another --out")
     with ExitStack() as stack:

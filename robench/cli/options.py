@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SEARCHED = 20  # standing examples of a new model that are searched again
+
 
 class NamedPath(click.Path):
     """A path that is not empty: an unset variable of a shell must not stand for the current folder."""
@@ -56,7 +58,11 @@ def data_options(default: str) -> Callable[[F], F]:
             ),
             click.option("--crop", metavar="N|HxW", help="Centre crop of the images of a folder, after --resize."),
             click.option("--resize", metavar="N|HxW", help="Resize the images of a folder; N is the shorter side."),
-            click.option("--data", metavar="NAME|FOLDER|FILE.npz", help=f"The images.  [default: {default}]"),
+            click.option(
+                "--data",
+                metavar="NAME|FOLDER|FILE.npz",
+                help=f"The images.  [default: {default}]",
+            ),
         ):
             command = option(command)
         return command
@@ -128,3 +134,33 @@ def machine_options(command: F) -> F:
     ):
         command = option(command)
     return debug_option(command)
+
+
+def submission_options(command: F) -> F:
+    """Adds options for verifying submissions."""
+    folder = NamedPath()
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="Where submissions are verified: cpu, cuda."),
+        click.option("--found", metavar="DIR", type=folder, help="Folder for run files with what that search breaks."),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]"),
+        click.option(
+            "--search",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=SEARCHED,
+            show_default=True,
+            help="Search N standing examples of each submitted model again; 0 for none.",
+        ),
+        click.option(
+            "--weights",
+            multiple=True,
+            metavar="FILE",
+            type=folder,
+            help="Weights of a submitted model, known by their hash, in place of its address. Repeatable.",
+        ),
+        click.option(
+            "--submissions", metavar="DIR", type=folder, help="Verify the submissions in DIR; accepted ones count."
+        ),
+    ):
+        command = option(command)
+    return command

@@ -1,79 +1,75 @@
-"""Standard output and error that fail in no surprising way: a reader that goes away, a full disk, a narrow encoding."""
+"""Output whose reader may go away, whose disk may be full, and whose encoding may lack letters."""
 
 import codecs
+import errno
 import io
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ..errors import UserError
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
+MESSAGES = "the messages"
 NARROW = "robench-narrow"  # the name of `_spelled` among Python's handlers of encoding errors
-
 _SPELLED = {"≤": "<=", "≥": ">=", "×": "x", "–": "-", "—": "-", "…": "...", "→": "->", "±": "+-", "≈": "~"}
 
 
-def prepare_output() -> None:
-    """Prepare both streams of this process, once. Streams that others have put in their place stay as they are."""
+class _Stream(io.FileIO):
+    """Writes to a descriptor of the process. Where nobody reads it any more, what follows is discarded.
+
+    So a command ends with its own exit code. Raises UserError once for any other error, such as a full disk; where
+    messages cannot be written, no message can say so.
+    """
+
+    def __init__(self, descriptor: int, name: str):
+        super().__init__(descriptor, "w", closefd=False)
+        self._what = name
+
+    def write(self, data, /):  # type: ignore[no-untyped-def]  # the types of buffers differ between versions of Python
+        try:
+            return super().write(data)
+        except OSError as error:
+            _discard(self.fileno())
+            if isinstance(error, BrokenPipeError) or error.errno == errno.EPIPE:
+                return memoryview(data).nbytes
+            if self._what == MESSAGES:
+                return memoryview(data).nbytes
+            raise UserError(f"{self._what} cannot be written: {error.strerror}; send it elsewhere") from None
+
+
+def use() -> None:
+    """Prints through such streams from now on, unless something else has replaced those of the process."""
     codecs.register_error(NARROW, _spelled)
-    if sys.stdout is sys.__stdout__:
-        sys.stdout = _prepared(sys.stdout, _Output)
-    if sys.stderr is sys.__stderr__:
-        sys.stderr = _prepared(sys.stderr, _Messages)
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = _text(sys.stdout, "the output")
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = _text(sys.stderr, MESSAGES)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=NARROW)
 
 
-class _Output(io.FileIO):
-    """A file that drops what is written after its reader has gone or its disk is full.
-
-    A reader that goes away is no error, and changes no exit code. Raises UserError, once, if the disk is full.
-    """
-
-    lost = False
-
-    def write(self, data: "ReadableBuffer", /) -> int:
-        if self.lost:
-            return memoryview(data).nbytes
-        try:
-            return super().write(data) or 0
-        except BrokenPipeError:
-            self.lost = True
-            return memoryview(data).nbytes
-        except OSError as error:
-            self.lost = True
-            self.failed(error)
-            return memoryview(data).nbytes
-
-    def failed(self, error: OSError) -> None:
-        raise UserError(f"the output cannot be written: {error.strerror}; write it to another place") from None
-
-
-class _Messages(_Output):
-    """The same for messages, of whose loss nothing can be said."""
-
-    def failed(self, error: OSError) -> None:
-        pass
-
-
-def _prepared(stream: TextIO | None, kind: type[_Output]) -> TextIO | None:
-    """A stream of this kind with the file and the encoding of another one; the same one if it has no file."""
+def _text(stream: TextIO, name: str) -> TextIO:
+    """The stream with the same encoding."""
     try:
-        assert isinstance(stream, io.TextIOWrapper)
-        raw = kind(stream.fileno(), "w", closefd=False)
-    except (AssertionError, OSError, ValueError):
+        raw = _Stream(stream.fileno(), name)
+    except (OSError, ValueError):  # closed, or none of the system
         return stream
-    buffer = io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffer, stream.encoding, line_buffering=stream.line_buffering, write_through=False)
+    lines = bool(stream.line_buffering) or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, line_buffering=lines)
+
+
+def _discard(descriptor: int) -> None:
+    """Let the descriptor lead nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:
     """Signs that the encoding lacks, in letters it has; any other character escaped as in JSON."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    missing = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(c, json.dumps(c)[1:-1]) for c in missing), error.end
+    lacking = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(c, json.dumps(c)[1:-1]) for c in lacking), error.end

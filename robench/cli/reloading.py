@@ -6,8 +6,8 @@ from typing import NamedTuple
 from ..errors import UserError
 from ..evaluation.environment import pick_device
 from ..evaluation.model_source import CheckpointSource
-from ..evaluation.planning import identity_of, refuse_other_noise
-from ..evaluation.recorded import planned_examples
+from ..evaluation.planning import planned_examples, refuse_other_noise
+from ..evaluation.recorded import identity_of
 from ..evidence.records import Plan
 from ..evidence.referee import Referee
 from ..problem import datasets

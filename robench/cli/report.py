@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from difflib import unified_diff
 from pathlib import Path
 
-import click
 import msgspec
 
 from ..errors import UserError
@@ -14,36 +13,14 @@ from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.summary import MAX_BYTES, Summary
-from ..results.tables import FORMS, Origin, PublishedClaim, questions, render
+from ..results.tables import Origin, PublishedClaim, questions, render
 from ..results.tables.published import published
-from .options import debug_option
 from .terminal import echo
 
 SHOWN = 40  # lines of a difference
 
 
-@click.command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--format", "form", default="markdown", show_default=True, metavar="|".join(FORMS), help="Format of the report."
-)
-@click.option("--breakdown", is_flag=True, help="Add tables of the attacks: attack by model, and per model.")
-@click.option("--together", is_flag=True, help="Add the number of examples that stand under all, some or no threats.")
-@click.option("--masking", is_flag=True, help="Add the checks for gradient masking, and what to do next.")
-@click.option("--claimed", is_flag=True, help="Add published accuracies of such models, from their cards.")
-@click.option("--intervals", is_flag=True, help="Add 95 % intervals.")
-@click.option("--side-by-side", is_flag=True, help="Show two questions, such as two sets of threats, left and right.")
-@click.option(
-    "--card",
-    "cards",
-    multiple=True,
-    metavar="FILE.toml",
-    type=click.Path(path_type=Path),
-    help="A model's card, for OPT and hours; bundled ones are known. Repeatable.",
-)
-@click.option("--check", metavar="FILE", type=click.Path(path_type=Path), help="Exit 1 with a diff when FILE differs.")
-@debug_option
-def command(
+def run(
     runs: tuple[Path, ...],
     form: str,
     breakdown: bool,
@@ -55,15 +32,7 @@ def command(
     cards: tuple[Path, ...],
     check: Path | None,
 ) -> int:
-    """Print the tables of one or more runs. The same files give the same bytes.
-
-    RUN is a run file, or a summary that was written with --json.
-
-    \b
-    robench report runs/digits-adv-linf-*.robench --breakdown
-    robench report runs/*.robench --format latex --intervals
-    robench report runs/*.robench --check table.md
-    """
+    """Runs the command; commands/report.py documents its options."""
     summaries = _once(summary for path in runs for summary in read_summaries(path))
     origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
     if claimed:

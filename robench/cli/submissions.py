@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import click
 import msgspec
 
 from ..errors import UserError, counted, described
 from ..evaluation import acceptance
-from ..evaluation.acceptance import SEARCHED, Verified
+from ..evaluation.acceptance import Verified
 from ..evaluation.claims import PROTOCOL
 from ..evaluation.environment import pick_device
 from ..evaluation.progress import Silence
@@ -32,10 +31,9 @@ from ..problem.checkpoints.cards import Card
 from ..problem.checkpoints.zoo import zoo_names
 from ..results.merging import date_of, merge
 from .merge import shareable
-from .options import NamedPath
+from .options import SEARCHED
 from .terminal import echo, one_line
 
-F = TypeVar("F", bound=Callable[..., Any])
 Facts = Callable[[Card, str], CardFacts]
 """What a card states of a model, as a board of these data shows it."""
 
@@ -50,36 +48,6 @@ class SubmissionOptions:
     seed: int | None = None
     found: Path | None = None
     device: str = "auto"
-
-
-def submission_options(command: F) -> F:
-    """Adds options for verifying submissions."""
-    folder = NamedPath()
-    for option in (
-        click.option("--device", default="auto", show_default=True, help="Where submissions are verified: cpu, cuda."),
-        click.option("--found", metavar="DIR", type=folder, help="Folder for run files with what that search breaks."),
-        click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]"),
-        click.option(
-            "--search",
-            type=click.IntRange(min=0),
-            metavar="N",
-            default=SEARCHED,
-            show_default=True,
-            help="Search N standing examples of each submitted model again; 0 for none.",
-        ),
-        click.option(
-            "--weights",
-            multiple=True,
-            metavar="FILE",
-            type=folder,
-            help="Weights of a submitted model, known by their hash, in place of its address. Repeatable.",
-        ),
-        click.option(
-            "--submissions", metavar="DIR", type=folder, help="Verify the submissions in DIR; accepted ones count."
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @dataclass

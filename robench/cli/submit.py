@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
 import msgspec
 
 from ..errors import UserError, counted
 from ..evaluation import acceptance
-from ..evaluation.acceptance import SEARCHED, Verified
+from ..evaluation.acceptance import Verified
 from ..evaluation.environment import date, pick_device
 from ..evaluation.progress import Silence
 from ..evaluation.recorded import recorded_plan
@@ -22,50 +21,17 @@ from ..leaderboard.submissions import CARD, MAX_BYTES, RUN, STATEMENT, Submissio
 from ..problem import durable
 from ..problem.checkpoints.cards import read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.missing import missing
 from ..results.merging import merge
 from .leaderboard import board_with
 from .merge import shareable
-from .options import NamedPath, machine_options
 from .submissions import SubmissionOptions, report
 from .terminal import echo, one_line
 
 PRIVATE = ("checkpoint", "arch", "weights", "normalise", "labels", "data")  # only the sender's machine has these places
 
 
-@click.command("submit")
-@click.argument("run_path", metavar="RUN", type=NamedPath())
-@click.option("--name", required=True, help="Name of the submission: letters a to z, digits and hyphens.")
-@click.option("--by", required=True, metavar="TEXT", help="Who submits, as the board shows it.")
-@click.option("--weights", metavar="FILE|URL", help="Weights of a model that is not bundled; https:// only.")
-@click.option("--sha256", metavar="HASH", help="Hash of the weights; required with an address.")
-@click.option("--card", type=NamedPath(), metavar="FILE.toml", help="The card of that model.")
-@click.option("--note", default="", metavar="TEXT", help="One line for the maintainer.")
-@click.option("--link", default="", metavar="URL", help="A paper or page.")
-@click.option(
-    "--board",
-    multiple=True,
-    metavar="FOLDER|RUN",
-    type=NamedPath(),
-    help="Runs of the board: accept the submission as its maintainer would, and print what it changes. Repeatable.",
-)
-@click.option(
-    "--search",
-    type=click.IntRange(min=0),
-    metavar="N",
-    default=SEARCHED,
-    show_default=True,
-    help="Search N standing examples of a new model again; 0 for none.",
-)
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=NamedPath(),
-    default=Path("reports/submissions"),
-    show_default=True,
-    help="Folder of the submissions.",
-)
-@machine_options
-def command(
+def run(
     run_path: Path,
     name: str,
     by: str,
@@ -80,15 +46,7 @@ def command(
     device: str,
     quiet: bool,
 ) -> int:
-    """Write a folder for a leaderboard: RUN without folders of this machine, who sends it, and its weights by hash.
-
-    A run of a bundled model challenges its numbers: its images can lower them. A new model needs --weights and its
-    card. Everything is verified first, with the weights, and nothing is written that does not hold.
-
-    \b
-    robench submit runs/mine.robench --name fab-on-digits-sat --by "Ada Lovelace" --board reports/runs
-    robench submit runs/net.robench --name net-one --by "Ada Lovelace" --weights net.safetensors --card net.toml
-    """
+    """Runs the command; commands/submit.py documents its options."""
     submissions.check_name(name)
     if os.path.lexists(out / name):
         raise UserError(f"{out / name} exists already; choose another --name")
@@ -138,7 +96,7 @@ def _weights(run_path: Path, weights: str | None, sha256: str | None, card: Path
         address, found = weights, sha256.lower()
     else:
         if not Path(weights).is_file():
-            raise UserError(f"there is no file {weights}; name the weights with --weights")
+            raise missing("weights", weights)
         found = durable.sha256(Path(weights))
     if sha256 is not None and sha256.lower() != found:
         raise UserError(f"the hash of the weights is {found}, not {sha256!a}; leave --sha256 out, or name their file")

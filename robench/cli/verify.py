@@ -18,30 +18,13 @@ from ..results.summary import Summary, summarise
 from ..results.tables import render
 from ..search.own_attack import Consent
 from .display import Display
-from .options import data_options, machine_options, model_options, preparation
+from .options import preparation
 from .reloading import Reloaded, reloaded
 
 STOPPED = 130
 
 
-@click.command("verify")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--model", "checkpoint", metavar="CHECKPOINT", help="Present location of the model.  [default: the recorded one]"
-)
-@click.option("--search", type=click.IntRange(min=1), metavar="N", help="Also search N standing examples again.")
-@click.option(
-    "--attack",
-    "attacks",
-    multiple=True,
-    metavar="FILE.py:CLASS",
-    help="For --search: run the code of this attack of your own, which the run used; repeatable.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of that search.  [default: a random one]")
-@data_options("the recorded ones, prepared as they were")
-@model_options
-@machine_options
-def command(
+def run(
     run_path: Path,
     checkpoint: str | None,
     data: str | None,
@@ -56,17 +39,7 @@ def command(
     quiet: bool,
     **prepared: str | None,
 ) -> int:
-    """Compare a run file with its images, the data and the model.
-
-    Judges every adversarial image again, recomputes whatever can be recomputed, and prints the table. Exit 1 when
-    something does not hold. This proves which examples are broken. That the others stand is only claimed; --search
-    tests this claim on a sample.
-
-    \b
-    robench verify runs/digits-adv-linf-1a2b3c4d.robench
-    robench verify theirs.robench --model their-model.pt --data mnist
-    robench verify theirs.robench --search 20
-    """
+    """Runs the command; commands/verify.py documents its options."""
     if attacks and search is None:
         raise UserError("--attack is for searching again; add --search N, or leave it out")
     consent = Consent.of(attacks)

@@ -9,6 +9,7 @@ import torch
 
 from ..evidence.referee import Referee
 from ..problem.threats import BALLS, Ball, ThreatModel, parse
+from ..problem.threats.base import stacked
 from ..search.attack import AnyAttack
 from ..search.engine.engine import Engine
 from ..search.engine.job import Job
@@ -26,8 +27,15 @@ CONTRACT = "contract"  # the case in which an attack of the user's own is checke
 # Threats without known distances: an attack must break the same images in all cases that have the same decisions.
 UNMEASURED = {
     "rt": "rt:1px,10deg",
+    "rt-l2": "rt-l2:1px,10deg+l2:0.2",
     "affine-lp": "affine:linf:0.02+l1:0.2",
     "affine-rt": "affine:linf:0.01+rt:1px,10deg",
+    "corruption": "corruption:gaussian_noise+fog@5",
+    "patch": "patch:1px",
+    "jpeg-linf": "jpeg-linf:0.25",
+    "jpeg-l2": "jpeg-l2:1",
+    "jpeg-l1": "jpeg-l1:4",
+    "elastic": "elastic:0.5",
 }
 
 USUAL = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:2", **UNMEASURED}
@@ -107,7 +115,7 @@ def _search(job: Job, case: Case) -> tuple[set[int], list[str]]:
         return set(), []
     rows = [end.item.row for end in finds]
     images = torch.stack([end.x_adv for end in finds if end.x_adv is not None])
-    params = torch.tensor([end.params or (0.0, 0.0, 0.0) for end in finds])
+    params = stacked([end.params for end in finds])
     decisions = Referee(case.model).judge(job.threat, case.split.x[rows], case.split.y[rows], images, params)
     rejected = [decision.reason for decision in decisions if not decision.accepted]
     failures = [f"an image it found {rejected[0]}"] if rejected else []

@@ -20,6 +20,7 @@ from ..problem.classifier import Classifier
 from ..problem.noise import keyed
 from ..problem.split import Split
 from ..problem.threats import Ball, ThreatModel
+from ..problem.threats.base import stacked
 from ..search.attack import (
     AnyAttack,
     AnySteppedAttack,
@@ -297,7 +298,7 @@ def _of_ends(attack: AnyAttack, threat: ThreatModel, model: Classifier, split: S
     if finds:
         rows = [end.item.row for end in finds]
         images = torch.stack([end.x_adv for end in finds if end.x_adv is not None])
-        params = torch.tensor([end.params or (0.0, 0.0, 0.0) for end in finds])
+        params = stacked([end.params for end in finds])
         decisions = Referee(model).judge(threat, split.x[rows], split.y[rows], images, params)
         if refused := [decision.reason for decision in decisions if not decision.accepted]:
             yield f"an image it found {refused[0]}"

@@ -35,13 +35,13 @@ from ..results.merging import MERGED
 from .claims import PROTOCOL
 from .environment import date, environment
 from .model_source import CheckpointSource
+from .planning import planned_examples
 from .progress import Progress
-from .recorded import planned_examples, recorded_plan
+from .recorded import recorded_plan
 from .spot_check import Found, SpotCheck, spot_check
 from .verification import min_passes, verify
 
 MAX_WEIGHTS = 2**31  # bytes of a file with weights
-SEARCHED = 20  # standing examples of a new model that are searched again
 HONEST = 0.02  # of an honest run's standing examples, the share that such a search breaks at the most
 UNLIKELY = 0.01  # an honest run is refused by accident no more often than this
 

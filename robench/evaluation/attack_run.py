@@ -12,7 +12,7 @@ from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
-from ..problem.threats.base import NO_PARAMS
+from ..problem.threats.base import stacked
 from ..protocols import AttackChoice
 from ..results.outcomes import answers, is_exhausted, outcomes
 from ..search.attack import ForeignAttack
@@ -135,7 +135,7 @@ class AttackRun:
         x, y = self.context.split.x[rows], self.context.split.y[rows]
         exact = torch.stack([image for _, image in finds])
         rounded = (exact * 255).round() / 255  # the nearest 8-bit image; retained if it breaks the example too
-        params = torch.tensor([end.params or NO_PARAMS for end, _ in finds])
+        params = stacked([end.params for end, _ in finds])
         referee, n = self.context.referee, len(finds)
         if referee.passes == 1:
             both = referee.predict(torch.cat([exact, rounded]), y.repeat(2))
@@ -178,7 +178,7 @@ class AttackRun:
             target=end.item.target,
             forwards=end.forwards if own else 0,
             backwards=end.backwards if own else 0,
-            params=end.params if any(end.params) else (),
+            params=end.params,
         )
         r = decision
         verdict = Verdict(claim.id, r.accepted, r.rejection, r.reason, r.size, r.margin, r.passes)

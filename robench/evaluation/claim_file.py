@@ -14,9 +14,10 @@ from ..errors import UserError, counted
 from ..problem import threats
 from ..problem.datasets import npz
 from ..problem.datasets.arrays import unit_range
+from ..problem.missing import missing
 from ..problem.shapes import Inputs
 from ..problem.split import Source, Split
-from ..problem.threats.base import N_PARAMS
+from ..problem.threats.base import MAX_PARAMS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,7 +36,7 @@ class ClaimFile:
     clean: Split  # the clean image of each row; several rows may be about one example
     x_adv: Inputs
     named: tuple[str, ...]  # the threat that each row names, as plans write it; empty if the file names none
-    params: Float[torch.Tensor, "N 3"] | None  # transform parameters; None if the file has none
+    params: Float[torch.Tensor, "N P"] | None  # the parameters of each image; None if the file has none
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -49,7 +50,7 @@ def read(path: Path, shape: tuple[int, ...], whole: Source) -> ClaimFile:
     other contents.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; name an .npz file with an array x_adv")
+        raise missing("claims", path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is no .npz file; write one with numpy.savez('adv.npz', x_adv=images, example=numbers)")
     held = npz.names(path)
@@ -75,7 +76,7 @@ def read(path: Path, shape: tuple[int, ...], whole: Source) -> ClaimFile:
         clean=clean,
         x_adv=torch.from_numpy(x_adv),
         named=_texts(arrays["threat"], path) if "threat" in arrays else (),
-        params=_params(arrays["params"], path) if "params" in arrays else None,
+        params=_params(arrays["params"], shape, path) if "params" in arrays else None,
     )
 
 
@@ -158,10 +159,14 @@ def _texts(threat: Array, path: Path) -> tuple[str, ...]:
     return tuple(spelled[text] for text in texts)
 
 
-def _params(params: Array, path: Path) -> Float[torch.Tensor, "N 3"]:
-    if params.ndim != 2 or params.shape[1] != N_PARAMS or params.dtype.kind not in "iuf":
+def _params(params: Array, shape: tuple[int, ...], path: Path) -> Float[torch.Tensor, "N P"]:
+    """The parameters: as many as a threat model has for images of this shape."""
+    numbers = {threat.n_params(shape) for threat in threats.THREATS.values()}
+    known = params.ndim == 2 and params.shape[1] in numbers and params.shape[1] <= MAX_PARAMS
+    if not known or params.dtype.kind not in "iuf":
         raise UserError(
-            f"{path}: params holds {params.dtype} of shape {params.shape}; give tx, ty and the angle for each image"
+            f"{path}: params holds {params.dtype} of shape {params.shape}; give tx, ty and the angle for each image, or"
+            " the parameters that robench export writes"
         )
     if not (np.abs(params) <= LARGEST_PARAMETER).all():
         raise UserError(f"{path}: params holds numbers that are no pixels or degrees; give tx, ty and the angle")

@@ -11,7 +11,6 @@ from itertools import count
 from typing import NamedTuple
 
 import msgspec
-import torch
 
 from .. import __version__
 from ..errors import UserError, counted
@@ -22,17 +21,16 @@ from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem import threats
 from ..problem.split import Source
-from ..problem.threats import RT, AffineRT, ThreatModel
-from ..problem.threats.base import NO_PARAMS
+from ..problem.threats import ThreatModel
+from ..problem.threats.base import PackedParams, packed, stacked
 from ..protocols import Protocol, ThreatChoice
 from ..results.outcomes import answers
 from ..results.summary import Summary, summarise
 from .claim_file import ClaimFile
 from .environment import date
-from .planning import as_planned, resumed
+from .planning import as_planned, planned_examples, resumed
 from .prepared import PreparedEvaluation
 from .progress import Progress
-from .recorded import planned_examples
 
 PROTOCOL = "claims"  # of a run without attacks
 MAX_THREATS = 100  # of a new run
@@ -49,7 +47,7 @@ class _Image(NamedTuple):
 
     example: int
     sha256: str
-    params: tuple[float, ...]
+    params: PackedParams
 
 
 @dataclass
@@ -93,7 +91,7 @@ def put_claims(
     result = ClaimResult(earlier)
     judge = _Judge(plan, run, Referee(prepared.referee.classifier, plan.passes), under, result)
     for file in files:
-        if file.params is None and (moved := [str(t) for t in under if isinstance(t, RT | AffineRT)]):
+        if file.params is None and (moved := [str(t) for t in under if t.by_params]):
             progress.noted(f"{file.path} has no params, so no moved image is accepted under {', '.join(moved)}")
         judge.take(file)
     result.summary = summarise(plan, run.evidence(), __version__)
@@ -184,9 +182,8 @@ class _Judge:
             self._judge(file, dict(parts[first : first + AT_ONCE]))
 
     def _image(self, file: ClaimFile, row: int) -> _Image:
-        params = file.params[row].tolist() if file.params is not None else NO_PARAMS
-        pixels = images.sha256(file.x_adv[row].numpy())
-        return _Image(file.clean.numbers[row], pixels, tuple(params) if any(params) else ())
+        params = () if file.params is None else packed(file.params[row])
+        return _Image(file.clean.numbers[row], images.sha256(file.x_adv[row].numpy()), params)
 
     def _why_not(self, example: int) -> str:
         """Why images about this example cannot count; empty if they can."""
@@ -199,7 +196,7 @@ class _Judge:
     def _judge(self, file: ClaimFile, part: Mapping[_Image, int]) -> None:
         rows = list(part.values())
         x, y, x_adv = file.clean.x[rows], file.clean.y[rows], file.x_adv[rows]
-        params = torch.tensor([image.params or NO_PARAMS for image in part])
+        params = stacked([image.params for image in part])
         predictions = self.referee.predict(x_adv, y)
         nth = self._numbered(part)
         decisions = [self.referee.rule(threat, x, x_adv, predictions, params, nth) for threat in self.under]

@@ -8,7 +8,8 @@ from ..problem.classifier import Classifier
 from ..problem.split import Split
 from ..protocols import Protocol
 from ..search.engine.pilot import Choice, Pilot, choose, named
-from .planning import as_planned, averaging, identity_of
+from .planning import as_planned, averaging
+from .recorded import identity_of
 
 
 def settled_precision(plan: Plan, protocol: Protocol, classifier: Classifier, referee: Referee, split: Split) -> Choice:

@@ -15,9 +15,10 @@ from ..problem import threats as threat_models
 from ..problem.datasets import python_data
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Split
-from ..problem.threats.base import NO_PARAMS
+from ..problem.threats.base import stacked
 from ..results.exported import Selection, finds
-from .recorded import planned_examples, recorded_plan
+from .planning import planned_examples
+from .recorded import recorded_plan
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
@@ -42,8 +43,8 @@ def load_images(
 
     One entry per broken example and threat, in the order of the run's plan: `x` and `x_adv` (N,C,H,W), float32 in
     [0, 1]; `y`; `example`, its number; `threat`; `attack`, with every number; `size`, in the unit of the threat;
-    `margin`, the best wrong logit minus the correct one; `params` (N,3), the transform parameters tx, ty and angle, 0
-    without a transform. Clean images come from where the run found them, or from
+    `margin`, the best wrong logit minus the correct one; `params` (N,P), the parameters of threats that need them, such
+    as tx, ty and angle, else 0. Clean images come from where the run found them, or from
     `data`, anything that `robench.evaluate` takes. Raises UserError when no image is selected, or when the data are
     not the run's.
 
@@ -111,6 +112,6 @@ def images_of(file: RunFile, plan: Plan, evidence: Evidence, split: Split, selec
         "attack": np.array([find.claim.attack for find in found]),
         "size": np.array([find.verdict.size for find in found], dtype=np.float64),
         "margin": np.array([find.verdict.margin for find in found], dtype=np.float64),
-        "params": np.array([find.claim.params or NO_PARAMS for find in found], dtype=np.float64),
+        "params": stacked([find.claim.params for find in found]).double().numpy(),
     }
     return Images(arrays, without)

@@ -1,17 +1,20 @@
 """The plan of an evaluation, and whether a run file that holds one can be continued."""
 
+from pathlib import Path
+
 import msgspec
 import torch
 
 from ..errors import UserError
 from ..evidence.attack_key import AttackKey
 from ..evidence.records import ModelRecord, Plan, PlannedAttack, PlannedThreat
-from ..problem.classifier import Classifier, Identity
-from ..problem.split import Split
+from ..problem.classifier import Classifier
+from ..problem.split import Source, Split
 from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import planned_items
 from ..search.attack import ForeignAttack
 from ..search.engine.precision import checked
+from .recorded import identity_of
 
 EOT = 20  # passes that a search averages over, as AutoAttack's version for random models does
 
@@ -30,8 +33,10 @@ def make_plan(
     """The question, with the conditions under which its verdicts repeat exactly.
 
     Hashes the weights and makes a forward pass. Raises UserError where the precision is unknown, or the device lacks
-    it.
+    it, and for a threat that has too many parameters for images of this size.
     """
+    for choice in protocol.threats:
+        choice.threat.refuse_unfit(split.shape)
     return Plan(
         model=record_of(classifier),
         data=split.name,
@@ -59,11 +64,6 @@ def record_of(classifier: Classifier) -> ModelRecord:
         normalisation=identity.normalisation,
         fingerprint=identity.fingerprint,
     )
-
-
-def identity_of(model: ModelRecord) -> Identity:
-    """The reverse of `record_of`: the identity that a run file keeps."""
-    return Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)
 
 
 def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
@@ -121,3 +121,15 @@ def refuse_other_noise(before: Plan, device: str, path: str) -> None:
 def averaging(protocol: Protocol) -> int:
     """The number of passes that searches on a stochastic model average over."""
     return EOT if protocol.eot is None else protocol.eot
+
+
+def planned_examples(run: str | Path, plan: Plan, whole: Source) -> Split:
+    """The examples that a run is about. Raises UserError when they are missing, or are other images."""
+    rows = {number: row for row, number in enumerate(whole.numbers)}
+    missing = [number for number in plan.examples if number not in rows]
+    if missing:
+        raise UserError(f"{whole.name} has no example {missing[0]}, which {run} is about; name its data with --data")
+    split = whole.take([rows[number] for number in plan.examples])
+    if split.sha256 != plan.data_sha256:
+        raise UserError(f"{whole.name} holds other images than {run} is about; name its data with --data")
+    return split

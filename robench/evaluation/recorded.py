@@ -1,12 +1,12 @@
-"""What a run file holds, and the images that it is about."""
+"""What a run file holds. Does not import torch."""
 
 from pathlib import Path
 
 from .. import __version__
 from ..errors import UserError
-from ..evidence.records import Plan
+from ..evidence.records import ModelRecord, Plan
 from ..evidence.store import RunFile
-from ..problem.split import Source, Split
+from ..problem.identity import Identity
 from ..results.summary import Summary, summarise
 
 
@@ -30,13 +30,6 @@ def recorded_summary(path: str | Path, what: str = "") -> Summary:
         return summarise(recorded_plan(run, what), run.evidence(), __version__)
 
 
-def planned_examples(run: str | Path, plan: Plan, whole: Source) -> Split:
-    """The examples that a run is about. Raises UserError when they are missing, or are other images."""
-    rows = {number: row for row, number in enumerate(whole.numbers)}
-    missing = [number for number in plan.examples if number not in rows]
-    if missing:
-        raise UserError(f"{whole.name} has no example {missing[0]}, which {run} is about; name its data with --data")
-    split = whole.take([rows[number] for number in plan.examples])
-    if split.sha256 != plan.data_sha256:
-        raise UserError(f"{whole.name} holds other images than {run} is about; name its data with --data")
-    return split
+def identity_of(model: ModelRecord) -> Identity:
+    """The identity that a run file keeps."""
+    return Identity(model.weights_sha256, model.architecture, model.normalisation, model.fingerprint)

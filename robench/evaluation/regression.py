@@ -17,6 +17,7 @@ from ..evidence.records import ModelRecord
 from ..evidence.store import is_run_file
 from ..problem import datasets, durable, threats
 from ..problem.datasets.preparation import Preparation
+from ..problem.missing import missing
 from ..problem.split import Source, Split
 from ..protocols import Protocol, ThreatChoice, rebuilt
 from ..results.comment import Comment
@@ -86,7 +87,7 @@ def read_baseline(path: Path) -> Baseline:
     Raises UserError when the file is missing or damaged, or no model can be compared with it.
     """
     if not path.is_file():
-        raise UserError(f"there is no baseline {path}; write one with robench evaluate CHECKPOINT --json {path}")
+        raise missing("baseline", path)
     summary = _summary(path)
     if not summary.data.examples:
         raise UserError(f"the baseline {path} is about no example; write it again with robench evaluate")

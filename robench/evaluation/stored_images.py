@@ -11,7 +11,7 @@ from ..errors import counted
 from ..evidence.images import Image
 from ..evidence.records import Claim, Plan, Verdict
 from ..evidence.store import RunFile
-from ..problem.threats.base import NO_PARAMS
+from ..problem.threats.base import stacked
 from ..results.outcomes import Outcome, answers, outcomes
 from .attack_run import ClaimContext
 
@@ -71,7 +71,7 @@ def _judged(
     index = [rows[claim.example] for claim, _ in stored]
     x, y = context.split.x[index], context.split.y[index]
     x_adv = torch.stack([image for _, image in stored])
-    params = torch.tensor([claim.params or NO_PARAMS for claim, _ in stored])
+    params = stacked([claim.params for claim, _ in stored])
     for threat in context.threats:
         examples = unbroken[str(threat)]
         inside = threat.contains(x_adv, x, params).tolist()

@@ -10,7 +10,7 @@ from ..problem import threats
 from ..problem.shapes import Inputs
 from ..problem.split import Split
 from ..problem.threats import AffineBalls, AffineRT, Ball
-from ..problem.threats.rt import EDGE
+from ..problem.threats.rebuilt import EDGE
 from .records import Claim, Evidence, Verdict
 from .referee import NO_ANSWER, NOT_FINITE, OUTSIDE_BOX, RAISES, harmless, outside
 

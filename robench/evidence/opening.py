@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import UserError
+from ..problem.missing import missing
 from .layout import FORMAT, HEADER, format_of, is_laid_out, is_ours, lay_out, uses_log
 
 if sys.platform != "win32":  # there the system itself denies other processes an open file
@@ -187,9 +188,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        raise UserError(
-            f"there is no run file {path}; `robench evaluate` writes them to runs/ unless --run says else"
-        ) from None
+        raise missing("run", path) from None
     if stat.S_ISLNK(found.st_mode):
         raise UserError(f"{path} is a link; name what it leads to, {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):

@@ -16,6 +16,7 @@ from .attack_key import AttackKey
 
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+MIN_MANY, MAX_PARAMS = 16, 2**17  # parameters of an image that are float32 bytes, as in problem.threats.base
 MIN_SAMPLE = 5  # examples: where fewer of a sample stand, nothing follows from it, and all are searched
 WHOLE = -1  # stands for the model where a measurement concerns no single example
 
@@ -25,6 +26,9 @@ Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # of counts
 Seconds = Annotated[float, Meta(ge=0, lt=1e15)]
 Text = Annotated[str, Meta(max_length=10_000)]
 ThreatText = Annotated[str, Meta(max_length=200)]
+
+Few = Annotated[tuple[float, ...], Meta(max_length=3)]
+Many = Annotated[bytes, Meta(min_length=4 * MIN_MANY, max_length=4 * MAX_PARAMS)]
 
 Rejection = Literal["", "outside", "outside the box", "does not fool", "not finite"]
 """Why a claim was rejected, in the words of the summary file; empty if it was accepted."""
@@ -107,8 +111,8 @@ class Claim(msgspec.Struct, frozen=True):
     target: Annotated[int, Meta(ge=-1, lt=2**31)]  # the target class, -1 for an untargeted search
     forwards: Count  # of this item up to the find
     backwards: Count
-    # The transform parameters of the image, for threat models that need them: tx, ty, angle.
-    params: Annotated[tuple[float, ...], Meta(max_length=3)] = msgspec.field(default=(), name="witness")
+    # The parameters of the image, for threat models that need them: tx, ty and angle, or more as float32 bytes.
+    params: Few | Many = msgspec.field(default=(), name="witness")
 
     @property
     def key(self) -> AttackKey:

@@ -14,11 +14,12 @@ import torch
 
 from ..errors import UserError
 from ..problem import threats
-from ..problem.classifier import Classifier, Identity
+from ..problem.classifier import Classifier
+from ..problem.identity import Identity
 from ..problem.split import Split
 from ..problem.threats import AffineRT, Ball, ThreatModel
-from ..problem.threats.base import NO_PARAMS
-from ..problem.threats.rt import SAME
+from ..problem.threats.base import stacked
+from ..problem.threats.rebuilt import SAME
 from .contradiction import contradictions
 from .images import Image
 from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
@@ -264,7 +265,7 @@ class _Images:
         x, y = self.facts.whole.x[index], self.facts.whole.y[index]
         x_adv = torch.stack([torch.from_numpy(image) for _, image in finds])
         predictions = self.referee.predict(x_adv, y)
-        params = torch.tensor([claim.params or NO_PARAMS for claim, _ in finds])
+        params = stacked([claim.params for claim, _ in finds])
         decisions = self.referee.rule(threat, x, x_adv, predictions, params)
         inside = self._inside(text, x_adv, x, params)
         self.judged += len(finds)

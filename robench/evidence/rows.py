@@ -15,6 +15,8 @@ import numpy as np
 from .. import radius, renames
 from .records import (
     MAX_ITEMS,
+    MAX_PARAMS,
+    MIN_MANY,
     WHOLE,
     Claim,
     Clean,
@@ -31,7 +33,9 @@ from .records import (
     Verdict,
 )
 
-FARTHEST = 1e6  # of a transform parameter: pixels or degrees
+FARTHEST = 1e6  # of a parameter, such as pixels or degrees
+_FEW = 3 * 8  # bytes of tx, ty and the angle
+_MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
 MAX_JSON = 2**26  # characters of a plan
 MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
 MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
@@ -203,15 +207,15 @@ def _number(value: Any) -> Any:
     return math.nan if value is None else value  # SQLite has no NaN
 
 
-def _numbers(params: Any) -> tuple[float, ...]:
+def _numbers(params: Any) -> tuple[float, ...] | bytes:
     if params is None:
         return ()
-    if not isinstance(params, bytes) or len(params) != 3 * 8:
-        raise ValueError("witness: expected three numbers of eight bytes")
-    numbers = tuple(np.frombuffer(params, "<f8").tolist())
-    if not all(abs(number) <= FARTHEST for number in numbers):
+    if not isinstance(params, bytes) or not (len(params) == _FEW or len(params) in _MANY):
+        raise ValueError(f"witness: expected three numbers of eight bytes, or {MIN_MANY} or more of four")
+    numbers = np.frombuffer(params, "<f8" if len(params) == _FEW else "<f4")
+    if not (np.abs(numbers) <= FARTHEST).all():
         raise ValueError(f"witness: expected numbers of at most {FARTHEST:g}")
-    return numbers
+    return tuple(numbers.tolist()) if len(params) == _FEW else params
 
 
 def _attack(text: Any) -> Any:
@@ -318,9 +322,9 @@ def real(value: float) -> float | None:
     return None if value != value else value
 
 
-def blob(numbers: tuple[float, ...]) -> bytes | None:
-    """Transform parameters as bytes; None if there are none."""
-    return np.array(numbers, "<f8").tobytes() or None
+def blob(params: tuple[float, ...] | bytes) -> bytes | None:
+    """The parameters of an image as bytes; None if there are none."""
+    return params if isinstance(params, bytes) else np.array(params, "<f8").tobytes() or None
 
 
 def bits(done: int) -> bytes:

@@ -10,7 +10,7 @@ import torch
 
 from .shapes import Labels, Logits
 from .split import Split
-from .threats import RT, Ball, ThreatModel
+from .threats import RT, Ball, Patch, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
 SHOWN = 10  # names of classes in a note
@@ -92,6 +92,8 @@ def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
     """Whether the threat can remove all content of an image: turn black into white, or move everything out of view."""
     if isinstance(threat, RT):
         return float(threat.pixels) >= min(shape[1:])
+    if isinstance(threat, Patch):
+        return threat.side >= max(shape[1:])
     return isinstance(threat, Ball) and _reaches(threat, 1.0, shape)
 
 

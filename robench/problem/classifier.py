@@ -3,45 +3,19 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, described
+from .identity import Identity
 from .memory import out_of_memory
 from .noise import keyed, uniform
 from .randomness import seeded
 from .shapes import Inputs, Logits
 
 FINGERPRINT_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The properties by which two classifiers count as the same, so that evidence on one holds for the other.
-
-    `fingerprint` holds the logits on eight fixed images, so that a changed architecture file is detected
-    even if the weights are the same; it is compared up to float noise.
-    """
-
-    weights_sha256: str
-    architecture: str
-    normalisation: str
-    fingerprint: tuple[float, ...]
-
-    def same_as(self, other: "Identity") -> bool:
-        """Whether weights and settings are equal, and logits are equal up to float noise between machines."""
-        settled = (self.weights_sha256, self.architecture, self.normalisation)
-        if settled != (other.weights_sha256, other.architecture, other.normalisation):
-            return False
-        if len(self.fingerprint) != len(other.fingerprint):
-            return False
-        ours, theirs = torch.tensor([self.fingerprint, other.fingerprint], dtype=torch.float64)
-        neither = ~ours.isfinite() & ~theirs.isfinite()  # a network may return NaN for noise
-        scale = ours.masked_fill(~ours.isfinite(), 0.0).abs().amax().clamp(min=1e-30)
-        return bool((((ours - theirs).abs() <= 1e-3 * scale) | neither).all())
 
 
 class Classifier:

@@ -3,6 +3,7 @@
 from ..errors import UserError
 
 LONGEST = 100  # characters
+SHOWN = 80  # characters of a printed name
 SEPARATORS = frozenset("/\\:")
 
 
@@ -28,3 +29,9 @@ def as_file_name(text: str) -> str:
     """The text as a part of a file name. A name that `check` accepts is returned unchanged."""
     safe = "".join(c if c.isprintable() and c not in SEPARATORS else "-" for c in text)
     return safe.lstrip(".")[:LONGEST] or "unnamed"
+
+
+def shown(name: str) -> str:
+    """A name from a file in printable form: on one line, and not too long."""
+    text = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

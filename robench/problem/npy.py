@@ -18,7 +18,7 @@ DAMAGED = (
 
 
 def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order (whether columns come first) and type of the array that begins here, in a file opened for reading bytes.
+    """Shape, order (whether columns come first) and type of the array that begins here; `file` gives bytes.
 
     Raises ValueError for any other content, and for named fields, which alone need a later version of the format.
     """

@@ -9,6 +9,7 @@ from typing import Any
 from .. import renames
 from ..errors import UserError, unknown
 from ..problem import threats, toml
+from ..problem.missing import missing
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
 from ..search.attack import AnyAttack, Attack, AttackGiven
@@ -26,12 +27,23 @@ OWN_THREATS, OWN_ATTACKS = (
     "own attacks",
 )  # appended to a protocol's name if the command line replaced them
 
+ASCENTS = (
+    "param-ascent(loss='cross-entropy')",
+    "param-ascent",
+    "param-ascent(by='frank-wolfe')",
+    "param-ascent(targets=9)",
+)
+
 # Attacks for threats that a protocol does not mention.
 USUAL = {
     "l0": ["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"],  # as in standard-l0
     "rt": ["grid"],
+    "rt-l2": ["grid"],
     "affine-lp": ["affine-lp(splits=11)"],
     "affine-rt": ["affine-rt(splits=11)"],
+    "corruption": ["corruptions"],
+    "patch": ["patch-pgd", "patch-pgd(begin='random', restarts=20)", "patch-pgd(targets=9)"],
+    **{name: [*ASCENTS] for name in threats.PARAM_BALLS},
 }
 
 FORMERLY_USUAL = {"l0": ["pointwise"]}
@@ -141,7 +153,7 @@ def load(text: str, data: str) -> Protocol:
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
-            raise UserError(f"there is no protocol file {text}; `robench list protocols` lists the bundled ones")
+            raise missing("protocol", text)
         return read(path)
     if text in ("standard", "exhaustive") and f"{text}-{data}" in names():
         text = f"{text}-{data}"
@@ -175,7 +187,7 @@ def read(path: Path) -> Protocol:
         raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(f"{path} lacks or misspells {error}; `robench list protocols -v` shows complete ones") from None
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         raise UserError(
             f"{path} is not laid out as a protocol; `robench list protocols -v` shows complete ones"
         ) from None

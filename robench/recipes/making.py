@@ -18,6 +18,8 @@ from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES, factories
 from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
+from ..problem.checkpoints.probe import probe
+from ..problem.checkpoints.saving import is_half
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
@@ -204,7 +206,7 @@ def _network(order: Order, split: Split) -> nn.Module:
     if not order.factory:
         return ARCHITECTURES[order.architecture].build(split.shape, split.classes)
     network = factories.build(order.architecture, split.shape, split.classes).float()
-    checkpoints.probe(network, Path(order.architecture), split.shape, split.classes)
+    probe(network, Path(order.architecture), split.shape, split.classes)
     try:
         logits = copy.deepcopy(network).train()(torch.rand(2, *split.shape))
     except Exception as error:  # whatever the user's code raises
@@ -304,7 +306,7 @@ def _made(order: Order, split: Split) -> Card | None:
         decided = ("data", "architecture", "shape", "classes", "recipe", "seed", "settings")
         if all(_plain(getattr(card, field)) == _plain(getattr(wanted, field)) for field in decided):
             verified(order.card, card)
-            if checkpoints.is_half(order.weights) == order.half:
+            if is_half(order.weights) == order.half:
                 return card
     raise UserError(
         f"{order.weights} exists already and was not made by this command; choose another --out, or replace it with "

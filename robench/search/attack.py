@@ -19,7 +19,6 @@ from ..errors import UserError
 from ..problem.losses import Loss
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, choose
 from ..problem.threats import ThreatModel
-from ..problem.threats.base import N_PARAMS
 from ..settings import Count, NoTargets, TargetOrder
 
 MAX_AT_ONCE = 10_000  # images of one example that an attack may query at once: of CIFAR-10, 120 MB
@@ -45,8 +44,8 @@ class State:
 Candidates = Float[Tensor, "L W *D"]
 """The images that L slots query at once, W per slot."""
 
-CandidateParams = Float[Tensor, "L W 3"]
-"""The transform parameters of these images, for threat models that need them; else 0."""
+CandidateParams = Float[Tensor, "L W P"]
+"""The parameters of these images, for threat models that need them; else 0."""
 
 Reads = Literal["labels", "logits", "gradients", "anything"]
 """The part of the model's output that an attack receives. An attack that holds the model may read anything."""
@@ -145,7 +144,8 @@ class SteppedAttack(Attack, Generic[T, S]):
 
     def params(self, threat: T, batch: Batch, state: S) -> CandidateParams:
         """The transform parameters of the images of `query`."""
-        return batch.x.new_zeros(len(batch.y), self.queries_per_step, N_PARAMS)
+        n_params = threat.n_params(batch.x.shape[1:])
+        return batch.x.new_zeros(len(batch.y), self.queries_per_step, n_params)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Runs a file of Python code that the user names, and nothing but the bytes that key the evidence of its attacks."""
 
 import sys
-from difflib import get_close_matches
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -9,8 +8,7 @@ from types import CodeType, ModuleType
 
 from ..errors import UserError, described
 from ..problem.architectures.factories import searching
-
-FORM = "write file.py:Class or 'file.py:Class(steps=50)'"
+from ..problem.missing import ATTACK, missing_code
 
 
 class _FromSource(SourceFileLoader):
@@ -29,10 +27,7 @@ def imported(target: str, given: str) -> ModuleType:
     """The module in a file, whose code this runs. Raises UserError if the file is missing, or its code fails."""
     path = Path(target).expanduser()
     if not path.is_file():
-        files = [p.name for p in path.parent.glob("*.py") if p.is_file()]
-        near = get_close_matches(path.name, files, n=1, cutoff=0.75)
-        hint = f"did you mean {path.parent / near[0]}?" if near else FORM
-        raise UserError(f"{given}: there is no file {target}; {hint}")
+        raise missing_code(given, target, ATTACK)
     try:
         source = path.read_bytes()
         return _run(path.resolve(), source)

@@ -22,11 +22,12 @@ from typing import Any
 from .. import settings as settings_of
 from ..errors import UserError, described, unknown
 from ..problem.architectures.factories import WRITTEN, literals
+from ..problem.missing import ATTACK
 from ..problem.threats import THREATS, ThreatModel
 from ..settings import MAX
 from .attack import AnyAttack, Attack, ForeignAttack, GradientAttack, LabelAttack, ScoreAttack
 from .attacks import ATTACKS
-from .code_file import FORM, imported
+from .code_file import imported
 from .foreign.foolbox import FoolboxAttack
 
 EXAMPLE = "'file.py:Class(steps=50, mode=\"fast\")'"
@@ -150,7 +151,7 @@ def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
     given = f"--attack {text}"
     found = WRITTEN.fullmatch(text.strip())
     if found is None or not found["name"].strip().isidentifier():
-        raise UserError(f"{given} cannot be read; {FORM}")
+        raise UserError(f"{given} cannot be read; {ATTACK}")
     name = found["name"].strip()
     positional, keywords = literals(given, found["arguments"] or "()", EXAMPLE)
     if positional:
@@ -161,7 +162,7 @@ def _read(text: str) -> tuple[type[AnyAttack], tuple[tuple[str, Any], ...]]:
         offers = [key for key, value in vars(home).items() if _is_own(value, home)]
         raise unknown(f"attack in {found['target']}", name, offers)
     if not isinstance(kind, type):
-        raise UserError(f"{given} is {type(kind).__name__}, not a class; {FORM}")
+        raise UserError(f"{given} is {type(kind).__name__}, not a class; {ATTACK}")
     return _checked(kind, given), keywords
 
 

@@ -346,7 +346,9 @@ def test_debug_shows_a_traceback(robench):
     assert robench("--debug", "list", "atacks").err.count("Traceback") == 1
 
 
-def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch):
+def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch, folder):
+    (folder / "r.robench").touch()
+
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 

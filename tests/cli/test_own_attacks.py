@@ -260,7 +260,7 @@ def test_the_doctor_holds_it_to_the_contract(trace, folder, robench, monkeypatch
     from robench.doctor.cases import cases
 
     some = cases()[:2]
-    monkeypatch.setattr("robench.cli.doctor.cases", lambda: some)
+    monkeypatch.setattr("robench.cli.doctor.cases", lambda device: some)
     result = robench("doctor", "--attack", "mine.py:Mine(steps=4)", "--quiet")
     assert (result.code, "| one by one" in result.out) == (0, False)
     assert "## Your own attacks" in result.out

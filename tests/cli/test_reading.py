@@ -318,7 +318,8 @@ def test_each_entry_of_a_list_is_one_line(robench, kind, expected):
 
 def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
     result = robench("list", "models", "digits-sat").out
-    assert "recipe sat against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in result
+    assert result.split()[:4] == ["digits-sat", "digits", "digits-cnn", "sat"]
+    assert "Against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in result
     assert "union 15.0" in result
 
 

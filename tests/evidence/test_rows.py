@@ -17,7 +17,7 @@ from robench.errors import UserError
 from robench.evidence import images, rows
 from robench.evidence.records import MAX_ITEMS, MaskingDepth, MaskingState, Plan
 from robench.evidence.store import RunFile
-from robench.problem.classifier import Identity
+from robench.problem.identity import Identity
 from robench.results.summary import Summary
 from robench.results.tables import render
 
@@ -73,6 +73,12 @@ def refusal(path):
         ("claim SET witness = ?", "x", "claim"),
         ("claim SET witness = ?", b"\xff" * 24, "claim"),
         ("claim SET witness = ?", b"\0" * 10**6, "claim"),
+        ("claim SET witness = ?", b"\0" * 60, "claim"),
+        ("claim SET witness = ?", b"\0" * 66, "claim"),
+        ("claim SET witness = ?", b"\0" * (4 * 2**17 + 4), "claim"),
+        ("claim SET witness = ?", b"\xff" * 400, "claim"),
+        ("claim SET witness = ?", b"\x00\x00\x80\x7f" * 100, "claim"),
+        ("claim SET witness = ?", b"\x00\x24\x74\x4b" * 100, "claim"),
         ("claim SET id = ? WHERE id = 5", -5, "claim"),
         ("verdict SET accepted = ?", 3, "verdict"),
         ("verdict SET rejection = ?", "because", "verdict"),

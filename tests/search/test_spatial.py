@@ -32,24 +32,25 @@ def split(model):
     return toy(model, N, edges=False)
 
 
-def fallen(model, split, attack, slots=8):
+def fallen(model, split, attack, slots=8, threat=THREAT):
     return [
-        (end.item.row, end) for end in ends(model, split, job(THREAT, attack, items(model, attack, split, range(N))),
+        (end.item.row, end) for end in ends(model, split, job(threat, attack, items(model, attack, split, range(N))),
                                             slots=slots) if end.x_adv is not None
     ]  # fmt: skip
 
 
-def test_the_grid_breaks_exactly_what_one_of_its_transforms_breaks(model, split):
+@pytest.mark.parametrize("threat", [THREAT, parse("rt-l2:0.1px,1deg+l2:0.03")], ids=str)
+def test_the_grid_breaks_exactly_what_one_of_its_transforms_breaks(model, split, threat):
     transforms = LIMITS * torch.tensor(list(product(*(np.linspace(-1, 1, n) for n in (3, 3, 7))))).float()
     expected = set()
     for row in range(N):
-        images = THREAT.apply(split.x[[row]].expand(len(transforms), *SHAPE), transforms)
+        images = threat.apply(split.x[[row]].expand(len(transforms), *SHAPE), transforms)
         if (model(images).argmax(dim=1) != split.y[row]).any():
             expected.add(row)
     attack = Grid(translations=3, rotations=7, steps=9)
     assert 0 < len(expected) < N, "both outcomes must occur"
     for slots in (1, 64):
-        assert {row for row, _ in fallen(model, split, attack, slots)} == expected
+        assert {row for row, _ in fallen(model, split, attack, slots, threat)} == expected
 
 
 def test_the_referee_recomputes_a_find_from_its_transform(model, split):

@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import UserError, described, unknown
+from ..missing import FACTORY, missing_code
 
 CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "nclasses", "num_class", "n_class", "num_labels")
 CHANNELS = ("in_channels", "in_chans", "in_channel", "input_channels")
@@ -32,7 +33,6 @@ FILLED = (
     f"{', '.join(CLASSES[:2])} (the number of classes), {', '.join(CHANNELS[:2])} (the channels of an image), "
     f"{', '.join(SHAPES[:2])} (channels, height, width) and {SIZES[0]}"
 )
-FORM = "write file.py:factory, module:factory or 'file.py:factory(depth=20)'"
 EXAMPLE = "'file.py:build(depth=20, width=2.5, name=\"x\")'"
 WRITTEN = re.compile(r"(?P<target>.*?\.py|[^():]+):(?P<name>[^():]*)(?P<arguments>\(.*\))?", re.DOTALL)
 
@@ -55,7 +55,7 @@ class Factory:
         """
         found = WRITTEN.fullmatch(text.strip())
         if found is None or not found["name"].strip():
-            raise UserError(f"--arch {text} cannot be read; {FORM}")
+            raise UserError(f"--arch {text} cannot be read; {FACTORY}")
         positional, keywords = literals(f"--arch {text}", found["arguments"] or "()")
         return cls(text, found["target"], found["name"].strip(), positional, keywords)
 
@@ -250,9 +250,7 @@ def _parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Paramete
 def _import(target: str, text: str) -> ModuleType:
     path = Path(target).expanduser()
     if target.endswith(".py") and not path.is_file():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
-        hint = f"did you mean {path.parent / near[0]}?" if near else FORM
-        raise UserError(f"--arch {text}: there is no file {target}; {hint}")
+        raise missing_code(f"--arch {text}", target, FACTORY)
     try:
         if target.endswith(".py"):
             return _import_file(path)

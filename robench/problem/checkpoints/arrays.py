@@ -14,7 +14,8 @@ import numpy as np
 
 from ...errors import UserError, first_line
 from .. import npy
-from .nested import by, shown
+from ..names import shown
+from .nested import by
 from .zips import AGAIN, max_unpacked, too_large
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

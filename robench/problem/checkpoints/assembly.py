@@ -13,11 +13,12 @@ from torch.optim.swa_utils import AveragedModel
 from ...errors import UserError, described, unknown
 from ..architectures import ARCHITECTURES, factories
 from ..architectures.factories import Factory
+from ..names import shown
 from . import recognition
 from .choice import Choice, chosen, chosen_module, under, unused, weights_of, whence
 from .contents import Contents
 from .misfits import empty, misfit, not_recognised, unknown_set
-from .nested import by, shown
+from .nested import by
 from .own_normalisation import Own, own_normalisation
 from .places import Place, Wanted, find, fits, nearest
 from .recognition import BY_NAMES, Match

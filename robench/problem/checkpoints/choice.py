@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...errors import UserError, counted
+from ..names import shown
 from .contents import Contents
-from .nested import Nested, by, first, shown, words
+from .nested import Nested, by, first, words
 from .places import COUNTER, Place, is_copy, same
 
 USUAL = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")

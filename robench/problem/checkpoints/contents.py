@@ -14,12 +14,14 @@ from ...errors import UserError
 from ..architectures.factories import Factory
 from ..cache import BEGINNING, is_html
 from ..durable import sha256
+from ..names import shown
 from .arrays import is_mat, is_npz, read_mat, read_npz
-from .nested import Nested, nested, shown
+from .locating import INDEX
+from .nested import Nested, nested
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
 from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
-from .shards import INDEX, index_of, read_safetensors, read_sharded
+from .shards import index_of, read_safetensors, read_sharded
 from .zips import AGAIN, entries, names
 
 FOREIGN = {

@@ -4,9 +4,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ...errors import UserError, counted
+from ..names import shown
 from .choice import called, shapes_listed
 from .contents import Contents
-from .nested import by, first, shown
+from .nested import by, first
 from .places import Place, Wanted, fits
 from .recognition import Match
 

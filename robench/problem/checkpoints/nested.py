@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..names import shown
 from .pickled_arrays import Array, PickledArray
 
 DEPTH = 50  # levels of containers
 ENTRIES = 2_000_000  # in all containers together; a container that is referenced several times counts each time
 REPEATED = 2**26  # bytes: the largest tensor that may be larger than its own storage
-SHOWN = 80  # characters of a name from a file
 
 OPTIMISER = {"state", "param_groups"}
 """The keys of an optimiser's state dict."""
@@ -80,12 +80,6 @@ def nested(held: object) -> Nested:
         elif len(above) == 1:
             found.plain.append(name)
     return found
-
-
-def shown(name: str) -> str:
-    """A name from a file in printable form: on one line, and not too long."""
-    text = name if name.isprintable() else name.encode("unicode_escape").decode()
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def first(names: Iterable[str], limit: int = 3) -> str:

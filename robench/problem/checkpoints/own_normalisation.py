@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..architectures.normalise import canonical
-from .nested import DEPTH, by, shown
+from ..names import shown
+from .nested import DEPTH, by
 from .places import Place, is_copy, parent, same
 
 PAIRS = {"mu": "sigma", "mean": "std", "_mean": "_std", "mean_": "std_", "new_mean": "new_std", "means": "stds"}

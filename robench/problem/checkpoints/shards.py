@@ -8,10 +8,10 @@ import safetensors
 from torch import Tensor
 
 from ...errors import UserError, counted
-from .nested import shown
+from ..names import shown
+from .locating import INDEX
 from .zips import AGAIN
 
-INDEX = ".index.json"
 LARGEST = 2**26  # bytes of an index; a hundred thousand tensors need a tenth of it
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .nested import shown
+from ..names import shown
 from .pickled_arrays import PickledArray, PickledType, array_names
 from .zips import AGAIN
 

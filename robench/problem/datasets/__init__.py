@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ... import errors
 from ...errors import UserError
+from ..missing import missing
 from ..split import Source, Split, shuffled_rows
 from . import cifar10, digits, mnist, npz
 from .cifar10_c import CIFAR10_C
@@ -202,9 +203,7 @@ def source(text: str, part: str = "test", preparation: Preparation | None = None
         return npz.read(Path(os.path.expanduser(text)), part)
     if data is None:
         if "/" in text or os.sep in text or os.path.exists(os.path.expanduser(text)):
-            raise UserError(
-                f"there is no folder {text}; --data takes the name of a data set, a folder of images or an .npz file"
-            )
+            raise missing("folder", text)
         raise errors.unknown("data set", text, DATASETS)
     return data.read(part)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import UserError, first_line
 from .. import npy
+from ..missing import missing
 from ..split import Split
 from .arrays import Array, split_of_arrays
 from .files import refuse_page
@@ -47,7 +48,7 @@ def is_undivided(path: Path) -> bool:
 def names(path: Path) -> list[str]:
     """The names of the arrays in the file. Raises UserError if it is missing, damaged or not an `.npz` file."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}; --data takes the name of a data set or the path of an .npz file")
+        raise missing("images", path)
     if not zipfile.is_zipfile(path):
         refuse_page(path)
         raise UserError(

@@ -13,9 +13,10 @@ from torch import Tensor
 from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, Mask, PerExample, per_example
-from .base import N_PARAMS, Ball, ThreatModel, TransformParams, in_box
+from .base import N_PARAMS, Ball, ThreatModel, TransformParams, fitted, in_box
 from .lp import L1, L2, Linf
-from .rt import EDGE, RT
+from .rebuilt import EDGE
+from .rt import RT
 
 BISECTIONS = 60  # in float64
 TINY = 1e-30  # keeps 0 / 0 away
@@ -121,6 +122,7 @@ class AffineRT(ThreatModel):
     name: ClassVar[str] = "affine-rt"
     form: ClassVar[str] = "affine:linf:0.3+rt:3px,30deg"
     meaning: ClassVar[str] = "moved by a share of the limits, then changed by the rest of the ball"
+    by_params: ClassVar[bool] = True
 
     ball: Ball
     rt: RT
@@ -129,18 +131,14 @@ class AffineRT(ThreatModel):
         return f"affine:{self.ball}+{self.rt}"
 
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        transformed = self.rt.apply(x, _or_identity(x, params))
+        transformed = self.rt.apply(x, fitted(params, x, N_PARAMS))
         slack = self.ball.slack(x_adv, transformed) / self.ball.r
         return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE + slack)
 
     def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
         """The share of the limits plus the share of the radius; 1 at the surface."""
-        params = _or_identity(x, params)
+        params = fitted(params, x, N_PARAMS)
         return self.rt.share(params) + self.ball.measure(x_adv, self.rt.apply(x, params)) / self.ball.r
-
-
-def _or_identity(x: Inputs, params: TransformParams | None) -> TransformParams:
-    return x.new_zeros(len(x), N_PARAMS) if params is None else params
 
 
 def parse(parts: str) -> ThreatModel:

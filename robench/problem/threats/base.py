@@ -1,11 +1,14 @@
 """Threat models: sets of images that an attacker may use in place of an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,14 +24,26 @@ SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arit
 TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
 N_PARAMS = 3
-"""The number of transform parameters: tx and ty in pixels, and the angle in degrees.
+"""The number of parameters of most threat models: tx and ty in pixels, and the angle in degrees.
 
-All are 0 for the identity, and for threat models without transforms.
+All are 0 for threat models without parameters. Some have more, as many as the image has coefficients or pixels:
+`ThreatModel.n_params`.
 """
 
-NO_PARAMS = (0.0,) * N_PARAMS
+MAX_PARAMS = 2**17
+"""The largest number of parameters of an image: two for each of 256 x 256 pixels."""
 
-TransformParams = Float[Tensor, "B 3"]
+MIN_MANY = 16
+"""The smallest number of parameters that are packed as bytes, so that the length shows the form."""
+
+PackedParams = tuple[float, ...] | bytes
+"""The parameters of an image outside of tensors: none if all are 0, three numbers, or more as float32 bytes."""
+
+TransformParams = Float[Tensor, "B P"]
+"""The parameters of each image. A threat model reads as many as it has; those that are missing are 0.
+
+So any parameters can be judged under any threat model: what counts is whether they give the image.
+"""
 
 Candidates = Float[Tensor, "L #W *D"]
 """W perturbations of each of L images."""
@@ -44,6 +59,20 @@ class ThreatModel(ABC):
     name: ClassVar[str]
     form: ClassVar[str]  # an example of its text
     meaning: ClassVar[str]  # one line for `robench list threats`
+    by_params: ClassVar[bool] = False  # members are computed from parameters: without them only the identity is one
+
+    @classmethod
+    def n_params(cls, shape: Sequence[int]) -> int:
+        """The number of parameters of an image of this shape (channels, height, width)."""
+        return N_PARAMS
+
+    def refuse_unfit(self, shape: Sequence[int]) -> None:
+        """Raises UserError where images of this shape have more parameters than a run file holds."""
+        if (n := self.n_params(shape)) > MAX_PARAMS:
+            raise UserError(
+                f"{self} has {n:,} parameters for images of {'x'.join(map(str, shape))}, and a run file holds"
+                f" {MAX_PARAMS:,}; make the images smaller with --resize 224"
+            )
 
     @abstractmethod
     def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
@@ -169,6 +198,33 @@ class Ball(ThreatModel):
 
     def __str__(self) -> str:
         return f"{self.name}:{fraction_text(self.radius)}"
+
+
+def fitted(params: TransformParams | None, x: Inputs, n: int) -> Float[Tensor, "B N"]:
+    """The first n parameters of each image of x; 0 where they are missing."""
+    if params is None:
+        return x.new_zeros(len(x), n)
+    return params[:, :n] if params.shape[1] >= n else F.pad(params, (0, n - params.shape[1]))
+
+
+def packed(params: Float[Tensor, "P"]) -> PackedParams:
+    """The parameters of one image, as a claim carries them."""
+    if not params.any():
+        return ()
+    if not params[N_PARAMS:].any():
+        few: tuple[float, ...] = tuple(params[:N_PARAMS].tolist())
+        return few
+    many = F.pad(params, (0, max(0, MIN_MANY - len(params))))
+    return many.float().cpu().numpy().astype("<f4").tobytes()
+
+
+def stacked(rows: Sequence[PackedParams]) -> TransformParams:
+    """The parameters of several images as one tensor, as wide as the longest; 0 where they are missing."""
+    numbers = [np.frombuffer(row, "<f4") if isinstance(row, bytes) else np.array(row, np.float32) for row in rows]
+    whole = np.zeros((len(rows), max([N_PARAMS, *map(len, numbers)])), dtype=np.float32)
+    for row, values in zip(whole, numbers, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(whole)
 
 
 def in_box(x_adv: Inputs) -> Mask:

@@ -12,21 +12,17 @@ from torch import Tensor
 
 from ... import radius
 from ...errors import UserError
-from ..shapes import Inputs, Mask, PerExample
-from .base import N_PARAMS, ThreatModel, TransformParams, fraction_text, in_box
-
-# Two resamplings, on different devices or in different batches, differ by less; a grey level is 250 times as much.
-SAME = 2.0**-16
-EDGE = 1e-6  # share of the limits: float32 rounding of the parameters
-
-Images = Float[Tensor, "B C H W"]
+from ..shapes import Inputs, PerExample
+from .base import TransformParams, fraction_text
+from .rebuilt import Rebuilt
+from .resampling import Images, pixels, sampled
 
 MAX_PADDING = 1024  # pixels on each side
 FARTHEST = 10**6  # pixels
 
 
 @dataclass(frozen=True)
-class RT(ThreatModel):
+class RT(Rebuilt):
     """The image rotated about its middle, then shifted: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
     Both resample bilinearly, one after the other; pixels from outside the frame are black. A positive tx moves the
@@ -86,47 +82,19 @@ class RT(ThreatModel):
             dim=1
         )
 
-    def contains(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> Mask:
-        return in_box(x_adv) & (self.measure(x_adv, x, params) <= 1 + EDGE)
-
-    def measure(self, x_adv: Inputs, x: Inputs, params: TransformParams | None = None) -> PerExample:
-        """The share of the limits that is used; infinite if the parameters do not give the image."""
-        if params is None:
-            params = x.new_zeros(len(x), N_PARAMS)
-        apart = (x_adv - self.apply(x, params)).flatten(1).abs().amax(dim=1)
-        return torch.where(apart <= SAME, self.share(params), torch.inf)
-
 
 def _rotated(x: Images, degrees: PerExample) -> Images:
     """The images rotated about the centre, anticlockwise."""
-    i, j = _pixels(x)
+    i, j = pixels(x)
     angle = torch.deg2rad(degrees)[:, None, None]
     down, across = i - (x.shape[-2] - 1) / 2, j - (x.shape[-1] - 1) / 2
     rows = down * angle.cos() + across * angle.sin() + (x.shape[-2] - 1) / 2
     columns = across * angle.cos() - down * angle.sin() + (x.shape[-1] - 1) / 2
-    return _at(x, rows, columns)
+    return sampled(x, rows, columns)
 
 
 def _shifted(x: Images, tx: PerExample, ty: PerExample) -> Images:
     """The images shifted by tx to the right and ty down."""
-    i, j = _pixels(x)
+    i, j = pixels(x)
     blank = x.new_zeros(len(x), *x.shape[-2:])
-    return _at(x, blank + i - ty[:, None, None], blank + j - tx[:, None, None])
-
-
-def _pixels(x: Images) -> tuple[Float[Tensor, "H 1"], Float[Tensor, "W"]]:
-    height, width = x.shape[-2:]
-    rows = torch.arange(height, device=x.device, dtype=x.dtype)
-    return rows[:, None], torch.arange(width, device=x.device, dtype=x.dtype)
-
-
-def _at(x: Images, rows: Float[Tensor, "B H W"], columns: Float[Tensor, "B H W"]) -> Images:
-    """The images at these coordinates, by bilinear interpolation; black outside."""
-    height, width = x.shape[-2:]
-    grid = torch.stack([_from_middle(columns, width), _from_middle(rows, height)], dim=3)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _from_middle(place: Tensor, length: int) -> Tensor:
-    """Pixel numbers as coordinates in which the centre is 0 and the edges are -1 and 1."""
-    return (2 * place + 1) / length - 1
+    return sampled(x, blank + i - ty[:, None, None], blank + j - tx[:, None, None])

@@ -15,12 +15,15 @@ from .apgd import APGD
 from .boundary import Boundary
 from .brendel_bethge import BrendelBethge
 from .carlini_wagner import CarliniWagner
+from .corruptions import Corruptions
 from .ddn import DDN
 from .ead import EAD
 from .fab import FAB
 from .fmn import FMN
 from .frank_wolfe import FrankWolfe
 from .hop_skip_jump import HopSkipJump
+from .param_ascent import ParamAscent
+from .patch import PatchPGD
 from .pdpgd import PDPGD
 from .pgd import PGD
 from .pointwise import Pointwise
@@ -36,7 +39,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
         *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
-        *(Grid, RandomTransforms, AffineLp, AffineRTAttack),
+        *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions, ParamAscent, PatchPGD),
         AutoAttackReference,
     )
 }

@@ -12,12 +12,13 @@ from ... import settings
 from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs
-from ...problem.threats import RT
+from ...problem.threats import RT, RTL2, Rebuilt
 from ...problem.threats.base import N_PARAMS
 from ...settings import Count
 from ..attack import Batch, CandidateParams, Candidates, LabelAttack, State
 
 Transforms = Float[Tensor, "N 3"]  # tx and ty in pixels, the angle in degrees
+Spatial = RT | RTL2
 MAX_TRANSFORMS = 1_000_000  # held in one table
 
 
@@ -29,7 +30,7 @@ class TransformState(State):
 
 
 @dataclass(frozen=True)
-class Grid(LabelAttack[RT, TransformState]):
+class Grid(LabelAttack[Spatial, TransformState]):
     """Every transform of a grid, ends included: Engstrom et al. 2019, https://arxiv.org/abs/1712.02779
 
     The farthest transforms come first, as they break most examples early. An example ends at its first find.
@@ -37,7 +38,7 @@ class Grid(LabelAttack[RT, TransformState]):
 
     name: ClassVar[str] = "grid"
     source: ClassVar[str] = "Grid of rotations and translations, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
-    threats: ClassVar[tuple[str, ...]] = ("rt",)
+    threats: ClassVar[tuple[str, ...]] = ("rt", "rt-l2")
 
     steps: Count = 31  # passes over which the grid is spread
     translations: Count = 5  # along each axis
@@ -49,65 +50,65 @@ class Grid(LabelAttack[RT, TransformState]):
             raise UserError(f"a grid of {transforms:,} transforms is too fine; take {MAX_TRANSFORMS:,} or fewer")
         super().__post_init__()
 
-    def max_queries(self, threat: RT) -> int:
+    def max_queries(self, threat: Spatial) -> int:
         return -(-(self.translations**2) * self.rotations // self.queries_per_step)
 
     @property
     def queries_per_step(self) -> int:
         return -(-(self.translations**2) * self.rotations // self.steps)
 
-    def start(self, threat: RT, batch: Batch) -> TransformState:
+    def start(self, threat: Spatial, batch: Batch) -> TransformState:
         return TransformState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
 
-    def query(self, threat: RT, batch: Batch, state: TransformState) -> Candidates:
+    def query(self, threat: Spatial, batch: Batch, state: TransformState) -> Candidates:
         return transformed(threat, batch.x, self.params(threat, batch, state))
 
-    def params(self, threat: RT, batch: Batch, state: TransformState) -> CandidateParams:
+    def params(self, threat: Spatial, batch: Batch, state: TransformState) -> CandidateParams:
         transforms = _grid(self.translations, self.rotations, self.queries_per_step, batch.x.device)
         return transforms[state.taken.clamp(max=len(transforms) - 1)] * threat.limits(batch.x)
 
-    def step(self, threat: RT, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
+    def step(self, threat: Spatial, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
         return TransformState(state.delta, state.taken + 1)
 
 
 @dataclass(frozen=True)
-class RandomTransforms(LabelAttack[RT, TransformState]):
+class RandomTransforms(LabelAttack[Spatial, TransformState]):
     """Random transforms, uniform in the limits, different for each example: worst of k of Engstrom et al. 2019."""
 
     name: ClassVar[str] = "random-transforms"
     source: ClassVar[str] = "Worst of k random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
-    threats: ClassVar[tuple[str, ...]] = ("rt",)
+    threats: ClassVar[tuple[str, ...]] = ("rt", "rt-l2")
 
     steps: Count = 1  # passes
     transforms: Count = 10  # in each pass
 
-    def max_queries(self, threat: RT) -> int:
+    def max_queries(self, threat: Spatial) -> int:
         return self.steps
 
     @property
     def queries_per_step(self) -> int:
         return self.transforms
 
-    def start(self, threat: RT, batch: Batch) -> TransformState:
+    def start(self, threat: Spatial, batch: Batch) -> TransformState:
         return TransformState(torch.zeros_like(batch.x), torch.zeros_like(batch.keys))
 
-    def query(self, threat: RT, batch: Batch, state: TransformState) -> Candidates:
+    def query(self, threat: Spatial, batch: Batch, state: TransformState) -> Candidates:
         return transformed(threat, batch.x, self.params(threat, batch, state))
 
-    def params(self, threat: RT, batch: Batch, state: TransformState) -> CandidateParams:
+    def params(self, threat: Spatial, batch: Batch, state: TransformState) -> CandidateParams:
         return random_transforms(threat, batch, state.taken, self.transforms)
 
-    def step(self, threat: RT, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
+    def step(self, threat: Spatial, batch: Batch, state: TransformState, labels: Int[Tensor, "L W"]) -> TransformState:
         return TransformState(state.delta, state.taken + 1)
 
 
-def transformed(threat: RT, x: Inputs, params: CandidateParams) -> Candidates:
+def transformed(threat: Rebuilt, x: Inputs, params: CandidateParams) -> Candidates:
     """Every image after each of its transforms."""
     slots, count, _ = params.shape
     return threat.apply(x.repeat_interleave(count, dim=0), params.flatten(0, 1)).view(slots, count, *x.shape[1:])
 
 
-def random_transforms(threat: RT, batch: Batch, restart: Int[Tensor, "L"], count: int) -> CandidateParams:
+def random_transforms(threat: Spatial, batch: Batch, restart: Int[Tensor, "L"], count: int) -> CandidateParams:
     """Random transforms of each slot, uniform in the limits."""
     u = uniform(batch.keys, restart, N_PARAMS * count).view(-1, count, N_PARAMS)
     return (2 * u - 1) * threat.limits(batch.x)

@@ -30,10 +30,10 @@ class BestSeen:
     nan: Mask
 
     @classmethod
-    def over(cls, x: Inputs) -> "BestSeen":
+    def over(cls, x: Inputs, n_params: int = N_PARAMS) -> "BestSeen":
         """Empty buffers, one slot for each row of x."""
         zeros = torch.zeros_like(x.flatten(1)[:, 0])
-        no, nothing, params = zeros.bool(), zeros - torch.inf, x.new_zeros(len(x), N_PARAMS)
+        no, nothing, params = zeros.bool(), zeros - torch.inf, x.new_zeros(len(x), n_params)
         return cls(no, no.clone(), nothing, nothing.clone(), torch.zeros_like(x), params, no.clone())
 
     def reset(self, slots: Int[Tensor, "L"]) -> None:
@@ -51,7 +51,7 @@ class BestSeen:
     def update(
         self,
         x_adv: Float[Tensor, "Q *D"],
-        params: Float[Tensor, "Q 3"],
+        params: Float[Tensor, "Q P"],
         inside: Bool[Tensor, "Q"],
         logits: Float[Tensor, "Q K"],
         y: Labels,
@@ -70,7 +70,7 @@ class BestSeen:
     def update_from_margins(
         self,
         x_adv: Float[Tensor, "Q *D"],
-        params: Float[Tensor, "Q 3"],
+        params: Float[Tensor, "Q P"],
         inside: Bool[Tensor, "Q"],
         value: Float[Tensor, "Q"],
         fooled: Bool[Tensor, "Q"],

@@ -9,6 +9,7 @@ from ...errors import UserError
 from ...problem.classifier import Classifier
 from ...problem.memory import out_of_memory
 from ...problem.split import Split
+from ...problem.threats.base import N_PARAMS, packed
 from .isolation import errors_end
 from .job import Ended, Job
 from .library_runner import run_library
@@ -96,7 +97,8 @@ class Engine:
         """Put the examples and the noise of new searches on their slots."""
         if plan.opens:
             first = min(item.row for starts in plan.starts.values() for _, item in starts)
-            self._batch = self._open(plan.slots, plan.rows, first)
+            n_params = max(job.threat.n_params(self.classifier.shape) for job in plan.starts)
+            self._batch = self._open(plan.slots, plan.rows, first, n_params)
         self._batch.regroup(plan.groups)
         for job, starts in plan.starts.items():
             items = [item for _, item in starts]
@@ -144,7 +146,7 @@ class Engine:
         if ending and not self._runner.in_float32(lead):
             successes, errors = self._runner.verify(batch, [slot for slot, _ in ending if saw_member[slot]])
             best.reject(batch.indices(slot for slot, _ in ending if slot not in successes))
-        images, params = (best.x_adv.cpu(), best.params.tolist()) if successes else (batch.examples.x, [])
+        images, params = (best.x_adv.cpu(), best.params.cpu()) if successes else (batch.examples.x, best.params)
         margins = best.rank.tolist() if len(successes) < len(ending) else []
         ended = []
         for slot, search in ending:
@@ -154,7 +156,7 @@ class Engine:
             if slot not in successes and not search.exhausted:
                 continue  # float32 rejects the image, and the search goes on
             no_query_inside = not (fooled[slot] if search.job.attack.comes_from_outside else saw_member[slot])
-            example = (images[slot].clone(), tuple(params[slot])) if slot in successes else (None, ())
+            example = (images[slot].clone(), packed(params[slot])) if slot in successes else (None, ())
             # A find that float32 rejects is as near as can be.
             margin = -math.inf if slot in successes else 0.0 if found[slot] else margins[slot]
             released = self._scheduler.release(slot)
@@ -172,6 +174,6 @@ class Engine:
             torch.cuda.empty_cache()
         return failed
 
-    def _open(self, slots: int = 0, rows: int = 1, example: int = 0) -> SlotBatch:
+    def _open(self, slots: int = 0, rows: int = 1, example: int = 0, n_params: int = N_PARAMS) -> SlotBatch:
         """A new batch; an example is its padding, since the model may raise on a black image."""
-        return SlotBatch.open(self.split.x[example], slots, rows, self.classifier.device)
+        return SlotBatch.open(self.split.x[example], slots, rows, self.classifier.device, n_params)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...problem.shapes import Inputs, Labels, Logits
 from ...problem.threats import ThreatModel
-from ...problem.threats.base import TransformParams
+from ...problem.threats.base import PackedParams, TransformParams
 from ..attack import (
     AnyAttack,
     AnySteppedAttack,
@@ -88,7 +88,7 @@ class Ended:
     x_adv: Tensor | None  # (C, H, W)
     forwards: int
     backwards: int
-    params: tuple[float, ...] = ()  # the transform parameters of that image
+    params: PackedParams = ()  # the parameters of that image
     nan: bool = False  # the model returned NaN at some point of this search
     no_query_inside: bool = (
         False  # it queried no member of the threat set (or found no start): its failure proves nothing
@@ -102,7 +102,7 @@ class Ended:
         cls,
         search: SlotSearch[Job],
         x_adv: Tensor | None = None,
-        params: tuple[float, ...] = (),
+        params: PackedParams = (),
         *,
         nan: bool = False,
         no_query_inside: bool = False,

@@ -32,9 +32,10 @@ class ModelRunner:
         self._rounded = rounded(classifier) if precision == "bfloat16" else classifier
         self._capturing = False
 
-    def kind(self, job: Job) -> tuple[Reads, int, bool, bool, int]:
+    def kind(self, job: Job) -> tuple[Reads, int, bool, bool, int, int]:
         """What jobs must agree in to share a pass of the model."""
-        return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot
+        n_params = job.threat.n_params(self.classifier.shape)
+        return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot, n_params
 
     def in_float32(self, job: Job) -> bool:
         """Whether the queries of a job are computed in float32."""

@@ -12,6 +12,7 @@ from ...problem.classifier import Classifier
 from ...problem.noise import keyed, text_key
 from ...problem.shapes import Logits, Mask, PerExample
 from ...problem.split import Split
+from ...problem.threats.base import N_PARAMS
 from ..attack import Batch, put_rows
 from .best_seen import BestSeen
 from .cuda_graph import Values
@@ -35,11 +36,18 @@ class SlotBatch:
     replaced: set[int] = field(default_factory=set)  # slots of failed searches: they query the clean image
 
     @classmethod
-    def open(cls, padding: Float[Tensor, "*D"], slots: int, rows: int, device: torch.device) -> "SlotBatch":
-        """A batch of idle slots, each of which holds the same image as padding."""
+    def open(
+        cls, padding: Float[Tensor, "*D"], slots: int, rows: int, device: torch.device, n_params: int = N_PARAMS
+    ) -> "SlotBatch":
+        """A batch of idle slots, each of which holds the same image as padding.
+
+        `n_params` is the number of parameters of an image under the threats of its jobs.
+        """
         zeros = torch.zeros(slots, dtype=torch.long, device=device)
         images = padding.to(device).repeat(slots, *[1] * padding.ndim)
-        return cls(Batch(images, zeros, zeros, zeros), BestSeen.over(images), zeros.clone(), zeros.bool(), rows)
+        return cls(
+            Batch(images, zeros, zeros, zeros), BestSeen.over(images, n_params), zeros.clone(), zeros.bool(), rows
+        )
 
     @property
     def lead(self) -> Job:

@@ -1,0 +1,70 @@
+"""Refuses files that are named and missing, before a command imports its work."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..catalogue import catalogue
+from ..problem.checkpoints import locating
+from ..problem.checkpoints.cards import read_card
+from ..problem.missing import ATTACK, FACTORY, missing, missing_code
+
+
+def refuse_missing(options: Mapping[str, Any], runs: Iterable[Path] = ()) -> None:
+    """Raises UserError if one of these run files, or a file that an option of a command names, does not exist."""
+    for path in runs:
+        _file("run", path)
+    for name, refuse in _REFUSE.items():
+        given = options.get(name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value:
+                refuse(value)
+
+
+def _file(kind: str, path: Path) -> None:
+    if not os.path.lexists(path):
+        raise missing(kind, path)
+
+
+def _code(option: str, text: str, form: str) -> None:
+    file = re.match(r"\s*(.*?\.py):", text, re.DOTALL)
+    if file is not None and not Path(file[1]).expanduser().is_file():
+        raise missing_code(f"{option} {text}", file[1], form)
+
+
+def _data(text: str) -> None:
+    file = re.sub(r"(?<=\.npz):.*", "", text, flags=re.IGNORECASE | re.DOTALL)
+    there = os.path.exists(os.path.expanduser(file))
+    if file.lower().endswith(".npz"):
+        if not there:
+            raise missing("images", file)
+    elif "/" in text and not there and text.partition("/")[0] not in {entry.name for entry in catalogue()["data"]}:
+        raise missing("folder", text)
+
+
+def _protocol(text: str) -> None:
+    if text.endswith(".toml") and not Path(text).is_file():
+        raise missing("protocol", text)
+
+
+def _card(path: Path) -> None:
+    if not os.path.lexists(path):
+        read_card(path)
+
+
+_REFUSE: dict[str, Callable[[Any], object]] = {
+    "baseline_path": lambda path: _file("baseline", path),
+    "checkpoint": locating.existing,
+    "start": locating.existing,
+    "data": _data,
+    "pseudo_labelled": _data,
+    "protocol": _protocol,
+    "arch": lambda text: _code("--arch", text, FACTORY),
+    "attacks": lambda text: _code("--attack", text, ATTACK),
+    "files": lambda path: _file("claims", path),
+    "card": _card,
+    "cards": _card,
+}
+"""Checks by the names of parameters, in their order."""

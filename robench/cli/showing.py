@@ -1,0 +1,52 @@
+"""One thing in full, for `robench show`."""
+
+import msgspec
+
+from ..catalogue import Entry, Setting
+from ..errors import UserError, unknown
+from . import columns
+from .columns import aligned, wrapped
+from .offered import KINDS, entries, named
+from .terminal import echo
+
+
+def run(name: str, form: str) -> None:
+    """Runs the command; commands/show.py documents its options."""
+    if form not in ("text", "json"):
+        raise unknown("format", form, ("text", "json"))
+    found = [(kind, entry) for kind in KINDS for entry in named(kind, name)]
+    if not found:
+        raise _unknown(name)
+    if form == "json":
+        things = [{"kind": KINDS[kind].one, **msgspec.to_builtins(entry)} for kind, entry in found]
+        echo(msgspec.json.format(msgspec.json.encode(things), indent=2).decode())
+    else:
+        echo("\n\n\n".join(_shown(KINDS[kind].one, entry, columns.width()) for kind, entry in found))
+
+
+def _shown(kind: str, entry: Entry, within: int | None) -> str:
+    """What it is, its facts, its settings with defaults and ranges, and a command that uses it."""
+    facts = [["  " + key, text] for key, text in entry.facts.items()]
+    parts = [
+        f"{entry.name} ({kind})\n" + "\n".join(wrapped(entry.summary, within, 2)),
+        *("\n".join(wrapped(" ".join(paragraph.split()), within, 2)) for paragraph in entry.about.split("\n\n")),
+        aligned(facts, within) if facts else "",
+        "Settings\n" + _settings(entry.settings, within) if entry.settings else "",
+        entry.details,
+        f"Example\n  {entry.example}" if entry.example else "",
+    ]
+    return "\n\n".join(part for part in parts if part.strip())
+
+
+def _settings(settings: tuple[Setting, ...], within: int | None) -> str:
+    rows = [[f"  {s.name}", s.default, f"{s.about} ({s.values})" if s.about else s.values] for s in settings]
+    return aligned([["  name", "default", "meaning and values"], *rows], within)
+
+
+def _unknown(name: str) -> UserError:
+    """The nearest names of any kind, or where to find names."""
+    every = sorted({entry.name for kind in KINDS for entry in entries(kind)})
+    error = unknown("attack, threat, protocol, recipe, data set, model or architecture", name, every)
+    if "did you mean" in str(error):
+        return error
+    return UserError(f"{str(error).partition(';')[0]}; robench list {'|'.join(KINDS)} shows the names")

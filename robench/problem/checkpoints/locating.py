@@ -1,0 +1,67 @@
+"""Finds the file that the name of a checkpoint refers to. Does not import torch."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from ... import renames
+from ...errors import UserError, unknown
+from ..names import shown
+from .cards import Card, read_card, verified
+from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
+
+INDEX = ".index.json"
+"""The suffix of an index of sharded weights."""
+
+SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".tar", ".npz", ".mat", ".pkl")
+"""Suffixes of checkpoint files, in the order in which they are suggested."""
+
+
+def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
+    """The weights that a bundled model's name, a card or a path refers to, checked against the card if there is one.
+
+    Raises UserError if nothing has that name, or the weights are not those of the card.
+    """
+    path = existing(checkpoint)
+    beside = path.with_suffix(".toml")
+    if not beside.is_file():
+        return path, None
+    card = read_card(beside)
+    weights = zoo_weights(beside, card) if is_bundled(beside) else verified(beside, card)
+    if path not in (beside, weights):
+        raise UserError(f"{path} lies beside a card for {card.weights}; name that file, or move the card {beside} away")
+    return weights, card
+
+
+def existing(checkpoint: str | Path) -> Path:
+    """The card of a bundled model, or the file of this name. Raises UserError if there is none."""
+    path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user unchanged
+    if (name := renames.model(str(checkpoint))) in zoo_names():
+        path = zoo_card(name)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _missing(shown(str(checkpoint)), path) from None
+    except OSError as error:  # the name is too long, or the folder is not readable
+        raise UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
+    if path.is_dir():
+        inside = sorted(_named_like_checkpoints(path), key=lambda name: (not name.endswith(INDEX), name))
+        raise UserError(f"{path} is a folder; name a file{f' in it, like {path / inside[0]}' if inside else ''}")
+    if not path.is_file():
+        raise _missing(str(checkpoint), path)
+    return path
+
+
+def _named_like_checkpoints(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES)]
+
+
+def _missing(text: str, path: Path) -> UserError:
+    if path.suffix in SUFFIXES and path.stem in zoo_names():
+        return UserError(f"there is no file {text}; the bundled model is called {path.stem}")
+    siblings = _named_like_checkpoints(path.parent) if path.parent.is_dir() else []
+    near = [str(path.parent / name) for name in get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
+    if not near and (path.suffix or path.parent != Path()):
+        bundled = ", ".join(zoo_names()) or "none"
+        return UserError(f"there is no file {text}; name a checkpoint that exists, or a bundled model ({bundled})")
+    return unknown("model or checkpoint", text, [*zoo_names(), *near])
