@@ -16,7 +16,7 @@ _SPELLED = {"≤": "<=", "≥": ">=", "×": "x", "–": "-", "—": "-", "…": 
 
 
 class _Stream(io.FileIO):
-    """Writes to a descriptor of the process. Where nobody reads it any more, what follows is discarded.
+    """Writes to a descriptor of the process. What follows after its reader has gone is discarded.
 
     So a command ends with its own exit code. Raises UserError once for any other error, such as a full disk; where
     messages cannot be written, no message can say so.

@@ -50,8 +50,21 @@ def test_a_full_disk_behind_the_output_is_one_sentence():
     assert done.stderr == "Error: the output cannot be written: No space left on device; send it elsewhere\n"
 
 
-def test_letters_that_an_encoding_lacks_are_escaped():
-    code = "from robench.cli import output; output.use(); print('\u2264 64.1 of Tram\u00e8r')"
+def test_signs_that_an_encoding_lacks_are_spelled_and_letters_escaped():
+    code = "from robench.cli import output; output.use(); print('\u2264 64.1 of Tram\u00e8r, \u0141')"
     narrow = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=narrow)
-    assert (done.returncode, done.stdout) == (0, b"\\u2264 64.1 of Tram\xe8r\n")
+    assert (done.returncode, done.stdout) == (0, b"<= 64.1 of Tram\xe8r, \\u0141\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_where_messages_cannot_be_written_the_exit_code_still_tells():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "robench", "list", "atacks"], stderr=full, check=False)
+    assert done.returncode == 2
+
+
+def test_a_very_long_text_is_cut_in_the_middle_of_a_message(refused):
+    line = refused("evaluate", "digits-nat", "--attack", f"pgd(steps={'b' * 20_000})")
+    assert len(line) < 2000
+    assert line.endswith("like its default 100")

@@ -1,0 +1,52 @@
+import subprocess
+import sys
+
+import pytest
+
+from robench.errors import UserError
+from robench.problem import toml
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a." * 60 + "a = 1", "has a key of more than 50 parts"),
+        ("[" + "a." * 60 + "a]", "has a key of more than 50 parts"),
+        ("x = {" + "a . " * 60 + "a = 1}", "has a key of more than 50 parts"),
+        ('x = """a\'#"""\n' + "1." * 60 + "1 = 1", "has a key of more than 50 parts"),
+        ("x = " + "[" * 5000, "is nested too deeply"),
+        ("x = " + "9" * 5000, "holds a number with too many digits"),
+        ("x = 'a", "is not valid TOML"),
+        ("#" + "a" * toml.MAX_BYTES, "has more than"),
+    ],
+)
+def test_a_toml_file_is_bounded_before_it_is_parsed(tmp_path, text, message):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"x\.toml.*") as refused:
+        toml.read(path)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("dots", ["x = '" + "a." * 500 + "'", 'x = "' + "a." * 500 + '"', "#" + "a." * 500])
+def test_dots_in_texts_and_comments_are_no_parts_of_keys(tmp_path, dots):
+    path = tmp_path / "x.toml"
+    path.write_text(f"{dots}\ny = [{', '.join(['1.5'] * 500)}]\nz.a.b = 1\n")
+    assert toml.read(path)["z"] == {"a": {"b": 1}}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count the memory of a process in this way")
+def test_the_largest_file_of_dotted_keys_takes_little_memory(tmp_path):
+    path = tmp_path / "x.toml"
+    lines = (f"{'a.' * 49}k{n} = 1\n" for n in range(2400))
+    path.write_text("".join(lines))
+    assert 0.9 * toml.MAX_BYTES < path.stat().st_size < toml.MAX_BYTES
+    code = f"""if True:
+        import resource
+        from pathlib import Path
+        from robench.problem import toml
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        toml.read(Path({str(path)!r}))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 300_000  # kilobytes
