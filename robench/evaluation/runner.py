@@ -102,6 +102,8 @@ class Evaluation:
         before = self.run.plan()
         if before is not None:
             self.plan = resumed(self.plan, before, str(self.run.path))
+            for _ in self.run.images(self.split.shape):  # a damaged one is refused now, before anything is written
+                pass
             self._before = searched_in(before, self.run.evidence())
             if before.passes > 1:
                 self._judge_at_random(before.passes)

@@ -156,6 +156,13 @@ def test_an_image_whose_bytes_were_changed_is_named(run, refused):
     assert f"the image of example {example} differs from its checksum" in refused("verify", "r.robench")
 
 
+def test_a_run_with_a_damaged_image_is_not_continued_and_stays_as_it_is(run, refused):
+    claim, _, _ = kept(run)
+    altered(run, "UPDATE claim SET image = zeroblob(100) WHERE id = ?", claim)
+    words = "evaluate digits-nat --protocol tiny.toml --threat linf:0.2 --run r.robench"
+    assert "differs from its checksum" in refused(*shlex.split(words))
+
+
 @pytest.mark.precision
 def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder, monkeypatch):
     (folder / "net.py").write_text(
