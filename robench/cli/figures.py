@@ -17,7 +17,7 @@ from ..evaluation.recorded import recorded_plan
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import durable, threats
-from ..problem.checkpoints.cards import read_card
+from ..problem.checkpoints.cards import read_card, training_threats
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
@@ -234,7 +234,7 @@ def _trained_on(read: list[_Read], named: tuple[Path, ...]) -> dict[str, tuple[s
         if (name := r.material.plan.model.name) in zoo_names()
         and r.material.evidence.environment.get("checkpoint") == name
     ]
-    found = {card.name: tuple(card.settings.get("threats", ())) for card in map(read_card, [*known, *named])}
+    found = {card.name: training_threats(card) for card in map(read_card, [*known, *named])}
     unknown_models = found.keys() - {r.material.plan.model.name for r in read}
     if unknown_models:
         raise UserError(f"none of these runs is about {min(unknown_models)}, whose card was named; leave it out")

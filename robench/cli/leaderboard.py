@@ -21,7 +21,7 @@ from ..leaderboard.entries import Board, CardFacts, Certified, ClaimedRow, json_
 from ..leaderboard.site import Extras, site
 from ..leaderboard.submissions import STATEMENT
 from ..problem import durable
-from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
@@ -154,14 +154,9 @@ def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, 
 def _facts(card: Card, data: str) -> CardFacts:
     """What the card states of the training, and of certificates if they are about these data."""
     stated = card.certified.items() if data == _test_part(card) else ()
-    threats = card.settings.get("threats", ())
-    if not isinstance(threats, list | tuple):
-        raise UserError(
-            f"the card of {card.name} states {str(threats)[:100]!a} as threats of its training, and no list"
-        )
     return CardFacts(
         recipe=card.recipe,
-        trained_on=tuple(map(str, threats)),
+        trained_on=training_threats(card),
         minutes=minutes_in_all(card),
         command=card.command,
         notes=card.notes,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from .. import renames
 from ..catalogue import Entry, catalogue
-from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
 from ..problem.checkpoints.zoo import has_weights, zoo_addresses, zoo_card, zoo_names
 
 
@@ -49,7 +49,7 @@ def protocol_file(name: str) -> Path:
 
 def _model(name: str) -> Entry:
     card = read_card(zoo_card(name))
-    threats = card.settings.get("threats", [])
+    threats = training_threats(card)
     facts = {
         "data": card.data,
         "architecture": card.architecture,

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..evaluation.recorded import recorded_summary
 from ..evidence.store import is_run_file
 from ..problem import durable
-from ..problem.checkpoints.cards import Card, minutes_in_all, read_card
+from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..results.summary import MAX_BYTES, Summary
 from ..results.tables import Origin, PublishedClaim, questions, render
@@ -99,7 +99,7 @@ def _origin(card: Card) -> Origin:
     settings = {key: value for key, value in card.settings.items() if key != "seed"}
     made = (card.recipe, card.data, card.architecture, card.normalisation, settings)
     return Origin(
-        threats=tuple(card.settings.get("threats", ())),
+        threats=training_threats(card),
         hours=None if (minutes := minutes_in_all(card)) is None else minutes / 60,
         method=msgspec.json.encode(made, order="deterministic").decode() if card.recipe else "",
         seed=card.seed,
@@ -117,6 +117,8 @@ def _note_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> 
 
 def _checked(path: Path, text: str) -> int:
     """The exit code: 0 where the file holds exactly this text, else 1, and a printed diff."""
+    if path.exists() and not path.is_file():  # a pipe would block
+        raise UserError(f"{path} cannot be compared: it is not a file; name one")
     try:
         old = path.read_bytes()
     except OSError as error:

@@ -120,7 +120,7 @@ class SteppedAttack(Attack, Generic[T, S]):
         super().__post_init__()
         if (count := self.queries_per_step) > MAX_AT_ONCE:
             raise UserError(
-                f"{self.name} would query {count:,} images of each example at once, which have to fit into memory"
+                f"{self.name} would query {count:,} images of each example at once, and all are in memory"
                 f" together; set at most {MAX_AT_ONCE:,}, in more steps"
             )
         if self.target_order != "logits" and not self.targets:

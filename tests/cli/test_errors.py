@@ -378,6 +378,7 @@ def test_a_forged_table_in_a_run_file_is_refused(run, refused):
         (("--attack", "foolbox:LinfPGD(steps=0)"), "it must be at least 1"),
         (("--attack", "pgd(steps=-1)"), "pgd cannot take steps=-1"),
         (("--attack", "pgd(steps=99999999999999999999)"), "no more than 1,000,000,000"),
+        (("--threat", "l2:1", "--attack", "boundary(queries_per_step=10001)"), "set at most 10,000, in more steps"),
         (("--attack", "pgd(attack=apgd)"), "pgd has no setting called attack"),
         (("--attack", "autoattack(steps=2)"), "name its attacks (apgd, fab, square) to set theirs"),
         (("--threat", "rt:1px,5deg", "--attack", "grid(translations=1000000)"), "transforms is too fine"),

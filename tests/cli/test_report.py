@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 
+import msgspec
 import pytest
 
 from robench.problem.checkpoints.cards import read_card, write_card
@@ -200,3 +201,10 @@ def test_a_truncated_run_file_is_named(pair, refused):
     whole = (pair / "a.robench").read_bytes()
     (pair / "a.robench").write_bytes(whole[: len(whole) // 2])
     assert "a.robench" in refused("report", "a.robench", "b.robench")
+
+
+@pytest.mark.parametrize("threats", [7, 0.5, "linf:0.1", [["linf:0.1"]]])
+def test_a_card_whose_threats_are_no_list_of_texts_is_refused(run, refused, folder, threats):
+    card = read_card(zoo_card("digits-nat"))
+    write_card(folder / "x.toml", msgspec.structs.replace(card, settings={**card.settings, "threats": threats}))
+    assert "as threats of its training, and no list of texts" in refused("report", "r.robench", "--card", "x.toml")

@@ -64,6 +64,16 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     measured: dict[str, Any] = {}
 
 
+def training_threats(card: Card) -> tuple[str, ...]:
+    """The threats that the model was trained against. Raises UserError if its card holds something else there."""
+    threats = card.settings.get("threats", ())
+    if not isinstance(threats, list | tuple) or not all(isinstance(threat, str) for threat in threats):
+        raise UserError(
+            f"the card of {card.name} states {str(threats)[:100]!a} as threats of its training, and no list of texts"
+        )
+    return tuple(threats)
+
+
 def minutes_in_all(card: Card) -> float | None:
     """The training time in minutes, including that of the models it started from; None if its own is unknown."""
     return None if card.minutes is None else card.minutes + (card.minutes_before or 0)
