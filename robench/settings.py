@@ -7,6 +7,8 @@
 `build` makes an instance from what a user typed; `check` validates an instance, and is called where one is made.
 """
 
+import ast
+import warnings
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
@@ -72,6 +74,16 @@ TargetOrder = Annotated[Literal["logits", "first-order"], Added()]
 
 Schedule = Annotated[Literal["constant", "cosine"], Added()]
 """How a step size changes: not at all, or from its first value to 0 along half a cosine wave."""
+
+
+def literal(text: str) -> Any:
+    """The value that a text names as in Python, such as 0.1, None or (1, 2); the text itself where it names none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's opinion on texts such as 1if
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deeply
+            return text
 
 
 def build(kind: type[T], settings: Mapping[str, Any], hidden: Collection[str] = ()) -> T:

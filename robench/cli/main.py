@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import os
 import sys
 import traceback
 from difflib import get_close_matches
@@ -13,7 +12,7 @@ import click
 from .. import __version__
 from ..errors import UserError
 from . import output
-from .terminal import one_line
+from .terminal import one_line, shortened
 
 COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
@@ -79,6 +78,8 @@ def main() -> None:
     try:
         args = [a for a in sys.argv[1:] if a != "--debug"]
         code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error), debug)
     except click.ClickException as error:
@@ -88,9 +89,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has closed it: no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except SystemExit as error:  # no command exits by it: the code of a model, a data set or an attack has
         _fail(f"the code of the model, the data or an attack ended Python: sys.exit({error.code!r})", debug)
     except Exception as error:
@@ -98,6 +96,10 @@ def main() -> None:
             _fail(f"{str(error.filename)[:40]!a}... is too long for the name of a file; name another", debug)
         if debug:
             raise
+        from ..problem.memory import out_of_memory  # imports torch
+
+        if out_of_memory(error):
+            _fail("there is too little memory for this; name fewer or smaller images, or use a larger machine", debug)
         _fail(f"robench failed with {type(error).__name__}: {error}; this is a bug, --debug shows where", debug)
     else:
         sys.exit(code if isinstance(code, int) else 0)
@@ -106,5 +108,5 @@ def main() -> None:
 def _fail(message: str, debug: bool) -> Any:
     if debug:
         traceback.print_exc()
-    click.echo(one_line(f"Error: {message}"), err=True)
+    click.echo(one_line(shortened(f"Error: {message}")), err=True)
     sys.exit(2)

@@ -4,6 +4,8 @@ import json
 
 import click
 
+LONGEST = 1600  # characters of a message
+
 
 def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
     """Prints text of any number of lines, with control characters escaped."""
@@ -18,3 +20,8 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """The text on one line, with unprintable characters escaped."""
     return plain(" ".join(text.split()))
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of a very long one."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

@@ -1,6 +1,5 @@
 """`robench train`: train a model by a recipe, then evaluate it."""
 
-import ast
 import signal
 from collections.abc import Iterator
 from math import isfinite
@@ -18,7 +17,7 @@ from ..evaluation.prepared import prepare
 from ..evaluation.request import EvalRequest
 from ..problem import datasets, threats
 from ..problem.split import Split
-from ..recipes import configure
+from ..recipes import configure, setting
 from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..recipes.recipe import Recipe
 from ..results.measured import refuse_unmeasured
@@ -167,7 +166,4 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"cannot read --set {text}; write it like --set inner_steps=20")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, {"true": True, "false": False}.get(value.lower(), value)
+    return key, setting(value)

@@ -1,6 +1,5 @@
 """Named evaluations: which threats, which attacks with every number, how many examples. One TOML file each."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -9,7 +8,7 @@ from typing import Any
 
 from .. import renames
 from ..errors import UserError, unknown
-from ..problem import threats
+from ..problem import threats, toml
 from ..problem.missing import missing
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
@@ -19,11 +18,6 @@ from ..search.attacks import parse as parse_attack
 from ..search.foreign.foolbox import PREFIX
 from . import suites
 from .suites import SUITES, Entry
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MAX_SAMPLE = 10**6  # examples, as many as a plan holds
 HERE = Path(__file__).parent
@@ -175,9 +169,8 @@ def default_name(data: str) -> str:
 
 def read(path: Path) -> Protocol:
     """A protocol from its file. Raises UserError with the file and the wrong entry."""
+    table = toml.read(path)
     try:
-        with open(path, "rb") as f:
-            table = tomllib.load(f)
         _refuse_unknown("entry", table, ("name", "description", "data", "examples", "seed", "eot", "threat"))
         choices = [_threat_choice(entry) for entry in table["threat"]]
         examples = table.get("examples")
@@ -186,12 +179,10 @@ def read(path: Path) -> Protocol:
             description=str(table.get("description", "")),
             data=str(table.get("data", "")),
             examples=None if examples is None else str(examples),
-            seed=int(table.get("seed", 0)),
+            seed=_whole(table, "seed", 0),
             threats=tuple(choices),
-            eot=int(table["eot"]) if "eot" in table else None,
+            eot=_whole(table, "eot", 1) if "eot" in table else None,
         )
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except KeyError as error:
@@ -200,6 +191,14 @@ def read(path: Path) -> Protocol:
         raise UserError(
             f"{path} is not laid out as a protocol; `robench list protocols -v` shows complete ones"
         ) from None
+
+
+def _whole(table: dict[str, Any], name: str, default: int) -> int:
+    """The whole number under this name. Raises UserError where it is none."""
+    value = table.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{name} = {value!r} is no whole number; write one, as {name} = {default}")
+    return value
 
 
 def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:

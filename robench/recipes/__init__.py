@@ -35,6 +35,12 @@ RECIPES: Mapping[str, type[Recipe]] = {
 }
 
 
+def setting(text: str) -> Any:
+    """The value of a setting, as users type it: true and false may be written in small letters."""
+    value = settings_of.literal(text)
+    return {"true": True, "false": False}.get(text.lower(), value) if value == text else value
+
+
 def configure(name: str, data: str, settings: Mapping[str, Any]) -> Recipe:
     """A recipe with the settings that suit a data set, changed by `settings`.
 

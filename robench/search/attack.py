@@ -21,6 +21,8 @@ from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, cho
 from ..problem.threats import ThreatModel
 from ..settings import Count, NoTargets, TargetOrder
 
+MAX_AT_ONCE = 10_000  # images of one example that an attack may query at once: of CIFAR-10, 120 MB
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -116,6 +118,11 @@ class SteppedAttack(Attack, Generic[T, S]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (count := self.queries_per_step) > MAX_AT_ONCE:
+            raise UserError(
+                f"{self.name} would query {count:,} images of each example at once, which have to fit into memory"
+                f" together; set at most {MAX_AT_ONCE:,}, in more steps"
+            )
         if self.target_order != "logits" and not self.targets:
             raise UserError(
                 f"{self.name} cannot take target_order={self.target_order!r}: it aims at no class here; set targets,"

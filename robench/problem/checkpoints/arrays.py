@@ -3,7 +3,6 @@
 The usual libraries are not used, because they allocate as much memory as a file claims to need.
 """
 
-import math
 import struct
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...errors import UserError, first_line
+from .. import npy
 from ..names import shown
 from .nested import by
 from .zips import AGAIN, max_unpacked, too_large
@@ -48,24 +48,22 @@ def read_npz(path: Path, found: list[zipfile.ZipInfo]) -> dict[str, Array]:
 def _npy(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
     try:
         with archive.open(entry) as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, columns_first, dtype = header(file)
+            shape, columns_first, dtype = npy.header(file)
             if dtype.hasobject:
                 raise UserError(
                     f"{path}: {shown(name)} holds Python objects, which are never unpickled; save numbers, one array "
                     "for each weight: numpy.savez(path, **weights)"
                 )
-            size = math.prod(shape) * dtype.itemsize
-            if min(shape, default=0) < 0 or size > entry.file_size:
+            size = npy.size(shape, dtype)
+            if size > entry.file_size:
                 raise ValueError(f"it is too short for {by(shape)}")
             data = file.read(size)
             if len(data) < size or file.read(1):
                 raise ValueError(f"its length is not that of {by(shape)}")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, MemoryError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (*npy.DAMAGED, MemoryError) as error:
         raise UserError(f"{path}: {shown(name)} is damaged ({first_line(error)}); {AGAIN}") from None
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from ... import renames
 from ...errors import UserError
-from .. import names
+from .. import names, toml
 from ..durable import replace, sha256
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -72,12 +72,10 @@ def minutes_in_all(card: Card) -> float | None:
 def read_card(path: Path) -> Card:
     """The card in a TOML file. Raises UserError that names a missing or wrong key, or a name that is a path."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would block
-            raise UserError(f"the card {path} cannot be read: it is not a file")
-        card = msgspec.toml.decode(path.read_bytes(), type=Card)
-    except OSError as error:
-        raise UserError(f"the card {path} cannot be read: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        card = msgspec.convert(toml.read(path), Card)
+    except UserError as error:
+        raise UserError(f"the card {path} cannot be read: {error}") from None
+    except msgspec.ValidationError as error:
         raise UserError(f"the card {path} cannot be read: {error}; correct it, or move it away") from None
     settings = {renames.recipe_setting(key): value for key, value in card.settings.items()}
     card = msgspec.structs.replace(card, name=renames.model(card.name), settings=settings)

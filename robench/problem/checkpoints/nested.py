@@ -134,7 +134,8 @@ def _take(found: Nested, name: str, value: Tensor | Array | PickledArray) -> Non
         reason = f"holds {array.dtype}, not numbers that PyTorch has"
     else:
         native = array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable)
-        tensor, reason = torch.from_numpy(native), None
+        tensor = torch.from_numpy(native)
+        reason = _fault(tensor)
     if tensor is None or reason is not None:
         found.unusable[name] = reason or ""
     else:
@@ -153,6 +154,8 @@ def _fault(tensor: Tensor) -> str | None:
         return "is on the meta device: it has a shape and no values"
     if tensor.is_complex():
         return "is complex"
+    if tensor.ndim > 1 and not tensor.numel():
+        return f"is empty, {by(tensor.shape)}"
     size = tensor.numel() * tensor.element_size()
     if size > max(REPEATED, tensor.untyped_storage().nbytes()):
         return f"is {by(tensor.shape)} numbers, repeated from fewer in the file"

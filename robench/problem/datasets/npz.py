@@ -1,22 +1,21 @@
 """The user's own images: `FILE.npz` with arrays `x` and `y`. Never unpickles."""
 
-import lzma
-import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, first_line
+from .. import npy
 from ..missing import missing
 from ..split import Split
 from .arrays import Array, split_of_arrays
 from .files import refuse_page
 
-LARGEST = 2**31  # bytes of an array that any file may hold; larger arrays only in large files
+LARGEST = 2**28  # bytes that an array in any file may unpack to, as float32; larger arrays only in large files
 PACKED = 50  # how many times larger than the whole file a larger array may be: images seldom compress to a tenth
+FLOAT = np.dtype(np.float32)  # as which images of 8 bits are used
 
 
 def read(path: Path, part: str = "test") -> Split:
@@ -58,8 +57,8 @@ def names(path: Path) -> list[str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(str(path), error) from None
+    except npy.DAMAGED as error:
+        raise _damaged(str(path), first_line(error)) from None
 
 
 def arrays(path: Path, *wanted: str) -> tuple[Array, ...]:
@@ -83,17 +82,10 @@ def _array(archive: Any, name: str, path: Path) -> Array:
         array = archive[name]
     except UserError:
         raise
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise _damaged(f"{path}: {name}", error) from None
-        raise UserError(
-            f"{path}: {name} holds Python objects, which robench never unpickles; "
-            "save it as numbers, all images of one size"
-        ) from None
     except MemoryError:
         raise UserError(f"{path}: {name} does not fit into memory; save fewer images") from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        raise _damaged(f"{path}: {name}", error) from None
+    except npy.DAMAGED as error:
+        raise _damaged(f"{path}: {name}", first_line(error)) from None
     if not isinstance(array, np.ndarray):  # numpy returns other members as bytes
         raise _damaged(f"{path}: {name}", "not a numpy array")
     return array
@@ -102,24 +94,30 @@ def _array(archive: Any, name: str, path: Path) -> Array:
 def _refuse_oversized(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     """Raises UserError for an array that is too large, by the sizes that the archive and the array's header declare."""
     member = name if name in archive.namelist() else f"{name}.npy"
-    declared = archive.getinfo(member).file_size
-    file_size = path.stat().st_size
-    if declared > max(LARGEST, PACKED * file_size):
-        raise UserError(
-            f"{path}: {name} unpacks to {declared / 1e9:.1f} GB from a file of {file_size / 1e6:.1f} MB, more than"
-            " robench unpacks; save fewer images, or as uint8"
-        )
+    declared, limit = archive.getinfo(member).file_size, max(LARGEST, PACKED * path.stat().st_size)
+    if declared > limit:
+        raise _oversized(path, name, declared)
     with archive.open(member) as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
             raise ValueError("not a numpy array")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version > (2, 0):  # numpy has no public reader for later versions
-            return
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > declared:
+        shape, _, dtype = npy.header(file)
+    if dtype.hasobject:
+        raise UserError(
+            f"{path}: {name} holds Python objects, which robench never unpickles; "
+            "save it as numbers, all images of one size"
+        )
+    if npy.size(shape, dtype) > declared:
         raise ValueError(f"its header declares {shape} of {dtype}, more than it holds")
+    if (floats := npy.size(shape, FLOAT)) > limit:
+        raise _oversized(path, name, floats)
+
+
+def _oversized(path: Path, name: str, size: int) -> UserError:
+    return UserError(
+        f"{path}: {name} unpacks to {size / 1e9:.1f} GB from a file of {path.stat().st_size / 1e6:.1f} MB, more than"
+        " robench unpacks; save fewer images, or without compression"
+    )
 
 
 def _damaged(source: str, why: object) -> UserError:

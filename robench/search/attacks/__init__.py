@@ -1,6 +1,5 @@
 """The attacks by name, and as text: `pgd(loss='margin', steps=40)` names an attack with every number."""
 
-import ast
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -74,12 +73,5 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UserError(f"cannot read {part!r} in the attack {text!r}; write settings like steps=40")
         if key.strip() in settings:
             raise UserError(f"{key.strip()} is set twice in the attack {text!r}")
-        settings[key.strip()] = _value(value.strip())
+        settings[key.strip()] = settings_of.literal(value.strip())
     return match[1], settings
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deep
-        return text

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import settings
 from ...errors import UserError
 from ...problem.noise import uniform
 from ...problem.shapes import Inputs
@@ -44,9 +45,10 @@ class Grid(LabelAttack[Spatial, TransformState]):
     rotations: Count = 31
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        settings.check(self)
         if (transforms := self.translations**2 * self.rotations) > MAX_TRANSFORMS:
             raise UserError(f"a grid of {transforms:,} transforms is too fine; take {MAX_TRANSFORMS:,} or fewer")
+        super().__post_init__()
 
     def max_queries(self, threat: Spatial) -> int:
         return -(-(self.translations**2) * self.rotations // self.queries_per_step)

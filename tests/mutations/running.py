@@ -1,0 +1,54 @@
+"""Runs mutated inputs in a child process; when one ends the process, the next runs in another process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_valid(folder: Path) -> None:
+    """Write the valid files, which are mutated, into an empty folder."""
+    result = subprocess.run(_command(folder, "valid"), cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def run(valid: Path, inputs: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """What each of these inputs, by kind and number, does, in their order."""
+    left = list(inputs)
+    while left:
+        with tempfile.TemporaryFile("w+") as list_of_inputs:
+            json.dump(left, list_of_inputs)
+            list_of_inputs.seek(0)
+            process = subprocess.Popen(
+                _command(valid), cwd=ROOT, env=_environment(), stdin=list_of_inputs, stdout=subprocess.PIPE, text=True
+            )
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                left.pop(0)
+                yield json.loads(line)
+        if left:
+            yield _ended(process.returncode, *left.pop(0))
+
+
+def _ended(code: int, kind: str, number: int) -> dict[str, Any]:
+    names = {-signal.SIGPROF: "over 20 s", -signal.SIGALRM: "waits without end"}
+    fault = names.get(code, f"the process ended with {code}")
+    about = {"kind": kind, "number": number, "words": [], "code": code, "message": ""}
+    return {**about, "faults": [fault], "seconds": 0.0}
+
+
+def _command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tests.mutations.child", *map(str, words)]
+
+
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ROBENCH_PRECISION_CACHE": ""}
