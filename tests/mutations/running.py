@@ -23,17 +23,18 @@ def run(valid: Path, inputs: Sequence[tuple[str, int]]) -> Iterator[dict[str, An
     """What each of these inputs, by kind and number, does, in their order."""
     left = list(inputs)
     while left:
-        with tempfile.TemporaryFile("w+") as list_of_inputs:
+        with tempfile.TemporaryFile("w+") as list_of_inputs, tempfile.TemporaryDirectory() as temporary:
             json.dump(left, list_of_inputs)
             list_of_inputs.seek(0)
-            process = subprocess.Popen(
-                _command(valid), cwd=ROOT, env=_environment(), stdin=list_of_inputs, stdout=subprocess.PIPE, text=True
-            )
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                left.pop(0)
-                yield json.loads(line)
+            environment = {**_environment(), "TMPDIR": temporary}  # removed even if the process was killed
+            command = _command(valid)
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=list_of_inputs, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    left.pop(0)
+                    yield json.loads(line)
         if left:
             yield _ended(process.returncode, *left.pop(0))
 
