@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from robench.errors import UserError
 from robench.cli.options import SEARCHED
+from robench.errors import UserError
 from robench.evaluation.acceptance import HONEST, UNLIKELY, acceptable, check_new
 from robench.evaluation.model_source import CheckpointSource
 from robench.evaluation.prepared import prepare
