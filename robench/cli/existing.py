@@ -24,8 +24,12 @@ def refuse_missing(options: Mapping[str, Any], runs: Iterable[Path] = ()) -> Non
 
 
 def _file(kind: str, path: Path) -> None:
-    if not os.path.lexists(path):
-        raise missing(kind, path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise missing(kind, path) from None
+    except PermissionError:
+        return  # the command says so
 
 
 def _code(option: str, text: str, form: str) -> None:

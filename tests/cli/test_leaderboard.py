@@ -248,7 +248,7 @@ def test_serve_shows_the_site_to_this_machine(runs, robench, folder, monkeypatch
         (("runs", "--json", "tiny.toml"), "is a file"),
         (("runs", "--check", "nowhere"), "write it first"),
         (("runs", "--out", "site", "--card", "missing.toml"), "missing.toml"),
-        (("runs", "--out", "site", "--card", "pipe.toml"), "it is not a file"),
+        (("runs", "--out", "site", "--card", "pipe.toml"), "pipe.toml is not a file"),
         (("runs", "--out", "site", "--card", "settings.toml"), "and no list"),
         (("runs", "--out", "n" * 300), "is too long for the name of a file"),
         (("n" * 300, "--out", "site"), "is too long for the name of a file"),

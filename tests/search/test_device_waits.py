@@ -13,6 +13,7 @@ from .engine.test_engine import net
 from .running import items, job
 
 GRADIENT_ATTACKS = [tested for tested in attacks_under_test([OURS], []) if tested.attack.reads == "gradients"]
+ROUNDS = 25  # of the engine: enough for every branch of a step
 
 
 class FromTheHost(TorchDispatchMode):
@@ -48,7 +49,9 @@ def watched(model, split, threat, attack):
         return steps[-1]
 
     engine._runner._step = watched_step
-    for _ in engine.work([job(threat, attack, items(model, attack, split, range(4)))]):
+    for _ in zip(
+        range(ROUNDS), engine.work([job(threat, attack, items(model, attack, split, range(4)))]), strict=False
+    ):
         pass
     assert steps
     return watch.found

@@ -1,6 +1,7 @@
 """Patches whose content and place are both optimised."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -77,7 +78,7 @@ class PatchPGD(GradientAttack[Patch, PatchState]):
         stepped = (state.delta + self.step_size * cut(seen.grad, state.tried, state.delta).sign()).clamp(0, 1)
         # At the accepted place: its loss and step are noted, and a neighbouring place is tried.
         way = (uniform(batch.keys, state.moves + 1, 1)[:, 0] * len(WAYS)).long()
-        moved = state.place + self.stride * state.place.new_tensor(WAYS)[way]
+        moved = state.place + self.stride * _ways(state.place.device)[way]
         tried = torch.minimum(moved.clamp(min=0), _last(batch.x, *state.delta.shape[2:]))
         noted = replace(state, tried=tried, loss=seen.loss, stepped=stepped)
         # At the neighbouring place: the better of the two is accepted.
@@ -100,6 +101,12 @@ class PatchPGD(GradientAttack[Patch, PatchState]):
         best = windows.flatten(1).argmax(dim=1)
         place = torch.stack([best // left, best % left], dim=1)
         return replace(state, delta=cut(edge, place, state.delta), place=place, tried=place)
+
+
+@lru_cache
+def _ways(device: torch.device) -> Int[Tensor, "4 2"]:
+    """The ways on the device, made once: a copy in every step would stall it."""
+    return torch.tensor(WAYS, device=device)
 
 
 def pasted(x: Inputs, content: Content, places: Places) -> Inputs:
@@ -132,4 +139,5 @@ def _taken(x: Tensor, rows: Int[Tensor, "B M"], columns: Int[Tensor, "B N"]) -> 
 
 def _last(x: Inputs, height: int, width: int) -> Int[Tensor, "2"]:
     """The last row and column at which a patch of this size can begin."""
-    return torch.tensor([x.shape[2] - height, x.shape[3] - width], device=x.device)
+    sides = (x.shape[2] - height, x.shape[3] - width)
+    return torch.stack([torch.full((), side, device=x.device) for side in sides])
