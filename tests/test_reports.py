@@ -8,8 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from robench.api import load_run
-from robench.cli.commands import leaderboard
-from robench.cli.commands.report import command
+from robench.cli.main import robench
 from robench.evaluation.measured_card import write_measured
 from robench.evaluation.verification import min_passes, verify
 from robench.evidence import refutation
@@ -36,14 +35,25 @@ def words(text):
 @pytest.mark.parametrize(("page", "text"), PAGES, ids=[page for page, _ in PAGES])
 def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
     monkeypatch.chdir(ROOT)
-    reported = CliRunner().invoke(command, [*words(text), "--check", f"reports/{page}"], standalone_mode=False)
+    reported = CliRunner().invoke(
+        robench, ["report", *words(text), "--check", f"reports/{page}"], standalone_mode=False
+    )
     assert reported.return_value == 0, reported.output
 
 
 def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = ["reports/runs", "--submissions", "reports/submissions", "--search", "0", "--check", "reports/leaderboard"]
-    result = CliRunner().invoke(leaderboard.command, words, standalone_mode=False)
+    words = [
+        "leaderboard",
+        "reports/runs",
+        "--submissions",
+        "reports/submissions",
+        "--search",
+        "0",
+        "--check",
+        "reports/leaderboard",
+    ]
+    result = CliRunner().invoke(robench, words, standalone_mode=False)
     assert result.return_value == 0, result.output
 
 

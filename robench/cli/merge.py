@@ -19,7 +19,7 @@ from ..results.tables import render
 from .terminal import echo
 
 
-def run(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
+def run(runs: tuple[Path, ...], out: Path, slim: bool, compress: bool) -> None:
     """Runs the command; commands/merge.py documents its options."""
     if os.path.lexists(out):
         raise UserError(f"{out} exists already; choose another --out")
@@ -28,7 +28,7 @@ def run(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
         plans = [recorded_plan(file, hint="leave it out") for file in files]
         for path, plan in zip(runs[1:], plans[1:], strict=True):
             _refuse_another(runs[0], plans[0], path, plan)
-        searched = write_joint(out, files, plans, slim=slim)
+        searched = write_joint(out, files, plans, slim=slim, compressed=compress)
     if len({*chain(*searched)}) > 1:
         listed = [f"{path} in {' and '.join(of)}" for path, of in zip(runs, searched, strict=True) if of]
         click.echo(f"note: searched in different precisions: {', '.join(listed)}", err=True)
@@ -36,7 +36,13 @@ def run(runs: tuple[Path, ...], out: Path, slim: bool) -> None:
 
 
 def write_joint(
-    out: Path, files: Sequence[RunFile], plans: Sequence[Plan], *, slim: bool = False, shared: bool = False
+    out: Path,
+    files: Sequence[RunFile],
+    plans: Sequence[Plan],
+    *,
+    slim: bool = False,
+    shared: bool = False,
+    compressed: bool = False,
 ) -> list[tuple[str, ...]]:
     """Writes the runs of one model as one file. The result is the precisions in which each was searched.
 
@@ -50,7 +56,7 @@ def write_joint(
         environment = environment | {"precision": joint_precisions(environment, searched)}
     if slim or shared:
         environment = shareable(environment)
-    with RunFile.whole(out) as result, result.writing():
+    with RunFile.whole(out, compressed=compressed) as result, result.writing():
         result.put_plan(joint_plan(plans, merged.evidence), environment)
         result.adopt(merged.evidence, merged.sources, [] if slim else files)
     return searched

@@ -20,6 +20,7 @@ from typing import IO
 
 from ..errors import UserError
 from ..problem.missing import missing
+from .compressed import compress, expand, is_compressed
 from .layout import FORMAT, HEADER, format_of, is_laid_out, is_ours, lay_out, uses_log
 
 if sys.platform != "win32":  # there the system itself denies other processes an open file
@@ -46,27 +47,58 @@ class InUseError(Exception):
 def for_reading(path: Path, patience: float, stack: ExitStack) -> sqlite3.Connection:
     """A connection that changes neither the file nor its neighbours. It is closed with `stack`.
 
-    A log beside the file holds the last commits of a killed run; then both are copied, and the copy is opened.
+    A log beside the file holds the last commits of a killed run; then both are copied, and the copy is opened. Of a
+    compressed file an expanded copy is opened.
     Raises UserError if this is no run file, InUseError if it is being written for longer than `patience` seconds,
     sqlite3.Error if it is damaged.
     """
     file = stack.enter_context(_opened(path))
     _lock(file, exclusive=False, patience=patience)
     header = file.read(HEADER)
+    if is_compressed(header):
+        copy = _private(stack)
+        expand(file, os.fstat(file.fileno()).st_size, copy, path)
+        with copy.open("rb") as expanded:
+            header = expanded.read(HEADER)
+        _refuse_foreign(header, path)
+        return _reading(_connect(copy, "ro&immutable=1"), path, stack)
+    _refuse_foreign(header, path)
+    log = _log_of(path)
+    if log is None and not uses_log(header):
+        return _reading(_connect(path, "ro&immutable=1"), path, stack)
+    copy = _private(stack)
+    _copy(file, copy)
+    if log is not None:
+        with _opened(log) as commits:
+            _copy(commits, copy.with_name("run-wal"))
+    return _reading(_connect(copy, "rw"), path, stack)
+
+
+def _refuse_foreign(header: bytes, path: Path) -> None:
     if not is_ours(header):
         raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
     if format_of(header) > FORMAT:
         raise UserError(f"{path} is of format {format_of(header)}, this robench reads up to {FORMAT}; update robench")
-    log = _log_of(path)
-    if log is None and not uses_log(header):
-        db = _connect(path, "ro&immutable=1")
-    else:
-        copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robench-"))) / "run"
-        _copy(file, copy)
-        if log is not None:
-            with _opened(log) as commits:
-                _copy(commits, copy.with_name("run-wal"))
-        db = _connect(copy, "rw")
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises UserError for a compressed file: it is only read."""
+    with _opened(path) as file:
+        if is_compressed(file.read(HEADER)):
+            expanded = path.with_name(f"expanded-{path.name}")
+            raise UserError(
+                f"{path} is compressed, and nothing can be added to it; expand it, robench merge {path} --out"
+                f" {expanded}, and add to that file"
+            )
+
+
+def _private(stack: ExitStack) -> Path:
+    """The name of a copy in a folder of its own, which is removed with `stack`."""
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robench-"))) / "run"
+
+
+def _reading(db: sqlite3.Connection, path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """The connection, once the file is known to be laid out as a run file."""
     stack.callback(db.close)
     db.execute("PRAGMA query_only = ON")
     _check(db, path)
@@ -86,6 +118,7 @@ def for_writing(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.
         )
     created = _create(path, patience)
     if not created:
+        _refuse_compressed(path)
         with ExitStack() as checking:
             for_reading(path, patience, checking)
         if not os.access(path, os.W_OK):
@@ -115,8 +148,10 @@ def fold(db: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def appearing(path: Path, patience: float) -> Iterator[Path]:
+def appearing(path: Path, patience: float, *, compressed: bool = False) -> Iterator[Path]:
     """A temporary name for a file that must appear whole or not at all. It is renamed at the end of the block.
+
+    If it is to be `compressed`, it is before that.
 
     Leftovers of a killed process under the temporary name are removed. Raises UserError if the file exists.
     """
@@ -131,6 +166,8 @@ def appearing(path: Path, patience: float) -> Iterator[Path]:
         yield part
         if _log_of(part) is not None:  # it could not be folded in
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if compressed:
+            compress(part)
         os.replace(part, path)
     finally:
         _discard(part)

@@ -12,6 +12,7 @@ import msgspec
 from .. import renames
 from ..errors import UserError
 from . import images, opening, rows
+from .compressed import is_compressed
 from .images import Image
 from .layout import lay_out
 from .records import (
@@ -75,9 +76,9 @@ class RunFile:
 
     @classmethod
     @contextmanager
-    def whole(cls, path: Path) -> "Iterator[RunFile]":
+    def whole(cls, path: Path, *, compressed: bool = False) -> "Iterator[RunFile]":
         """A new run file that appears when the block has ended without an error, and not before."""
-        with _explained(path), opening.appearing(path, PATIENCE) as part, cls.open(part) as run:
+        with _explained(path), opening.appearing(path, PATIENCE, compressed=compressed) as part, cls.open(part) as run:
             run.path = path
             yield run
 
@@ -309,12 +310,16 @@ def _numbered(number: int, claim: Claim, verdict: Verdict) -> tuple[Claim, Verdi
 
 
 def is_run_file(path: Path) -> bool:
-    """Whether a file is an SQLite file, as run files are and summaries are not. Raises UserError if unreadable."""
+    """Whether a file is an SQLite file or compressed, as run files are and summaries are not.
+
+    Raises UserError if it is unreadable.
+    """
     with _explained(path):
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(16).startswith(b"SQLite format 3")
+            header = file.read(16)
+        return header.startswith(b"SQLite format 3") or is_compressed(header)
 
 
 _BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14  # SQLite's own numbers
