@@ -3,9 +3,9 @@
     python scripts/website.py           # build/website/site
     python scripts/website.py --serve   # then show it on this machine, until Ctrl-C
 
-Needs the extra `docs`; nothing of robench is imported. Pages of docs/ link to reports, benchmark results and code of the
-repository, which lie outside the site's folder. So that the site stands by itself, docs/ is copied to build/website, and
-what it links to becomes pages under repository/ there.
+Needs the extra `docs`; nothing of robench is imported. Pages of docs/ link to reports, benchmark results and code of
+the repository, which lie outside the site's folder. So that the site stands by itself, docs/ is copied to
+build/website, and what it links to becomes pages under repository/ there.
 """
 
 import argparse
