@@ -81,7 +81,7 @@ def _filled(line: re.Match[str]) -> str:
 
 def index() -> str:
     """The page of all commands."""
-    rows = "\n".join(f"| [`robench {name}`]({name}.md) | {about} |" for name, about in COMMANDS.items())
+    rows = "\n".join(f"| [`{name}`]({name}.md) | {about} |" for name, about in COMMANDS.items())
     return f"""# Commands
 
 | command | what it does |

@@ -28,6 +28,8 @@ ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "reports/README.md", "reports/NOTES
 
 PICTURES = {".svg", ".png"}
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\])\(([^)\s]+)\)")
+CODE = re.compile(r"<code>.*?</code>", re.S)
+OPTION = re.compile(r"(?<![\w\"'=-])--[a-z][a-z-]*(?![^<]*>)")
 FENCE = re.compile(r"^(`{3,}.*?^`{3,})$", re.M | re.S)
 
 
@@ -144,6 +146,13 @@ def faults(site: Path) -> Iterator[str]:
             yield f"{path.relative_to(site)} loads {target}"
 
 
+def keep_options_whole(site: Path) -> None:
+    """Marks options of commands in code, so that no line breaks after their hyphens."""
+    for path in site.rglob("*.html"):
+        text = path.read_text()
+        path.write_text(CODE.sub(lambda code: OPTION.sub(r'<span class="whole">\g<0></span>', code[0]), text))
+
+
 def build() -> None:
     """Builds the site into build/website/site; ends with code 1 where Zensical warns or a check fails."""
     Stage(ROOT, STAGE / "docs").fill()
@@ -153,6 +162,7 @@ def build() -> None:
     done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"})
     if done.returncode:
         sys.exit(1)
+    keep_options_whole(SITE)
     found = list(faults(SITE))
     print(*found, sep="\n", end="\n" if found else "")
     if found:

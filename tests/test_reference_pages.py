@@ -1,5 +1,6 @@
 """The pages of docs/reference that describe files, exit codes and commands, compared with the code."""
 
+import importlib
 import re
 import sqlite3
 from contextlib import closing
@@ -8,7 +9,9 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+from torch import nn
 
+from robench import load_run
 from robench.cli.main import COMMANDS, robench
 from robench.evidence.layout import APPLICATION_ID, FORMAT, lay_out
 from robench.evidence.records import ModelRecord, Plan, PlannedAttack, PlannedThreat, Rejection
@@ -17,7 +20,9 @@ from robench.results.masking.indicators import IndicatorEntry
 from robench.results.outcomes import Outcome
 from scripts import reference
 
-FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+from .test_docs import ROOT, blocks
+
+FOLDER = ROOT / "docs" / "reference"
 FIELDS = {
     "Summary": summary.Summary,
     "model": summary.ModelEntry,
@@ -115,3 +120,41 @@ def test_every_command_whose_help_speaks_of_exit_code_1_is_on_the_page_of_exit_c
     }
     speaking = {name for name, text in texts.items() if re.search(r"\b[Ee]xits?\b[^.]*\b1\b", text)}
     assert speaking == set(re.findall(r"^\| \[`robench (\w+)", page, re.M))
+
+
+PYTHON = sorted((FOLDER / "python").glob("*.md"))
+DIRECTIVE = r"^::: (robench\.[\w.]+)$"
+
+
+@pytest.mark.parametrize("name", ["robench", "robench.testing"])
+def test_the_python_pages_have_every_public_name(name):
+    shown = {path for page in PYTHON for path in re.findall(DIRECTIVE, page.read_text(), re.M)}
+    public = {f"{name}.{each}" for each in importlib.import_module(name).__all__ if not each.startswith("__")}
+    assert public <= shown
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
+def test_a_name_on_a_python_page_exists_and_has_a_docstring(page):
+    for path in re.findall(DIRECTIVE, page.read_text(), re.M):
+        home, _, name = path.rpartition(".")
+        assert getattr(importlib.import_module(home), name).__doc__, path
+
+
+def test_the_example_of_evaluate_in_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (text,) = [block.text for block in blocks("python") if block.page == FOLDER / "python" / "evaluate.md"]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    exec(
+        compile(text.replace("examples=100", 'examples=4, attacks="pgd(steps=1)"'), "evaluate.md", "exec"), {"net": net}
+    )
+    clean, union = map(float, capsys.readouterr().out.split())
+    assert 0 <= union <= clean <= 1
+    assert Path("net.robench").is_file()
+
+
+def test_the_query_on_the_page_of_the_run_file_counts_broken_examples():
+    (query,) = [block.text for block in blocks("sql")]
+    path = ROOT / "reports" / "runs" / "digits-adv-linf.robench"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as db:
+        counted = dict(db.execute(query).fetchall())
+    assert {t.threat: t.broken for t in load_run(path).threats} == counted
