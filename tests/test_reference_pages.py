@@ -4,12 +4,10 @@ import importlib
 import re
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 import click
 import msgspec
 import pytest
-from torch import nn
 
 from robench import load_run
 from robench.cli.main import COMMANDS, robench
@@ -138,18 +136,6 @@ def test_a_name_on_a_python_page_exists_and_has_a_docstring(page):
     for path in re.findall(DIRECTIVE, page.read_text(), re.M):
         home, _, name = path.rpartition(".")
         assert getattr(importlib.import_module(home), name).__doc__, path
-
-
-def test_the_example_of_evaluate_in_python_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (text,) = [block.text for block in blocks("python") if block.page == FOLDER / "python" / "evaluate.md"]
-    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    exec(
-        compile(text.replace("examples=100", 'examples=4, attacks="pgd(steps=1)"'), "evaluate.md", "exec"), {"net": net}
-    )
-    clean, union = map(float, capsys.readouterr().out.split())
-    assert 0 <= union <= clean <= 1
-    assert Path("net.robench").is_file()
 
 
 def test_the_query_on_the_page_of_the_run_file_counts_broken_examples():
