@@ -2,8 +2,8 @@
 
     python benchmarks/coverage.py [--trials N]
 
-Prints the tables of docs/statistics.md. The coverage of an interval for one proportion and the power of the gate are
-sums over all outcomes, so they are exact; the rest is simulated with a fixed seed.
+Prints the tables of docs/concepts/statistics.md. The coverage of an interval for one proportion and the power of the
+gate are sums over all outcomes, so they are exact; the rest is simulated with a fixed seed.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Makes pages and leaderboard data of reports/, pictures of docs/figures.md and the measured part of cards from runs.
+"""Makes pages and leaderboard data of reports/, pictures of docs/how-to/figures.md, measured parts of cards from runs.
 
     python reports/regenerate.py
 
-The commands are those that reports/README.md and docs/figures.md name; a command that fails ends it.
+The commands are those that reports/README.md and docs/how-to/figures.md name; a command that fails ends it.
 """
 
 import re
@@ -52,7 +52,7 @@ def main() -> None:
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
         (ROOT / "reports" / page).write_text(made(text))
     made(BOARDS)
-    for text in PICTURES.findall((ROOT / "docs" / "figures.md").read_text()):
+    for text in PICTURES.findall((ROOT / "docs" / "how-to" / "figures.md").read_text()):
         made(text)
 
 

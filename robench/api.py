@@ -46,15 +46,23 @@ def evaluate(
 ) -> Summary:
     """Measures how much accuracy a model keeps under attack.
 
-    `model` is a module, or any function, from images in [0, 1] to logits, a checkpoint or the name of a bundled model.
-    `data` is a name, a folder of images, an `.npz` file, `(x, y)`, a PyTorch data set or loader, a Hugging Face data
-    set or a `Split`; it is required unless the model's card names it. `resize`, `crop`, `interpolation`, `channels` and
-    `labels`, a label map, are those of the command line, for folders and PIL images. `examples` is a count, a slice
-    such as `20:50`, or a sample such as `random:500@3`. With `shuffled`, examples are taken in a fixed order that mixes
-    the classes. With `run`, evidence is kept in that file, and the same call again finishes what is missing; without,
-    it is kept in memory. An attack of your own is an instance or a class that derives from an attack of
-    `robench.attacks`, or text such as `file.py:Class(steps=50)`, which runs the code of the file. With `masking`, `on`
-    or `deep`, the result is then checked for gradient masking.
+    - `model`: a module, or any function, from images in [0, 1] to logits; a checkpoint, or the name of a bundled model.
+    - `data`: a name, a folder of images, an `.npz` file, `(x, y)`, a PyTorch data set or loader, a Hugging Face data
+      set or a `Split`. Required unless the model's card names it.
+    - `protocol`: a name or a file; `threats` and `attacks` replace those of the protocol. An attack of your own is an
+      instance or a class that derives from an attack of `robench.attacks`, or text such as `file.py:Class(steps=50)`,
+      which runs the code of the file.
+    - `examples`: a count, a slice such as `20:50`, or a sample such as `random:500@3`. With `shuffled`, examples are
+      taken in a fixed order that mixes the classes.
+    - `seed`: of all random numbers.
+    - `every_attack`: run each attack on every correct example. `curve`: run minimum-norm attacks to the end.
+    - `run`: a file for the evidence; the same call again finishes what is missing. Without, it stays in memory.
+    - `device`: `cpu`, `cuda` or `cuda:1`. `precision`: that of the search; verification always uses float32.
+    - `masking`: `on` or `deep` then checks the result for gradient masking.
+    - `resize`, `crop`, `interpolation`, `channels`, `labels` (a label map): those of the command line, for folders and
+      PIL images.
+
+    For example:
 
         robench.evaluate(net, "mnist", threats=["linf:0.3"], examples=100).union.accuracy
 

@@ -1,4 +1,4 @@
-"""The public names for writing an attack of your own. `docs/attacks.md` has an example under "Your own attack".
+"""The public names for writing an attack of your own; `docs/how-to/extend.md` has an example.
 
 An attack is a frozen dataclass that derives from `GradientAttack`, `ScoreAttack`, `LabelAttack` or `ForeignAttack`.
 `robench.testing.check_attack` checks it against the contract of robench's own attacks.

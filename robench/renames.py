@@ -2,7 +2,7 @@
 
 Run files, summaries, cards and protocols are translated in memory when they are read; no file is rewritten for it.
 Noise is keyed with the old names, so that a search meets the noise it always met, and a recorded run can be resumed.
-`docs/renames.md` lists every rename for users.
+`docs/reference/renames.md` lists every rename for users.
 """
 
 import re

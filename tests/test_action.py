@@ -156,7 +156,7 @@ def test_the_real_command_passes_an_unchanged_model_and_comments(runner, tmp_pat
 
 
 def test_the_documented_workflow_gives_the_action_its_inputs():
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text(), re.M | re.S)
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "how-to" / "ci.md").read_text(), re.M | re.S)
     (job,) = yaml.safe_load(block)["jobs"].values()
     given = job["steps"][-1]["with"]
     assert set(given) <= set(ACTION["inputs"])

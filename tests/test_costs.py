@@ -70,6 +70,6 @@ def test_a_choice_for_a_sample_and_near_examples_is_marked_in_its_row():
 
 
 def test_the_page_shows_what_the_command_prints():
-    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "protocols.md").read_text()
     table = costs(protocols.read(protocols.HERE / "robustbench-linf.toml"), None).split("\n\n")[1]
     assert f"```\n{table}\n```" in page

@@ -36,7 +36,7 @@ from .search.running import broken_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
+    (ROOT / "docs").rglob("*.md")
 )
 OWN = {"my.npz", "photos/val", "imagenet/val"}  # what the pages call the reader's own data
 OWN_DATA = rf"^ *robench evaluate model\.pt .*--data ({'|'.join(sorted(map(re.escape, OWN)))})"
@@ -184,7 +184,7 @@ def test_an_example_of_data_in_python_runs(text, owned):
 
 
 def commands_about_data() -> list[str]:
-    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("data", "own-model-and-data")]
+    pages = [(ROOT / "docs" / name).read_text() for name in ("reference/data.md", "how-to/own-model.md")]
     return sorted({line.strip() for page in pages for line in page.splitlines() if re.search(OWN_DATA, line)})
 
 
@@ -202,8 +202,8 @@ def test_every_option_for_pictures_has_a_command_that_runs():
 
 
 def test_the_example_of_a_model_of_ones_own_runs(capsys):
-    (text,) = [b.text for b in blocks("python") if b.page.name == "own-model-and-data.md"]
-    exec(compile(text, "own-model-and-data.md", "exec"), {})
+    (text,) = [b.text for b in blocks("python") if b.page.name == "own-model.md"]
+    exec(compile(text, "own-model.md", "exec"), {})
     assert "outcome" in capsys.readouterr().out
 
 
@@ -229,7 +229,7 @@ def test_an_example_of_a_protocol_is_one(block, tmp_path):
 @pytest.fixture
 def own_attack(tmp_path, monkeypatch):
     """The Python blocks about an attack of one's own, in a folder with my_attack.py."""
-    texts = [b.text for b in blocks("python") if b.page.name == "attacks.md"]
+    texts = [b.text for b in blocks("python") if b.page.name == "extend.md"]
     (tmp_path / "my_attack.py").write_text(texts[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -238,27 +238,27 @@ def own_attack(tmp_path, monkeypatch):
 
 
 def test_the_example_of_an_adaptive_attack_breaks_what_pgd_does_not(own_attack, capsys):
-    exec(compile(own_attack[1], "attacks.md", "exec"), {})
+    exec(compile(own_attack[1], "extend.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
-    text = (ROOT / "docs" / "attacks.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "extend.md").read_text()
     assert printed == ["100% left", "26% left"]
     assert all(f"`{line}`" in text for line in printed)
 
 
 def test_the_example_of_an_adaptive_attack_keeps_the_contract(own_attack):
     names: dict[str, Any] = {}
-    exec(compile(own_attack[2], "attacks.md", "exec"), names)
+    exec(compile(own_attack[2], "extend.md", "exec"), names)
     names["test_my_attack_keeps_the_contract"]()
 
 
 def test_the_example_of_an_adaptive_attack_is_keyed_as_the_page_says(own_attack):
     attack, label, of_plan = from_user("my_attack.py:MyAttack(steps=50, restarts=2)")
     assert (label, of_plan) == ("my_attack.py:MyAttack", {"restarts": 2})
-    assert f"`{attack.spec}`" in (ROOT / "docs" / "attacks.md").read_text()
+    assert f"`{attack.spec}`" in (ROOT / "docs" / "how-to" / "extend.md").read_text()
 
 
 def example(path: str) -> dict[str, Any]:
-    """The module that docs/architecture.md shows under this path, run as if it were there.
+    """The module that docs/how-to/extend.md shows under this path, run as if it were there.
 
     Its last statement may be an entry of a registry; its value is kept as `entry`.
     """

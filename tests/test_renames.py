@@ -188,7 +188,7 @@ def test_the_command_takes_old_names(tmp_path, monkeypatch):
 
 
 def test_every_rename_is_documented():
-    page = (ROOT / "docs" / "renames.md").read_text()
+    page = (ROOT / "docs" / "reference" / "renames.md").read_text()
     pairs = [*renames.ATTACKS.items(), *renames.MODELS.items(), *renames.RECIPE_SETTINGS.items()]
     pairs += [pair for settings in renames.SETTINGS.values() for pair in settings.items()]
     for old, new in pairs:

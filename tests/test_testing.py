@@ -113,7 +113,7 @@ def test_invalid_arguments_are_refused_in_a_sentence(arguments, message):
 
 
 def test_the_documented_example_passes_and_fails_for_another_model(tmp_path, monkeypatch):
-    page = Path(__file__).parents[1] / "docs" / "ci.md"
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "ci.md"
     (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path)
     asked = {"threats": ["linf:0.1", "l2:1"], "attacks": ["pgd(steps=2)"], "examples": 20}

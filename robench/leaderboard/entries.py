@@ -1,4 +1,4 @@
-"""The content of a leaderboard's JSON files. docs/leaderboard.md describes every field; fields are only ever added."""
+"""The content of a leaderboard's JSON files. docs/how-to/leaderboard.md has all fields; they are only added."""
 
 import re
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """Diagnostics of a model's gradients: measurements that can reveal gradient masking.
 
 They decide nothing. Each measurement has a name, and a number for each example or one for the whole model;
-docs/masking.md gives the sources. All are taken in float32, at clean images and at random members of the threat set.
+docs/concepts/masking.md gives the sources. All are taken in float32, at clean images and at random members of the
+threat set.
 """
 
 from collections.abc import Callable, Iterator

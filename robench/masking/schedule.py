@@ -42,6 +42,7 @@ MaskingLevel = Literal["off", "on", "deep"]
 """How thorough the check is."""
 
 LEVELS: tuple[MaskingLevel, ...] = ("off", "on", "deep")
+CHECKED = ("linf", "l2", "l1")  # the norms for which `of_another_kind` chooses attacks
 SHARE = 0.05  # of the time that the protocol would take if every example stood
 MIN = 10.0  # seconds, if that share is less
 
@@ -102,7 +103,7 @@ class MaskingCheck:
 
         Raises UserError if the memory is too small for the gradient of one image.
         """
-        threats = [t for t in self.protocol.threats if isinstance(t.threat, Ball) and t.threat.name != "l0"]
+        threats = [t for t in self.protocol.threats if t.threat.name in CHECKED]
         if not threats or not self._correct():
             return
         self._record(MaskingState(str(t.threat), started=self._scope.depth) for t in threats)

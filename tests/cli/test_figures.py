@@ -295,7 +295,7 @@ def test_help_does_not_wait_for_matplotlib():
 
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "figures.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "figures.md").read_text()
 
 
 @pytest.mark.skipif(matplotlib.__version__ != DRAWN_WITH, reason="another matplotlib may draw otherwise")

@@ -35,7 +35,7 @@ def test_only_installed_libraries_are_checked():
 
 def test_the_committed_report_lists_these_attacks_and_all_of_robench_pass(monkeypatch):
     monkeypatch.setattr("robench.doctor.attacks.find_spec", lambda name: None)  # the page was made without numba
-    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "conformance.md").read_text()
     rows = {tuple(line.strip("|").split(" | ")[:3]): line for line in page.splitlines() if line.startswith("| `")}
     every = attacks_under_test([], ["Foolbox", "AutoAttack"])
     expected = {(f" `{tested.name}`", tested.threat, reach_of(tested)): tested for tested in every}

@@ -1,4 +1,4 @@
-"""How many standing examples of a submitted model may be broken, and what docs/submissions.md states about it."""
+"""How many standing examples of a submitted model may be broken, as docs/how-to/submissions.md states."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from robench.evaluation.prepared import prepare
 from robench.evaluation.request import EvalRequest
 from robench.results.masking.indicators import tail
 
-PAGE = (Path(__file__).parents[2] / "docs" / "submissions.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "submissions.md").read_text()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 10, 20, 50, 200])

@@ -19,7 +19,7 @@ from torch import nn
 
 from robench.problem.checkpoints import load
 
-PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "checkpoints.md"
 SHAPE = (1, 8, 8)
 CODE = """
 from torch import nn
@@ -73,7 +73,7 @@ def pair(mean: str, std: str, *shape: int, m: float = 0.25, s: float = 0.5) -> W
 
 
 class Layout(NamedTuple):
-    """A row of docs/checkpoints.md: name, keys, note; and how it is written."""
+    """A row of docs/reference/checkpoints.md: name, keys, note; and how it is written."""
 
     name: str
     keys: str

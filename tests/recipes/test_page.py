@@ -1,4 +1,4 @@
-"""docs/recipes.md says what the recipes are: every recipe, every setting, every default, the rates as measured."""
+"""docs/reference/recipes.md has every recipe, every setting, every default, and the rates as measured."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from robench.recipes import RECIPES, configure
 from robench.recipes.adversarial import AdversarialTraining
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "recipes.md").read_text()
 MEASURED = (ROOT / "benchmarks" / "results" / "recipes-mnist-cpu.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\S+) \| .+ \|$", re.M)  # a setting, its default, what it is
 

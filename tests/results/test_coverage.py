@@ -1,4 +1,4 @@
-"""The tables of docs/statistics.md are what `benchmarks/coverage.py` computes."""
+"""The tables of docs/concepts/statistics.md are what `benchmarks/coverage.py` computes."""
 
 import runpy
 from pathlib import Path
@@ -7,14 +7,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_exact_tables_of_the_page_are_what_the_benchmark_adds_up():
-    page = (ROOT / "docs" / "statistics.md").read_text()
+    page = (ROOT / "docs" / "concepts" / "statistics.md").read_text()
     coverage = runpy.run_path(str(ROOT / "benchmarks" / "coverage.py"))
     for rows in (coverage["intervals"](), coverage["powers"]()):
         assert coverage["table"](rows) in page
 
 
 def test_the_simulated_tables_have_the_form_of_the_benchmark_and_keep_what_is_promised():
-    page = (ROOT / "docs" / "statistics.md").read_text()
+    page = (ROOT / "docs" / "concepts" / "statistics.md").read_text()
     coverage = runpy.run_path(str(ROOT / "benchmarks" / "coverage.py"))
     few = coverage["false_alarms"](20)
     lines = page.splitlines()

@@ -83,8 +83,8 @@ from ..options import machine_options
 def command(**options: Any) -> int:
     """Train a model by a recipe, write its weights and card, then evaluate it.
 
-    After an interruption, the same command continues. `robench list recipes` names the recipes, docs/recipes.md
-    their settings.
+    After an interruption, the same command continues. `robench list recipes` names the recipes,
+    docs/reference/recipes.md their settings.
 
     \b
     robench train nat --data digits

@@ -38,7 +38,7 @@ class Indicator:
     meaning: str | Callable[[Values], str]  # of a value that is not suspicious
     alarm: str = ""  # the meaning of a suspicious value
     next: str = ""  # the step after a suspicious value
-    source: str = ""  # docs/masking.md gives the references in full
+    source: str = ""  # docs/concepts/masking.md gives the references in full
     whole: bool = False
 
     def read(self, values: Values) -> IndicatorEntry:

@@ -2,7 +2,7 @@
 
 The verdict `masked` rests on images alone: of the examples that first-order attacks leave, evidence of another kind
 breaks significantly more than one in a hundred. Diagnostics alone make a threat `suspect`. No verdict rules masking
-out. docs/masking.md states the rule.
+out. docs/concepts/masking.md states the rule.
 """
 
 import math

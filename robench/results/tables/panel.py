@@ -8,7 +8,9 @@ import pandas as pd
 from ..summary import Summary, ThreatEntry
 from .table import Table
 
-NO_CLEARANCE = "No verdict rules masking out: docs/masking.md says what each indicator rests on and what it misses."
+NO_CLEARANCE = (
+    "No verdict rules masking out: docs/concepts/masking.md says what each indicator rests on and what it misses."
+)
 
 NOT_CHECKED = "not checked; robench evaluate --masking on checks linf, l2 and l1"
 

@@ -12,7 +12,7 @@ from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.results.masking.indicators import INDICATORS
 
-PAGE = Path(__file__).parents[3] / "docs" / "masking.md"
+PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "masking.md"
 SHOWN_ALONE = {"log-probabilities", "compiled"}  # never suspicious, and without a row of their own in the page
 
 

@@ -98,7 +98,7 @@ def test_two_on_top_are_both_best_though_they_differ_on_every_example():
 
 
 def test_each_of_eight_equally_good_models_misses_the_bold_in_about_nine_of_a_hundred_columns():
-    # As docs/reports.md says. 300 columns of 8: within 6 to 12 % all but never.
+    # As docs/reference/reports.md says. 300 columns of 8: within 6 to 12 % all but never.
     random = np.random.default_rng(0)
     missed = 0
     for _ in range(300):
