@@ -28,7 +28,7 @@ ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "reports/README.md", "reports/NOTES
 
 PICTURES = {".svg", ".png"}
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\])\(([^)\s]+)\)")
-CODE = re.compile(r"<code>.*?</code>", re.S)
+CODE = re.compile(r"<code\b.*?</code>", re.S)
 OPTION = re.compile(r"(?<![\w\"'=-])--[a-z][a-z-]*(?![^<]*>)")
 FENCE = re.compile(r"^(`{3,}.*?^`{3,})$", re.M | re.S)
 
