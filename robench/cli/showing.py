@@ -1,5 +1,7 @@
 """One thing in full, for `robench show`."""
 
+import re
+
 import msgspec
 
 from ..catalogue import Entry, Setting
@@ -27,15 +29,27 @@ def run(name: str, form: str) -> None:
 def _shown(kind: str, entry: Entry, within: int | None) -> str:
     """What it is, its facts, its settings with defaults and ranges, and a command that uses it."""
     facts = [["  " + key, text] for key, text in entry.facts.items()]
+    first, *others = ("\n".join(wrapped(text, within, 2)) for text in _description(entry))
     parts = [
-        f"{entry.name} ({kind})\n" + "\n".join(wrapped(entry.summary, within, 2)),
-        *("\n".join(wrapped(" ".join(paragraph.split()), within, 2)) for paragraph in entry.about.split("\n\n")),
+        f"{entry.name} ({kind})\n{first}",
+        *others,
         aligned(facts, within) if facts else "",
         "Settings\n" + _settings(entry.settings, within) if entry.settings else "",
         entry.details,
         f"Example\n  {entry.example}" if entry.example else "",
     ]
     return "\n\n".join(part for part in parts if part.strip())
+
+
+def _description(entry: Entry) -> list[str]:
+    """Its paragraphs: the line of the list, unless the links of that line follow anyway, and the text about it."""
+    about = [" ".join(paragraph.split()) for paragraph in entry.about.split("\n\n") if paragraph.strip()]
+    sources = _links(entry.summary)
+    return about if sources and sources <= _links(entry.about) else [entry.summary, *about]
+
+
+def _links(text: str) -> set[str]:
+    return set(re.findall(r"https?://\S*[^\s.,;:)]", text))
 
 
 def _settings(settings: tuple[Setting, ...], within: int | None) -> str:

@@ -105,11 +105,12 @@ def of_training(split: Split, trained_on: str) -> str:
         return f"according to its card, the model was trained on these images, except for {name}:held-out"
     if part == "rest":
         return f"these are training images: measure a model that was trained on them on {name}:held-out"
+    trained_name, _, trained_part = trained_on.partition(":")
+    if trained_name == name and (trained_part or "train") == part and part in ("train", "extra", "test"):
+        advice = ", so the number says nothing about others" if part == "test" else f"; measure it on {name}:test"
+        return f"according to its card, the model was trained on these images{advice}"
     if part not in ("train", "extra"):
         return ""
-    trained_name, _, trained_part = trained_on.partition(":")
-    if trained_name == name and (trained_part or "train") == part:
-        return f"according to its card, the model was trained on these images; measure it on {name}:test"
     return f"these are training images; a model that was trained on {name} does better on them than on {name}:test"
 
 

@@ -81,6 +81,14 @@ def test_everything_that_is_listed_can_be_shown(robench, kind):
         assert all(setting.name in out and setting.values in out for setting in entry.settings)
 
 
+@pytest.mark.parametrize("kind", ["attacks", "recipes"])
+def test_a_source_is_shown_once(robench, kind):
+    for entry in entries(kind):
+        if named := re.findall(r"https?://\S*[^\s.,;:)]", entry.summary):
+            out = robench("show", entry.name).out
+            assert [out.count(link) for link in named] == [1] * len(named), entry.name
+
+
 def test_a_name_that_several_kinds_share_shows_all_of_them(robench, monkeypatch):
     assert "mnist (data set)" in robench("show", "mnist").out
     shared = dict(catalogue())

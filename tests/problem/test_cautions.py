@@ -104,6 +104,14 @@ def test_training_images_are_named_with_the_card_and_without():
     assert not cautions.of_training(test, "digits")
 
 
+def test_a_model_trained_on_test_images_is_named_when_it_is_measured_on_them():
+    test, held_out = Split("digits:test", *_few()), Split("my.npz:held-out", *_few())
+    assert "so the number says nothing about others" in cautions.of_training(test, "digits:test")
+    assert not cautions.of_training(test, "digits:train")
+    assert not cautions.of_training(test, "mnist:test")
+    assert not cautions.of_training(held_out, "my.npz:held-out"), "such a card names what was held out"
+
+
 def test_the_extra_part_of_svhn_is_for_training_too():
     extra = Split("svhn:extra", *_few())
     assert "according to its card" in cautions.of_training(extra, "svhn:extra")

@@ -16,7 +16,7 @@ from ..options import machine_options
     default="digits",
     show_default=True,
     metavar="NAME|FILE.npz",
-    help="The training images.",
+    help="The training images. Those of a test part, such as digits:test, are refused.",
 )
 @click.option(
     "--pseudo-labelled",

@@ -19,6 +19,7 @@ from .tiny_imagenet import TINY_IMAGENET
 PARTS = ("train", "test")
 MAX_HELD_OUT = 1000  # images; more would hardly improve the measurement
 HELD_OUT, REST = "held-out", "rest"  # parts of an .npz file that has no test part of its own
+MEASURED_ON = ("test", HELD_OUT)  # parts that no model is trained on
 
 
 def _always(part: str) -> bool:
@@ -234,6 +235,12 @@ def title(text: str) -> str:
         return Path(os.path.expanduser(text)).resolve().name
     file = _file_and_part(text)[0]
     return Path(file).stem if _is_file(file) else text.partition(":")[0]
+
+
+def named_part(text: str) -> str:
+    """The part that the text names, as `test` in `digits:test`; empty if it names none."""
+    _, colon, part = text.rpartition(":")
+    return part if colon and not _is_file(text) else ""
 
 
 def is_undivided(text: str) -> bool:
