@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..problem.shapes import Inputs, Labels, PerExample
-from ..problem.threats import RT, Ball, ThreatModel
+from ..problem.threats import RT, RTL2, Ball, ThreatModel
 from ..search.attack import Batch, GradientAttack, State, unroll
 from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
@@ -18,6 +18,8 @@ from ..search.attacks.spatial import random_transforms, transformed
 from ..settings import Count, Positive, Share
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
+
+B = TypeVar("B", bound=Ball)
 
 WARMUP_DIVISOR = 3  # the threats of the warm-up are smaller by this factor
 
@@ -50,7 +52,7 @@ class AdversarialTraining(Recipe):
     A subclass defines `train_step`, the loss of a batch; `train` is the loop.
     """
 
-    attacked: ClassVar[tuple[str, ...]] = (*PGD.threats, "rt")
+    attacked: ClassVar[tuple[str, ...]] = (*PGD.threats, "rt", "rt-l2")
     several: ClassVar[bool] = True  # it needs two threats or more
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "digits": {"steps": 2000, "batch": 64},
@@ -90,7 +92,7 @@ class AdversarialTraining(Recipe):
 
     @property
     def _example(self) -> str:
-        return "rt:3px,30deg" if self.attacked == ("rt",) else "linf:0.3"
+        return "rt:3px,30deg" if self.attacked[0] == "rt" else "linf:0.3"
 
     def train(self, training: Training, data: TrainingData, threats: tuple[ThreatModel, ...]) -> None:
         early = tuple(map(warmup_threat, threats))
@@ -114,12 +116,12 @@ class AdversarialTraining(Recipe):
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
         """The adversarial images of the batch."""
-        if isinstance(threat, RT):
+        if isinstance(threat, RT | RTL2):
             return self._worst_transform(step, threat)
         assert isinstance(threat, Ball), "see check()"
         return step.batch.x + unroll(step.module, threat, self.inner_attack(threat), step.batch).delta
 
-    def _worst_transform(self, step: TrainingStep, threat: RT) -> Inputs:
+    def _worst_transform(self, step: TrainingStep, threat: RT | RTL2) -> Inputs:
         """The random transform of each image with the highest loss: worst of k, Engstrom et al. 2019."""
         batch = step.batch
         first = torch.zeros_like(batch.y)
@@ -148,7 +150,17 @@ def cross_entropy_step(module: nn.Module, x: Inputs, y: Labels) -> StepResult:
 
 def warmup_threat(threat: ThreatModel) -> ThreatModel:
     """The threat at a third of its size."""
+    if isinstance(threat, RTL2):
+        return replace(threat, rt=_smaller_transforms(threat.rt), ball=_smaller_ball(threat.ball))
     if isinstance(threat, RT):
-        return replace(threat, pixels=threat.pixels / WARMUP_DIVISOR, degrees=threat.degrees / WARMUP_DIVISOR)
+        return _smaller_transforms(threat)
     assert isinstance(threat, Ball), "see check()"
-    return replace(threat, radius=threat.radius / WARMUP_DIVISOR)
+    return _smaller_ball(threat)
+
+
+def _smaller_transforms(rt: RT) -> RT:
+    return replace(rt, pixels=rt.pixels / WARMUP_DIVISOR, degrees=rt.degrees / WARMUP_DIVISOR)
+
+
+def _smaller_ball(ball: B) -> B:
+    return replace(ball, radius=ball.radius / WARMUP_DIVISOR)

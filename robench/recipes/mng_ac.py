@@ -40,6 +40,7 @@ class MetaNoiseGenerator(AdversarialTraining):
     times the divergence among clean, attacked and new noisy images (7, 11). The trial step is in train mode and undone.
 
     Under rt, which has no ball, the noise is projected onto the l_2 ball, as the paper projects its spatial attack.
+    That attack is rt-l2, whose own ball is used.
     `--set generator=none` leaves the generator out and `--set beta=0` the divergence: the rows of the paper's ablation.
 
     The paper and its code differ. Here the generator sees the image, as in the paper (6), and its output is scaled to

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..problem.noise import normal
 from ..problem.shapes import Inputs, Logits, PerExample
-from ..problem.threats import L2, Ball, ThreatModel
+from ..problem.threats import L2, RTL2, Ball, ThreatModel
 from ..settings import NonNegative
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .training import share_correct
@@ -30,7 +30,7 @@ class AdversarialConsistency(AdversarialTraining):
     The noise is standard normal, projected onto the ball of the sampled threat: MNG-AC without its generator, the
     middle row of the paper's ablation. Only the attacked image has a label loss (equation 7).
 
-    Under rt, which has no ball, the noise is projected onto the l_2 ball.
+    Under rt, which has no ball, the noise is projected onto the l_2 ball; under rt-l2 onto its own.
 
     There is no published code for this row. Beta is from the code of MNG-AC; the paper gives none.
     """
@@ -58,15 +58,17 @@ class AdversarialConsistency(AdversarialTraining):
 
 
 def noise_ball(threat: ThreatModel, threats: tuple[ThreatModel, ...]) -> Ball:
-    """The ball of the noise: that of the threat; under rt the l_2 ball, on which the paper projects spatial attacks."""
+    """The ball of the noise: that of the threat; under rt, which has none, that of the l_2 threat beside it."""
     if isinstance(threat, Ball):
         return threat
+    if isinstance(threat, RTL2):
+        return threat.ball
     return next(other for other in threats if isinstance(other, L2))
 
 
 def check_noise(recipe: str, threats: tuple[ThreatModel, ...]) -> None:
     """Raises UserError if a threat has no ball for the noise."""
-    without = [threat for threat in threats if not isinstance(threat, Ball)]
+    without = [threat for threat in threats if not isinstance(threat, Ball | RTL2)]
     if without and not any(isinstance(threat, L2) for threat in threats):
         raise UserError(
             f"under {without[0]} the noise of {recipe} is projected onto an l2 ball; add one, like --threat l2:0.5"

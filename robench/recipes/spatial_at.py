@@ -17,7 +17,7 @@ class SpatialAdversarialTraining(AdversarialTraining):
 
     name: ClassVar[str] = "spatial_at"
     source: ClassVar[str] = "worst of ten random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
-    attacked: ClassVar[tuple[str, ...]] = ("rt",)
+    attacked: ClassVar[tuple[str, ...]] = ("rt", "rt-l2")
     several: ClassVar[bool] = False
 
     @classmethod

@@ -158,8 +158,10 @@ def test_noise_in_the_unit_of_the_radius_passes_a_gradient_where_pixels_of_unit_
         assert passed["radius"] > 5 * passed["pixel"]
 
 
-def test_under_rt_the_images_are_transformed_and_the_noise_lies_in_the_l2_ball():
-    module, split, texts = mlp(), blobs(32), ("linf:0.1", "rt:2px,20deg", "l2:0.3")
+@pytest.mark.parametrize("text", ["rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"])
+def test_under_rt_the_images_are_transformed_and_the_noise_lies_in_the_l2_ball(text):
+    others = ("l2:0.3",) if text.startswith("rt:") else ("l2:5",)
+    module, split, texts = mlp(), blobs(32), ("linf:0.1", text, *others)
     now, seen = training_step(module, split, texts, noise=0.5), []
     handle = module.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0].detach())))
     loss = configure("mng_ac", "blobs", {"beta": 2.0}).train_step(now).loss.detach()
@@ -183,6 +185,7 @@ def test_rt_needs_an_l2_ball_beside_it(name):
     configure(name, "toy", {}).check(threats)
     with pytest.raises(UserError, match="add one, like --threat l2"):
         configure(name, "toy", {}).check(threats[:2])
+    configure(name, "toy", {}).check((threats[0], parse("rt-l2:2px,20deg+l2:0.3")))
 
 
 @pytest.mark.parametrize("text", BALLS)

@@ -103,19 +103,27 @@ def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_pa
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
 
-@pytest.mark.parametrize(("name", "others"), [("spatial_at", ()), ("sat_ac", ("l2:0.3",)), ("mng_ac", ("l2:0.3",))])
-def test_training_on_transforms_makes_a_broken_network_robust(name, others, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "others", "text"),
+    [
+        ("spatial_at", (), "rt:2px,30deg"),
+        ("spatial_at", (), "rt-l2:2px,30deg+l2:3"),
+        ("sat_ac", ("l2:0.3",), "rt:2px,30deg"),
+        ("mng_ac", ("l2:0.3",), "rt:2px,30deg"),
+    ],
+)
+def test_training_on_transforms_makes_a_broken_network_robust(name, others, text, tmp_path):
     y = torch.arange(256) % 2
     x = torch.zeros(256, 1, 8, 8)
     x[y == 0, :, 2:6, 3:5] = 1  # bars
     x[y == 1, :, 3:5, 2:6] = 1
     x = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    split, threat = Split.whole("bars:train", x, y, 2), parse("rt:2px,30deg")
+    split, threat = Split.whole("bars:train", x, y, 2), parse(text)
     broken, robust = mlp(), mlp()
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
     configure("nat", "bars", settings).train(*training_of(broken, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    settings |= {"steps": 300, "beta": 1.0, **fast(name, 1)} if others else {}
+    settings |= {"steps": 300, "beta": 1.0, **fast(name, 1)} if others else {"steps": 400}
     threats = (*map(parse, others), threat)
     configure(name, "bars", settings).train(*training_of(robust, split, tmp_path), threats)
 

@@ -39,7 +39,10 @@ class Observed(StochasticAdversarialTraining):
 def test_the_first_share_of_a_training_is_at_a_third_of_every_threat(steps, warmup, warmup_threat, tmp_path):
     third, whole = (
         tuple(map(parse, texts))
-        for texts in (("linf:0.1", "l2:0.5", "l1:4", "rt:1px,10deg"), ("linf:0.3", "l2:1.5", "l1:12", "rt:3px,30deg"))
+        for texts in (
+            ("linf:0.1", "l2:0.5", "l1:4", "rt:1px,10deg", "rt-l2:1px,10deg+l2:0.5"),
+            ("linf:0.3", "l2:1.5", "l1:12", "rt:3px,30deg", "rt-l2:3px,30deg+l2:1.5"),
+        )
     )
     recipe = Observed(steps=steps, batch=16, warmup=warmup, seen=([],))
     recipe.train(*training_of(mlp(), blobs(32), tmp_path, 16), whole)

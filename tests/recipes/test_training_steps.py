@@ -116,10 +116,11 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
         assert torch.equal(recipe.images(now, threat), x_adv), threat
 
 
+@pytest.mark.parametrize("text", ["rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"])
 @pytest.mark.parametrize("settings", [{}, {"poses": 3}])
-def test_training_uses_the_worst_of_as_many_transforms_as_the_recipe_sets(settings):
+def test_training_uses_the_worst_of_as_many_transforms_as_the_recipe_sets(settings, text):
     module, split = mlp(), blobs(12)
-    now, asked = training_step(module, split, ("rt:2px,20deg",)), []
+    now, asked = training_step(module, split, (text,)), []
     handle = module.register_forward_pre_hook(lambda m, args: asked.append(args[0]))
     x_adv = configure("spatial_at", "blobs", settings).images(now, now.threats[0])
     handle.remove()
@@ -129,6 +130,8 @@ def test_training_uses_the_worst_of_as_many_transforms_as_the_recipe_sets(settin
     assert all(len(of_one.unique(dim=0)) == transforms for of_one in candidates), "all different"
     each = torch.stack([losses(module, candidates[:, transform], split.y) for transform in range(transforms)])
     torch.testing.assert_close(losses(module, x_adv, split.y), each.amax(dim=0))
+    if text.startswith("rt-l2"):
+        assert parse("l2:0.3").contains(x_adv, split.x).all()
 
 
 @pytest.mark.parametrize(("place", "text"), [*enumerate(THREE)])
