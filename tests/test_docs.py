@@ -67,7 +67,7 @@ def anchors(page: Path) -> set[str]:
 
 def commands() -> list[str]:
     """Every line of a page that calls robench, as it would be typed."""
-    lines = [line.strip() for page in PAGES for line in page.read_text().splitlines()]
+    lines = [line.strip().partition(" > ")[0] for page in PAGES for line in page.read_text().splitlines()]
     whole = [line for line in lines if re.match(r"(?:[A-Z_]+=\S+ )?robench \w", line)]
     inside = [command for block in blocks("sh") for command in re.findall(r"bin/(robench [^&|\n]+)", block.text)]
     return sorted({*whole, *inside})
