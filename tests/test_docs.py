@@ -67,10 +67,13 @@ def anchors(page: Path) -> set[str]:
 
 def commands() -> list[str]:
     """Every line of a page that calls robench, as it would be typed."""
-    lines = [line.strip().partition(" > ")[0] for page in PAGES for line in page.read_text().splitlines()]
-    whole = [line for line in lines if re.match(r"(?:[A-Z_]+=\S+ )?robench \w", line)]
+    lines = [line.strip() for page in PAGES for line in page.read_text().splitlines()]
+    called = rf"(?:[A-Z_]+=\S+ )?robench (?:{'|'.join(COMMANDS)}) "
+    typed = [line.strip() for block in blocks("sh") for line in block.text.splitlines()]
+    whole = [line for line in lines if re.match(called, f"{line} ")]
+    whole += [line for line in typed if re.match(r"(?:[A-Z_]+=\S+ )?robench \w", line)]
     inside = [command for block in blocks("sh") for command in re.findall(r"bin/(robench [^&|\n]+)", block.text)]
-    return sorted({*whole, *inside})
+    return sorted({command.partition(" > ")[0] for command in (*whole, *inside)})
 
 
 def parsed(words: list[str]) -> dict[str, Any]:

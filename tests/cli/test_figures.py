@@ -313,5 +313,5 @@ def test_committed_pictures_are_reproduced_by_their_commands(kind, robench, fold
 
 def test_every_committed_picture_is_small_and_in_the_docs():
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
-    assert set(re.findall(r"\(images/([^)]+)\)", PAGE)) == set(pictures)
+    assert set(re.findall(r"\(\.\./images/([^)]+)\)", PAGE)) == set(pictures)
     assert all(size < 200_000 for size in pictures.values())
