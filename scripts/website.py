@@ -59,8 +59,10 @@ class Stage:
         if path not in self._placed:
             self._placed.add(path)
             self._waiting.append(path)
-        is_page = Path(path).suffix in {".md", *PICTURES}
-        return f"repository/{path}" if is_page else f"repository/{path}.md"
+        if Path(path).suffix not in {".md", *PICTURES}:
+            path += ".md"
+        # Zensical takes a README for the page of its whole section.
+        return f"repository/{path}".replace("README.md", "overview.md")
 
     def _write(self, path: str) -> None:
         source, target = self.root / path, self.folder / self._place(path)

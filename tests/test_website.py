@@ -60,8 +60,10 @@ def test_pages_outside_docs_are_copied_with_their_links_and_stay_out_of_the_sear
         {
             "docs/index.md": "# A\n\n[b](how/b.md) [r](../reports/r.md#x) [c](../code.py) [d](../folder)\n",
             "docs/how/b.md": "# B\n\n![p](../../reports/p.svg)\n\n```text\n[kept](../../as/it.is)\n```\n",
-            "reports/r.md": "# The `r`\n\n[a](../docs/index.md) [gone](../runs/x.robench) [other](other.md)\n",
+            "reports/r.md": "# The `r`\n\n[a](../docs/index.md) [gone](../runs/x.robench)\n"
+            "[other](other.md)\n[s](sub/README.md)\n",
             "reports/p.svg": "<svg/>",
+            "reports/sub/README.md": "# S\n",
             "reports/other.md": "no heading\n",
             "code.py": "x = 1\n",
             "folder/x": "",
@@ -73,7 +75,7 @@ def test_pages_outside_docs_are_copied_with_their_links_and_stay_out_of_the_sear
     assert "[b](how/b.md) [r](repository/reports/r.md#x) [c](repository/code.py.md) d\n" in read["index.md"]
     assert "![p](../repository/reports/p.svg)" in read["how/b.md"]
     assert "[kept](../../as/it.is)" in read["how/b.md"]
-    assert "[a](../../index.md) gone [other](other.md)" in read["repository/reports/r.md"]
+    assert "[a](../../index.md) gone\n[other](other.md)\n[s](sub/overview.md)" in read["repository/reports/r.md"]
     assert read["repository/reports/r.md"].startswith("---\ntitle: 'The r'\nsearch:\n  exclude: true\n---\n")
     assert "title: 'other'" in read["repository/reports/other.md"]
     assert "````py\nx = 1\n````" in read["repository/code.py.md"]
