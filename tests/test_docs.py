@@ -29,6 +29,7 @@ from robench.recipes import RECIPES
 from robench.recipes.training import Training, TrainingData
 from robench.search.attacks import build
 from robench.search.attacks import parse as parse_attack
+from robench.search.attacks.pgd import PGD
 from robench.search.own_attack import from_user, names_file
 
 from .exact_distances import Linear, classifier, distance, toy
@@ -297,6 +298,16 @@ def test_the_example_of_a_threat_model_obeys_the_laws():
     assert not threat.contains((x + 0.3 * noise.sign()).clamp(0, 1), x).any()
     torch.testing.assert_close(threat.size(threat.steepest(noise)), torch.ones(6))
     assert str(threat) == "rms:0.1"
+
+
+def test_under_the_example_of_a_threat_model_attacks_run_and_masking_stays_untested(monkeypatch):
+    kind = example("robench/problem/threats/rms.py")["RMS"]
+    monkeypatch.setitem(threats._READERS, kind.name, lambda text: kind(Fraction(text)))
+    monkeypatch.setattr(PGD, "threats", (*PGD.threats, kind.name))
+    asked = {"threats": [kind.form], "attacks": ["pgd(steps=5)"], "examples": 6}
+    summary = package.evaluate("digits-nat", masking="on", **asked)
+    assert summary.threats[0].broken > 0
+    assert summary.masking.verdict == "untested"
 
 
 def test_the_example_of_an_architecture_is_built_and_recognised():

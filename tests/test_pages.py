@@ -9,7 +9,7 @@ import pytest
 
 from robench.cli.main import robench
 
-from .test_docs import ROOT, blocks
+from .test_docs import PAGES, ROOT, blocks
 
 START = ROOT / "docs" / "start.md"
 LIGHT = {
@@ -75,3 +75,14 @@ def test_the_page_about_papers_shows_what_its_example_prints(capsys):
     (shown,) = [block.text for block in blocks("text") if block.page.name == "paper.md"]
     exec(compile(code, "paper.md", "exec"), {})
     assert capsys.readouterr().out == shown
+
+
+WRITTEN = [page for page in PAGES if page.name != "conformance.md"]  # robench doctor prints that one
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_prose_fits_120_columns(page):
+    """Tables, quoted output and code may be wider, and so may a line of one long command or address."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    prose = [line for line in text.splitlines() if not line.startswith(("|", ">", "!["))]
+    assert [line for line in prose if len(re.sub(r"`[^`]*`|\]\([^)]*\)", "", line)) > 120] == []
