@@ -1,5 +1,7 @@
 """The type checks of tests find a wrong type, a wrong shape and an axis of two sizes, in arguments and results."""
 
+from dataclasses import dataclass
+
 import jaxtyping
 import pytest
 import torch
@@ -43,6 +45,20 @@ def test_a_wrong_shape_is_found_in_an_argument_and_in_a_result():
     ):
         with pytest.raises(BeartypeCallHintViolation):
             shaped(logits, y)
+
+
+@checked
+@dataclass
+class Pair:
+    logits: Logits
+    name: str
+
+
+def test_the_fields_of_a_dataclass_are_checked():
+    assert Pair(torch.zeros(2, 3), "a").name == "a"
+    for logits, name in ((torch.zeros(2), "a"), (torch.zeros(2, 3), 1)):
+        with pytest.raises(BeartypeCallHintViolation):
+            Pair(logits, name)
 
 
 def test_axes_of_one_call_say_nothing_about_the_next():

@@ -6,6 +6,7 @@ the tests. Here the type checker checks a call once, inside `jaxtyped("context")
 an axis has one size in all its arguments and its result.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -26,11 +27,15 @@ def names_a_shape(annotation: Any) -> bool:
 
 
 def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator in place of `jaxtyped`, which is still what classes get."""
+    """A decorator in place of `jaxtyped`, for functions and for the constructors of dataclasses."""
 
     def decorator(thing: Any = None, *, typechecker: Any = None) -> Any:
         if thing is None:
             return functools.partial(decorator, typechecker=typechecker)
+        if inspect.isclass(thing) and typechecker is not None:
+            if dataclasses.is_dataclass(thing) and "__init__" in vars(thing):
+                thing.__init__ = decorator(thing.__init__, typechecker=typechecker)  # type: ignore[misc]
+            return thing
         if not inspect.isfunction(thing) or typechecker is None:
             return jaxtyped(thing, typechecker=typechecker)
         checked = typechecker(thing)
