@@ -2,9 +2,13 @@
 
 import os
 
+import jaxtyping
 import torch
 from hypothesis import settings
 
+from .type_checks import checked_once
+
+jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

@@ -113,7 +113,7 @@ def test_a_radius_as_large_as_the_box_and_training_images_are_named(net, robench
 
 
 def test_training_images_of_the_model_are_noted_from_its_card(robench):
-    few = ("--threat", "linf:0.05", "--examples", "20")
+    few = ("--threat", "linf:0.05", "--attack", "pgd(steps=1)", "--examples", "20")
     result = robench("evaluate", "digits-nat", "--data", "digits:train", *few)
     assert "according to its card, the model was trained on these images; measure it on digits:test" in result.out
 
@@ -130,7 +130,7 @@ def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, f
 
 
 def test_only_the_threat_whose_attacks_all_failed_has_no_number(net, robench):
-    rt = ("--threat", "rt:1px,1deg", "--attack", "grid")
+    rt = ("--threat", "rt:1px,1deg", "--attack", "grid", "--examples", "8")
     result = evaluate(robench, "Rounds", *rt)
     assert result.code == 2
     (row,) = [line for line in result.out.splitlines() if line.startswith("| w ")]

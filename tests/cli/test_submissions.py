@@ -309,9 +309,15 @@ def refusal(robench, name, *words):
     return line.removeprefix(f"{name}: refused: ")
 
 
+WITHOUT = {}  # the rows of a board, by its files: it is built once for all refusals
+
+
 def rows_without(robench):
-    assert robench("leaderboard", "board", "--json", "without").code == 0
-    return rows(Path("without"))
+    board = tuple(files(Path("board")).items())
+    if board not in WITHOUT:
+        assert robench("leaderboard", "board", "--json", "without").code == 0
+        WITHOUT[board] = rows(Path("without"))
+    return WITHOUT[board]
 
 
 FORGED_RUNS = {

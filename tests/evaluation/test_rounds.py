@@ -288,14 +288,18 @@ def test_a_sample_that_is_too_small_decides_nothing(split):
     assert not evidence.passed_over
 
 
-@pytest.mark.parametrize("first", [FIRST, WEAK])
-@pytest.mark.parametrize("looks", [1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26])
-def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatch, first, looks):
-    monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
-    question = protocol(first, SAMPLED)
+@pytest.fixture(scope="module", params=[FIRST, WEAK])
+def uninterrupted(request, many):
+    """A question, the outcomes under any threat, and what was passed over."""
+    question = protocol(request.param, SAMPLED)
     with RunFile.in_memory() as run:
-        union = answered(run, many, question).union
-        passed_over = run.evidence().passed_over
+        return question, answered(run, many, question).union, run.evidence().passed_over
+
+
+@pytest.mark.parametrize("looks", [1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26])
+def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatch, uninterrupted, looks):
+    monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
+    question, union, passed_over = uninterrupted
     with contextlib.suppress(KeyboardInterrupt), RunFile.open(path) as run:
         answered(run, many, question, progress=Pulled(looks))
     with RunFile.open(path) as run:

@@ -1,0 +1,80 @@
+"""The type checks of tests find a wrong type, a wrong shape and an axis of two sizes, in arguments and results."""
+
+from dataclasses import dataclass
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from torch import Tensor
+
+from robench.problem.shapes import Labels, Logits, per_example
+from robench.problem.split import Split
+
+from .type_checks import checked_once, names_a_shape
+
+checked = jaxtyping.jaxtyped(typechecker=beartype)
+
+
+@checked
+def plain(x: int) -> int:
+    return x if x else "none"
+
+
+@checked
+def shaped(logits: Logits, y: Labels) -> Labels:
+    return logits.argmax(1) if len(y) > 1 else logits
+
+
+def test_a_wrong_type_is_found_in_an_argument_and_in_a_result():
+    assert plain(1) == 1
+    for wrong in ("1", 0):
+        with pytest.raises(BeartypeCallHintViolation):
+            plain(wrong)
+
+
+def test_a_wrong_shape_is_found_in_an_argument_and_in_a_result():
+    labels = torch.zeros(2, dtype=torch.long)
+    assert shaped(torch.zeros(2, 3), labels).shape == (2,)
+    for logits, y in (
+        (torch.zeros(2), labels),  # an axis too few
+        (torch.zeros(4, 3), labels),  # B of two sizes
+        (torch.zeros(2, 3), labels.double()),  # no whole numbers
+        (torch.zeros(1, 3), labels[:1]),  # the result has an axis too many
+    ):
+        with pytest.raises(BeartypeCallHintViolation):
+            shaped(logits, y)
+
+
+@checked
+@dataclass
+class Pair:
+    logits: Logits
+    name: str
+
+
+def test_the_fields_of_a_dataclass_are_checked():
+    assert Pair(torch.zeros(2, 3), "a").name == "a"
+    for logits, name in ((torch.zeros(2), "a"), (torch.zeros(2, 3), 1)):
+        with pytest.raises(BeartypeCallHintViolation):
+            Pair(logits, name)
+
+
+def test_axes_of_one_call_say_nothing_about_the_next():
+    assert shaped(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)).shape == (2,)
+    assert shaped(torch.zeros(5, 4), torch.zeros(5, dtype=torch.long)).shape == (5,)
+
+
+def test_robench_is_checked_while_tests_run():
+    assert jaxtyping.jaxtyped.__qualname__ == checked_once(None).__qualname__
+    with pytest.raises(BeartypeCallHintViolation):
+        per_example([1.0], torch.zeros(1))
+    with pytest.raises(Exception, match=r"(?i)type"):
+        Split.whole("x", torch.zeros(4, 1, 2, 2), torch.zeros(4), 10)
+
+
+@pytest.mark.parametrize("named", [Logits, Logits | None, list[Labels], dict[str, tuple[Logits, int]], "Logits"])
+def test_a_shape_is_found_inside_other_types(named):
+    assert names_a_shape(named)
+    assert not any(map(names_a_shape, (int, str | None, list[int], Tensor, None)))
