@@ -152,15 +152,18 @@ def test_a_run_without_a_curve_is_left_out_with_what_to_type():
 # trade-off
 
 
-def test_a_line_per_threat_and_the_dotted_union_have_the_heights_of_the_table():
+def test_points_of_every_threat_and_of_the_union_lie_where_the_table_says():
     strong = Evidence(clean=tuple(map(clean, range(20, 28))))
     both = [material(plan(name="one")), material(plan(name="two"), strong)]
     (picture,) = figures.trade_offs(both, {}).pictures
     # Letters of made.py: WBBSOSOO, WSBBSSSO and WBBBOSOO; the second model has met no attack: all open.
-    for name, height in {"linf:0.3": 62.5, "l2:2": 62.5, "union": 50.0}.items():
-        (line,) = lines(picture, name)
-        np.testing.assert_allclose(line.get_ydata(), [height, 100])
-    assert lines(picture, "union")[0].get_linestyle() == ":"
+    for name, share in {"linf:0.3": 62.5, "l2:2": 62.5, "union": 50.0}.items():
+        (points,) = lines(picture, name)
+        np.testing.assert_allclose(points.get_xdata(), [100, share])
+        assert points.get_linestyle() == "None", "models have no order that a line could follow"
+    (axes,) = picture.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["two", "one"], "the best union first"
+    assert axes.yaxis_inverted(), "the first row is on top"
     assert "11 open cases count as standing" in picture.caption
 
 
@@ -170,8 +173,8 @@ def test_stars_stand_where_a_card_says_the_model_was_trained_on_that_threat_alon
     (picture,) = figures.trade_offs(both, reported).pictures
     stars = [line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "*"]
     (star,) = stars
-    assert round(float(star.get_xdata()[0])) == 1
-    assert star.get_ydata()[0] == pytest.approx(62.5)
+    assert round(float(star.get_ydata()[0])) == 1
+    assert star.get_xdata()[0] == pytest.approx(62.5)
     assert star.get_color() == lines(picture, "l2:2")[0].get_color()
     assert "Stars" in picture.caption
     assert "Stars" not in figures.trade_offs(both, {}).pictures[0].caption

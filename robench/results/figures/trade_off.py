@@ -1,8 +1,8 @@
-"""The price of robustness to one threat under another, after Figure 1 of Tramèr and Boneh 2019.
+"""The price of robustness to one threat under another: Tramèr and Boneh 2019, figure 1, for finished models.
 
-https://arxiv.org/abs/1904.13000. Their figure follows one model over its training. Runs are about finished models, so
-here each place on the axis is a model. There is a line per threat, the union is dotted, and a star for each threat
-marks the accuracy of a model trained on it alone.
+https://arxiv.org/abs/1904.13000. Their figure follows one model over its training. Here each row is a model, with a
+point per threat and a diamond for the union. Rows are sorted by the union, the best on top. A star in place of a
+point marks the accuracy of a model under the one threat that it was trained on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,12 @@ from ..summary import Summary, ThreatEntry, UnionEntry
 from ..tables.seeds import names
 from .picture import (
     COLOURS,
-    COLUMN,
-    LINES,
     MARKERS,
-    PAGE,
     UNION,
     Album,
     Material,
     Picture,
     file_name,
-    percent_axis,
     questions,
     sheet,
     styled,
@@ -36,7 +32,10 @@ TrainedOn = Mapping[str, Sequence[str]]
 """The training threats of models, by their names."""
 
 HOW = "Accuracy under each threat and under their union, with 95 % intervals: upper bounds on robust accuracy."
-STARS = " Stars, and thin lines at their height: models trained on that threat alone."
+STARS = " Stars: models trained on that threat alone."
+WIDTH = 5.0  # inches
+ROW = 0.34  # height of a model's row, in inches
+LANE = 0.17  # distance of two points of a model, in rows
 
 
 def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
@@ -48,7 +47,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
         if len(m.summary.threats) < 2
     )
     for group in together([m for m in materials if len(m.summary.threats) > 1], _question):
-        summaries = [m.summary for m in group]
+        summaries = sorted((m.summary for m in group), key=_merit, reverse=True)
         if len(group) == 1:
             album.left_out.append(
                 f"{group[0].path} has nothing to be compared with; add runs of other models with its data, examples,"
@@ -63,30 +62,37 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
     return album
 
 
+def _merit(summary: Summary) -> tuple[float, float]:
+    """By the union, and among equals by the average."""
+    return summary.union.accuracy, sum(t.accuracy for t in summary.threats)
+
+
 @styled()
 def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> Figure:
-    """Models side by side in their order. All summaries answer the same question."""
-    figure = sheet(COLUMN if len(summaries) <= 4 else min(PAGE, 0.9 * len(summaries)), 3.3)
+    """Models one below the other, in their order. All summaries answer the same question."""
+    figure = sheet(WIDTH, 1.3 + ROW * len(summaries))
     axes = figure.subplots()
     threats = [t.threat for t in summaries[0].threats]
+    for row in range(0, len(summaries), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+    singles = _singles(summaries, trained_on)
+    middle = len(threats) / 2
     for i, threat in enumerate(threats):
         entries: list[ThreatEntry | UnionEntry] = [s.threats[i] for s in summaries]
-        _line(axes, entries, (i - len(threats) / 2) * 0.07, threat, COLOURS[i % len(COLOURS)], i)
-    _line(axes, [s.union for s in summaries], len(threats) / 2 * 0.07, "union", UNION, None)
-    for threat, places in _singles(summaries, trained_on).items():
-        i = threats.index(threat)
-        for place in places:
-            height = 100 * summaries[place].threats[i].accuracy
-            axes.axhline(height, color=COLOURS[i % len(COLOURS)], linewidth=0.6, alpha=0.6, zorder=1)
-            x = place + (i - len(threats) / 2) * 0.07
-            axes.plot([x], [height], marker="*", markersize=11, color=COLOURS[i % len(COLOURS)], zorder=4)
-    axes.set_xticks(range(len(summaries)), [name.replace("-", "-\n", 1) for name in names(summaries)])
-    axes.set_xlim(-0.4, len(summaries) - 0.6)
-    axes.grid(axis="x", visible=False)
-    axes.set_ylabel("accuracy (%)")
-    percent_axis(axes)
+        _points(axes, entries, (i - middle) * LANE, threat, COLOURS[i % len(COLOURS)], MARKERS[i % 3], 3.5)
+        for row in singles.get(threat, ()):
+            place = [100 * summaries[row].threats[i].accuracy], [row + (i - middle) * LANE]
+            axes.plot(*place, marker="*", markersize=10, color=COLOURS[i % len(COLOURS)], zorder=4)
+    _points(axes, [s.union for s in summaries], middle * LANE, "union", UNION, "D", 4.5)
+    axes.set_yticks(range(len(summaries)), names(summaries))
+    axes.set_ylim(len(summaries) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("accuracy (%)")
+    axes.set_xlim(-3, 103)
+    axes.set_xticks(range(0, 101, 20))
     handles = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    if _singles(summaries, trained_on):
+    if singles:
         star = {"marker": "*", "markersize": 9, "linestyle": "none", "color": "#777777"}
         handles.append(Line2D([], [], label="trained on it alone", **star))  # type: ignore[arg-type]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -94,29 +100,32 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
     return figure
 
 
-def _line(
-    axes: Axes, entries: Sequence[ThreatEntry | UnionEntry], aside: float, name: str, colour: str, i: int | None
+def _points(
+    axes: Axes,
+    entries: Sequence[ThreatEntry | UnionEntry],
+    aside: float,
+    name: str,
+    colour: str,
+    marker: str,
+    size: float,
 ) -> None:
-    """The line of one threat, shifted a little so that intervals do not overlap."""
-    x = [place + aside for place in range(len(entries))]
-    y = [100 * e.accuracy for e in entries]
+    """A point with its interval in every row, beside the row's middle so that intervals do not overlap."""
+    rows = [row + aside for row in range(len(entries))]
+    shares = [100 * e.accuracy for e in entries]
     ends = [[100 * (e.accuracy - e.ci95[0]) for e in entries], [100 * (e.ci95[1] - e.accuracy) for e in entries]]
     # An interval of a share of 0 starts at 0 up to rounding.
     ends = [[max(0.0, length) for length in row] for row in ends]
-    axes.errorbar(x, y, yerr=ends, fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5, alpha=0.8)
-    line = ":" if i is None else LINES[i % len(LINES)]
-    marker = "o" if i is None else MARKERS[(i + 1) % len(MARKERS)]
-    width = 2.2 if i is None else 1.2
-    axes.plot(x, y, label=name, color=colour, linestyle=line, linewidth=width, marker=marker, markersize=3.5, zorder=3)
+    axes.errorbar(shares, rows, xerr=ends, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.8)
+    axes.plot(shares, rows, label=name, color=colour, linestyle="none", marker=marker, markersize=size, zorder=3)
 
 
 def _singles(summaries: Sequence[Summary], trained_on: TrainedOn) -> dict[str, list[int]]:
-    """The places of models that were trained on a single threat, by that threat."""
+    """The rows of models that were trained on a single threat, by that threat."""
     found: dict[str, list[int]] = {}
-    for place, summary in enumerate(summaries):
+    for row, summary in enumerate(summaries):
         threats = trained_on.get(summary.model.name, ())
         if len(threats) == 1 and threats[0] in [t.threat for t in summary.threats]:
-            found.setdefault(threats[0], []).append(place)
+            found.setdefault(threats[0], []).append(row)
     return found
 
 
