@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/1904.13000. Their figure follows one model over its training. Here each row is a model, with a
 point per threat and a diamond for the union. Rows are sorted by the union, the best on top. A star in place of a
-point marks the accuracy of a model under the one threat that it was trained on.
+point marks the accuracy of a model under the one threat that it was trained on, and a thin line carries it to all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ TrainedOn = Mapping[str, Sequence[str]]
 """The training threats of models, by their names."""
 
 HOW = "Accuracy under each threat and under their union, with 95 % intervals: upper bounds on robust accuracy."
-STARS = " Stars: models trained on that threat alone."
+STARS = " Stars, and thin lines through them: models trained on that threat alone."
 WIDTH = 5.0  # inches
 ROW = 0.34  # height of a model's row, in inches
 LANE = 0.17  # distance of two points of a model, in rows
@@ -81,8 +81,10 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
         entries: list[ThreatEntry | UnionEntry] = [s.threats[i] for s in summaries]
         _points(axes, entries, (i - middle) * LANE, threat, COLOURS[i % len(COLOURS)], MARKERS[i % 3], 3.5)
         for row in singles.get(threat, ()):
-            place = [100 * summaries[row].threats[i].accuracy], [row + (i - middle) * LANE]
-            axes.plot(*place, marker="*", markersize=10, color=COLOURS[i % len(COLOURS)], zorder=4)
+            share = 100 * summaries[row].threats[i].accuracy
+            axes.axvline(share, color=COLOURS[i % len(COLOURS)], linewidth=0.6, alpha=0.6, zorder=1)
+            star = {"marker": "*", "markersize": 10, "color": COLOURS[i % len(COLOURS)], "zorder": 4}
+            axes.plot([share], [row + (i - middle) * LANE], **star)  # type: ignore[arg-type]
     _points(axes, [s.union for s in summaries], middle * LANE, "union", UNION, "D", 4.5)
     axes.set_yticks(range(len(summaries)), names(summaries))
     axes.set_ylim(len(summaries) - 0.5, -0.5)
@@ -93,8 +95,8 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
     axes.set_xticks(range(0, 101, 20))
     handles = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     if singles:
-        star = {"marker": "*", "markersize": 9, "linestyle": "none", "color": "#777777"}
-        handles.append(Line2D([], [], label="trained on it alone", **star))  # type: ignore[arg-type]
+        grey = {"marker": "*", "markersize": 9, "linestyle": "none", "color": "#777777"}
+        handles.append(Line2D([], [], label="trained on it alone", **grey))  # type: ignore[arg-type]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     write_below(figure, caption)
     return figure
