@@ -132,6 +132,22 @@ def test_where_noise_is_no_start_gradient_steps_find_one():
     assert all(end.x_adv is not None and end.forwards > FAST.starts // 2 for end in ended)
 
 
+class FlatOrNot(torch.nn.Module):
+    """Class 1 if all pixels are nearly equal, else class 0, without a usable gradient: as noise never is flat."""
+
+    def forward(self, x):
+        spread = x.flatten(1).var(dim=1)
+        return torch.stack([0.5 + 0 * spread, (spread < 1e-3) + 0 * spread], dim=1)
+
+
+def test_where_noise_and_gradient_steps_are_no_start_images_of_other_kinds_are():
+    model = classifier(FlatOrNot())
+    split = toy(model, 6)
+    assert (split.y == 0).all()
+    ended = ends(model, split, job(parse("l2:20"), FAST, [Item(row, 0, 0) for row in range(6)]))
+    assert all(end.x_adv is not None and end.forwards > FAST.starts for end in ended)
+
+
 def test_a_search_without_a_start_is_blind():
     module = Linear(2)
     with torch.no_grad():

@@ -16,10 +16,11 @@ from ...problem.threats.shrinkage import Shrinkage
 from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State, where_rows
 from ..some_rows import rows_where, some, step_where
-from .starts import faded
+from .starts import faded, of_kind
 
 START, SEARCH, WALK = 0, 1, 2  # the phases of a slot
 BEYOND = 1.5  # length of a gradient step of the START phase, in ways to the linearised boundary
+KINDS = 20  # images of other kinds that the START phase tries once its noise and its steps have failed
 PUSH = 0.01  # share of the reachable gain that a step must make at least to cross the boundary
 
 # Constants of the search for the boldest step. The trust region is a choice, so a few per cent of it do not matter. The
@@ -57,10 +58,11 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         minimise size of delta + move,  such that  slope . move = aim,  x + delta + move an image,  |move|_2 <= reach
 
     The start is the first misclassified blend of the image with uniform noise, with ever more noise; if all blends
-    fail, steps onto the linearised boundary from the image. A start far away helps: what hides the gradient at an image
-    seldom hides it along the whole boundary. The reach is a share of the current length of delta, so it depends neither
-    on the number of pixels nor on the rest of the batch. If the plane is out of reach, the step takes the shortest way
-    towards it.
+    fail, steps onto the linearised boundary from the image; if these fail too, coarse noise, flat images and the image
+    inverted in blocks, for a model may take all noise for one class. A start far away helps: what hides the gradient at
+    an image seldom hides it along the whole boundary. The reach is a share of the current length of delta, so it
+    depends neither on the number of pixels nor on the rest of the batch. If the plane is out of reach, the step takes
+    the shortest way towards it.
     """
 
     name: ClassVar[str] = "brendel-bethge"
@@ -123,6 +125,10 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
         turn = state.queries - self.starts // 2  # noise before 0, the image at 0, then on from there
         stepped = torch.where(per_example(turn > 0, ahead), _boxed(state.delta + ahead, batch.x), 0.0)
         onward = torch.where(per_example(turn < 0, ahead), self._noise(batch, state.queries), stepped)
+        number = state.queries - self.starts
+        if batch.x.device.type != "cpu" or bool((number >= 0).any()):
+            other = of_kind(batch.x, batch.keys, number.clamp(0, KINDS - 1), KINDS) - batch.x
+            onward = torch.where(per_example((number >= 0) & (number < KINDS), ahead), other, onward)
         found = replace(state, phase=torch.full_like(state.phase, SEARCH), queries=0 * state.queries, far=state.delta)
         found = replace(found, delta=self._share_of_start(threat, batch, found, state.high / 2))
         return where_rows(fooled, found, replace(state, delta=onward))

@@ -131,23 +131,41 @@ def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidate
     The kinds are noise in blocks of every scale up to the whole image (flat grey, black, white), and the image inverted
     in some or all blocks. After a find, candidates are faded to smaller sizes.
     """
-    slots, c, h, w = x.shape
+    _, _, h, w = x.shape
     width = noise.shape[1]
-    nearer, share, noise = noise[..., 0], noise[..., 1], noise[..., 2:].view(slots, width, c, h * w)
-
-    def in_blocks(pixels: Int[Tensor, "W N"]) -> Candidates:
-        return noise.gather(3, pixels[None, :, None, :].expand_as(noise)).view(slots, width, c, h, w)
-
+    nearer, share, noise = noise[..., 0], noise[..., 1], noise[..., 2:]
     blocks, style = _kinds(width, h, w, x.device)
-    coarse = in_blocks(blocks)
+    many = _of_kinds(x, noise, share, blocks[None], style[None])
+    plain = (state.passes == 0) | state.size.isfinite()
+    images = torch.where(per_example(plain, many), _in_blocks(x, noise, _fine(width, h, w, x.device)[None]), many)
+    return faded(threat, x, images - x[:, None], state.size[:, None] * (NEAREST + (1 - NEAREST) * nearer))
+
+
+def of_kind(x: Inputs, keys: Keys, number: Int[Tensor, "L"], kinds: int) -> Inputs:
+    """For every image another one, of the kind with this number, below `kinds`: of `starts`, where noise has failed."""
+    _, _, h, w = x.shape
+    blocks, style = _kinds(kinds, h, w, x.device)
+    noise = noise_of(keys, number + 1, 1, x)
+    return _of_kinds(x, noise[..., 2:], noise[..., 1], blocks[number][:, None], style[number][:, None])[:, 0]
+
+
+def _of_kinds(
+    x: Inputs, noise: Noise, share: PerCandidate, blocks: Int[Tensor, "#L W N"], style: Int[Tensor, "#L W"]
+) -> Candidates:
+    """Noise in blocks, the same in black and white, or the image inverted in some blocks, by the style of each."""
+    coarse = _in_blocks(x, noise, blocks)
     share = share[..., None, None, None]
     binary = (coarse < share).to(x.dtype)
     inverted = torch.where(coarse < share.sqrt(), 1 - x[:, None], x[:, None])
-    style = style[None, :, None, None, None]
-    many = torch.where(style == 0, coarse, torch.where(style == 1, binary, inverted))
-    plain = (state.passes == 0) | state.size.isfinite()
-    images = torch.where(per_example(plain, many), in_blocks(_fine(width, h, w, x.device)), many)
-    return faded(threat, x, images - x[:, None], state.size[:, None] * (NEAREST + (1 - NEAREST) * nearer))
+    style = style[..., None, None, None]
+    return torch.where(style == 0, coarse, torch.where(style == 1, binary, inverted))
+
+
+def _in_blocks(x: Inputs, noise: Noise, pixels: Int[Tensor, "#L W N"]) -> Candidates:
+    """Noise that is constant in blocks: `pixels` are those from which each takes its noise."""
+    slots, c, h, w = x.shape
+    noise = noise.view(slots, -1, c, h * w)
+    return noise.gather(3, pixels[:, :, None, :].expand_as(noise)).view(slots, -1, c, h, w)
 
 
 def faded(threat: Ball, x: Inputs, delta: Float[Tensor, "L #W *D"], size: PerCandidate) -> Candidates:
