@@ -3,27 +3,35 @@
 `--jaxtyping-packages` decorates every function of robench with `jaxtyping.jaxtyped`. That checks arguments again with
 the result, binds them to their names, and keeps a record of axes for functions without shapes too: half of the time of
 the tests. Here the type checker checks a call once, inside `jaxtyped("context")` if the function names a shape, so that
-an axis has one size in all its arguments and its result.
+an axis has one size in all its arguments and its result. Functions with types that are named by text keep `jaxtyped`,
+which lets pass what it cannot resolve.
 """
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, ForwardRef, get_args
 
 import jaxtyping
 from jaxtyping import AbstractArray
 
 
+def parts(annotation: Any) -> Iterator[Any]:
+    """The annotation and every type inside it."""
+    yield annotation
+    for part in annotation if isinstance(annotation, list) else get_args(annotation):
+        yield from parts(part)
+
+
 def names_a_shape(annotation: Any) -> bool:
-    """Whether an array with a shape is part of the annotation. A text may stand for one."""
-    if isinstance(annotation, str):
-        return True
-    if inspect.isclass(annotation) and issubclass(annotation, AbstractArray):
-        return True
-    parts = [*annotation] if isinstance(annotation, list) else get_args(annotation)
-    return any(map(names_a_shape, parts))
+    """Whether an array with a shape is part of the annotation."""
+    return any(inspect.isclass(part) and issubclass(part, AbstractArray) for part in parts(annotation))
+
+
+def names_by_text(annotation: Any) -> bool:
+    """Whether a type is named by a text, which may name what is imported for type checkers alone."""
+    return any(isinstance(part, str | ForwardRef) for part in parts(annotation))
 
 
 def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,10 +44,11 @@ def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
             if dataclasses.is_dataclass(thing) and "__init__" in vars(thing):
                 thing.__init__ = decorator(thing.__init__, typechecker=typechecker)  # type: ignore[misc]
             return thing
-        if not inspect.isfunction(thing) or typechecker is None:
+        annotations = getattr(thing, "__annotations__", {}).values()
+        if not inspect.isfunction(thing) or typechecker is None or any(map(names_by_text, annotations)):
             return jaxtyped(thing, typechecker=typechecker)
         checked = typechecker(thing)
-        if not any(map(names_a_shape, thing.__annotations__.values())):
+        if not any(map(names_a_shape, annotations)):
             return checked
 
         @functools.wraps(thing)

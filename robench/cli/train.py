@@ -55,8 +55,8 @@ def run(
         raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
     if (part := datasets.named_part(data)) in datasets.MEASURED_ON:
         raise UserError(
-            f"--data {data} holds the images that models are measured on, and a model trained on them would look better"
-            f" than it is; train on the others with --data {data.removesuffix(':' + part)}"
+            f"--data {data} holds the images that models are measured on, and a model trained on them would score"
+            f" higher than it should; train on the others with --data {data.removesuffix(':' + part)}"
         )
     name, undivided = datasets.title(data), datasets.is_undivided(data)
     if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:

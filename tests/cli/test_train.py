@@ -272,7 +272,7 @@ def monotonous(folder):
         ("pgd_at --threat linf:0", "must be above 0"),
         ("spatial_at --threat rt:28px,30deg", "under rt:28px,30deg any image may become any other"),
         ("nat --data one.npz --arch digits-cnn --set batch=8", "the images of one.npz:rest are all of one class"),
-        ("nat --data digits:test", "would look better than it is; train on the others with --data digits"),
+        ("nat --data digits:test", "would score higher than it should; train on the others with --data digits"),
         ("nat --data digits:test --no-evaluation", "holds the images that models are measured on"),
         ("nat --data cifar10-c/fog@3:test --no-evaluation", "holds the images that models are measured on"),
         ("nat --data one.npz:test --arch digits-cnn", "train on the others with --data one.npz"),
