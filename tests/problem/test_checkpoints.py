@@ -662,7 +662,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
         ("m.pt", PAGE, "is an HTML page, not a checkpoint; download the file itself"),
         ("m.safetensors", PAGE, "is an HTML page"),
         ("m.pt", POINTER, "git lfs pull"),
-        ("m.onnx", b"\x08\x07\x12\x07pytorch", "ONNX"),
+        ("m.onnx", b"\x08\x07\x12\x07pytorch", "is not an ONNX file with a graph"),
         ("m.pt", b"the weights are in the other folder", "not a checkpoint that PyTorch reads"),
         ("m.bin", bytes(range(256)) * 4, "not a checkpoint that PyTorch reads"),
         ("m.pt", b"\x80\x02", "cut off"),

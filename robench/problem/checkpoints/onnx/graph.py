@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ....errors import described
+from ....errors import first_line
 from ...memory import out_of_memory
 from ...shapes import Inputs
-from .layer import LARGEST, Outputs
+from .layer import BATCH, LARGEST, Outputs
 
 IMAGES = 2  # of which the sizes of all values are computed before the values themselves
 
@@ -82,7 +82,9 @@ class Graph(nn.Module):
             try:
                 results: Outputs = layer(*given)
             except Exception as error:  # whatever torch raises
-                raise (error if out_of_memory(error) else ValueError(f"{described(error)} in {step.label}")) from None
+                raise (
+                    error if out_of_memory(error) else ValueError(f"{first_line(error)} in the {step.label}")
+                ) from None
             values.update(zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False))
             for name in step.last:
                 values.pop(name, None)
@@ -95,19 +97,20 @@ class Graph(nn.Module):
 
     def _measure(self, images: Tensor) -> None:
         """Raises ValueError if the values for these images are too large, without computing them."""
-        rows = min(len(images), IMAGES)
+        limit = LARGEST if self.entrance.images is None else BATCH
+        rows = self.entrance.images or min(len(images), IMAGES)
         values = {name: value if name in self.others else unreal(value) for name, value in self._constants().items()}
         values[self.image] = torch.empty((rows, *images.shape[1:]), device="meta")
         alive = 0
         for step, layer in zip(self.steps, self.layers, strict=True):
             try:
-                results = sized(layer, [values[name] if name else None for name in step.inputs], step.numbers)
+                results = sized(layer, [values[name] if name else None for name in step.inputs], step.numbers, limit)
             except Exception as error:  # whatever torch raises
-                raise ValueError(f"{described(error)} in {step.label}") from None
+                raise ValueError(f"{first_line(error)} in the {step.label}") from None
             values.update(zip(step.outputs, results, strict=False))
             alive += sum(result.numel() for result in results)
-            if alive > LARGEST:
-                raise ValueError(f"too large for any machine: {alive:,} numbers in {step.label}")
+            if alive > limit:
+                raise ValueError(f"too large for any machine: {alive:,} numbers in the {step.label}")
             alive -= sum(values.pop(name).numel() for name in step.last if name in values)
 
 
@@ -116,17 +119,19 @@ def unreal(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
 
 
-def sized(layer: nn.Module, given: Sequence[Tensor | None], numbers: frozenset[int]) -> tuple[Tensor, ...]:
+def sized(
+    layer: nn.Module, given: Sequence[Tensor | None], numbers: frozenset[int], limit: int = LARGEST
+) -> tuple[Tensor, ...]:
     """The results of a layer, without numbers if any input that is not at `numbers` lacks them.
 
-    Raises ValueError if the results would be too large, before they are computed.
+    Raises ValueError if the results would have more than `limit` numbers, before they are computed.
     """
     shapes = [tensor if tensor is None or i in numbers else unreal(tensor) for i, tensor in enumerate(given)]
     weights = {name: unreal(tensor) for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
     with torch.no_grad():
         results = torch.func.functional_call(layer, weights, tuple(shapes))
         results = results if isinstance(results, tuple) else (results,)
-        if sum(result.numel() for result in results) > LARGEST:
+        if sum(result.numel() for result in results) > limit:
             raise ValueError(f"too large for any machine: {sum(result.numel() for result in results):,} numbers")
         if any(tensor is not None and tensor.device.type == "meta" for tensor in given):
             return results

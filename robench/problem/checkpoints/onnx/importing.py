@@ -152,6 +152,8 @@ def _layer(node: Node) -> Layer:
     except Exception as error:  # whatever torch raises for settings that do not fit
         raise Refused(f"is damaged: {described(error)} in the {node.label}; export the model again") from None
     node.refuse_unread()
+    if node.operator != "Split":
+        node.single()
     return layer
 
 

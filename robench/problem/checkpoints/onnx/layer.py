@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .node import Node
 
 LARGEST = 2**28  # numbers in all values that a graph holds at one time, for two images
+BATCH = 2**30  # the same for a graph that the file writes for a larger number of images
 LISTED = 4096  # the longest list of sizes, axes or indices
 
 Outputs = Tensor | tuple[Tensor, ...]
@@ -52,7 +53,6 @@ def plain(function: Callable[..., Outputs], **settings: Any) -> Maker:
     """The maker of a layer that computes a function, for an operator without attributes."""
 
     def make(node: Node) -> Layer:
-        node.single()
         return compute(function, **settings)
 
     return make

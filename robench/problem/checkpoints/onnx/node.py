@@ -53,6 +53,8 @@ class Node:
         constant = self.constant(place)
         if constant is None:
             raise self.refused("has weights that the graph computes from its input")
+        if not constant.is_floating_point():
+            raise self.refused("has whole numbers for weights, as after quantisation")
         return constant
 
     def given(self, name: str) -> bool:

@@ -72,14 +72,15 @@ class _Reader:
             raise Refused("has sparse weights; export the model with dense ones")
         constants: dict[str, Tensor] = {}
         for tensor in graph.initializer:
-            if tensor.name in constants:
-                raise Refused(f"names two weights {shown(tensor.name)!r}; export the model again")
-            constants[tensor.name] = self.tensor(tensor, shown(tensor.name))
+            name = _text(tensor.name)
+            if name in constants:
+                raise Refused(f"names two weights {shown(name)!r}; export the model again")
+            constants[name] = self.tensor(tensor, shown(name))
         name, sizes = self._input(constants)
-        nodes = _needed([self._node(node) for node in graph.node], [output.name for output in graph.output])
+        outputs = tuple(dict.fromkeys(_text(output.name) for output in graph.output))
+        nodes = _needed([self._node(node) for node in graph.node], outputs)
         for node in nodes:
             self._refuse_foreign(node)
-        outputs = tuple(dict.fromkeys(output.name for output in graph.output))
         return Source(nodes, constants, name, sizes, outputs, frozenset(self.types - {"FLOAT"}))
 
     def _opset(self) -> int:
@@ -97,15 +98,16 @@ class _Reader:
 
     def _input(self, constants: Mapping[str, Tensor]) -> tuple[str, tuple[int | None, ...]]:
         """The name of the image input, and its sizes."""
-        inputs = [given for given in self.graph.input if given.name not in constants]
+        inputs = [given for given in self.graph.input if _text(given.name) not in constants]
         if len(inputs) != 1:
-            named = ", ".join(shown(given.name) for given in inputs[:4]) or "none"
+            named = ", ".join(shown(_text(given.name)) for given in inputs[:4]) or "none"
             raise Refused(
                 f"needs one input, the images, but has {len(inputs)} ({named}); export a model of images alone"
             )
         (image,) = inputs
+        name = _text(image.name)
         if not image.type.HasField("tensor_type"):
-            raise Refused(f"has an input {shown(image.name)} that is no tensor; export a model of images")
+            raise Refused(f"has an input {shown(name)} that is no tensor; export a model of images")
         kind = _type_name(image.type.tensor_type.elem_type)
         if kind not in FLOATS:
             raise Refused(
@@ -114,20 +116,23 @@ class _Reader:
         self.types.add(kind)
         shape = image.type.tensor_type.shape.dim
         if not image.type.tensor_type.HasField("shape") or not shape:
-            raise Refused(f"does not say which shape its input {shown(image.name)} has; export it with input shapes")
+            raise Refused(f"does not say which shape its input {shown(name)} has; export it with input shapes")
         sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in shape)
         if any(size is not None and size < 1 for size in sizes[1:]) or (sizes[0] or 0) < 0:
             raise Refused(f"has an input of shape {_by(sizes)}; every size must be above 0, so export it again")
-        return image.name, (sizes[0] or None, *sizes[1:])
+        return name, (sizes[0] or None, *sizes[1:])
 
     def _node(self, node: Any) -> Node:
         attributes: dict[str, Value] = {}
+        name, operator, domain = map(_text, (node.name, node.op_type, node.domain))
         for attribute in node.attribute:
-            if attribute.name in attributes:
-                raise Refused(f"gives a node two attributes {shown(attribute.name)!r}; export the model again")
-            attributes[attribute.name] = self._value(attribute, node.name or node.op_type)
-        operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        return Node(node.name, operator, self.opset, tuple(node.input), tuple(node.output), attributes)
+            key = _text(attribute.name)
+            if key in attributes:
+                raise Refused(f"gives a node two attributes {shown(key)!r}; export the model again")
+            attributes[key] = self._value(attribute, f"{shown(name or operator)}.{shown(key)}")
+        inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
+        operator = operator if domain in ("", "ai.onnx") else f"{domain}.{operator}"
+        return Node(name, operator, self.opset, inputs, outputs, attributes)
 
     def _value(self, attribute: Any, where: str) -> Value:
         import onnx
@@ -136,7 +141,7 @@ class _Reader:
         if attribute.ref_attr_name:
             return None
         if attribute.type == kinds.TENSOR:
-            return self.tensor(attribute.t, f"{shown(where)}.{shown(attribute.name)}")
+            return self.tensor(attribute.t, where)
         readers: dict[int, Value] = {
             kinds.FLOAT: attribute.f,
             kinds.INT: attribute.i,
@@ -192,6 +197,11 @@ def _needed(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
             needed.update(node.inputs)
             found.append(node)
     return found[::-1]
+
+
+def _text(value: str | bytes) -> str:
+    """A text of the file, which protobuf returns as bytes if it is not valid."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _type_name(number: int) -> str:

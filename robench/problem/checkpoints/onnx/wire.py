@@ -2,7 +2,7 @@
 
 from typing import Any
 
-PARTS = 2_000_000  # more than the graph of any classifier has
+PARTS = 500_000  # more than the graph of any classifier has
 LARGEST = 2**31 - 1  # bytes that protobuf reads
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5  # kinds of fields, by the lowest three bits of their tags
@@ -14,10 +14,14 @@ def too_many_parts(data: bytes, descriptor: Any) -> bool:
     Counting ends where the bytes are no protobuf, which the parser reports.
     """
     parts = 0
+    kinds: dict[str, dict[int, Any]] = {}
     waiting = [(0, len(data), descriptor)]
     while waiting:
         at, end, kind = waiting.pop()
-        inner = {field.number: field.message_type for field in kind.fields if field.message_type is not None}
+        inner = kinds.get(kind.full_name)
+        if inner is None:
+            inner = {field.number: field.message_type for field in kind.fields if field.message_type is not None}
+            kinds[kind.full_name] = inner
         while at < end:
             parts += 1
             if parts > PARTS:
@@ -37,7 +41,11 @@ def too_many_parts(data: bytes, descriptor: Any) -> bool:
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number that begins at a byte, of at most ten bytes, and the place behind it."""
+    """The number that begins at a byte, of at most ten bytes, and the place behind it; 0 at the end."""
+    if at >= end:
+        return 0, end
+    if data[at] < 128:
+        return data[at], at + 1
     value = 0
     for i, byte in enumerate(data[at : min(at + 10, end)]):
         value |= (byte & 127) << (7 * i)

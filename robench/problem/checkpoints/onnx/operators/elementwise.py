@@ -79,7 +79,7 @@ def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 def _clip(node: Node) -> Layer:
-    """Before opset 11 the bounds are attributes, later inputs, which constants make attributes again."""
+    """The layer for bounds that are attributes (before opset 11) or inputs, as constants or computed."""
     low, high = node.constant(1), node.constant(2)
     single = all(c is None or c.numel() == 1 for c in (low, high))
     if node.opset < 11:

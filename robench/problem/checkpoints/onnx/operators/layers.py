@@ -126,7 +126,6 @@ def _batch_norm(node: Node) -> Layer:
     node.must_be("training_mode", 0, "is in training mode")
     node.must_be("spatial", 1, "has statistics for each pixel")
     node.number("momentum", 0.9)  # of training
-    node.single()
     features = len(node.weight(1))
     scale, bias, mean, variance = (_vector(node, place, features) for place in (1, 2, 3, 4))
     layer = BatchNorm(features, eps=node.number("epsilon", 1e-5), device="meta")
@@ -163,7 +162,6 @@ def local_response(x: Tensor, *, size: int, alpha: float, beta: float, bias: flo
 
 
 def _layer_norm(node: Node) -> Layer:
-    node.single()
     node.must_be("stash_type", 1, "computes in another type than float32")
     return compute(layer_norm, axis=node.integer("axis", -1), epsilon=node.number("epsilon", 1e-5))
 

@@ -51,7 +51,6 @@ def _global_maximum(x: Tensor) -> Tensor:
 
 def _windows(node: Node) -> tuple[Padding, bool]:
     """The windows of a pooling node, and whether one that the image ends in counts."""
-    node.single()
     kernel = node.integers("kernel_shape")
     if not 1 <= len(kernel) <= 3 or min(kernel) < 1:
         raise node.refused(f"has kernel_shape={list(kernel)}")

@@ -130,7 +130,7 @@ def _place(*, largest: bool) -> Maker:
 
 
 def normalised(x: Tensor, *, axis: int, p: int) -> Tensor:
-    """Divided by its l1 or l2 norm along an axis; 0 stays 0."""
+    """The numbers divided by their l1 or l2 norm along an axis; 0 stays 0."""
     norm = x.norm(p=p, dim=axis, keepdim=True)
     return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, torch.ones_like(norm), norm))
 

@@ -42,7 +42,7 @@ def _transpose(x: Tensor, *, order: tuple[int, ...]) -> Tensor:
 
 
 def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """Without these axes of length 1; without all such axes, if none are named."""
+    """The numbers without these axes of length 1; without all such axes, if none are named."""
     if axes is None:
         return x.squeeze()
     places = {axis_of(axis, x.ndim) for axis in integers(axes)}
@@ -52,7 +52,7 @@ def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 def unsqueeze(x: Tensor, axes: Tensor | None) -> Tensor:
-    """With axes of length 1 at these places of the result."""
+    """The numbers with axes of length 1 at these places of the result."""
     if axes is None:
         raise ValueError("no axes")
     dimensions = x.ndim + axes.numel()
@@ -109,7 +109,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
 def pad(
     x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, *, mode: str, fill: float
 ) -> Tensor:
-    """With numbers around it: `fill`, the edge's, or those mirrored at the edge. Negative pads cut.
+    """The tensor with numbers around it: `fill`, the edge's, or those mirrored at the edge. Negative pads cut.
 
     `fill` is the number in `value`.
     """
@@ -130,7 +130,7 @@ def pad(
 
 
 def expand(x: Tensor, sizes: Tensor) -> Tensor:
-    """Repeated to a shape, with broadcasting in both directions."""
+    """The numbers repeated to a shape, with broadcasting in both directions."""
     wanted = torch.broadcast_shapes(x.shape, tuple(integers(sizes)))  # type: ignore[no-untyped-call]
     refuse_large(wanted)
     return x.expand(wanted)
@@ -267,7 +267,6 @@ def _pad_by(x: Tensor, *, pads: tuple[int, ...], mode: str, fill: float) -> Tens
 
 def _dropout(node: Node) -> Layer:
     """Dropout of evaluation: nothing. Training mode is an input, which has to be a constant."""
-    node.single()
     node.number("ratio", 0.5)
     node.integer("seed", 0)
     training = node.constant(2)
