@@ -194,7 +194,7 @@ def _as_bool(x: Tensor) -> Tensor:
 
 
 CASTS = {1: _as_float, 10: _as_float, 11: _as_float, 16: _as_float, 6: _as_integer, 7: _as_integer, 9: _as_bool}
-"""By the number of the type: float of 32, 16 and 64 bits and bfloat16, whole numbers of 32 and 64 bits, bool."""
+"""The casts by the number of the type: floats of 32, 16 and 64 bits and bfloat16, integers of 32 and 64 bits, bool."""
 
 
 def _cast(node: Node) -> Layer:
