@@ -121,4 +121,5 @@ def test_options_in_code_stay_whole_and_nothing_else_changes(tmp_path):
 
 
 def test_ci_builds_the_site():
-    assert "python scripts/website.py\n" in (ROOT / ".ci" / "run").read_text()
+    assert "nox --no-venv -s docs\n" in (ROOT / ".ci" / "run").read_text()
+    assert '"scripts/website.py"' in (ROOT / "noxfile.py").read_text()

@@ -92,7 +92,7 @@ def _whole(request: _Request) -> Built:
     if request.contents.module is not None:
         if request.weights is not None:
             raise UserError(f"{request.path} is a model with one set of weights; leave --weights out")
-        return Built(request.contents.module, request.contents.code, None)
+        return Built(request.contents.module, request.contents.code, request.contents.shape)
     name, notes = chosen_module(request.picked.nested)
     module = request.picked.nested.modules[name]
     return Built(module.float(), f"{type(module).__module__}.{type(module).__qualname__}", None, notes)

@@ -18,6 +18,7 @@ from ..names import shown
 from .arrays import is_mat, is_npz, read_mat, read_npz
 from .locating import INDEX
 from .nested import Nested, nested
+from .onnx import Imported, is_onnx, load_onnx
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
 from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
@@ -47,6 +48,7 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     nested: Nested = field(default_factory=Nested)  # the containers of the tensors
+    shape: tuple[int, ...] | None = None  # of the images, if the module fixes it
     loose: bool = False  # MATLAB has no shapes with one axis: axes of length 1 are ignored
 
 
@@ -71,6 +73,8 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     _refuse_foreign(path, beginning)
+    if is_onnx(path, beginning):
+        return _imported(*load_onnx(path))
     if path.suffix == ".safetensors" or beginning[8:10] == b'{"':
         tensors, metadata = read_safetensors(path)
         return replace(_held(path, tensors), metadata=metadata)
@@ -105,11 +109,6 @@ def _refuse_foreign(path: Path, beginning: bytes) -> None:
         raise UserError(f"{path} is an HTML page, not a checkpoint; download the file itself")
     if beginning.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself; type `git lfs pull` in its folder")
-    if path.suffix == ".onnx":
-        raise UserError(
-            f"{path} is ONNX, which robench does not read yet; save the state dict of the PyTorch model it was made "
-            "from, or convert it with onnx2torch and save the result with torch.jit.script"
-        )
     for start, reason in FOREIGN.items():
         if beginning.startswith(start):
             raise UserError(f"{path} {reason}")
@@ -134,3 +133,8 @@ def _held(path: Path, held: object) -> Contents:
 def _whole(module: nn.Module, code: str) -> Contents:
     module = module.float()
     return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]))
+
+
+def _imported(imported: Imported, code: str) -> Contents:
+    nested = Nested(containers=[""])
+    return Contents(imported.weights, imported.network, code, notes=imported.notes, nested=nested, shape=imported.shape)

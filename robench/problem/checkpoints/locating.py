@@ -13,7 +13,7 @@ from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
 INDEX = ".index.json"
 """The suffix of an index of sharded weights."""
 
-SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".tar", ".npz", ".mat", ".pkl")
+SUFFIXES = (INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".onnx", ".tar", ".npz", ".mat", ".pkl")
 """Suffixes of checkpoint files, in the order in which they are suggested."""
 
 

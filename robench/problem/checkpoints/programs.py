@@ -1,8 +1,8 @@
 """Models that contain their own code: TorchScript and torch.export files.
 
 Neither is Python, but both can do more than arithmetic. TorchScript is loaded without consent if all of its code is
-known to only compute: see `torchscript/`. Reading a torch.export file evaluates Python expressions in it, which no
-check can make safe.
+known to only compute: see `torchscript/`. torch's own reader of torch.export files evaluates Python expressions in
+them, so it needs consent; without, `exported/` reads those that it can.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..architectures.normalise import Around
+from .exported import read_program
 from .torchscript import refuse_what_may_do_more
 
 
@@ -62,12 +63,9 @@ def load_torchscript(path: Path, device: torch.device, *, trust: bool) -> tuple[
 
 
 def load_exported(path: Path, *, trust: bool) -> Program:
-    """The program in a torch.export archive. Raises UserError unless it is trusted."""
+    """The program in a torch.export archive. Raises UserError if it cannot be read without consent, and has none."""
     if not trust:
-        raise UserError(
-            f"{path} is a torch.export program, and reading one can run code; if you trust who made it, add "
-            "--trust-pickle, else save the state dict of the model and name its architecture with --arch"
-        )
+        return Program(read_program(path))
     try:
         program = Program(torch.export.load(path).module())
     except Exception as error:

@@ -35,7 +35,7 @@ HOW = "Accuracy under each threat and under their union, with 95 % intervals: up
 STARS = " Stars, and thin lines through them: models trained on that threat alone."
 WIDTH = 5.0  # inches
 ROW = 0.34  # height of a model's row, in inches
-LANE = 0.17  # distance of two points of a model, in rows
+ASIDE = 0.17  # distance of two points of a model, in rows
 
 
 def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
@@ -63,7 +63,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
 
 
 def _merit(summary: Summary) -> tuple[float, float]:
-    """By the union, and among equals by the average."""
+    """The sort key of a model: the union, and among equals the sum over threats."""
     return summary.union.accuracy, sum(t.accuracy for t in summary.threats)
 
 
@@ -79,13 +79,13 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
     middle = len(threats) / 2
     for i, threat in enumerate(threats):
         entries: list[ThreatEntry | UnionEntry] = [s.threats[i] for s in summaries]
-        _points(axes, entries, (i - middle) * LANE, threat, COLOURS[i % len(COLOURS)], MARKERS[i % 3], 3.5)
+        _points(axes, entries, (i - middle) * ASIDE, threat, COLOURS[i % len(COLOURS)], MARKERS[i % 3], 3.5)
         for row in singles.get(threat, ()):
             share = 100 * summaries[row].threats[i].accuracy
             axes.axvline(share, color=COLOURS[i % len(COLOURS)], linewidth=0.6, alpha=0.6, zorder=1)
             star = {"marker": "*", "markersize": 10, "color": COLOURS[i % len(COLOURS)], "zorder": 4}
-            axes.plot([share], [row + (i - middle) * LANE], **star)  # type: ignore[arg-type]
-    _points(axes, [s.union for s in summaries], middle * LANE, "union", UNION, "D", 4.5)
+            axes.plot([share], [row + (i - middle) * ASIDE], **star)  # type: ignore[arg-type]
+    _points(axes, [s.union for s in summaries], middle * ASIDE, "union", UNION, "D", 4.5)
     axes.set_yticks(range(len(summaries)), names(summaries))
     axes.set_ylim(len(summaries) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -142,7 +142,7 @@ def starts(threat: Ball, x: Inputs, noise: Noise, state: WalkState) -> Candidate
 
 
 def of_kind(x: Inputs, keys: Keys, number: Int[Tensor, "L"], kinds: int) -> Inputs:
-    """For every image another one, of the kind with this number, below `kinds`: of `starts`, where noise has failed."""
+    """Another image for each, of one of the kinds of `starts`; `number` says which, from 0 to `kinds` - 1."""
     _, _, h, w = x.shape
     blocks, style = _kinds(kinds, h, w, x.device)
     noise = noise_of(keys, number + 1, 1, x)

@@ -1,0 +1,194 @@
+"""Imports an ONNX graph: makes a layer of each node, and computes what does not depend on the images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import UserError, counted, described
+from ...batches import InBatchesOf
+from ...names import shown
+from ...noise import random_images
+from ..zips import AGAIN
+from .graph import Entrance, Graph, Step, sized
+from .layer import LARGEST, Layer
+from .node import Node, Refused
+from .operators import CONTROL, OPERATORS, QUANTISED
+from .parsing import Source, parse, read_bytes
+
+EXTRA = 3  # images beyond the fixed number, which show whether the graph takes others
+CHANNELS = (1, 3, 4)
+"""The numbers of channels of usual images: where the last axis has one of them, it may hold the channels."""
+NOISE = 1e-4  # of the largest logit: more than float32 and less than a change of the function
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An imported graph: its weights by name, and the shape of its images if the file fixes it."""
+
+    network: Graph
+    weights: Mapping[str, Tensor]
+    shape: tuple[int, ...] | None
+    notes: tuple[str, ...]
+
+
+def import_onnx(path: Path) -> tuple[Imported, bytes]:
+    """The network in an ONNX file, and the content of the file. Raises UserError if it cannot be imported."""
+    data = read_bytes(path)
+    try:
+        return _imported(parse(path, data)), data
+    except Refused as error:
+        raise UserError(f"{path} {error}") from None
+
+
+def _imported(source: Source) -> Imported:
+    for node in source.nodes:
+        _refuse_unknown(node)
+    weights = {name: tensor for name, tensor in source.constants.items() if tensor.is_floating_point()}
+    shape, notes = _images(source)
+    images = source.sizes[0]
+    network = _built(source, images)
+    if images is not None and shape is not None:
+        network, note = _for_any_number(source, network, images, shape)
+        notes += (note,)
+    types = " and ".join(sorted(name.lower() for name in source.types))
+    notes += (f"the graph is in {types} and is computed in float32",) if types else ()
+    return Imported(network, weights, shape, notes)
+
+
+def _refuse_unknown(node: Node) -> None:
+    if node.operator in OPERATORS:
+        return
+    name = shown(node.operator)
+    if node.operator in QUANTISED:
+        raise Refused(f"is quantised (operator {name}), so it has no gradients; export the model before quantisation")
+    if node.operator in CONTROL or node.operator.startswith(("Sequence", "Optional")):
+        raise Refused(f"has the operator {name}, whose graph may change from image to image; export the model without")
+    raise Refused(
+        f"has the operator {name}, which robench does not import; save the state dict of the model it was made from, "
+        "or trace it with torch.jit.trace"
+    )
+
+
+def _images(source: Source) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """The shape of the images, if the file fixes it, and the note if they go in otherwise. Raises Refused for NHWC."""
+    sizes = source.sizes[1:]
+    if len(sizes) == 3:
+        if sizes[2] in CHANNELS and sizes[0] not in CHANNELS:
+            by = "x".join("?" if size is None else str(size) for size in sizes)
+            raise Refused(
+                f"reads images as height x width x channels ({by}), and robench gives channels x height x width; "
+                "export it that way (in tf2onnx: --inputs-as-nchw)"
+            )
+        return (None if None in sizes else tuple(size for size in sizes if size is not None)), ()
+    if None in sizes or not sizes:
+        by = "x".join("?" if size is None else str(size) for size in source.sizes)
+        raise Refused(f"reads inputs of {by}, not images (N x channels x height x width); export a model of images")
+    return None, (f"the pixels are given to it row by row, as {'x'.join(map(str, sizes))} numbers",)
+
+
+def _built(source: Source, images: int | None, *, loosely: bool = False) -> Graph:
+    """The network for `images` images at a time; `loosely` for any number, where only shapes are written for it."""
+    values: dict[str, Tensor] = dict(source.constants)
+    known = {*values, source.input}
+    layers: list[tuple[Node, Layer]] = []
+    folded = 0
+    for given in source.nodes:
+        node = replace(given, constants=values, images=(images or 0) if loosely else 0, read=set())
+        _refuse_unordered(node, known)
+        layer = _layer(node)
+        taken = node.inputs[: layer.takes]
+        # A layer with weights takes one input, so weights are no reason to compute it here.
+        if all(name in values or not name for name in taken):
+            results = _folded(node, layer, [values[name] if name else None for name in taken])
+            values.update(zip(node.outputs, results, strict=False))
+            folded += sum(result.numel() for result in results)
+            if folded > LARGEST:
+                raise Refused("computes more numbers from its weights than any machine holds; export the model again")
+        else:
+            layers.append((replace(node, inputs=taken), layer))
+        known.update(filter(None, node.outputs))
+    missing = next((name for name in source.outputs if name not in known), None)
+    if missing is not None:
+        raise Refused(f"has an output {shown(missing)} that nothing computes; {AGAIN}")
+    return _graph(source, layers, values, None if loosely else images)
+
+
+def _graph(source: Source, layers: list[tuple[Node, Layer]], values: dict[str, Tensor], images: int | None) -> Graph:
+    used: set[str] = set(source.outputs)
+    steps: list[tuple[Step, nn.Module]] = []
+    for node, layer in reversed(layers):
+        last = {name for name in (*node.inputs, *node.outputs) if name} - used - values.keys()
+        steps.append((Step(node.label, node.inputs, node.outputs, layer.numbers, tuple(sorted(last))), layer.module))
+        used.update(node.inputs)
+    constants = {name: value for name, value in values.items() if name in used}
+    entrance = Entrance(source.sizes, images)
+    return Graph(entrance, steps[::-1], constants, source.input, source.outputs).eval()
+
+
+def _refuse_unordered(node: Node, known: set[str]) -> None:
+    """Raises Refused if a node reads what no node before it computes, or computes what is there already."""
+    missing = next((name for name in node.inputs if name and name not in known), None)
+    if missing is not None:
+        raise Refused(
+            f"is damaged: the {node.label} reads {shown(missing)}, which no node before it computes; "
+            "export the model again"
+        )
+    given = list(filter(None, node.outputs))
+    twice = next((name for name in given if name in known or given.count(name) > 1), None)
+    if twice is not None or not given:
+        raise Refused(
+            f"is damaged: {shown(twice or 'nothing')} is computed by the {node.label}; export the model again"
+        )
+
+
+def _layer(node: Node) -> Layer:
+    try:
+        layer = OPERATORS[node.operator](node)
+    except Refused:
+        raise
+    except Exception as error:  # whatever torch raises for settings that do not fit
+        raise Refused(f"is damaged: {described(error)} in the {node.label}; export the model again") from None
+    node.refuse_unread()
+    if node.operator != "Split":
+        node.single()
+    return layer
+
+
+def _folded(node: Node, layer: Layer, given: list[Tensor | None]) -> tuple[Tensor, ...]:
+    """What a node computes from constants."""
+    try:
+        return tuple(result.contiguous() for result in sized(layer.module, given, layer.numbers))
+    except Exception as error:  # whatever torch raises
+        raise Refused(f"is damaged: {described(error)} in the {node.label}; export the model again") from None
+
+
+def _for_any_number(source: Source, network: Graph, images: int, shape: tuple[int, ...]) -> tuple[Graph, str]:
+    """The network for any number of images, if it gives the same logits; else as it is. With the note on it."""
+    note = f"the file is for exactly {counted(images, 'image')} at a time"
+    try:
+        free = _built(source, images, loosely=True)
+        rows = (
+            random_images(shape)[torch.arange(images + EXTRA) % 2]
+            * torch.linspace(0.5, 1, images + EXTRA)[:, None, None, None]
+        )
+        with torch.no_grad():
+            one, other = (_answer(n, rows) for n in (InBatchesOf(network, images), free))
+            few = _answer(free, rows[:EXTRA])
+        scale = float(one.abs().max())
+        same = one.shape == other.shape and float((one - other).abs().max()) <= NOISE * scale
+        if same and float((one[:EXTRA] - few).abs().max()) <= NOISE * scale:
+            return (
+                free,
+                f"the file is for {counted(images, 'image')} at a time; more give the same logits, so they are taken",
+            )
+    except Exception:  # whatever torch raises for another number of images
+        return network, note
+    return network, note
+
+
+def _answer(network: nn.Module, rows: Tensor) -> Tensor:
+    answer = network(rows)
+    return torch.cat([part.flatten(1) for part in answer.values()], dim=1) if isinstance(answer, dict) else answer
