@@ -13,7 +13,7 @@ from .. import settings as settings_of
 from ..cli.costs import costs
 from ..errors import UserError
 from ..problem import threats
-from ..problem.architectures import ARCHITECTURES, Architecture
+from ..problem.architectures import ARCHITECTURES, FAMILIES, Architecture
 from ..problem.datasets import DATASETS, DataSet
 from ..problem.threats import THREATS, ThreatModel
 from ..protocols import AttackChoice, Protocol
@@ -45,15 +45,7 @@ def made() -> dict[str, list[Entry]]:
         "protocols": [_protocol(protocols.read(protocols.HERE / f"{name}.toml")) for name in protocols.names()],
         "recipes": list(map(_recipe, RECIPES.values())),
         "data": list(map(_data, DATASETS.values())),
-        "architectures": [
-            Entry(
-                a.name,
-                a.description,
-                {"images": f"at least {a.smallest}x{a.smallest} pixels", "weights": _weights(a)},
-                example=f"robench train nat --data mnist --arch {a.name}",
-            )
-            for a in ARCHITECTURES.values()
-        ],
+        "architectures": list(map(_architecture, ARCHITECTURES.values())),
     }
 
 
@@ -170,6 +162,28 @@ def _data(data: DataSet) -> Entry:
     else:
         example = f"robench train nat --data {data.name} --no-evaluation"
     return Entry(data.name, data.about, facts, example=example)
+
+
+def _architecture(architecture: Architecture) -> Entry:
+    smallest, multiple = architecture.smallest, architecture.multiple
+    multiples = f", sides that are multiples of {multiple}" if multiple > 1 else ""
+    facts = {"images": f"at least {smallest}x{smallest} pixels{multiples}", "weights": _weights(architecture)}
+    family = next((family for family in FAMILIES if family.named(architecture.name)), None)
+    if family is not None and family.others:
+        facts["other names"] = family.others
+    data = next(name for name in ("mnist", "cifar10") if _reads(architecture, DATASETS[name]))
+    example = f"robench train nat --data {data} --arch {architecture.name}"
+    return Entry(architecture.name, architecture.description, facts, example=example)
+
+
+def _reads(architecture: Architecture, data: DataSet) -> bool:
+    """Whether the images of the data set fit it."""
+    try:
+        with torch.device("meta"):
+            architecture.build(data.shape, data.classes)
+    except UserError:
+        return False
+    return True
 
 
 def _weights(architecture: Architecture) -> str:

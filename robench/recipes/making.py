@@ -15,7 +15,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from .. import renames
 from ..errors import UserError, described, unknown
 from ..problem import checkpoints, durable, names
-from ..problem.architectures import ARCHITECTURES, factories
+from ..problem.architectures import ARCHITECTURES, factories, named
 from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
 from ..problem.checkpoints.probe import probe
@@ -204,7 +204,9 @@ class InBFloat16(nn.Module):
 def _network(order: Order, split: Split) -> nn.Module:
     """The network with random weights. Raises UserError if the images do not fit it, or it cannot be trained."""
     if not order.factory:
-        return ARCHITECTURES[order.architecture].build(split.shape, split.classes)
+        architecture = named(order.architecture)
+        assert architecture is not None, "checked with the order"
+        return architecture.build(split.shape, split.classes)
     network = factories.build(order.architecture, split.shape, split.classes).float()
     probe(network, Path(order.architecture), split.shape, split.classes)
     try:
@@ -236,7 +238,7 @@ def _check(order: Order, split: Split) -> None:
     for place, threat in enumerate(order.threats):
         if threat in order.threats[:place]:
             raise UserError(f"--threat {threat} is given twice; name each threat once")
-    if not order.factory and order.architecture not in ARCHITECTURES:
+    if not order.factory and named(order.architecture) is None:
         raise unknown("architecture", order.architecture, [*ARCHITECTURES, "module:factory", "file.py:factory"])
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)

@@ -81,6 +81,15 @@ def test_everything_that_is_listed_can_be_shown(robench, kind):
         assert all(setting.name in out and setting.values in out for setting in entry.settings)
 
 
+def test_an_architecture_is_shown_with_its_images_its_weights_and_how_its_relatives_are_called(robench):
+    out = robench("show", "vit-base-16").out
+    assert "at least 16x16 pixels, sides that are multiples of 16" in out
+    assert "weights      85,658,890 for images of 3x32x32 and 10 classes" in out
+    assert "other names  vit-SIZE-P for patches of PxP pixels" in out
+    assert "arXiv:2010.11929" in out
+    assert "other names" not in robench("show", "lenet").out
+
+
 @pytest.mark.parametrize("kind", ["attacks", "recipes"])
 def test_a_source_is_shown_once(robench, kind):
     for entry in entries(kind):

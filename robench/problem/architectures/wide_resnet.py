@@ -1,13 +1,18 @@
-"""Wide residual network for small images, Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
+"""Wide residual networks for small images, Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
 
 The keys are those that TRADES, Carmon et al. 2019, MNG-AC and RobustBench use.
 """
+
+import re
+from collections.abc import Iterator
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..shapes import Inputs, Logits
-from .preactresnet import Incoming, Outgoing
+from .registry import Architecture, Family, Shapes, counted_layers, side
+from .resnet import Incoming, Outgoing
 
 FIRST = 16  # maps of the first convolution
 STRIDES = 1, 2, 2  # of the three blocks
@@ -78,3 +83,43 @@ class WideResNet(nn.Module):
         maps = self.block3(self.block2(self.block1(self.conv1(x))))
         logits: Tensor = self.fc(F.relu(self.bn1(maps)).mean(dim=(2, 3)))
         return logits
+
+
+def _member(name: re.Match[str]) -> Architecture | None:
+    depth, factor, in_trades = int(name["depth"]), int(name["factor"]), name["unused"] is not None
+    if depth < 10 or depth % 6 != 4 or factor < 1:
+        return None
+    about = "wide residual network, Zagoruyko & Komodakis 2016 (arXiv:1605.07146)"
+    if in_trades:
+        about = f"wrn-{depth}-{factor} and the unused weights sub_block1, as in the files of TRADES and RST"
+    make = partial(WideResNet, depth=depth, factor=factor, unused_block=in_trades)
+    return Architecture(
+        name[0], about, make, "conv1.weight", "fc.weight", smallest=1, by_shapes=depth <= 34 and factor <= 10
+    )
+
+
+def _names(shapes: Shapes) -> Iterator[str]:
+    depth = 6 * counted_layers(shapes, "block1.layer.{}.conv1.weight") + 4
+    factor, odd = divmod(side(shapes, "block1.layer.0.conv1.weight"), FIRST)
+    if not odd and "block3.layer.0.conv1.weight" in shapes:
+        unused = "sub.block1.layer.0.conv1.weight" in shapes
+        yield f"wrn-{depth}-{factor}" + ("-trades" if unused else "")
+
+
+FAMILY = Family(
+    pattern=r"wrn-(?P<depth>\d{2,4})-(?P<factor>\d{1,3})(?P<unused>-trades)?",
+    listed=(
+        "wrn-10-2",
+        "wrn-16-4",
+        "wrn-28-10-trades",
+        "wrn-28-10",
+        "wrn-34-10-trades",
+        "wrn-34-10",
+        "wrn-34-20",
+        "wrn-70-16",
+    ),
+    anchor="block1.layer.0.conv1.weight",
+    member=_member,
+    names=_names,
+    others="wrn-D-W of any depth D = 6n + 4 and factor W, with -trades for the unused weights",
+)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ...errors import UserError, described, unknown
-from ..architectures import ARCHITECTURES, factories
+from ..architectures import ARCHITECTURES, Architecture, factories, named
 from ..architectures.factories import Factory
 from ..names import shown
 from . import recognition
 from .choice import Choice, chosen, chosen_module, under, unused, weights_of, whence
 from .contents import Contents
-from .misfits import empty, misfit, not_recognised, unknown_set
+from .misfits import ambiguous, empty, misfit, not_recognised, unknown_set
 from .nested import by
 from .own_normalisation import Own, own_normalisation
 from .places import Place, Wanted, find, fits, nearest
@@ -199,18 +199,24 @@ def _fitting(picked: Contents, wanted: Wanted) -> list[Place]:
 
 
 def _registered(request: _Request, name: str, likely: tuple[tuple[int, ...], ...], *, by_user: bool) -> Built:
-    if name not in ARCHITECTURES:
+    architecture = named(name)
+    if architecture is None:
         raise _unregistered(request, name, by_user=by_user)
-    found = recognition.matches(request.picked, likely, {name: ARCHITECTURES[name]})
+    found = recognition.matches(request.picked, likely, [architecture])
     if not found:
-        # No network of this name fits: building one for the likely images shows where it differs.
-        network = ARCHITECTURES[name].build(likely[0] if likely else (1, 28, 28), request.classes or 10)
+        network = _imagined(architecture, likely, request.classes or 10)
         others = [match.architecture.name for match in recognition.matches(request.picked, likely) if not match.beside]
         hint = f"its weights are those of {others[0]}: type --arch {others[0]}" if others else ""
         raise _no_fit(request, Wanted.of(network), name, hint)
     choice = chosen([match.place for match in found], request.picked)
     match = next(match for match in found if match.place == choice.place)
     return _matched(request, match, choice, f"taken as {name} by {match.how}" if match.how != BY_NAMES else "")
+
+
+def _imagined(architecture: Architecture, likely: tuple[tuple[int, ...], ...], classes: int) -> nn.Module:
+    """A network without values, for the likely images: it shows where weights differ that fit no network."""
+    with torch.device("meta"):
+        return architecture.build(likely[0] if likely else architecture.accepted, classes)
 
 
 def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built:
@@ -222,6 +228,8 @@ def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built
         raise not_recognised(request.path, request.picked, found)
     choice = chosen([match.place for match in found], request.picked)
     first, *rest = (match for match in found if match.place == choice.place)
+    if rest and min(first.shape[1:]) < first.architecture.assumed_from:
+        raise ambiguous(request.path, [first, *rest])
     note = f"recognised as {first.architecture.name} by {first.how}"
     if rest:
         others = " and ".join(match.architecture.name for match in rest)

@@ -58,6 +58,15 @@ def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserEr
     )
 
 
+def ambiguous(path: Path, found: list[Match]) -> UserError:
+    """The error for weights that are those of several architectures, of which none is usual for such images."""
+    names = [match.architecture.name for match in found]
+    return UserError(
+        f"{path} has the weights of {' and of '.join(names)}, which differ in strides or pooling that weights do not "
+        f"show; type --arch {' or --arch '.join(names)}"
+    )
+
+
 def unknown_set(path: Path, contents: Contents, weights: str, places: list[Place]) -> UserError:
     """The error for a `--weights` that names no set in the file; `places` are those that fit."""
     sets = [called(place) for place in places if place.prefixes != ("",)] or _sets(contents)

@@ -1,22 +1,26 @@
 """Recognises the registered architecture of a state dict, and the key of each tensor in it."""
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ..architectures import ARCHITECTURES, Architecture, Shapes
+from ..architectures import ARCHITECTURES, FAMILIES, SINGLE, Architecture, Family, Shapes, dotted, named
 from .contents import Contents
 from .own_normalisation import is_part
-from .places import COUNTER, Place, Wanted, find, fits, is_copy
+from .places import COUNTER, INNER, Place, Wanted, find, fits, is_copy
 
-SIDES = (28, 32, 64, 96, 224)
+SIDES = (28, 32, 64, 96, 224, 384)
 """Heights and widths to try if neither the data nor the file gives them, in pixels."""
-ANY = (1, 32, 32), 2
-"""An image shape and a number of classes that every architecture accepts; the keys do not depend on them."""
+CLASSES = 2
+"""Any number of classes: the keys do not depend on it."""
+MEMBERS = 64
+"""Members of families that are tried for one file."""
 BY_NAMES = "its key names and shapes"
 BY_SHAPES = "the shapes of its tensors, because its key names differ"
 
@@ -36,21 +40,23 @@ class Match:
 def matches(
     contents: Contents,
     likely: tuple[tuple[int, ...], ...],
-    among: Mapping[str, Architecture] = ARCHITECTURES,
+    among: Iterable[Architecture] | None = None,
 ) -> list[Match]:
-    """Every architecture that fits, in the order of the registry: by key names, or if none does, by shapes only.
+    """Every architecture that fits, by key names, or if none does, by shapes only; all that are known, or `among`.
 
     `likely` are image shapes to try first. Channels and classes follow from the weights. If some matches leave no
-    tensors unused, only these are returned.
+    tensors unused, only these are returned. Of those that have equal keys and shapes, the preferred one is the first.
     """
-    by_names = [match for a in among.values() for match in _by_names(a, contents, likely)]
+    tried = (*SINGLE, *_members(contents)) if among is None else tuple(among)
+    by_names = [match for a in tried for match in _by_names(a, contents, likely)]
     places = [match.place for match in by_names]
     by_names = [replace(match, beside=_beside(match.place, places, contents)) for match in by_names]
     whole = [match for match in by_names if not match.beside]
     if by_names:
         return whole or by_names
     sets = _sets(contents)
-    return [match for a in among.values() for match in _by_shapes(a, sets, likely)]
+    tried = tuple(a for a in ARCHITECTURES.values() if a.by_shapes) if among is None else tried
+    return [match for a in tried for match in _by_shapes(a, sets, likely)]
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -58,8 +64,30 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
+def _members(contents: Contents) -> list[Architecture]:
+    """The members of families whose names follow from the shapes in the file; whether they fit is not checked."""
+    keys: dict[str, tuple[int, ...]] = {}
+    for name, tensor in contents.tensors.items():
+        inner = ".".join(part for part in name.split(".") if part not in INNER)
+        keys.setdefault(dotted(name), tuple(tensor.shape))
+        keys.setdefault(dotted(inner), tuple(tensor.shape))
+    ordered = sorted(keys)
+    found = {a.name: a for family in FAMILIES for a in islice(_members_of(family, keys, ordered), MEMBERS)}
+    return list(found.values())
+
+
+def _members_of(family: Family, keys: Shapes, ordered: list[str]) -> Iterator[Architecture]:
+    anchor = dotted(family.anchor)
+    for key in keys:
+        if key == anchor or key.endswith(f".{anchor}"):
+            prefix = key.removesuffix(anchor)
+            inside = ordered[bisect_left(ordered, prefix) : bisect_left(ordered, prefix + chr(0x10FFFF))]
+            shapes = {name[len(prefix) :]: keys[name] for name in inside}
+            yield from filter(None, map(named, family.names(shapes)))
+
+
 def _by_names(architecture: Architecture, contents: Contents, likely: tuple[tuple[int, ...], ...]) -> Iterator[Match]:
-    for place in find(contents.tensors, Wanted.like(_state(architecture, *ANY))):
+    for place in find(contents.tensors, Wanted.like(_state(architecture, architecture.accepted, CLASSES))):
         tensors = place.tensors(contents.tensors)
         read = architecture.read(shapes_of(tensors))
         if read is None:
@@ -146,7 +174,7 @@ def _layouts(
 
 def _any_layout(architecture: Architecture) -> Shapes:
     """The layout for some image shape; its keys are the same for all."""
-    return _layout(architecture, *ANY)
+    return _layout(architecture, architecture.accepted, CLASSES)
 
 
 @lru_cache(maxsize=256)
