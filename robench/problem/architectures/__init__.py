@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from ...errors import UserError
+from . import chain
 from .digits_cnn import DigitsCNN
 from .lenet import LeNet
 from .madry_cnn import MadryCNN
@@ -65,6 +66,11 @@ def _wide_resnets() -> Iterator[Architecture]:
             longer = partial(make, unused_block=True)
             yield Architecture(f"{name}-trades", f"{name} {unused}", longer, "conv1.weight", "fc.weight", smallest=1)
         yield Architecture(name, plain, make, "conv1.weight", "fc.weight", smallest=1)
+
+
+def known(name: str) -> bool:
+    """Whether robench has the code of an architecture: a registered one, or a chain."""
+    return name in ARCHITECTURES or chain.is_chain(name)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
