@@ -20,6 +20,7 @@ from robench.problem.checkpoints.comparison import Answers, exact_p, same_functi
 from robench.problem.checkpoints.contents import Contents
 from robench.problem.checkpoints.nested import nested
 from robench.problem.checkpoints.numbered import numbered, weights_of_layers
+from robench.problem.split import Split
 
 SHAPE = (1, 28, 28)
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -192,12 +193,23 @@ def test_a_typed_normalisation_is_not_inferred(tmp_path, clear):
 
 
 def test_where_two_chains_are_as_good_both_are_named_and_neither_is_taken(tmp_path):
-    # On smooth images the two kinds of pooling hardly differ.
-    module = trained(built("chain:conv5p1,relu,maxpool2,flatten,fc", (8, 1, 5, 5), (10, 8 * 169)), 2)
-    message = refusal(saved(tmp_path, module), clean=CLEAN, normalise="none")
-    assert "several candidates are as good on" in message
-    assert "--arch chain:conv5p1,relu,maxpool2,flatten,fc --normalise none (" in message
-    assert "--arch chain:conv5p1,relu,avgpool2,flatten,fc --normalise none (" in message
+    # On images of one grey each, maximum and average are the same.
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 2))
+    values = {
+        "0.weight": [[[[1.0]]]],
+        "0.bias": [0.0],
+        "4.weight": [[-1 / 16] * 16, [1 / 16] * 16],
+        "4.bias": [0.5, -0.5],
+    }
+    module.load_state_dict({key: torch.tensor(value) for key, value in values.items()})
+    y = torch.arange(40) % 2
+    grey = Split.whole("grey", (0.25 + 0.5 * y).view(-1, 1, 1, 1).expand(-1, 1, 8, 8), y, 2)
+    with pytest.raises(UserError) as error:
+        load(saved(tmp_path, module), shape=(1, 8, 8), classes=2, clean=grey, normalise="none")
+    message = str(error.value)
+    assert "several candidates are as good on 40 clean images" in message
+    for pool in ("maxpool2", "maxpool3/2p1"):
+        assert f"--arch chain:conv1,relu,{pool},flatten,fc --normalise none (100.0%)" in message
 
 
 def test_a_network_that_classifies_nothing_is_not_inferred(tmp_path):

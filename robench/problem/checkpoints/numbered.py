@@ -60,12 +60,12 @@ class Numbered:
 
     @property
     def place_by_number(self) -> Place:
-        """Where all their tensors lie, with keys by the numbers in the file."""
+        """The place of all their tensors, with keys by the numbers in the file."""
         names = {f"{one.number}.{key}": name for one in self.layers for key, name in one.names.items()}
         return Place((self.prefix,), names)
 
     def place(self, chain: Chain) -> Place:
-        """Where the weights of a chain lie, whose weighted layers are these."""
+        """The place of the weights of a chain, whose weighted layers are these."""
         if sum(layer.weighted for layer in chain) != len(self.layers):
             return Place((self.prefix,), {})
         positions = [position for position, layer in enumerate(chain) if layer.weighted]
