@@ -11,6 +11,7 @@ from torch import nn
 
 from robench.errors import UserError
 from robench.problem import datasets
+from robench.problem.architectures import ARCHITECTURES
 from robench.problem.architectures import chain as chains
 from robench.problem.architectures.factories import named_factory
 from robench.problem.architectures.normalise import normalised
@@ -293,3 +294,10 @@ def test_of_random_chains_none_is_inferred_wrongly(tmp_path, monkeypatch):
     found = [outcomes(number, tmp_path) for number in (2, 22, 28, 29, 55, 67)]
     for what in ("without a hint", "with --arch"):
         assert not [row for row in found if row[what].startswith("wrong")]
+
+
+def test_images_of_another_size_are_refused_before_anything_is_inferred(tmp_path):
+    module = ARCHITECTURES["lenet"].build(SHAPE, 10)
+    small = Split.whole("small", CLEAN.x[:, :, :20, :20], CLEAN.y, 10)
+    with pytest.raises(UserError, match="reads 1x28x28 images, but those of the data are 1x20x20"):
+        load(saved(tmp_path, module), shape=(1, 20, 20), classes=10, clean=small)

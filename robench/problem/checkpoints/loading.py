@@ -80,13 +80,8 @@ def load(
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
     inferred = built.inferred
-    if (
-        inferred is None
-        and trial is not None
-        and named is None
-        and built.normalisation is None
-        and known(built.architecture)
-    ):
+    unnamed = named is None and built.normalisation is None and known(built.architecture)
+    if inferred is None and unnamed and trial is not None and built.shape == trial.images.shape == shape:
         inferred = inferred_normalisation(built.network, trial.images, torch.device(device))
     chosen, more = _normalisation(path, contents, normalise, declared, built, inferred)
     text = canonical(chosen, shape[0])
