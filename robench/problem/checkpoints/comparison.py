@@ -116,4 +116,4 @@ def too_few(images: Split) -> bool:
 
 def refusal(path: object, what: str, typed: str) -> UserError:
     """The error for what cannot be inferred."""
-    return UserError(f"{path}: {what}; {typed}")
+    return UserError(f"{path} {what}; {typed}")

@@ -156,14 +156,14 @@ class ChainSearch:
         if number == 0:
             raise refusal(
                 self.path,
-                f"its numbered layers ({self._listed()}) fit images of {by(self.images.shape)} with no usual stride,"
+                f"matches no architecture that robench knows: its layers ({self._listed()}) fit images of {by(self.images.shape)} with no usual stride,"
                 " padding and pooling",
                 f"choose the data that it was trained on with --data, or type --arch {chains.EXAMPLE}",
             )
         if number > limit:
             raise refusal(
                 self.path,
-                f"{number:,} combinations of stride, padding and pooling fit its numbered layers ({self._listed()})",
+                f"is a chain ({self._listed()}) with {number:,} fitting combinations of stride, padding and pooling",
                 f"type the one it was trained with, like --arch {chains.EXAMPLE}",
             )
         return candidates
