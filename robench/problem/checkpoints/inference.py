@@ -163,7 +163,7 @@ class ChainSearch:
         if number > limit:
             raise refusal(
                 self.path,
-                f"is a chain ({self._listed()}) with {number:,} fitting combinations of stride, padding and pooling",
+                f"is a chain ({self._listed()}) that {number:,} strides, paddings and kinds of pooling fit",
                 f"type the one it was trained with, like --arch {chains.EXAMPLE}",
             )
         return candidates
