@@ -156,7 +156,8 @@ class ChainSearch:
         if number == 0:
             raise refusal(
                 self.path,
-                f"matches no architecture that robench knows: its layers ({self._listed()}) fit images of {by(self.images.shape)} with no usual stride,"
+                f"matches no architecture that robench knows: its layers ({self._listed()}) fit images of"
+                f" {by(self.images.shape)} with no usual stride,"
                 " padding and pooling",
                 f"choose the data that it was trained on with --data, or type --arch {chains.EXAMPLE}",
             )
