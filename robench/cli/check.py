@@ -168,4 +168,6 @@ def _baseline_source(
     elif checkpoint is None:
         arch = consent.architecture(arch, environment, source, "--baseline-arch")
     weights = environment.get("weights") if checkpoint is None else like.weights
-    return replace(like, checkpoint=name, arch=arch, normalise=environment.get("normalise"), weights=weights)
+    return replace(
+        like, checkpoint=name, arch=arch, normalise=environment.get("normalise"), weights=weights, infer=False
+    )

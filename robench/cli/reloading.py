@@ -52,6 +52,7 @@ def reloaded(
         trust_pickle,
         pick_device(device),
         weights or environment.get("weights"),
+        infer=False,
     )
     text = consent.data(data, environment, plan.data, str(run_path))
     prepared = datasets.prepared(text, preparation, environment)

@@ -71,7 +71,7 @@ def verified(run_path: Path, run_sha256: str, weights: Path, device: torch.devic
         plan, evidence = recorded_plan(run, hint="there is nothing to verify"), run.evidence()
         whole = datasets.load(_data(plan))
         split = planned_examples("its run file", plan, whole)
-        source = CheckpointSource(str(weights), device=device)
+        source = CheckpointSource(str(weights), device=device, infer=False)
         loaded = source.load(split)
         referee = Referee(loaded.classifier, plan.passes)
         facts = Facts(

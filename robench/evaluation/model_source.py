@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from ..problem import checkpoints, datasets
 from ..problem.architectures import factories
 from ..problem.checkpoints import Loaded
 from ..problem.checkpoints.cards import Card
+from ..problem.checkpoints.comparison import sample
 from ..problem.checkpoints.probe import probe, wrong_images
 from ..problem.classifier import Classifier
 from ..problem.datasets.preparation import Preparation
@@ -38,6 +39,7 @@ class CheckpointSource:
     trust_pickle: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     weights: str | None = None  # the key of one of several sets of weights
+    infer: bool = True  # whether clean images decide what the file leaves open
 
     def card(self) -> Card | None:
         """The model's card, where it has one."""
@@ -55,6 +57,15 @@ class CheckpointSource:
             device=self.device,
             weights=self.weights,
             images=None if split is None else split.x[:TRIED],
+            clean=sample(split) if split is not None and self.infer else None,
+        )
+
+    def settled(self, loaded: Loaded) -> "CheckpointSource":
+        """The source of what was loaded, with all that was inferred for it, so that loading again infers nothing."""
+        found = loaded.inferred
+        arch = self.arch or (found.architecture or None if found else None)
+        return replace(
+            self, arch=arch, normalise=self.normalise or (found.normalisation if found else None), infer=False
         )
 
     def metadata(self, data: str, preparation: Preparation | None = None) -> dict[str, str]:
@@ -83,6 +94,10 @@ class PythonSource:
         outputs, probed = probe(module, Path(name), split.shape, split.classes)
         classifier = Classifier(module, name=name, architecture=name, shape=split.shape, classes=outputs)
         return Loaded(classifier, (*notes, *probed), None)
+
+    def settled(self, loaded: Loaded) -> "PythonSource":
+        """The source itself: nothing is inferred."""
+        return self
 
     def metadata(self, data: str, preparation: Preparation | None = None) -> dict[str, str]:
         """What `robench verify` needs, from any folder, to load the images again; the model has no name."""

@@ -143,6 +143,7 @@ def prepare(
         raise _data_missing(source)
     split, protocol = chosen or choose(request, card)
     loaded = source.load(split)
+    source = source.settled(loaded)
     metadata = source.metadata(request.data_name(card), request.preparation)
     return replace(
         PreparedEvaluation.of(request, split, protocol, loaded.classifier, Referee(source.load(split).classifier)),

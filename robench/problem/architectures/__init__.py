@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from . import (
     advertorch_lenet,
+    chain,
     cifar_resnet,
     densenet,
     dm_wide_resnet,
@@ -26,7 +27,29 @@ from .madry_cnn import MadryCNN
 from .registry import Architecture, Family, Make, Shapes, dotted
 from .wong_kolter import WongKolterCNN
 
-__all__ = ["ARCHITECTURES", "FAMILIES", "SINGLE", "Architecture", "Family", "Make", "Shapes", "dotted", "named"]
+__all__ = [
+    "ARCHITECTURES",
+    "FAMILIES",
+    "SINGLE",
+    "Architecture",
+    "Family",
+    "Make",
+    "Shapes",
+    "dotted",
+    "known",
+    "named",
+]
+    "ARCHITECTURES",
+    "FAMILIES",
+    "SINGLE",
+    "Architecture",
+    "Family",
+    "Make",
+    "Shapes",
+    "dotted",
+    "known",
+    "named",
+]
 
 SINGLE: tuple[Architecture, ...] = (
     Architecture(
@@ -91,6 +114,11 @@ def _member(name: str) -> Architecture | None:
 def _listed() -> dict[str, Architecture]:
     members = [family.named(name) for family in FAMILIES for name in family.listed]
     return {architecture.name: architecture for architecture in (*SINGLE, *filter(None, members))}
+
+
+def known(name: str) -> bool:
+    """Whether robench has the code of an architecture: one with a name, or a chain."""
+    return named(name) is not None or chain.is_chain(name)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = _listed()

@@ -21,6 +21,7 @@ from torch import nn
 
 from ...errors import UserError, described, unknown
 from ..missing import FACTORY, missing_code
+from .chain import is_chain
 
 CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "nclasses", "num_class", "n_class", "num_labels")
 CHANNELS = ("in_channels", "in_chans", "in_channel", "input_channels")
@@ -167,8 +168,8 @@ class Factory:
 
 
 def named_factory(text: str) -> bool:
-    """Whether `text` names a factory rather than a registered architecture."""
-    return ":" in text
+    """Whether `text` names a factory rather than a registered architecture or a chain."""
+    return ":" in text and not is_chain(text)
 
 
 def canonical(text: str) -> str:

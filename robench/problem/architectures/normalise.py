@@ -89,6 +89,12 @@ def normalised(network: nn.Module, text: str, channels: int) -> nn.Module:
     return network if text == "none" else Normalised(network, Normalise(*_numbers(text, channels)))
 
 
+def normalised_images(x: Inputs, text: str) -> Inputs:
+    """What the network gets for pixels in [0, 1]. Raises UserError as `canonical` does."""
+    text = canonical(text, x.shape[1])
+    return x if text == "none" else Normalise(*_numbers(text, x.shape[1]))(x)
+
+
 def _numbers(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     known = {name: _text(data.mean, data.std) for name, data in DATASETS.items() if data.mean} | {"imagenet": IMAGENET}
     spec = known.get(text, text)

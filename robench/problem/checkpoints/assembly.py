@@ -12,13 +12,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from ...errors import UserError, described, unknown
 from ..architectures import ARCHITECTURES, Architecture, factories, named
+from ..architectures.chain import build, is_chain, parse, written
 from ..architectures.factories import Factory
 from ..names import shown
 from . import recognition
 from .choice import Choice, chosen, chosen_module, under, unused, weights_of, whence
 from .contents import Contents
+from .inference import Inferred, Trial, inferred_chain
 from .misfits import ambiguous, empty, misfit, not_recognised, unknown_set
 from .nested import by
+from .numbered import numbered
 from .own_normalisation import Own, own_normalisation
 from .places import Place, Wanted, find, fits, nearest
 from .recognition import BY_NAMES, Match
@@ -44,6 +47,7 @@ class Built:
     shape: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
     normalisation: Own | None = None  # stored beside the weights
+    inferred: Inferred | None = None  # what clean images showed
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class _Request:
     shape: tuple[int, ...] | None  # of the data
     classes: int | None
     weights: str | None  # the --weights option
+    trial: Trial | None  # clean images, if they are at hand
 
 
 def assemble(
@@ -68,14 +73,17 @@ def assemble(
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
     weights: str | None = None,
+    trial: Trial | None = None,
 ) -> Built:
     """The network that `arch` names, else a whole module in the file, else the declared or recognised architecture.
 
-    `weights` names one of several sets of weights. Raises UserError if no network can be made, or the weights do not
-    fit it.
+    `weights` names one of several sets of weights. With `trial`, a chain may be inferred. Raises UserError if
+    no network can be made, or the weights do not fit it.
     """
     picked = weights_of(contents) if weights is None else under(contents, weights)
-    request = _Request(path, contents, picked, declared, shape or declared.shape, declared.classes or classes, weights)
+    request = _Request(
+        path, contents, picked, declared, shape or declared.shape, declared.classes or classes, weights, trial
+    )
     if arch is None and (contents.module is not None or picked.nested.modules):
         return _whole(request)
     if isinstance(arch, Factory):
@@ -199,6 +207,8 @@ def _fitting(picked: Contents, wanted: Wanted) -> list[Place]:
 
 
 def _registered(request: _Request, name: str, likely: tuple[tuple[int, ...], ...], *, by_user: bool) -> Built:
+    if is_chain(name):
+        return _chain(request, name)
     architecture = named(name)
     if architecture is None:
         raise _unregistered(request, name, by_user=by_user)
@@ -224,6 +234,9 @@ def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built
     if not found and request.weights is not None and not request.picked.tensors:
         every = [match.place for match in recognition.matches(request.contents, likely)]
         raise unknown_set(request.path, request.contents, request.weights, every)
+    if not found and (chain := inferred_chain(request.path, request.picked, request.trial)) is not None:
+        built = _chain(request, chain.architecture)
+        return replace(built, inferred=chain)
     if not found or found[0].beside:
         raise not_recognised(request.path, request.picked, found)
     choice = chosen([match.place for match in found], request.picked)
@@ -235,6 +248,30 @@ def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built
         others = " and ".join(match.architecture.name for match in rest)
         note += f"; {others} would fit as well, and --arch chooses"
     return _matched(request, first, choice, note)
+
+
+def _chain(request: _Request, text: str) -> Built:
+    """The chain that the text describes, with numbered weights of the file."""
+    chain, shape, path = parse(text), request.shape, request.path
+    if shape is None:
+        raise UserError(f"the size of the images decides whether the weights in {path} fit; name the data with --data")
+    fitting, reasons = {}, []
+    for layers in numbered(request.picked):
+        try:
+            fitting[layers.place(chain).prefix] = build(chain, layers.shapes, shape), layers.place(chain)
+        except UserError as error:
+            reasons.append(f"the weights in {path} ({layers.about}) do not fit {text}: {error}")
+    if not fitting:
+        kinds = "0.weight, 2.weight, ... of convolutions, dense layers and batch norm"
+        raise UserError(
+            reasons[0]
+            if reasons
+            else f"{path} has no numbered layers like {kinds}, of which a chain is made; name its network with --arch"
+            " file.py:factory"
+        )
+    choice = chosen([place for _, place in fitting.values()], request.picked)
+    network, _ = fitting[choice.place.prefix]
+    return _filled(request, network, written(chain), shape, choice, ())
 
 
 def _matched(request: _Request, match: Match, choice: Choice, note: str) -> Built:

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..architectures import known
 from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
 from ..batches import answering
 from ..classifier import Classifier
 from ..names import as_file_name
 from ..noise import random_images
+from ..split import Split
 from .assembly import Built, Declared, assemble
 from .cards import Card
+from .comparison import too_few
 from .contents import Contents, read
+from .inference import Inferred, Trial, inferred_normalisation
 from .locating import locate
 from .nested import by
 from .own_normalisation import mentioned
@@ -33,6 +37,7 @@ class Loaded:
     classifier: Classifier
     notes: tuple[str, ...]
     card: Card | None
+    inferred: Inferred | None = None  # what clean images showed
 
 
 def load(
@@ -46,6 +51,7 @@ def load(
     device: torch.device | str = "cpu",
     weights: str | None = None,
     images: Tensor | None = None,
+    clean: Split | None = None,
 ) -> Loaded:
     """The classifier in a checkpoint file, or the bundled model of this name.
 
@@ -53,13 +59,19 @@ def load(
     (`none`, a data set's name or MEAN/STD) take precedence over the card, the file's metadata and a normalisation
     stored beside the weights. If nothing names the architecture, it is recognised from the weights. `shape` (channels,
     height, width) and `classes` are those of the data, if known, and `images` a few of its images. `weights` names one
-    of several sets of weights. Code in the file runs only with `trust_pickle`. Raises UserError with one sentence.
+    of several sets of weights. From `clean` images with their labels follows what nothing names: the strides of a
+    chain, and the normalisation of a known architecture. Code in the file runs only with `trust_pickle`. Raises
+    UserError with one sentence.
     """
     path, card = locate(checkpoint)
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
     contents = read(path, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
     declared = _from_card(card) if card else _from_metadata(path, contents.metadata)
-    built = assemble(path, contents, declared, arch=factory or arch, shape=shape, classes=classes, weights=weights)
+    named = normalise or declared.normalisation
+    trial = None if clean is None or too_few(clean) else Trial(clean, named)
+    built = assemble(
+        path, contents, declared, arch=factory or arch, shape=shape, classes=classes, weights=weights, trial=trial
+    )
     guessed = shape is None and declared.shape is None
     shape = shape or declared.shape or built.shape
     if shape is None:
@@ -67,7 +79,11 @@ def load(
     if built.shape is not None and built.shape[0] != shape[0]:
         raise wrong_images(path, built.shape[:1], shape)
     refuse_not_finite(path, built.network)
-    chosen, more = _normalisation(path, contents, normalise, declared, built)
+    inferred = built.inferred
+    unnamed = named is None and built.normalisation is None and known(built.architecture)
+    if inferred is None and unnamed and trial is not None and built.shape == trial.images.shape == shape:
+        inferred = inferred_normalisation(built.network, trial.images, torch.device(device))
+    chosen, more = _normalisation(path, contents, normalise, declared, built, inferred)
     text = canonical(chosen, shape[0])
     whole = normalised(built.network, text, shape[0]).to(device)
     tried = random_images(shape) if images is None or len(images) < 2 else images
@@ -81,7 +97,7 @@ def load(
     classifier = Classifier(
         module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
     )
-    return Loaded(classifier, notes, card)
+    return Loaded(classifier, notes, card, inferred)
 
 
 def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -95,21 +111,31 @@ def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | Non
 
 
 def _normalisation(
-    path: Path, contents: Contents, typed: str | None, declared: Declared, built: Built
+    path: Path,
+    contents: Contents,
+    typed: str | None,
+    declared: Declared,
+    built: Built,
+    inferred: Inferred | None,
 ) -> tuple[str, tuple[str, ...]]:
     """The normalisation, and the note on it: the user's, else that of the card or metadata, else the stored one.
 
     Raises UserError if the stored one cannot be used: leaving it out would measure another function.
     """
     own, named = built.normalisation, typed or declared.normalisation
+    chain = inferred.notes if inferred is not None and inferred.architecture else ()
     if own is None:
         if named is not None:
-            return named, ()
+            return named, chain
+        if inferred is not None and inferred.normalisation is not None:
+            return inferred.normalisation, inferred.notes
         unknown_normalisation = "no normalisation is known, so the network gets pixels in [0, 1]; "
-        return "none", (unknown_normalisation + (mentioned(contents.nested.numbers) or "--normalise changes that"),)
+        remark = mentioned(contents.nested.numbers) or "--normalise changes that"
+        return "none", ("; ".join((unknown_normalisation + remark, *(inferred.notes if inferred else ()))),)
     if named is not None:
         source = f"--normalise {typed}" if typed else f"{named}, from {declared.source},"
         return named, (
+            *chain,
             f"{source} takes precedence over the normalisation in the file ({own.called}: {own.text or own.remark})",
         )
     if not own.text:
@@ -118,7 +144,10 @@ def _normalisation(
             "in a factory (--arch), or leave it out with --normalise none"
         )
     what = "of mean 0 and standard deviation 1, which changes nothing" if own.text == "none" else own.text
-    return own.text, (f"normalisation {what}, from {own.called} in the file{own.remark}",)
+    return own.text, (
+        *chain,
+        f"normalisation {what}, from {own.called} in the file{own.remark}",
+    )
 
 
 def _from_card(card: Card) -> Declared:
