@@ -39,17 +39,6 @@ __all__ = [
     "known",
     "named",
 ]
-    "ARCHITECTURES",
-    "FAMILIES",
-    "SINGLE",
-    "Architecture",
-    "Family",
-    "Make",
-    "Shapes",
-    "dotted",
-    "known",
-    "named",
-]
 
 SINGLE: tuple[Architecture, ...] = (
     Architecture(
