@@ -53,6 +53,19 @@ def test_the_start_page_works_from_its_first_own_network_to_its_images(tmp_path,
     assert "| my-net" in capsys.readouterr().out
 
 
+def test_the_page_about_training_works_with_its_images_and_its_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images, network = [block.text for block in blocks("python") if block.page.name == "train.md"]
+    exec(compile(images, "train.md", "exec"), {})
+    Path("net.py").write_text(network)
+    lines = [line for block in blocks("sh") if block.page.name == "train.md" for line in block.text.splitlines()]
+    train, evaluate = [line for line in lines if "net.py" in line]
+    assert not robench.main([*typed(train), *LIGHT["train"]], standalone_mode=False)
+    assert {path.name for path in Path().glob("mine.*")} == {"mine.safetensors", "mine.toml"}
+    assert not robench.main([*typed(evaluate), *LIGHT["evaluate"]], standalone_mode=False)
+    assert "4 examples of my.npz:held-out" in capsys.readouterr().out
+
+
 def test_the_start_page_shows_the_table_of_the_readme():
     command = "robench evaluate digits-adv-linf"
     assert tables(START)[command] == tables(ROOT / "README.md")[command]
