@@ -19,6 +19,7 @@ RUN_BY = {
     "docs/how-to/extend.md": "test_docs",
     "docs/how-to/own-model.md": "test_docs",
     "docs/how-to/paper.md": "test_pages",
+    "docs/how-to/train.md": "test_pages",
     "docs/reference/data.md": "test_docs",
     "docs/reference/python/evaluate.md": "here",
     "docs/start.md": "test_pages",

@@ -12,6 +12,7 @@ from robench.cli.main import robench
 from .test_docs import PAGES, ROOT, blocks
 
 START = ROOT / "docs" / "start.md"
+TRAIN = ROOT / "docs" / "how-to" / "train.md"
 LIGHT = {
     "train": ["--epochs", "1", "--validation", "0"],
     "evaluate": ["--examples", "4", "--attack", "pgd(steps=1)", "--quiet"],
@@ -51,6 +52,19 @@ def test_the_start_page_works_from_its_first_own_network_to_its_images(tmp_path,
         assert not robench.main([*words, *LIGHT[words[0]]], standalone_mode=False), line
     assert Path("adv.png").exists()
     assert "| my-net" in capsys.readouterr().out
+
+
+def test_the_page_about_training_works_with_its_images_and_its_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images, network = [block.text for block in blocks("python") if block.page == TRAIN]
+    exec(compile(images, "train.md", "exec"), {})
+    Path("net.py").write_text(network)
+    lines = [line for block in blocks("sh") if block.page == TRAIN for line in block.text.splitlines()]
+    train, evaluate = [line for line in lines if "net.py" in line]
+    assert not robench.main([*typed(train), *LIGHT["train"]], standalone_mode=False)
+    assert {path.name for path in Path().glob("mine.*")} == {"mine.safetensors", "mine.toml"}
+    assert not robench.main([*typed(evaluate), *LIGHT["evaluate"]], standalone_mode=False)
+    assert "4 examples of my.npz:held-out" in capsys.readouterr().out
 
 
 def test_the_start_page_shows_the_table_of_the_readme():

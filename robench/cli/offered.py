@@ -83,4 +83,5 @@ def _measured(card: Card) -> str:
     if not found:
         return ""
     shares = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items() if isinstance(value, float))
-    return f"Of {found['examples']} under {found['protocol']}, percent: {shares}."
+    check = " with a masking check" if found.get("masking_check") else ""
+    return f"Of {found['examples']} under {found['protocol']}{check}, percent: {shares}."

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from ..problem.checkpoints.cards import read_card, write_card
-from ..results.summary import Summary
+from ..results.summary import Summary, ThreatEntry
 
 
 def write_measured(card: Path, summary: Summary, run: str = "") -> None:
@@ -13,6 +13,7 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     shares = {
         "run": run,
         "protocol": summary.protocol,
+        "masking_check": any(_checked(entry) for entry in summary.threats) or None,  # its finds count
         "examples": summary.data.examples,
         "clean": summary.clean.accuracy,
         **{t.threat: t.accuracy for t in summary.threats},
@@ -21,3 +22,8 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     }
     measured = {key: value for key, value in shares.items() if value not in ("", None)}
     write_card(card, msgspec.structs.replace(read_card(card), measured=measured))
+
+
+def _checked(entry: ThreatEntry) -> bool:
+    """Whether the check for gradient masking measured anything under this threat."""
+    return entry.masking.verdict != "untested" or isinstance(entry.masking.indicators, tuple)

@@ -326,8 +326,9 @@ def test_each_entry_of_a_list_is_one_line(robench, kind, expected):
 def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
     result = robench("list", "models", "digits-sat").out
     assert result.split()[:4] == ["digits-sat", "digits", "digits-cnn", "sat"]
-    assert "Against linf:0.2, l2:2, l1:10. Of 200 under quick, percent: clean 98.0" in result
+    assert "Against linf:0.2, l2:2, l1:10. Of 200 under quick with a masking check, percent: clean 98.0" in result
     assert "union 15.0" in result
+    assert "under standard-mnist, percent: clean" in robench("list", "models", "mnist-small-nat").out
 
 
 def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):
