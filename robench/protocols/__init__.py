@@ -201,7 +201,9 @@ def _whole(table: dict[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _threat_choice(entry: dict[str, Any]) -> ThreatChoice:
+def _threat_choice(entry: Any) -> ThreatChoice:
+    if not isinstance(entry, dict):
+        raise TypeError("an entry of [[threat]] is a table")
     _refuse_unknown("entry of [[threat]]", entry, ("threat", "attacks"))
     threat = threats.parse(str(entry["threat"]))
     for entry_of_attack in entry["attacks"]:

@@ -23,7 +23,7 @@ BORDERS = {1: (1, 1, 1, 1), 2: (0, 1, 0, 1)}
 class DMBlock(nn.Module):
     """Norm, activation and 3x3 convolution, twice, with a shortcut as in wide ResNets.
 
-    With a stride, zeros are added at the right and lower border only.
+    With a stride, zeros are added at the right and lower border only, which fits the shortcut for even sides.
     """
 
     def __init__(self, incoming: int, outgoing: int, stride: int, activation: Activation):
@@ -85,7 +85,7 @@ def _member(name: re.Match[str]) -> Architecture | None:
         return None
     about = f"wide residual network with {'ReLU' if relu else 'SiLU'}, Gowal et al. 2020 (arXiv:2010.03593)"
     make = partial(DMWideResNet, depth=depth, factor=factor, activation=F.relu if relu else F.silu)
-    return Architecture(name[0], about, make, "init_conv.weight", "logits.weight", smallest=2, by_shapes=False)
+    return Architecture(name[0], about, make, "init_conv.weight", "logits.weight", smallest=4, multiple=4, by_shapes=False)
 
 
 def _names(shapes: Shapes) -> Iterator[str]:
