@@ -85,7 +85,9 @@ def _member(name: re.Match[str]) -> Architecture | None:
         return None
     about = f"wide residual network with {'ReLU' if relu else 'SiLU'}, Gowal et al. 2020 (arXiv:2010.03593)"
     make = partial(DMWideResNet, depth=depth, factor=factor, activation=F.relu if relu else F.silu)
-    return Architecture(name[0], about, make, "init_conv.weight", "logits.weight", smallest=4, multiple=4, by_shapes=False)
+    return Architecture(
+        name[0], about, make, "init_conv.weight", "logits.weight", smallest=4, multiple=4, by_shapes=False
+    )
 
 
 def _names(shapes: Shapes) -> Iterator[str]:
