@@ -16,6 +16,7 @@ from .terminal import one_line, shortened
 
 COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
+    "inspect": "Show what a checkpoint holds, what is recognised in it, and what to type.",
     "train": "Train a model by a recipe, then evaluate it.",
     "report": "Print tables of run files.",
     "leaderboard": "Build a site that compares models, from run files.",
