@@ -7,6 +7,7 @@ Needs hatchling. Exits with 1 and one sentence if the release is not fit to be p
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -96,10 +97,10 @@ def use(wheel: Path, folder: Path) -> None:
 def use_light(wheel: Path, folder: Path) -> None:
     """Install the wheel without torch, compile every module, and run what needs none. Raises if something fails."""
     python = sys.executable
-    lines = subprocess.run(
-        [python, "-m", "hatchling", "dep", "show", "project"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    needed = [line for line in lines if re.match(r"[\w.-]+", line)[0] not in NEEDS_TORCH]  # type: ignore[index]
+    metadata = subprocess.run(
+        [python, "-m", "hatchling", "metadata"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    needed = [line for line in json.loads(metadata)["dependencies"] if re.match(r"[\w.-]+", line)[0] not in NEEDS_TORCH]  # type: ignore[index]
     robench = installed(folder, *needed)
     pip(folder, "--no-deps", str(wheel))
     (package,) = (folder / "environment" / "lib").glob("python*/site-packages/robench")
