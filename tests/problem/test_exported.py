@@ -130,3 +130,13 @@ def test_a_program_that_cannot_be_read_without_consent_is_refused(change, small,
 def test_images_of_another_size_are_refused(small):
     with pytest.raises(UserError, match="the program is for a size of 8, not 9"):
         load(small, shape=(1, 9, 9), classes=10)
+
+
+def test_a_program_for_two_images_or_more_answers_one(tmp_path):
+    program = PROGRAMS["small"]().eval()
+    exported = torch.export.export(program, (torch.zeros(2, *SHAPE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(exported, tmp_path / "m.pt2")
+    network = load(tmp_path / "m.pt2", shape=SHAPE, classes=10).classifier
+    x = torch.rand(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.allclose(network(x[:1]), program(x[:1]), atol=1e-5)
