@@ -90,6 +90,13 @@ def pickled(name, data):
     return data.replace(b'"use_pickle": false', b'"use_pickle": true')
 
 
+def repeated(data):
+    table = json.loads(data)
+    for entry in table["config"].values():
+        entry["tensor_meta"] |= {"sizes": [{"as_int": 2**20}] * 2, "strides": [{"as_int": 0}] * 2}
+    return json.dumps(table).encode()
+
+
 def text_of_size(program):
     size = program["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0]
     size["as_expr"]["expr_str"] = "__import__('os').system('touch run')"
@@ -110,6 +117,14 @@ CHANGES = {
     ),
     "damaged JSON": (lambda name, data: data[:-9] if name == "models/model.json" else data, "is not written as torch"),
     "deep JSON": (lambda name, data: b"[" * 10**6 if name == "models/model.json" else data, "is not written as torch"),
+    "no weights": (
+        lambda name, data: b"" if name.startswith("data/weights/weight_") else data,
+        "has fewer numbers in its weights than their shapes need",
+    ),
+    "a tensor of one number, very often": (
+        lambda name, data: repeated(data) if name == "data/weights/model_weights_config.json" else data,
+        "has fewer numbers in its weights than their shapes need",
+    ),
     "cut weights": (
         lambda name, data: data[:4] if name.startswith("data/weights/weight_") else data,
         "has fewer numbers in its weights than their shapes need",
