@@ -95,7 +95,8 @@ def _recognised(loaded: Loaded) -> Iterator[str]:
     model = loaded.classifier
     yield f"architecture: {model.architecture}"
     yield f"images: {by(model.shape)}; classes: {model.classes}; normalisation: {model.normalisation}"
-    yield from (f"note: {note}" for note in loaded.notes)
+    cautions = [loaded.inferred.caution] if loaded.inferred and loaded.inferred.caution else []
+    yield from (f"note: {note}" for note in (*loaded.notes, *cautions))
 
 
 def _measured(loaded: Loaded, split: Split | None) -> Iterator[str]:

@@ -14,6 +14,7 @@ from .progress import Progress, Silence
 SHOWN = (
     *(
         "model",
+        "inferred",
         "data",
         "training",
         "sample",

@@ -63,6 +63,7 @@ class PreparedEvaluation:
     metadata: dict[str, str] = field(default_factory=dict)  # how to load model and data again
     card: Card | None = None  # of the model
     loading_notes: tuple[str, ...] = ()  # how the model was read
+    inferred: str = ""  # the caution about what clean images decided
 
     @classmethod
     def of(
@@ -91,6 +92,7 @@ class PreparedEvaluation:
         # The plan comes first: in another memory layout a stochastic model meets other noise, and changes its identity.
         notes = {
             "model": "; ".join(self.loading_notes),
+            "inferred": self.inferred,
             "data": self.split.caution,
             "training": cautions.of_training(self.split, self.card.data if self.card else ""),
             "labels": cautions.of_class_names(
@@ -150,6 +152,7 @@ def prepare(
         metadata=metadata | ({"command": command} if command else {}),
         card=card,
         loading_notes=loaded.notes,
+        inferred=loaded.inferred.caution if loaded.inferred else "",
     )
 
 

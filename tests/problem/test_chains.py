@@ -173,9 +173,10 @@ def test_the_chain_and_its_normalisation_are_inferred_and_stated_in_full(tmp_pat
     (note,) = loaded.notes
     for part in (
         "chain: conv 8 5x5/3 pad 1, relu, flatten, fc 32, relu, fc 10; normalisation 0.5/0.5 inferred: clean accuracy",
-        "--arch chain:conv5/3p1,relu,flatten,fc,relu,fc --normalise 0.5/0.5 is the same; ReLU is assumed",
+        "--arch chain:conv5/3p1,relu,flatten,fc,relu,fc --normalise 0.5/0.5 is the same",
     ):
         assert part in note
+    assert "inferred from clean images, and ReLU is assumed" in loaded.inferred.caution
     typed = load(
         *(saved(tmp_path, clear),), arch=loaded.inferred.architecture, normalise="0.5/0.5", shape=SHAPE, classes=10
     )

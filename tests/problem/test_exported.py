@@ -90,6 +90,13 @@ def pickled(name, data):
     return data.replace(b'"use_pickle": false', b'"use_pickle": true')
 
 
+def repeated(data):
+    table = json.loads(data)
+    for entry in table["config"].values():
+        entry["tensor_meta"] |= {"sizes": [{"as_int": 2**20}] * 2, "strides": [{"as_int": 0}] * 2}
+    return json.dumps(table).encode()
+
+
 def text_of_size(program):
     size = program["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0]
     size["as_expr"]["expr_str"] = "__import__('os').system('touch run')"
@@ -110,6 +117,14 @@ CHANGES = {
     ),
     "damaged JSON": (lambda name, data: data[:-9] if name == "models/model.json" else data, "is not written as torch"),
     "deep JSON": (lambda name, data: b"[" * 10**6 if name == "models/model.json" else data, "is not written as torch"),
+    "no weights": (
+        lambda name, data: b"" if name.startswith("data/weights/weight_") else data,
+        "has fewer numbers in its weights than their shapes need",
+    ),
+    "a tensor of one number, very often": (
+        lambda name, data: repeated(data) if name == "data/weights/model_weights_config.json" else data,
+        "has fewer numbers in its weights than their shapes need",
+    ),
     "cut weights": (
         lambda name, data: data[:4] if name.startswith("data/weights/weight_") else data,
         "has fewer numbers in its weights than their shapes need",
@@ -130,3 +145,13 @@ def test_a_program_that_cannot_be_read_without_consent_is_refused(change, small,
 def test_images_of_another_size_are_refused(small):
     with pytest.raises(UserError, match="the program is for a size of 8, not 9"):
         load(small, shape=(1, 9, 9), classes=10)
+
+
+def test_a_program_for_two_images_or_more_answers_one(tmp_path):
+    program = PROGRAMS["small"]().eval()
+    exported = torch.export.export(program, (torch.zeros(2, *SHAPE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(exported, tmp_path / "m.pt2")
+    network = load(tmp_path / "m.pt2", shape=SHAPE, classes=10).classifier
+    x = torch.rand(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.allclose(network(x[:1]), program(x[:1]), atol=1e-5)

@@ -48,6 +48,7 @@ class Inferred:
     architecture: str  # empty if it was known
     normalisation: str | None  # None if no normalisation is clearly better than pixels in [0, 1]
     notes: tuple[str, ...]
+    caution: str = ""  # for a reader of the number: the network may be another one
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +212,12 @@ class ChainSearch:
             f" clean accuracy {best.answers.accuracy:.1%} on {counted(len(self.images), 'image')}; {best.typed} is the"
             " same"
         )
-        note += "; ReLU is assumed" if relu else ""
-        note += f"; on these images {', '.join(also)} would be about as good" if also else ""
-        return Inferred(text, best.normalisation, (note,))
+        caution = "the layers of the network were inferred from clean images" + (
+            ", and ReLU is assumed" if relu else ""
+        )
+        caution += f"; on these images {', '.join(also)} would be about as good" if also else ""
+        caution += "; if your network has others, the number is not its own: type them with --arch"
+        return Inferred(text, best.normalisation, (note,), caution)
 
     def _unclear(self, what: str, candidates: Sequence[_Candidate]) -> UserError:
         first = sorted(candidates, key=lambda candidate: candidate.answers.rank)[:SHOWN]
@@ -262,7 +266,7 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
         f"normalisation {best} inferred: clean accuracy {found[best].accuracy:.1%} on {counted(len(part), 'image')},"
         f" against {found['none'].accuracy:.1%} with pixels in [0, 1]; --normalise none switches it off"
     )
-    return Inferred("", best, (note,))
+    return Inferred("", best, (note,), f"normalisation {best} was inferred from clean images; --normalise sets another")
 
 
 def _not_beaten(candidates: Sequence[_Candidate]) -> list[_Candidate]:

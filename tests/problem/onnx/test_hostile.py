@@ -197,6 +197,14 @@ REFUSED = {
         lambda: model([node("MaxPool", kernel_shape=[2**62, 2**62])]),
         "in the MaxPool node y",
     ),
+    "a sum over all channels and far beyond": (lambda: model([node("LRN", size=2**31 - 1)]), "has size=2147483647"),
+    "an einsum whose steps are larger than its result": (
+        lambda: model(
+            [node("Flatten", outputs=["f"]), node("Einsum", ["f", "a", "b"], equation="ni,jk,ij->nk")],
+            {"a": np.zeros((2**10, 10), "float32"), "b": np.zeros((784, 2**10), "float32")},
+        ),
+        "the Einsum node y has 3 inputs",
+    ),
     "images of another size": (
         lambda: dense(sizes=("N", 1, 32, 32)),
         "reads 1x32x32 images, but those of the data are",

@@ -248,3 +248,15 @@ def test_a_digits_model_has_the_same_outcomes_as_from_its_own_file(name, tmp_pat
     near = (logits[:, -1] - logits[:, -2] < 1e-4).nonzero().flatten().tolist()
     assert near == [], "margins too small to compare"
     assert here.examples().equals(there.examples())
+
+
+@pytest.mark.parametrize(("kind", "name"), [(TensorProto.FLOAT16, "float16"), (TensorProto.BFLOAT16, "bfloat16")])
+def test_a_cast_to_half_precision_inside_the_graph_is_noted(tmp_path, kind, name):
+    weights = {"w": np.random.default_rng(0).normal(size=(784, 10)).astype("float32")}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Cast", ["f"], ["h"], to=kind),
+        helper.make_node("Cast", ["h"], ["g"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["g", "w"], ["y"]),
+    ]
+    assert f"the graph is in {name} and is computed in float32" in load(written(model(nodes, weights), tmp_path)).notes

@@ -7,6 +7,7 @@ of its tensors. The sample inputs, which are a pickle, are not read.
 import json
 import zipfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..zips import entries
 
 SCHEMA = 8  # the first number of the format's version
 LARGEST = 2**25  # bytes of JSON
+REPEATED = 2**20  # numbers in a tensor that repeats some of its numbers
 
 TYPES = {
     1: torch.uint8,
@@ -91,10 +93,12 @@ def _tensor(data: bytes, about: dict[str, Any]) -> Tensor:
         raise Refused(f"has weights of type number {about['dtype']}")
     sizes, strides = ([n["as_int"] for n in about[key]] for key in ("sizes", "strides"))
     start = about["storage_offset"]["as_int"]
-    if 0 in sizes or not data:
+    if min([*sizes, *strides, start], default=0) < 0:
+        raise Refused("has weights of a negative size")
+    if 0 in sizes:
         return torch.empty(sizes, dtype=kind)
-    held = torch.frombuffer(bytearray(data), dtype=kind)
+    held = torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
     end = start + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) + 1
-    if min([*sizes, *strides, start], default=0) < 0 or end > len(held):
+    if end > len(held) or prod(sizes) > max(len(held), REPEATED):
         raise Refused("has fewer numbers in its weights than their shapes need")
     return held.as_strided(sizes, strides, start)

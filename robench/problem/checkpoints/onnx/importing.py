@@ -21,6 +21,8 @@ from .parsing import Source, parse, read_bytes
 EXTRA = 3  # images beyond the fixed number, which show whether the graph takes others
 CHANNELS = (1, 3, 4)
 """The numbers of channels of usual images: where the last axis has one of them, it may hold the channels."""
+HALVES: Mapping[object, str] = {10: "FLOAT16", 16: "BFLOAT16"}
+"""The types with fewer digits than float32, by the numbers that the operator Cast has for them."""
 NOISE = 1e-4  # of the largest logit: more than float32 and less than a change of the function
 
 
@@ -53,7 +55,8 @@ def _imported(source: Source) -> Imported:
     if images is not None and shape is not None:
         network, note = _for_any_number(source, network, images, shape)
         notes += (note,)
-    types = " and ".join(sorted(name.lower() for name in source.types))
+    rounded = {HALVES.get(node.attributes.get("to")) for node in source.nodes if node.operator == "Cast"} - {None}
+    types = " and ".join(sorted(name.lower() for name in {*source.types, *rounded} if name))
     notes += (f"the graph is in {types} and is computed in float32",) if types else ()
     return Imported(network, weights, shape, notes)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import Layer, Maker, axis_of, compute
+from ..layer import LISTED, Layer, Maker, axis_of, compute
 from ..node import Node
 from .padding import Padding, padded, padding_of
 
@@ -182,6 +182,8 @@ def _local_response(node: Node) -> Layer:
     size = node.integer("size", 1)
     if size % 2 == 0:
         raise node.refused("has an even size")
+    if size > LISTED:  # torch pads the channels by it
+        raise node.refused(f"has size={size}")
     alpha, beta, bias = node.number("alpha", 1e-4), node.number("beta", 0.75), node.number("bias", 1.0)
     return compute(local_response, size=size, alpha=alpha, beta=beta, bias=bias)
 
@@ -191,10 +193,16 @@ def einsum(*given: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *given)
 
 
+def _einsum(node: Node) -> Layer:
+    if len(node.inputs) > 2:  # what torch computes on the way could be larger than all inputs and the result
+        raise node.refused(f"has {len(node.inputs)} inputs")
+    return compute(einsum, equation=node.text("equation", ""))
+
+
 LAYERS: Mapping[str, Maker] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
-    "Einsum": lambda node: compute(einsum, equation=node.text("equation", "")),
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": lambda node: compute(instance_norm, epsilon=node.number("epsilon", 1e-5)),
