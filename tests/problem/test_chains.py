@@ -19,6 +19,7 @@ from robench.problem.checkpoints import load
 from robench.problem.checkpoints.candidates import Candidates
 from robench.problem.checkpoints.comparison import Answers, exact_p, same_function, sample
 from robench.problem.checkpoints.contents import Contents
+from robench.problem.checkpoints.inference import inferred_normalisation
 from robench.problem.checkpoints.nested import nested
 from robench.problem.checkpoints.numbered import numbered, weights_of_layers
 from robench.problem.split import Split
@@ -262,6 +263,24 @@ def test_pixels_from_0_to_1_stay_where_no_normalisation_is_clearly_better(tmp_pa
     (note,) = loaded.notes
     assert note.startswith("no normalisation is known, so the network gets pixels in [0, 1]; --normalise changes that;")
     assert "no usual one is clearly" in note
+
+
+def test_pixels_from_0_to_1_that_others_surpass_are_a_caution_where_none_is_clearly_the_best():
+    class Brightest(nn.Module):
+        """Answers correctly unless it gets pixels from 0 to 1, whatever else the normalisation is."""
+
+        def forward(self, x):
+            wrong = (x.flatten(1).amin(dim=1) >= 0)[:, None]
+            y = next(labels)[: len(x)]
+            return torch.where(wrong, F.one_hot((y + 1) % 10, 10), F.one_hot(y, 10)).float()
+
+    normalisations, few = 3, 64  # none, digits, 0.5/0.5
+    parts = [CLEAN.y[:few]] * normalisations + [*CLEAN.y[:500].split(few)] * normalisations
+    labels = iter(parts)
+    found = inferred_normalisation(Brightest(), CLEAN, torch.device("cpu"))
+    assert found.normalisation is None
+    assert "no usual one is clearly the best" in found.caution
+    assert found.caution.endswith("--normalise sets another")
 
 
 def test_the_exact_test_counts_the_images_on_which_only_one_is_correct():

@@ -261,7 +261,9 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
         unclear = [text for text in rivals if not found[best].clearly_better(found[text])]
         if unclear or not found[best].far_above_guessing(part.y):
             note = f"no usual one is clearly the best on {counted(len(part), 'clean image')} ({listed})"
-            return Inferred("", None, (note,))
+            caution = f"the network gets pixels in [0, 1], which need not be right: {note}; --normalise sets another"
+            doubtful = found[best].more_correct(found["none"])
+            return Inferred("", None, (note,), caution if doubtful else "")
     note = (
         f"normalisation {best} inferred: clean accuracy {found[best].accuracy:.1%} on {counted(len(part), 'image')},"
         f" against {found['none'].accuracy:.1%} with pixels in [0, 1]; --normalise none switches it off"
