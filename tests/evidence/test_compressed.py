@@ -12,16 +12,7 @@ from robench.evidence import compressed
 from robench.evidence.compressed import RATIO, compress
 from robench.evidence.store import RunFile, is_run_file
 
-from .records import SHAPE, beside, fill
-
-
-@pytest.fixture
-def path(tmp_path):
-    """Of a whole run file."""
-    path = tmp_path / "r.robench"
-    with RunFile.open(path) as run:
-        fill(run)
-    return path
+from .records import SHAPE, beside
 
 
 @pytest.fixture

@@ -22,15 +22,6 @@ from .records import EVIDENCE, PLAN, beside, elsewhere, fill, killed
 JOURNAL = bytes.fromhex("d9d505f920a163d7")  # how SQLite's rollback journals begin, and end where they name another
 
 
-@pytest.fixture
-def path(tmp_path):
-    """Of a whole run file."""
-    path = tmp_path / "r.robench"
-    with RunFile.open(path) as run:
-        fill(run)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(store, "PATIENCE", 0.05)

@@ -21,16 +21,7 @@ from robench.problem.identity import Identity
 from robench.results.summary import Summary
 from robench.results.tables import render
 
-from .records import EVIDENCE, PLAN, SHAPE, fill, image
-
-
-@pytest.fixture
-def path(tmp_path):
-    """Of a whole run file."""
-    path = tmp_path / "r.robench"
-    with RunFile.open(path) as run:
-        fill(run)
-    return path
+from .records import EVIDENCE, PLAN, SHAPE, image
 
 
 def altered(path, change, *values):
