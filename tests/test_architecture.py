@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "evidence.records": {"evidence.attack_key"},
     "results": {"evidence.attack_key", "evidence.records", "radius", "renames", "errors"},
     "analysis": {"problem", "errors"},
+    "theory": {"results"},
     "leaderboard": {"results", "evidence.records", "errors", "__version__"},
     "recipes": {"search", "problem", "settings", "renames", "errors"},
     "protocols": {"evidence.attack_key", "search", "problem", "renames", "errors"},
