@@ -45,13 +45,13 @@ def risk(classifier: Linear, features: Features, moved: float = 0.0) -> float:
         strong = [(float(w[0]), features.p0), (-float(w[0]), 1 - features.p0)]
     spread = math.sqrt(variance)
     return sum(
-        0.5 * probability * _at_most_zero(mean + x0 + y * b - moved, spread)
+        0.5 * probability * _not_positive(mean + x0 + y * b - moved, spread)
         for x0, probability in strong
         for y in (1, -1)
     )
 
 
-def _at_most_zero(mean: float, spread: float) -> float:
+def _not_positive(mean: float, spread: float) -> float:
     if spread == 0:
         return float(mean <= 0)
     return NormalDist(mean, spread).cdf(0)

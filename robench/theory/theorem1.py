@@ -31,7 +31,7 @@ class Risks:
 
     @property
     def average(self) -> float:
-        """Of the two threats."""
+        """The mean risk over the two threats."""
         return (self.linf + self.l1) / 2
 
 

@@ -2,8 +2,8 @@
 
 On this distribution a rotation-translation exchanges x_0 with the feature at one of N positions, the first of which is
 its own (section 2.4). The bound here comes from two fixed adversaries. One moves the weak features by 2 eta against the
-label. The other draws the position with a probability that is proportional to how much more its feature looks like an
-x_0 of the other label than like a weak feature. With many positions both leave the same distribution, with opposite
+label. The other draws the position with a probability that is proportional to how much better its feature fits an
+x_0 of the other label than a weak feature. With many positions both leave the same distribution, with opposite
 labels. The average of the error rates of any classifier under them is its error rate on the mixture of both, so at
 least that of the Bayes classifier of the mixture, whose likelihoods are known. Better adversaries could only raise the
 bound. The paper leaves its own estimate to its full version (appendix G.1).
@@ -105,7 +105,7 @@ def _bayes_errors(seen: Attacked, features: Features) -> Float[np.ndarray, "n"]:
 
 
 def _log_likelihood(seen: Attacked, y: int, features: Features) -> Float[np.ndarray, "n"]:
-    """Of an example of the mixture given its label, up to what both labels share.
+    """The log likelihood of an example of the mixture given its label, up to what both labels share.
 
     With s and q the densities of x_0 and of a weak feature, t that of x_0 for the other label, and z the N positions:
 
@@ -124,7 +124,7 @@ def _log_likelihood(seen: Attacked, y: int, features: Features) -> Float[np.ndar
 def _disguise(
     z: Float[np.ndarray, "n N"], y: int, features: Features, mean: float | None = None
 ) -> Float[np.ndarray, "n N"]:
-    """log t/q: how much more a feature looks like an x_0 of label -y than like a weak feature of label y.
+    """log t/q: how much better a feature fits an x_0 of label -y than a weak feature of label y.
 
     `mean` is that of the weak feature, if it is another.
     """
