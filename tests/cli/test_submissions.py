@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 import sqlite3
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,14 +12,13 @@ import msgspec
 import pytest
 import torch
 
-from robench.cli.main import main
-from robench.evaluation import acceptance, prepared
+from robench.evaluation import acceptance
 from robench.evidence.store import RunFile
 from robench.leaderboard.submissions import CARD, RUN, STATEMENT, Submission
 from robench.problem import checkpoints, durable
 from robench.problem.checkpoints.cards import Card, read_card, write_card
 
-from .conftest import files
+from .conftest import files, run_once
 from .test_strangers import altered, plan_of, replan
 
 RUNS = Path(__file__).parents[2] / "reports" / "runs"
@@ -31,13 +29,7 @@ NET = "net-one"
 
 def typed(*words):
     """A command outside a test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "SLOTS", {"cpu": 64, "cuda": 64})
-        patch.setenv("SOURCE_DATE_EPOCH", "1795673400")
-        patch.setattr(sys, "argv", ["robench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 0, words
+    run_once(*words, slots=64, SOURCE_DATE_EPOCH="1795673400")
 
 
 @pytest.fixture(scope="session")
