@@ -1,5 +1,6 @@
 """One thread: small tensors, and several test runs may share a machine. For the same reason no test has a deadline."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from .type_checks import checked_once
+from .type_checks import calls, checked_once
 
+gc.disable()  # while tests are collected, which makes much and throws little away: a quarter of the time of it
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
@@ -26,6 +28,18 @@ def inspected_here(monkeypatch):
     from robench.problem.checkpoints.torchscript.process import inspect
 
     monkeypatch.setattr(torchscript, "inspect_apart", inspect)
+
+
+def pytest_collection_finish():
+    """What is there now stays: garbage is looked for in what the tests make."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_runtest_setup():
+    """The type checks begin again."""
+    calls.clear()
 
 
 def pytest_collection_modifyitems(items):
