@@ -11,7 +11,6 @@ from hypothesis import settings
 
 from .type_checks import calls, checked_once
 
-gc.disable()  # while tests are collected, which makes much and throws little away: a quarter of the time of it
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
@@ -30,8 +29,13 @@ def inspected_here(monkeypatch):
     monkeypatch.setattr(torchscript, "inspect_apart", inspect)
 
 
+def pytest_collectstart():
+    """Collecting tests makes much and discards little: without this, a quarter of its time goes to finding garbage."""
+    gc.disable()
+
+
 def pytest_collection_finish():
-    """What is there now stays: garbage is looked for in what the tests make."""
+    """What is there now stays; garbage is what the tests leave."""
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -57,7 +57,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_table(folder, ro
     # Early ones strike before and while the file is begun, later ones in the midst of the work.
     moments = [noise.random() * early for early in [1 / 20] * 6 + [1 / 7] * 14]
     noise.shuffle(moments)
-    words = shlex.split("evaluate digits-adv-linf --protocol kill.toml --examples 150")
+    words = shlex.split("evaluate digits-adv-linf --protocol kill.toml --examples 100")
     whole, sittings, undisturbed, disturbed = killed(folder, moments, *words)
 
     assert sum(not sitting["over"] for sitting in sittings) >= 10, "it must be killed at work, or this says little"
