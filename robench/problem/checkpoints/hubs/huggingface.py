@@ -17,7 +17,7 @@ from .store import Stored
 
 INDEX = ".index.json"
 PREFERRED = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
-"""The usual names of weights, in the order in which they are taken if the user names no file."""
+"""The usual names of weights, each before others of its kind."""
 KINDS = ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".tar", ".pkl"), (".onnx",), (".pt2",), (".npz", ".mat"))
 """Suffixes of weights, in the order in which they are taken."""
 PART = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -116,10 +116,10 @@ def _chosen(text: str, repo: Repo, files: dict[str, Entry], file: str) -> str:
         near = get_close_matches(file, files, n=1, cutoff=0.6) or weights[:1]
         hint = f"did you mean hf:{repo}/{near[0]}?" if near else "it has no weights"
         raise UserError(f"{repo} has no file {shown(file)}; {hint}")
-    for name in PREFERRED:
-        if name in files:
-            return name
     for kind in KINDS:
+        usual = next((name for name in PREFERRED if name in files and name.removesuffix(INDEX).endswith(kind)), None)
+        if usual is not None:
+            return usual
         alike = [n for n in sorted(files) if n.endswith(kind) and not PART.search(n) and not TRAINING.search(n)]
         if len(alike) == 1:
             return alike[0]

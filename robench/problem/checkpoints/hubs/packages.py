@@ -49,10 +49,7 @@ def made(text: str) -> Made:
     package = package_of(text)
     name = text.partition(":")[2]
     with _running(text, package):
-        found = {"timm": _of_timm, "torchvision": _of_torchvision, "robustbench": _of_robustbench}[package](text, name)
-    if not isinstance(found.module, nn.Module):
-        raise UserError(f"{shown(text)} made {type(found.module).__name__}, not a torch.nn.Module")
-    return found
+        return MAKERS[package](text, name)
 
 
 @contextlib.contextmanager
@@ -102,7 +99,7 @@ def _of_timm(text: str, name: str) -> Made:
             raise malformed(text)
         if not timm.is_model(name.partition(".")[0]):
             raise unknown("model of timm", name, timm.list_models())
-    module = timm.create_model(name, pretrained=True)
+    module = _checked(text, timm.create_model(name, pretrained=True))
     config = getattr(module, "pretrained_cfg", None) or {}
     if not any(config.get(key) for key in ("hf_hub_id", "url", "file", "state_dict")):
         raise UserError(f"timm has no weights for {name}; timm.list_pretrained() lists names with weights")
@@ -145,8 +142,14 @@ def _of_torchvision(text: str, name: str) -> Made:
     how = getattr(_setting(preset, "interpolation"), "value", "bilinear")
     preparation = prepared(f"--resize {resize} --crop {crop} --interpolation {how}")
     recorded = {"torchvision": _version("torchvision"), "weights from": str(weights.url)}
-    module = models.get_model(architecture, weights=weights)
+    module = _checked(text, models.get_model(architecture, weights=weights))
     return Made(full, architecture, module, replace(found, preparation=preparation), recorded)
+
+
+def _checked(text: str, module: object) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{shown(text)} made {type(module).__name__}, not a torch.nn.Module")
+    return module
 
 
 def _setting(preset: Any, name: str) -> Any:
@@ -172,7 +175,8 @@ def _of_robustbench(text: str, name: str) -> Made:
     full = f"robustbench:{data.value}/{threat.value}/{parts[2]}"
     declared = Declared(full, None, "none", SHAPES.get(data.value), CLASSES.get(data.value))
     notes = ("it normalises its images itself, as all models of RobustBench do",)
-    return Made(full, parts[2], module, Described(declared, notes), {"robustbench": _version("robustbench")})
+    recorded = {"robustbench": _version("robustbench")}
+    return Made(full, parts[2], _checked(text, module), Described(declared, notes), recorded)
 
 
 def _member(kind: str, text: str, kinds: Iterable[Any]) -> Any:
@@ -205,3 +209,7 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+MAKERS = {"timm": _of_timm, "torchvision": _of_torchvision, "robustbench": _of_robustbench}
+"""The function that makes a model, for each package."""

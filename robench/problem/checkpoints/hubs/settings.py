@@ -126,12 +126,12 @@ def _of_timm(file: HubFile, config: Mapping[str, Any]) -> Described:
 def _unlike(name: str, config: Mapping[str, Any], pretrained: Mapping[str, Any]) -> str:
     """The first setting with which timm makes another network or other weights than its name alone; empty without."""
     arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        return "unreadable model_args"
     usual = POOLS["vit" if VITS.fullmatch(name) else ""]
-    pools = {config.get("global_pool"), pretrained.get("global_pool")} if isinstance(arguments, dict) else {"?"}
     unusual = [key for key in arguments if key not in HARMLESS and (key, arguments[key]) != ("global_pool", usual)]
-    for key in ("label_offset", "custom_load"):
-        unusual += [key] if pretrained.get(key) else []
-    unusual += [] if pools <= {None, "", usual} else ["global_pool"]
+    unusual += [key for key in ("label_offset", "custom_load") if pretrained.get(key)]
+    unusual += ["global_pool" for one in (config, pretrained) if one.get("global_pool") not in (None, "", usual)]
     return shown(str(unusual[0])) if unusual else ""
 
 
