@@ -77,10 +77,11 @@ def test_a_run_file_never_starts_a_download(robench, hub, cache, published):  # 
     shutil.rmtree(cache)
     forget()
     hub.requested.clear()
-    for command in (("verify", "r.robench"), ("figures", "r.robench", "--out", "p", "--kind", "gallery")):
-        result = robench(*command)
-        assert result.code == 2
-        assert f"r.robench names the model {PINNED}, which is not on this machine; to download it, type" in result.err
+    result = robench("verify", "r.robench")
+    assert result.code == 2
+    assert (
+        f"r.robench names the model {PINNED}, which is not on this machine; to download it, type --model" in result.err
+    )
     assert hub.requested == []
     assert robench("verify", "r.robench", "--model", PINNED).code == 0
 
@@ -93,9 +94,7 @@ def test_a_run_file_never_runs_code_of_a_package(robench, rgb):
     rgb.clear()
     result = robench("verify", "r.robench")
     assert result.code == 2
-    assert (
-        "r.robench names the model timm:tinynet_a.in1k, which code of timm makes; to run it, type --model" in result.err
-    )
+    assert "names the model timm:tinynet_a.in1k, which code of timm makes; to run it, type --model" in result.err
     assert rgb == []
     assert robench("verify", "r.robench", "--model", "timm:tinynet_a").code == 0
     assert rgb != []
@@ -120,11 +119,10 @@ def test_python_takes_the_same_names(hub, published):  # noqa: F811
 
 
 def test_training_starts_from_a_file_of_a_hub_and_not_from_a_package(robench, refused, published):
-    words = "--data", "digits", "--arch", "lenet", "--set", "steps=1", "--out"
+    words = "--data", "digits", "--arch", "lenet", "--set", "steps=2", "--no-evaluation", "--quiet", "--out"
     assert robench("train", "nat", "--from", NAME, *words, "m").code == 0
-    assert "training starts from a file, like one of hf:USER/REPO" in refused(
-        "train", "nat", "--from", "timm:a", *words, "n"
-    )
+    message = refused("train", "nat", "--from", "timm:a", *words, "n")
+    assert "training starts from a file, like one of hf:USER/REPO" in message
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("inspect",)])
