@@ -52,7 +52,7 @@ def rgb(monkeypatch):
 def test_inspect_shows_where_a_model_comes_from_and_a_command_that_names_its_commit(robench, hub, published):  # noqa: F811
     result = robench("inspect", NAME, "--data", "digits")
     assert (result.code, result.err) == (0, "")
-    assert f"source: {hub.address}/me/net/resolve/{COMMIT}/model.safetensors" in result.out
+    assert f"source: {PINNED}" in result.out
     assert f"file sha256: {hashlib.sha256(published.commits[COMMIT]['model.safetensors']).hexdigest()}" in result.out
     assert f"robench evaluate {PINNED} --data digits" in result.out
 
@@ -60,8 +60,7 @@ def test_inspect_shows_where_a_model_comes_from_and_a_command_that_names_its_com
 def test_a_run_records_the_commit_and_the_hash_and_verify_reads_that_file_again(robench, hub, published):  # noqa: F811
     assert robench("evaluate", NAME, "--data", "digits", *WORDS, "--run", "r.robench").code == 0
     environment = recorded_summary("r.robench").environment
-    assert environment["checkpoint"] == PINNED
-    assert environment["source"] == f"{hub.address}/me/net/resolve/{COMMIT}/model.safetensors"
+    assert environment["checkpoint"] == environment["source"] == PINNED
     assert environment["file sha256"] == hashlib.sha256(published.commits[COMMIT]["model.safetensors"]).hexdigest()
     published.branches["main"] = standins.LATER  # somebody pushes another model
     published.commits[standins.LATER] = {"model.safetensors": b"other"}

@@ -74,7 +74,7 @@ def _of_hub(found: Origin, file: huggingface.HubFile) -> Origin:
     """The origin with what the hub knows about it. What robench wrote into the file comes before other settings."""
     known = found.described if found.declared.architecture is not None else described(file)
     stem = found.name if found.card else as_file_name(file.repo.name.rpartition("/")[2])
-    recorded = {"source": file.url, "file sha256": file.sha256}
+    recorded = {"source": file.name, "file sha256": file.sha256}
     return replace(
         found,
         described=replace(known, notes=(*file.notes, *known.notes)),

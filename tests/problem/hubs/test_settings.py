@@ -178,6 +178,7 @@ def test_settings_that_say_something_else_are_not_taken_for_a_mean_and_a_deviati
         [],
         "x",
         {"architecture": 3},
+        {"architecture": "of another tool"},
         {"architecture": "resnet18", "pretrained_cfg": {"mean": [1, "x"], "input_size": [3]}},
     ],
 )

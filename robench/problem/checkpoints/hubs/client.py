@@ -24,7 +24,7 @@ from .names import COMMIT, Repo, is_plain
 ENDPOINT = "https://huggingface.co"
 CONNECTING = 10.0  # seconds until a connection
 WAITING = 20.0  # seconds without a byte
-MOST_BYTES = 1 << 26  # of a list of files
+MAX_BYTES = 1 << 26  # of a list of files
 BUSY = (408, 425, 429)  # states of a server that may answer later
 
 
@@ -63,7 +63,7 @@ def endpoint() -> str:
             return text
     except ValueError:  # unmatched brackets, or a port that is no number
         pass
-    raise UserError(f"HF_ENDPOINT is {shown(text)}, which is no http(s) address; set it to one, or unset it")
+    raise UserError(f"HF_ENDPOINT is no http(s) address; set it to one like {ENDPOINT}, or unset it")
 
 
 def offline() -> bool:
@@ -71,15 +71,9 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
-def page(repo: Repo, file: str = "") -> str:
-    """The address of a repository's page or of a file, without a user name and a password of the hub."""
-    parts = urlsplit(endpoint())
-    base = urlunsplit(parts._replace(netloc=server(endpoint())))
-    return f"{base}/{_path(repo, file) if file else repo.name}"
-
-
-def _path(repo: Repo, file: str) -> str:
-    return f"{repo.name}/resolve/{quote(repo.revision, safe='')}/{quote(file)}"
+def page(repo: Repo) -> str:
+    """The address of a repository's page for a message, without a user name and a password of the hub."""
+    return f"{urlunsplit(urlsplit(endpoint())._replace(netloc=server(endpoint())))}/{repo.name}"
 
 
 def listing(repo: Repo) -> Listing:
@@ -89,7 +83,7 @@ def listing(repo: Repo) -> Listing:
     with _answer(url, repo) as response:
         for chunk in response.iter_content(CHUNK):
             body += chunk
-            if len(body) > MOST_BYTES:
+            if len(body) > MAX_BYTES:
                 raise UnreachableError("sends a list of files that is too long")
     try:
         return read_listing(json.loads(body))
@@ -140,7 +134,8 @@ def download(repo: Repo, file: str, entry: Entry, path: Path) -> None:
 
 def _transfer(repo: Repo, file: str, entry: Entry, stored: Any) -> str:
     """Writes the content of a file; returns what is wrong with it."""
-    with _answer(f"{endpoint()}/{_path(repo, file)}", repo, file) as response, progress_bar(file) as bar:
+    url = f"{endpoint()}/{repo.name}/resolve/{quote(repo.revision, safe='')}/{quote(file)}"
+    with _answer(url, repo, file) as response, progress_bar(file) as bar:
         stated = response.headers.get("Content-Length", "")
         encoded = "Content-Encoding" in response.headers
         size = entry.size if entry.size is not None else int(stated) if stated.isdigit() and not encoded else None

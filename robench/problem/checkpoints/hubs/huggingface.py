@@ -11,7 +11,7 @@ from ....errors import UserError
 from ... import durable
 from ...download import server
 from ...names import shown
-from .client import Entry, Listing, UnreachableError, download, endpoint, listing, offline, page
+from .client import Entry, Listing, UnreachableError, download, endpoint, listing, offline
 from .names import Repo, hub_file
 from .store import Stored
 
@@ -24,7 +24,7 @@ PART = re.compile(r"-\d{5}-of-\d{5}\.")
 TRAINING = re.compile(r"(training_args|optimizer|optimiser|scheduler|scaler|rng_state|random_states)", re.IGNORECASE)
 """Files that training scripts store beside the weights."""
 CONFIGS = ("config.json", "preprocessor_config.json")
-MOST_BYTES = 1 << 24  # of a file of settings
+MAX_BYTES = 1 << 24  # of a file of settings
 SHOWN = 5  # files in a message
 
 
@@ -36,7 +36,6 @@ class HubFile:
     repo: Repo  # at the commit
     path: Path
     sha256: str
-    url: str
     configs: dict[str, Any] = field(default_factory=dict)  # the content of CONFIGS, where the repository has them
     notes: tuple[str, ...] = ()
 
@@ -104,7 +103,7 @@ def _resolved(text: str, repo: Repo, file: str) -> HubFile:
     configs = {name: _settings(fetched[name]) for name in CONFIGS if name in fetched}
     digest = found.files[file].digest
     sha256 = digest if len(digest) == 64 else durable.sha256(path)
-    return HubFile(f"hf:{pinned}/{file}", pinned, path, sha256, page(pinned, file), configs, notes)
+    return HubFile(f"hf:{pinned}/{file}", pinned, path, sha256, configs, notes)
 
 
 def _chosen(text: str, repo: Repo, files: dict[str, Entry], file: str) -> str:
@@ -162,6 +161,6 @@ def _fetched(repo: Repo, found: Listing, file: str) -> Path:
 def _settings(path: Path) -> Any:
     """The content of a JSON file; None if it is none."""
     try:
-        return json.loads(durable.read(path, MOST_BYTES))
+        return json.loads(durable.read(path, MAX_BYTES))
     except (UserError, ValueError, RecursionError):
         return None

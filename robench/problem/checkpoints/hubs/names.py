@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
@@ -90,7 +91,7 @@ def is_plain(file: str) -> bool:
 def refuse_missing_package(text: str) -> None:
     """Raises UserError, with what to type, if the package that makes this model is not installed."""
     package = package_of(text)
-    if package and importlib.util.find_spec(package) is None:
+    if package and package not in sys.modules and importlib.util.find_spec(package) is None:
         raise not_installed(text, package)
 
 

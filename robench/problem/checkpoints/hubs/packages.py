@@ -1,4 +1,4 @@
-"""Models that installed packages make: timm, torchvision and RobustBench. Whoever names one has its code run.
+"""Models that installed packages make: timm, torchvision and RobustBench. To name one is to run its code.
 
 Interfaces: `timm.create_model` (timm/models/_factory.py), `torchvision.models.get_model` and `get_model_weights`
 (torchvision/models/_api.py), `robustbench.utils.load_model`.

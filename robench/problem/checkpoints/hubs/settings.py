@@ -70,7 +70,7 @@ def own_name(timm_name: str) -> str:
 def described(file: HubFile) -> Described:
     """What the settings in the repository of a file declare."""
     config, images = (file.configs.get(name) for name in ("config.json", "preprocessor_config.json"))
-    if isinstance(config, dict) and isinstance(config.get("architecture"), str):
+    if isinstance(config, dict) and isinstance(config.get("architecture"), str) and _is_timm(config):
         return _of_timm(file, config)
     source = f"preprocessor_config.json of {file.repo.name}"
     found = of_processor(source, images) if isinstance(images, dict) else Described(Declared(source))
@@ -104,13 +104,18 @@ def prepared(options: str) -> str:
     return f"its publishers prepare the images of a folder with {options}"
 
 
+def _is_timm(config: Mapping[str, Any]) -> bool:
+    """Whether timm wrote the settings. In those of other tools, `architecture` may be any text."""
+    return isinstance(config.get("pretrained_cfg"), dict) or {"input_size", "mean", "std"} <= config.keys()
+
+
 def _of_timm(file: HubFile, config: Mapping[str, Any]) -> Described:
     """The network and the settings of a repository that timm wrote; older ones have all in one table."""
     source = f"config.json of {file.repo.name}"
     inner = config.get("pretrained_cfg")
     pretrained = dict(inner) if isinstance(inner, dict) else dict(config)
     pretrained |= {key: config[key] for key in ("num_classes",) if key in config}
-    found, name = of_timm(source, pretrained), str(config["architecture"])
+    found, name = of_timm(source, pretrained), str(config["architecture"]).partition(".")[0]
     own, unlike = own_name(name), _unlike(name, config, pretrained)
     if own and not unlike:
         declared = replace(found.declared, architecture=own)

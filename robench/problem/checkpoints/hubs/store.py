@@ -1,7 +1,7 @@
 """The files of the hub on this machine: robench's own cache folder, and that of Hugging Face's own tools.
 
 Below `hub/SERVER/USER/REPO` of the cache folder lie `refs/REVISION` (the commit of a branch or tag when it was last
-asked for), `COMMIT.json` (the list of files) and `COMMIT/FILE`. Does not import torch.
+requested), `COMMIT.json` (the list of files) and `COMMIT/FILE`. Does not import torch.
 """
 
 import json
@@ -37,7 +37,7 @@ class Stored:
         return Path(os.path.expanduser(own)) / f"models--{self.repo.name.replace('/', '--')}"
 
     def listing(self) -> Listing | None:
-        """The list of files as it was last stored; None if the revision was never asked for on this machine."""
+        """The list of files as it was last stored; None if the revision was never requested on this machine."""
         commit = self._commit()
         if commit is None:
             return None
@@ -58,7 +58,7 @@ class Stored:
             durable.replace(self._ref, listing.commit.encode())
 
     def path(self, commit: str, file: str) -> Path:
-        """Where a file of a commit is stored."""
+        """The path under which a file of a commit is stored."""
         return self.folder / commit / file
 
     def has(self, commit: str, file: str, entry: Entry) -> bool:
