@@ -87,6 +87,11 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, weights):
     assert resolve("hf:me/net@refs%2Fpr%2F1/model.safetensors").path.read_bytes() == b"other"
 
 
+def test_a_list_of_another_commit_is_not_taken(hub):
+    hub.page = json.dumps({"sha": LATER, "siblings": []}).encode()
+    assert "lists the files of another commit" in refused(f"hf:me/net@{COMMIT}")
+
+
 def test_a_stored_file_at_a_commit_needs_no_network(hub, cache, weights, monkeypatch):
     hub.add("me/net", {"model.safetensors": weights})
     assert not is_here(PINNED)
@@ -124,7 +129,11 @@ def test_files_of_hugging_face_s_own_cache_are_used(hub, tmp_path, weights, monk
     forget()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # robench's own cache has nothing of this hub
-    assert resolve(NAME).path.read_bytes() == weights
+    assert "is not in the cache" in refused(NAME)  # config.json may name another network
+    (own / "snapshots" / COMMIT / "config.json").write_text("{}")
+    found = resolve(NAME)
+    assert (found.path.read_bytes(), found.configs) == (weights, {"config.json": {}})
+    assert found.notes == (f"me/net is taken from the cache of Hugging Face's tools, at commit {COMMIT[:12]}",)
 
 
 def test_a_changed_file_in_the_cache_is_fetched_again(hub, weights):

@@ -86,9 +86,12 @@ def listing(repo: Repo) -> Listing:
             if len(body) > MAX_BYTES:
                 raise UnreachableError("sends a list of files that is too long")
     try:
-        return read_listing(json.loads(body))
+        found = read_listing(json.loads(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UnreachableError("sends a page instead of a list of files") from None
+    if repo.pinned and found.commit != repo.revision:
+        raise UnreachableError("lists the files of another commit")
+    return found
 
 
 def read_listing(answer: Any) -> Listing:

@@ -77,7 +77,9 @@ def commit_of(repo: Repo) -> tuple[Listing, tuple[str, ...]]:
     known = stored.listing()
     if known is not None and (repo.pinned or offline()):
         return known, ()
-    where = server(endpoint())
+    where, known = server(endpoint()), known or stored.shared_listing()
+    if known is not None and offline():
+        return known, (f"{repo} is taken from the cache of Hugging Face's tools, at commit {known.commit[:12]}",)
     if offline():
         raise UserError(f"HF_HUB_OFFLINE is set and {repo} is not in the cache; unset it, or name a file")
     try:

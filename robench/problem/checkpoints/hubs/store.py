@@ -44,7 +44,16 @@ class Stored:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             files = json.loads((self.folder / f"{commit}.json").read_bytes())["files"]
             return Listing(commit, {name: Entry(**entry) for name, entry in files.items() if is_plain(name)})
-        return self._of_shared(commit)
+        return None
+
+    def shared_listing(self) -> Listing | None:
+        """The files that Hugging Face's own tools have stored: some of the repository's.
+
+        None without any, and without config.json: its network and normalisation would then be guessed.
+        """
+        commit = self._commit()
+        found = None if commit is None else self._of_shared(commit)
+        return found if found is not None and "config.json" in found.files else None
 
     def store(self, listing: Listing) -> None:
         """Keeps the list of files, and the commit of the revision."""
@@ -90,7 +99,7 @@ class Stored:
         return None
 
     def _of_shared(self, commit: str) -> Listing | None:
-        """The files that Hugging Face's own tools have stored. Links lead to files that are named by their digest."""
+        """The files in the shared folder. Links lead to files that are named by their digest."""
         folder = self.shared / "snapshots" / commit
         try:
             paths = [path for path in folder.rglob("*") if path.is_file()]
