@@ -10,7 +10,6 @@ No test image is read.
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -64,9 +63,7 @@ TRAINED: Mapping[str, Build] = {
     "three convolutions with batch norm, 16, 32 and 64 maps": partial(strided, 16, 32, 64),
     "three convolutions with batch norm, 32, 64 and 64 maps": partial(strided, 32, 64, 64),
 }
-TIMED: Mapping[str, Build] = {
-    name: partial(registered, name) for name in ("cifar-resnet20", "wrn-10-2", "preactresnet18-narrow")
-}
+TIMED: Mapping[str, Build] = {name: partial(registered, name) for name in ("cifar-resnet20", "wrn-10-2")}
 
 
 def built(build: Build) -> nn.Module:
@@ -110,7 +107,8 @@ def trained(build: Build, split: Split, examples: int, minutes: float, changed: 
     )
     steps = round(minutes * 60 / cost)
     taken = seconds(lambda: train(sat(steps, changed), module, data), CPU)
-    return {"steps": steps, "minutes": taken / 60} | accuracies(module, split.take(sorted(out)))
+    seen = accuracies(module, split.take(sorted(out)))
+    return {"lr": sat(3, changed).lr, "steps": steps, "minutes": taken / 60} | seen
 
 
 def accuracies(module: nn.Module, held: Split) -> dict[str, object]:
