@@ -20,7 +20,7 @@ import jaxtyping
 from jaxtyping import AbstractArray
 
 # The calls of a function in a test whose shapes are checked: the first, and of the others one in so many.
-FIRST, EVERY = 32, 16
+FIRST, EVERY = 8, 16
 calls: dict[Callable[..., Any], int] = {}  # of each function that names a shape, in this test
 
 
