@@ -45,7 +45,8 @@ def run(
         for step in parts:
             for words in (step.train, step.evaluate):
                 if words and (code := _command(words, quiet)):
-                    echo("the same command continues from here", err=True)
+                    if code == STOPPED:
+                        echo("the same robench reproduce continues from here", err=True)
                     return code
         text = _page(read, table, sized, parts)
         file = folder / f"table-{table.name}.md"
@@ -96,7 +97,8 @@ def _command(words: list[str], quiet: bool) -> int:
         [sys.executable, "-m", "robench", *words, *(["--quiet"] if quiet else [])], stdout=subprocess.DEVNULL
     )
     with _passing_on(process):
-        return process.wait()
+        code = process.wait()
+    return code if code >= 0 else 128 - code  # as a shell shows a process that a signal ended
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def _order(table: PaperTable, summaries: Mapping[str, Summary], column: str) -> 
 
 
 def _value(summary: Summary, column: str) -> float:
-    return summary.union.accuracy if column == "union" else summary.average.accuracy
+    value = summary.union.accuracy if column == "union" else summary.average.accuracy
+    assert value is not None, "a table has threats"
+    return value
 
 
 def _ranked(values: Mapping[str, float]) -> Sequence[str]:

@@ -13,7 +13,7 @@ url = "https://example.org/paper"
 [[table]]
 name = "1"
 title = "Table 1: digits"
-threats = ["linf:0.2", "l2:2"]
+threats = ["linf:0.1", "l2:1"]
 models = [
     { name = "nat", recipe = "nat", published = { clean = 0.9, union = 0.1 } },
     { name = "both", recipe = "avg", train_on = ["linf", "l2"], published = { union = 0.5 } },
@@ -21,9 +21,9 @@ models = [
 
 [table.sizes.tiny]
 data = "digits"
-threats = ["linf:0.2", "l2:2"]
-protocol = "clean"
-examples = 20
+threats = ["linf:0.1", "l2:1"]
+protocol = "tiny.toml"
+examples = 12
 settings = ["steps=3", "batch=10"]
 options = ["--validation", "0"]
 hours = "seconds"
