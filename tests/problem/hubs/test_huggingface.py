@@ -145,8 +145,11 @@ def test_a_changed_file_in_the_cache_is_fetched_again(hub, weights):
 
 
 def test_safetensors_are_taken_before_pickles_and_training_state_is_not(hub):
-    files = {"optimizer.bin": b"o", "pytorch_model.bin": b"p", "training_args.bin": b"t"}
+    files = {"optimizer.bin": b"o", "weights.bin": b"p", "training_args.bin": b"t"}
     repository = hub.add("me/net", files)
+    assert resolve(NAME).path.name == "weights.bin"
+    forget()
+    repository.commits[COMMIT]["pytorch_model.bin"] = b"p"
     assert resolve(NAME).path.name == "pytorch_model.bin"
     forget()
     repository.commits[COMMIT]["a.safetensors"] = b"a"
