@@ -12,10 +12,11 @@ from ...batches import InBatchesOf
 from ...names import shown
 from ...noise import random_images
 from ..zips import AGAIN
+from .branches import Conditions, taken
 from .graph import Entrance, Graph, Step, sized
 from .layer import LARGEST, Layer
 from .node import Node, Refused
-from .operators import CONTROL, OPERATORS, QUANTISED
+from .operators import BRANCH, CONTROL, OPERATORS, QUANTISED
 from .parsing import Source, parse, read_bytes
 
 EXTRA = 3  # images beyond the fixed number, which show whether the graph takes others
@@ -23,6 +24,8 @@ CHANNELS = (1, 3, 4)
 """The numbers of channels of usual images: where the last axis has one of them, it may hold the channels."""
 HALVES: Mapping[object, str] = {10: "FLOAT16", 16: "BFLOAT16"}
 """The types with fewer digits than float32, by the numbers that the operator Cast has for them."""
+SEVERAL = {"Split", "TopK"}
+"""The operators whose second output is imported."""
 NOISE = 1e-4  # of the largest logit: more than float32 and less than a change of the function
 
 
@@ -62,9 +65,15 @@ def _imported(source: Source) -> Imported:
 
 
 def _refuse_unknown(node: Node) -> None:
-    if node.operator in OPERATORS:
+    if node.operator in OPERATORS or node.operator == BRANCH:
         return
     name = shown(node.operator)
+    if "." in node.operator:
+        domain, _, operator = node.operator.rpartition(".")
+        raise Refused(
+            f"has the operator {shown(operator)} of {shown(domain)}, which is not ONNX's own; export the model "
+            "without the optimisations of a runtime, or save the state dict of the model it was made from"
+        )
     if node.operator in QUANTISED:
         raise Refused(f"is quantised (operator {name}), so it has no gradients; export the model before quantisation")
     if node.operator in CONTROL or node.operator.startswith(("Sequence", "Optional")):
@@ -98,20 +107,31 @@ def _built(source: Source, images: int | None, *, loosely: bool = False) -> Grap
     known = {*values, source.input}
     layers: list[tuple[Node, Layer]] = []
     folded = 0
-    for given in source.nodes:
+    conditions = Conditions(source.input, source.sizes)
+    waiting = list(reversed(source.nodes))
+    while waiting:
+        given = waiting.pop()
+        _refuse_unknown(given)
+        if given.operator == BRANCH:
+            _refuse_unordered(given, known)
+            nodes, constants = taken(given, conditions.holds(given.inputs[0], layers, values))
+            values.update(constants)
+            known.update(constants)
+            waiting.extend(reversed(nodes))
+            continue
         node = replace(given, constants=values, images=(images or 0) if loosely else 0, read=set())
         _refuse_unordered(node, known)
         layer = _layer(node)
-        taken = node.inputs[: layer.takes]
+        inputs = node.inputs[: layer.takes]
         # A layer with weights takes one input, so weights are no reason to compute it here.
-        if all(name in values or not name for name in taken):
-            results = _folded(node, layer, [values[name] if name else None for name in taken])
-            values.update(zip(node.outputs, results, strict=False))
+        if all(name in values or not name for name in inputs):
+            results = _folded(node, layer, [values[name] if name else None for name in inputs])
+            values.update({name: result for name, result in zip(node.outputs, results, strict=False) if name})
             folded += sum(result.numel() for result in results)
             if folded > LARGEST:
                 raise Refused("computes more numbers from its weights than any machine holds; export the model again")
         else:
-            layers.append((replace(node, inputs=taken), layer))
+            layers.append((replace(node, inputs=inputs), layer))
         known.update(filter(None, node.outputs))
     missing = next((name for name in source.outputs if name not in known), None)
     if missing is not None:
@@ -155,7 +175,7 @@ def _layer(node: Node) -> Layer:
     except Exception as error:  # whatever torch raises for settings that do not fit
         raise Refused(f"is damaged: {described(error)} in the {node.label}; export the model again") from None
     node.refuse_unread()
-    if node.operator != "Split":
+    if node.operator not in SEVERAL:
         node.single()
     return layer
 
