@@ -16,6 +16,12 @@ from robench.problem.checkpoints.onnx import importing, layer, parsing, wire
 from .graphs import dense, model, ours, written
 
 
+@pytest.fixture(autouse=True)
+def without_runtime(monkeypatch):
+    """What ONNX Runtime would compute is refused as well."""
+    monkeypatch.setattr(importing, "available", lambda: False)
+
+
 def load(path, shape=(1, 28, 28), classes=10):
     return checkpoints.load(path, shape=shape, classes=classes)
 

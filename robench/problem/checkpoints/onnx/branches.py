@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .graph import sized
 from .layer import Layer
-from .node import Body, Node, Refused
+from .node import Body, Node, Unsupported
 
 ROWS = (2, 3)  # numbers of images for which a condition is computed, where the graph takes any
 
@@ -43,10 +43,10 @@ class Conditions:
 
 
 def taken(node: Node, holds: bool | None) -> tuple[list[Node], dict[str, Tensor]]:
-    """The nodes in place of a branch, and their constants. Raises Refused if the condition is not known."""
+    """The nodes in place of a branch, and their constants. Raises Unsupported if the condition is not known."""
     body = node.attributes.get("then_branch" if holds else "else_branch")
     if holds is None or not isinstance(body, Body) or len(body.outputs) != len(node.outputs):
-        raise Refused(
+        raise Unsupported(
             f"has the operator If ({node.label}), whose graph may change from image to image; export the model without"
         )
     inner = {*body.constants, *(name for one in body.nodes for name in one.outputs)} - {""}

@@ -13,11 +13,12 @@ from ...names import shown
 from ...noise import random_images
 from ..zips import AGAIN
 from .branches import Conditions, taken
+from .forward_only import ForwardOnly, available
 from .graph import Entrance, Graph, Step, sized
 from .layer import LARGEST, Layer
-from .node import Node, Refused
+from .node import Node, Refused, Unsupported
 from .operators import BRANCH, CONTROL, OPERATORS, QUANTISED
-from .parsing import Source, parse, read_bytes
+from .parsing import File, Source, parsed, read_bytes
 
 EXTRA = 3  # images beyond the fixed number, which show whether the graph takes others
 CHANNELS = (1, 3, 4)
@@ -33,7 +34,7 @@ NOISE = 1e-4  # of the largest logit: more than float32 and less than a change o
 class Imported:
     """An imported graph: its weights by name, and the shape of its images if the file fixes it."""
 
-    network: Graph
+    network: nn.Module
     weights: Mapping[str, Tensor]
     shape: tuple[int, ...] | None
     notes: tuple[str, ...]
@@ -43,16 +44,31 @@ def import_onnx(path: Path) -> tuple[Imported, bytes]:
     """The network in an ONNX file, and the content of the file. Raises UserError if it cannot be imported."""
     data = read_bytes(path)
     try:
-        return _imported(parse(path, data)), data
+        return _read(parsed(path, data), data), data
     except Refused as error:
         raise UserError(f"{path} {error}") from None
+
+
+def _read(file: File, data: bytes) -> Imported:
+    """The network in a file, with gradients if it can be imported, else without."""
+    try:
+        return _imported(file.source())
+    except Unsupported as error:
+        reason, _, cure = str(error).partition("; ")
+    if not available():
+        raise Refused(f"{reason}; {cure}, or pip install 'robench[onnxruntime]', which computes it without gradients")
+    _, sizes = file.images()
+    shape, notes = _images(sizes)
+    network = ForwardOnly(file.model, data)
+    note = f"it {reason}: ONNX Runtime computes it, without gradients; {cure}"
+    return Imported(network, {}, shape, (*notes, note))
 
 
 def _imported(source: Source) -> Imported:
     for node in source.nodes:
         _refuse_unknown(node)
     weights = {name: tensor for name, tensor in source.constants.items() if tensor.is_floating_point()}
-    shape, notes = _images(source)
+    shape, notes = _images(source.sizes)
     images = source.sizes[0]
     network = _built(source, images)
     if images is not None and shape is not None:
@@ -70,23 +86,27 @@ def _refuse_unknown(node: Node) -> None:
     name = shown(node.operator)
     if "." in node.operator:
         domain, _, operator = node.operator.rpartition(".")
-        raise Refused(
+        raise Unsupported(
             f"has the operator {shown(operator)} of {shown(domain)}, which is not ONNX's own; export the model "
             "without the optimisations of a runtime, or save the state dict of the model it was made from"
         )
     if node.operator in QUANTISED:
-        raise Refused(f"is quantised (operator {name}), so it has no gradients; export the model before quantisation")
+        raise Unsupported(
+            f"is quantised (operator {name}), so it has no gradients; export the model before quantisation"
+        )
     if node.operator in CONTROL or node.operator.startswith(("Sequence", "Optional")):
-        raise Refused(f"has the operator {name}, whose graph may change from image to image; export the model without")
-    raise Refused(
+        raise Unsupported(
+            f"has the operator {name}, whose graph may change from image to image; export the model without"
+        )
+    raise Unsupported(
         f"has the operator {name}, which robench does not import; save the state dict of the model it was made from, "
         "or trace it with torch.jit.trace"
     )
 
 
-def _images(source: Source) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+def _images(by_file: tuple[int | None, ...]) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
     """The shape of the images, if the file fixes it, and the note if they go in otherwise. Raises Refused for NHWC."""
-    sizes = source.sizes[1:]
+    sizes = by_file[1:]
     if len(sizes) == 3:
         if sizes[2] in CHANNELS and sizes[0] not in CHANNELS:
             by = "x".join("?" if size is None else str(size) for size in sizes)
@@ -96,7 +116,7 @@ def _images(source: Source) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
             )
         return (None if None in sizes else tuple(size for size in sizes if size is not None)), ()
     if None in sizes or not sizes:
-        by = "x".join("?" if size is None else str(size) for size in source.sizes)
+        by = "x".join("?" if size is None else str(size) for size in by_file)
         raise Refused(f"reads inputs of {by}, not images (N x channels x height x width); export a model of images")
     return None, (f"the pixels are given to it row by row, as {'x'.join(map(str, sizes))} numbers",)
 

@@ -41,6 +41,10 @@ class Refused(Exception):  # noqa: N818 (a decision about a file, not an interna
     """The reason why a graph is not imported: the end of a sentence that begins with the name of its file."""
 
 
+class Unsupported(Refused):
+    """The reason why a sound graph is not imported: what it computes is not known here."""
+
+
 @dataclass
 class Node:
     """One operation: its operator, the names of its inputs and outputs, its attributes, and which inputs are constant.
@@ -132,8 +136,8 @@ class Node:
         if unread:
             raise self.refused(f"has the attribute {shown(unread[0])}")
 
-    def refused(self, reason: str) -> Refused:
-        return Refused(
+    def refused(self, reason: str) -> Unsupported:
+        return Unsupported(
             f"cannot be imported: the {self.label} {reason}, which robench does not read; save the state dict of the "
             "model it was made from"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ....errors import UserError, described
 from ...names import shown
 from ..zips import AGAIN
-from .node import Body, Node, Refused, Value
+from .node import Body, Node, Refused, Unsupported, Value
 from .wire import LARGEST, too_many_parts
 
 OLDEST, NEWEST = 7, 28  # versions of the operators; before 7 shapes were matched by other rules
@@ -35,8 +35,8 @@ class Source:
     types: frozenset[str]  # of weights, other than float32
 
 
-def parse(path: Path, data: bytes) -> Source:
-    """The content of a file. Raises UserError if the pip package is missing, Refused for what cannot be imported."""
+def parsed(path: Path, data: bytes) -> "File":
+    """A file, of which no tensor is read. Raises UserError if the pip package is missing, Refused if it is damaged."""
     try:
         import onnx
     except ImportError as error:
@@ -49,11 +49,11 @@ def parse(path: Path, data: bytes) -> Source:
         model = onnx.ModelProto.FromString(data)
     except Exception:  # protobuf's own classes, which differ between its versions
         raise Refused(f"is cut off, damaged or nested too deeply; {AGAIN}") from None
-    return _Reader(model).source()
+    return File(model)
 
 
-class _Reader:
-    """Reads one parsed file."""
+class File:
+    """A parsed file. Its methods raise Refused."""
 
     def __init__(self, model: Any):
         self.graph = model.graph
@@ -63,12 +63,13 @@ class _Reader:
         self.nodes = 0
 
     def source(self) -> Source:
+        """The content that can be imported. Raises Unsupported for tensors of other types."""
         graph = self.graph
         if not graph.node or not graph.output:
             raise Refused(f"is not an ONNX file with a graph; {AGAIN}")
         self.opset = self._opset()
         constants = self._constants(graph)
-        name, sizes = self._input(constants)
+        name, sizes = self.images()
         outputs = tuple(dict.fromkeys(_text(output.name) for output in graph.output))
         nodes = _needed(self._nodes(graph), outputs)
         return Source(nodes, constants, name, sizes, outputs, frozenset(self.types - {"FLOAT"}))
@@ -103,8 +104,9 @@ class _Reader:
             raise Refused(f"uses opset {versions[0]}, and robench reads {OLDEST} to {NEWEST}; export it with opset 20")
         return int(versions[0])
 
-    def _input(self, constants: Mapping[str, Tensor]) -> tuple[str, tuple[int | None, ...]]:
+    def images(self) -> tuple[str, tuple[int | None, ...]]:
         """The name of the image input, and its sizes."""
+        constants = {_text(tensor.name) for tensor in self.graph.initializer}
         inputs = [given for given in self.graph.input if _text(given.name) not in constants]
         if len(inputs) != 1:
             named = ", ".join(shown(_text(given.name)) for given in inputs[:4]) or "none"
@@ -176,7 +178,7 @@ class _Reader:
             )
         kind = _type_name(tensor.data_type)
         if kind not in FLOATS | INTEGERS:
-            raise Refused(
+            raise Unsupported(
                 f"has {name} of type {kind.lower()}, which robench does not read; export the model in float32, "
                 "before any quantisation"
             )
