@@ -198,7 +198,7 @@ REFUSED = {
     ),
     "types that do not multiply": (
         lambda: model([node("Flatten", outputs=["f"]), node("MatMul", ["f", "w"])], {"w": np.ones((784, 10), "int64")}),
-        "",
+        "cannot be computed: float32 and int64 cannot be multiplied as matrices in the MatMul node y",
     ),
     "an attribute of another type": (lambda: model([node("LeakyRelu", alpha=1)]), "of another type than its operator"),
     "training": (

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import robench
-from robench.problem import checkpoints, datasets
+from robench.problem import checkpoints, datasets, outputs
 from robench.problem.batches import InBatchesOf
 
 from ..programs import PROGRAMS
@@ -258,6 +258,21 @@ def test_of_several_outputs_the_logits_are_taken_by_name(tmp_path):
     ]
     loaded = load(written(model(nodes, weights, outputs=("probabilities", "logits")), tmp_path))
     assert any("'logits' is taken as the logits" in note for note in loaded.notes)
+    assert outputs.caution(loaded.classifier.module) == (
+        "the model returns several outputs of one shape: 'logits' is taken as the logits, not 'probabilities'"
+    )
+
+
+def test_which_of_two_outputs_was_taken_stands_under_the_table_of_the_run(tmp_path):
+    weights = {name: np.random.default_rng(0).normal(size=(784, 10)).astype("float32") for name in "vw"}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["one"]),
+        helper.make_node("MatMul", ["f", "v"], ["two"]),
+    ]
+    path = written(model(nodes, weights, outputs=("one", "two")), tmp_path)
+    options = {"threats": ["linf:0.1"], "attacks": ["pgd(steps=1)"], "examples": 2, "run": tmp_path / "r.robench"}
+    assert "'one' is taken as the logits, not 'two'" in str(robench.evaluate(str(path), "digits", **options))
 
 
 def test_a_file_without_its_suffix_is_recognised_and_identified_by_its_content(tmp_path):

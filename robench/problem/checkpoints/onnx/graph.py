@@ -74,7 +74,7 @@ class Graph(nn.Module):
     def forward(self, x: Inputs) -> Tensor | dict[str, Tensor]:
         images = self.entrance(x)
         if tuple(images.shape[1:]) not in self.measured:
-            self._measure(images)
+            self.measure(images)
             self.measured.add(tuple(images.shape[1:]))
         values: dict[str, Tensor] = {**self._constants(), self.image: images}
         for step, layer in zip(self.steps, self.layers, strict=True):
@@ -98,8 +98,8 @@ class Graph(nn.Module):
     def _constants(self) -> dict[str, Tensor]:
         return {**{name: getattr(self, buffer) for name, buffer in self.floats.items()}, **self.others}
 
-    def _measure(self, images: Tensor) -> None:
-        """Raises ValueError if the values for these images are too large, without computing them."""
+    def measure(self, images: Tensor) -> None:
+        """Raises ValueError if the values for these images are too large or do not fit, without computing them."""
         limit = LARGEST if self.entrance.images is None else BATCH
         rows = self.entrance.images or min(len(images), IMAGES)
         values = {name: value if name in self.others else unreal(value) for name, value in self._constants().items()}

@@ -14,7 +14,7 @@ from ...noise import random_images
 from ..zips import AGAIN
 from .branches import Conditions, taken
 from .forward_only import ForwardOnly, available
-from .graph import Entrance, Graph, Step, sized
+from .graph import IMAGES, Entrance, Graph, Step, sized
 from .layer import LARGEST, Layer
 from .node import Node, Refused, Unsupported
 from .operators import BRANCH, CONTROL, OPERATORS, QUANTISED
@@ -71,6 +71,11 @@ def _imported(source: Source) -> Imported:
     shape, notes = _images(source.sizes)
     images = source.sizes[0]
     network = _built(source, images)
+    if shape is not None:
+        try:
+            network.measure(torch.empty(images or IMAGES, *shape, device="meta"))
+        except ValueError as error:
+            raise Refused(f"cannot be computed: {error}; export the model again") from None
     if images is not None and shape is not None:
         network, note = _for_any_number(source, network, images, shape)
         notes += (note,)

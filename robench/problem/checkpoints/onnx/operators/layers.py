@@ -134,16 +134,24 @@ def _dense(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices, or of stacks of them. Raises ValueError for numbers of two types."""
+    if a.dtype != b.dtype:
+        kinds = " and ".join(str(one.dtype).removeprefix("torch.") for one in (a, b))
+        raise ValueError(f"{kinds} cannot be multiplied as matrices")
+    return a @ b
+
+
 def _matmul(node: Node) -> Layer:
     weight = node.constant(1)
     if weight is not None and weight.ndim == 2 and weight.is_floating_point() and node.constant(0) is None:
         return Layer(_dense(weight.T, None), takes=1)
-    return compute(torch.matmul)
+    return compute(matmul)
 
 
 def gemm(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float, turned: tuple[bool, bool]) -> Tensor:
     """The product of two matrices, each turned if so noted, times alpha, plus c times beta."""
-    product = alpha * ((a.T if turned[0] else a) @ (b.T if turned[1] else b))
+    product = alpha * matmul(a.T if turned[0] else a, b.T if turned[1] else b)
     return product if c is None else product + beta * c
 
 
