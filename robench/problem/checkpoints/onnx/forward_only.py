@@ -44,11 +44,10 @@ class ForwardOnly(nn.Module):
 
     def __init__(self, model: Any, data: bytes):
         super().__init__()
-        _refuse_what_may_do_more(model)
+        if (reason := next(_reasons_against(model), None)) is not None:
+            raise Refused(reason)
         try:
             self._session = _session(data)
-        except Refused:
-            raise
         except Exception as error:  # ONNX Runtime's own classes
             raise Refused(f"cannot be read by ONNX Runtime ({_short(error)}); export the model again") from None
         (image,) = self._session.get_inputs()
@@ -91,29 +90,24 @@ def available() -> bool:
     return importlib.util.find_spec("onnxruntime") is not None
 
 
-def reasons_against(model: Any) -> Iterator[str]:
+def _reasons_against(model: Any) -> Iterator[str]:
     """What in a file may do more than compute: other files, loops, unknown operators and functions of its own."""
     if len(model.functions):
         yield "has functions of its own; export the model without"
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto" and (message.data_location == 1 or len(message.external_data)):
-            yield f"has the weights {shown(message.name)} in another file, which is not read; put all into one"
+            yield f"has the weights {shown(str(message.name))} in another file, which is not read; put all into one"
         if kind != "NodeProto":
             continue
-        if message.op_type in ENDLESS:
-            yield f"has the operator {shown(message.op_type)}, which may run without end; export the model without"
-        if message.domain not in DOMAINS and (message.domain != "com.microsoft" or message.op_type not in RUNTIME):
+        operator, domain = str(message.op_type), str(message.domain)
+        if operator in ENDLESS:
+            yield f"has the operator {operator}, which may run without end; export the model without"
+        if domain not in DOMAINS and (domain != "com.microsoft" or operator not in RUNTIME):
             yield (
-                f"has the operator {shown(message.op_type)} of {shown(message.domain)}, which is not ONNX's own; export"
-                " the model without the optimisations of a runtime"
+                f"has the operator {shown(operator)} of {shown(domain)}, which is not ONNX's own; export the model"
+                " without the optimisations of a runtime"
             )
-
-
-def _refuse_what_may_do_more(model: Any) -> None:
-    reason = next(reasons_against(model), None)
-    if reason is not None:
-        raise Refused(reason)
 
 
 def _messages(message: Any) -> Iterator[Any]:

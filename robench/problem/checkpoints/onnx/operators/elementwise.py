@@ -134,8 +134,8 @@ def _hard_sigmoid(node: Node) -> Layer:
 
 
 def _is_infinite(node: Node) -> Layer:
-    signs = (bool(node.integer(f"detect_{sign}", 1)) for sign in ("negative", "positive"))
-    return compute(_infinite, **dict(zip(("negative", "positive"), signs, strict=True)))
+    negative, positive = (bool(node.integer(f"detect_{sign}", 1)) for sign in ("negative", "positive"))
+    return compute(_infinite, negative=negative, positive=positive)
 
 
 def _shrink(node: Node) -> Layer:

@@ -1,6 +1,6 @@
 """Operators that make images larger or smaller, or read them between their pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -13,7 +13,7 @@ from ..node import Node
 
 PLACES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric")
 """The ways in which a pixel of the result lies on the image. `tf_half_pixel_for_nn` is read too."""
-ROUNDED = {
+ROUNDED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: (x - 0.5).ceil(),
     "round_prefer_ceil": lambda x: (x + 0.5).floor(),
     "floor": torch.floor,
@@ -49,7 +49,7 @@ class Kernel:
     def nearest(self, size: int, result: int, scale: float) -> Tensor:
         """The pixel of the image for each of the result. The rounding `simple` is that of ONNX Runtime."""
         rounding = self.rounding if self.rounding != "simple" else "ceil" if scale < 1 else "floor"
-        rounded = ROUNDED[rounding](self.places_of(size, result, scale))  # type: ignore[no-untyped-call, operator]
+        rounded = ROUNDED[rounding](self.places_of(size, result, scale))
         return rounded.long().clamp(0, size - 1)
 
     def weights(self, size: int, result: int, scale: float) -> Tensor:
