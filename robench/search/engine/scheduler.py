@@ -163,7 +163,9 @@ class Scheduler(Generic[J]):
     when slots are free. If slots stay free, `fewer` decides which slots the batch keeps; None for all.
     """
 
-    def __init__(self, rows: int, kind: Callable[[J], Hashable], fewer: Callable[[J, Sequence[int], int], Kept] = all_slots):
+    def __init__(
+        self, rows: int, kind: Callable[[J], Hashable], fewer: Callable[[J, Sequence[int], int], Kept] = all_slots
+    ):
         self.rows = rows  # images in one pass of the model
         self.finished = False  # whether the last call of `schedule` found no work
         self._kind = kind
