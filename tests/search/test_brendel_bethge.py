@@ -211,6 +211,6 @@ def test_a_step_is_as_bold_as_the_reach_lets_it_up_to_a_few_per_cent(norm, n):
         longest = torch.where(fits, length, longest)
         timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
     assert (longest > 0.9 * limit).float().mean() > 0.9
-    enough = move.norm(dim=1) >= 0.95 * longest.flatten()
-    assert enough.float().mean() >= 0.98
+    long = move.norm(dim=1) >= 0.95 * longest.flatten()
+    assert long.float().mean() >= 0.98
     assert (move.norm(dim=1) <= reach * (1 + 1e-5)).all()

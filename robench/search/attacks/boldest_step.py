@@ -18,8 +18,8 @@ TIMID = 2.0**-20  # the lowest boldness
 ROUNDS = {"cpu": 16}  # boldnesses that are tried at most; few rows need more than four
 ON_OTHERS = 8  # on other devices, which try as many for every row
 AIMED = 0.995  # share of the reach that the next boldness aims at
-FULL = 0.98  # share of the reach that is enough
-CLOSE = 1.02  # ratio of a boldness that leads too far and one that does not, at which the second is enough
+FULL = 0.99  # share of the reach that will do
+CLOSE = 1.02  # ratio of a boldness that leads too far and one that does not, at which the second will do
 NEWTON = 12
 MISSED = 0.02  # share of the way to the plane that may be missed; the overshoot is larger
 EXACTLY = 1e-3  # of that, at which Newton's method ends
@@ -134,8 +134,8 @@ def _tried(threat: Ball, step: Step, search: Search) -> Search:
     sound = meets & (root > timid) & (root < bold) & (a > 0)
     following = torch.where(sound, root, (timid * bold).sqrt().clamp(max=top))
     ahead = torch.where(meets, met.ahead + met.missing / rate + turn * (following - boldness), search.ahead)
-    enough = fits & ((size >= FULL * step.limit) | (boldness >= top))
-    done = (enough | (bold <= CLOSE * timid)).squeeze(1)
+    full = fits & ((size >= FULL * step.limit) | (boldness >= top))
+    done = (full | (bold <= CLOSE * timid)).squeeze(1)
     return Search(best, following, timid, bold, ahead, search.done | done)
 
 

@@ -99,8 +99,8 @@ class Engine:
             first = min(item.row for starts in plan.starts.values() for _, item in starts)
             n_params = max(job.threat.n_params(self.classifier.shape) for job in plan.starts)
             self._batch = self._open(plan.slots, plan.rows, first, n_params)
-        elif plan.kept is not None:
-            self._batch.keep(plan.kept)
+        elif plan.retained is not None:
+            self._batch.keep(plan.retained)
         self._batch.regroup(plan.groups)
         for job, starts in plan.starts.items():
             items = [item for _, item in starts]

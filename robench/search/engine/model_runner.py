@@ -15,7 +15,7 @@ from .eot import AveragedAnswers, averaged
 from .isolation import error_at, errors_end, fooling
 from .job import Job
 from .rounding import rounded
-from .scheduler import Kept
+from .scheduler import Slots
 from .slot_batch import SlotBatch
 
 
@@ -44,7 +44,7 @@ class ModelRunner:
         """Whether the queries of a job are computed in float32."""
         return job.attack.precise or self.precision == "float32"
 
-    def fewer(self, job: Job, busy: Sequence[int], slots: int) -> Kept:
+    def fewer(self, job: Job, busy: Sequence[int], slots: int) -> Slots:
         """The slots with which a batch of jobs of this kind goes on; None for all.
 
         A captured graph needs a batch of one shape, and a stochastic model may draw its noise for a whole batch.

@@ -112,11 +112,11 @@ class Schedulable(Protocol):
 
 J = TypeVar("J", bound=Schedulable)
 
-Kept = Sequence[int] | None
+Slots = Sequence[int] | None
 """The slots that go on, with new numbers in this order; None for all, with their numbers."""
 
 
-def all_slots(job: Schedulable, busy: Sequence[int], slots: int) -> Kept:
+def all_slots(job: Schedulable, busy: Sequence[int], slots: int) -> Slots:
     """The batch keeps its size."""
     return None
 
@@ -144,7 +144,7 @@ class SlotPlan(Generic[J]):
     opens: bool  # whether this is a new batch: nothing on the slots goes on
     starts: Mapping[J, Sequence[tuple[int, Item]]]  # new searches and their slots, by job
     groups: Mapping[J, Sequence[int]]  # the slots that each active job holds
-    kept: Kept = None  # of the slots of the last plan
+    retained: Slots = None  # of the slots of the last plan
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Scheduler(Generic[J]):
     """
 
     def __init__(
-        self, rows: int, kind: Callable[[J], Hashable], fewer: Callable[[J, Sequence[int], int], Kept] = all_slots
+        self, rows: int, kind: Callable[[J], Hashable], fewer: Callable[[J, Sequence[int], int], Slots] = all_slots
     ):
         self.rows = rows  # images in one pass of the model
         self.finished = False  # whether the last call of `schedule` found no work
@@ -201,8 +201,8 @@ class Scheduler(Generic[J]):
             starts = self._assign()
             self._active = [job for job in self._active if job.in_flight]
             if self._active:
-                kept = self._compact(starts)
-                return SlotPlan(len(self._slots), self.rows, opens, starts, self._groups(), None if opens else kept)
+                retained = self._compact(starts)
+                return SlotPlan(len(self._slots), self.rows, opens, starts, self._groups(), None if opens else retained)
 
     def running(self) -> list[tuple[int, SlotSearch[J]]]:
         """The slots with a search, and that search."""
@@ -272,14 +272,14 @@ class Scheduler(Generic[J]):
             starts.setdefault(job, []).append((slot, item))
         return starts
 
-    def _compact(self, starts: dict[J, list[tuple[int, Item]]]) -> Kept:
+    def _compact(self, starts: dict[J, list[tuple[int, Item]]]) -> Slots:
         """Remove idle slots, and renumber the others, in `starts` too. No search waits for a slot that is idle now."""
-        kept = self._fewer(self._active[0], [slot for slot, _ in self.running()], len(self._slots))
-        if kept is not None:
-            self._slots = [self._slots[slot] for slot in kept]
-            new = {slot: number for number, slot in enumerate(kept)}
-            starts.update({job: [(new[slot], item) for slot, item in begun] for job, begun in starts.items()})
-        return kept
+        retained = self._fewer(self._active[0], [slot for slot, _ in self.running()], len(self._slots))
+        if retained is not None:
+            self._slots = [self._slots[slot] for slot in retained]
+            new = {slot: number for number, slot in enumerate(retained)}
+            starts.update({job: [(new[slot], item) for slot, item in placed] for job, placed in starts.items()})
+        return retained
 
     def _take(self) -> tuple[J, Item] | None:
         """The next search of the active jobs, else of further jobs of their kind."""

@@ -123,13 +123,13 @@ def test_a_batch_goes_on_without_idle_slots_once_no_search_waits():
     made = Scheduler(4, lambda job: job.kind, lambda job, busy, slots: busy if len(busy) < slots else None)
     made.add([job])
     plan = made.schedule()
-    assert (plan.slots, plan.opens, plan.kept) == (4, True, None)
+    assert (plan.slots, plan.opens, plan.retained) == (4, True, None)
     made.release(1)
-    assert made.schedule().kept is None, "the last search takes the slot"
+    assert made.schedule().retained is None, "the last search takes the slot"
     made.release(0)
     made.release(2)
     plan = made.schedule()
-    assert (plan.slots, plan.opens, plan.kept) == (2, False, [1, 3])
+    assert (plan.slots, plan.opens, plan.retained) == (2, False, [1, 3])
     assert layout(made) == {0: "a4", 1: "a3"}
     assert held(plan) == {"a": [0, 1]}
 
@@ -137,14 +137,14 @@ def test_a_batch_goes_on_without_idle_slots_once_no_search_waits():
     assert not made.schedule().starts, "a repeated search waits for a slot"
     made.release(0)
     plan = made.schedule()
-    assert (started(plan), plan.kept) == ({0: "a4"}, None)
+    assert (started(plan), plan.retained) == ({0: "a4"}, None)
 
 
 def test_a_batch_opens_with_as_many_slots_as_it_has_searches():
     made = Scheduler(4, lambda job: job.kind, lambda job, busy, slots: busy if len(busy) < slots else None)
     made.add([fake("a", range(2))])
     plan = made.schedule()
-    assert (plan.slots, plan.opens, plan.kept) == (2, True, None)
+    assert (plan.slots, plan.opens, plan.retained) == (2, True, None)
     assert started(plan) == {0: "a0", 1: "a1"}
 
 
