@@ -41,8 +41,12 @@ class ModelRunner:
         return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot, n_params
 
     def in_float32(self, job: Job) -> bool:
-        """Whether the queries of a job are computed in float32."""
-        return job.attack.precise or self.precision == "float32"
+        """Whether the queries of a job are computed in float32.
+
+        So it is for a search for the smallest perturbation: its best image lies on the boundary, and where that is in
+        low precision, float32 would reject every second one at the end.
+        """
+        return job.attack.precise or job.smallest or self.precision == "float32"
 
     def fewer(self, job: Job, busy: Sequence[int], slots: int) -> Slots:
         """The slots with which a batch of jobs of this kind goes on; None for all.
