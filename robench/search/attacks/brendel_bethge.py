@@ -55,7 +55,6 @@ class BrendelBethge(GradientAttack[Ball, BrendelBethgeState]):
     name: ClassVar[str] = "brendel-bethge"
     source: ClassVar[str] = "Brendel and Bethge's boundary walk, Brendel et al. 2019, https://arxiv.org/abs/1907.01003"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
-    precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
     comes_from_outside: ClassVar[bool] = True
 

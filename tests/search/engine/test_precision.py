@@ -14,6 +14,9 @@ from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
 from robench.problem.threats import L2, Linf
 from robench.search.attacks.apgd import APGD
+from robench.search.attacks.brendel_bethge import BrendelBethge
+from robench.search.attacks.ddn import DDN
+from robench.search.attacks.fab import FAB
 from robench.search.attacks.pgd import PGD
 from robench.search.engine import precision as precisions
 from robench.search.engine.precision import (
@@ -58,7 +61,17 @@ def broken(model, split, threat, attack, precision):
     return {end.item.row for end in ended if end.x_adv is not None}
 
 
-@pytest.mark.parametrize(("threat", "attack"), [(SMALL, PGD(steps=20)), (L2(Fraction(1, 3)), APGD(steps=20))])
+@pytest.mark.parametrize(
+    ("threat", "attack"),
+    [
+        (SMALL, PGD(steps=20)),
+        (SMALL, FAB(steps=20, targets=3)),
+        (L2(Fraction(1, 3)), APGD(steps=20)),
+        (L2(Fraction(1, 3)), DDN(steps=40)),
+        (L2(Fraction(1, 3)), BrendelBethge(steps=40)),
+    ],
+    ids=str,
+)
 def test_a_search_in_bfloat16_breaks_the_same_examples_as_in_float32(model, split, threat, attack):
     exact = broken(model, split, threat, attack, "float32")
     assert 5 < len(exact) < N - 5, "both outcomes must occur"
