@@ -154,7 +154,7 @@ def test_if_an_inner_layer_disagrees_the_logits_are_the_models_and_the_gradient_
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         reported, layer = model(x), model.module.linear(x.flatten(1))
-    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, "linear"))
+    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, 0))
     agrees = reported.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
     predictions = surrogate(x).detach()
