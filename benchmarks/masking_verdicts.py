@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from independent_models import SUBJECTS, Subject, base
+from independent_models import BUNDLED, SUBJECTS, Subject, base
 from measuring import write_results
 from resumable import Row, SavedRows, add_option
 from tabulate import tabulate
@@ -26,6 +26,7 @@ from torch import nn
 from robench.evaluation import prepared
 from robench.evaluation.model_source import source_of
 from robench.evaluation.request import EvalRequest, choose
+from robench.masking import schedule, transfer
 from robench.results.summary import Summary
 
 NEAR = 3.0  # points between the number and the truth
@@ -45,6 +46,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     prepared.SLOTS["cpu"] = min(64, args.examples)
+    others = [name for name in transfer.local_models("digits") if name != BUNDLED]
+    transfer.local_models = lambda data: iter(others)  # no mask may be undone by the network inside it
+    schedule.MIN = schedule.MORE_MIN = float("inf")  # results must not depend on the machine's load
     saved, rows = SavedRows(args.keep), []
     for subject in SUBJECTS:
         if args.only and subject.name not in args.only:

@@ -5,6 +5,7 @@ inlined graph is called by itself through `torch.ops`: the same operators in the
 Nothing is compiled, and a program that was loaded without consent holds only operators that compute.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,15 +124,23 @@ Compute = Callable[[Sequence[Any]], Any]
 def _operator(node: Node) -> Compute:
     """A call of the operator of a node through `torch.ops`."""
     space, _, name = node.kind().partition("::")
-    arguments = torch._C.parse_schema(node.schema()).arguments
-    keywords = [a.name if a.kwarg_only else None for a in arguments]
-    function = getattr(getattr(torch.ops, space), name)
+    schema = torch._C.parse_schema(node.schema())
+    if schema.overload_name == "t":  # of lists of any type, which torch does not take from Python
+        if name not in _LISTS:
+            raise UnreadableGraphError(node.kind())
+        return lambda given: _LISTS[name](*given)
+    keywords = [a.name if a.kwarg_only else None for a in schema.arguments]
+    # The overload is named: torch would choose by the values, and compare 2 and 1 as truth values.
+    function = getattr(getattr(getattr(torch.ops, space), name), schema.overload_name or "default")
 
     def compute(given: Sequence[Any]) -> Any:
         named = {key: value for key, value in zip(keywords, given, strict=True) if key is not None}
         return function(*(v for key, v in zip(keywords, given, strict=True) if key is None), **named)
 
     return compute
+
+
+_LISTS: Mapping[str, Callable[..., Any]] = {"__getitem__": operator.getitem, "len": len, "append": list.append}
 
 
 def _constant(node: Node) -> Compute:
