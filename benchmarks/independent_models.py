@@ -519,7 +519,7 @@ def _honest() -> list[Subject]:
         h("linear", same, "linear", ("linf:0.03", "l2:0.5")),
         h("linear, small weights", same, "small-lipschitz", ("linf:0.1", "l2:1")),
         h("tiny logits", after(lambda z: 1e-5 * z), "robust", ("linf:0.15",), compiles=True),
-        h("logits times 12", after(lambda z: 12 * z), "plain", ("linf:0.03",)),
+        h("logits times 3", after(lambda z: 3 * z), "plain", ("linf:0.03",)),
         h("probabilities", after(lambda z: torch.softmax(z, dim=1)), "robust", ("linf:0.15",), compiles=True),
         h("log-probabilities", after(lambda z: torch.log_softmax(z, dim=1)), "plain", ("linf:0.03",)),
         h("straight-through", straight(quantised(16)), "robust", ("linf:0.15",), compiles=True),

@@ -125,7 +125,8 @@ class MaskingCheck:
         if not deep and not suspicious:
             others = of_another_kind(choice.threat.name, "on")
             yield self._assigned(self._search(self.classifier, choice, others, sample, until))
-        more = deep or bool(suspicious) or self._looks_masked(threat)
+        answers_vary = not whole.get("constant")
+        more = answers_vary and (deep or bool(suspicious) or self._looks_masked(threat))
         sample = self._sample(threat, ALL) if more else sample
         if more and sample:
             seconds = self._seconds(MORE_SHARE, MORE_MIN, cost) / threats

@@ -337,7 +337,7 @@ INDICATORS: Sequence[Indicator] = (
         "divide the logits by their spread",
         "Gupta and Ajanthan 2022",
     ),
-    _whole("compiled", "compiled", _never, "if 1, surrogates cannot change its layers unless they can be read"),
+    _whole("compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers unless they can be read"),
     _whole("constant", "one class for everything", _never, "if 1, nothing can change the answer"),
 )
 """All indicators, in the order of the panel."""
