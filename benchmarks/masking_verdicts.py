@@ -23,6 +23,7 @@ from resumable import Row, SavedRows, add_option
 from tabulate import tabulate
 from torch import nn
 
+import robench
 from robench.evaluation import prepared
 from robench.evaluation.model_source import source_of
 from robench.evaluation.request import EvalRequest, choose
@@ -60,6 +61,7 @@ def main() -> None:
                 continue
             question: Row = {"examples": args.examples, "level": args.level, "form": form}
             made = saved.rows(f"{subject.name}-{form}", question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
+            made = [row | _judged(_run_file(args, row)) for row in made]
             rows += made
             for row in made:
                 print(" | ".join(str(value) for value in row.values()), flush=True)
@@ -80,24 +82,37 @@ def _rows_of(subject: Subject, form: str, args: argparse.Namespace) -> Iterator[
                 if form == "compiled":
                     model = _compiled(model, Path(folder) / "model.pt")
                 found: dict[str, tuple[Summary, float]] = {}
+                run = _run_file(args, {"model": subject.name, "form": form, "threat": threat})
+                run.parent.mkdir(parents=True, exist_ok=True)
+                run.unlink(missing_ok=True)
                 for level in ("off", args.level):
                     start = time.process_time()
-                    summary = _evaluated(model, threat, args.examples, level, Path(folder) / "run.robench")
+                    summary = _evaluated(model, threat, args.examples, level, run)
                     found[level] = summary, time.process_time() - start
-            entry = found[args.level][0].threats[0]
             yield {
                 "model": subject.name,
                 "family": subject.family,
                 "form": form,
                 "threat": threat,
-                "verdict": entry.masking.verdict,
+                "verdict": "",
                 "off": _accuracy(found["off"][0]),
                 args.level: _accuracy(found[args.level][0]),
                 "truth": truth,
                 "seconds, off": round(found["off"][1], 1),
                 f"seconds, {args.level}": round(found[args.level][1], 1),
-                "sentences": "; ".join(entry.masking.evidence),
+                "sentences": "",
             }
+
+
+def _run_file(args: argparse.Namespace, row: Row) -> Path:
+    name = f"{row['model']}-{row['form']}-{row['threat']}-{args.level}".replace(" ", "-").replace(",", "")
+    return (args.keep or args.bases) / "runs" / f"{name.replace(':', '-')}.robench"
+
+
+def _judged(run: Path) -> Row:
+    """The verdict on the records of a run, by the rule of today."""
+    finding = robench.load_run(run).threats[0].masking
+    return {"verdict": finding.verdict, "sentences": "; ".join(finding.evidence)}
 
 
 _TRUTHS: dict[tuple[str, str, str], str] = {}

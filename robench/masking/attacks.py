@@ -21,8 +21,8 @@ attacks on all that stands."""
 
 def of_another_kind(threat: str, effort: Effort) -> list[AttackChoice]:
     """Attacks for one norm that read no gradient, or that start where the model is wrong already."""
-    square = _choice("square", Square(steps={"on": 150, "more": 1000, "deep": 5000}[effort]))
-    labels = [] if effort == "on" else [_choice("hop-skip-jump", HopSkipJump(steps=10))]
+    square = _choice("square", Square(steps={"on": 150, "more": 500, "deep": 5000}[effort]))
+    labels = [] if effort == "on" else [_choice("hop-skip-jump", HopSkipJump(steps=10 if effort == "deep" else 6))]
     if threat == "linf":
         return [square, *labels]
     # Expensive, so it comes last and takes the time that is left.

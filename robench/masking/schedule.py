@@ -26,6 +26,7 @@ from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import ROWS, Rate, measured_rate, of_protocol
 from ..results.masking import indicators
 from ..results.masking.comparison import compare, left_by_first_order, uncontrolled
+from ..results.masking.verdict import findings
 from ..results.outcomes import answers, breaks
 from . import diagnostics, surrogates
 from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_kind
@@ -139,12 +140,13 @@ class MaskingCheck:
             for search in self._further(choice, sample, suspicious, whole, until):
                 yield replace(search, note=note)
                 note = ""
-        broken = uncontrolled(self.plan, self.run.evidence(), threat)
-        most = CONTROLLED if more else self._scope.controlled
-        controlled = frozenset([e for e in broken if e in sample][:most])
-        # What is broken so far needs its control, so that takes its time whatever the search has taken.
-        until = max(until, time.monotonic() + MIN / threats)
-        yield self._search(self.classifier, choice, control(), controlled, until, again=True)
+        if not self._conclusive(threat):
+            broken = uncontrolled(self.plan, self.run.evidence(), threat)
+            most = CONTROLLED if more else self._scope.controlled
+            controlled = frozenset([e for e in broken if e in sample][:most])
+            # What is broken so far needs its control, so that takes its time whatever the search has taken.
+            until = max(until, time.monotonic() + MIN / threats)
+            yield self._search(self.classifier, choice, control(), controlled, until, again=True)
 
     def _further(
         self,
@@ -185,6 +187,11 @@ class MaskingCheck:
         """Whether anything has broken significantly many of the sampled examples that the plan left."""
         found = compare(self.plan, self.run.evidence(), threat)
         return found.too_weak or found.significant or found.uncontrolled > 1
+
+    def _conclusive(self, threat: str) -> bool:
+        """Whether a diagnostic shows by itself that gradients mislead, so that no control is needed."""
+        reading = findings(self.plan, self.run.evidence())[threat].indicators
+        return any(indicator.conclusive for indicator in reading)
 
     def _yield(self, threat: str, surrogate: str) -> int:
         """The number of examples that the gradient of a surrogate has broken under a threat."""

@@ -36,7 +36,7 @@ class Comparison:
     @property
     def settled(self) -> bool:
         """Whether everything that stands was searched by every attack of the further search."""
-        return self.widened and not self.unsearched and not self.uncontrolled
+        return self.widened and not self.unsearched
 
     @property
     def still_falling(self) -> bool:

@@ -27,7 +27,7 @@ class IndicatorEntry(msgspec.Struct, frozen=True):
     suspicious: bool  # honest models do not have it
     next: str = ""  # what to do about it
     whole: bool = False  # about the model, whatever the threat
-    conclusive: bool = False  # gradients or scores are absent or wrong on most examples: it needs no further evidence
+    conclusive: bool = False  # gradients or scores are absent or of no use: it needs no further evidence
 
 
 def _never(_: object) -> bool:
@@ -138,9 +138,12 @@ _ANYWHERE = Share(lambda v: v > 0, 0.05)
 _OFTEN = Share(lambda v: v > 0, 0.25)
 _TURNED = Share(lambda v: v < 0.9, 0.05)
 _JUMPS = Share(lambda v: v > 0.05, 0.25)
-_EVERYWHERE = Most(lambda v: v == 1)
 _CONTRADICTED = Share(lambda v: not 0.5 <= v <= 2, 0.25)
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
+
+
+def _enough(values: Values) -> bool:
+    return len(values) >= FEW
 
 
 def _on_dead_pixels(values: Values) -> str:
@@ -163,7 +166,7 @@ ZERO = Indicator(
     alarm="there is nothing to follow",
     next="find what stops it: rounding, detach, a cut or a dead unit",
     source="Carlini et al. 2019; AutoAttack",
-    conclusive=_EVERYWHERE,
+    conclusive=_enough,
 )
 GAIN = Indicator(
     measure="slope",
@@ -200,7 +203,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks lose their way",
         next="check for a root, a logarithm or a division at 0",
         source="Adversarial Robustness Toolbox",
-        conclusive=_EVERYWHERE,
+        conclusive=_enough,
     ),
     Indicator(
         measure="loss zero",
@@ -211,7 +214,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks on the cross-entropy stand still",
         next="attack the margin: --attack pgd",
         source="Carlini and Wagner 2017",
-        conclusive=_EVERYWHERE,
+        conclusive=_enough,
     ),
     Indicator(
         measure="leads",
@@ -222,7 +225,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="a step along the gradient gains no more than chance",
         next="attack without gradients: --attack square, --attack hop-skip-jump",
         source="a permutation test of robench",
-        conclusive=lambda values: len(values) >= FEW,
+        conclusive=_enough,
     ),
     GAIN,
     Indicator(
@@ -337,7 +340,9 @@ INDICATORS: Sequence[Indicator] = (
         "divide the logits by their spread",
         "Gupta and Ajanthan 2022",
     ),
-    _whole("compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers unless they can be read"),
+    _whole(
+        "compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers unless they can be read"
+    ),
     _whole("constant", "one class for everything", _never, "if 1, nothing can change the answer"),
 )
 """All indicators, in the order of the panel."""

@@ -202,7 +202,7 @@ def test_several_threats_share_the_level_by_holms_method():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("zero", 0.5), ("slope", -1.0), ("slope", 30.0), ("same", 1.0), ("blind", 0.5), ("jump", 0.1)],
+    [("slope", -1.0), ("slope", 30.0), ("same", 1.0), ("blind", 0.5), ("jump", 0.1)],
 )
 def test_one_odd_probe_on_all_examples_is_suspicious(name, value):
     found = findings(PLAN, evidence(probes={name: value}))[THREAT]
@@ -211,19 +211,25 @@ def test_one_odd_probe_on_all_examples_is_suspicious(name, value):
     assert len(found.evidence) == 2
 
 
-ABSENT = [("zero", 1.0), ("not finite", 1.0), ("loss zero", 1.0), ("leads", 0.0), ("agrees", 0.1), ("jump", 0.9)]
+ABSENT = [("zero", 0.5), ("not finite", 1.0), ("loss zero", 1.0), ("leads", 0.0), ("agrees", 0.1), ("jump", 0.9)]
 
 
 @pytest.mark.parametrize(("name", "value"), ABSENT)
-def test_a_gradient_or_scores_that_are_of_no_use_on_most_examples_make_a_threat_masked(name, value):
+def test_a_gradient_or_scores_that_are_of_no_use_make_a_threat_masked(name, value):
     found = findings(PLAN, evidence(probes={name: value}))[THREAT]
     assert found.verdict == "masked"
     assert [i.conclusive for i in found.indicators if i.suspicious] == [True]
-    sound = evidence(probes={name: 0.0 if name in ("leads", "agrees") else SOUND.get(name, 0.0)})
-    half = evidence(probes={name: value})
-    mixed = tuple(p for p in half.probes if p.name != name or p.example < 20)
-    mixed += tuple(Probe(THREAT, i, name, 1.0 if name in ("leads", "agrees") else 0.0) for i in range(20, 40))
-    assert verdict(msgspec.structs.replace(sound, probes=mixed)) != "masked"
+
+
+@pytest.mark.parametrize(("name", "value"), ABSENT)
+def test_a_gradient_that_is_of_no_use_on_a_few_images_makes_no_threat_masked(name, value):
+    few = 3 if name in ("zero", "not finite", "loss zero") else 20
+    one = evidence(probes={name: value})
+    sound = SOUND.get(name, 0.0)
+    mixed = tuple(
+        msgspec.structs.replace(p, value=sound) if p.name == name and p.example >= few else p for p in one.probes
+    )
+    assert verdict(msgspec.structs.replace(one, probes=mixed)) != "masked"
 
 
 @pytest.mark.parametrize("name", ["no gradient", "one-hot"])
@@ -410,7 +416,7 @@ def test_a_table_names_the_threats_of_each_verdict_if_they_differ():
     )
     summary = summarise(question, both, "0")
     lines = render([summary]).splitlines()
-    assert [t.masking.verdict for t in summary.threats] == ["suspect", "untested", "untested"]
-    assert "Gradient masking: suspect under linf:0.1; untested elsewhere." in lines
+    assert [t.masking.verdict for t in summary.threats] == ["masked", "untested", "untested"]
+    assert "Gradient masking: masked under linf:0.1; untested elsewhere." in lines
     one = summarise(PLAN, evidence(), "0")
     assert "Gradient masking: none-found." in render([one]).splitlines()
