@@ -15,7 +15,7 @@ from ..search.attacks.salt_and_pepper import SaltAndPepper
 from ..search.attacks.square import Square
 
 Effort = Literal["on", "more", "deep"]
-"""`on`: a sample, to see whether anything breaks. `more`: all that stands, of a threat that looks masked. `deep`: full
+"""`on`: a sample, to see whether anything breaks. `more`: all that stands, of a threat that may be masked. `deep`: full
 attacks on all that stands."""
 
 

@@ -103,7 +103,7 @@ class _Repairs(TorchFunctionMode):
 def _with_a_slope(name: str, args: Sequence[Any], first: Tensor, out: Tensor, leak: float) -> Tensor:
     source, sign = getattr(first, "_stood_for", (first, 1.0))
     if name in _TABLES:
-        return _looked_up(args, out)
+        return _from_table(args, out)
     if name in _BREAKS and first.is_floating_point() and first.requires_grad and out.shape == first.shape:
         out._stood_for = (first, _BREAKS[name])  # type: ignore[attr-defined]
     elif name == "argmax" and first.requires_grad:
@@ -116,7 +116,7 @@ def _with_a_slope(name: str, args: Sequence[Any], first: Tensor, out: Tensor, le
         return _stands_for(source, out, sign)
     elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
         return _stands_for(first, out)
-    elif name in _WAVES:  # their derivative tells nothing about larger steps
+    elif name in _WAVES:  # their derivative has no meaning for larger steps
         return _stands_for(first, out, 1.0 if name in ("remainder", "fmod", "__mod__") else 0.0)
     elif name in _UNITS and leak:
         return _stands_for(first, out, torch.where(first > 0, 1.0, leak))
@@ -134,7 +134,7 @@ def _selected(args: Sequence[Any], out: Tensor, leak: float) -> Tensor:
     return out
 
 
-def _looked_up(args: Sequence[Any], out: Tensor) -> Tensor:
+def _from_table(args: Sequence[Any], out: Tensor) -> Tensor:
     """The entry of a table at places that stand for a tensor: as if the table rose with the place."""
     places = args[1:] if not isinstance(args[-1], tuple | list) else args[-1]
     for place in places:

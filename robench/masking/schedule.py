@@ -42,7 +42,7 @@ SHARE = 0.05  # of the time that the protocol would take if every example stood
 MIN = 10.0  # seconds, if that share is less
 ALL = 10**6  # examples: no data set has more
 CONTROLLED = 100  # of the examples broken in a further search, how many first-order attacks search again
-MORE_SHARE = 1.0  # of the same time, where a threat looks masked
+MORE_SHARE = 1.0  # of the same time, where a threat may be masked
 MORE_MIN = 60.0  # seconds, if that share is less
 
 Step = tuple[ThreatChoice, PlannedAttack, AttackChoice]
@@ -62,7 +62,7 @@ class Scope:
 
     depth: MaskingDepth
     probed: int  # examples whose gradients are measured
-    sampled: int  # examples that first-order attacks left, for attacks of another kind; all, where it looks masked
+    sampled: int  # examples that first-order attacks left, for attacks of another kind; all, where it may be masked
     controlled: int  # of those that were broken, how many first-order attacks search again
     limited: bool  # in time
 
@@ -82,7 +82,7 @@ class Search:
     examples: frozenset[int]  # numbers in the split
     again: bool  # also on examples that are broken already
     until: float  # of time.monotonic()
-    note: str = ""  # what to tell the user before it starts, as a sentence without its full stop
+    note: str = ""  # what the user should know before it starts, as a sentence without its full stop
 
 
 @dataclass
@@ -127,7 +127,7 @@ class MaskingCheck:
             others = of_another_kind(choice.threat.name, "on")
             yield self._assigned(self._search(self.classifier, choice, others, sample, until))
         answers_vary = not whole.get("constant")
-        more = answers_vary and (deep or bool(suspicious) or self._looks_masked(threat))
+        more = answers_vary and (deep or bool(suspicious) or self._may_be_masked(threat))
         sample = self._sample(threat, ALL) if more else sample
         if more and sample:
             seconds = self._seconds(MORE_SHARE, MORE_MIN, cost) / threats
@@ -142,8 +142,8 @@ class MaskingCheck:
                 note = ""
         if not self._conclusive(threat):
             broken = uncontrolled(self.plan, self.run.evidence(), threat)
-            most = CONTROLLED if more else self._scope.controlled
-            controlled = frozenset([e for e in broken if e in sample][:most])
+            max_controlled = CONTROLLED if more else self._scope.controlled
+            controlled = frozenset([e for e in broken if e in sample][:max_controlled])
             # What is broken so far needs its control, so that takes its time whatever the search has taken.
             until = max(until, time.monotonic() + MIN / threats)
             yield self._search(self.classifier, choice, control(), controlled, until, again=True)
@@ -183,7 +183,7 @@ class MaskingCheck:
             self._record([MaskingState(str(search.steps[0][0].threat), assigned=assigned)])
         return search
 
-    def _looks_masked(self, threat: str) -> bool:
+    def _may_be_masked(self, threat: str) -> bool:
         """Whether anything has broken significantly many of the sampled examples that the plan left."""
         found = compare(self.plan, self.run.evidence(), threat)
         return found.too_weak or found.significant or found.uncontrolled > 1
@@ -329,9 +329,9 @@ class MaskingCheck:
         each = rate.seconds(of_protocol(self.protocol, self.classifier.classes))
         return each * self.plan.eot * len(self._correct())
 
-    def _seconds(self, share: float, least: float, cost: float) -> float:
+    def _seconds(self, share: float, minimum: float, cost: float) -> float:
         """The seconds that a part of the check may take under all threats."""
-        return max(least, share * cost) if self._scope.limited else float("inf")
+        return max(minimum, share * cost) if self._scope.limited else float("inf")
 
     def _rate(self) -> Rate:
         """The measured rate, in a batch that fits the memory."""

@@ -81,7 +81,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Most:
+class Majority:
     """A threshold: significantly more than half of all examples are `odd`."""
 
     odd: Callable[[float], bool]
@@ -142,7 +142,7 @@ _CONTRADICTED = Share(lambda v: not 0.5 <= v <= 2, 0.25)
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
 
 
-def _enough(values: Values) -> bool:
+def _sufficient(values: Values) -> bool:
     return len(values) >= FEW
 
 
@@ -166,7 +166,7 @@ ZERO = Indicator(
     alarm="there is nothing to follow",
     next="find what stops it: rounding, detach, a cut or a dead unit",
     source="Carlini et al. 2019; AutoAttack",
-    conclusive=_enough,
+    conclusive=_sufficient,
 )
 GAIN = Indicator(
     measure="slope",
@@ -203,7 +203,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks lose their way",
         next="check for a root, a logarithm or a division at 0",
         source="Adversarial Robustness Toolbox",
-        conclusive=_enough,
+        conclusive=_sufficient,
     ),
     Indicator(
         measure="loss zero",
@@ -214,7 +214,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks on the cross-entropy stand still",
         next="attack the margin: --attack pgd",
         source="Carlini and Wagner 2017",
-        conclusive=_enough,
+        conclusive=_sufficient,
     ),
     Indicator(
         measure="leads",
@@ -225,7 +225,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="a step along the gradient gains no more than chance",
         next="attack without gradients: --attack square, --attack hop-skip-jump",
         source="a permutation test of robench",
-        conclusive=_enough,
+        conclusive=_sufficient,
     ),
     GAIN,
     Indicator(
@@ -237,7 +237,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="each call gives another gradient",
         next="average it: a protocol with eot = 20 or more",
         source="Athalye et al. 2018",
-        conclusive=Most(lambda v: v < 0.9),
+        conclusive=Majority(lambda v: v < 0.9),
     ),
     Indicator(
         measure="same",
@@ -259,7 +259,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="scores do not show where another class begins",
         next="attack by labels: --attack hop-skip-jump",
         source="a test of robench",
-        conclusive=Most(lambda v: v > JUMP),
+        conclusive=Majority(lambda v: v > JUMP),
     ),
     Indicator(
         measure="norm",
