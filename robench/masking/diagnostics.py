@@ -28,7 +28,7 @@ REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
 AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
 HALVINGS = 14  # of the line to an image of another class
-NOISY = 64  # images of noise that show whether a model ever changes its answer
+NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def _with_a_slope(name: str, args: Sequence[Any], first: Tensor, out: Tensor, le
         out._stood_for = (first, 1.0)  # type: ignore[attr-defined]
     elif not source.requires_grad or out.shape != source.shape:
         return out
-    elif name == "one_hot" or (name in _TO_NUMBERS and not out.is_floating_point()):
-        out._stood_for = (source, sign)  # type: ignore[attr-defined]
+    elif name == "one_hot" or (not out.is_floating_point() and (name in _TO_NUMBERS or source is not first)):
+        out._stood_for = (source, sign * _BREAKS.get(name, 1.0))  # type: ignore[attr-defined]
     elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
         return _stands_for(source, out, sign)
     elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
@@ -127,7 +127,7 @@ def _selected(args: Sequence[Any], out: Tensor, leak: float) -> Tensor:
     """The result of `torch.where`; in a surrogate that leaks, a constant where the image selects it passes `leak`."""
     if not leak or len(args) < 3:
         return out
-    for branch, other, selected in ((args[1], args[2], args[0]), (args[2], args[1], ~args[0])):
+    for branch, other, selected in ((args[1], args[2], args[0]), (args[2], args[1], args[0].logical_not())):
         constant = not isinstance(other, Tensor) or not other.requires_grad
         if isinstance(branch, Tensor) and branch.requires_grad and constant and branch.shape == out.shape:
             return _stands_for(branch, out, torch.where(selected, 1.0, leak))

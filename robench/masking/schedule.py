@@ -26,7 +26,7 @@ from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import ROWS, Rate, measured_rate, of_protocol
 from ..results.masking import indicators
 from ..results.masking.comparison import compare, left_by_first_order, uncontrolled
-from ..results.masking.verdict import findings
+from ..results.masking.verdict import AT_RANDOM, findings
 from ..results.outcomes import answers, breaks
 from . import diagnostics, surrogates
 from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_kind
@@ -352,8 +352,9 @@ class MaskingCheck:
 
 
 def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[str]:
-    """The names of the indicators that are suspicious under a threat."""
-    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious}
+    """The names of the indicators that are suspicious under a threat, without those that noise explains."""
+    explained = {i.name for i in indicators.INDICATORS if plan.passes > 1 and i.measure in AT_RANDOM}
+    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious} - explained
 
 
 def jumps(suspicious: Set[str]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..problem import checkpoints
 from ..problem.checkpoints import zoo
 from ..problem.checkpoints.cards import read_card
@@ -24,7 +25,10 @@ def guides(classifier: Classifier, data: str, weights_sha256: str, x: Inputs) ->
         predicted = classifier(x).argmax(dim=1)
     found: list[tuple[float, str, nn.Module]] = []
     for name in local_models(data.partition(":")[0]):
-        guide = checkpoints.load(name, device=classifier.device).classifier
+        try:
+            guide = checkpoints.load(name, device=classifier.device).classifier
+        except UserError:  # a damaged bundled model is no reason to end the check of another
+            continue
         if (guide.shape, guide.classes) != (classifier.shape, classifier.classes):
             continue
         if guide.identity().weights_sha256 == weights_sha256:

@@ -81,6 +81,7 @@ BEFORE = {
     "function": lambda x: Turned.apply(x),
     "half": lambda x: x.half().float(),
     "whole numbers": lambda x: (255 * x).int().float() / 255,
+    "bits": lambda x: ((255 * x).int() & 240).float() / 255,
     "table": lambda x: torch.arange(256.0)[(255 * x).long()] / 255,
     "fine waves": lambda x: x + 0.1 * torch.sin(900 * x),
     "square root of 0": lambda x: x + (0 * x).sum().sqrt(),
