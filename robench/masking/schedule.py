@@ -31,7 +31,7 @@ from ..results.outcomes import answers, breaks
 from . import diagnostics, surrogates
 from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_kind
 from .script_graph import is_compiled
-from .transfer import guides
+from .transfer import guides, imitates, imitation
 
 MaskingLevel = Literal["off", "on", "deep"]
 """How thorough the check is."""
@@ -161,7 +161,7 @@ class MaskingCheck:
         threat, effort = str(choice.threat), self._effort
         self._record([MaskingState(threat, widened=self._scope.depth)])
         useful = []
-        for name, surrogate in self._surrogates(whole, suspicious):
+        for name, surrogate in self._surrogates(choice.threat, whole, suspicious):
             first = self._search(surrogate, choice, first_ascents(), sample, until, surrogate=name)
             yield self._assigned(first)
             if effort == "deep" or self._yield(threat, name):
@@ -198,6 +198,11 @@ class MaskingCheck:
         found = breaks(self.run.evidence(), threat)
         return len({claim.example for claim, _ in found if claim.key.surrogate == surrogate})
 
+    def _any_yield(self, threat: str) -> bool:
+        """Whether the gradient of any surrogate but an imitation has broken an example under a threat."""
+        found = breaks(self.run.evidence(), threat)
+        return any(claim.key.surrogate not in ("", "imitation") for claim, _ in found)
+
     @property
     def _effort(self) -> Effort:
         return "deep" if self._scope.depth is MaskingDepth.DEEP else "more"
@@ -232,7 +237,9 @@ class MaskingCheck:
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
 
-    def _surrogates(self, whole: Mapping[str, float], suspicious: Set[str]) -> Iterator[tuple[str, Classifier]]:
+    def _surrogates(
+        self, threat: Ball, whole: Mapping[str, float], suspicious: Set[str]
+    ) -> Iterator[tuple[str, Classifier]]:
         """The model with other gradients, each under the name that its evidence keys hold, the likeliest first."""
         differentiates = whole.get("inner gradients", 0) > 0
         dead_pixels = indicators.DEAD_PIXELS.name in suspicious
@@ -251,6 +258,10 @@ class MaskingCheck:
             yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
         for name, guide in guides(self.classifier, self.plan.data, self.plan.model.weights_sha256, x):
             yield f"transfer-from-{name}", surrogates.guided(self.classifier, guide)
+        if imitates(self.classifier) and self._conclusive(str(threat)) and not self._any_yield(str(threat)):
+            every = self._images(self._correct()[:512]).x.to(self.classifier.device)
+            imitation_of_it = imitation(self.classifier, threat, every, self.plan.seed)
+            yield "imitation", surrogates.guided(self.classifier, imitation_of_it)
 
     # Examples
 

@@ -41,6 +41,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(schedule, "MIN", float("inf"))
     monkeypatch.setattr(schedule, "MORE_MIN", float("inf"))
     monkeypatch.setattr(transfer, "GUIDES", 1)
+    monkeypatch.setattr(transfer, "STEPS", 20)
     monkeypatch.setattr(comparison, "CONTROL", 30)
     margin = APGD(steps=30, loss="margin")
     monkeypatch.setattr(schedule, "control", lambda: [AttackChoice("apgd-margin", margin)])
@@ -230,15 +231,6 @@ def test_nothing_is_searched_further_in_an_honest_model_or_one_that_gives_everyt
         (reported,) = evaluate(module, run=tmp_path / f"{number}.robench").threats
         assert reported.masking.verdict == "none-found"
         assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / f"{number}.robench").exhausted}
-
-
-def test_the_guides_of_a_model_are_other_models_of_its_data():
-    nat = checkpoints.load("digits-nat").classifier
-    x = datasets.load("digits").x[:32]
-    names = [name for name, _ in transfer.guides(nat, "digits", nat.identity().weights_sha256, x)]
-    assert len(names) == transfer.GUIDES
-    assert "digits-nat" not in names
-    assert list(transfer.guides(nat, "mnist-of-another-kind", "", x)) == []
 
 
 @pytest.mark.parametrize(
