@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..problem import checkpoints
@@ -81,13 +81,13 @@ def imitation(classifier: Classifier, threat: Ball, x: Inputs, seed: int) -> nn.
             both = torch.cat([images, hard])
             loss = F.cross_entropy(net(both), _classes(classifier, both))
             adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             rates.step()
     return net.eval().requires_grad_(False)
 
 
-def _varied(x: Inputs) -> Inputs:
+def _varied(x: Tensor) -> Inputs:
     """ROWS random images, shifted by up to two pixels, each mixed with a little of another."""
     rows = torch.randint(len(x), (2, ROWS)).to(x.device)
     shift = torch.randint(-2, 3, (2,)).tolist()

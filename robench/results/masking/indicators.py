@@ -106,7 +106,20 @@ def read(plan: Plan, evidence: Evidence, threat: str) -> list[IndicatorEntry]:
         elif not p.threat and p.example == WHOLE:
             whole[p.name] = [p.value]
     measured = ((i, (whole if i.whole else values).get(i.measure)) for i in INDICATORS)
-    return [indicator.read(found) for indicator, found in measured if found]
+    entries = [indicator.read(found) for indicator, found in measured if found]
+    if _misleads(values.get(GAIN.measure, ()), values.get(LEADS, ())):
+        entries = [msgspec.structs.replace(e, conclusive=True) if e.name == GAIN.name else e for e in entries]
+    return entries
+
+
+def _misleads(gains: Values, leads: Values) -> bool:
+    """Whether differences contradict most gradients, and steps along them are not clearly better than chance either.
+
+    Straight-through layers fail the first test and pass the second.
+    """
+    if len(gains) < FEW or not leads or not _MOSTLY_CONTRADICTED(gains):
+        return False
+    return clopper_pearson(int(sum(leads)), len(leads), 0.98)[0] <= 0.5
 
 
 def _whole(
@@ -139,6 +152,8 @@ _OFTEN = Share(lambda v: v > 0, 0.25)
 _TURNED = Share(lambda v: v < 0.9, 0.05)
 _JUMPS = Share(lambda v: v > 0.05, 0.25)
 _CONTRADICTED = Share(lambda v: not 0.5 <= v <= 2, 0.25)
+_MOSTLY_CONTRADICTED = Majority(_CONTRADICTED.odd)
+LEADS = "leads"  # the measure of how often a step along the gradient beats shuffled ones
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
 
 
@@ -217,7 +232,7 @@ INDICATORS: Sequence[Indicator] = (
         conclusive=_sufficient,
     ),
     Indicator(
-        measure="leads",
+        measure=LEADS,
         name="gradient beats shuffles",
         value=lambda values: f"{int(sum(values))} of {len(values)}",
         suspicious=lambda values: clopper_pearson(int(sum(values)), len(values), 0.98)[1] < 0.5,

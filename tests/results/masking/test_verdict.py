@@ -232,6 +232,18 @@ def test_a_gradient_that_is_of_no_use_on_a_few_images_makes_no_threat_masked(nam
     assert verdict(msgspec.structs.replace(one, probes=mixed)) != "masked"
 
 
+def test_a_gradient_that_differences_contradict_and_that_leads_on_few_images_makes_a_threat_masked():
+    def found(leading):
+        one = evidence(probes={"slope": -0.1})
+        mixed = (
+            msgspec.structs.replace(p, value=float(p.example < leading)) if p.name == "leads" else p for p in one.probes
+        )
+        return findings(PLAN, msgspec.structs.replace(one, probes=tuple(mixed)))[THREAT].verdict
+
+    assert found(22) == "masked"
+    assert found(38) == "suspect"  # as in straight-through layers
+
+
 @pytest.mark.parametrize("name", ["no gradient", "one-hot"])
 def test_a_model_without_a_gradient_or_without_scores_is_masked(name):
     assert verdict(evidence(whole={name: 1.0})) == "masked"
