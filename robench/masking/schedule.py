@@ -121,13 +121,14 @@ class MaskingCheck:
         assert isinstance(choice.threat, Ball), "only balls are checked"
         until = started + self._seconds(SHARE, MIN, cost) / threats
         sample = self._sample(threat, self._scope.sampled)
-        suspicious = suspicious_indicators(self.plan, self.run.evidence(), threat)
+        # Nothing can change the answer of a constant model.
+        constant = bool(whole.get("constant"))
+        suspicious = set() if constant else suspicious_indicators(self.plan, self.run.evidence(), threat)
         deep = self._scope.depth is MaskingDepth.DEEP
         if not deep and not suspicious:
             others = of_another_kind(choice.threat.name, "on")
             yield self._assigned(self._search(self.classifier, choice, others, sample, until))
-        answers_vary = not whole.get("constant")
-        more = answers_vary and (deep or bool(suspicious) or self._may_be_masked(threat))
+        more = deep or bool(suspicious) or self._may_be_masked(threat)
         sample = self._sample(threat, ALL) if more else sample
         if more and sample:
             seconds = self._seconds(MORE_SHARE, MORE_MIN, cost) / threats
