@@ -49,7 +49,7 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
     and of batch norms without statistics of their own. `inner gradients`: the number of gradients taken during one
     forward pass. `probabilities`, `log-probabilities`, `one-hot`: 1 if every row of the output is one. `spread`: the
     median standard deviation of the logits of an image. `no gradient`: 1 if computing one raises. `constant`: 1 if
-    these images and noise all get the same class.
+    these images and noise all get the same logits.
 
     Running out of memory is raised, not measured.
     """
@@ -218,13 +218,12 @@ def _gap(logits: Tensor) -> PerExample:
 
 
 def _is_constant(classifier: Classifier, logits: Tensor) -> bool:
+    """Whether images, and noise that is dark or bright, have the same logits."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(NOISY, *classifier.shape, generator=generator).to(logits.device)
     with torch.no_grad():
-        labels = torch.cat(
-            [logits.argmax(dim=1), classifier(noise).argmax(dim=1), classifier(1 - noise / 4).argmax(dim=1)]
-        )
-    return bool((labels == labels[0]).all())
+        outputs = torch.cat([logits, classifier(noise), classifier(1 - noise / 4)])
+    return bool((outputs == outputs[0]).all())
 
 
 def _margin(classifier: Classifier, x: Inputs, y: Labels) -> PerExample:

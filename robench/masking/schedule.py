@@ -160,7 +160,6 @@ class MaskingCheck:
         """Everything on all that stands. Surrogates that have broken something get all their attacks."""
         assert isinstance(choice.threat, Ball), "only balls are checked"
         threat, effort = str(choice.threat), self._effort
-        self._record([MaskingState(threat, widened=self._scope.depth)])
         useful = []
         for name, surrogate in self._surrogates(choice.threat, whole, suspicious):
             first = self._search(surrogate, choice, first_ascents(), sample, until, surrogate=name)
@@ -176,6 +175,8 @@ class MaskingCheck:
         if not averaged and (jumps(suspicious) or effort == "deep"):
             nearby = surrogates.smoothed(self.classifier, choice.threat)
             yield self._assigned(self._search(nearby, choice, first_ascents(), sample, until, surrogate="smoothed"))
+        # Recorded at the end: before, an interruption would leave out searches that were never assigned.
+        self._record([MaskingState(threat, widened=self._scope.depth)])
 
     def _assigned(self, search: Search) -> Search:
         """The search, recorded before it runs, so that one that time cuts short is known to be incomplete."""

@@ -358,6 +358,6 @@ INDICATORS: Sequence[Indicator] = (
     _whole(
         "compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers unless they can be read"
     ),
-    _whole("constant", "one class for everything", _never, "if 1, nothing can change the answer"),
+    _whole("constant", "same logits for everything", _never, "if 1, nothing can change the answer"),
 )
 """All indicators, in the order of the panel."""

@@ -94,7 +94,7 @@ AT_RANDOM = ("repeatable", "agrees", "leads", "jump", "slope")
 def _explanation(comparison: Comparison, evidence: Evidence) -> str:
     """Why a suspicious diagnostic that is not conclusive hides nothing; empty if nothing explains it."""
     if any(p.name == "constant" and p.value > 0 for p in evidence.probes):
-        return "the model gives everything one class"
+        return "the model gives everything the same logits"
     if not comparison.survived:
         return "the planned attacks left no image that it could hide"
     if comparison.settled and not comparison.uncontrolled and not comparison.significant:

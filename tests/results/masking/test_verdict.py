@@ -257,10 +257,10 @@ def test_nothing_is_masked_where_the_planned_attacks_leave_no_image(name, value)
     assert not any(i.suspicious for i in found.indicators)
 
 
-def test_a_model_that_gives_everything_one_class_is_not_masked():
+def test_a_model_that_gives_everything_the_same_logits_is_not_masked():
     found = findings(PLAN, evidence(probes={"zero": 1.0}, whole={"constant": 1.0}))[THREAT]
     assert found.verdict == "none-found"
-    assert "explained: the model gives everything one class" in found.evidence[-1]
+    assert "explained: the model gives everything the same logits" in found.evidence[-1]
 
 
 def further(one, **state):
