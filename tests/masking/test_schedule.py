@@ -1,6 +1,7 @@
 """`masking="on"`: models of the zoo are seen through, honest ones are not accused, and nothing is done twice."""
 
 import copy
+import functools
 import warnings
 from types import SimpleNamespace
 
@@ -60,6 +61,12 @@ def evaluate(module, masking="on", **changes):
     return robench.evaluate(module, "digits", **{**WEAK, **changes}, masking=masking)
 
 
+@functools.cache
+def honest():
+    """The summary of an honest model, after the checks."""
+    return evaluate(base())
+
+
 class Rounded(torch.nn.Module):
     """Logits on whole numbers."""
 
@@ -97,7 +104,7 @@ def test_a_model_without_gradients_is_attacked_by_other_means():
 
 
 def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
-    plain, looked = evaluate(base(), "off"), evaluate(base())
+    plain, looked = evaluate(base(), "off"), honest()
     assert looked.masking.verdict == "none-found"
     assert looked.threats[0].attacks[0].broken == plain.threats[0].attacks[0].broken
     assert not any(i.suspicious for i in looked.threats[0].masking.indicators)
@@ -138,7 +145,7 @@ def test_a_check_that_ran_out_of_time_says_so_and_continues_with_the_same_comman
     assert any("continues the search" in sentence for sentence in short.masking.evidence)
     (whole,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert whole.masking.verdict == "none-found"
-    assert whole.outcomes == evaluate(base()).threats[0].outcomes
+    assert whole.outcomes == honest().threats[0].outcomes
 
 
 def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_started(tmp_path, monkeypatch):
@@ -196,7 +203,7 @@ def compiled(module, path):
     return path
 
 
-def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path):
+def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path, inspected_here):
     weak = {"threats": ["linf:0.03"]}
     (honest,) = evaluate(linear(), "off", **weak).threats
     path = compiled(linear(Rounded()), tmp_path / "compiled.pt")
@@ -222,7 +229,7 @@ def test_a_further_search_is_announced_with_its_reason_and_its_limit(monkeypatch
     assert note.endswith("that first-order attacks left are searched further, for up to 60 seconds")
 
 
-def test_nothing_is_searched_further_in_an_honest_model_or_one_that_gives_everything_one_class(tmp_path):
+def test_nothing_is_searched_further_in_an_honest_model_or_one_that_gives_everything_the_same_logits(tmp_path):
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 0 * x.flatten(1)[:, :10] + torch.eye(10)[3]
