@@ -1,4 +1,4 @@
-"""Models to judge the masking verdict on, written without `robench.testing.masked`: honest ones, and masks of all kinds.
+"""Models to judge the masking verdict on, written without `robench.testing.masked`: honest ones and masks of all kinds.
 
 A mask surrounds a network of this file whose robustness is known. Where the mask keeps every prediction, that network
 is the truth; elsewhere `twin` has exactly the mask's answers and a useful gradient, so attacks on it give an upper

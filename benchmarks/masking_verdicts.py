@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from independent_models import BUNDLED, SUBJECTS, Subject, base
+from independent_models import BUNDLED, SUBJECTS, NoGradient, Subject, base
 from measuring import write_results
 from resumable import Row, SavedRows, add_option
 from tabulate import tabulate
@@ -137,8 +137,11 @@ def _compiled(module: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        scripted = type(module).__name__ == "NoGradient"
-        program = torch.jit.script(module) if scripted else torch.jit.trace(module, images, check_trace=False)
+        if isinstance(module, NoGradient):
+            traced = torch.jit.trace(module.net, images, check_trace=False)
+            program = torch.jit.script(NoGradient(traced))
+        else:
+            program = torch.jit.trace(module, images, check_trace=False)
         program.save(str(path))
     return path
 
