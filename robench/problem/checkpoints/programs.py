@@ -81,9 +81,11 @@ def images_of(program: Program) -> tuple[int, ...] | None:
     network = program.network
     if isinstance(network, Exported):
         sizes = [low if low == high else None for low, high in network.sizes[1:]]
-    else:  # torch notes what each value was when the program was exported
+    elif isinstance(network, torch.fx.GraphModule):  # torch notes what each value was when it was exported
         example = next((n.meta.get("val") for n in network.graph.nodes if n.op == "placeholder"), None)
         sizes = [size if isinstance(size, int) else None for size in getattr(example, "shape", ())[1:]]
+    else:
+        return None
     known = tuple(int(size) for size in sizes if size is not None)
     return known if len(known) == len(sizes) == 3 else None
 

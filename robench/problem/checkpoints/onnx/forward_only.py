@@ -5,6 +5,7 @@ beyond a limit.
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -18,7 +19,8 @@ from ...shapes import Inputs
 from .node import Refused
 
 MEMORY = 2**33  # bytes that ONNX Runtime may use for all values and weights
-SHOWN = 160  # characters of a message of ONNX Runtime
+LONGEST = 160  # characters of a message of ONNX Runtime
+CODES, PLACE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "), re.compile(r"^/\S+:\d+ .*?\) (?=[A-Z])")
 ROWS = 64  # images that are computed at one time
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 NUMBERS = ("tensor(float", "tensor(double", "tensor(int", "tensor(uint8", "tensor(bool")
@@ -120,8 +122,9 @@ def _messages(message: Any) -> Iterator[Any]:
 
 
 def _short(error: Exception) -> str:
-    """The last part of a message of ONNX Runtime, which begins with codes and places in its source."""
-    return first_line(error).rpartition("Status Message: ")[2].rpartition(") ")[2][:SHOWN]
+    """A message of ONNX Runtime without the codes and the place in its source that it begins with."""
+    message = CODES.sub("", first_line(error))
+    return shown(PLACE.sub("", message.rpartition("Status Message: ")[2])[:LONGEST])
 
 
 def _session(data: bytes) -> Any:

@@ -81,13 +81,13 @@ def one_hot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int) -> Ten
     return torch.where(hit, on, off).movedim(-1, axis)
 
 
-def largest(x: Tensor, number: Tensor, *, axis: int, most: bool) -> tuple[Tensor, Tensor]:
+def largest(x: Tensor, number: Tensor, *, axis: int, descending: bool) -> tuple[Tensor, Tensor]:
     """The largest or smallest entries along an axis, in their order, and their indices; the first of equal ones."""
     place = axis_of(axis, x.ndim)
     (k,) = integers(number.reshape(-1))
     if not 0 <= k <= x.shape[place]:
         raise ValueError(f"{k} of {x.shape[place]} entries")
-    values, places = x.sort(dim=place, descending=most, stable=True)
+    values, places = x.sort(dim=place, descending=descending, stable=True)
     return values.narrow(place, 0, k), places.narrow(place, 0, k)
 
 
@@ -108,15 +108,15 @@ def triangle(x: Tensor, diagonal: Tensor | None = None, *, upper: bool) -> Tenso
 
 
 def _top_k(node: Node) -> Layer:
-    axis, most = node.integer("axis", -1), bool(node.integer("largest", 1))
+    axis, descending = node.integer("axis", -1), bool(node.integer("largest", 1))
     node.integer("sorted", 1)  # sorted ones are right in any case
     if node.opset >= 10:
-        return compute(largest, numbers=[1], axis=axis, most=most)
-    return compute(_largest_of, number=torch.tensor(node.integer("k", 1)), axis=axis, most=most)
+        return compute(largest, numbers=[1], axis=axis, descending=descending)
+    return compute(_largest_of, number=torch.tensor(node.integer("k", 1)), axis=axis, descending=descending)
 
 
-def _largest_of(x: Tensor, *, number: Tensor, axis: int, most: bool) -> tuple[Tensor, Tensor]:
-    return largest(x, number, axis=axis, most=most)
+def _largest_of(x: Tensor, *, number: Tensor, axis: int, descending: bool) -> tuple[Tensor, Tensor]:
+    return largest(x, number, axis=axis, descending=descending)
 
 
 def _scatter_places(node: Node) -> Layer:
