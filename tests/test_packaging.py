@@ -60,10 +60,15 @@ def pins(python: str) -> dict[str, str]:
     return found
 
 
+WITH_THEIR_TORCH = {"timm", "torchvision", "robustbench"}
+"""Extras without a pin: their versions follow from the user's torch."""
+
+
 def wanted() -> list[Requirement]:
-    """Everything pyproject.toml asks for, with all extras."""
+    """Everything pyproject.toml asks for, with all extras but those."""
     project = PROJECT["project"]
-    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    extras = [texts for name, texts in project["optional-dependencies"].items() if name not in WITH_THEIR_TORCH]
+    texts = [*project["dependencies"], *(text for extra in extras for text in extra)]
     return [r for r in map(Requirement, texts) if r.name != "robench"]
 
 
