@@ -275,6 +275,8 @@ class Evaluation:
             spec=lambda choice: spec_of(choice, self.plan.eot),
         )
         for search in check.searches():
+            if search.note:
+                self.progress.noted(search.note)
             engine = self._engine(search.classifier)
             jobs = self._jobs(search.steps, among=search.examples, again=search.again)
             self._search(engine, jobs, min(self.deadline, search.until))

@@ -222,6 +222,7 @@ class MaskingState(msgspec.Struct, frozen=True):
     sampled: tuple[Number, ...] = ()  # examples for attacks of another kind, in ascending order
     # The attacks of another kind that search the sample, by their keys, and the depth that last assigned them.
     assigned: tuple[tuple[Text, MaskingDepth], ...] = ()
+    widened: MaskingDepth = MaskingDepth.NONE  # the greatest depth at which all that stands was searched further
 
     def joined(self, other: "MaskingState") -> "MaskingState":
         """Everything that either of two records about the same threat holds."""
@@ -235,6 +236,7 @@ class MaskingState(msgspec.Struct, frozen=True):
             max(self.reached, other.reached),
             tuple(sorted({*self.sampled, *other.sampled})),
             tuple(sorted(depths.items())),
+            max(self.widened, other.widened),
         )
 
 

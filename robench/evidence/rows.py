@@ -243,12 +243,12 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 
 # The state of a check for gradient masking. It has no table of its own: run files keep it among the probes.
 
-_STARTED, _REACHED, _SAMPLED, _ASSIGNED = "begun", "depth", "sampled", "shown "
+_STARTED, _REACHED, _SAMPLED, _ASSIGNED, _WIDENED = "begun", "depth", "sampled", "shown ", "widened"
 _DEPTHS = {float(depth): depth for depth in MaskingDepth if depth is not MaskingDepth.NONE}
 
 
 def _is_state(probe: Probe) -> bool:
-    return probe.name in (_STARTED, _REACHED, _SAMPLED) or probe.name.startswith(_ASSIGNED)
+    return probe.name in (_STARTED, _REACHED, _SAMPLED, _WIDENED) or probe.name.startswith(_ASSIGNED)
 
 
 def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:
@@ -262,6 +262,7 @@ def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:
             threat,
             started=depths.pop(_STARTED, MaskingDepth.NONE),
             reached=depths.pop(_REACHED, MaskingDepth.NONE),
+            widened=depths.pop(_WIDENED, MaskingDepth.NONE),
             sampled=tuple(sorted(p.example for p in rows if p.name == _SAMPLED)),
             assigned=tuple(
                 sorted((renames.spec(name.removeprefix(_ASSIGNED)), depth) for name, depth in depths.items())
@@ -284,6 +285,8 @@ def probes_of(state: MaskingState) -> Iterator[Probe]:
         yield Probe(state.threat, WHOLE, _STARTED, float(state.started))
     if state.reached:
         yield Probe(state.threat, WHOLE, _REACHED, float(state.reached))
+    if state.widened:
+        yield Probe(state.threat, WHOLE, _WIDENED, float(state.widened))
     for attack, depth in state.assigned:
         yield Probe(state.threat, WHOLE, f"{_ASSIGNED}{attack}", float(depth))
     for example in state.sampled:

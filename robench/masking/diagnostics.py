@@ -27,6 +27,8 @@ SHUFFLES = 19  # steps with the same entries in another order: by chance one is 
 REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
 AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
+HALVINGS = 14  # of the line to an image of another class
+NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
     deviations of all, when an image is alone in its batch. `training layers`: the number of layers in training mode,
     and of batch norms without statistics of their own. `inner gradients`: the number of gradients taken during one
     forward pass. `probabilities`, `log-probabilities`, `one-hot`: 1 if every row of the output is one. `spread`: the
-    median standard deviation of the logits of an image. `no gradient`: 1 if computing one raises.
+    median standard deviation of the logits of an image. `no gradient`: 1 if computing one raises. `constant`: 1 if
+    these images and noise all get the same logits.
 
     Running out of memory is raised, not measured.
     """
@@ -71,12 +74,13 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
             "one-hot": float(bool(((outputs == 0) | (outputs == 1)).all()) and bool((outputs.sum(dim=1) == 1).all())),
             "spread": spread.median().item(),
             "no gradient": float(_gradient(classifier, x[:2], y[:2]) is None),
+            "constant": float(_is_constant(classifier, logits)),
         }
     yield from (Measured("", WHOLE, name, value) for name, value in values.items())
 
 
 def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> Iterator[Measured]:
-    """Measurements of each example under a threat. They cost 5 gradients and 65 forward passes for each.
+    """Measurements of each example under a threat. They cost 5 gradients and 82 forward passes for each.
 
     They are taken at the image and at a random member of its set, the start.
     `zero`, `not finite`: the share of the two places at which the gradient of the margin is exactly 0, or not finite.
@@ -86,7 +90,8 @@ def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> 
     gradient over a short way, from both sides, over the gain that the gradient promises; 1 for a correct gradient.
     `leads`: 1 if some step along the gradient gains more than the same step with its entries in another order, in
     each of SHUFFLES orders; a useless gradient is that lucky once in 7. `same`: 1 if a small step in a random
-    direction changes no logit. `agrees`: the cosine between two gradients at one place.
+    direction changes no logit. `agrees`: the cosine between two gradients at one place. `jump`: the difference of the
+    two largest logits where the class changes, on the line to an image of another class, over that at the image.
 
     Batches are halved until they fit the memory. Raises the error if one image does not.
     """
@@ -141,6 +146,7 @@ def _of_rows(classifier: Classifier, threat: Ball, x: Inputs, y: Labels, keys: K
         "leads": _leads(classifier, threat, x, start, y, at_start, keys).double(),
         "same": _same(classifier, threat, start, keys).double(),
         "agrees": _cosine(at_start, again),
+        "jump": _jump(classifier, x),
     }
 
 
@@ -181,6 +187,43 @@ def _same(classifier: Classifier, threat: Ball, start: Inputs, keys: Keys) -> Te
     with torch.no_grad():
         first, second = classifier(start), classifier((start + aside).clamp(0, 1))
     return (first == second).all(dim=1)
+
+
+@torch.no_grad()
+def _jump(classifier: Classifier, x: Inputs) -> PerExample:
+    """The gap between the two largest logits next to a change of the class, over that at the image.
+
+    The change is found by halving the line to the next image of another class. Scores that rank the classes as the
+    model does are nearly equal there. 0 where all images have one class.
+    """
+    logits = classifier(x).double()
+    if logits.shape[1] < 2:
+        return torch.zeros_like(logits[:, 0])
+    predicted = logits.argmax(dim=1)
+    after = torch.stack([predicted.roll(-k) for k in range(1, len(x) + 1)], dim=1)  # row, distance
+    partner = (torch.arange(len(x), device=x.device) + 1 + (after != predicted[:, None]).int().argmax(dim=1)) % len(x)
+    low, high = x, x[partner]
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        same = per_example(classifier(middle).argmax(dim=1) == predicted, middle)
+        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    sides = torch.minimum(_gap(classifier(low).double()), _gap(classifier(high).double()))
+    share = (sides / _gap(logits).clamp(min=1e-300)).nan_to_num(0.0)
+    return torch.where(predicted[partner] == predicted, 0.0, share)
+
+
+def _gap(logits: Tensor) -> PerExample:
+    best: Tensor = logits.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]
+
+
+def _is_constant(classifier: Classifier, logits: Tensor) -> bool:
+    """Whether images, and noise that is dark or bright, have the same logits."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(NOISY, *classifier.shape, generator=generator).to(logits.device)
+    with torch.no_grad():
+        outputs = torch.cat([logits, classifier(noise), classifier(1 - noise / 4)])
+    return bool((outputs == outputs[0]).all())
 
 
 def _margin(classifier: Classifier, x: Inputs, y: Labels) -> PerExample:

@@ -1,8 +1,9 @@
 """The check for gradient masking, after the attacks: whether examples stand because gradients mislead.
 
-Diagnostics measure the gradient. Attacks of another kind search what first-order attacks left, and first-order attacks
-search once more what those broke. Every find goes to the referee and counts, like any other. `results.masking` turns
-the records into a verdict.
+Diagnostics measure the gradient. Attacks of another kind search a sample of what first-order attacks left. Where a
+diagnostic is suspicious or they break something, the search goes on over all that stands: surrogate gradients first,
+then attacks without gradients. First-order attacks search once more what those broke. Every find goes to the referee
+and counts, like any other. `results.masking` turns the records into a verdict.
 """
 
 import time
@@ -12,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from ..errors import UserError, unknown
+from ..errors import UserError, counted, unknown
 from ..evidence.attack_key import AttackKey
 from ..evidence.records import WHOLE, Evidence, MaskingDepth, MaskingState, Plan, PlannedAttack, Probe
 from ..evidence.store import RunFile
@@ -24,19 +25,13 @@ from ..problem.threats import Ball
 from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import ROWS, Rate, measured_rate, of_protocol
 from ..results.masking import indicators
-from ..results.masking.comparison import left_by_first_order, uncontrolled
-from ..results.outcomes import answers
-from ..search.attack import AnySteppedAttack
-from ..search.attacks.apgd import APGD
-from ..search.attacks.boundary import Boundary
-from ..search.attacks.brendel_bethge import BrendelBethge
-from ..search.attacks.fab import FAB
-from ..search.attacks.hop_skip_jump import HopSkipJump
-from ..search.attacks.pgd import PGD
-from ..search.attacks.pointwise import Pointwise
-from ..search.attacks.salt_and_pepper import SaltAndPepper
-from ..search.attacks.square import Square
+from ..results.masking.comparison import compare, left_by_first_order, uncontrolled
+from ..results.masking.verdict import AT_RANDOM, findings
+from ..results.outcomes import answers, breaks
 from . import diagnostics, surrogates
+from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_kind
+from .script_graph import is_compiled
+from .transfer import guides, imitates, imitation
 
 MaskingLevel = Literal["off", "on", "deep"]
 """How thorough the check is."""
@@ -45,6 +40,10 @@ LEVELS: tuple[MaskingLevel, ...] = ("off", "on", "deep")
 CHECKED = ("linf", "l2", "l1")  # the norms for which `of_another_kind` chooses attacks
 SHARE = 0.05  # of the time that the protocol would take if every example stood
 MIN = 10.0  # seconds, if that share is less
+ALL = 10**6  # examples: no data set has more
+CONTROLLED = 100  # of the examples broken in a further search, how many first-order attacks search again
+MORE_SHARE = 1.0  # of the same time, where a threat may be masked
+MORE_MIN = 60.0  # seconds, if that share is less
 
 Step = tuple[ThreatChoice, PlannedAttack, AttackChoice]
 
@@ -63,14 +62,14 @@ class Scope:
 
     depth: MaskingDepth
     probed: int  # examples whose gradients are measured
-    sampled: int  # examples that first-order attacks left, for attacks of another kind
+    sampled: int  # examples that first-order attacks left, for attacks of another kind; all, where it may be masked
     controlled: int  # of those that were broken, how many first-order attacks search again
     limited: bool  # in time
 
 
 SCOPES: Mapping[MaskingLevel, Scope] = {
     "on": Scope(MaskingDepth.ON, probed=40, sampled=32, controlled=10, limited=True),
-    "deep": Scope(MaskingDepth.DEEP, probed=500, sampled=10**6, controlled=100, limited=False),
+    "deep": Scope(MaskingDepth.DEEP, probed=500, sampled=ALL, controlled=CONTROLLED, limited=False),
 }
 
 
@@ -83,6 +82,7 @@ class Search:
     examples: frozenset[int]  # numbers in the split
     again: bool  # also on examples that are broken already
     until: float  # of time.monotonic()
+    note: str = ""  # what the user should know before it starts, as a sentence without its full stop
 
 
 @dataclass
@@ -108,47 +108,106 @@ class MaskingCheck:
             return
         self._record(MaskingState(str(t.threat), started=self._scope.depth) for t in threats)
         whole = self._whole()
-        seconds = self._allowed()
-        for place, choice in enumerate(threats):
+        cost = self._cost()
+        for choice in threats:
             self._measure(choice)
-            until = self._started + seconds * (place + 1) / len(threats)
-            yield from self._of_threat(choice, whole, until)
+            yield from self._of_threat(choice, whole, cost, len(threats))
 
-    def _of_threat(self, choice: ThreatChoice, whole: Mapping[str, float], until: float) -> Iterator[Search]:
-        threat = str(choice.threat)
+    def _of_threat(
+        self, choice: ThreatChoice, whole: Mapping[str, float], cost: float, threats: int
+    ) -> Iterator[Search]:
+        """The searches under one of several threats, each of which may take the same time."""
+        threat, started = str(choice.threat), time.monotonic()
         assert isinstance(choice.threat, Ball), "only balls are checked"
-        sample = self._sample(threat)
+        until = started + self._seconds(SHARE, MIN, cost) / threats
+        sample = self._sample(threat, self._scope.sampled)
+        # Nothing can change the answer of a constant model.
+        constant = bool(whole.get("constant"))
+        suspicious = set() if constant else suspicious_indicators(self.plan, self.run.evidence(), threat)
         deep = self._scope.depth is MaskingDepth.DEEP
-        suspicious = suspicious_indicators(self.plan, self.run.evidence(), threat)
-        if suspicious:  # a gradient that works is the cheapest attack of all
-            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
-        others = self._search(self.classifier, choice, of_another_kind(choice.threat.name, self.level), sample, until)
-        # Recorded before the search, so that one that time cuts short is known to be incomplete.
-        assigned = tuple((planned.spec, self._scope.depth) for _, planned, _ in others.steps)
-        self._record([MaskingState(threat, assigned=assigned)])
-        yield others
-        if not suspicious and deep:
-            yield from self._with_surrogates(choice, sample, whole, suspicious, until)
-        averaged = self.plan.passes > 1  # the model answers at random, so every gradient is a mean already
-        if not averaged and (jumps(suspicious) or deep):
-            halfway = (time.monotonic() + until) / 2  # expensive, and what is broken so far needs its control
-            nearby = surrogates.smoothed(self.classifier, choice.threat)
-            yield self._search(nearby, choice, ascent_attacks(self.level)[:2], sample, halfway, surrogate="smoothed")
-        broken = uncontrolled(self.plan, self.run.evidence(), threat)
-        controlled = frozenset([e for e in broken if e in sample][: self._scope.controlled])
-        yield self._search(self.classifier, choice, control(), controlled, until, again=True)
+        if not deep and not suspicious:
+            others = of_another_kind(choice.threat.name, "on")
+            yield self._assigned(self._search(self.classifier, choice, others, sample, until))
+        more = deep or bool(suspicious) or self._may_be_masked(threat)
+        sample = self._sample(threat, ALL) if more else sample
+        if more and sample:
+            seconds = self._seconds(MORE_SHARE, MORE_MIN, cost) / threats
+            until = max(until, time.monotonic() + seconds)
+            why = ", ".join(sorted(suspicious)) or "evidence of another kind"
+            note = (
+                f"{threat}: {why}; {counted(len(sample), 'example')} that first-order attacks left are searched further"
+            )
+            note += f", for up to {counted(round(seconds), 'second')}" if seconds < float("inf") else ""
+            for search in self._further(choice, sample, suspicious, whole, until):
+                yield replace(search, note=note)
+                note = ""
+        if not self._conclusive(threat):
+            broken = uncontrolled(self.plan, self.run.evidence(), threat)
+            max_controlled = CONTROLLED if more else self._scope.controlled
+            controlled = frozenset([e for e in broken if e in sample][:max_controlled])
+            # What is broken so far needs its control, so that takes its time whatever the search has taken.
+            until = max(until, time.monotonic() + MIN / threats)
+            yield self._search(self.classifier, choice, control(), controlled, until, again=True)
 
-    def _with_surrogates(
+    def _further(
         self,
         choice: ThreatChoice,
         sample: frozenset[int],
-        whole: Mapping[str, float],
         suspicious: Set[str],
+        whole: Mapping[str, float],
         until: float,
     ) -> Iterator[Search]:
-        dead_pixels = indicators.DEAD_PIXELS.name in suspicious
-        for name, surrogate in self._surrogates(whole, dead_pixels):
-            yield self._search(surrogate, choice, ascent_attacks(self.level), sample, until, surrogate=name)
+        """Everything on all that stands. Surrogates that have broken something get all their attacks."""
+        assert isinstance(choice.threat, Ball), "only balls are checked"
+        threat, effort = str(choice.threat), self._effort
+        useful = []
+        for name, surrogate in self._surrogates(choice.threat, whole, suspicious):
+            first = self._search(surrogate, choice, first_ascents(), sample, until, surrogate=name)
+            yield self._assigned(first)
+            if effort == "deep" or self._yield(threat, name):
+                useful.append((self._yield(threat, name), name, surrogate))
+        for _, name, surrogate in sorted(useful, key=lambda one: -one[0]):
+            rest = self._search(surrogate, choice, ascent_attacks(effort), sample, until, surrogate=name)
+            yield self._assigned(rest)
+        others = of_another_kind(choice.threat.name, effort)
+        yield self._assigned(self._search(self.classifier, choice, others, sample, until))
+        averaged = self.plan.passes > 1  # the model answers at random, so every gradient is a mean already
+        if not averaged and (jumps(suspicious) or effort == "deep"):
+            nearby = surrogates.smoothed(self.classifier, choice.threat)
+            yield self._assigned(self._search(nearby, choice, first_ascents(), sample, until, surrogate="smoothed"))
+        # Recorded at the end: before, an interruption would leave out searches that were never assigned.
+        self._record([MaskingState(threat, widened=self._scope.depth)])
+
+    def _assigned(self, search: Search) -> Search:
+        """The search, recorded before it runs, so that one that time cuts short is known to be incomplete."""
+        assigned = tuple((planned.spec, self._scope.depth) for _, planned, _ in search.steps)
+        if search.steps:
+            self._record([MaskingState(str(search.steps[0][0].threat), assigned=assigned)])
+        return search
+
+    def _may_be_masked(self, threat: str) -> bool:
+        """Whether anything has broken significantly many of the sampled examples that the plan left."""
+        found = compare(self.plan, self.run.evidence(), threat)
+        return found.too_weak or found.significant or found.uncontrolled > 1
+
+    def _conclusive(self, threat: str) -> bool:
+        """Whether a diagnostic shows by itself that gradients mislead, so that no control is needed."""
+        reading = findings(self.plan, self.run.evidence())[threat].indicators
+        return any(indicator.conclusive for indicator in reading)
+
+    def _yield(self, threat: str, surrogate: str) -> int:
+        """The number of examples that the gradient of a surrogate has broken under a threat."""
+        found = breaks(self.run.evidence(), threat)
+        return len({claim.example for claim, _ in found if claim.key.surrogate == surrogate})
+
+    def _any_yield(self, threat: str) -> bool:
+        """Whether the gradient of any surrogate but an imitation has broken an example under a threat."""
+        found = breaks(self.run.evidence(), threat)
+        return any(claim.key.surrogate not in ("", "imitation") for claim, _ in found)
+
+    @property
+    def _effort(self) -> Effort:
+        return "deep" if self._scope.depth is MaskingDepth.DEEP else "more"
 
     def _search(
         self,
@@ -180,21 +239,31 @@ class MaskingCheck:
     def _items(self, choice: AttackChoice) -> int:
         return choice.restarts * max(1, min(choice.attack.targets, self.classifier.classes - 1))
 
-    def _surrogates(self, whole: Mapping[str, float], dead_pixels: bool) -> Iterator[tuple[str, Classifier]]:
-        """The model with other gradients, each under the name that its evidence keys hold."""
+    def _surrogates(
+        self, threat: Ball, whole: Mapping[str, float], suspicious: Set[str]
+    ) -> Iterator[tuple[str, Classifier]]:
+        """The model with other gradients, each under the name that its evidence keys hold, the likeliest first."""
         differentiates = whole.get("inner gradients", 0) > 0
+        dead_pixels = indicators.DEAD_PIXELS.name in suspicious
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
-        if not whole.get("compiled"):
-            yield "repaired", surrogates.bpda(self.classifier, differentiates=differentiates)
-            if dead_pixels or self._scope.depth is MaskingDepth.DEEP:
-                leaky = surrogates.bpda(self.classifier, differentiates=differentiates, leak=surrogates.LEAKY_SLOPE)
-                yield "leaking", leaky
-            inner = surrogates.inner_layer(self.classifier, x, differentiates=differentiates)
+        inside = surrogates.opened(self.classifier, x)
+        if not is_compiled(inside.module):
+            yield "repaired", surrogates.bpda(inside, differentiates=differentiates)
+            inner = surrogates.inner_layer(inside, x, differentiates=differentiates)
             if inner is not None:
                 yield "inside", inner
+            if dead_pixels or self._effort == "deep":
+                leaky = surrogates.bpda(inside, differentiates=differentiates, leak=surrogates.LEAKY_SLOPE)
+                yield "leaking", leaky
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
         if (probabilities and not whole.get("one-hot")) or not 1e-2 < spread < 1e2:
             yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
+        for name, guide in guides(self.classifier, self.plan.data, self.plan.model.weights_sha256, x):
+            yield f"transfer-from-{name}", surrogates.guided(self.classifier, guide)
+        if imitates(self.classifier) and self._conclusive(str(threat)) and not self._any_yield(str(threat)):
+            every = self._images(self._correct()[:512]).x.to(self.classifier.device)
+            imitation_of_it = imitation(self.classifier, threat, every, self.plan.seed)
+            yield "imitation", surrogates.guided(self.classifier, imitation_of_it)
 
     # Examples
 
@@ -214,13 +283,13 @@ class MaskingCheck:
         row = {number: i for i, number in enumerate(self.split.numbers)}
         return self.split.take([row[e] for e in examples])
 
-    def _sample(self, threat: str) -> frozenset[int]:
+    def _sample(self, threat: str, size: int) -> frozenset[int]:
         """Examples that first-order attacks leave. The sample is recorded, because the verdict rests on it alone."""
         evidence = self.run.evidence()
         state = evidence.masking_state(threat)
         left = self._shuffled(left_by_first_order(self.plan, evidence, threat))
         before = frozenset(state.sampled)
-        new = [e for e in left if e not in before][: max(0, self._scope.sampled - len(before))]
+        new = [e for e in left if e not in before][: max(0, size - len(before))]
         reached = max(self._scope.depth, state.reached)
         self._record([MaskingState(threat, reached=reached, sampled=tuple(sorted(new)))])
         return before | frozenset(new)
@@ -233,7 +302,7 @@ class MaskingCheck:
         if not known:
             few = self._images(self._correct()[:16])
             found = self._measured(lambda: diagnostics.of_model(self.classifier, few, self.plan.seed))
-            found.append(Probe("", WHOLE, "compiled", float(surrogates.is_compiled(self.classifier))))
+            found.append(Probe("", WHOLE, "compiled", float(is_compiled(self.classifier.module))))
             with self.run.writing():
                 self.run.put_probes(found)
             known = {p.name: p.value for p in found}
@@ -260,18 +329,22 @@ class MaskingCheck:
                 raise
         raise self._too_little_memory()
 
-    def _allowed(self) -> float:
-        """The seconds that the check may take, from its start."""
+    def _cost(self) -> float:
+        """The seconds that the protocol would take if every example stood; 0 for a model without a gradient."""
         if not self._scope.limited:
-            return float("inf")
+            return 0.0
         try:
             rate = self._rate()
         except RuntimeError as error:
             if out_of_memory(error):
                 raise self._too_little_memory() from None
-            return MIN  # the model yields no gradient, so the protocol's attacks take no time at all
+            return 0.0  # the protocol's attacks take no time at all
         each = rate.seconds(of_protocol(self.protocol, self.classifier.classes))
-        return max(MIN, SHARE * each * self.plan.eot * len(self._correct()))
+        return each * self.plan.eot * len(self._correct())
+
+    def _seconds(self, share: float, minimum: float, cost: float) -> float:
+        """The seconds that a part of the check may take under all threats."""
+        return max(minimum, share * cost) if self._scope.limited else float("inf")
 
     def _rate(self) -> Rate:
         """The measured rate, in a batch that fits the memory."""
@@ -292,46 +365,12 @@ class MaskingCheck:
 
 
 def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[str]:
-    """The names of the indicators that are suspicious under a threat."""
-    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious}
+    """The names of the indicators that are suspicious under a threat, without those that noise explains."""
+    explained = {i.name for i in indicators.INDICATORS if plan.passes > 1 and i.measure in AT_RANDOM}
+    return {i.name for i in indicators.read(plan, evidence, threat) if i.suspicious} - explained
 
 
 def jumps(suspicious: Set[str]) -> bool:
     """Whether there is a gradient, but it is unlike those nearby, judging by the suspicious indicators."""
     unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name}
     return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious
-
-
-def of_another_kind(threat: str, level: MaskingLevel) -> list[AttackChoice]:
-    """Attacks for one norm that read no gradient, or that start where the model is wrong already."""
-    deep = level == "deep"
-    square = _choice("square", Square(steps=5000 if deep else 150))
-    if threat == "linf":
-        return [square, _choice("hop-skip-jump", HopSkipJump(steps=10))] if deep else [square]
-    # Expensive, so it comes last and takes the time that is left.
-    outside = _choice("brendel-bethge", BrendelBethge(steps=200 if deep else 60))
-    if threat == "l2":
-        return [square, *([_choice("boundary", Boundary(steps=100))] if deep else []), outside]
-    assert threat == "l1", f"no attack is chosen for {threat}"
-    pointwise = _choice("pointwise", Pointwise(steps=500 if deep else 40))
-    return [pointwise, square, *([_choice("salt-and-pepper", SaltAndPepper())] if deep else []), outside]
-
-
-def ascent_attacks(level: MaskingLevel) -> list[AttackChoice]:
-    """Attacks on a surrogate. Steps of one length come first: they work even if the loss itself does not change."""
-    targets = 9 if level == "deep" else 3
-    return [
-        _choice("pgd", PGD(steps=40, random_start=False)),
-        _choice("apgd-margin", APGD(loss="margin")),
-        _choice("apgd-t", APGD(loss="dlr", targets=targets)),
-    ]
-
-
-def control() -> list[AttackChoice]:
-    """First-order attacks on scale-free losses, with more gradients than `comparison.CONTROL` requires."""
-    ascent = _choice("apgd-margin", APGD(loss="margin"), 2)
-    return [ascent, _choice("apgd-t", APGD(loss="dlr", targets=4)), _choice("fab", FAB(targets=4, steps=50))]
-
-
-def _choice(label: str, attack: AnySteppedAttack, restarts: int = 1) -> AttackChoice:
-    return AttackChoice(label, attack, restarts)

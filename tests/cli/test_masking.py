@@ -35,9 +35,11 @@ def quick(monkeypatch):
     control = AttackChoice("apgd-margin", APGD(steps=20, loss="margin"))
     monkeypatch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(schedule, "MORE_MIN", float("inf"))
     monkeypatch.setattr(comparison, "CONTROL", 20)
     monkeypatch.setattr(schedule, "control", lambda: [control])
-    monkeypatch.setattr(schedule, "ascent_attacks", lambda depth: [ascent])
+    monkeypatch.setattr(schedule, "first_ascents", lambda: [ascent])
+    monkeypatch.setattr(schedule, "ascent_attacks", lambda effort: [ascent])
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
 

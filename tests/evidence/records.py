@@ -65,6 +65,7 @@ EVIDENCE = Evidence(
             *("l2:2", MaskingDepth.DEEP, MaskingDepth.ON),
             sampled=(3, 7),
             assigned=(("pointwise(queries_per_step=4)", MaskingDepth.ON), ("square(steps=4)", MaskingDepth.DEEP)),
+            widened=MaskingDepth.ON,
         ),
     ),
     nearest=(Nearest(3, "l2:2", 0.1 + 0.2), Nearest(9, "l2:2", 0.0)),

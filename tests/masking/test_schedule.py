@@ -1,6 +1,7 @@
 """`masking="on"`: models of the zoo are seen through, honest ones are not accused, and nothing is done twice."""
 
 import copy
+import functools
 import warnings
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 
 import robench
 from robench.errors import UserError
+from robench.evaluation.progress import Silence
 from robench.evidence.attack_key import AttackKey
 from robench.evidence.store import RunFile
-from robench.masking import diagnostics, schedule
+from robench.masking import diagnostics, schedule, transfer
 from robench.problem import checkpoints, datasets
 from robench.problem.threats import parse
 from robench.protocols import AttackChoice
@@ -38,12 +40,15 @@ FEW = schedule.control, schedule.ascent_attacks, schedule.of_another_kind
 def quick(monkeypatch):
     """Shorter attacks than in earnest, and no haste: results must not depend on how busy the machine is."""
     monkeypatch.setattr(schedule, "MIN", float("inf"))
+    monkeypatch.setattr(schedule, "MORE_MIN", float("inf"))
+    monkeypatch.setattr(transfer, "GUIDES", 1)
+    monkeypatch.setattr(transfer, "STEPS", 20)
     monkeypatch.setattr(comparison, "CONTROL", 30)
     margin = APGD(steps=30, loss="margin")
     monkeypatch.setattr(schedule, "control", lambda: [AttackChoice("apgd-margin", margin)])
-    monkeypatch.setattr(
-        schedule, "ascent_attacks", lambda depth: [AttackChoice("pgd", PGD(steps=10, random_start=False))]
-    )
+    pgd = AttackChoice("pgd", PGD(steps=10, random_start=False))
+    monkeypatch.setattr(schedule, "first_ascents", lambda: [pgd])
+    monkeypatch.setattr(schedule, "ascent_attacks", lambda effort: [pgd])
     square = AttackChoice("square", Square(steps=60))
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square])
 
@@ -54,6 +59,12 @@ def base(name="digits-adv-linf"):
 
 def evaluate(module, masking="on", **changes):
     return robench.evaluate(module, "digits", **{**WEAK, **changes}, masking=masking)
+
+
+@functools.cache
+def honest():
+    """The summary of an honest model, after the checks."""
+    return evaluate(base())
 
 
 class Rounded(torch.nn.Module):
@@ -93,7 +104,7 @@ def test_a_model_without_gradients_is_attacked_by_other_means():
 
 
 def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
-    plain, looked = evaluate(base(), "off"), evaluate(base())
+    plain, looked = evaluate(base(), "off"), honest()
     assert looked.masking.verdict == "none-found"
     assert looked.threats[0].attacks[0].broken == plain.threats[0].attacks[0].broken
     assert not any(i.suspicious for i in looked.threats[0].masking.indicators)
@@ -134,7 +145,7 @@ def test_a_check_that_ran_out_of_time_says_so_and_continues_with_the_same_comman
     assert any("continues the search" in sentence for sentence in short.masking.evidence)
     (whole,) = evaluate(module, run=tmp_path / "r.robench").threats
     assert whole.masking.verdict == "none-found"
-    assert whole.outcomes == evaluate(base()).threats[0].outcomes
+    assert whole.outcomes == honest().threats[0].outcomes
 
 
 def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_started(tmp_path, monkeypatch):
@@ -175,21 +186,58 @@ def test_a_later_run_without_a_check_keeps_the_verdict(tmp_path):
     assert evaluate(module, "off", run=tmp_path / "r.robench").threats == looked.threats
 
 
-def test_a_model_compiled_by_torchscript_is_attacked_without_surrogates(tmp_path):
+def linear(*after):
+    """A ridge regression of the digits, and what comes after it."""
     train = datasets.load("digits:train")
     ridge = train.x.flatten(1).T @ train.x.flatten(1) + 10 * torch.eye(784)
     weights = torch.linalg.solve(ridge, train.x.flatten(1).T @ F.one_hot(train.y, 10).float()).T
-    linear = torch.nn.Linear(784, 10, bias=False)
-    linear.weight.data.copy_(100 * weights)
+    layer = torch.nn.Linear(784, 10, bias=False)
+    layer.weight.data.copy_(100 * weights)
+    return torch.nn.Sequential(torch.nn.Flatten(), layer.requires_grad_(False), *after)
+
+
+def compiled(module, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        whole = torch.nn.Sequential(torch.nn.Flatten(), linear.requires_grad_(False), Rounded())
-        torch.jit.script(whole).save(str(tmp_path / "compiled.pt"))
-    (after,) = evaluate(tmp_path / "compiled.pt", run=tmp_path / "r.robench").threats
-    assert after.masking.verdict in ("masked", "suspect")
-    assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / "r.robench").exhausted}
+        torch.jit.script(module).save(str(path))
+    return path
+
+
+def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path, inspected_here):
+    weak = {"threats": ["linf:0.03"]}
+    (honest,) = evaluate(linear(), "off", **weak).threats
+    path = compiled(linear(Rounded()), tmp_path / "compiled.pt")
+    (before,) = evaluate(path, "off", **weak).threats
+    (after,) = evaluate(path, run=tmp_path / "r.robench", **weak).threats
+    assert before.accuracy > honest.accuracy + 0.1
+    assert after.masking.verdict == "masked"
+    assert after.accuracy <= honest.accuracy + 0.06
+    assert "repaired" in {s.key.surrogate for s in evidence(tmp_path / "r.robench").exhausted}
     (reported,) = [i for i in after.masking.indicators if i.name == "compiled or exported"]
     assert reported.value == "1"
+
+
+def test_a_further_search_is_announced_with_its_reason_and_its_limit(monkeypatch):
+    noted = []
+    monkeypatch.setattr(schedule, "MORE_MIN", 60.0)
+    monkeypatch.setattr(Silence, "noted", lambda self, text: noted.append(text))
+    evaluate(masked("staircase", base()))
+    (note,) = [text for text in noted if "searched further" in text]
+    assert note.startswith("linf:0.2: ")
+    assert "the answer lies" not in note
+    assert "steps change no logit" in note
+    assert note.endswith("that first-order attacks left are searched further, for up to 60 seconds")
+
+
+def test_nothing_is_searched_further_in_an_honest_model_or_one_that_gives_everything_the_same_logits(tmp_path):
+    class Constant(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x.flatten(1)[:, :10] + torch.eye(10)[3]
+
+    for number, module in enumerate((base(), Constant())):
+        (reported,) = evaluate(module, run=tmp_path / f"{number}.robench").threats
+        assert reported.masking.verdict == "none-found"
+        assert "surrogate" not in {s.key.kind for s in evidence(tmp_path / f"{number}.robench").exhausted}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +265,7 @@ def test_an_unknown_level_is_refused():
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("depth", ["on", "deep"])
+@pytest.mark.parametrize("depth", ["on", "more", "deep"])
 def test_the_chosen_attacks_are_of_the_expected_kinds(threat, depth):
     control, ascent_attacks, of_another_kind = FEW
     for choice in of_another_kind(threat, depth):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robench.masking import surrogates
+from robench.masking.script_graph import is_compiled
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.programs import Program
 from robench.problem.classifier import Classifier
@@ -79,6 +80,10 @@ BEFORE = {
     "hook": hooked,
     "function": lambda x: Turned.apply(x),
     "half": lambda x: x.half().float(),
+    "whole numbers": lambda x: (255 * x).int().float() / 255,
+    "bits": lambda x: ((255 * x).int() & 240).float() / 255,
+    "table": lambda x: torch.arange(256.0)[(255 * x).long()] / 255,
+    "fine waves": lambda x: x + 0.1 * torch.sin(900 * x),
     "square root of 0": lambda x: x + (0 * x).sum().sqrt(),
 }
 AFTER = {
@@ -154,7 +159,7 @@ def test_if_an_inner_layer_disagrees_the_logits_are_the_models_and_the_gradient_
     x = torch.rand(400, 1, 2, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         reported, layer = model(x), model.module.linear(x.flatten(1))
-    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, "linear"))
+    surrogate = surrogates._with(model, surrogates._InnerLayer(model.module, False, 0))
     agrees = reported.argmax(dim=1) == layer.argmax(dim=1)
     assert 0 < agrees.sum() < len(x)
     predictions = surrogate(x).detach()
@@ -240,15 +245,37 @@ def test_the_neighbours_of_an_image_do_not_depend_on_the_batch_and_lie_in_its_se
     assert (seen[1] <= 1).all()
 
 
-def test_an_exported_model_is_recognised_as_compiled():
-    exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), (X[:2],)).module()
-    assert surrogates.is_compiled(classifier(Program(exported)))
+def test_an_exported_model_takes_surrogate_gradients():
+    class Rounding(nn.Sequential):
+        def forward(self, x):
+            return super().forward((8 * x).round() / 8)
+
+    module = Rounding(nn.Flatten(), nn.Linear(6, 3)).eval()
+    exported = classifier(Program(torch.export.export(module, (X,)).module()))
+    assert not is_compiled(exported.module)
+    assert torch.allclose(gradient(surrogates.bpda(exported), 2), module[1].weight[2].expand(4, 6), atol=1e-6)
 
 
 def test_a_torchscript_model_is_recognised_as_compiled():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is on its way out; people's files are not
         script = Program(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))))
-    assert surrogates.is_compiled(classifier(script))
-    assert not surrogates.is_compiled(classifier(Of()))
+    assert is_compiled(script)
+    assert not is_compiled(Of())
     assert surrogates.inner_layer(classifier(script), X) is None
+    assert surrogates.inner_layer(surrogates.opened(classifier(script), X), X) is None
+
+
+def test_a_dead_branch_of_where_leaks_only_in_a_leaking_surrogate():
+    model = classifier(Of(before=lambda x: torch.where(x < 0.5, torch.zeros_like(x), x)))
+    for leak in (0.0, surrogates.LEAKY_SLOPE):
+        slopes = torch.where(X.flatten(1) < 0.5, leak, 1.0)
+        assert torch.allclose(gradient(surrogates.bpda(model, leak=leak), 0), slopes * WEIGHTS[0])
+
+
+def test_another_networks_gradient_guides_and_its_logits_stand_where_they_agree():
+    model, guide = classifier(Of(after=lambda z: F.one_hot(z.argmax(dim=1), 3).float())), Of(after=lambda z: 3 * z)
+    guided = surrogates.guided(model, guide)
+    assert torch.equal(guided(X).argmax(dim=1), model(X).argmax(dim=1))
+    assert torch.allclose(guided(X), guide(X))
+    assert torch.allclose(gradient(guided, 1), 3 * WEIGHTS[1].expand(4, 6), atol=1e-5)

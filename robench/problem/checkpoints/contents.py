@@ -21,7 +21,7 @@ from .nested import Nested, nested
 from .onnx import Imported, is_onnx, load_onnx
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
-from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
+from .programs import images_of, is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
 from .shards import index_of, read_safetensors, read_sharded
 from .zips import AGAIN, entries, names
 
@@ -90,9 +90,10 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     inside = entries(path)
     kinds = names(inside)
     if is_torchscript(kinds):
-        return _whole(*load_torchscript(path, device, trust=trust))
+        return of_module(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
-        return _whole(load_exported(path, trust=trust), f"torch.export:{sha256(path)[:16]}")
+        program = load_exported(path, trust=trust)
+        return replace(of_module(program, f"torch.export:{sha256(path)[:16]}"), shape=images_of(program))
     if is_npz(kinds):
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:
@@ -121,7 +122,7 @@ def _held(path: Path, held: object) -> Contents:
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if isinstance(held, nn.Module):
-        return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}")
+        return of_module(held, f"{type(held).__module__}.{type(held).__qualname__}")
     if not found.containers:
         what = "one array" if isinstance(held, PickledArray) else type(held).__name__
         raise UserError(f"{path} holds {what}, not weights by name; save the model's state_dict()")
@@ -130,7 +131,8 @@ def _held(path: Path, held: object) -> Contents:
     return Contents(found.tensors, nested=found)
 
 
-def _whole(module: nn.Module, code: str) -> Contents:
+def of_module(module: nn.Module, code: str) -> Contents:
+    """The contents of a module that is there whole; `code` identifies what it computes."""
     module = module.float()
     return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]))
 

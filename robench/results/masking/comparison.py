@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ...evidence.attack_key import AttackKey
-from ...evidence.records import Evidence, Plan
+from ...evidence.records import Evidence, MaskingDepth, Plan
 from ..outcomes import answers, breaks, planned_threat
 from ..stats.intervals import clopper_pearson
 from .indicators import LEVEL, tail
@@ -24,11 +24,24 @@ class Comparison:
     unsearched: int = 0  # unbroken, and not yet searched by every attack that was assigned to them
     survived: int = 0  # sampled examples that no planned attack has broken
     broken_later: int = 0  # of these, how many anything else has broken
+    left_by_plan: float = 0.0  # the share of all planned examples that are correct and unbroken by planned attacks
+    standing: float = 0.0  # the share that anything has left
+    widened: bool = False  # whether all that stands was searched further
 
     @property
     def p(self) -> float:
         """The probability of this many broken if no more than SHARE of all are: the exact binomial tail."""
         return tail(self.broken.total(), self.left, SHARE)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that stands was searched by every attack of the further search."""
+        return self.widened and not self.unsearched
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the further search has not ended, or its last attacks broke something too."""
+        return not self.settled or any(AttackKey(name).kind in ("labels", "outside") for name in self.broken)
 
     @property
     def too_weak(self) -> bool:
@@ -72,13 +85,20 @@ def compare(plan: Plan, evidence: Evidence, threat: str) -> Comparison:
     by_plan = {claim.example for claim, _ in found if claim.threat == threat and claim.attack in specs}
     survived = sampled & frozenset(plan.examples) - by_plan
     counted = Counter(broken[e].short for e in left if e in broken and e in controlled)
+    correct = answers(evidence)
+    standing = {e for e in plan.examples if correct.get(e, False)}
+    every = {claim.example for claim, _ in found}
+    n = max(len(plan.examples), 1)
     return Comparison(
         left=len(left),
         broken=counted,
         uncontrolled=sum(e in broken for e in left) - counted.total(),
         unsearched=sum(e not in broken and e not in searched for e in left),
         survived=len(survived),
-        broken_later=len(survived & {claim.example for claim, _ in found}),
+        broken_later=len(survived & every),
+        left_by_plan=len(standing - by_plan) / n,
+        standing=len(standing - every) / n,
+        widened=evidence.masking_state(threat).widened > MaskingDepth.NONE,
     )
 
 

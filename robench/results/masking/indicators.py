@@ -11,6 +11,8 @@ from ...evidence.records import WHOLE, Evidence, Plan
 from ..stats.intervals import clopper_pearson
 
 LEVEL = 0.01  # of every test
+FEW = 10  # examples: with fewer, no indicator is conclusive
+JUMP = 0.2  # of the gap at the image: scores that leave so much where the class changes say nothing about the way there
 
 Values = Sequence[float]
 """One value for each example; a single one if the measurement concerns the whole model."""
@@ -25,6 +27,11 @@ class IndicatorEntry(msgspec.Struct, frozen=True):
     suspicious: bool  # honest models do not have it
     next: str = ""  # what to do about it
     whole: bool = False  # about the model, whatever the threat
+    conclusive: bool = False  # gradients or scores are absent or of no use: it needs no further evidence
+
+
+def _never(_: object) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Indicator:
     next: str = ""  # the step after a suspicious value
     source: str = ""  # docs/concepts/masking.md gives the references in full
     whole: bool = False
+    conclusive: Callable[[Values], bool] = _never  # whether the value alone shows that gradients mislead
 
     def read(self, values: Values) -> IndicatorEntry:
         """The reading of at least one value."""
@@ -47,7 +55,9 @@ class Indicator:
         usual = self.meaning if isinstance(self.meaning, str) else self.meaning(values)
         meaning = self.alarm if suspicious else usual
         return IndicatorEntry(
-            self.name, self.value(values), meaning, suspicious, self.next if suspicious else "", whole=self.whole
+            *(self.name, self.value(values), meaning, suspicious, self.next if suspicious else ""),
+            whole=self.whole,
+            conclusive=suspicious and self.conclusive(values),
         )
 
 
@@ -70,6 +80,16 @@ class Share:
         return lambda values: f"{what} on {self.hits(values)} of {len(values)}"
 
 
+@dataclass(frozen=True)
+class Majority:
+    """A threshold: significantly more than half of all examples are `odd`."""
+
+    odd: Callable[[float], bool]
+
+    def __call__(self, values: Values) -> bool:
+        return clopper_pearson(sum(map(self.odd, values)), len(values), 0.98)[0] > 0.5
+
+
 def tail(hits: int, n: int, share: float) -> float:
     """The probability of `hits` or more among n: the binomial tail, by the incomplete beta function."""
     return float(betainc(hits, n - hits + 1, share)) if hits else 1.0
@@ -86,7 +106,20 @@ def read(plan: Plan, evidence: Evidence, threat: str) -> list[IndicatorEntry]:
         elif not p.threat and p.example == WHOLE:
             whole[p.name] = [p.value]
     measured = ((i, (whole if i.whole else values).get(i.measure)) for i in INDICATORS)
-    return [indicator.read(found) for indicator, found in measured if found]
+    entries = [indicator.read(found) for indicator, found in measured if found]
+    if _misleads(values.get(GAIN.measure, ()), values.get(LEADS, ())):
+        entries = [msgspec.structs.replace(e, conclusive=True) if e.name == GAIN.name else e for e in entries]
+    return entries
+
+
+def _misleads(gains: Values, leads: Values) -> bool:
+    """Whether differences contradict most gradients, and steps along them are not clearly better than chance either.
+
+    Straight-through layers fail the first test and pass the second.
+    """
+    if len(gains) < FEW or not leads or not _MOSTLY_CONTRADICTED(gains):
+        return False
+    return clopper_pearson(int(sum(leads)), len(leads), 0.98)[0] <= 0.5
 
 
 def _whole(
@@ -97,6 +130,7 @@ def _whole(
     alarm: str = "",
     step: str = "",
     source: str = "",
+    conclusive: bool = False,
 ) -> Indicator:
     """An indicator of the whole model, suspicious if its value is odd."""
     return Indicator(
@@ -109,18 +143,22 @@ def _whole(
         next=step,
         source=source,
         whole=True,
+        conclusive=lambda values: conclusive and odd(values[0]),
     )
-
-
-def _never(_: object) -> bool:
-    return False
 
 
 _ANYWHERE = Share(lambda v: v > 0, 0.05)
 _OFTEN = Share(lambda v: v > 0, 0.25)
 _TURNED = Share(lambda v: v < 0.9, 0.05)
+_JUMPS = Share(lambda v: v > 0.05, 0.25)
 _CONTRADICTED = Share(lambda v: not 0.5 <= v <= 2, 0.25)
+_MOSTLY_CONTRADICTED = Majority(_CONTRADICTED.odd)
+LEADS = "leads"  # the measure of how often a step along the gradient beats shuffled ones
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
+
+
+def _sufficient(values: Values) -> bool:
+    return len(values) >= FEW
 
 
 def _on_dead_pixels(values: Values) -> str:
@@ -143,6 +181,7 @@ ZERO = Indicator(
     alarm="there is nothing to follow",
     next="find what stops it: rounding, detach, a cut or a dead unit",
     source="Carlini et al. 2019; AutoAttack",
+    conclusive=_sufficient,
 )
 GAIN = Indicator(
     measure="slope",
@@ -179,6 +218,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks lose their way",
         next="check for a root, a logarithm or a division at 0",
         source="Adversarial Robustness Toolbox",
+        conclusive=_sufficient,
     ),
     Indicator(
         measure="loss zero",
@@ -189,9 +229,10 @@ INDICATORS: Sequence[Indicator] = (
         alarm="attacks on the cross-entropy stand still",
         next="attack the margin: --attack pgd",
         source="Carlini and Wagner 2017",
+        conclusive=_sufficient,
     ),
     Indicator(
-        measure="leads",
+        measure=LEADS,
         name="gradient beats shuffles",
         value=lambda values: f"{int(sum(values))} of {len(values)}",
         suspicious=lambda values: clopper_pearson(int(sum(values)), len(values), 0.98)[1] < 0.5,
@@ -199,6 +240,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="a step along the gradient gains no more than chance",
         next="attack without gradients: --attack square, --attack hop-skip-jump",
         source="a permutation test of robench",
+        conclusive=_sufficient,
     ),
     GAIN,
     Indicator(
@@ -210,6 +252,7 @@ INDICATORS: Sequence[Indicator] = (
         alarm="each call gives another gradient",
         next="average it: a protocol with eot = 20 or more",
         source="Athalye et al. 2018",
+        conclusive=Majority(lambda v: v < 0.9),
     ),
     Indicator(
         measure="same",
@@ -222,6 +265,17 @@ INDICATORS: Sequence[Indicator] = (
         source="Athalye et al. 2018",
     ),
     DEAD_PIXELS,
+    Indicator(
+        measure="jump",
+        name="gap where the class changes",
+        value=lambda values: f"median {median(values):.2g} of that at the image",
+        suspicious=_JUMPS,
+        meaning="the two best scores meet there",
+        alarm="scores do not show where another class begins",
+        next="attack by labels: --attack hop-skip-jump",
+        source="a test of robench",
+        conclusive=Majority(lambda v: v > JUMP),
+    ),
     Indicator(
         measure="norm",
         name="gradient norm",
@@ -237,6 +291,7 @@ INDICATORS: Sequence[Indicator] = (
         "no gradient attack can run",
         "remove no_grad and detach from the forward pass",
         "Pintor et al. 2022",
+        conclusive=True,
     ),
     _whole(
         "repeatable",
@@ -288,6 +343,7 @@ INDICATORS: Sequence[Indicator] = (
         "no",
         "there are no scores to increase",
         "give logits instead",
+        conclusive=True,
     ),
     _whole("log-probabilities", "outputs are log-probabilities", _never, "harmless"),
     _whole(
@@ -299,6 +355,9 @@ INDICATORS: Sequence[Indicator] = (
         "divide the logits by their spread",
         "Gupta and Ajanthan 2022",
     ),
-    _whole("compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers"),
+    _whole(
+        "compiled", "compiled or exported", _never, "if 1, surrogates cannot change its layers unless they can be read"
+    ),
+    _whole("constant", "same logits for everything", _never, "if 1, nothing can change the answer"),
 )
 """All indicators, in the order of the panel."""

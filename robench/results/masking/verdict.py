@@ -1,7 +1,8 @@
 """Whether gradient masking makes a number too high: a rule on what broke which example, and on diagnostics.
 
-The verdict `masked` rests on images alone: of the examples that first-order attacks leave, evidence of another kind
-breaks significantly more than one in a hundred. Diagnostics alone make a threat `suspect`. No verdict rules masking
+The verdict `masked` rests on images, where evidence of another kind breaks significantly more than one in a hundred of
+the examples that first-order attacks leave, or on a diagnostic that finds no useful gradient on most examples. Other
+diagnostics make a threat `suspect` until a further search of all that stands has settled it. No verdict rules masking
 out. docs/concepts/masking.md states the rule.
 """
 
@@ -9,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from ...evidence.records import Evidence, MaskingDepth, Plan
 from ..stats.intervals import clopper_pearson
@@ -69,23 +72,60 @@ def _unchecked(evidence: Evidence, threat: str) -> MaskingFinding:
 
 
 def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison, rejected: bool) -> MaskingFinding:
-    readings = indicators.read(plan, evidence, threat)
+    why = _explanation(comparison, evidence)
+    readings = [_explained(r, why, plan) for r in indicators.read(plan, evidence, threat)]
     suspicious = [reading for reading in readings if reading.suspicious]
     verdict: MaskingVerdict = "none-found"
-    if rejected and comparison.significant:
+    if (rejected and comparison.significant) or any(r.conclusive for r in suspicious):
         verdict = "masked"
-    elif suspicious or comparison.too_weak:
+    elif suspicious or (comparison.too_weak and not (comparison.settled and not comparison.uncontrolled)):
         verdict = "suspect"
     elif comparison.unsearched or comparison.uncontrolled:
         verdict = "untested"
     relevant = comparison.left or suspicious or comparison.too_weak
     advice = _next(verdict, evidence, threat, suspicious) if relevant else ""
-    return MaskingFinding(verdict, tuple(_sentences(comparison, suspicious)), advice, tuple(readings))
+    return MaskingFinding(verdict, tuple(_sentences(comparison, readings)), advice, tuple(readings))
 
 
-def _sentences(comparison: Comparison, suspicious: Sequence[IndicatorEntry]) -> list[str]:
+AT_RANDOM = ("repeatable", "agrees", "leads", "jump", "slope")
+"""Measures that need no explanation in a model that answers at random: its attacks average over many passes."""
+
+
+def _explanation(comparison: Comparison, evidence: Evidence) -> str:
+    """Why a suspicious diagnostic that is not conclusive hides nothing; empty if nothing explains it."""
+    if any(p.name == "constant" and p.value > 0 for p in evidence.probes):
+        return "the model gives everything the same logits"
+    if not comparison.survived:
+        return "the planned attacks left no image that it could hide"
+    if comparison.settled and not comparison.uncontrolled and not comparison.significant:
+        return f"every further search of all {_images(comparison.left)} that first-order attacks leave has ended"
+    return ""
+
+
+def _explained(reading: IndicatorEntry, why: str, plan: Plan) -> IndicatorEntry:
+    """The reading, no longer suspicious if it is explained."""
+    if not reading.suspicious:
+        return reading
+    measures = {i.name: i.measure for i in indicators.INDICATORS}
+    if plan.passes > 1 and measures[reading.name] in AT_RANDOM:
+        reading = msgspec.structs.replace(reading, conclusive=False)
+        why = why or f"attacks average over {plan.eot} passes"
+    overrules = why.startswith("every further")
+    if not why or (reading.conclusive and overrules):
+        return reading
+    return msgspec.structs.replace(
+        reading, suspicious=False, conclusive=False, next="", meaning=f"{reading.meaning}; explained: {why}"
+    )
+
+
+def _sentences(comparison: Comparison, readings: Sequence[IndicatorEntry]) -> list[str]:
     """What the verdict rests on."""
     sentences = [_summary(comparison)]
+    if comparison.standing < comparison.left_by_plan:
+        before, after = (f"{100 * share:.1f}" for share in (comparison.left_by_plan, comparison.standing))
+        sentences.append(
+            f"attacked down: {before} → {after}, {'still falling' if comparison.still_falling else 'settled'}"
+        )
     if comparison.too_weak:
         sentences.append(
             f"the planned attacks left {_images(comparison.survived)} unbroken, and others broke"
@@ -99,7 +139,8 @@ def _sentences(comparison: Comparison, suspicious: Sequence[IndicatorEntry]) -> 
             f"{_images(comparison.unsearched)} not yet searched by every attack of another kind: the same command"
             " continues the search"
         )
-    return sentences + [f"{i.name}: {i.value}, {i.meaning}" for i in suspicious]
+    shown = (i for i in readings if i.suspicious or "; explained: " in i.meaning)
+    return sentences + [f"{i.name}: {i.value}, {i.meaning}" for i in shown]
 
 
 def _summary(comparison: Comparison) -> str:

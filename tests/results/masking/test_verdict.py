@@ -202,10 +202,7 @@ def test_several_threats_share_the_level_by_holms_method():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        *[("zero", 0.5), ("not finite", 1.0), ("loss zero", 1.0), ("leads", 0.0), ("slope", -1.0), ("slope", 30.0)],
-        *[("agrees", 0.1), ("same", 1.0), ("blind", 0.5)],
-    ],
+    [("slope", -1.0), ("slope", 30.0), ("same", 1.0), ("blind", 0.5), ("jump", 0.1)],
 )
 def test_one_odd_probe_on_all_examples_is_suspicious(name, value):
     found = findings(PLAN, evidence(probes={name: value}))[THREAT]
@@ -214,11 +211,100 @@ def test_one_odd_probe_on_all_examples_is_suspicious(name, value):
     assert len(found.evidence) == 2
 
 
+ABSENT = [("zero", 0.5), ("not finite", 1.0), ("loss zero", 1.0), ("leads", 0.0), ("agrees", 0.1), ("jump", 0.9)]
+
+
+@pytest.mark.parametrize(("name", "value"), ABSENT)
+def test_a_gradient_or_scores_that_are_of_no_use_make_a_threat_masked(name, value):
+    found = findings(PLAN, evidence(probes={name: value}))[THREAT]
+    assert found.verdict == "masked"
+    assert [i.conclusive for i in found.indicators if i.suspicious] == [True]
+
+
+@pytest.mark.parametrize(("name", "value"), ABSENT)
+def test_a_gradient_that_is_of_no_use_on_a_few_images_makes_no_threat_masked(name, value):
+    few = 3 if name in ("zero", "not finite", "loss zero") else 20
+    one = evidence(probes={name: value})
+    sound = SOUND.get(name, 0.0)
+    mixed = tuple(
+        msgspec.structs.replace(p, value=sound) if p.name == name and p.example >= few else p for p in one.probes
+    )
+    assert verdict(msgspec.structs.replace(one, probes=mixed)) != "masked"
+
+
+def test_a_gradient_that_differences_contradict_and_that_leads_on_few_images_makes_a_threat_masked():
+    def found(leading):
+        one = evidence(probes={"slope": -0.1})
+        mixed = (
+            msgspec.structs.replace(p, value=float(p.example < leading)) if p.name == "leads" else p for p in one.probes
+        )
+        return findings(PLAN, msgspec.structs.replace(one, probes=tuple(mixed)))[THREAT].verdict
+
+    assert found(22) == "masked"
+    assert found(38) == "suspect"  # as in straight-through layers
+
+
+@pytest.mark.parametrize("name", ["no gradient", "one-hot"])
+def test_a_model_without_a_gradient_or_without_scores_is_masked(name):
+    assert verdict(evidence(whole={name: 1.0})) == "masked"
+
+
+@pytest.mark.parametrize(("name", "value"), ABSENT)
+def test_nothing_is_masked_where_the_planned_attacks_leave_no_image(name, value):
+    found = findings(PLAN, evidence(left=0, probes={name: value}))[THREAT]
+    assert found.verdict == "none-found"
+    assert "explained: the planned attacks left no image that it could hide" in found.evidence[-1]
+    assert not any(i.suspicious for i in found.indicators)
+
+
+def test_a_model_that_gives_everything_the_same_logits_is_not_masked():
+    found = findings(PLAN, evidence(probes={"zero": 1.0}, whole={"constant": 1.0}))[THREAT]
+    assert found.verdict == "none-found"
+    assert "explained: the model gives everything the same logits" in found.evidence[-1]
+
+
+def further(one, **state):
+    """The records of a search that went on over all that stands."""
+    state = {"sampled": one.masking[0].sampled, "assigned": ((SQUARE, MaskingDepth.ON),), **state}
+    return msgspec.structs.replace(one, masking=(*one.masking, MaskingState(THREAT, widened=MaskingDepth.ON, **state)))
+
+
+def test_a_suspicious_diagnostic_is_explained_once_all_that_stands_has_been_searched_further():
+    odd = {"probes": {"blind": 0.5}}
+    assert verdict(evidence(**odd)) == "suspect"
+    found = findings(PLAN, further(evidence(**odd)))[THREAT]
+    assert found.verdict == "none-found"
+    assert "explained: every further search of all 60 images that first-order attacks leave" in found.evidence[-1]
+    assert verdict(further(evidence(tried=False, **odd))) == "suspect"  # it has not ended
+
+
+def test_a_further_search_does_not_explain_a_gradient_that_is_absent():
+    assert verdict(further(evidence(probes={"zero": 1.0}))) == "masked"
+
+
+@pytest.mark.parametrize(
+    ("by", "tried", "end"), [(SQUARE, True, "settled"), (SQUARE, False, "still falling"),
+                             ("hop-skip-jump(steps=10)", True, "still falling")])  # fmt: skip
+def test_a_number_that_was_attacked_down_says_whether_it_has_settled(by, tried, end):
+    found = findings(PLAN, further(evidence(broken=8, by=by, tried=tried)))[THREAT]
+    assert found.verdict == "masked"
+    assert f"attacked down: 60.0 → 52.0, {end}" in found.evidence
+    assert not any("attacked down" in sentence for sentence in findings(PLAN, evidence())[THREAT].evidence)
+
+
+@pytest.mark.parametrize(("name", "value"), [("agrees", 0.1), ("leads", 0.0), ("jump", 0.9)])
+def test_what_noise_does_to_a_gradient_is_explained_in_a_model_that_answers_at_random(name, value):
+    question = msgspec.structs.replace(PLAN, passes=100, eot=20)
+    found = findings(question, evidence(probes={name: value}))[THREAT]
+    assert found.verdict == "none-found"
+    assert "explained: attacks average over 20 passes" in found.evidence[-1]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("no gradient", 1.0), ("repeatable", 0.0), ("alone", 0.5), ("training layers", 1.0), ("spread", 1e4)],
-        *[("inner gradients", 3.0), ("probabilities", 1.0), ("one-hot", 1.0), ("spread", 1e-9)],
+        *[("repeatable", 0.0), ("alone", 0.5), ("training layers", 1.0), ("spread", 1e4)],
+        *[("inner gradients", 3.0), ("probabilities", 1.0), ("spread", 1e-9)],
     ],
 )
 def test_one_odd_property_of_the_model_is_suspicious(name, value):
@@ -342,7 +428,7 @@ def test_a_table_names_the_threats_of_each_verdict_if_they_differ():
     )
     summary = summarise(question, both, "0")
     lines = render([summary]).splitlines()
-    assert [t.masking.verdict for t in summary.threats] == ["suspect", "untested", "untested"]
-    assert "Gradient masking: suspect under linf:0.1; untested elsewhere." in lines
+    assert [t.masking.verdict for t in summary.threats] == ["masked", "untested", "untested"]
+    assert "Gradient masking: masked under linf:0.1; untested elsewhere." in lines
     one = summarise(PLAN, evidence(), "0")
     assert "Gradient masking: none-found." in render([one]).splitlines()

@@ -1,0 +1,192 @@
+"""How often each verdict of `--masking on` is right, on models that were written without looking at the check.
+
+    python benchmarks/masking_verdicts.py [--part chosen|held-out|all] [--form module|compiled] [--examples N]
+        [--only NAME ...] [--level on|deep] [--keep DIR]
+
+Every model of `independent_models.py`, as a module and, where TorchScript can compile it, as a compiled file. `chosen`
+are those on which thresholds were chosen; `held-out` a third by a hash of the name. `truth` is the accuracy of the
+network inside under the same protocol; where a mask changes predictions, that of a twin with the same answers and a
+useful gradient, which bounds the truth from above. With `--keep`, the same command resumes.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from independent_models import BUNDLED, SUBJECTS, NoGradient, Subject, base
+from measuring import write_results
+from resumable import Row, SavedRows, add_option
+from tabulate import tabulate
+from torch import nn
+
+import robench
+from robench.evaluation import prepared
+from robench.evaluation.model_source import source_of
+from robench.evaluation.request import EvalRequest, choose
+from robench.masking import schedule, transfer
+from robench.results.summary import Summary
+
+NEAR = 3.0  # points between the number and the truth
+FORMS = ("module", "compiled")
+VERDICTS = ("masked", "suspect", "none-found", "untested")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("chosen", "held-out", "all"), default="chosen")
+    parser.add_argument("--form", choices=FORMS, default=None)
+    parser.add_argument("--examples", type=int, default=60)
+    parser.add_argument("--level", choices=("on", "deep"), default="on")
+    parser.add_argument("--only", nargs="*", default=[], help="run only these models, and write no page")
+    parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "robench-independent-bases")
+    add_option(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    prepared.SLOTS["cpu"] = min(64, args.examples)
+    others = [name for name in transfer.local_models("digits") if name != BUNDLED]
+    transfer.local_models = lambda data: iter(others)  # no mask may be undone by the network inside it
+    schedule.MIN = schedule.MORE_MIN = float("inf")  # results must not depend on the machine's load
+    saved, rows = SavedRows(args.keep), []
+    for subject in SUBJECTS:
+        if args.only and subject.name not in args.only:
+            continue
+        if not args.only and args.part != "all" and subject.held_out != (args.part == "held-out"):
+            continue
+        for form in FORMS if subject.compiles else FORMS[:1]:
+            if args.form not in (None, form):
+                continue
+            question: Row = {"examples": args.examples, "level": args.level, "form": form}
+            made = saved.rows(f"{subject.name}-{form}", question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
+            made = [row | _judged(_run_file(args, row)) for row in made]
+            rows += made
+            for row in made:
+                print(" | ".join(str(value) for value in row.values()), flush=True)
+    notes = [*_confusion(rows), "", *_distances(rows), "", *_explained(args), *saved.note()]
+    if args.only or args.form or args.part == "all":  # a part must not replace the results of the whole
+        print(tabulate(rows, headers="keys", tablefmt="pipe"), *notes, sep="\n")
+        return
+    title = f"Gradient masking: verdicts on independent models, {args.part}"
+    write_results(f"masking-verdicts-{args.part}-{args.level}", title, rows, notes, torch.device("cpu"))
+
+
+def _rows_of(subject: Subject, form: str, args: argparse.Namespace) -> Iterator[Row]:
+    for name in subject.bases:
+        for threat in subject.threats[name]:
+            truth = "" if subject.family == "honest" else _truth(subject, name, threat, args)
+            with tempfile.TemporaryDirectory() as folder:
+                model: nn.Module | Path = subject.build(base(name, args.bases)).eval()
+                if form == "compiled":
+                    model = _compiled(model, Path(folder) / "model.pt")
+                found: dict[str, tuple[Summary, float]] = {}
+                run = _run_file(args, {"model": subject.name, "form": form, "threat": threat})
+                run.parent.mkdir(parents=True, exist_ok=True)
+                run.unlink(missing_ok=True)
+                for level in ("off", args.level):
+                    start = time.process_time()
+                    summary = _evaluated(model, threat, args.examples, level, run)
+                    found[level] = summary, time.process_time() - start
+            yield {
+                "model": subject.name,
+                "family": subject.family,
+                "form": form,
+                "threat": threat,
+                "verdict": "",
+                "off": _accuracy(found["off"][0]),
+                args.level: _accuracy(found[args.level][0]),
+                "truth": truth,
+                "seconds, off": round(found["off"][1], 1),
+                f"seconds, {args.level}": round(found[args.level][1], 1),
+                "sentences": "",
+            }
+
+
+def _run_file(args: argparse.Namespace, row: Row) -> Path:
+    name = f"{row['model']}-{row['form']}-{row['threat']}-{args.level}".replace(" ", "-").replace(",", "")
+    return (args.keep or args.bases) / "runs" / f"{name.replace(':', '-')}.robench"
+
+
+def _judged(run: Path) -> Row:
+    """The verdict on the records of a run, by the rule of today."""
+    finding = robench.load_run(run).threats[0].masking
+    return {"verdict": finding.verdict, "sentences": "; ".join(finding.evidence)}
+
+
+_TRUTHS: dict[tuple[str, str, str], str] = {}
+
+
+def _truth(subject: Subject, name: str, threat: str, args: argparse.Namespace) -> str:
+    """The accuracy of the network inside, or of the twin, under the same protocol."""
+    key = (subject.name if subject.twin else "", name, threat)
+    if key not in _TRUTHS:
+        net = base(name, args.bases)
+        twin = subject.twin(net).eval() if subject.twin else net
+        _TRUTHS[key] = _accuracy(_evaluated(twin, threat, args.examples, "off"))
+    return _TRUTHS[key]
+
+
+def _accuracy(summary: Summary) -> str:
+    return f"{100 * summary.threats[0].accuracy:.1f}"
+
+
+def _compiled(module: nn.Module, path: Path) -> Path:
+    """The module as a TorchScript file: traced or, where tracing would drop what it does, scripted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        if isinstance(module, NoGradient):
+            traced = torch.jit.trace(module.net, images, check_trace=False)
+            program = torch.jit.script(NoGradient(traced))
+        else:
+            program = torch.jit.trace(module, images, check_trace=False)
+        program.save(str(path))
+    return path
+
+
+def _evaluated(model: nn.Module | Path, threat: str, examples: int, level: str, run: Path | None = None) -> Summary:
+    request = EvalRequest("digits", "quick", (threat,), examples=str(examples), seed=0, masking=level)
+    ready = prepared.prepare(request, source_of(model), choose(request))
+    return ready.answer(run).summary
+
+
+def _confusion(rows: list[Row]) -> Iterator[str]:
+    yield f"| family, form | {' | '.join(VERDICTS)} |"
+    yield "|:--|--:|--:|--:|--:|"
+    groups = [("honest", form) for form in FORMS] + [("masks", form) for form in FORMS]
+    groups += [(family, form) for family in dict.fromkeys(str(r["family"]) for r in rows) for form in FORMS]
+    for family, form in dict.fromkeys(groups):
+        among = [r for r in rows if r["form"] == form and _belongs(str(r["family"]), family)]
+        if among:
+            counts = [sum(r["verdict"] == verdict for r in among) for verdict in VERDICTS]
+            yield f"| {family}, {form} | {' | '.join(map(str, counts))} |"
+
+
+def _belongs(family: str, group: str) -> bool:
+    return family == group or (group == "masks" and family != "honest")
+
+
+def _distances(rows: list[Row]) -> Iterator[str]:
+    for form in FORMS:
+        known = [r for r in rows if r["form"] == form and r["truth"]]
+        levels = [key for key in (known[0] if known else {}) if key in ("on", "deep")]
+        for level in ("off", *levels):
+            near = sum(float(str(r[level])) <= float(str(r["truth"])) + NEAR for r in known)
+            if known:
+                yield f"- {form}, `{level}`: {near} of {len(known)} masks end within {NEAR:g} points of the truth."
+
+
+def _explained(args: argparse.Namespace) -> list[str]:
+    return [
+        "Accuracy in percent of the examples, under the protocol quick with that threat. Truth: the network inside, or"
+        " a twin with the same answers and a useful gradient. Seconds are CPU time of one thread; those of the check"
+        " come on top of those of the attacks.",
+        f"Command: python benchmarks/masking_verdicts.py --part {args.part} --level {args.level}"
+        f" --examples {args.examples}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
