@@ -9,6 +9,7 @@ from collections.abc import Sequence
 # (tests/search/engine/test_compaction.py). So the results do not depend on the number of busy slots.
 MIN_ROWS = 8
 MULTIPLE = 4  # of the rows: for a size that is new to it, the library that computes convolutions prepares them first
+MIN_SLOTS = 2  # with several threads torch adds up a lone row in another order than one among others
 SAVING = 1 / 8  # of the slots, at least: copying the rows that go on takes time, too
 
 
@@ -18,7 +19,7 @@ def compacted(busy: Sequence[int], slots: int, queries_per_slot: int) -> list[in
     `slots` is the number of slots of the batch; each of them queries `queries_per_slot` images.
     """
     multiple = max(1, MULTIPLE // queries_per_slot)
-    wanted = max(len(busy), -(-MIN_ROWS // queries_per_slot), 1)
+    wanted = max(len(busy), -(-MIN_ROWS // queries_per_slot), MIN_SLOTS)
     padded = -(-wanted // multiple) * multiple
     if padded > (1 - SAVING) * slots:
         return None
