@@ -258,9 +258,11 @@ class MaskingCheck:
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
         if (probabilities and not whole.get("one-hot")) or not 1e-2 < spread < 1e2:
             yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
+        if not self._conclusive(str(threat)) and self._effort != "deep":
+            return  # the model's own gradient is of some use, and then that of another network seldom adds to it
         for name, guide in guides(self.classifier, self.plan.data, self.plan.model.weights_sha256, x):
             yield f"transfer-from-{name}", surrogates.guided(self.classifier, guide)
-        if imitates(self.classifier) and self._conclusive(str(threat)) and not self._any_yield(str(threat)):
+        if imitates(self.classifier) and not self._any_yield(str(threat)):
             every = self._images(self._correct()[:512]).x.to(self.classifier.device)
             imitation_of_it = imitation(self.classifier, threat, every, self.plan.seed)
             yield "imitation", surrogates.guided(self.classifier, imitation_of_it)

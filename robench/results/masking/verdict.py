@@ -78,7 +78,7 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison
     verdict: MaskingVerdict = "none-found"
     if (rejected and comparison.significant) or any(r.conclusive for r in suspicious):
         verdict = "masked"
-    elif suspicious or (comparison.too_weak and not (comparison.settled and not comparison.uncontrolled)):
+    elif suspicious or (comparison.too_weak and (comparison.still_falling or comparison.uncontrolled)):
         verdict = "suspect"
     elif comparison.unsearched or comparison.uncontrolled:
         verdict = "untested"
@@ -97,7 +97,7 @@ def _explanation(comparison: Comparison, evidence: Evidence) -> str:
         return "the model gives everything the same logits"
     if not comparison.survived:
         return "the planned attacks left no image that it could hide"
-    if comparison.settled and not comparison.uncontrolled and not comparison.significant:
+    if not comparison.still_falling and not comparison.uncontrolled and not comparison.significant:
         return f"every further search of all {_images(comparison.left)} that first-order attacks leave has ended"
     return ""
 

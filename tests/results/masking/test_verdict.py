@@ -292,6 +292,17 @@ def test_a_number_that_was_attacked_down_says_whether_it_has_settled(by, tried, 
     assert not any("attacked down" in sentence for sentence in findings(PLAN, evidence())[THREAT].evidence)
 
 
+@pytest.mark.parametrize("by", [SQUARE, "hop-skip-jump(steps=10)"])
+def test_a_number_that_first_order_attacks_brought_down_too_is_suspect_while_it_is_still_falling(by):
+    one = further(evidence(left=20, broken=1, by=by))
+    again = [(claim(200 + i, i, THREAT, f"{APGD} under l2:9"), accepted(200 + i)) for i in range(2, 6)]
+    found = msgspec.structs.replace(
+        one, claims=(*one.claims, *(c for c, _ in again)), verdicts=(*one.verdicts, *(v for _, v in again))
+    )
+    assert compare(PLAN, found, THREAT).too_weak
+    assert verdict(found) == ("suspect" if by.startswith("hop") else "none-found")
+
+
 @pytest.mark.parametrize(("name", "value"), [("agrees", 0.1), ("leads", 0.0), ("jump", 0.9)])
 def test_what_noise_does_to_a_gradient_is_explained_in_a_model_that_answers_at_random(name, value):
     question = msgspec.structs.replace(PLAN, passes=100, eot=20)
