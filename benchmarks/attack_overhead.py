@@ -185,16 +185,16 @@ def _round(
 ) -> tuple[Counter[str], int, float, int]:
     """Seconds by part, steps, the share of idle rows, and the images left."""
     engine = Engine(classifier, split, seed=0, rows=SLOTS["cpu"])
-    job, parts, broken, steps = Job(threat, attack, Waiting.of(items)), Parts(), set[int](), 0
+    job, parts, broken, steps, slots = Job(threat, attack, Waiting.of(items)), Parts(), set[int](), 0, 0
     with parts.watched():
         for ended in engine.work([job]):
             steps += 1
+            slots += len(engine._batch.remaining)  # a batch goes on without idle slots
             for row in {end.item.row for end in ended if end.x_adv is not None}:
                 broken.add(row)
                 job.drop(row)
     assert not job.error, job.error
-    slots = max(1, SLOTS["cpu"] // attack.queries_per_step)
-    return parts.seconds, steps, 1 - job.steps / engine.rounds / slots, len(split) - len(broken)
+    return parts.seconds, steps, 1 - job.steps / slots, len(split) - len(broken)
 
 
 if __name__ == "__main__":

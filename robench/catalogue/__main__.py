@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
-import torch
 
 from .. import protocols
 from .. import settings as settings_of
+from ..cli.architectures import architecture_entry
 from ..cli.costs import costs
 from ..errors import UserError
 from ..problem import threats
-from ..problem.architectures import ARCHITECTURES, FAMILIES, Architecture
+from ..problem.architectures import ARCHITECTURES
 from ..problem.datasets import DATASETS, DataSet
 from ..problem.threats import THREATS, ThreatModel
 from ..protocols import AttackChoice, Protocol
@@ -45,7 +45,7 @@ def made() -> dict[str, list[Entry]]:
         "protocols": [_protocol(protocols.read(protocols.HERE / f"{name}.toml")) for name in protocols.names()],
         "recipes": list(map(_recipe, RECIPES.values())),
         "data": list(map(_data, DATASETS.values())),
-        "architectures": list(map(_architecture, ARCHITECTURES.values())),
+        "architectures": list(map(architecture_entry, ARCHITECTURES.values())),
     }
 
 
@@ -162,36 +162,6 @@ def _data(data: DataSet) -> Entry:
     else:
         example = f"robench train nat --data {data.name} --no-evaluation"
     return Entry(data.name, data.about, facts, example=example)
-
-
-def _architecture(architecture: Architecture) -> Entry:
-    smallest, multiple = architecture.smallest, architecture.multiple
-    multiples = f", sides that are multiples of {multiple}" if multiple > 1 else ""
-    facts = {"images": f"at least {smallest}x{smallest} pixels{multiples}", "weights": _weights(architecture)}
-    family = next((family for family in FAMILIES if family.named(architecture.name)), None)
-    if family is not None and family.others:
-        facts["other names"] = family.others
-    data = next(name for name in ("mnist", "cifar10") if _reads(architecture, DATASETS[name]))
-    example = f"robench train nat --data {data} --arch {architecture.name}"
-    return Entry(architecture.name, architecture.description, facts, example=example)
-
-
-def _reads(architecture: Architecture, data: DataSet) -> bool:
-    """Whether the images of the data set fit it."""
-    try:
-        with torch.device("meta"):
-            architecture.build(data.shape, data.classes)
-    except UserError:
-        return False
-    return True
-
-
-def _weights(architecture: Architecture) -> str:
-    """The number of weights, without making any."""
-    with torch.device("meta"):
-        network = architecture.build((3, 32, 32), 10)
-    number = sum(weight.numel() for weight in network.parameters())
-    return f"{number:,} for images of 3x32x32 and 10 classes"
 
 
 def _about(kind: type[Any]) -> str:

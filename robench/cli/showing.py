@@ -17,6 +17,7 @@ def run(name: str, form: str) -> None:
     if form not in ("text", "json"):
         raise unknown("format", form, ("text", "json"))
     found = [(kind, entry) for kind in KINDS for entry in named(kind, name)]
+    found = found or [("architectures", entry) for entry in _member(name)]
     if not found:
         raise _unknown(name)
     if form == "json":
@@ -24,6 +25,15 @@ def run(name: str, form: str) -> None:
         echo(msgspec.json.format(msgspec.json.encode(things), indent=2).decode())
     else:
         echo("\n\n\n".join(_shown(KINDS[kind].one, entry, columns.width()) for kind, entry in found))
+
+
+def _member(name: str) -> list[Entry]:
+    """A member of a family of architectures that no list has. Their names have numbers; others wait for no torch."""
+    if not re.search(r"\d", name):
+        return []
+    from .architectures import member
+
+    return member(name)
 
 
 def _shown(kind: str, entry: Entry, within: int | None) -> str:

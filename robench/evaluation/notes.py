@@ -15,6 +15,7 @@ SHOWN = (
     *(
         "model",
         "inferred",
+        "returned",
         "data",
         "training",
         "sample",

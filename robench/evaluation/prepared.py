@@ -11,7 +11,7 @@ from ..evidence.records import Evidence, Plan
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..masking.schedule import level
-from ..problem import cautions, datasets
+from ..problem import cautions, datasets, outputs
 from ..problem.checkpoints.cards import Card
 from ..problem.classifier import Classifier
 from ..problem.names import as_file_name
@@ -93,6 +93,7 @@ class PreparedEvaluation:
         notes = {
             "model": "; ".join(self.loading_notes),
             "inferred": self.inferred,
+            "returned": outputs.caution(self.classifier.module),
             "data": self.split.caution,
             "training": cautions.of_training(self.split, self.card.data if self.card else ""),
             "labels": cautions.of_class_names(

@@ -20,11 +20,15 @@ Meaning = Literal["one logit", "one probability", "labels"]
 
 
 class Part(Around):
-    """A network whose output is a part of what it returns, found by keys, attributes and indices, outermost first."""
+    """A network whose output is a part of what it returns, found by keys, attributes and indices, outermost first.
 
-    def __init__(self, network: nn.Module, place: tuple[Place, ...]):
+    `alike` are the names of other parts of the same shape.
+    """
+
+    def __init__(self, network: nn.Module, place: tuple[Place, ...], alike: tuple[str, ...] = ()):
         super().__init__(network)
         self.place = place
+        self.alike = alike
 
     def forward(self, x: Inputs) -> Any:
         returned = self.network(x)
@@ -48,6 +52,15 @@ class AsLogits(Around):
         if self.meaning == "one probability":
             return torch.stack([1 - flat, flat], dim=1)
         return torch.stack([-flat / 2, flat / 2], dim=1)  # their difference is the logit
+
+
+def caution(network: nn.Module) -> str:
+    """The caution about which of several outputs was taken as the logits; empty if there was one."""
+    parts = [part for part in network.modules() if isinstance(part, Part) and part.alike]
+    if not parts:
+        return ""
+    taken, alike = _name(parts[0].place), " and ".join(map(repr, parts[0].alike))
+    return f"the model returns several outputs of one shape: {taken!r} is taken as the logits, not {alike}"
 
 
 def as_logits(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -76,13 +89,12 @@ def _read(network: nn.Module, x: Inputs, classes: int | None) -> tuple[nn.Module
     """The network reduced to its output, the output for `x`, and notes."""
     with torch.no_grad():
         returned = network(x.clone())
-    place, answer, others = _answer(returned, len(x), classes)
+    place, answer, others, alike = _answer(returned, len(x), classes)
     if not place:
         return network, answer, ()
-    name = ".".join(map(str, place))
-    note = f"of what the model returns ({type(returned).__name__}), {name!r} is taken as the logits"
+    note = f"of what the model returns ({type(returned).__name__}), {_name(place)!r} is taken as the logits"
     note += f"; {', '.join(others)} would fit as well" if others else ""
-    return Part(network, place), answer, (note,)
+    return Part(network, place, alike), answer, (note,)
 
 
 def _meaning(answer: Tensor, classes: int | None) -> tuple[Meaning, int, str]:
@@ -104,8 +116,17 @@ def _meaning(answer: Tensor, classes: int | None) -> tuple[Meaning, int, str]:
     return "one logit", 2, "the model returns one logit for each image, taken as that of class 1 of two"
 
 
-def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[Place, ...], Tensor, list[str]]:
-    """The place of the output in what was returned, the output, and the names of other parts that would fit."""
+def _name(place: tuple[Place, ...]) -> str:
+    return ".".join(map(str, place))
+
+
+def _answer(
+    returned: object, images: int, classes: int | None
+) -> tuple[tuple[Place, ...], Tensor, list[str], tuple[str, ...]]:
+    """The place of the output in what was returned, the output, and the names of other parts.
+
+    First those that would fit as well, then those of the same shape.
+    """
     found = [(place, t) for place, t in _tensors(returned, ()) if _is_answer(t, images)]
     if not found:
         raise UserError(_no_answer(returned, images))
@@ -113,7 +134,8 @@ def _answer(returned: object, images: int, classes: int | None) -> tuple[tuple[P
     ranked = sorted(found, key=lambda part: (*_rank(*part), part[1].shape[-1] != classes))
     place, answer = ranked[0]
     rivals = [other for other in ranked[1:] if _rank(*other) == _rank(place, answer)]
-    return place, answer, [".".join(map(str, other)) for other, _ in rivals]
+    alike = tuple(_name(other) for other, part in ranked[1:] if part.shape == answer.shape)
+    return place, answer, [_name(other) for other, _ in rivals], alike
 
 
 def _is_answer(part: Tensor, images: int) -> bool:

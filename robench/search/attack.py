@@ -260,11 +260,25 @@ def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) 
     return replace(one, **joined)
 
 
+class NoGradientsError(Exception):
+    """The logits do not depend on the image in a way that can be differentiated; `labels` if they are only labels."""
+
+    def __init__(self, *, labels: bool):
+        super().__init__("the model has no gradients")
+        self.labels = labels
+
+
 def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, target: Labels) -> Seen:
-    """One forward and one backward pass. Rows are independent, so one sum gives every row's gradient."""
+    """One forward and one backward pass. Rows are independent, so one sum gives every row's gradient.
+
+    Raises NoGradientsError if there are none.
+    """
     with torch.enable_grad():
         x_adv = x_adv.detach().requires_grad_()
         logits = model(x_adv)
+        if not logits.requires_grad:
+            one_hot = ((logits == 0) | (logits == 1)).all() & (logits.sum(dim=1) <= 1).all()  # idle rows are 0
+            raise NoGradientsError(labels=bool(one_hot))
         loss = objective(logits, y, target)
         (grad,) = torch.autograd.grad(loss.sum(), x_adv)
     return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # the model may use another type

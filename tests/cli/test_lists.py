@@ -90,6 +90,14 @@ def test_an_architecture_is_shown_with_its_images_its_weights_and_how_its_relati
     assert "other names" not in robench("show", "lenet").out
 
 
+def test_an_architecture_that_no_list_has_is_shown_by_the_name_of_its_family(robench):
+    assert "wrn-40-4 " not in robench("list", "architectures").out
+    out = robench("show", "wrn-40-4").out
+    assert "wrn-40-4 (architecture)" in out
+    assert "weights      8,949,210 for images of 3x32x32 and 10 classes" in out
+    assert "did you mean wrn-" in robench("show", "wrn-41-4").err
+
+
 @pytest.mark.parametrize("kind", ["attacks", "recipes"])
 def test_a_source_is_shown_once(robench, kind):
     for entry in entries(kind):

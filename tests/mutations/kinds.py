@@ -18,7 +18,7 @@ from robench.evidence.store import RunFile
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.zoo import zoo_card
 
-from . import arrays, runs, texts
+from . import arrays, graphs, runs, texts
 from .changes import as_json, as_toml, changed, changed_bytes
 from .runs import alter
 from .texts import PROTOCOL, QUICK
@@ -73,12 +73,13 @@ def submission(valid: Path, folder: Path, random: Random) -> list[str]:
 
 
 KINDS: dict[str, tuple[Callable[[Path, Path, Random], list[str]], int]] = {
-    "run file": (runs.run_file, 2900),
+    "run file": (runs.run_file, 2600),
     "summary": (runs.summary, 2000),
     "protocol": (texts.protocol, 1400),
     "card": (card, 700),
     "arrays": (arrays.arrays, 1000),
     "weights": (arrays.weights, 400),
+    "graph": (graphs.graph, 300),
     "threat": (texts.threat, 500),
     "attack": (texts.attack, 600),
     "recipe": (texts.recipe, 350),
@@ -115,6 +116,7 @@ def valid_files(folder: Path, robench: Callable[..., None]) -> None:
     state = checkpoints.load("digits-nat").classifier.module.state_dict()
     np.savez(folder / "weights.npz", **{key: value.numpy() for key, value in state.items()})
     torch.save(dict(state), folder / "digits-nat.pt")
+    graphs.write_graph(folder / "model.onnx")
     robench("leaderboard", "lp.robench", "--out", "site", "--no-runs", "--images", "0")
     robench("submit", "lp.robench", "--name", "more", "--by", "Ada", "--out", "submissions", "--quiet")
     with RunFile.read(folder / "rt.robench") as run:

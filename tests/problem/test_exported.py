@@ -143,8 +143,13 @@ def test_a_program_that_cannot_be_read_without_consent_is_refused(change, small,
 
 
 def test_images_of_another_size_are_refused(small):
-    with pytest.raises(UserError, match="the program is for a size of 8, not 9"):
+    with pytest.raises(UserError, match="reads 1x8x8 images, but those of the data are 1x9x9"):
         load(small, shape=(1, 9, 9), classes=10)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_the_shape_of_the_images_is_read_from_the_graph(trust, small):
+    assert load(small, trust_pickle=trust).classifier.shape == SHAPE
 
 
 def test_a_program_for_two_images_or_more_answers_one(tmp_path):

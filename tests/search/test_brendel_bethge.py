@@ -6,9 +6,10 @@ import torch
 from scipy.optimize import minimize
 
 from robench.errors import UserError
-from robench.problem.threats import parse
+from robench.problem.threats import EUCLIDEAN, parse
 from robench.search.attack import Batch, differentiate
-from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBethge, Step, _meeting, boldest
+from robench.search.attacks.boldest_step import Step, _meeting, boldest
+from robench.search.attacks.brendel_bethge import SEARCH, START, WALK, BrendelBethge
 from robench.search.engine.scheduler import Item
 
 from ..exact_distances import Linear, classifier, distance, toy
@@ -174,7 +175,42 @@ def test_moves_of_any_boldness_meet_the_plane_wherever_the_box_lets_them(norm):
     x = torch.rand(40, 300, generator=g)
     delta, slope = (x + 0.3 * torch.randn(x.shape, generator=g)).clamp(0, 1) - x, torch.randn(x.shape, generator=g)
     need, one = 0.1 * slope.norm(dim=1, keepdim=True), torch.ones(40, 1)
-    step = Step(delta, x, slope, need, 1e-4 * need, one, delta.abs().amax(dim=1, keepdim=True), one)
+    width = delta.abs().amax(dim=1, keepdim=True)
+    step = Step(delta, -x - delta, 1 - x - delta, slope, need, 1e-3 * need, one, width, one)
     boldness = 2.0 ** torch.linspace(*((-1, 2.9) if norm == "l1" else (-6, -1)), 40)[:, None]
-    move, _ = _meeting(parse(f"{norm}:1"), step, boldness, need / slope.square().sum(dim=1, keepdim=True))
-    torch.testing.assert_close((slope * move).sum(dim=1, keepdim=True), need, rtol=1e-5, atol=0)
+    shrinkage = parse(f"{norm}:1").shrinkage(delta, boldness, width)
+    ahead = need / slope.square().sum(dim=1, keepdim=True)
+    met = _meeting(shrinkage, step, *shrinkage.limits(step.low, step.high), ahead)
+    torch.testing.assert_close((slope * met.move).sum(dim=1, keepdim=True), need, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("n", [8, 200])
+def test_a_step_is_as_bold_as_the_reach_lets_it_up_to_a_few_per_cent(norm, n):
+    """Compared with a bisection in small steps; where a coordinate meets the box or 0, the path bends."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.rand(200, n, generator=g)
+    x = torch.where(torch.rand(x.shape, generator=g) < 0.5, x.round(), x)
+    delta = (x + 0.3 * torch.randn(x.shape, generator=g)).clamp(0, 1) - x
+    slope = torch.randn(x.shape, generator=g)
+    reach = delta.norm(dim=1) * 10 ** (-3 * torch.rand(200, generator=g))
+    aim = 0.7 * (torch.rand(200, generator=g) - 0.5) * reach * slope.norm(dim=1)
+    move = boldest(parse(f"{norm}:1"), x, delta, slope, aim, reach)
+    timid, bold = torch.full((200, 1), -20.0), torch.full((200, 1), 3.0 if norm == "l1" else 0.0)
+    width = (delta + EUCLIDEAN.to_hyperplane(x + delta, slope, -aim)).abs().amax(dim=1, keepdim=True)
+    need, limit = aim[:, None], reach[:, None]
+    step = Step(delta, -x - delta, 1 - x - delta, slope, need, 0.02 * need.abs(), limit, width, limit)
+    longest = torch.zeros(200, 1)
+    for _ in range(20):
+        power = (timid + bold) / 2
+        shrinkage = parse(f"{norm}:1").shrinkage(delta, 2**power, width)
+        ahead = need / slope.square().sum(dim=1, keepdim=True)
+        met = _meeting(shrinkage, step, *shrinkage.limits(step.low, step.high), ahead)
+        length = met.move.norm(dim=1, keepdim=True)
+        fits = (met.missing.abs() <= step.exact) & (length <= limit)
+        longest = torch.where(fits, length, longest)
+        timid, bold = torch.where(fits, power, timid), torch.where(fits, bold, power)
+    assert (longest > 0.9 * limit).float().mean() > 0.9
+    long = move.norm(dim=1) >= 0.95 * longest.flatten()
+    assert long.float().mean() >= 0.98
+    assert (move.norm(dim=1) <= reach * (1 + 1e-5)).all()

@@ -21,7 +21,7 @@ from .nested import Nested, nested
 from .onnx import Imported, is_onnx, load_onnx
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
-from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
+from .programs import images_of, is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
 from .shards import index_of, read_safetensors, read_sharded
 from .zips import AGAIN, entries, names
 
@@ -92,7 +92,8 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     if is_torchscript(kinds):
         return of_module(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
-        return of_module(load_exported(path, trust=trust), f"torch.export:{sha256(path)[:16]}")
+        program = load_exported(path, trust=trust)
+        return replace(of_module(program, f"torch.export:{sha256(path)[:16]}"), shape=images_of(program))
     if is_npz(kinds):
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..architectures.normalise import Around
-from .exported import read_program
+from .exported import Exported, read_program
 from .torchscript import refuse_what_may_do_more
 
 
@@ -74,6 +74,20 @@ def load_exported(path: Path, *, trust: bool) -> Program:
             f"{path} cannot be read by torch {torch.__version__}: {reason}; export it again with this version"
         ) from error
     return program
+
+
+def images_of(program: Program) -> tuple[int, ...] | None:
+    """The shape of the images that an exported program is for, if its graph fixes it."""
+    network = program.network
+    if isinstance(network, Exported):
+        sizes = [low if low == high else None for low, high in network.sizes[1:]]
+    elif isinstance(network, torch.fx.GraphModule):  # torch notes what each value was when it was exported
+        example = next((n.meta.get("val") for n in network.graph.nodes if n.op == "placeholder"), None)
+        sizes = [size if isinstance(size, int) else None for size in getattr(example, "shape", ())[1:]]
+    else:
+        return None
+    known = tuple(int(size) for size in sizes if size is not None)
+    return known if len(known) == len(sizes) == 3 else None
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -45,6 +45,12 @@ ATTACKS: dict[str, type[AnyAttack]] = {
 }
 
 
+def without_gradients(threat: str, *, labels: bool) -> list[str]:
+    """The names of the attacks under a threat model that read no gradients; those that read labels only, if wanted."""
+    reads = ("labels",) if labels else ("labels", "logits")
+    return [name for name, attack in ATTACKS.items() if threat in attack.threats and attack.reads in reads]
+
+
 def build(name: str, settings: dict[str, Any]) -> AnyAttack:
     """An attack from its name and settings. Raises UserError for unknown names and for values out of range."""
     if name.startswith(foolbox.PREFIX):

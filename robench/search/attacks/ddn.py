@@ -40,7 +40,6 @@ class DDN(GradientAttack[Ball, DDNState]):
     name: ClassVar[str] = "ddn"
     source: ClassVar[str] = "Decoupled direction and norm, Rony et al. 2019, https://arxiv.org/abs/1811.09600"
     threats: ClassVar[tuple[str, ...]] = ("l2",)
-    precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
     steps: Count = 200

@@ -27,7 +27,6 @@ class FAB(GradientAttack[Ball, State]):
     name: ClassVar[str] = "fab"
     source: ClassVar[str] = "Fast adaptive boundary, Croce and Hein 2020, https://arxiv.org/abs/1907.02044"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
-    precise: ClassVar[bool] = True  # it walks along the boundary
     minimises: ClassVar[bool] = True
 
     steps: Count = 100

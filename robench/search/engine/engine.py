@@ -23,9 +23,9 @@ STEPS_PER_ROUND = 8  # on devices where reading a mask stops the pipeline
 class Engine:
     """Works through jobs on a fixed number of rows of the device batch.
 
-    When a search ends, its slot goes to the next one at once; when a job has no more waiting, to the next job's. The
-    batch keeps its shape to the end, with idle slots as padding, so every row is computed the same way whatever the
-    other rows hold. A batch that does not fit into memory is halved: `rows` then says so.
+    When a search ends, its slot goes to the next one at once; when a job has no more waiting, to the next job's. Then
+    slots stay idle: on a CPU the batch goes on without them, elsewhere they are padding. Every row is computed the same
+    way whatever the other rows hold. A batch that does not fit into memory is halved: `rows` then says so.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Engine:
         self.rounds = 0  # passes of the whole batch so far
         self._steps_per_round = 1 if classifier.device.type == "cpu" else STEPS_PER_ROUND
         self._runner = ModelRunner(classifier, precision, compact=compact)
-        self._scheduler: Scheduler[Job] = Scheduler(rows, self._runner.kind)
+        self._scheduler: Scheduler[Job] = Scheduler(rows, self._runner.kind, self._runner.fewer)
         self._batch = self._open()
 
     @property
@@ -99,6 +99,8 @@ class Engine:
             first = min(item.row for starts in plan.starts.values() for _, item in starts)
             n_params = max(job.threat.n_params(self.classifier.shape) for job in plan.starts)
             self._batch = self._open(plan.slots, plan.rows, first, n_params)
+        elif plan.retained is not None:
+            self._batch.keep(plan.retained)
         self._batch.regroup(plan.groups)
         for job, starts in plan.starts.items():
             items = [item for _, item in starts]

@@ -11,7 +11,8 @@ from ...problem.classifier import Classifier, arithmetic
 from ...problem.losses import misclassified
 from ...problem.memory import out_of_memory
 from ...problem.shapes import Inputs, Labels
-from ..attack import Model
+from ..attack import Model, NoGradientsError
+from ..attacks import without_gradients
 from .compaction import MIN_ROWS
 from .job import Job
 
@@ -28,11 +29,24 @@ def errors_end(*jobs: Job, capturing: bool = False) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except NoGradientsError as error:
+        if capturing:
+            raise
+        for job in jobs:
+            job.error = f"{error}; {_readers(job, labels=error.labels)}"
     except Exception as error:
         if capturing or out_of_memory(error):
             raise
         for job in jobs:
             job.error = described(error)
+
+
+def _readers(job: Job, *, labels: bool) -> str:
+    """A clause that names the attacks of robench under the threat of a job that read no gradients."""
+    names = without_gradients(job.threat.name, labels=labels)
+    if not names:
+        return f"no attack under {job.threat.name} reads none"
+    return f"{' and '.join(names)} {'reads' if len(names) == 1 else 'read'} none"
 
 
 def error_at(model: Model, images: Inputs, *, gradients: bool) -> str:

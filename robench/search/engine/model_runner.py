@@ -1,5 +1,7 @@
 """The model runner: makes steps of the searches on a batch, with one pass of the model for all of them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,19 +9,20 @@ from ...errors import described
 from ...problem.classifier import Classifier, arithmetic
 from ...problem.memory import out_of_memory
 from ..attack import Model, Reads, Seen, differentiate
-from .compaction import compacted, in_chunks, only
+from .compaction import compacted
 from .cuda_graph import Recorded, Values, cuda_graph
 from .eot import AveragedAnswers, averaged
 from .isolation import error_at, errors_end, fooling
 from .job import Job
 from .rounding import rounded
+from .scheduler import Slots
 from .slot_batch import SlotBatch
 
 
 class ModelRunner:
     """Queries the model in the precision of the search, and passes its answers to the best images and the attacks.
 
-    On a CPU, idle slots are left out of the pass when most are idle (`compact`). On CUDA, a gradient attack that is
+    On a CPU, batches go on without idle slots (`compact`). On CUDA, a gradient attack that is
     alone on the slots is captured as a graph. An error ends the jobs or the searches that it concerns.
     """
 
@@ -38,8 +41,21 @@ class ModelRunner:
         return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot, n_params
 
     def in_float32(self, job: Job) -> bool:
-        """Whether the queries of a job are computed in float32."""
-        return job.attack.precise or self.precision == "float32"
+        """Whether the queries of a job are computed in float32.
+
+        So it is for a search for the smallest perturbation: its best image lies on the boundary, and where that is in
+        low precision, float32 would reject every second one at the end.
+        """
+        return job.attack.precise or job.smallest or self.precision == "float32"
+
+    def fewer(self, job: Job, busy: Sequence[int], slots: int) -> Slots:
+        """The slots with which a batch of jobs of this kind goes on; None for all.
+
+        A captured graph needs a batch of one shape, and a stochastic model may draw its noise for a whole batch.
+        """
+        if not self.compact or self.classifier.device.type != "cpu" or job.eot > 1:
+            return None
+        return compacted(busy, slots, job.attack.queries_per_step)
 
     def run(self, batch: SlotBatch, steps: int) -> int:
         """Make this many steps on every slot. Returns how many were made: fewer if errors left nothing to compute."""
@@ -129,12 +145,11 @@ class ModelRunner:
         reads, y = batch.lead.attack.reads, batch.examples.y
         model, tf32 = self._model(batch.lead)
         with arithmetic(x_adv.device, tf32=tf32):
-            slots = self._computed_slots(batch)
             if reads == "gradients":
-                seen = differentiate(only(model, slots), batch.loss, x_adv, y, batch.examples.target)
+                seen = differentiate(model, batch.loss, x_adv, y, batch.examples.target)
                 return seen.logits, seen
             with torch.no_grad():
-                logits = only(in_chunks(model, batch.rows), slots)(x_adv)
+                logits = in_chunks(model, x_adv, batch.rows)
         if reads == "logits":
             return logits, logits
         # NaN logits predict no class: the attack reads the correct one.
@@ -145,17 +160,6 @@ class ModelRunner:
         if self.in_float32(job):
             return self.classifier, False
         return self._rounded, self.precision == "tf32"
-
-    def _computed_slots(self, batch: SlotBatch) -> Tensor | None:
-        """The slots that the model computes; None for all.
-
-        A captured graph needs a batch of one shape, and a stochastic model may draw its noise for a whole batch.
-        """
-        job = batch.lead
-        if not self.compact or self.classifier.device.type != "cpu" or job.eot > 1:
-            return None
-        slots = compacted(batch.busy, len(batch.remaining), job.attack.queries_per_step)
-        return None if slots is None else batch.indices(slots)
 
     def _isolated(self, batch: SlotBatch, x_adv: Tensor) -> bool:
         """End the searches whose own image makes the model raise. Returns whether there are any.
@@ -175,3 +179,9 @@ class ModelRunner:
         with arithmetic(images.device, tf32=tf32):
             x = images.view(-1, *batch.examples.x.shape[1:])
             return error_at(model, x, gradients=batch.lead.attack.reads == "gradients")
+
+
+def in_chunks(model: Model, x: Tensor, rows: int) -> Tensor:
+    """The logits for several images per slot, (L, W, *D) to (L, W, K), in passes of at most `rows` images."""
+    logits = torch.cat([model(part) for part in torch.split(x.flatten(0, 1), rows)])
+    return logits.view(*x.shape[:2], -1)

@@ -112,6 +112,14 @@ class Schedulable(Protocol):
 
 J = TypeVar("J", bound=Schedulable)
 
+Slots = Sequence[int] | None
+"""The slots that go on, with new numbers in this order; None for all, with their numbers."""
+
+
+def all_slots(job: Schedulable, busy: Sequence[int], slots: int) -> Slots:
+    """The batch keeps its size."""
+    return None
+
 
 @dataclass
 class SlotSearch(Generic[J]):
@@ -136,6 +144,7 @@ class SlotPlan(Generic[J]):
     opens: bool  # whether this is a new batch: nothing on the slots goes on
     starts: Mapping[J, Sequence[tuple[int, Item]]]  # new searches and their slots, by job
     groups: Mapping[J, Sequence[int]]  # the slots that each active job holds
+    retained: Slots = None  # of the slots of the last plan
 
 
 @dataclass(frozen=True)
@@ -151,13 +160,16 @@ class Scheduler(Generic[J]):
 
     A free slot goes to the first active job with a waiting search, then to the next job of the same kind, so that the
     batch stays full. `kind` says what jobs must agree in to share a batch. Jobs are taken from their iterable only
-    when slots are free.
+    when slots are free. If slots stay free, `fewer` decides which slots the batch keeps; None for all.
     """
 
-    def __init__(self, rows: int, kind: Callable[[J], Hashable]):
+    def __init__(
+        self, rows: int, kind: Callable[[J], Hashable], fewer: Callable[[J, Sequence[int], int], Slots] = all_slots
+    ):
         self.rows = rows  # images in one pass of the model
         self.finished = False  # whether the last call of `schedule` found no work
         self._kind = kind
+        self._fewer = fewer  # of a job of this kind, the busy slots, and the number of slots
         self._upcoming: Iterator[J] = iter(())
         self._next: J | None = None  # taken from `_upcoming`, not yet active
         self._active: list[J] = []
@@ -189,7 +201,8 @@ class Scheduler(Generic[J]):
             starts = self._assign()
             self._active = [job for job in self._active if job.in_flight]
             if self._active:
-                return SlotPlan(len(self._slots), self.rows, opens, starts, self._groups())
+                retained = self._compact(starts)
+                return SlotPlan(len(self._slots), self.rows, opens, starts, self._groups(), None if opens else retained)
 
     def running(self) -> list[tuple[int, SlotSearch[J]]]:
         """The slots with a search, and that search."""
@@ -258,6 +271,15 @@ class Scheduler(Generic[J]):
             job.in_flight += 1
             starts.setdefault(job, []).append((slot, item))
         return starts
+
+    def _compact(self, starts: dict[J, list[tuple[int, Item]]]) -> Slots:
+        """Remove idle slots, and renumber the others, in `starts` too. No search waits for a slot that is idle now."""
+        retained = self._fewer(self._active[0], [slot for slot, _ in self.running()], len(self._slots))
+        if retained is not None:
+            self._slots = [self._slots[slot] for slot in retained]
+            new = {slot: number for number, slot in enumerate(retained)}
+            starts.update({job: [(new[slot], item) for slot, item in placed] for job, placed in starts.items()})
+        return retained
 
     def _take(self) -> tuple[J, Item] | None:
         """The next search of the active jobs, else of further jobs of their kind."""

@@ -14,6 +14,7 @@ from ...problem.shapes import Logits, Mask, PerExample
 from ...problem.split import Split
 from ...problem.threats.base import N_PARAMS
 from ..attack import Batch, put_rows
+from ..some_rows import some
 from .best_seen import BestSeen
 from .cuda_graph import Values
 from .eot import AveragedAnswers
@@ -58,6 +59,15 @@ class SlotBatch:
     def busy(self) -> list[int]:
         """The slots with a running search, in order."""
         return sorted(slot for active_job in self.active.values() for slot in active_job.held)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Go on with these slots alone, numbered in this order."""
+        at = self.indices(slots)
+        self.examples, self.best_seen = some(self.examples, at), some(self.best_seen, at)
+        self.remaining, self.certain = some(self.remaining, at), some(self.certain, at)
+        self.replaced = {number for number, slot in enumerate(slots) if slot in self.replaced}
+        for active_job in self.active.values():
+            active_job.state = some(active_job.state, at)
 
     def regroup(self, groups: Mapping[Job, Sequence[int]]) -> None:
         """Let the active jobs hold these slots. Other jobs leave the batch."""

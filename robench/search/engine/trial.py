@@ -75,15 +75,21 @@ def gradient_caution(classifier: Classifier, x: Inputs) -> str:
     """A warning, in a sentence, about a model's gradients at the first images; empty if they are sound.
 
     If the model returns other logits while gradients are recorded, attacks search another function than the one that is
-    verified. If the gradient is exactly 0, attacks that read it do not move.
+    verified. Without a gradient, attacks that read it cannot run. If it is exactly 0, they do not move.
     """
     images = _images(classifier, x, MIN_ROWS)
     plain = answers(classifier, images, classifier.device)
     with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
         try:
-            recorded = classifier(images.clone().requires_grad_()).detach().float()
+            answer = classifier(images.clone().requires_grad_())
+            graph, recorded = answer.requires_grad, answer.detach().float()
         except Exception:  # the attacks will raise and report it
             return ""
+    if plain.logits is not None and plain.gradient is None and not graph:
+        return (
+            "the model has no gradients, so attacks that read them cannot run, and examples that no other attack breaks"
+            " stay open"
+        )
     if plain.logits is not None and _beyond_noise(plain.logits, recorded):
         return (
             "the model answers otherwise while gradients are recorded, so attacks search another function than the one"

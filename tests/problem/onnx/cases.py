@@ -215,14 +215,6 @@ def slices(r, opset):
     return Case(x, [ints(*starts), ints(*ends), *([] if axes is None else [ints(*axes)])])
 
 
-def gather(r, opset):
-    x, axis = floats(r, 2, 3, 4), some(r, 0, 1, 2, -1)
-    indices = some(r, ints(0), np.array(1, dtype="int64"), ints(1, 0, 1), np.array([[0, 1], [1, 1]]))
-    if opset >= 11 and r.random() < 0.5:
-        indices = -1 - indices
-    return Case(x, [indices], {"axis": axis})
-
-
 def pad(r, opset):
     x = floats(r, 2, 3, 5, 6)
     mode = some(r, "constant", "reflect", "edge")
@@ -318,7 +310,6 @@ CASES = {
     "Einsum": einsum,
     "Expand": expand,
     "Flatten": flatten,
-    "Gather": gather,
     "Gelu": lambda r, opset: Case(image(r), attributes=some(r, {}, {"approximate": "tanh"})),
     "Gemm": gemm,
     "Gemm, turned": gemm_turned,

@@ -16,6 +16,12 @@ from robench.problem.checkpoints.onnx import importing, layer, parsing, wire
 from .graphs import dense, model, ours, written
 
 
+@pytest.fixture(autouse=True)
+def without_runtime(monkeypatch):
+    """What ONNX Runtime would compute is refused as well."""
+    monkeypatch.setattr(importing, "available", lambda: False)
+
+
 def load(path, shape=(1, 28, 28), classes=10):
     return checkpoints.load(path, shape=shape, classes=classes)
 
@@ -54,7 +60,12 @@ def external(made):
 
 def with_branch():
     branch = helper.make_graph([node("Identity", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", 1, None)])
-    return model([node("If", ["c"], then_branch=branch, else_branch=branch)], {"c": np.array(True)})
+    nodes = [
+        node("ReduceMax", outputs=["m"], keepdims=0),
+        node("Greater", ["m", "h"], ["c"]),
+        node("If", ["c"], then_branch=branch, else_branch=branch),
+    ]
+    return model(nodes, {"h": np.float32(0.5)})
 
 
 def initialiser(**fields):
@@ -137,7 +148,7 @@ REFUSED = {
         lambda: model([node("Add", ["x", "z"])], more_inputs=[helper.make_tensor_value_info("z", 1, ["N"])]),
         "needs one input, the images, but has 2 (x, z)",
     ),
-    "a condition": (with_branch, "has the operator If, whose graph may change from image to image"),
+    "a condition": (with_branch, "has the operator If (If node y), whose graph may change from image to image"),
     "a sequence": (lambda: model([node("SequenceConstruct")]), "has the operator SequenceConstruct"),
     "an unknown operator": (
         lambda: model([node("NonZero")]),
@@ -152,7 +163,43 @@ REFUSED = {
     "no opset": (lambda: changed(lambda m: m.ClearField("opset_import")), "does not name one version of the ONNX"),
     "no graph": (lambda: changed(lambda m: m.ClearField("graph")), "is not an ONNX file with a graph"),
     "an attribute more": (lambda: model([node("Relu", alpha=0.5)]), "the Relu node y has the attribute alpha"),
-    "a second output": (lambda: model([node("Dropout", outputs=["y", "mask"])]), "has a second output, mask"),
+    "a second output": (
+        lambda: model([node("Dropout", outputs=["y", "mask"])], outputs=("y", "mask")),
+        "has a second output, mask",
+    ),
+    "a condition without an input": (lambda: model([node("If", [])]), "has no condition"),
+    "a branch without graphs": (lambda: model([node("If", ["c"])], {"c": np.array(True)}), "has the operator If"),
+    "a place outside": (
+        lambda: model([node("GatherND", ["x", "i"])], {"i": whole([5])}),
+        "an index out of",
+    ),
+    "more indices than axes": (
+        lambda: model([node("GatherND", ["x", "i"])], {"i": whole([0, 0, 0, 0, 0])}),
+        "places with 5 indices in a tensor of 4 axes",
+    ),
+    "a huge image": (
+        lambda: model([node("Resize", ["x", "", "s"])], {"s": np.array([1, 1, 4000, 4000], "float32")}),
+        "a tensor of",
+    ),
+    "a scale without end": (
+        lambda: model([node("Resize", ["x", "", "s"])], {"s": np.array([1, 1, np.inf, 1], "float32")}),
+        "a scale of inf",
+    ),
+    "a depth without end": (
+        lambda: model(
+            [node("Cast", ["x"], ["i"], to=7), node("OneHot", ["i", "d", "v"])],
+            {"d": whole(2**40), "v": np.zeros(2, "float32")},
+        ),
+        "a tensor of",
+    ),
+    "a remainder of zero": (
+        lambda: model([node("Mod", ["a", "b"], ["q"]), node("Reshape", ["x", "q"])], {"a": whole(1), "b": whole(0)}),
+        "division of a whole number by zero",
+    ),
+    "types that do not multiply": (
+        lambda: model([node("Flatten", outputs=["f"]), node("MatMul", ["f", "w"])], {"w": np.ones((784, 10), "int64")}),
+        "cannot be computed: float32 and int64 cannot be multiplied as matrices in the MatMul node y",
+    ),
     "an attribute of another type": (lambda: model([node("LeakyRelu", alpha=1)]), "of another type than its operator"),
     "training": (
         lambda: model([node("Dropout", ["x", "r", "t"])], {"r": np.float32(0.5), "t": np.array(True)}),

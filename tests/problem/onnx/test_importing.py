@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import robench
-from robench.problem import checkpoints, datasets
+from robench.problem import checkpoints, datasets, outputs
 from robench.problem.batches import InBatchesOf
 
 from ..programs import PROGRAMS
@@ -85,6 +85,56 @@ def test_comparisons_logic_and_types(tmp_path):
     ]
     numbers = {name: np.array(value, dtype="int64") for name, value in {"p": 0, "q": 28, "r": 1}.items()}
     same(model(nodes, {"c": np.float32(0.25), **numbers}), images(3), tmp_path)
+
+
+def branch(operator, inside="z"):
+    """A branch that computes this of `x`."""
+    nodes = [helper.make_node(operator, ["x"], ["t"]), helper.make_node("Mul", ["t", "two"], [inside])]
+    two = numpy_helper.from_array(np.float32(2), "two")
+    out = [helper.make_tensor_value_info(inside, TensorProto.FLOAT, None)]
+    return helper.make_graph(nodes, "branch", [], out, [two])
+
+
+def test_a_branch_with_a_constant_condition_is_taken(tmp_path):
+    for holds in (True, False):
+        nodes = [
+            helper.make_node("If", ["c"], ["a"], then_branch=branch("Exp"), else_branch=branch("Neg")),
+            helper.make_node("If", ["c"], ["b"], then_branch=branch("Neg"), else_branch=branch("Exp")),
+            helper.make_node("Sub", ["a", "b"], ["y"]),
+        ]
+        same(model(nodes, {"c": np.array(holds)}), images(2), tmp_path)
+
+
+def test_a_branch_whose_condition_follows_from_the_sizes_is_taken_also_inside_another(tmp_path):
+    inner = helper.make_node("If", ["c"], ["z"], then_branch=branch("Exp"), else_branch=branch("Neg"))
+    out = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    outer = helper.make_graph([inner], "outer", [], out)
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "two"], ["height"]),
+        helper.make_node("Equal", ["height", "n"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=outer, else_branch=branch("Abs")),
+    ]
+    for n in (28, 27):
+        same(model(nodes, {"two": np.array(2), "n": np.array(n)}), images(3), tmp_path)
+
+
+class Squeezed(nn.Module):
+    """Drops axes of length 1, whose number an exporter does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 5, 2), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(F.adaptive_avg_pool2d(F.relu(self.conv(x)), 1).squeeze(3).squeeze(2))
+
+
+def test_what_pytorch_exports_for_squeeze_is_imported(tmp_path):
+    network = Squeezed().eval()
+    path = exported(network, tmp_path / "m.onnx", SHAPE, any_number=True)
+    x = torch.rand(3, *SHAPE)
+    torch.testing.assert_close(load(path).classifier(x), network(x), rtol=1e-4, atol=1e-5)
 
 
 def test_whole_numbers_are_divided_without_their_fraction(tmp_path):
@@ -208,6 +258,21 @@ def test_of_several_outputs_the_logits_are_taken_by_name(tmp_path):
     ]
     loaded = load(written(model(nodes, weights, outputs=("probabilities", "logits")), tmp_path))
     assert any("'logits' is taken as the logits" in note for note in loaded.notes)
+    assert outputs.caution(loaded.classifier.module) == (
+        "the model returns several outputs of one shape: 'logits' is taken as the logits, not 'probabilities'"
+    )
+
+
+def test_which_of_two_outputs_was_taken_stands_under_the_table_of_the_run(tmp_path):
+    weights = {name: np.random.default_rng(0).normal(size=(784, 10)).astype("float32") for name in "vw"}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["one"]),
+        helper.make_node("MatMul", ["f", "v"], ["two"]),
+    ]
+    path = written(model(nodes, weights, outputs=("one", "two")), tmp_path)
+    options = {"threats": ["linf:0.1"], "attacks": ["pgd(steps=1)"], "examples": 2, "run": tmp_path / "r.robench"}
+    assert "'one' is taken as the logits, not 'two'" in str(robench.evaluate(str(path), "digits", **options))
 
 
 def test_a_file_without_its_suffix_is_recognised_and_identified_by_its_content(tmp_path):

@@ -9,13 +9,15 @@ from onnx import TensorProto, helper
 
 from robench.problem.checkpoints.onnx.operators import OPERATORS
 
-from .cases import CASES
+from . import cases
 from .graphs import imported, model, ours, runtime, versions
+from .more_cases import MORE
 
+CASES = {**cases.CASES, **MORE}
 NEWEST = 24 if onnxruntime.__version__ >= "1.24" else 23  # which ONNX Runtime reads; Python 3.10 has an older one
 IN_CHAINS = {
     *("And", "Cast", "Constant", "ConstantOfShape", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("Not", "Or", "Range", "Shape", "Size"),
+    *("IsInf", "IsNaN", "Not", "Or", "Range", "Shape", "Size", "Xor"),
 }
 """The operators of other types than float, which the chains below test."""
 
@@ -32,6 +34,12 @@ def of_case(operator, case, opset):
     if operator == "Where":
         names = [names[1], "x", names[2]]
     nodes = [helper.make_node(operator, names, outputs, **case.attributes)]
+    if operator == "TopK":  # its second output are whole numbers
+        nodes = [helper.make_node(operator, names, ["y0", "i"], **case.attributes)]
+        nodes.append(helper.make_node("Cast", ["i"], ["y1"], to=TensorProto.FLOAT))
+    if operator == "OneHot":  # of whole numbers
+        nodes = [helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64)]
+        nodes.append(helper.make_node(operator, ["i", *names[1:]], outputs, **case.attributes))
     if operator.startswith("Arg"):
         nodes = [helper.make_node(operator, names, ["i"], **case.attributes)]
         nodes.append(helper.make_node("Cast", ["i"], outputs, to=TensorProto.FLOAT))

@@ -14,7 +14,7 @@ from robench.search.attacks.hop_skip_jump import HopSkipJump
 from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.search.engine import model_runner
-from robench.search.engine.compaction import MIN_ROWS, compacted, only
+from robench.search.engine.compaction import MIN_ROWS, compacted
 from robench.search.engine.precision import rounded
 from robench.search.engine.scheduler import Item
 
@@ -23,26 +23,20 @@ from ..running import ends, job
 pytestmark = pytest.mark.precision
 
 
-def test_busy_slots_are_padded_with_idle_ones_to_a_power_of_two():
+def test_busy_slots_are_padded_with_idle_ones_to_a_multiple_of_four():
     assert compacted([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]
     assert compacted([0, 9], 64, 8) == [0, 9]
-    assert compacted(range(9), 64, 1) == list(range(16))
-    assert compacted([7], 8, 32) == [7]
+    assert compacted(range(9), 64, 1) == list(range(12))
 
 
-@pytest.mark.parametrize(("busy", "slots", "queries"), [(33, 64, 1), (17, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
-def test_a_batch_that_would_not_be_halved_stays_as_it_is(busy, slots, queries):
+def test_a_slot_is_never_alone():
+    """With several threads torch adds up a lone row in another order."""
+    assert compacted([7], 8, 32) == [0, 7]
+
+
+@pytest.mark.parametrize(("busy", "slots", "queries"), [(57, 64, 1), (29, 32, 4), (64, 64, 1), (1, 8, 1), (2, 2, 32)])
+def test_a_batch_that_would_save_less_than_an_eighth_stays_as_it_is(busy, slots, queries):
     assert compacted(range(busy), slots, queries) is None
-
-
-def test_idle_slots_get_no_gradient_and_busy_ones_get_theirs():
-    x = torch.rand(8, 3, requires_grad=True)
-    answers = only(lambda rows: rows**2, torch.tensor([1, 5]))(x)
-    (grad,) = torch.autograd.grad(answers.sum(), x)
-    expected = torch.zeros(8, 3)
-    expected[[1, 5]] = 2 * x.detach()[[1, 5]]
-    assert torch.equal(grad, expected)
-    assert not answers[[0, 2, 3, 4, 6, 7]].any()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -67,7 +61,7 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
 
     logits, grad = answers(range(64))
     elsewhere = torch.randperm(64, generator=g).tolist()
-    for rows in (range(32), range(16), range(MIN_ROWS), range(40, 40 + MIN_ROWS), elsewhere):
+    for rows in (range(44), range(20), range(MIN_ROWS), range(40, 40 + MIN_ROWS), elsewhere):
         assert all(torch.equal(few, all_[rows]) for few, all_ in zip(answers(rows), (logits, grad), strict=True))
 
 

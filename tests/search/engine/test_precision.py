@@ -1,5 +1,6 @@
 """A search in low precision breaks the same examples as one in float32, and float32 verifies its every result."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,9 @@ from robench.problem.checkpoints import load
 from robench.problem.classifier import Classifier, arithmetic
 from robench.problem.threats import L2, Linf
 from robench.search.attacks.apgd import APGD
+from robench.search.attacks.brendel_bethge import BrendelBethge
+from robench.search.attacks.ddn import DDN
+from robench.search.attacks.fab import FAB
 from robench.search.attacks.pgd import PGD
 from robench.search.engine import precision as precisions
 from robench.search.engine.precision import (
@@ -57,7 +61,17 @@ def broken(model, split, threat, attack, precision):
     return {end.item.row for end in ended if end.x_adv is not None}
 
 
-@pytest.mark.parametrize(("threat", "attack"), [(SMALL, PGD(steps=20)), (L2(Fraction(1, 3)), APGD(steps=20))])
+@pytest.mark.parametrize(
+    ("threat", "attack"),
+    [
+        (SMALL, PGD(steps=20)),
+        (SMALL, FAB(steps=20, targets=3)),
+        (L2(Fraction(1, 3)), APGD(steps=20)),
+        (L2(Fraction(1, 3)), DDN(steps=40)),
+        (L2(Fraction(1, 3)), BrendelBethge(steps=40)),
+    ],
+    ids=str,
+)
 def test_a_search_in_bfloat16_breaks_the_same_examples_as_in_float32(model, split, threat, attack):
     exact = broken(model, split, threat, attack, "float32")
     assert 5 < len(exact) < N - 5, "both outcomes must occur"
@@ -156,7 +170,7 @@ def test_an_image_that_does_not_fool_in_bfloat16_is_verified_before_the_search_e
     assert broken(stubborn, split, SMALL, PGD(steps=20), "bfloat16") == exact
 
 
-def test_an_attack_that_needs_float32_gets_it(split):
+def test_an_attack_that_needs_float32_gets_it_and_so_does_a_search_for_the_smallest_perturbation(split):
     class Precise(PGD):
         precise = True
 
@@ -174,6 +188,8 @@ def test_an_attack_that_needs_float32_gets_it(split):
 
     spied = classifier(Spy(), 4)
     ends(spied, split, job(SMALL, Precise(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
+    smallest = replace(job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), smallest=True)
+    ends(spied, split, smallest, precision="bfloat16")
     assert seen == {torch.float32}
     ends(spied, split, job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
     assert torch.bfloat16 in seen

@@ -118,6 +118,36 @@ def test_free_slots_go_to_the_first_job_and_then_to_the_next_of_its_kind():
     assert layout(made) == {0: "a0", 1: "b1", 2: "a2", 3: "b0"}
 
 
+def test_a_batch_goes_on_without_idle_slots_once_no_search_waits():
+    job = fake("a", range(5))
+    made = Scheduler(4, lambda job: job.kind, lambda job, busy, slots: busy if len(busy) < slots else None)
+    made.add([job])
+    plan = made.schedule()
+    assert (plan.slots, plan.opens, plan.retained) == (4, True, None)
+    made.release(1)
+    assert made.schedule().retained is None, "the last search takes the slot"
+    made.release(0)
+    made.release(2)
+    plan = made.schedule()
+    assert (plan.slots, plan.opens, plan.retained) == (2, False, [1, 3])
+    assert layout(made) == {0: "a4", 1: "a3"}
+    assert held(plan) == {"a": [0, 1]}
+
+    job.waiting.add(Item(4, 0, 9))
+    assert not made.schedule().starts, "a repeated search waits for a slot"
+    made.release(0)
+    plan = made.schedule()
+    assert (started(plan), plan.retained) == ({0: "a4"}, None)
+
+
+def test_a_batch_opens_with_as_many_slots_as_it_has_searches():
+    made = Scheduler(4, lambda job: job.kind, lambda job, busy, slots: busy if len(busy) < slots else None)
+    made.add([fake("a", range(2))])
+    plan = made.schedule()
+    assert (plan.slots, plan.opens, plan.retained) == (2, True, None)
+    assert started(plan) == {0: "a0", 1: "a1"}
+
+
 def test_a_job_of_another_kind_waits_until_every_slot_is_free_and_opens_a_new_batch():
     made = scheduler(8, fake("a", range(2)), fake("b", range(9), kind="labels", queries_per_step=4))
     assert started(made.schedule()) == {0: "a0", 1: "a1"}

@@ -63,7 +63,9 @@ class Graph(nn.Module):
         self.layers = nn.ModuleList(layer for _, layer in steps)
         self.steps = tuple(step for step, _ in steps)
         self.image, self.outputs = image, outputs
-        self.floats = {name: f"constant{i}" for i, name in enumerate(constants) if constants[name].is_floating_point()}
+        sizes = {step.inputs[i] for step in self.steps for i in step.numbers if i < len(step.inputs)}
+        weights = [name for name in constants if constants[name].is_floating_point() and name not in sizes]
+        self.floats = {name: f"constant{i}" for i, name in enumerate(weights)}
         for name, buffer in self.floats.items():
             self.register_buffer(buffer, constants[name])
         self.others = {name: constant for name, constant in constants.items() if name not in self.floats}
@@ -72,7 +74,7 @@ class Graph(nn.Module):
     def forward(self, x: Inputs) -> Tensor | dict[str, Tensor]:
         images = self.entrance(x)
         if tuple(images.shape[1:]) not in self.measured:
-            self._measure(images)
+            self.measure(images)
             self.measured.add(tuple(images.shape[1:]))
         values: dict[str, Tensor] = {**self._constants(), self.image: images}
         for step, layer in zip(self.steps, self.layers, strict=True):
@@ -85,7 +87,8 @@ class Graph(nn.Module):
                 raise (
                     error if out_of_memory(error) else ValueError(f"{first_line(error)} in the {step.label}")
                 ) from None
-            values.update(zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False))
+            results = results if isinstance(results, tuple) else (results,)
+            values.update({name: result for name, result in zip(step.outputs, results, strict=False) if name})
             for name in step.last:
                 values.pop(name, None)
         if len(self.outputs) == 1:
@@ -95,8 +98,8 @@ class Graph(nn.Module):
     def _constants(self) -> dict[str, Tensor]:
         return {**{name: getattr(self, buffer) for name, buffer in self.floats.items()}, **self.others}
 
-    def _measure(self, images: Tensor) -> None:
-        """Raises ValueError if the values for these images are too large, without computing them."""
+    def measure(self, images: Tensor) -> None:
+        """Raises ValueError if the values for these images are too large or do not fit, without computing them."""
         limit = LARGEST if self.entrance.images is None else BATCH
         rows = self.entrance.images or min(len(images), IMAGES)
         values = {name: value if name in self.others else unreal(value) for name, value in self._constants().items()}

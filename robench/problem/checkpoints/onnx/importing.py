@@ -12,17 +12,21 @@ from ...batches import InBatchesOf
 from ...names import shown
 from ...noise import random_images
 from ..zips import AGAIN
-from .graph import Entrance, Graph, Step, sized
+from .branches import Conditions, taken
+from .forward_only import ForwardOnly, available
+from .graph import IMAGES, Entrance, Graph, Step, sized
 from .layer import LARGEST, Layer
-from .node import Node, Refused
-from .operators import CONTROL, OPERATORS, QUANTISED
-from .parsing import Source, parse, read_bytes
+from .node import Node, Refused, Unsupported
+from .operators import BRANCH, CONTROL, OPERATORS, QUANTISED
+from .parsing import File, Source, parsed, read_bytes
 
 EXTRA = 3  # images beyond the fixed number, which show whether the graph takes others
 CHANNELS = (1, 3, 4)
 """The numbers of channels of usual images: where the last axis has one of them, it may hold the channels."""
 HALVES: Mapping[object, str] = {10: "FLOAT16", 16: "BFLOAT16"}
 """The types with fewer digits than float32, by the numbers that the operator Cast has for them."""
+SEVERAL = {"Split", "TopK"}
+"""The operators whose second output is imported."""
 NOISE = 1e-4  # of the largest logit: more than float32 and less than a change of the function
 
 
@@ -30,7 +34,7 @@ NOISE = 1e-4  # of the largest logit: more than float32 and less than a change o
 class Imported:
     """An imported graph: its weights by name, and the shape of its images if the file fixes it."""
 
-    network: Graph
+    network: nn.Module
     weights: Mapping[str, Tensor]
     shape: tuple[int, ...] | None
     notes: tuple[str, ...]
@@ -40,18 +44,38 @@ def import_onnx(path: Path) -> tuple[Imported, bytes]:
     """The network in an ONNX file, and the content of the file. Raises UserError if it cannot be imported."""
     data = read_bytes(path)
     try:
-        return _imported(parse(path, data)), data
+        return _read(parsed(path, data), data), data
     except Refused as error:
         raise UserError(f"{path} {error}") from None
+
+
+def _read(file: File, data: bytes) -> Imported:
+    """The network in a file, with gradients if it can be imported, else without."""
+    try:
+        return _imported(file.source())
+    except Unsupported as error:
+        reason, _, cure = str(error).partition("; ")
+    if not available():
+        raise Refused(f"{reason}; {cure}, or pip install 'robench[onnxruntime]', which computes it without gradients")
+    _, sizes = file.images()
+    shape, notes = _images(sizes)
+    network = ForwardOnly(file.model, data)
+    note = f"it {reason}: ONNX Runtime computes it, without gradients; {cure}"
+    return Imported(network, {}, shape, (*notes, note))
 
 
 def _imported(source: Source) -> Imported:
     for node in source.nodes:
         _refuse_unknown(node)
     weights = {name: tensor for name, tensor in source.constants.items() if tensor.is_floating_point()}
-    shape, notes = _images(source)
+    shape, notes = _images(source.sizes)
     images = source.sizes[0]
     network = _built(source, images)
+    if shape is not None:
+        try:
+            network.measure(torch.empty(images or IMAGES, *shape, device="meta"))
+        except ValueError as error:
+            raise Refused(f"cannot be computed: {error}; export the model again") from None
     if images is not None and shape is not None:
         network, note = _for_any_number(source, network, images, shape)
         notes += (note,)
@@ -62,22 +86,32 @@ def _imported(source: Source) -> Imported:
 
 
 def _refuse_unknown(node: Node) -> None:
-    if node.operator in OPERATORS:
+    if node.operator in OPERATORS or node.operator == BRANCH:
         return
     name = shown(node.operator)
+    if "." in node.operator:
+        domain, _, operator = node.operator.rpartition(".")
+        raise Unsupported(
+            f"has the operator {shown(operator)} of {shown(domain)}, which is not ONNX's own; export the model "
+            "without the optimisations of a runtime, or save the state dict of the model it was made from"
+        )
     if node.operator in QUANTISED:
-        raise Refused(f"is quantised (operator {name}), so it has no gradients; export the model before quantisation")
+        raise Unsupported(
+            f"is quantised (operator {name}), so it has no gradients; export the model before quantisation"
+        )
     if node.operator in CONTROL or node.operator.startswith(("Sequence", "Optional")):
-        raise Refused(f"has the operator {name}, whose graph may change from image to image; export the model without")
-    raise Refused(
+        raise Unsupported(
+            f"has the operator {name}, whose graph may change from image to image; export the model without"
+        )
+    raise Unsupported(
         f"has the operator {name}, which robench does not import; save the state dict of the model it was made from, "
         "or trace it with torch.jit.trace"
     )
 
 
-def _images(source: Source) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+def _images(by_file: tuple[int | None, ...]) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
     """The shape of the images, if the file fixes it, and the note if they go in otherwise. Raises Refused for NHWC."""
-    sizes = source.sizes[1:]
+    sizes = by_file[1:]
     if len(sizes) == 3:
         if sizes[2] in CHANNELS and sizes[0] not in CHANNELS:
             by = "x".join("?" if size is None else str(size) for size in sizes)
@@ -87,7 +121,7 @@ def _images(source: Source) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
             )
         return (None if None in sizes else tuple(size for size in sizes if size is not None)), ()
     if None in sizes or not sizes:
-        by = "x".join("?" if size is None else str(size) for size in source.sizes)
+        by = "x".join("?" if size is None else str(size) for size in by_file)
         raise Refused(f"reads inputs of {by}, not images (N x channels x height x width); export a model of images")
     return None, (f"the pixels are given to it row by row, as {'x'.join(map(str, sizes))} numbers",)
 
@@ -98,20 +132,31 @@ def _built(source: Source, images: int | None, *, loosely: bool = False) -> Grap
     known = {*values, source.input}
     layers: list[tuple[Node, Layer]] = []
     folded = 0
-    for given in source.nodes:
+    conditions = Conditions(source.input, source.sizes)
+    waiting = list(reversed(source.nodes))
+    while waiting:
+        given = waiting.pop()
+        _refuse_unknown(given)
+        if given.operator == BRANCH:
+            _refuse_unordered(given, known)
+            nodes, constants = taken(given, conditions.holds(given.inputs[0], layers, values))
+            values.update(constants)
+            known.update(constants)
+            waiting.extend(reversed(nodes))
+            continue
         node = replace(given, constants=values, images=(images or 0) if loosely else 0, read=set())
         _refuse_unordered(node, known)
         layer = _layer(node)
-        taken = node.inputs[: layer.takes]
+        inputs = node.inputs[: layer.takes]
         # A layer with weights takes one input, so weights are no reason to compute it here.
-        if all(name in values or not name for name in taken):
-            results = _folded(node, layer, [values[name] if name else None for name in taken])
-            values.update(zip(node.outputs, results, strict=False))
+        if all(name in values or not name for name in inputs):
+            results = _folded(node, layer, [values[name] if name else None for name in inputs])
+            values.update({name: result for name, result in zip(node.outputs, results, strict=False) if name})
             folded += sum(result.numel() for result in results)
             if folded > LARGEST:
                 raise Refused("computes more numbers from its weights than any machine holds; export the model again")
         else:
-            layers.append((replace(node, inputs=taken), layer))
+            layers.append((replace(node, inputs=inputs), layer))
         known.update(filter(None, node.outputs))
     missing = next((name for name in source.outputs if name not in known), None)
     if missing is not None:
@@ -155,7 +200,7 @@ def _layer(node: Node) -> Layer:
     except Exception as error:  # whatever torch raises for settings that do not fit
         raise Refused(f"is damaged: {described(error)} in the {node.label}; export the model again") from None
     node.refuse_unread()
-    if node.operator != "Split":
+    if node.operator not in SEVERAL:
         node.single()
     return layer
 

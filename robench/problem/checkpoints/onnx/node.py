@@ -1,21 +1,48 @@
 """A node of an ONNX graph, as the makers of layers read it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from torch import Tensor
 
 from ...names import shown
 
-Value = int | float | str | Tensor | tuple[int, ...] | tuple[float, ...] | None
-"""The value of an attribute; None if it is of another kind, such as a graph."""
+
+@dataclass(frozen=True)
+class Body:
+    """A graph in an attribute of a node. It may read what the graph around it computes."""
+
+    nodes: Sequence["Node"]
+    constants: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names that it reads from the graph around it."""
+        own = {*self.constants, *(name for node in self.nodes for name in node.outputs)}
+        read = [*(name for node in self.nodes for name in node.inputs), *self.outputs]
+        return tuple(dict.fromkeys(name for name in read if name and name not in own))
+
+    def renamed(self, names: Mapping[str, str]) -> "Body":
+        """The same graph with other names."""
+        constants = {names.get(name, name): tensor for name, tensor in self.constants.items()}
+        outputs = tuple(names.get(name, name) for name in self.outputs)
+        return Body([node.renamed(names) for node in self.nodes], constants, outputs)
+
+
+Value = int | float | str | Tensor | tuple[int, ...] | tuple[float, ...] | Body | None
+"""The value of an attribute; None if it is of another kind, such as a graph of a loop."""
 
 T = TypeVar("T")
 
 
 class Refused(Exception):  # noqa: N818 (a decision about a file, not an internal error)
     """The reason why a graph is not imported: the end of a sentence that begins with the name of its file."""
+
+
+class Unsupported(Refused):
+    """The reason why a sound graph is not imported: what it computes is not known here."""
 
 
 @dataclass
@@ -34,6 +61,16 @@ class Node:
     constants: Mapping[str, Tensor] = field(default_factory=dict)  # by the names of the inputs
     images: int = 0  # the number of images that the graph is written for, if it may be generalised
     read: set[str] = field(default_factory=set)  # the attributes that were read
+
+    def renamed(self, names: Mapping[str, str]) -> "Node":
+        """The same node with other names, also in the graphs inside."""
+        inputs, outputs = (tuple(names.get(name, name) for name in kind) for kind in (self.inputs, self.outputs))
+        bodies = {
+            key: value.renamed({name: names[name] for name in value.free if name in names})
+            for key, value in self.attributes.items()
+            if isinstance(value, Body)
+        }
+        return replace(self, inputs=inputs, outputs=outputs, attributes={**self.attributes, **bodies})
 
     @property
     def label(self) -> str:
@@ -99,8 +136,8 @@ class Node:
         if unread:
             raise self.refused(f"has the attribute {shown(unread[0])}")
 
-    def refused(self, reason: str) -> Refused:
-        return Refused(
+    def refused(self, reason: str) -> Unsupported:
+        return Unsupported(
             f"cannot be imported: the {self.label} {reason}, which robench does not read; save the state dict of the "
             "model it was made from"
         )

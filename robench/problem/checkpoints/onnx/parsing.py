@@ -1,7 +1,7 @@
 """Parses an ONNX file into nodes and constants. Nothing of the graph is computed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ....errors import UserError, described
 from ...names import shown
 from ..zips import AGAIN
-from .node import Node, Refused, Value
+from .node import Body, Node, Refused, Unsupported, Value
 from .wire import LARGEST, too_many_parts
 
 OLDEST, NEWEST = 7, 28  # versions of the operators; before 7 shapes were matched by other rules
@@ -35,8 +35,8 @@ class Source:
     types: frozenset[str]  # of weights, other than float32
 
 
-def parse(path: Path, data: bytes) -> Source:
-    """The content of a file. Raises UserError if the pip package is missing, Refused for what cannot be imported."""
+def parsed(path: Path, data: bytes) -> "File":
+    """A file, of which no tensor is read. Raises UserError if the pip package is missing, Refused if it is damaged."""
     try:
         import onnx
     except ImportError as error:
@@ -49,25 +49,32 @@ def parse(path: Path, data: bytes) -> Source:
         model = onnx.ModelProto.FromString(data)
     except Exception:  # protobuf's own classes, which differ between its versions
         raise Refused(f"is cut off, damaged or nested too deeply; {AGAIN}") from None
-    return _Reader(model).source()
+    return File(model)
 
 
-class _Reader:
-    """Reads one parsed file."""
+class File:
+    """A parsed file. Its methods raise Refused."""
 
     def __init__(self, model: Any):
         self.graph = model.graph
         self.model = model
         self.types: set[str] = set()
         self.opset = 0
+        self.nodes = 0
 
     def source(self) -> Source:
+        """The content that can be imported. Raises Unsupported for tensors of other types."""
         graph = self.graph
         if not graph.node or not graph.output:
             raise Refused(f"is not an ONNX file with a graph; {AGAIN}")
-        if len(graph.node) > NODES:
-            raise Refused(f"has {len(graph.node):,} nodes, unlike any classifier; name another file")
         self.opset = self._opset()
+        constants = self._constants(graph)
+        name, sizes = self.images()
+        outputs = tuple(dict.fromkeys(_text(output.name) for output in graph.output))
+        nodes = _needed(self._nodes(graph), outputs)
+        return Source(nodes, constants, name, sizes, outputs, frozenset(self.types - {"FLOAT"}))
+
+    def _constants(self, graph: Any) -> dict[str, Tensor]:
         if graph.sparse_initializer:
             raise Refused("has sparse weights; export the model with dense ones")
         constants: dict[str, Tensor] = {}
@@ -76,12 +83,13 @@ class _Reader:
             if name in constants:
                 raise Refused(f"names two weights {shown(name)!r}; export the model again")
             constants[name] = self.tensor(tensor, shown(name))
-        name, sizes = self._input(constants)
-        outputs = tuple(dict.fromkeys(_text(output.name) for output in graph.output))
-        nodes = _needed([self._node(node) for node in graph.node], outputs)
-        for node in nodes:
-            self._refuse_foreign(node)
-        return Source(nodes, constants, name, sizes, outputs, frozenset(self.types - {"FLOAT"}))
+        return constants
+
+    def _nodes(self, graph: Any) -> list[Node]:
+        self.nodes += len(graph.node)
+        if self.nodes > NODES:
+            raise Refused(f"has {self.nodes:,} nodes, unlike any classifier; name another file")
+        return [self._node(node) for node in graph.node]
 
     def _opset(self) -> int:
         versions = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
@@ -96,8 +104,9 @@ class _Reader:
             raise Refused(f"uses opset {versions[0]}, and robench reads {OLDEST} to {NEWEST}; export it with opset 20")
         return int(versions[0])
 
-    def _input(self, constants: Mapping[str, Tensor]) -> tuple[str, tuple[int | None, ...]]:
+    def images(self) -> tuple[str, tuple[int | None, ...]]:
         """The name of the image input, and its sizes."""
+        constants = {_text(tensor.name) for tensor in self.graph.initializer}
         inputs = [given for given in self.graph.input if _text(given.name) not in constants]
         if len(inputs) != 1:
             named = ", ".join(shown(_text(given.name)) for given in inputs[:4]) or "none"
@@ -129,12 +138,16 @@ class _Reader:
             key = _text(attribute.name)
             if key in attributes:
                 raise Refused(f"gives a node two attributes {shown(key)!r}; export the model again")
-            attributes[key] = self._value(attribute, f"{shown(name or operator)}.{shown(key)}")
+            attributes[key] = self._value(attribute, f"{shown(name or operator)}.{shown(key)}", branch=operator == "If")
         inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
+        if operator == "If" and not inputs:
+            raise Refused(f"is damaged: a branch {shown(name)!r} has no condition; export the model again")
+        read = (name for value in attributes.values() if isinstance(value, Body) for name in value.free)
+        inputs = (*inputs, *dict.fromkeys(name for name in read if name not in inputs))
         operator = operator if domain in ("", "ai.onnx") else f"{domain}.{operator}"
         return Node(name, operator, self.opset, inputs, outputs, attributes)
 
-    def _value(self, attribute: Any, where: str) -> Value:
+    def _value(self, attribute: Any, where: str, *, branch: bool) -> Value:
         import onnx
 
         kinds = onnx.AttributeProto
@@ -142,6 +155,9 @@ class _Reader:
             return None
         if attribute.type == kinds.TENSOR:
             return self.tensor(attribute.t, where)
+        if attribute.type == kinds.GRAPH and branch:
+            outputs = tuple(_text(output.name) for output in attribute.g.output)
+            return Body(_needed(self._nodes(attribute.g), outputs), self._constants(attribute.g), outputs)
         readers: dict[int, Value] = {
             kinds.FLOAT: attribute.f,
             kinds.INT: attribute.i,
@@ -162,7 +178,7 @@ class _Reader:
             )
         kind = _type_name(tensor.data_type)
         if kind not in FLOATS | INTEGERS:
-            raise Refused(
+            raise Unsupported(
                 f"has {name} of type {kind.lower()}, which robench does not read; export the model in float32, "
                 "before any quantisation"
             )
@@ -179,23 +195,15 @@ class _Reader:
         except Exception as error:  # numpy's, protobuf's and onnx's own
             raise Refused(f"has {name} with other numbers than its shape needs ({described(error)}); {AGAIN}") from None
 
-    def _refuse_foreign(self, node: Node) -> None:
-        if "." in node.operator:
-            domain, _, operator = node.operator.rpartition(".")
-            raise Refused(
-                f"has the operator {shown(operator)} of {shown(domain)}, which is not ONNX's own; export the model "
-                "without the optimisations of a runtime, or save the state dict of the model it was made from"
-            )
-
 
 def _needed(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
-    """The nodes that the outputs depend on, in their order."""
+    """The nodes that the outputs depend on, in their order, with the outputs that are read."""
     needed = set(outputs)
     found = []
     for node in reversed(nodes):
         if needed.intersection(filter(None, node.outputs)):
             needed.update(node.inputs)
-            found.append(node)
+            found.append(replace(node, outputs=tuple(name if name in needed else "" for name in node.outputs)))
     return found[::-1]
 
 

@@ -7,12 +7,22 @@ from collections.abc import Mapping
 
 from ..layer import Maker
 from .elementwise import ELEMENTWISE
+from .indexing import INDEXING
 from .layers import LAYERS
 from .pooling import POOLING
 from .reductions import REDUCING
+from .resizing import RESIZING
 from .shapes import SHAPES
 
-OPERATORS: Mapping[str, Maker] = {**ELEMENTWISE, **LAYERS, **POOLING, **REDUCING, **SHAPES}
+OPERATORS: Mapping[str, Maker] = {
+    **ELEMENTWISE,
+    **INDEXING,
+    **LAYERS,
+    **POOLING,
+    **REDUCING,
+    **RESIZING,
+    **SHAPES,
+}
 """The makers by the names of the operators."""
 
 QUANTISED = {
@@ -26,5 +36,8 @@ QUANTISED = {
 }
 """The operators of quantised models, whose gradients are 0 almost everywhere."""
 
-CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
-"""The operators with graphs inside."""
+BRANCH = "If"
+"""The operator of which one of two graphs is taken, if its condition does not depend on the images."""
+
+CONTROL = {"Loop", "Scan", "SequenceMap"}
+"""The other operators with graphs inside."""

@@ -23,6 +23,18 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == -1, -a, torch.div(a, torch.where(b == -1, 1, b), rounding_mode="trunc"))
 
 
+def remainder(a: Tensor, b: Tensor, *, sign_of_first: bool) -> Tensor:
+    """What division leaves, with the sign of the divisor or of the first number. Raises ValueError for a zero."""
+    if not whole_numbers(a, b):
+        if not sign_of_first:
+            raise ValueError("a remainder of floats with the sign of the divisor")
+        return torch.fmod(a, b)
+    if b.device.type == "cpu" and bool((b == 0).any()):
+        raise ZeroDivisionError("division of a whole number by zero")
+    divisor = torch.where(b == -1, 1, b)  # the smallest number divided by -1 ends the process; both leave 0
+    return torch.fmod(a, divisor) if sign_of_first else torch.remainder(a, divisor)
+
+
 def power(base: Tensor, exponent: Tensor) -> Tensor:
     """The power, of the base's type; a single exponent of 2 has a gradient at 0."""
     return torch.pow(base, exponent).to(base.dtype)
@@ -74,6 +86,14 @@ def _swish(x: Tensor, alpha: float) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+def _infinite(x: Tensor, negative: bool, positive: bool) -> Tensor:
+    return torch.isinf(x) & ((x < 0) & negative | (x > 0) & positive)
+
+
+def _shrunk(x: Tensor, threshold: float, bias: float) -> Tensor:
+    return torch.where(x < -threshold, x + bias, torch.where(x > threshold, x - bias, 0.0))
+
+
 def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.bool(), yes, no)
 
@@ -113,10 +133,20 @@ def _hard_sigmoid(node: Node) -> Layer:
     return compute(_hard_sigmoid_of, alpha=node.number("alpha", 0.2), beta=node.number("beta", 0.5))
 
 
+def _is_infinite(node: Node) -> Layer:
+    negative, positive = (bool(node.integer(f"detect_{sign}", 1)) for sign in ("negative", "positive"))
+    return compute(_infinite, negative=negative, positive=positive)
+
+
+def _shrink(node: Node) -> Layer:
+    return compute(_shrunk, threshold=node.number("lambd", 0.5), bias=node.number("bias", 0.0))
+
+
 ELEMENTWISE: Mapping[str, Maker] = {
     "Abs": plain(torch.abs),
     "Add": plain(torch.add),
     "And": plain(torch.logical_and),
+    "Atan": plain(torch.atan),
     "Celu": lambda node: compute(F.celu, alpha=node.number("alpha", 1.0)),
     "Ceil": plain(torch.ceil),
     "Clip": _clip,
@@ -132,6 +162,8 @@ ELEMENTWISE: Mapping[str, Maker] = {
     "GreaterOrEqual": plain(torch.ge),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": plain(_hard_swish),
+    "IsInf": _is_infinite,
+    "IsNaN": plain(torch.isnan),
     "LeakyRelu": lambda node: compute(F.leaky_relu, negative_slope=node.number("alpha", 0.01)),
     "Less": plain(torch.lt),
     "LessOrEqual": plain(torch.le),
@@ -140,6 +172,7 @@ ELEMENTWISE: Mapping[str, Maker] = {
     "Mean": plain(_mean),
     "Min": plain(_minimum),
     "Mish": plain(F.mish),
+    "Mod": lambda node: compute(remainder, sign_of_first=bool(node.integer("fmod", 0))),
     "Mul": plain(torch.mul),
     "Neg": plain(torch.neg),
     "Not": plain(torch.logical_not),
@@ -150,6 +183,7 @@ ELEMENTWISE: Mapping[str, Maker] = {
     "Relu": plain(F.relu),
     "Round": plain(torch.round),
     "Selu": _selu,
+    "Shrink": _shrink,
     "Sigmoid": plain(torch.sigmoid),
     "Sign": plain(torch.sign),
     "Sin": plain(torch.sin),
@@ -159,7 +193,9 @@ ELEMENTWISE: Mapping[str, Maker] = {
     "Sub": plain(torch.sub),
     "Sum": plain(_total),
     "Swish": lambda node: compute(_swish, alpha=node.number("alpha", 1.0)),
+    "Tan": plain(torch.tan),
     "Tanh": plain(torch.tanh),
     "ThresholdedRelu": lambda node: compute(_thresholded, alpha=node.number("alpha", 1.0)),
     "Where": plain(_where),
+    "Xor": plain(torch.logical_xor),
 }

@@ -11,6 +11,7 @@ from ..node import Node
 from .padding import Padding, padded, padding_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Padded(nn.Module):
@@ -37,27 +38,34 @@ def _frozen(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight, requires_grad=False)
 
 
-def _conv(node: Node) -> Layer:
-    weight = node.weight(1)
+def _windows(node: Node, weight: Tensor) -> Padding:
+    """The windows of a convolution with these weights. Raises Refused if its settings do not fit them."""
     rank = weight.ndim - 2
     if not 1 <= rank <= 3:
         raise node.refused(f"has weights of {weight.ndim} dimensions")
     kernel = node.integers("kernel_shape", weight.shape[2:])
     if kernel != tuple(weight.shape[2:]):
         raise node.refused("has another kernel_shape than its weights")
-    group = node.integer("group", 1)
     strides, dilations = (node.integers(name, [1] * rank) for name in ("strides", "dilations"))
-    _check(node, rank, strides, dilations)
-    padding = padding_of(node, kernel, strides, dilations)
+    for values in (strides, dilations):
+        if len(values) != rank or min(values) < 1:
+            raise node.refused(f"has {list(values)} for strides or dilations")
+    return padding_of(node, kernel, strides, dilations)
+
+
+def _conv(node: Node) -> Layer:
+    weight = node.weight(1)
+    padding = _windows(node, weight)
+    rank, group = len(padding.kernel), node.integer("group", 1)
     equal = padding.symmetric()
     with torch.device("meta"):  # its weights are replaced
         layer = CONVOLUTIONS[rank - 1](
             weight.shape[1] * group,
             weight.shape[0],
-            kernel,  # type: ignore[arg-type]
-            stride=strides,  # type: ignore[arg-type]
+            padding.kernel,  # type: ignore[arg-type]
+            stride=padding.strides,  # type: ignore[arg-type]
             padding=equal or (0,) * rank,  # type: ignore[arg-type]
-            dilation=dilations,  # type: ignore[arg-type]
+            dilation=padding.dilations,  # type: ignore[arg-type]
             groups=group,
             bias=node.has(2),
         )
@@ -67,10 +75,47 @@ def _conv(node: Node) -> Layer:
     return Layer(layer if equal is not None else Padded(layer, padding), takes=1)
 
 
-def _check(node: Node, rank: int, *settings: Sequence[int]) -> None:
-    for values in settings:
-        if len(values) != rank or min(values) < 1:
-            raise node.refused(f"has {list(values)} for strides or dilations")
+class Cropped(nn.Module):
+    """A layer whose result loses these pixels before and behind each axis."""
+
+    def __init__(self, layer: nn.Module, before: Sequence[int], behind: Sequence[int]):
+        super().__init__()
+        self.layer = layer
+        self.before, self.behind = tuple(before), tuple(behind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x)
+        for axis, (before, behind) in enumerate(zip(self.before, self.behind, strict=True), start=2):
+            result = result.narrow(axis, before, result.shape[axis] - before - behind)
+        return result
+
+
+def _conv_transpose(node: Node) -> Layer:
+    weight = node.weight(1)
+    padding = _windows(node, weight)
+    rank, group = len(padding.kernel), node.integer("group", 1)
+    more = node.integers("output_padding", [0] * rank)
+    if len(more) != rank or min(more) < 0:
+        raise node.refused(f"has {list(more)} for output_padding")
+    if padding.auto or node.integers("output_shape"):
+        raise node.refused("has a padding that depends on the size of the result")
+    with torch.device("meta"):  # its weights are replaced
+        layer = TRANSPOSED[rank - 1](
+            weight.shape[0],
+            weight.shape[1] * group,
+            padding.kernel,  # type: ignore[arg-type]
+            stride=padding.strides,  # type: ignore[arg-type]
+            padding=padding.symmetric() or (0,) * rank,  # type: ignore[arg-type]
+            output_padding=more,  # type: ignore[arg-type]
+            dilation=padding.dilations,  # type: ignore[arg-type]
+            groups=group,
+            bias=node.has(2),
+        )
+    layer.weight = _frozen(weight)
+    if node.has(2):
+        layer.bias = _frozen(_vector(node, 2, weight.shape[1] * group))
+    equal = padding.symmetric() is not None
+    return Layer(layer if equal else Cropped(layer, padding.before, padding.behind), takes=1)
 
 
 def _vector(node: Node, place: int, size: int) -> Tensor:
@@ -89,16 +134,24 @@ def _dense(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices, or of stacks of them. Raises ValueError for numbers of two types."""
+    if a.dtype != b.dtype:
+        kinds = " and ".join(str(one.dtype).removeprefix("torch.") for one in (a, b))
+        raise ValueError(f"{kinds} cannot be multiplied as matrices")
+    return a @ b
+
+
 def _matmul(node: Node) -> Layer:
     weight = node.constant(1)
     if weight is not None and weight.ndim == 2 and weight.is_floating_point() and node.constant(0) is None:
         return Layer(_dense(weight.T, None), takes=1)
-    return compute(torch.matmul)
+    return compute(matmul)
 
 
 def gemm(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float, turned: tuple[bool, bool]) -> Tensor:
     """The product of two matrices, each turned if so noted, times alpha, plus c times beta."""
-    product = alpha * ((a.T if turned[0] else a) @ (b.T if turned[1] else b))
+    product = alpha * matmul(a.T if turned[0] else a, b.T if turned[1] else b)
     return product if c is None else product + beta * c
 
 
@@ -202,6 +255,7 @@ def _einsum(node: Node) -> Layer:
 LAYERS: Mapping[str, Maker] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Einsum": _einsum,
     "Gemm": _gemm,
     "GroupNormalization": _group_norm,

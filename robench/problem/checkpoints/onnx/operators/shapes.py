@@ -90,22 +90,6 @@ def slices(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, 
     return x
 
 
-def gather(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
-    """The entries with these indices along an axis; negative ones count from its end."""
-    place = axis_of(axis, x.ndim)
-    size = x.shape[place]
-    if (
-        indices.device.type == "cpu"
-        and indices.numel()
-        and not -size <= int(indices.min()) <= int(indices.max()) < size
-    ):
-        raise IndexError(f"an index out of {size}")  # on a GPU it would end the process
-    if indices.ndim == 0 and indices.device.type == "cpu":
-        return x.select(place, int(indices))
-    places = (indices % size).reshape(-1).to(x.device)
-    return x.index_select(place, places).reshape(*x.shape[:place], *indices.shape, *x.shape[place + 1 :])
-
-
 def pad(
     x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, *, mode: str, fill: float
 ) -> Tensor:
@@ -204,6 +188,17 @@ def _cast(node: Node) -> Layer:
     if kind not in CASTS:
         raise node.refused(f"makes numbers of another type than float32, int64 and bool (type {kind})")
     return compute(CASTS[kind])
+
+
+def cast_like(x: Tensor, other: Tensor) -> Tensor:
+    """The numbers in the type of another tensor."""
+    return x.to(other.dtype)
+
+
+def _cast_like(node: Node) -> Layer:
+    node.integer("saturate", 1)  # of eight-bit floats
+    node.text("round_mode", "up")  # likewise
+    return compute(cast_like)
 
 
 def _reshape(node: Node) -> Layer:
@@ -312,6 +307,7 @@ def _depth_to_space(node: Node) -> Layer:
 
 SHAPES: Mapping[str, Maker] = {
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Concat": lambda node: compute(_concatenate, axis=node.integer("axis", 0)),
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
@@ -319,7 +315,6 @@ SHAPES: Mapping[str, Maker] = {
     "Dropout": _dropout,
     "Expand": plain(expand, numbers=[1]),
     "Flatten": lambda node: compute(flatten, axis=node.integer("axis", 1)),
-    "Gather": lambda node: compute(gather, numbers=[1], axis=node.integer("axis", 0)),
     "Identity": plain(_identity),
     "Pad": _pad,
     "Range": plain(numbers_between, numbers=[0, 1, 2]),
