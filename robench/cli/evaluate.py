@@ -4,18 +4,23 @@ import math
 from pathlib import Path
 
 import click
+import torch
 
 from ..errors import UserError
+from ..evaluation import shards
 from ..evaluation.environment import pick_device
 from ..evaluation.model_source import CheckpointSource
 from ..evaluation.prepared import prepare
 from ..evaluation.request import EvalRequest
+from ..evaluation.workers.processes import Processes
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
 from ..results.tables import render
 from .options import preparation
 from .running import command_line, refuse_unwritable, run_shown
 from .terminal import echo
+
+MAX_WORKERS = 256
 
 
 def run(
@@ -25,6 +30,8 @@ def run(
     threats: tuple[str, ...],
     attacks: tuple[str, ...],
     examples: str | None,
+    shard: str | None,
+    workers: int | None,
     shuffled: bool,
     every_attack: bool,
     curve: bool,
@@ -49,13 +56,15 @@ def run(
     request = EvalRequest(
         *(data, protocol, threats, attacks, examples, seed, every_attack, curve, precision, masking),
         preparation=preparation(prepared),
+        shard=None if shard is None else shards.parse(shard),
         shuffled=shuffled,
     )
+    pool = None if workers is None else processes(workers)
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
         read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
         refuse_unwritable(json_path, "--json", run_path, read)
-    result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet)
+    result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet, pool=pool)
     summary = result.summary
     refuse_unmeasured(summary)
     table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
@@ -69,3 +78,12 @@ def run(
     for entry in unmeasured(summary):
         click.echo(f"Error: {failure(entry)}", err=True)
     return 2 if unmeasured(summary) else 0 if result.finished else 130
+
+
+def processes(count: int) -> Processes:
+    """So many workers on this machine, among which its threads are divided."""
+    if not 1 <= count <= MAX_WORKERS:
+        raise UserError(f"--workers {count} is out of range; it goes from 1 to {MAX_WORKERS}")
+    threads = max(1, torch.get_num_threads() // count)
+    torch.set_num_threads(threads)  # the plan records it
+    return Processes(count, threads)
