@@ -12,6 +12,7 @@ from ..evaluation.environment import pick_device
 from ..evaluation.model_source import CheckpointSource
 from ..evaluation.prepared import prepare
 from ..evaluation.request import EvalRequest
+from ..evaluation.workers.driver import Pool
 from ..evaluation.workers.processes import Processes
 from ..problem import durable
 from ..results.measured import failure, refuse_unmeasured, unmeasured
@@ -32,6 +33,8 @@ def run(
     examples: str | None,
     shard: str | None,
     workers: int | None,
+    ray: str | None,
+    ray_gpus: float | None,
     shuffled: bool,
     every_attack: bool,
     curve: bool,
@@ -59,7 +62,7 @@ def run(
         shard=None if shard is None else shards.parse(shard),
         shuffled=shuffled,
     )
-    pool = None if workers is None else processes(workers)
+    pool = chosen_pool(workers, ray, ray_gpus)
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, pick_device(device), weights)
     if json_path is not None and str(json_path) != "-":
         read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
@@ -80,10 +83,28 @@ def run(
     return 2 if unmeasured(summary) else 0 if result.finished else 130
 
 
-def processes(count: int) -> Processes:
-    """So many workers on this machine, among which its threads are divided."""
-    if not 1 <= count <= MAX_WORKERS:
-        raise UserError(f"--workers {count} is out of range; it goes from 1 to {MAX_WORKERS}")
-    threads = max(1, torch.get_num_threads() // count)
-    torch.set_num_threads(threads)  # the plan records it
-    return Processes(count, threads)
+def chosen_pool(workers: int | None, ray: str | None, gpus: float | None) -> Pool | None:
+    """The workers that the user wants: on this machine, among which its threads are divided, or on a Ray cluster.
+
+    Raises UserError where Ray is not installed, or the options do not fit each other.
+    """
+    if ray is None and gpus is not None:
+        raise UserError("--ray-gpus is the share of a GPU for each worker of --ray; leave it out, or add --ray ADDRESS")
+    if workers is None:
+        if ray is not None:
+            raise UserError(f"--ray {ray} needs the number of workers; add --workers N")
+        return None
+    if not 1 <= workers <= MAX_WORKERS:
+        raise UserError(f"--workers {workers} is out of range; it goes from 1 to {MAX_WORKERS}")
+    if ray is None:
+        threads = max(1, torch.get_num_threads() // workers)
+        torch.set_num_threads(threads)  # the plan records it
+        return Processes(workers, threads)
+    if gpus is not None and not 0 < gpus <= 1:
+        raise UserError(f"--ray-gpus {gpus} is no share of a GPU; write a number above 0 and up to 1")
+    try:
+        from ..evaluation.workers.ray_actors import RayActors
+    except ImportError as error:
+        raise UserError(f"--ray needs Ray, which is not installed ({error}); pip install 'robench[ray]'") from None
+    torch.set_num_threads(1)
+    return RayActors(ray, workers, threads=1, gpus=gpus or 0.0)

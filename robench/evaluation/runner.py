@@ -194,7 +194,7 @@ class Evaluation:
         self.progress.noted(text)
 
     def settle_precision(self) -> None:
-        """Before the first attack: decides on a precision where none is named, and tries the one that is."""
+        """Decides on a precision where none is named, and tries the one that is."""
         requested = self.plan.precision
         choice = settled_precision(self.plan, self.protocol, self.classifier, self.referee, self.split)
         for note in pilot.notes(choice, requested, self._before, self.classifier.device):

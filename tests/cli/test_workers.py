@@ -85,3 +85,19 @@ def test_an_attack_of_ones_own_is_not_sent_to_workers(robench, folder):
     assert result.code == 2
     assert "cannot be sent to other processes" in result.err
     assert "leave --workers out, or use --shard" in result.err
+
+
+def test_options_of_ray_that_do_not_fit_are_refused(refused):
+    call = ("evaluate", "digits-nat")
+    assert "--ray 10.0.0.5:6379 needs the number of workers; add --workers N" in refused(
+        *call, "--ray", "10.0.0.5:6379"
+    )
+    assert "leave it out, or add --ray ADDRESS" in refused(*call, "--workers", "2", "--ray-gpus", "0.5")
+    assert "--ray-gpus 2.0 is no share of a GPU" in refused(*call, "--workers", 2, "--ray", "a:1", "--ray-gpus", "2")
+
+
+def test_without_ray_the_option_says_how_to_get_it(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "robench.evaluation.workers.ray_actors", raising=False)
+    error = refused("evaluate", "digits-nat", "--workers", "2", "--ray", "10.0.0.5:6379")
+    assert "pip install 'robench[ray]'" in error

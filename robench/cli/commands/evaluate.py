@@ -27,6 +27,10 @@ from ..options import data_options, machine_options, model_options, precision_op
     "--shard", metavar="I/N", help="Search the I-th of N parts of the examples; robench merge joins their run files."
 )
 @click.option("--workers", type=int, metavar="N", help="Search in N processes of this machine.")
+@click.option("--ray", metavar="ADDRESS", help="Search in N actors of this Ray cluster.")
+@click.option(
+    "--ray-gpus", type=float, metavar="SHARE", help="GPU of each actor: 0.5 lets two share one.  [default: 0]"
+)
 @click.option("--breakdown", is_flag=True, help="Add a table of the attacks.")
 @click.option(
     "--masking",

@@ -22,7 +22,7 @@ WAIT = 0.25  # seconds for messages, between checks of the deadline
 
 @runtime_checkable
 class Pool(Protocol):
-    """Where workers are: in processes of this machine, or on a cluster."""
+    """A number of workers, as processes of this machine or on a cluster."""
 
     count: int
 

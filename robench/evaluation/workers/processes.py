@@ -2,9 +2,10 @@
 
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ PATIENCE = 5.0  # seconds that a worker has to end
 
 @dataclass
 class Processes:
-    """So many workers on this machine, each with so many threads. On GPUs they take turns."""
+    """Workers on this machine, each with a number of threads. The GPUs are given to them in turn."""
 
     count: int
     threads: int = 1
@@ -39,7 +40,7 @@ class Processes:
         Raises UserError where an attack, or a model without a source, cannot be sent to another process.
         """
         context = multiprocessing.get_context("spawn")
-        sent = replace(setup, model=_sendable(setup.model, source))
+        sent = replace(setup, model=sendable(setup.model, source))
         sent.split.x.share_memory_()  # type: ignore[no-untyped-call]
         for number in range(self.count):
             ours, theirs = context.Pipe()
@@ -49,7 +50,8 @@ class Processes:
             self._processes.append(process)
             self._pipes.append(ours)
             try:
-                process.start()
+                with _ignoring_ctrl_c():  # which the worker inherits: the driver ends it
+                    process.start()
             except Exception as error:  # whatever pickling raises
                 self._processes.pop()
                 raise UserError(
@@ -82,10 +84,11 @@ class Processes:
 
     def stop(self) -> None:
         """Ends all workers."""
-        for process in self._processes:
+        started = [(number, process) for number, process in enumerate(self._processes) if process.pid is not None]
+        for _, process in started:
             if process.is_alive():
                 process.terminate()
-        for number, process in enumerate(self._processes):
+        for number, process in started:
             process.join(PATIENCE)
             if process.is_alive():
                 process.kill()
@@ -107,7 +110,20 @@ class Processes:
             self._pipes[number] = None
 
 
-def _sendable(model: Classifier | ModelSource, source: ModelSource | None) -> Classifier | ModelSource:
+@contextmanager
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """A context in which Ctrl-C is ignored, where that can be set: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+def sendable(model: Classifier | ModelSource, source: ModelSource | None) -> Classifier | ModelSource:
     """A copy of the model on the CPU; its source where it cannot be pickled, as when its code is in a file."""
     if not isinstance(model, Classifier):
         return model

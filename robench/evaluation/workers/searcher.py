@@ -1,5 +1,6 @@
 """The work of one worker: the searches of its leases, with a model, a referee and a device of its own."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,8 @@ from ..rounds import Round
 from ..runner import Evaluation
 from .messages import Finished, Lease, Message, Moved, Noted, Report, Setup
 from .recorder import Recorder
+
+EVERY = 0.2  # seconds between messages about progress
 
 
 @dataclass
@@ -70,6 +73,7 @@ class _Sender:
     lease: int
     send: Callable[[Message], None]
     attack: tuple[str, str] = ("", "")
+    sent_at: float = float("-inf")
 
     def clean(self, summary: Summary) -> None:
         pass
@@ -78,7 +82,10 @@ class _Sender:
         self.attack = threat, attack
 
     def moved(self, standing: int, queries_done: int, queries_left: int) -> None:
-        self.send(Moved(self.lease, self.attack, queries_done, queries_left))
+        now = time.monotonic()
+        if now - self.sent_at >= EVERY:
+            self.sent_at = now
+            self.send(Moved(self.lease, self.attack, queries_done, queries_left))
 
     def noted(self, text: str) -> None:
         self.send(Noted(text))
