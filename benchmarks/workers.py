@@ -5,8 +5,8 @@
 
 The first measures two workers of one thread against one, in alternated pairs, from the first lease to the last report
 (starting the processes and loading torch, which takes some seconds once, is not in it). It prints the wall time of each
-and the CPU time that the workers got: on a machine that others use, the ratio of wall times says little, and the
-shares of the CPU say why.
+and the CPU time of the busiest worker. On a machine that others use, the ratio of wall times says little; the ratio of
+CPU times is the one that workers with a core of their own would have, memory bandwidth aside.
 
 The second measures the driver alone: workers that answer at once, in the same process, so that all time is that of the
 queue, the evidence of leases, and storing reports.
@@ -36,23 +36,27 @@ from robench.evidence.store import RunFile
 
 @dataclass
 class Timed(Processes):
-    """Workers that note when the first was ready, when the round ended, and the CPU time that they got."""
+    """Workers that note when the first was ready, and how much CPU time the busiest has had since it was."""
 
     ready: float = 0.0
-    cpu: float = 0.0
+    loading: dict[int, float] = field(default_factory=dict)  # CPU seconds until it was ready, by worker
+    busiest: float = 0.0
 
     def receive(self, seconds: float) -> Received:
         received = super().receive(seconds)
-        if not self.ready and len([1 for _, m in received if isinstance(m, Ready)]):
-            self.ready = time.perf_counter()
+        for worker, message in received:
+            if isinstance(message, Ready):
+                self.ready = self.ready or time.perf_counter()
+                self.loading[worker] = _cpu_seconds(self._processes[worker].pid)
         return received
 
     def stop(self) -> None:
-        self.cpu = sum(_cpu_seconds(process.pid) for process in self._processes if process.pid)
+        if self._processes:
+            self.busiest = max(_cpu_seconds(self._processes[n].pid) - before for n, before in self.loading.items())
         super().stop()
 
 
-def _cpu_seconds(pid: int) -> float:
+def _cpu_seconds(pid: int | None) -> float:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -90,27 +94,29 @@ class Instant:
 
 
 def seconds(count: int, model: str, examples: int) -> tuple[float, float, str]:
-    """The wall time of the search by so many workers, the CPU time that they got, and the outcomes."""
+    """The wall time of the search by so many workers, the CPU time of the busiest, and the outcomes."""
     request = EvalRequest(examples=str(examples), precision="float32")
     prepared = prepare(request, CheckpointSource(model))
     pool = Timed(count)
     with RunFile.in_memory() as run, Driver(pool, prepared.source) as driver:
         summary = prepared.evaluation(run, elsewhere=driver.search_round).answer()
         ended = time.perf_counter()
-    return ended - pool.ready, pool.cpu, summary.union.outcomes
+    return ended - pool.ready, pool.busiest, summary.union.outcomes
 
 
 def speed(model: str, examples: int, pairs: int) -> None:
-    """Prints the wall times of alternated pairs, and their median ratio."""
-    ratios, shares = [], []
+    """Prints the times of alternated pairs, and their median ratios."""
+    walls, cpus = [], []
     for number in range(pairs):
         measured = {count: seconds(count, model, examples) for count in ((1, 2) if number % 2 else (2, 1))}
-        assert measured[1][2] == measured[2][2], "the outcomes differ"
-        ratios.append(measured[1][0] / measured[2][0])
-        shares.append([measured[count][1] / measured[count][0] / count for count in (1, 2)])
-        print(f"one worker {measured[1][0]:.1f} s ({shares[-1][0]:.0%} of a core), two {measured[2][0]:.1f} s"
-              f" ({shares[-1][1]:.0%} each): {ratios[-1]:.2f} times as fast", flush=True)  # fmt: skip
-    print(f"median {statistics.median(ratios):.2f}, {machine(torch.device('cpu'))}")
+        (wall, cpu, outcomes), (wall_2, cpu_2, outcomes_2) = measured[1], measured[2]
+        assert outcomes == outcomes_2, "the outcomes differ"
+        walls.append(wall / wall_2)
+        cpus.append(cpu / cpu_2)
+        print(f"one worker {wall:.1f} s, {cpu:.1f} s of CPU; two {wall_2:.1f} s, {cpu_2:.1f} s of CPU of the busiest")
+        print(f"ratios {walls[-1]:.2f} and {cpus[-1]:.2f}", flush=True)
+    median = statistics.median
+    print(f"medians {median(walls):.2f} of wall and {median(cpus):.2f} of CPU times, {machine(torch.device('cpu'))}")
 
 
 def overhead(examples: int) -> None:

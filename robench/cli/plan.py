@@ -146,7 +146,7 @@ def _slurm(planned: SuitePlan, name: str) -> Iterator[str]:
     yield f"#     sbatch --array=0 --dependency=afterok:JOB THIS_FILE {END}     merges the shards, and prints the table"
     yield "#"
     yield from (f"# {note}" for note in planned.notes)
-    yield _SHELL.format(end=END, out=shlex.quote(str(planned.out)))
+    yield _SHELL.format(out=shlex.quote(str(planned.out)))
     yield f'if [ "${{1-}}" = {END} ]; then'
     yield "    set -e"
     for words in planned.after:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,16 +11,23 @@ import time
 import pytest
 
 from robench.errors import UserError
+from robench.evaluation.recorded import recorded_summary
 from robench.evidence.store import RunFile
 
-ROBUST = ("digits-adv-linf", "--threat", "linf:0.1", "--examples", "12", "--attack", "apgd(steps=40, restarts=3)")
+ROBUST = ("digits-adv-linf", "--threat", "linf:0.1", "--examples", "12", "--attack", "apgd(steps=40, restarts=20)")
 
 
-def found(path):
+def found(path, copies):
+    """The number of finds and exhausted searches in a run file in use, of which a copy can be read."""
+    if not path.exists():
+        return 0
+    copies.mkdir(exist_ok=True)
+    for part in path.parent.glob(f"{path.name}*"):
+        shutil.copy(part, copies)
     try:
-        with RunFile.read(path) as run:
+        with RunFile.read(copies / path.name) as run:
             evidence = run.evidence()
-    except UserError:  # the driver has not written it yet
+    except UserError:  # it was copied between two steps of a commit
         return 0
     return len(evidence.claims) + len(evidence.exhausted)
 
@@ -42,8 +50,10 @@ def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outco
     command = ["evaluate", *ROBUST, "--run", "r.robench", "--json", "r.json", "--workers", "2"]
     with subprocess.Popen([sys.executable, "-m", "robench", *command], stderr=subprocess.DEVNULL) as driver:
         deadline = time.monotonic() + 300
-        while not found(folder / "r.robench") and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while (
+            not found(folder / "r.robench", folder / "copies") and driver.poll() is None and time.monotonic() < deadline
+        ):
+            time.sleep(0.02)
         workers = children(driver.pid)
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
@@ -51,6 +61,9 @@ def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outco
     while any(map(running, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(running, workers))
+    with RunFile.read(folder / "r.robench") as run:
+        assert recorded_summary(folder / "r.robench").union.open > 0
+        assert run.evidence().claims or run.evidence().exhausted
     assert robench(*command).code == 0
     assert robench("evaluate", *ROBUST, "--run", "one.robench", "--json", "one.json").code == 0
     letters = [
