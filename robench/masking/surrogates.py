@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..problem.checkpoints.programs import is_out_of_reach
 from ..problem.classifier import Classifier
 from ..problem.shapes import Inputs, Logits
 from ..problem.threats import Ball
@@ -82,8 +83,7 @@ def smoothed(classifier: Classifier, threat: Ball) -> Classifier:
 
 def is_compiled(classifier: Classifier) -> bool:
     """Whether some part of the model was compiled by TorchScript or exported, so that its layers are out of reach."""
-    kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
-    return any(isinstance(module, kinds) for module in classifier.module.modules())
+    return any(map(is_out_of_reach, classifier.module.modules()))
 
 
 def _with(classifier: Classifier, module: nn.Module) -> Classifier:

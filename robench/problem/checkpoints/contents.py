@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ..architectures.factories import Factory
 from ..cache import BEGINNING, is_html
-from ..durable import sha256
 from ..names import shown
 from .arrays import is_mat, is_npz, read_mat, read_npz
 from .locating import INDEX
@@ -21,7 +20,7 @@ from .nested import Nested, nested
 from .onnx import Imported, is_onnx, load_onnx
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
-from .programs import is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
+from .programs import is_exported, is_torchscript, load_exported, load_torchscript, not_confined, tensors_of
 from .shards import index_of, read_safetensors, read_sharded
 from .zips import AGAIN, entries, names
 
@@ -92,7 +91,7 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     if is_torchscript(kinds):
         return _whole(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
-        return _whole(load_exported(path, trust=trust), f"torch.export:{sha256(path)[:16]}")
+        return _whole(*load_exported(path, device, trust=trust))
     if is_npz(kinds):
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:
@@ -132,7 +131,7 @@ def _held(path: Path, held: object) -> Contents:
 
 def _whole(module: nn.Module, code: str) -> Contents:
     module = module.float()
-    return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]))
+    return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]), notes=not_confined(module))
 
 
 def _imported(imported: Imported, code: str) -> Contents:
