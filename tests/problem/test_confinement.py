@@ -10,15 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import robench
 from robench.errors import ProgramEnded, UserError
-from robench.problem.checkpoints import load
+from robench.problem.checkpoints import load, torchscript
 from robench.problem.checkpoints.confinement import (
     NotConfined,
     kernel,
@@ -27,6 +27,7 @@ from robench.problem.checkpoints.confinement import (
 )
 from robench.problem.checkpoints.exported import read_program
 from robench.problem.checkpoints.programs import Program, confinement
+from robench.problem.checkpoints.torchscript.process import inspect
 from robench.problem.classifier import Classifier, weights_sha256
 from robench.problem.memory import out_of_memory
 from robench.search.engine.precision import multiply_adds
@@ -321,6 +322,38 @@ def test_the_process_gets_no_secrets_and_a_share_of_the_memory(tmp_path):
     assert limits.free_memory(system, tmp_path) == 51200
 
 
+def test_in_python_a_program_without_end_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torchscript, "inspect_apart", inspect)  # a process of its own takes seconds
+    monkeypatch.setenv(process.VARIABLE, "1")
+    Path("m.pt").write_bytes(scripted(COMMANDS["loops"][1]))
+    with pytest.raises(UserError, match="gave no answer"):
+        robench.evaluate("m.pt", "digits", threats=["linf:0.1"], examples=4)
+
+
+def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeypatch):
+    monkeypatch.setattr(torchscript, "inspect_apart", inspect)
+    Path("m.pt").write_bytes(scripted("return x.flatten(1)[:, 40:50]"))
+    question = {"threats": ["linf:0.2"], "attacks": "pgd(steps=3)", "examples": 40, "run": "r.robench"}
+    call, gradients = Process.call, []
+
+    def ending(running, op, *arguments, **settings):
+        gradients.extend(["one"] * (op == "backward"))
+        if len(gradients) == 4:  # the search has begun
+            os.kill(running.pid, signal.SIGKILL)
+        return call(running, op, *arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Process, "call", ending)
+        with pytest.raises(UserError, match="was killed by the system"):
+            robench.evaluate("m.pt", "digits", **question)
+    before = robench.load_run("r.robench")
+    assert before.clean.correct > 0
+    assert before.union.open > 0
+    after = robench.evaluate("m.pt", "digits", **question)
+    assert (after.clean, after.union.open) == (before.clean, 0)
+    assert after.environment["confinement"].startswith("seccomp")
+
+
 DEEP = "".join("  " * i + f"if x.dim() > {i}:\n" for i in range(90)) + "  " * 90 + "x = x + 1\nreturn x.flatten(1)"
 COMMANDS = {
     "reads": ("uses aten::from_file in", HARMFUL["reads a file"]),
@@ -335,7 +368,6 @@ COMMANDS = {
 def test_the_command_ends_with_one_line_and_nothing_happened(what, tmp_path):
     words, body = COMMANDS[what]
     (tmp_path / "m.pt").write_bytes(scripted(body))
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "robench", "evaluate", "m.pt", "--data", "digits", "--examples", "4", "--device", "cpu"],
         cwd=tmp_path,
@@ -347,5 +379,4 @@ def test_the_command_ends_with_one_line_and_nothing_happened(what, tmp_path):
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert words in line
-    assert time.monotonic() - started < 300
     assert os.listdir(tmp_path) == ["m.pt"]

@@ -60,7 +60,7 @@ class Process:
     """
 
     def __init__(self, path: str, kind: str, data: bytes):
-        if sys.platform != "linux":
+        if sys.platform != "linux" or not hasattr(os, "memfd_create"):
             raise NotConfined("only Linux has the means")
         self.path, self.kind = path, kind
         self.size = len(data)  # of the file
@@ -73,7 +73,8 @@ class Process:
         held = _filled(data)
         self._memory = _memory("images", ROOM, fcntl.F_SEAL_SHRINK)
         self._map(ROOM)
-        about = msgspec.json.encode(File(path, kind, held, len(data), self._memory, ROOM)).decode()
+        shown = path.encode(errors="replace").decode()  # a name may hold bytes that are no text
+        about = msgspec.json.encode(File(shown, kind, held, len(data), self._memory, ROOM)).decode()
         try:
             self._process = Popen(
                 command(CHILD, about),
@@ -83,7 +84,6 @@ class Process:
                 bufsize=0,
                 env=environment(os.environ),
                 pass_fds=(held, self._memory),
-                cwd="/",
             )
         except OSError as error:
             raise UserError(f"{path} needs a process of its own, which cannot be started ({error.strerror})") from None
