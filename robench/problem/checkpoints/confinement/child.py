@@ -57,16 +57,13 @@ def main(argument: str) -> None:
 def _compute_a_little() -> None:
     """Makes torch open what it opens at its first use."""
     x = torch.rand(2, 1, 8, 8, requires_grad=True)
-    y = F.linear(F.batch_norm(F.conv2d(x, torch.rand(4, 1, 3, 3)), torch.zeros(4), torch.ones(4)).flatten(1).relu(), W)
-    torch.autograd.grad(y.softmax(dim=1).sum(), x)
+    y = F.batch_norm(F.conv2d(x, torch.rand(4, 1, 3, 3)), torch.zeros(4), torch.ones(4)).flatten(1).relu()
+    torch.autograd.grad(F.linear(y, torch.rand(4, 144)).softmax(dim=1).sum(), x)
     torch.fft.rfft(torch.rand(4096).exp())
     torch.linalg.inv(torch.eye(3))
     unit = torch._C.CompilationUnit()
     unit.define("def f(x: Tensor) -> Tensor:\n  return torch.relu(x)\n")
     unit.find_function("f")(torch.rand(2))
-
-
-W = torch.rand(4, 144)
 
 
 class Server:
