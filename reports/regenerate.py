@@ -52,6 +52,7 @@ def main() -> None:
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
         (ROOT / "reports" / page).write_text(made(text))
     made(BOARDS)
+    subprocess.run([sys.executable, "-m", "robench.theory", "reports"], cwd=ROOT, check=True)
     for text in PICTURES.findall((ROOT / "docs" / "how-to" / "figures.md").read_text()):
         made(text)
 

@@ -1,12 +1,15 @@
 """One thread: small tensors, and several test runs may share a machine. For the same reason no test has a deadline."""
 
+import gc
 import os
+from pathlib import Path
 
 import jaxtyping
+import pytest
 import torch
 from hypothesis import settings
 
-from .type_checks import checked_once
+from .type_checks import calls, checked_once
 
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
 from robench.problem.checkpoints.confinement import process  # noqa: E402
@@ -18,3 +21,50 @@ torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 os.environ["ROBENCH_PRECISION_CACHE"] = ""  # the account's own is none of our business; subprocesses inherit this
+
+
+@pytest.fixture
+def inspected_here(monkeypatch):
+    """TorchScript is inspected in this process: one of its own, which tests/problem/test_torchscript.py is about, takes
+    the seconds of importing torch again.
+    """
+    from robench.problem.checkpoints import torchscript  # here, after the type checks are installed
+    from robench.problem.checkpoints.torchscript.process import inspect
+
+    monkeypatch.setattr(torchscript, "inspect_apart", inspect)
+
+
+def pytest_collectstart():
+    """Collecting tests makes much and discards little: without this, a quarter of its time goes to finding garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """What is there now stays; garbage is what the tests leave."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_runtest_setup():
+    """The type checks begin again."""
+    calls.clear()
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of the whole package come first: the longest are among them, and with a long one last workers idle."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Consecutive tests stay in one worker, so that what the fixtures of a file make is made once, not in each worker.
+
+    The usual scheduler deals out the tests of a file to all workers. This one gives each an equal part of the list, and
+    one that has ended takes half of what another still has.
+    """
+    if config.getoption("dist") != "load":  # what -n means when no --dist is named
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)

@@ -9,6 +9,7 @@ Words come from `tests/vocabulary.toml`, which says why an exception is one.
 import argparse
 import ast
 import fnmatch
+import functools
 import io
 import os
 import re
@@ -136,7 +137,7 @@ def uses(root: Path, vocabulary: Vocabulary) -> Iterator[Use]:
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, vocabulary.prose))})\b", re.IGNORECASE)
     for path in sources(root):
         place, text = str(path.relative_to(root)), path.read_text()
-        docstrings = {node.lineno for node in _docstrings(ast.parse(text))}
+        docstrings = {node.lineno for node in _docstrings(_parsed(text))}
         seen: set[str] = set()
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.NAME and token.string not in seen:
@@ -156,6 +157,11 @@ def uses(root: Path, vocabulary: Vocabulary) -> Iterator[Use]:
                     yield Use(place, line, kind, match[0].lower(), around)
 
 
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def _docstrings(tree: ast.AST) -> Iterator[ast.Expr]:
     for node in ast.walk(tree):
         for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
@@ -167,7 +173,7 @@ def _docstrings(tree: ast.AST) -> Iterator[ast.Expr]:
 def fragments(root: Path) -> Iterator[str]:
     """Docstrings that are no sentences."""
     for path in sources(root):
-        for node in _docstrings(ast.parse(path.read_text())):
+        for node in _docstrings(_parsed(path.read_text())):
             assert isinstance(node.value, ast.Constant)
             text = str(node.value.value).strip()
             first = text.split(None, 1)[0] if text else ""
@@ -183,7 +189,7 @@ def imports(root: Path) -> Graph:
     graph = Graph({name: set() for name in names})
     for name, path in names.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        tree = ast.parse(path.read_text())
+        tree = _parsed(path.read_text())
         typing_only = {
             id(inner)
             for node in ast.walk(tree)
@@ -225,7 +231,7 @@ def longest_function(root: Path) -> tuple[int, str]:
     """Lines, and where."""
     found = []
     for path in sources(root):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(_parsed(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 found.append((lines, f"{path.relative_to(root)}:{node.name}"))

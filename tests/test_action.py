@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from robench.cli.main import robench
 
 yaml = pytest.importorskip("yaml")
 
@@ -144,10 +147,9 @@ def test_the_real_command_passes_an_unchanged_model_and_comments(runner, tmp_pat
     (tmp_path / "tiny.toml").write_text(
         'examples = 8\n[[threat]]\nthreat = "linf:0.1"\nattacks = [{ attack = "pgd", steps = 2 }]\n'
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     evaluate = shlex.split("evaluate digits-nat --protocol tiny.toml --quiet --json baseline.json --run b.robench")
-    subprocess.run([sys.executable, "-m", "robench", *evaluate], env=environment, check=True, capture_output=True)
-    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    assert CliRunner().invoke(robench, evaluate, standalone_mode=False).exit_code == 0
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
     done = runner("Check", stubs=(), checkpoint="digits-nat", baseline="baseline.json", max_drop="linf:0.1=2pp")
     assert done.returncode == 0, done.stderr
     assert "::notice title=robench check::no regression" in done.stdout

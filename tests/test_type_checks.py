@@ -13,7 +13,7 @@ from torch import Tensor
 from robench.problem.shapes import Labels, Logits, per_example
 from robench.problem.split import Split
 
-from .type_checks import checked_once, names_a_shape, names_by_text
+from .type_checks import EVERY, FIRST, calls, checked_once, names_a_shape, names_by_text
 
 checked = jaxtyping.jaxtyped(typechecker=beartype)
 
@@ -46,6 +46,25 @@ def test_a_wrong_shape_is_found_in_an_argument_and_in_a_result():
     ):
         with pytest.raises(BeartypeCallHintViolation):
             shaped(logits, y)
+
+
+def is_found(logits, y):
+    try:
+        shaped(logits, y)
+    except BeartypeCallHintViolation:
+        return True
+    return False
+
+
+def test_a_wrong_shape_is_found_in_every_early_call_and_in_one_of_several_later_ones():
+    calls.clear()
+    found = [is_found(torch.zeros(2), torch.zeros(1, dtype=torch.long)) for _ in range(FIRST + 3 * EVERY)]
+    assert all(found[:FIRST])
+    assert sum(found[FIRST:]) == 3
+
+
+def test_every_test_begins_with_early_calls():
+    assert not calls
 
 
 @checked

@@ -1,5 +1,8 @@
 """The type checks of tests: each argument and each result is checked once, and axes only where shapes are named.
 
+Shapes are checked in the first calls of a function in each test, and then in one of several: a search calls the same
+few functions thousands of times, with the same shapes.
+
 `--jaxtyping-packages` decorates every function of robench with `jaxtyping.jaxtyped`. That checks arguments again with
 the result, binds them to their names, and keeps a record of axes for functions without shapes too: half of the time of
 the tests. Here the type checker checks a call once, inside `jaxtyped("context")` if the function names a shape, so that
@@ -15,6 +18,10 @@ from typing import Any, ForwardRef, get_args
 
 import jaxtyping
 from jaxtyping import AbstractArray
+
+# The calls of a function in a test whose shapes are checked: the first, and of the others one in so many.
+FIRST, EVERY = 8, 16
+calls: dict[Callable[..., Any], int] = {}  # of each function that names a shape, in this test
 
 
 def parts(annotation: Any) -> Iterator[Any]:
@@ -53,7 +60,8 @@ def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(thing)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if jaxtyping.config.jaxtyping_disable:
+            calls[thing] = number = calls.get(thing, 0) + 1
+            if jaxtyping.config.jaxtyping_disable or (number > FIRST and number % EVERY):
                 return thing(*args, **kwargs)
             with jaxtyped("context"):
                 return checked(*args, **kwargs)

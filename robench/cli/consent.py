@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import UserError
 from ..problem.architectures.factories import named_factory
+from ..problem.checkpoints.hubs.names import is_hub_file, package_of
 from ..problem.checkpoints.zoo import zoo_names
 
 
@@ -30,7 +31,7 @@ def checkpoint(
 ) -> str:
     """The checkpoint on the command line, else the one that the file `source` names, else the bundled model `model`.
 
-    Raises UserError where there is none, or where the file names one whose code would run.
+    Raises UserError where there is none, or where the file names one whose code would run, or that is not here yet.
     """
     if typed is not None:
         return typed
@@ -41,7 +42,22 @@ def checkpoint(
         raise UserError(
             f"{source} names the model {named}; to run code of that file, type {option} {shlex.quote(named)}"
         )
+    _refuse_fetched(named, source, option)
     return named
+
+
+def _refuse_fetched(named: str, source: str, option: str) -> None:
+    """Raises UserError for a model that runs code of a package, or would be downloaded: only the user starts that."""
+    typed = f"{option} {shlex.quote(named)}"
+    if package := package_of(named):
+        raise UserError(f"{source} names the model {named}, which code of {package} makes; to run it, type {typed}")
+    if is_hub_file(named):
+        from ..problem.checkpoints.hubs import huggingface  # imports network libraries, so only when needed
+
+        if not huggingface.is_here(named):
+            raise UserError(
+                f"{source} names the model {named}, which is not on this machine; to download it, type {typed}"
+            )
 
 
 def data(typed: str | None, environment: Mapping[str, str], planned: str, source: str) -> str:

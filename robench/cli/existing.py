@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import catalogue
+from ..errors import UserError
 from ..problem.checkpoints import locating
 from ..problem.checkpoints.cards import read_card
+from ..problem.checkpoints.hubs.names import package_of
 from ..problem.missing import ATTACK, FACTORY, missing, missing_code
 
 
@@ -58,10 +60,16 @@ def _card(path: Path) -> None:
         read_card(path)
 
 
+def _start(text: str) -> None:
+    if package_of(text):
+        raise UserError(f"--from {text} is a model of a package; training starts from a file, like one of hf:USER/REPO")
+    locating.existing(text)
+
+
 _REFUSE: dict[str, Callable[[Any], object]] = {
     "baseline_path": lambda path: _file("baseline", path),
     "checkpoint": locating.existing,
-    "start": locating.existing,
+    "start": _start,
     "data": _data,
     "pseudo_labelled": _data,
     "protocol": _protocol,

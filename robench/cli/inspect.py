@@ -3,18 +3,17 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import ProgramEnded, UserError, counted
 from ..evaluation.model_source import CheckpointSource
-from ..problem import checkpoints, datasets
+from ..problem import datasets
 from ..problem.architectures.factories import Factory, named_factory
 from ..problem.checkpoints import Loaded
-from ..problem.checkpoints.contents import Contents, read
 from ..problem.checkpoints.nested import by
+from ..problem.checkpoints.origin import Origin, opened
 from ..problem.losses import misclassified
 from ..problem.names import shown
 from ..problem.split import Split
@@ -37,12 +36,11 @@ def run(
     **prepared: str | None,
 ) -> int:
     """Runs the command; commands/inspect.py documents its options."""
-    path, card = checkpoints.locate(checkpoint)
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
-    contents = read(path, trust_pickle=trust_pickle, device=torch.device("cpu"), script=factory)
-    data = data or (card.data if card else None)
+    origin = opened(checkpoint, trust_pickle=trust_pickle, device=torch.device("cpu"), script=factory)
+    data = data or (origin.card.data if origin.card else None)
     split = None if data is None else _some(data, prepared)
-    _section("file", _held(path, contents, all_tensors=tensors))
+    _section("file", _held(origin, all_tensors=tensors))
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, weights=weights)
     try:
         loaded = source.load(split)
@@ -68,11 +66,14 @@ def _some(data: str, prepared: dict[str, str | None]) -> Split:
     return whole.take(range(0, len(whole), step)[:TRIED])
 
 
-def _held(path: Path, contents: Contents, *, all_tensors: bool) -> Iterator[str]:
+def _held(origin: Origin, *, all_tensors: bool) -> Iterator[str]:
     """What the file holds, a line for each kind."""
+    path, contents = origin.path, origin.contents
     numbers = sum(tensor.numel() for tensor in contents.tensors.values())
     what = "a whole model" if contents.module is not None else counted(len(contents.tensors), "tensor")
-    yield f"{path}: {path.stat().st_size:,} bytes, {what}, {numbers:,} numbers"
+    size = f"{path.stat().st_size:,} bytes, " if path.is_file() else ""
+    yield f"{path}: {size}{what}, {numbers:,} numbers"
+    yield from (f"{key}: {value}" for key, value in origin.recorded.items())
     yield from (f"metadata {key}: {value}" for key, value in _short(contents.metadata))
     sets = Counter(contents.nested.container(name) for name in contents.tensors)
     if len(sets) > 1 or any(sets):

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
     "inspect": "Show what a checkpoint holds, what is recognised in it, and what to type.",
     "train": "Train a model by a recipe, then evaluate it.",
+    "reproduce": "Make a table of a paper: train, evaluate, and print it beside the published numbers.",
     "report": "Print tables of run files.",
     "leaderboard": "Build a site that compares models, from run files.",
     "figures": "Draw pictures of run files.",

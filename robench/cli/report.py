@@ -34,7 +34,7 @@ def run(
 ) -> int:
     """Runs the command; commands/report.py documents its options."""
     summaries = _once(summary for path in runs for summary in read_summaries(path))
-    origins = {name: _origin(card) for name, card in _cards(summaries, cards)}
+    origins = {name: origin(card) for name, card in _cards(summaries, cards)}
     if claimed:
         _note_unclaimed(summaries, origins)
     text = render(
@@ -94,7 +94,7 @@ def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tupl
         yield card.name, card
 
 
-def _origin(card: Card) -> Origin:
+def origin(card: Card) -> Origin:
     """The origin of a model. Its method is everything that determines the weights, except the seed."""
     settings = {key: value for key, value in card.settings.items() if key != "seed"}
     made = (card.recipe, card.data, card.architecture, card.normalisation, settings)

@@ -64,9 +64,9 @@ class CheckpointSource:
         """The source of what was loaded, with all that was inferred for it, so that loading again infers nothing."""
         found = loaded.inferred
         arch = self.arch or (found.architecture or None if found else None)
-        return replace(
-            self, arch=arch, normalise=self.normalise or (found.normalisation if found else None), infer=False
-        )
+        normalise = self.normalise or (found.normalisation if found else None)
+        checkpoint = loaded.pinned or self.checkpoint
+        return replace(self, checkpoint=checkpoint, arch=arch, normalise=normalise, infer=False)
 
     def metadata(self, data: str, preparation: Preparation | None = None) -> dict[str, str]:
         """What `robench verify` needs, from any folder, to load the model and the images again."""

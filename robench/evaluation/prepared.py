@@ -150,7 +150,7 @@ def prepare(
     split, protocol = chosen or choose(request, card)
     loaded = source.load(split)
     source = source.settled(loaded)
-    metadata = source.metadata(request.data_name(card), request.preparation)
+    metadata = source.metadata(request.data_name(card), request.preparation) | dict(loaded.recorded)
     return replace(
         PreparedEvaluation.of(request, split, protocol, loaded.classifier, Referee(source.load(split).classifier)),
         metadata=metadata | ({"command": command} if command else {}),

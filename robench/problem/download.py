@@ -39,7 +39,7 @@ def fetch(download: Download, folder: Path, *, subject: str, way_out: str) -> Pa
     pooch.get_logger().setLevel("WARNING")  # the progress bar names the file
     for url in download.urls:
         try:
-            with _bar(download.name) as bar:
+            with progress_bar(download.name) as bar:
                 # Downloads under a temporary name, compares the checksum, then renames. Does nothing if the file is
                 # there already.
                 return Path(
@@ -81,7 +81,7 @@ class _NoTLSError(ValueError):
 class _NoPages:
     """pooch's HTTP downloader, which then refuses HTML pages: a wrong checksum would not say why."""
 
-    def __init__(self, bar: "_Bar", download: Download):
+    def __init__(self, bar: "Bar", download: Download):
         options = {"hooks": {"response": _refuse_plain_redirect}} if download.tls else {}
         self._http = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, **options)
         self._download = download
@@ -147,7 +147,7 @@ def _reason(error: Exception) -> str:
             return "a file with another checksum"
 
 
-class _Bar:
+class Bar:
     """A progress bar of rich with the interface that pooch expects."""
 
     def __init__(self, progress: Progress, label: str):
@@ -176,9 +176,9 @@ class _Bar:
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[_Bar]:
+def progress_bar(label: str) -> Iterator[Bar]:
     """A progress bar on standard error if that is a terminal, otherwise an invisible one."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress, label)
+        yield Bar(progress, label)

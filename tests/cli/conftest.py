@@ -95,19 +95,35 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def run_once(*words, slots=8, **environment):
+    """A command of a fixture for the whole session; it has to succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared, "SLOTS", {"cpu": slots, "cuda": slots})
+        patch.setattr(sys, "argv", ["robench", *map(str, words)])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0, words
+
+
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
     """A finished run of a bundled model, to copy from."""
     folder = tmp_path_factory.mktemp("measured")
     (folder / "tiny.toml").write_text(PROTOCOL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "SLOTS", {"cpu": 8, "cuda": 8})
-        patch.setattr(sys, "argv", f"robench evaluate digits-nat --protocol {folder / 'tiny.toml'} --quiet".split())
-        patch.setattr(sys, "argv", [*sys.argv, "--run", str(folder / "r.robench"), "--json", str(folder / "s.json")])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 0
+    words = "evaluate", "digits-nat", "--protocol", folder / "tiny.toml", "--quiet"
+    run_once(*words, "--run", folder / "r.robench", "--json", folder / "s.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def measured_too(measured):
+    """Finished runs of other bundled models on the same question, beside it: NAME.robench and NAME.json."""
+    for name in ("digits-adv-linf", "digits-adv-l1"):
+        words = "evaluate", name, "--protocol", measured / "tiny.toml", "--quiet"
+        run_once(*words, "--run", measured / f"{name}.robench", "--json", measured / f"{name}.json")
+    return measured
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Starts a command again and again and kills each start at its moment; the last may finish.
+"""Starts a command once to its end, then again and again and kills each start at its moment; the last may finish.
 
-Torch is imported once, in a process that then forks for every start: so twenty starts take seconds. Writes
-one JSON line per start on standard output: whether it was still alive when it was killed, what it
-searched, and what the run file holds after it.
+A moment is a share of the seconds of the undisturbed start. Torch is imported once, in a process that then forks for
+every start: so twenty starts take seconds. Writes one JSON line per start on standard output: whether it was still
+alive when it was killed, what it searched, and what the run file holds after it.
 """
 
 import json
@@ -86,14 +86,23 @@ def known(path: Path) -> dict[str, list[object]]:
     }
 
 
+def started(words: list[str], name: str, number: int, moment: float | None) -> float:
+    """Starts the command for the run file and the summary of this name; the seconds that it ran."""
+    path = Path(f"{name}.robench")
+    log = Path(f"{name}-{number}.log")
+    began = time.monotonic()
+    over = ended(start([*words, "--run", str(path), "--json", f"{name}.json"], log), moment)
+    seconds = time.monotonic() - began
+    searched = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    print(json.dumps({"over": over, "searched": searched, **known(path)}), flush=True)
+    return seconds
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     prepared.SLOTS = {"cpu": 16, "cuda": 16}
-    path, moments, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
-    for number, moment in enumerate([*moments, None]):
-        log = path.with_name(f"{path.stem}-{number}.log")
-        began = time.monotonic()
-        over = ended(start([*words, "--run", str(path)], log), moment)
-        seconds = time.monotonic() - began
-        searched = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        print(json.dumps({"over": over, "seconds": seconds, "searched": searched, **known(path)}), flush=True)
+    moments, words = json.loads(sys.argv[1]), sys.argv[2:]
+    undisturbed = started(words, "whole", 0, None)
+    for number, moment in enumerate(moments):
+        started(words, "killed", number, moment * undisturbed)
+    started(words, "killed", len(moments), None)

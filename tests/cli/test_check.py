@@ -1,11 +1,8 @@
 """`robench check`: the gate, through the command."""
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -13,17 +10,16 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from robench.cli.main import main
-from robench.evaluation import prepared, regression, runner
+from robench.evaluation import regression, runner
 from robench.evidence.store import RunFile
 from robench.problem.checkpoints import locate
 from robench.results.stats import shares
 from robench.search.attacks.pgd import PGD
 
-from .conftest import files
+from .conftest import files, run_once
+from .test_kill import killed
 
 pytestmark = pytest.mark.precision
-ROOT = Path(__file__).parents[2]
 GATE = """
 name = "gate"
 
@@ -45,15 +41,8 @@ def strong(tmp_path_factory):
     """digits-adv-linf, measured: baseline.json and its run file."""
     folder = tmp_path_factory.mktemp("strong")
     (folder / "gate.toml").write_text(GATE)
-    words = f"robench evaluate digits-adv-linf --protocol {folder}/gate.toml --examples 40 --quiet"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "SLOTS", {"cpu": 16, "cuda": 16})
-        patch.setattr(
-            sys, "argv", [*words.split(), "--run", f"{folder}/b.robench", "--json", f"{folder}/baseline.json"]
-        )
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 0
+    words = "evaluate", "digits-adv-linf", "--protocol", folder / "gate.toml", "--examples", 40, "--quiet"
+    run_once(*words, "--run", folder / "b.robench", "--json", folder / "baseline.json", slots=16)
     return folder
 
 
@@ -283,22 +272,10 @@ def test_a_failing_attack_is_neither_a_regression_nor_a_pass(robench, baseline, 
     assert "examples are open" in result.out
 
 
-def killed(folder, name, moments):
-    """What came of each start of the check, killed after so many seconds, and the answer of the last."""
-    words = "check", "model.safetensors", "--baseline", "baseline.json", "--max-drop", "99pp", "--json"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    program = sys.executable, "-W", "ignore", "-m", "tests.cli.killing", f"{name}.robench", json.dumps(moments)
-    done = subprocess.run(
-        [*program, *words, f"{name}.json"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()], json.loads((folder / f"{name}.json").read_text())
-
-
 def test_a_repeatedly_killed_check_ends_in_the_same_verdict(folder, baseline):
     weights(folder, factor=1.05)
-    (undisturbed,), whole = killed(folder, "whole", [])
-    sittings, disturbed = killed(folder, "killed", [undisturbed["seconds"] * part for part in (0.2, 0.4, 0.6)])
+    words = "check", "model.safetensors", "--baseline", "baseline.json", "--max-drop", "99pp"
+    _, sittings, whole, disturbed = killed(folder, (0.2, 0.4, 0.6), *words)
     assert not sittings[0]["over"]
     assert [t["outcomes"].replace("O", "S") for t in disturbed["threats"]] == [
         t["outcomes"].replace("O", "S") for t in whole["threats"]

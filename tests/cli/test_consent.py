@@ -20,6 +20,8 @@ from robench.evidence.store import RunFile
 from robench.problem.checkpoints import load
 from robench.problem.durable import sha256
 
+from .conftest import run_once
+
 ZOO = Path(__file__).parents[2] / "model_zoo"
 WORDS = ("--examples", "5", "--threat", "linf:0.2", "--attack", "pgd(steps=5)", "--precision", "float32", "--quiet")
 PLANTED = """from robench.problem.architectures import ARCHITECTURES
@@ -40,11 +42,19 @@ def planted(folder, tmp_path_factory):
     sys.modules.pop("net", None)
 
 
-@pytest.fixture
-def run(robench, folder):
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory):
     """A run with finds, and a run and summary of a stronger model as a baseline."""
-    assert robench("evaluate", "digits-nat", *WORDS, "--run", "r.robench").code == 0
-    assert robench("evaluate", "digits-adv-linf", *WORDS, "--run", "b.robench", "--json", "b.json").code == 0
+    folder = tmp_path_factory.mktemp("consent")
+    run_once("evaluate", "digits-nat", *WORDS, "--run", folder / "r.robench")
+    run_once("evaluate", "digits-adv-linf", *WORDS, "--run", folder / "b.robench", "--json", folder / "b.json")
+    return folder
+
+
+@pytest.fixture
+def run(two_runs, folder):
+    """Both in the working folder."""
+    shutil.copytree(two_runs, folder, dirs_exist_ok=True)
     return folder / "r.robench"
 
 

@@ -32,11 +32,9 @@ def slim(run, robench, folder):
 
 
 @pytest.fixture
-def other(run, robench, folder):
+def other(run, measured_too, folder):
     """Another model asked the same."""
-    result = robench("evaluate", "digits-adv-l1", "--protocol", "tiny.toml", "--run", "other.robench", "--quiet")
-    assert result.code == 0
-    return folder / "other.robench"
+    return Path(shutil.copy(measured_too / "digits-adv-l1.robench", folder / "other.robench"))
 
 
 def alter(path, change):

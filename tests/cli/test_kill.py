@@ -26,13 +26,15 @@ attacks = [{ attack = "pgd", label = "random", steps = 30, restarts = 2 }]
 """
 
 
-def starts(folder, name, moments):
-    """What came of each start of the command, killed after so many seconds; the last one finishes."""
-    words = shlex.split("evaluate digits-adv-linf --protocol kill.toml --examples 150 --json")
+def killed(folder, moments, *words):
+    """What came of an undisturbed start and of each that was killed at such a share of its time, and both summaries.
+
+    The last start finishes.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     program = sys.executable, "-W", "ignore", "-m", "tests.cli.killing"
     done = subprocess.run(
-        [*program, f"{name}.robench", json.dumps(moments), *words, f"{name}.json"],
+        [*program, json.dumps(moments), *words],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -40,7 +42,9 @@ def starts(folder, name, moments):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()], json.loads((folder / f"{name}.json").read_text())
+    whole, *sittings = (json.loads(line) for line in done.stdout.splitlines())
+    summaries = (json.loads((folder / f"{name}.json").read_text()) for name in ("whole", "killed"))
+    return whole, sittings, *summaries
 
 
 def tuples(rows):
@@ -49,12 +53,12 @@ def tuples(rows):
 
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_table(folder, robench):
     (folder / "kill.toml").write_text(PROTOCOL)
-    (whole,), undisturbed = starts(folder, "whole", [])
     noise = random.Random(0)
     # Early ones strike before and while the file is begun, later ones in the midst of the work.
-    moments = [noise.random() * 0.3 for _ in range(6)] + [whole["seconds"] * noise.random() / 7 for _ in range(14)]
+    moments = [noise.random() * early for early in [1 / 20] * 6 + [1 / 7] * 14]
     noise.shuffle(moments)
-    sittings, disturbed = starts(folder, "killed", moments)
+    words = shlex.split("evaluate digits-adv-linf --protocol kill.toml --examples 100")
+    whole, sittings, undisturbed, disturbed = killed(folder, moments, *words)
 
     assert sum(not sitting["over"] for sitting in sittings) >= 10, "it must be killed at work, or this says little"
     for threat, other in zip(undisturbed["threats"], disturbed["threats"], strict=True):

@@ -30,7 +30,7 @@ from robench.protocols.suites import SUITES
 from robench.recipes import RECIPES
 from robench.search.attacks import ATTACKS
 
-from .conftest import files
+from .conftest import PROTOCOL, files, run_once
 
 
 def altered(path, change, *values):
@@ -188,12 +188,21 @@ def test_a_run_on_own_files_is_verified_from_any_folder(images, robench, folder,
 # merge
 
 
-@pytest.fixture
-def halves(folder, robench):
+@pytest.fixture(scope="session")
+def measured_in_halves(tmp_path_factory):
     """Two runs of one model on seven examples each, three of them shared, and one on all of them."""
+    folder = tmp_path_factory.mktemp("halves")
+    (folder / "tiny.toml").write_text(PROTOCOL)
     for name, examples in (("a", "0:7"), ("b", "5:12"), ("whole", "0:12")):
-        words = shlex.split("--protocol tiny.toml --quiet --run")
-        robench("evaluate", "digits-nat", *words, f"{name}.robench", "--examples", examples, "--json", f"{name}.json")
+        words = "evaluate", "digits-nat", "--protocol", folder / "tiny.toml", "--quiet", "--examples", examples
+        run_once(*words, "--run", folder / f"{name}.robench", "--json", folder / f"{name}.json")
+    return folder
+
+
+@pytest.fixture
+def halves(measured_in_halves, folder):
+    """These runs in the working folder."""
+    shutil.copytree(measured_in_halves, folder, dirs_exist_ok=True)
     return folder
 
 
@@ -329,6 +338,7 @@ def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
     assert "Against linf:0.2, l2:2, l1:10. Of 200 under quick with a masking check, percent: clean 98.0" in result
     assert "union 15.0" in result
     assert "under standard-mnist, percent: clean" in robench("list", "models", "mnist-small-nat").out
+    assert "under standard-cifar10, own threats, percent: clean" in robench("list", "models", "cifar10-small-nat").out
 
 
 def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):

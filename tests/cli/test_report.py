@@ -18,12 +18,12 @@ pytestmark = pytest.mark.precision
 
 
 @pytest.fixture
-def pair(run, robench, folder):
+def pair(run, measured_too, folder):
     """Runs of two bundled models on the same twelve examples, in a.robench and b.robench, with summaries."""
     shutil.copy(run, folder / "a.robench")
     shutil.copy(folder / "s.json", folder / "a.json")
-    words = "evaluate digits-adv-linf --protocol tiny.toml --quiet --run b.robench --json b.json"
-    assert robench(*shlex.split(words)).code == 0
+    for suffix in ("robench", "json"):
+        shutil.copy(measured_too / f"digits-adv-linf.{suffix}", folder / f"b.{suffix}")
     return folder
 
 

@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 import sqlite3
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,17 +12,15 @@ import msgspec
 import pytest
 import torch
 
-from robench.cli.main import main
-from robench.evaluation import acceptance, prepared
+from robench.evaluation import acceptance
 from robench.evidence.store import RunFile
 from robench.leaderboard.submissions import CARD, RUN, STATEMENT, Submission
 from robench.problem import checkpoints, durable
 from robench.problem.checkpoints.cards import Card, read_card, write_card
 
-from .conftest import files
+from .conftest import files, run_once
 from .test_strangers import altered, plan_of, replan
 
-RUNS = Path(__file__).parents[2] / "reports" / "runs"
 DATE = "2026-11-26T06:10:00Z"
 BROKEN_ANEW = (7, 23)  # which stand under l2:2 on the board of digits-adv-linf, and fmn breaks
 NET = "net-one"
@@ -31,13 +28,7 @@ NET = "net-one"
 
 def typed(*words):
     """A command outside a test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "SLOTS", {"cpu": 64, "cuda": 64})
-        patch.setenv("SOURCE_DATE_EPOCH", "1795673400")
-        patch.setattr(sys, "argv", ["robench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 0, words
+    run_once(*words, slots=64, SOURCE_DATE_EPOCH="1795673400")
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +36,10 @@ def prepared_once(tmp_path_factory):
     """A board, a challenge to it, and a model that it does not have; each is submitted once."""
     folder = tmp_path_factory.mktemp("submissions")
     (folder / "board").mkdir()
-    shutil.copy(RUNS / "digits-nat.robench", folder / "board")
-    typed("evaluate", "digits-adv-linf", "--examples", "24", "--quiet", "--run", folder / "all.robench")
-    typed("merge", folder / "all.robench", "--slim", "--out", folder / "board" / "digits-adv-linf.robench")
-    (folder / "all.robench").unlink()
+    for name, examples in (("digits-nat", "25"), ("digits-adv-linf", "24")):  # each has a table of its own
+        typed("evaluate", name, "--examples", examples, "--quiet", "--run", folder / "all.robench")
+        typed("merge", folder / "all.robench", "--slim", "--out", folder / "board" / f"{name}.robench")
+        (folder / "all.robench").unlink()
     challenged = ("--threat", "l2:2", "--attack", "fmn", "--examples", "7:24", "--quiet")
     typed("evaluate", "digits-adv-linf", *challenged, "--run", folder / "challenge.robench")
     net = checkpoints.load("digits-nat").classifier

@@ -57,7 +57,7 @@ def settled(evidence):
     return set(evidence.nearest), set(evidence.passed_over), searched
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def split():
     return toy(model(), 40)
 
@@ -67,7 +67,7 @@ def path(tmp_path):
     return tmp_path / "r.robench"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def whole(split):
     with RunFile.in_memory() as run:
         summary = answered(run, split)
@@ -296,7 +296,7 @@ def uninterrupted(request, many):
         return question, answered(run, many, question).union, run.evidence().passed_over
 
 
-@pytest.mark.parametrize("looks", [1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26])
+@pytest.mark.parametrize("looks", [1, 5, 9, 13, 18, 26])
 def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatch, uninterrupted, looks):
     monkeypatch.setattr(runner, "COMMIT_EVERY", 0)
     question, union, passed_over = uninterrupted

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robench.evidence.records import PlannedAttack
@@ -135,6 +135,7 @@ LETTERS = st.text("WBSO", min_size=5, max_size=5)
 
 
 @given(st.lists(st.tuples(LETTERS, LETTERS, st.sampled_from(["", EARLY, LATE]), st.booleans()), min_size=1, max_size=4))
+@settings(max_examples=40)
 def test_the_last_entry_has_the_numbers_of_the_row(made):
     runs = [dated(["SSSSS", "OOOOO"], protocol="first")]
     for seed, (one, two, date, sent) in enumerate(made):

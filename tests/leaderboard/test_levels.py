@@ -6,7 +6,7 @@ from itertools import product
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robench.evidence.records import Claim, Exhausted, PlannedAttack, Verdict
@@ -83,6 +83,7 @@ def test_a_letter_is_the_smallest_twentieth_of_the_radius_that_holds_the_image(s
 
 
 @given(st.integers(0, 2**32))
+@settings(max_examples=25)
 def test_accuracy_by_level_is_the_curve_of_the_summary(seed):
     random = np.random.default_rng(seed)
     letters = ["".join(random.choice(list(known), size=20)) for known in ("SBO", "SB")]

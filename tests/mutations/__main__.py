@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from .kinds import KINDS
-from .running import run, write_valid
+from .running import run
 
 
 def main() -> int:
@@ -14,7 +14,6 @@ def main() -> int:
     kinds, numbers = sys.argv[1:2] or [*KINDS], [int(number) for number in sys.argv[2:]]
     faulty = 0
     with tempfile.TemporaryDirectory() as folder:
-        write_valid(Path(folder))
         for kind in kinds:
             codes: Counter[str] = Counter()
             slowest = 0.0

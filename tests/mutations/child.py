@@ -1,7 +1,7 @@
 """The process that runs mutated inputs: in one process after another, with limits, watching what each does.
 
-The argument is the folder of the valid files. Standard input holds a list of kinds and numbers in JSON; for each it
-prints one line of JSON. With the second argument `valid` it writes the valid files.
+The argument is the folder of the valid files; if it is empty, they are written first, and "ready" is printed when they
+are there. Standard input holds a list of kinds and numbers in JSON; for each it prints one line of JSON.
 """
 
 import getpass
@@ -194,21 +194,21 @@ def confine() -> None:
 
 
 def main() -> None:
-    """Runs the inputs, or writes the valid files."""
-    valid, writing = Path(sys.argv[1]).resolve(), sys.argv[2:] == ["valid"]
+    """Runs the inputs."""
+    valid = Path(sys.argv[1]).resolve()
     answers = os.fdopen(os.dup(1), "w")
     sys.dont_write_bytecode = True
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="mutated-"))
     try:
         commands = Command(root)
-        if writing:
+        if not any(valid.iterdir()):
             os.chdir(valid)
             valid_files(valid, lambda *words: _succeed(commands.run([*words])))
-            return
         inputs = json.load(sys.stdin)
         _warm_up(commands, valid)
         confine()
+        print("ready", file=answers, flush=True)
         for kind, number in inputs:
             print(json.dumps(commands.mutated(valid, kind, number)), file=answers, flush=True)
     finally:

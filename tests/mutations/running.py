@@ -13,25 +13,23 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def write_valid(folder: Path) -> None:
-    """Write the valid files, which are mutated, into an empty folder."""
-    result = subprocess.run(_command(folder, "valid"), cwd=ROOT, env=_environment(), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
 def run(valid: Path, inputs: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    """What each of these inputs, by kind and number, does, in their order."""
+    """What each of these inputs, by kind and number, does, in their order.
+
+    The first process writes the valid files, which are mutated, into their folder, if it is empty.
+    """
     left = list(inputs)
     while left:
         with tempfile.TemporaryFile("w+") as list_of_inputs, tempfile.TemporaryDirectory() as temporary:
             json.dump(left, list_of_inputs)
             list_of_inputs.seek(0)
             environment = {**_environment(), "TMPDIR": temporary}  # removed even if the process was killed
-            command = _command(valid)
+            command = [sys.executable, "-m", "tests.mutations.child", str(valid)]
             with subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=list_of_inputs, stdout=subprocess.PIPE, text=True
             ) as process:
                 assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n", "the valid files cannot be written"
                 for line in process.stdout:
                     left.pop(0)
                     yield json.loads(line)
@@ -44,10 +42,6 @@ def _ended(code: int, kind: str, number: int) -> dict[str, Any]:
     fault = names.get(code, f"the process ended with {code}")
     about = {"kind": kind, "number": number, "words": [], "code": code, "message": ""}
     return {**about, "faults": [fault], "seconds": 0.0}
-
-
-def _command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "tests.mutations.child", *map(str, words)]
 
 
 def _environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from robench.problem.checkpoints.contents import Contents
 from robench.problem.checkpoints.nested import nested
 from robench.problem.datasets import DATASETS
 
-SMALL = ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch"]
+SMALL = ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "strided-cnn"]
 
 
 def images(*shape, seed=0):
@@ -50,6 +50,14 @@ def parameters(network):
 def test_the_number_of_parameters_is_the_published_one(name, shape, count):
     with torch.device("meta"):
         assert parameters(ARCHITECTURES[name].build(shape, 10)) == count
+
+
+def test_the_small_cifar_network_has_the_weights_that_its_description_states():
+    network = ARCHITECTURES["strided-cnn"].build((3, 32, 32), 10)
+    # three convolutions with their batch norms, and the dense layer
+    assert parameters(network) == (3 * 16 * 32 + 64) + (32 * 16 * 64 + 128) + (64 * 9 * 64 + 128) + (64 * 16 * 10 + 10)
+    assert f"{parameters(network) / 1000:.0f} thousand weights" in ARCHITECTURES["strided-cnn"].description
+    assert network(images(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_the_digits_network_stays_clearly_under_300_kilobytes():

@@ -114,9 +114,9 @@ def test_every_wrapping_gives_back_the_same_logits(tmp_path, wrapping, zipped):
 
 @pytest.mark.parametrize(
     "name",
-    ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "preactresnet18",
-     "preactresnet18-softplus", "preactresnet18-no-final-bn", "preactresnet18-narrow", "wrn-10-2", "wrn-16-4",
-     "wrn-10-2-trades", "resnet18", "resnet18-imagenet", "cifar-resnet20", "vgg11-bn", "densenet121-k12",
+    ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "strided-cnn",
+     "preactresnet18", "preactresnet18-softplus", "preactresnet18-no-final-bn", "preactresnet18-narrow", "wrn-10-2",
+     "wrn-16-4", "wrn-10-2-trades", "resnet18", "resnet18-imagenet", "cifar-resnet20", "vgg11-bn", "densenet121-k12",
      "mobilenetv2", "mobilenetv2-imagenet", "vit-tiny-16"],
 )  # fmt: skip
 def test_saved_models_come_back_without_a_word(tmp_path, name):
@@ -167,7 +167,7 @@ def test_a_network_made_in_another_precision_returns_float32(tmp_path, monkeypat
     assert same_function(load("m.pt", arch="net.py:cast", shape=SHAPE).classifier, model.float())
 
 
-def test_torchscript_brings_its_own_code(tmp_path):
+def test_torchscript_brings_its_own_code(tmp_path, inspected_here):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))
     loaded = load(tmp_path / "script.pt", shape=SHAPE, classes=10)
@@ -179,7 +179,7 @@ def test_torchscript_brings_its_own_code(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.freeze` is deprecated")
-def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_weights_by_name(tmp_path):
+def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_weights_by_name(tmp_path, inspected_here):
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
@@ -189,7 +189,9 @@ def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_wei
     assert not first.identity().same_as(second.identity())
 
 
-def test_the_weights_of_a_torchscript_file_are_loaded_into_the_requested_architecture(tmp_path, monkeypatch):
+def test_the_weights_of_a_torchscript_file_are_loaded_into_the_requested_architecture(
+    tmp_path, monkeypatch, inspected_here
+):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))
     write_factory(tmp_path / "net.py", "nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2704, 10)")
@@ -758,7 +760,7 @@ def test_data_that_do_not_suit_a_known_architecture_are_refused(tmp_path):
     assert "the model has 10 outputs for 7 classes" in spare.notes
 
 
-def test_a_torchscript_model_for_other_images_is_refused(tmp_path):
+def test_a_torchscript_model_for_other_images_is_refused(tmp_path, inspected_here):
     scripted(sequential(channels=3)).save(str(tmp_path / "m.pt"))
     assert "reads 3-channel images" in refusal(tmp_path / "m.pt", shape=SHAPE)
     scripted(sequential(features=99)).save(str(tmp_path / "m.pt"))

@@ -123,7 +123,7 @@ def test_training_on_transforms_makes_a_broken_network_robust(name, others, text
     settings = {"steps": 150, "batch": 64, "lr": 1e-2}
     configure("nat", "bars", settings).train(*training_of(broken, split, tmp_path), ())
     (tmp_path / "state").unlink()
-    settings |= {"steps": 300, "beta": 1.0, **fast(name, 1)} if others else {"steps": 400}
+    settings |= {"beta": 1.0, **fast(name, 1)} if others else {"steps": 400, "transforms": 4}
     threats = (*map(parse, others), threat)
     configure(name, "bars", settings).train(*training_of(robust, split, tmp_path), threats)
 
@@ -308,25 +308,31 @@ def test_the_loss_of_msd_on_a_linear_net_is_that_worked_out_by_hand(texts, reach
     assert outcome.accuracy == 0
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
-@pytest.mark.parametrize("way", ["killed", "asked to stop"])
-def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(name, way, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
-    threats = tuple(map(parse, LEARNT[name]))
+def stopped(name, folder, stops, way="killed"):
+    """The weights of a training that is stopped so often and continued each time."""
     recipe, split = configure(name, "blobs", {"steps": 12, "batch": 64, **fast(name, 3)}), blobs()
+    for stop in stops:
+        module = mlp()  # a new process begins with fresh weights
+        under_way, data = training_of(module, split, folder)
+        under_way.report = Killer(stop, way)
+        with contextlib.suppress(KeyboardInterrupt):
+            recipe.train(under_way, data, tuple(map(parse, LEARNT[name])))
+    return [*module.parameters()]
 
-    def trained(folder, stops):
-        folder.mkdir()
-        for stop in stops:
-            module = mlp()  # a new process begins with fresh weights
-            under_way, data = training_of(module, split, folder)
-            under_way.report = Killer(stop, way)
-            with contextlib.suppress(KeyboardInterrupt):
-                recipe.train(under_way, data, threats)
-        return module
 
-    whole, pieces = trained(tmp_path / "whole", [99]), trained(tmp_path / "pieces", [2, 5, 6, 99])
-    for a, b in zip(whole.parameters(), pieces.parameters(), strict=True):
+@pytest.fixture(scope="module", params=sorted(RECIPES))
+def undisturbed(request, tmp_path_factory):
+    """The name of a recipe, and the weights of a training that nothing stops."""
+    return request.param, stopped(request.param, tmp_path_factory.mktemp("whole"), [99])
+
+
+@pytest.mark.parametrize("way", ["killed", "asked to stop"])
+def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(
+    undisturbed, way, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0 if way == "killed" else 60.0)
+    name, whole = undisturbed
+    for a, b in zip(whole, stopped(name, tmp_path, [2, 5, 6, 99], way), strict=True):
         assert torch.equal(a, b)
 
 

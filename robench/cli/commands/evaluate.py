@@ -36,14 +36,16 @@ from ..options import data_options, machine_options, model_options, precision_op
 def command(**options: Any) -> int:
     """Measure how much accuracy a model keeps under attack.
 
-    CHECKPOINT is a file (.safetensors, .pt, .pth, TorchScript) or the name of a bundled model. The evidence
-    is kept in a run file: after an interruption, the same command finishes the rest.
+    CHECKPOINT is a file (.safetensors, .pt, .pth, TorchScript), the name of a bundled model, or a published one
+    (hf:USER/REPO, timm:NAME, torchvision:NAME, robustbench:DATASET/THREAT/NAME). The evidence is kept in a run file:
+    after an interruption, the same command finishes the rest.
 
     \b
     robench evaluate digits-adv-linf
     robench evaluate model.pt --data mnist --threat linf:0.3 --threat l2:2 --examples 1000
     robench evaluate model.pt --data my.npz --arch my_model.py:build --normalise 0.5/0.5
     robench evaluate model.pt --data imagenet/val --resize 256 --crop 224 --labels imagenet_class_index.json
+    robench evaluate hf:timm/resnet18.a1_in1k --data imagenet/val --resize 235 --crop 224 --labels map.json
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
     robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
     robench evaluate model.pt --data mnist --masking on

@@ -24,6 +24,7 @@ def command(**options: Any) -> int:
     \b
     robench inspect model.pt
     robench inspect model.pt --data cifar10
+    robench inspect hf:timm/resnet18.a1_in1k
     robench inspect model.safetensors --data mnist --arch net.py:Net
     robench inspect big.ckpt --tensors
     """

@@ -84,7 +84,7 @@ def command(**options: Any) -> int:
     """Train a model by a recipe, write its weights and card, then evaluate it.
 
     After an interruption, the same command continues. `robench list recipes` names the recipes,
-    docs/reference/recipes.md their settings.
+    `robench show NAME` lists the settings of one.
 
     \b
     robench train nat --data digits

@@ -25,6 +25,7 @@ from .digits_cnn import DigitsCNN
 from .lenet import LeNet
 from .madry_cnn import MadryCNN
 from .registry import Architecture, Family, Make, Shapes, dotted
+from .strided_cnn import StridedCNN
 from .wong_kolter import WongKolterCNN
 
 __all__ = [
@@ -54,6 +55,13 @@ SINGLE: tuple[Architecture, ...] = (
         DigitsCNN,
         "conv1.weight",
         "fc2.weight",
+    ),
+    Architecture(
+        "strided-cnn",
+        "three convolutions with batch norm, two of them strided, 82 thousand weights for CIFAR-10; ours",
+        StridedCNN,
+        "conv1.weight",
+        "fc.weight",
     ),
     Architecture(
         "wong-kolter-mnist",

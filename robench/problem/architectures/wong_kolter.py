@@ -12,12 +12,12 @@ class WongKolterCNN(nn.Module):
     Wong and Kolter 2018, https://arxiv.org/abs/1711.00851, appendix: 166,406 weights for MNIST.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int):
+    def __init__(self, shape: tuple[int, ...], classes: int, maps: tuple[int, int] = (16, 32)):
         super().__init__()
         channels, height, width = shape
-        self.conv1 = nn.Conv2d(channels, 16, 4, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 4, stride=2, padding=1)
-        self.fc1 = nn.Linear(32 * (height // 4) * (width // 4), 100)
+        self.conv1 = nn.Conv2d(channels, maps[0], 4, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(maps[0], maps[1], 4, stride=2, padding=1)
+        self.fc1 = nn.Linear(maps[1] * (height // 4) * (width // 4), 100)
         self.fc2 = nn.Linear(100, classes)
 
     def forward(self, x: Inputs) -> Logits:

@@ -89,9 +89,9 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     inside = entries(path)
     kinds = names(inside)
     if is_torchscript(kinds):
-        return _whole(*load_torchscript(path, device, trust=trust))
+        return of_module(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
-        return _whole(*load_exported(path, device, trust=trust))
+        return of_module(*load_exported(path, device, trust=trust))
     if is_npz(kinds):
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:
@@ -120,7 +120,7 @@ def _held(path: Path, held: object) -> Contents:
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if isinstance(held, nn.Module):
-        return _whole(held, f"{type(held).__module__}.{type(held).__qualname__}")
+        return of_module(held, f"{type(held).__module__}.{type(held).__qualname__}")
     if not found.containers:
         what = "one array" if isinstance(held, PickledArray) else type(held).__name__
         raise UserError(f"{path} holds {what}, not weights by name; save the model's state_dict()")
@@ -129,7 +129,8 @@ def _held(path: Path, held: object) -> Contents:
     return Contents(found.tensors, nested=found)
 
 
-def _whole(module: nn.Module, code: str) -> Contents:
+def of_module(module: nn.Module, code: str) -> Contents:
+    """The contents of a module that is there whole; `code` identifies what it computes."""
     module = module.float()
     return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]), notes=not_confined(module))
 

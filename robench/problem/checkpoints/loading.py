@@ -1,7 +1,7 @@
 """Loads a classifier from a checkpoint file or by the name of a bundled model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,21 +13,17 @@ from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
 from ..batches import answering
 from ..classifier import Classifier
-from ..names import as_file_name
 from ..noise import random_images
 from ..split import Split
 from .assembly import Built, Declared, assemble
 from .cards import Card
 from .comparison import too_few
-from .contents import Contents, read
+from .contents import Contents
 from .inference import Inferred, Trial, inferred_normalisation
-from .locating import locate
 from .nested import by
+from .origin import opened
 from .own_normalisation import mentioned
 from .probe import probe, refuse_not_finite, wrong_images
-
-STEMS = (".safetensors.index", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".bin.index")
-"""Suffixes that may remain when the last suffix is removed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,8 @@ class Loaded:
     notes: tuple[str, ...]
     card: Card | None
     inferred: Inferred | None = None  # what clean images showed
+    pinned: str = ""  # the name under which a hub or a package has the same model later
+    recorded: Mapping[str, str] = field(default_factory=dict)  # where a hub or a package has it from
 
 
 def load(
@@ -53,7 +51,7 @@ def load(
     images: Tensor | None = None,
     clean: Split | None = None,
 ) -> Loaded:
-    """The classifier in a checkpoint file, or the bundled model of this name.
+    """The classifier in a checkpoint file, or the bundled or published model of this name.
 
     `arch` (a registered name, `module:factory` or `file.py:factory`, with or without arguments) and `normalise`
     (`none`, a data set's name or MEAN/STD) take precedence over the card, the file's metadata and a normalisation
@@ -63,10 +61,11 @@ def load(
     chain, and the normalisation of a known architecture. Code in the file runs only with `trust_pickle`. Raises
     UserError with one sentence.
     """
-    path, card = locate(checkpoint)
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
-    contents = read(path, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
-    declared = _from_card(card) if card else _from_metadata(path, contents.metadata)
+    origin = opened(checkpoint, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
+    path, contents, declared = origin.path, origin.contents, origin.declared
+    if origin.described.refused and arch is None and contents.module is None:
+        raise UserError(origin.described.refused)
     named = normalise or declared.normalisation
     trial = None if clean is None or too_few(clean) else Trial(clean, named)
     built = assemble(
@@ -76,8 +75,9 @@ def load(
     shape = shape or declared.shape or built.shape
     if shape is None:
         raise UserError(f"{path} does not say which images it reads; name a data set with --data")
-    if built.shape is not None and built.shape[0] != shape[0]:
-        raise wrong_images(path, built.shape[:1], shape)
+    reads = built.shape or origin.made_for
+    if reads is not None and reads[0] != shape[0]:
+        raise wrong_images(path, reads[:1], shape)
     refuse_not_finite(path, built.network)
     inferred = built.inferred
     unnamed = named is None and built.normalisation is None and known(built.architecture)
@@ -88,16 +88,15 @@ def load(
     whole = normalised(built.network, text, shape[0]).to(device)
     tried = random_images(shape) if images is None or len(images) < 2 else images
     module, returned = _answering(whole, path, tried.to(device), classes)
-    outputs, probed = probe(module, path, shape, classes, made_for=built.shape)
-    notes = contents.notes + built.notes + returned + probed
+    outputs, probed = probe(module, path, shape, classes, made_for=reads)
+    notes = contents.notes + origin.notes(arch, normalise, shape) + built.notes + returned + probed
     if guessed:
         notes += (f"its images are assumed to be {by(shape)}",)
     notes += more
-    name = card.name if card else as_file_name(_stem(path))
     classifier = Classifier(
-        module, name=name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
+        module, name=origin.name, architecture=built.architecture, shape=shape, classes=outputs, normalisation=text
     )
-    return Loaded(classifier, notes, card, inferred)
+    return Loaded(classifier, notes, origin.card, inferred, origin.pinned, origin.recorded)
 
 
 def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -148,24 +147,3 @@ def _normalisation(
         *chain,
         f"normalisation {what}, from {own.called} in the file{own.remark}",
     )
-
-
-def _from_card(card: Card) -> Declared:
-    return Declared(f"the card of {card.name}", card.architecture, card.normalisation, card.shape, card.classes)
-
-
-def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Declared:
-    try:
-        shape = tuple(int(side) for side in metadata["shape"].split("x")) if "shape" in metadata else None
-        classes = int(metadata["classes"]) if "classes" in metadata else None
-    except ValueError:  # other tools may use these keys for something else
-        shape = classes = None
-    return Declared(f"{path}", metadata.get("architecture"), metadata.get("normalisation"), shape, classes)
-
-
-def _stem(path: Path) -> str:
-    """The name of a file without its suffixes: `net` for `net.pth.tar`."""
-    name = path.stem
-    while name.endswith(STEMS) and not name.startswith("."):
-        name = name[: name.rindex(".")]
-    return name

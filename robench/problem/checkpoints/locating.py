@@ -8,6 +8,7 @@ from ... import renames
 from ...errors import UserError, unknown
 from ..names import shown
 from .cards import Card, read_card, verified
+from .hubs.names import is_hub_file, package_of, refuse_missing_package
 from .zoo import is_bundled, zoo_card, zoo_names, zoo_weights
 
 INDEX = ".index.json"
@@ -34,7 +35,17 @@ def locate(checkpoint: str | Path) -> tuple[Path, Card | None]:
 
 
 def existing(checkpoint: str | Path) -> Path:
-    """The card of a bundled model, or the file of this name. Raises UserError if there is none."""
+    """The card of a bundled model, or the file of this name, which may be one of a hub. Raises UserError without one.
+
+    For a model of an installed package there is no file: its name is returned.
+    """
+    if is_hub_file(str(checkpoint)):
+        from .hubs import huggingface  # imports network libraries, so only when needed
+
+        return huggingface.resolve(str(checkpoint)).path
+    if package_of(str(checkpoint)):
+        refuse_missing_package(str(checkpoint))
+        return Path(checkpoint)
     path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user unchanged
     if (name := renames.model(str(checkpoint))) in zoo_names():
         path = zoo_card(name)
