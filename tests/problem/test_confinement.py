@@ -334,7 +334,7 @@ def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeyp
     monkeypatch.setattr(torchscript, "inspect_apart", inspect)
     Path("m.pt").write_bytes(scripted("return x.flatten(1)[:, 40:50]"))
     question = {"threats": ["linf:0.2"], "attacks": "pgd(steps=3)", "examples": 40, "run": "r.robench"}
-    call, gradients = Process.call, []
+    call, gradients = process.Process.call, []
 
     def ending(running, op, *arguments, **settings):
         gradients.extend(["one"] * (op == "backward"))
@@ -343,7 +343,7 @@ def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeyp
         return call(running, op, *arguments, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Process, "call", ending)
+        patched.setattr(process.Process, "call", ending)
         with pytest.raises(UserError, match="was killed by the system"):
             robench.evaluate("m.pt", "digits", **question)
     before = robench.load_run("r.robench")

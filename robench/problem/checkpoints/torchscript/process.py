@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from ..confinement.kernel import NotConfined, forbid_all_but_computing
 from . import graphs, objects
 from .archive import Archive, reason, shortened
 from .inspection import Damaged, Inspection, Refused
@@ -32,6 +33,8 @@ def main(seconds: str) -> None:
 
     def check() -> None:
         confine(int(seconds), len(data))
+        with suppress(NotConfined):  # where the system lacks the means, the limits alone hold
+            forbid_all_but_computing()
         results.append(inspect(data))
 
     threading.stack_size(STACK)
