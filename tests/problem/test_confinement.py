@@ -356,8 +356,8 @@ def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeyp
 
 DEEP = "".join("  " * i + f"if x.dim() > {i}:\n" for i in range(90)) + "  " * 90 + "x = x + 1\nreturn x.flatten(1)"
 COMMANDS = {
-    "reads": ("uses aten::from_file in", HARMFUL["reads a file"]),
-    "writes": ("uses aten::from_file in", HARMFUL["writes a file"]),
+    "reads": ("aten::from_file in", HARMFUL["reads a file"]),
+    "writes": ("aten::from_file in", HARMFUL["writes a file"]),
     "allocates without end": ("can't allocate memory", ALLOCATING),
     "loops": ("gave no answer", "i = 0\nwhile True:\n    i += 1\nreturn x.flatten(1)[:, :10] + i"),
     "nests too deep": ("nests blocks more than 64 deep", DEEP),
