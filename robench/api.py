@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import ended_programs_as_user_errors
 from .evaluation.model_source import Model, source_of
 from .evaluation.prepared import prepare
 from .evaluation.recorded import recorded_summary
@@ -21,6 +22,7 @@ Data = Any
 """What `problem.datasets.python_data` reads: arrays, data sets, loaders; or the name of a data set, folder or file."""
 
 
+@ended_programs_as_user_errors()
 @plain_process()
 def evaluate(
     model: Model,

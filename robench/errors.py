@@ -1,11 +1,29 @@
 """Errors in the user's input. The command line prints each as one line and exits with code 2."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
     """Invalid input. The message says what was given, what was wanted, and what to type instead."""
+
+
+class ProgramEnded(BaseException):
+    """The process in which a program of a stranger ran has ended, so no answer will come. The message is a sentence.
+
+    It is no Exception: what survives any error of a model, such as an attack of another library, must not take the
+    missing answer for a property of the model.
+    """
+
+
+@contextmanager
+def ended_programs_as_user_errors() -> Iterator[None]:
+    """Raises UserError in place of ProgramEnded, for callers in Python; also a decorator."""
+    try:
+        yield
+    except ProgramEnded as ended:
+        raise UserError(str(ended)) from None
 
 
 def first_line(error: BaseException) -> str:

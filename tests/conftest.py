@@ -12,6 +12,11 @@ from hypothesis import settings
 from .type_checks import calls, checked_once
 
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
+from robench.problem.checkpoints.confinement import process  # noqa: E402
+
+from .forked import Forked  # noqa: E402
+
+process.Popen = Forked  # torch is imported once; commands that tests run in a process start real ones
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

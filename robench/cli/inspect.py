@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..errors import UserError, counted
+from ..errors import ProgramEnded, UserError, counted
 from ..evaluation.model_source import CheckpointSource
 from ..problem import datasets
 from ..problem.architectures.factories import Factory, named_factory
@@ -44,7 +44,7 @@ def run(
     source = CheckpointSource(checkpoint, arch, normalise, trust_pickle, weights=weights)
     try:
         loaded = source.load(split)
-    except UserError as error:
+    except (UserError, ProgramEnded) as error:
         _section("not ready", [str(error)])
         return 1
     _section("model", [*_recognised(loaded), *_measured(loaded, split)])

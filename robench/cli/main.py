@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import ProgramEnded, UserError
 from . import output
 from .terminal import one_line, shortened
 
@@ -83,7 +83,7 @@ def main() -> None:
         code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except UserError as error:
+    except (UserError, ProgramEnded) as error:
         _fail(str(error), debug)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)

@@ -29,7 +29,11 @@ class NamedPath(click.Path):
 def model_options(command: F) -> F:
     """Adds options for reading a checkpoint."""
     for option in (
-        click.option("--trust-pickle", is_flag=True, help="Load a file that can run code. Only for files you trust."),
+        click.option(
+            "--trust-pickle",
+            is_flag=True,
+            help="Load a file that can run code, and confine nothing. Only for files you trust.",
+        ),
         click.option(
             "--normalise", metavar="NAME|MEAN/STD", help="Normalisation that the model expects: none, mnist, ..."
         ),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..errors import UserError, counted, described
+from ..errors import ProgramEnded, UserError, counted, described
 from ..evaluation import acceptance
 from ..evaluation.acceptance import Verified
 from ..evaluation.claims import PROTOCOL
@@ -102,7 +102,7 @@ def judge_submissions(
         name = one.statement.name
         try:
             runs, tested = gate.accepted(one)
-        except UserError as error:
+        except (UserError, ProgramEnded) as error:
             judged.refused[name] = str(error)
         except Exception as error:  # whatever a stranger's file or model makes raise must not stop the others
             judged.refused[name] = f"it cannot be verified: {described(error)}"

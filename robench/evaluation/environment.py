@@ -13,6 +13,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import UserError
+from ..problem.checkpoints.programs import confinement
 from ..results.merging import DATE
 
 SOURCE_DATE = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
@@ -38,6 +39,12 @@ def model_size(module: nn.Module) -> dict[str, str]:
     """The count of the numbers that training sets, as a text under `parameters`; empty if the module shows none."""
     count = sum(weight.numel() for weight in module.parameters())
     return {"parameters": str(count)} if count else {}
+
+
+def model_confinement(module: nn.Module) -> dict[str, str]:
+    """What confines the program of a model, as a text under `confinement`; empty if the model is no program."""
+    found = confinement(module)
+    return {"confinement": found} if found else {}
 
 
 def date() -> str:

@@ -20,7 +20,7 @@ from ..problem.split import Split
 from ..protocols import Protocol
 from ..results.summary import Summary
 from ..search.engine.trial import use_channels_last
-from .environment import environment, model_size
+from .environment import environment, model_confinement, model_size
 from .model_source import CheckpointSource, ModelSource
 from .notes import Notes
 from .planning import make_plan
@@ -116,7 +116,7 @@ class PreparedEvaluation:
             referee=self.referee,
             split=self.split,
             run=run,
-            environment=environment(self.classifier.device) | model_size(self.classifier.module) | self.metadata,
+            environment=self._environment(),
             progress=progress or Silence(),
             deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
             stop_when=stop_when,
@@ -124,6 +124,10 @@ class PreparedEvaluation:
             masking=level(self.request.masking),
             notes=Notes(texts={kind: text for kind, text in notes.items() if text}),
         )
+
+    def _environment(self) -> dict[str, str]:
+        module = self.classifier.module
+        return environment(self.classifier.device) | model_size(module) | model_confinement(module) | self.metadata
 
     @plain_process()
     def answer(self, run: str | Path | None = None, stop_when: StopCriterion | None = None) -> EvalResult:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..problem.classifier import Classifier
+from ..problem.repairs import repairs
 from ..problem.shapes import Inputs, Logits
 from ..problem.threats import Ball
-from .repairs import repairs
 from .script_graph import readable
 
 AGREEMENT = 0.9  # share of images on which an inner layer must predict as the model does, to stand for it

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .. import api
 from ..api import Data
-from ..errors import UserError, unknown
+from ..errors import UserError, ended_programs_as_user_errors, unknown
 from ..evaluation.model_source import Model, source_of
 from ..evaluation.prepared import EvalResult, StopCriterion
 from ..evaluation.regression import Baseline, compare, question, read_baseline, unchanged
@@ -21,6 +21,7 @@ from ..search.own_attack import Consent
 __all__ = ["assert_robust"]
 
 
+@ended_programs_as_user_errors()
 def assert_robust(
     model: Model,
     data: Data = None,

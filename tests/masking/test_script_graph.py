@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robench.masking import surrogates
-from robench.masking.script_graph import Interpreted, UnreadableGraphError, is_compiled, readable
-from robench.problem.checkpoints.programs import Program
+from robench.masking.script_graph import is_compiled, readable
+from robench.problem.checkpoints.programs import Program, load_torchscript
+from robench.problem.checkpoints.torchscript.interpreted import Interpreted, UnreadableGraphError
 from robench.problem.classifier import Classifier
+from robench.problem.repairs import repairs
 
 X = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(1))
 WEIGHTS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -131,3 +133,30 @@ def test_a_program_that_raises_raises_in_its_own_words():
 def test_a_module_without_a_compiled_part_stays_as_it_is():
     module = Linear()
     assert readable(module, X) is module
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the process inherits the filters
+@pytest.mark.parametrize("kind", [Rounded, Detached, WithoutGraph, OneHot])
+def test_a_confined_program_is_read_where_it_runs_with_the_same_derivatives(kind, tmp_path):
+    """Logits, gradients and the values inside are those of the same program in this process, bit for bit."""
+    path = tmp_path / "model.pt"
+    scripted(kind()).save(str(path))
+    found = []
+    for trust in (False, True):
+        model = classifier(load_torchscript(path, torch.device("cpu"), trust=trust)[0].eval())
+        assert is_compiled(model.module)
+        opened = surrogates.opened(model, X)
+        assert not is_compiled(opened.module)
+        x = X.clone().requires_grad_()
+        logits = surrogates.bpda(opened, leak=0.1)(x)
+        (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
+        inside: list[Tensor] = []
+        with torch.no_grad(), repairs(watch=inside.append):
+            opened.module(X.clone())
+        found.append((logits, gradient, [value for value in inside if value.shape == (4, 3)]))
+    (one, its_gradient, its_inside), (two, other_gradient, other_inside) = found
+    assert torch.equal(one, two)
+    assert torch.equal(its_gradient, other_gradient)
+    assert float(its_gradient.abs().sum()) > 0
+    assert len(its_inside) == len(other_inside) > 0
+    assert all(map(torch.equal, its_inside, other_inside))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ..architectures.factories import Factory
 from ..cache import BEGINNING, is_html
-from ..durable import sha256
 from ..names import shown
 from .arrays import is_mat, is_npz, read_mat, read_npz
 from .locating import INDEX
@@ -21,7 +20,15 @@ from .nested import Nested, nested
 from .onnx import Imported, is_onnx, load_onnx
 from .pickled_arrays import PickledArray
 from .pickles import unpickled
-from .programs import images_of, is_exported, is_torchscript, load_exported, load_torchscript, tensors_of
+from .programs import (
+    images_of,
+    is_exported,
+    is_torchscript,
+    load_exported,
+    load_torchscript,
+    not_confined,
+    tensors_of,
+)
 from .shards import index_of, read_safetensors, read_sharded
 from .zips import AGAIN, entries, names
 
@@ -92,8 +99,8 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
     if is_torchscript(kinds):
         return of_module(*load_torchscript(path, device, trust=trust))
     if is_exported(kinds):
-        program = load_exported(path, trust=trust)
-        return replace(of_module(program, f"torch.export:{sha256(path)[:16]}"), shape=images_of(program))
+        program, code = load_exported(path, device, trust=trust)
+        return replace(of_module(program, code), shape=images_of(program))
     if is_npz(kinds):
         return _held(path, read_npz(path, inside))
     if "data.pkl" not in kinds:
@@ -134,7 +141,7 @@ def _held(path: Path, held: object) -> Contents:
 def of_module(module: nn.Module, code: str) -> Contents:
     """The contents of a module that is there whole; `code` identifies what it computes."""
     module = module.float()
-    return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]))
+    return Contents(tensors_of(module), module, code, nested=Nested(containers=[""]), notes=not_confined(module))
 
 
 def _imported(imported: Imported, code: str) -> Contents:

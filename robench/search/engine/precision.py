@@ -2,15 +2,12 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from ...errors import UserError, unknown
 from ...problem.classifier import Classifier, arithmetic
+from ...problem.multiply_adds import MultiplyAdds
 from ...problem.shapes import Inputs
 from .rounding import rounded
 
@@ -97,7 +94,7 @@ def multiply_adds(classifier: Classifier) -> tuple[int, int]:
     """
     model = rounded(classifier)
     image = torch.zeros(1, *classifier.shape, device=classifier.device)
-    with torch.no_grad(), arithmetic(classifier.device), _Counting() as counting:
+    with torch.no_grad(), arithmetic(classifier.device), MultiplyAdds() as counting:
         model(image)
     return counting.rounded, counting.total
 
@@ -118,30 +115,6 @@ def saves_too_little(classifier: Classifier, rows: int) -> str:
     if in_rounded < share * total:
         return f"layers that stay in float32 make {1 - in_rounded / total:.0%} of the multiply-adds"
     return ""
-
-
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiply-adds of all convolutions and products of matrices while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rounded = self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if operations := flop_registry.get(func.overloadpacket):
-            count = operations(*args, **(kwargs or {}), out_val=output) // 2
-            self.total += count
-            self.rounded += count * (args[0].dtype == torch.bfloat16)
-        return output
-
-
-# torch wraps the method so that its compiler leaves it alone, and would import the compiler, which takes a second, to
-# do so. Nothing is compiled here.
-if _method := getattr(_Counting.__torch_dispatch__, "__wrapped__", None):
-    _method.__dynamo_disable = _method
 
 
 def _millions(n: int) -> str:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...problem.checkpoints.programs import in_bfloat16, scripts
 from ...problem.classifier import Classifier
 from ...problem.shapes import Inputs, Logits
 from ..attack import Model
-from .rounded_script import RoundedScript, scripts
 
 TRIED = 2  # images of a batch that a TorchScript program must compute with its weights channels last
 
@@ -26,10 +26,10 @@ def rounded(classifier: Classifier) -> Model:
     Raises UserError if the model has no such layers, or if it has a TorchScript program that cannot be rewritten.
     """
     programs = scripts(classifier.module)
-    copies = {id(program): RoundedScript(program, channels_last=True) for program in programs}
+    copies = {id(program): in_bfloat16(program, channels_last=True) for program in programs}
     module = _copied(classifier, copies)
     if programs and not _answers(module, classifier):
-        module = _copied(classifier, {id(p): RoundedScript(p, channels_last=False) for p in programs})
+        module = _copied(classifier, {id(p): in_bfloat16(p, channels_last=False) for p in programs})
     device = classifier.device.type
     calls = _calls(module, classifier)
     if not calls and not programs:
@@ -80,7 +80,7 @@ def _round(layer: nn.Module) -> None:
         layer.register_parameter(name, nn.Parameter(values.bfloat16(), requires_grad=False))  # others may share it
 
 
-def _copied(classifier: Classifier, copies: dict[int, RoundedScript]) -> nn.Module:
+def _copied(classifier: Classifier, copies: dict[int, nn.Module]) -> nn.Module:
     """A copy of the module, in which these copies replace the programs with these ids."""
     module: nn.Module = copy.deepcopy(classifier.module, dict[int, object](copies))
     return module

@@ -7,6 +7,7 @@ of its tensors. The sample inputs, which are a pickle, are not read.
 import json
 import zipfile
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,12 @@ class Archive:
     tensors: dict[str, Tensor]
 
 
-def read(path: Path) -> Archive:
+def read(file: Path | BytesIO) -> Archive:
     """The content of an archive. Raises Refused for other versions, and for tensors in pickles."""
-    names = {entry.filename: entry.file_size for entry in entries(path)}
-    with zipfile.ZipFile(path) as archive:
+    if isinstance(file, Path):
+        entries(file)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
 
         def record(name: str) -> bytes:
             full = [n for n in names if n.partition("/")[2] == name]

@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,10 @@ class Exported(nn.Module):
         return found[0] if len(found) == 1 else found
 
 
-def read_program(path: Path) -> Exported:
-    """The program in an archive. Raises UserError if it cannot be read without consent."""
+def read_program(path: Path, data: BytesIO | None = None) -> Exported:
+    """The program in an archive, or in these bytes of it. Raises UserError if it cannot be read without consent."""
     try:
-        return Exported(read(path)).eval()
+        return Exported(read(data or path)).eval()
     except UserError:
         raise
     except Refused as refused:

@@ -8,25 +8,15 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from ....errors import UserError
+from ..apart import command
 from .inspection import Inspection
 
 SECONDS = 120  # of CPU time; a scripted ResNet-152 takes less than ten
-PACKAGE = Path(__file__).resolve().parents[3]
-PROGRAM = """
-import importlib.util, sys
-folder, *sys.path[:] = sys.argv[2:]
-spec = importlib.util.spec_from_file_location("robench", f"{folder}/__init__.py", submodule_search_locations=[folder])
-sys.modules["robench"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["robench"])
-from robench.problem.checkpoints.torchscript import process
-process.main()
-"""
 
 _known: set[bytes] = set()  # digests of archives that only compute, because a command loads its model more than once
 
@@ -52,14 +42,10 @@ def refuse_what_may_do_more(path: Path, data: bytes) -> None:
 
 def inspect_apart(data: bytes, seconds: int = SECONDS) -> Inspection:
     """The result of inspecting an archive in a separate process, which gets only these bytes."""
-    # Modules are imported from where this process finds them, except the current folder, which may hold foreign code.
-    here = Path.cwd()
-    found = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
-    command = [sys.executable, "-I", "-B", "-c", PROGRAM, str(seconds), str(PACKAGE), *found]
     limited = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
-            command,
+            command(f"{__name__}.process", str(seconds)),
             input=data,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

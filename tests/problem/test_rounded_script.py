@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from robench.errors import UserError
-from robench.problem.checkpoints.programs import Program
+from robench.problem.checkpoints.programs import Program, scripts
+from robench.problem.checkpoints.torchscript.rounded import RoundedScript
 from robench.problem.classifier import Classifier
 from robench.search.attack import differentiate
 from robench.search.engine.pilot import named
 from robench.search.engine.precision import multiply_adds
-from robench.search.engine.rounded_script import RoundedScript, scripts
 from robench.search.engine.rounding import rounded
 
 pytestmark = [pytest.mark.precision, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]

@@ -4,13 +4,13 @@ No text is compiled, and the copy has the operators of the program and conversio
 own derivatives, which take longer than those of PyTorch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ....errors import UserError
 
 CONVOLUTIONS = frozenset(
     f"aten::{name}"
@@ -219,10 +219,3 @@ def _is_constant(value: object) -> bool:
 
 def _refusal(reason: str) -> UserError:
     return UserError(f"this TorchScript model {reason}, so it cannot be rounded to bfloat16; leave --precision out")
-
-
-def scripts(module: nn.Module) -> Sequence[torch.jit.ScriptModule]:
-    """The programs in a module that are not part of another."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return [module]
-    return [script for child in module.children() for script in scripts(child)]

@@ -1,12 +1,13 @@
 """Other derivatives for the torch functions that a model calls, while it runs.
 
-Every call is intercepted, in Python and in programs that are read operator by operator (`script_graph`). Values do not
+Every call is intercepted, in Python and in programs that are read operator by operator. Values do not
 change; functions without a useful derivative get another one. Backward Pass Differentiable Approximation, Athalye et
 al. 2018, https://arxiv.org/abs/1802.00420.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,21 +35,51 @@ def repairs(leak: float = 0.0, watch: Watch | None = None) -> Iterator[None]:
 
     A dead unit has the derivative `leak`. `watch` receives every tensor that a function returns.
     """
+    mode = _Repairs(leak, watch)
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         out = _APPLY.__func__(kind, *args, **kwargs)
+        if mode.suspended:
+            return out
         first = next((a for a in args if isinstance(a, Tensor)), None)
         same = isinstance(out, Tensor) and first is not None and out.shape == first.shape
         return _stands_for(first, out) if same and first is not None and first.requires_grad else out
 
     graph = torch.is_grad_enabled()
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    _ACTIVE.append(mode)
     try:
-        with _Repairs(leak, watch):
+        with mode:
             yield
     finally:
+        _ACTIVE.pop()
         torch.set_grad_enabled(graph)
         torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]
+
+
+@contextmanager
+def suspended() -> Iterator["Repairs | None"]:
+    """Within, nothing is intercepted. Gives the settings of the innermost `repairs`, or None where there are none.
+
+    For a part of a model that runs elsewhere, and intercepts its calls there.
+    """
+    mode = _ACTIVE[-1] if _ACTIVE else None
+    if mode is None or mode.suspended:
+        yield None
+        return
+    mode.suspended = True
+    try:
+        yield Repairs(mode.leak, mode.watch)
+    finally:
+        mode.suspended = False
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """The settings of `repairs`."""
+
+    leak: float
+    watch: Watch | None
 
 
 class _As(torch.autograd.Function):
@@ -76,11 +107,14 @@ class _Repairs(TorchFunctionMode):
         super().__init__()
         self.leak = leak
         self.watch = watch
+        self.suspended = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if self.suspended:
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]  # of exported programs: round.default
         first = args[0] if args else kwargs.get("input")
         if name == "_set_grad_enabled":
@@ -151,4 +185,5 @@ def _original_apply(kind: type[torch.autograd.Function], *args: Any) -> Any:
     return _APPLY.__func__(kind, *args)
 
 
+_ACTIVE: list[_Repairs] = []
 _APPLY: Any = torch.autograd.Function.__dict__["apply"]
