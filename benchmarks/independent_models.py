@@ -488,7 +488,7 @@ def _masks() -> list[Subject]:
         s("wave gaps", "shattered", Waved),
         s("winners", "shattered", k_winners, k_winners, bases=("plain",)),
         s("strong noise", "shattered", BigNoise, BigNoise),
-        s("random roll", "shattered", RandomRoll, RandomRoll),
+        s("random roll", "shattered", RandomRoll, RandomRoll, compiles=False),
         s("blurred then rounded", "optimised", before(blurred), straight(blurred)),
         s("total variation", "optimised", before(denoised), straight(denoised)),
         s("purified", "optimised", Purified, compiles=False),

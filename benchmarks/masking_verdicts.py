@@ -1,7 +1,7 @@
 """How often each verdict of `--masking on` is right, on models that were written without looking at the check.
 
     python benchmarks/masking_verdicts.py [--part chosen|held-out|all] [--form module|compiled] [--examples N]
-        [--only NAME ...] [--level on|deep] [--keep DIR]
+        [--only NAME ...] [--level on|deep] [--keep DIR] [--saved]
 
 Every model of `independent_models.py`, as a module and, where TorchScript can compile it, as a compiled file. `chosen`
 are those on which thresholds were chosen; `held-out` a third by a hash of the name. `truth` is the accuracy of the
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--level", choices=("on", "deep"), default="on")
     parser.add_argument("--only", nargs="*", default=[], help="run only these models, and write no page")
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "robench-independent-bases")
+    parser.add_argument("--saved", action="store_true", help="only what --keep has already")
     add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -60,7 +61,10 @@ def main() -> None:
             if args.form not in (None, form):
                 continue
             question: Row = {"examples": args.examples, "level": args.level, "form": form}
-            made = saved.rows(f"{subject.name}-{form}", question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
+            part = f"{subject.name}-{form}"
+            if args.saved and saved.known(part, question) is None:
+                continue
+            made = saved.rows(part, question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
             made = [row | _judged(_run_file(args, row)) for row in made]
             rows += made
             for row in made:
@@ -70,6 +74,8 @@ def main() -> None:
         print(tabulate(rows, headers="keys", tablefmt="pipe"), *notes, sep="\n")
         return
     title = f"Gradient masking: verdicts on independent models, {args.part}"
+    for row in rows:
+        del row["sentences"]  # they fill a page each
     write_results(f"masking-verdicts-{args.part}-{args.level}", title, rows, notes, torch.device("cpu"))
 
 
@@ -184,7 +190,7 @@ def _explained(args: argparse.Namespace) -> list[str]:
         " a twin with the same answers and a useful gradient. Seconds are CPU time of one thread; those of the check"
         " come on top of those of the attacks.",
         f"Command: python benchmarks/masking_verdicts.py --part {args.part} --level {args.level}"
-        f" --examples {args.examples}",
+        f" --examples {args.examples}{' --saved' if args.saved else ''}",
     ]
 
 

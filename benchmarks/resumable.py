@@ -20,10 +20,9 @@ class SavedRows:
         """The rows of a part: those saved by an earlier call with the same question, else made now and saved."""
         if self.folder is None:
             return make()
-        place = self.folder / f"{part.replace(' ', '-').replace(',', '')}.json"
-        if place.exists() and (known := json.loads(place.read_text()))["question"] == question:
-            self.commits.add(known["commit"])
-            return list(known["rows"])
+        if (known := self.known(part, question)) is not None:
+            return known
+        place = self._place(self.folder, part)
         rows, commit = make(), _commit()
         self.commits.add(commit)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +30,17 @@ class SavedRows:
         half.write_text(json.dumps({"question": question, "commit": commit, "rows": rows}, indent=1))
         half.replace(place)  # atomic: a killed process leaves a whole part or nothing
         return rows
+
+    def known(self, part: str, question: Row) -> list[Row] | None:
+        """The saved rows of a part; None if there are none for this question."""
+        place = None if self.folder is None else self._place(self.folder, part)
+        if place is None or not place.exists() or (saved := json.loads(place.read_text()))["question"] != question:
+            return None
+        self.commits.add(saved["commit"])
+        return list(saved["rows"])
+
+    def _place(self, folder: Path, part: str) -> Path:
+        return folder / f"{part.replace(' ', '-').replace(',', '')}.json"
 
     def note(self) -> list[str]:
         """The note on the commits of the rows, which may differ from that above the table."""

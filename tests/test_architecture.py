@@ -128,6 +128,8 @@ def complaints(module: Module) -> list[str]:
             found.append(f"{module.name} imports {name}; {row} may import {', '.join(sorted(may))}")
         if first in FOREIGN and not module.name.startswith("search.foreign."):
             found.append(f"{module.name} imports {first}, which only search/foreign/ may")
+        if first == "ray" and module.name != "evaluation.workers.ray_actors":
+            found.append(f"{module.name} imports Ray, which only evaluation/workers/ray_actors.py may")
         if (
             row in ("catalogue", "results", "leaderboard", "evidence.records", "evidence.attack_key")
             and first == "torch"
@@ -174,6 +176,7 @@ def test_imports_point_one_way(module):
         ("cli.train", "from torchvision import models"),
         ("problem.losses", "from autoattack.autopgd_base import APGDAttack"),
         ("somewhere", "import math"),
+        ("evaluation.workers.driver", "import ray"),
     ],
 )
 def test_a_planted_violation_is_seen(name, source):
@@ -193,6 +196,7 @@ def test_a_planted_violation_is_seen(name, source):
         ("results.tables", "import pandas\nfrom ..evidence.records import Plan"),
         ("evidence.store", "from .records import Claim"),
         ("evaluation.environment", "from .. import __version__"),
+        ("evaluation.workers.ray_actors", "import ray"),
         ("cli.evaluate", "from .. import api\nfrom ..recipes import RECIPES"),
     ],
 )

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import robench as package
 from robench import protocols
 from robench.cli.main import COMMANDS, robench
+from robench.evaluation import suite
 from robench.problem import datasets, threats
 from robench.problem.checkpoints.cards import read_card
 from robench.problem.threats import Linf
@@ -218,7 +219,14 @@ def test_the_example_of_a_card_is_one(tmp_path):
     assert read_card(path).name == "net-one"
 
 
-PROTOCOLS = [block for block in blocks("toml") if block.page.name != "submissions.md"]
+PROTOCOLS = [block for block in blocks("toml") if block.page.name not in ("submissions.md", "scale-out.md")]
+
+
+def test_the_example_of_a_suite_is_one(tmp_path):
+    (text,) = [b.text for b in blocks("toml") if b.page.name == "scale-out.md"]
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    assert len(suite.read(path)) == 3 * 2
 
 
 @pytest.mark.parametrize("block", PROTOCOLS, ids=lambda block: block.page.stem)

@@ -16,6 +16,7 @@ from .terminal import one_line, shortened
 
 COMMANDS = {
     "evaluate": "Measure how much accuracy a model keeps under attack.",
+    "plan": "Print the commands of a suite of evaluations, in shards, for a shell or for Slurm.",
     "inspect": "Show what a checkpoint holds, what is recognised in it, and what to type.",
     "train": "Train a model by a recipe, then evaluate it.",
     "reproduce": "Make a table of a paper: train, evaluate, and print it beside the published numbers.",

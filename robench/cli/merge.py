@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -12,9 +12,11 @@ import click
 
 from ..errors import UserError
 from ..evaluation.recorded import identity_of, recorded_plan, recorded_summary
-from ..evidence.records import Plan
+from ..evidence.records import Plan, Shard
 from ..evidence.store import RunFile
 from ..results.merging import joint_plan, joint_precisions, merge, searched_in
+from ..results.outcomes import Outcome
+from ..results.summary import Summary
 from ..results.tables import render
 from .terminal import echo
 
@@ -32,7 +34,32 @@ def run(runs: tuple[Path, ...], out: Path, slim: bool, compress: bool) -> None:
     if len({*chain(*searched)}) > 1:
         listed = [f"{path} in {' and '.join(of)}" for path, of in zip(runs, searched, strict=True) if of]
         click.echo(f"note: searched in different precisions: {', '.join(listed)}", err=True)
-    echo(render([recorded_summary(out)], intervals=True), nl=False)
+    summary = recorded_summary(out)
+    for sentence in missing_shards(runs, plans, summary):
+        click.echo(f"note: {sentence}", err=True)
+    echo(render([summary], intervals=True), nl=False)
+
+
+def missing_shards(runs: Sequence[Path], plans: Sequence[Plan], joint: Summary) -> Iterator[str]:
+    """Sentences on the shards without which examples of the joint run are open; none where other runs searched them.
+
+    None either where the runs answer different questions, as each lacks what the others planned.
+    """
+    if len({(plan.examples, plan.threats) for plan in plans}) > 1:
+        return
+    opened = {place for place, letter in enumerate(joint.union.outcomes) if letter == Outcome.OPEN}
+    total = len(joint.union.outcomes)
+    given = {shard: path for path, plan in zip(runs, plans, strict=True) for shard in plan.shards}
+    for count in sorted({shard.count for shard in given}):
+        for shard in (Shard(index, count) for index in range(1, count + 1)):
+            left = len(opened.intersection(shard.places(total)))
+            if left and shard in given:
+                yield (
+                    f"shard {shard} is not finished: {left} of {total} examples are open; type its command again for"
+                    f" {given[shard]}, and merge again"
+                )
+            elif left:
+                yield f"shard {shard} is missing: {left} of {total} examples have no outcome"
 
 
 def write_joint(

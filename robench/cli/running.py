@@ -4,15 +4,19 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from ..errors import UserError, are, counted
 from ..evaluation.prepared import EvalResult, PreparedEvaluation, StopCriterion
+from ..evaluation.workers.driver import Driver, Pool
 from ..evidence.store import RunFile
 from ..problem.architectures import factories
 from ..problem.diagnosis import likely_cause, near_guessing
+from ..results.merging import searched_places
+from ..results.outcomes import Outcome
 from ..results.summary import Summary
 from .display import Display
 
@@ -24,9 +28,14 @@ def run_shown(
     quiet: bool,
     *,
     stop_when: StopCriterion | None = None,
+    pool: Pool | None = None,
 ) -> EvalResult:
-    """The result. Ctrl-C and SIGTERM end the evaluation early, with what is known by then."""
+    """The result. Ctrl-C and SIGTERM end the evaluation early, with what is known by then.
+
+    With a pool, its workers search.
+    """
     path = run_path or prepared.default_run
+    driver = Driver(pool, prepared.source) if pool is not None else None
     display = display_of(prepared, quiet)
     signal.signal(signal.SIGTERM, interrupt)
     with RunFile.open(path) as run, display.shown():
@@ -34,18 +43,23 @@ def run_shown(
             display.noted(note)
         # Notes on loading are shown once, and not kept with the run.
         evaluation = replace(prepared, loading_notes=()).evaluation(
-            run, progress=display, minutes=minutes, stop_when=stop_when
+            run,
+            progress=display,
+            minutes=minutes,
+            stop_when=stop_when,
+            elsewhere=driver.search_round if driver is not None else None,
         )
         finished = True
         try:
-            evaluation.answer()
+            with driver or nullcontext():
+                evaluation.answer()
         except KeyboardInterrupt:
             finished = False
         result = EvalResult.of(evaluation, finished=finished)
         if stop_when is not None and not result.summary.unanswered and stop_when(result.summary):
             display.show(f"enough is known; the evidence is in {path}")
         else:
-            _show_state(result.summary, path, finished, display)
+            _show_state(result, path, display)
     return result
 
 
@@ -99,15 +113,21 @@ def _doubt(prepared: PreparedEvaluation, summary: Summary) -> str | None:
     return f"clean accuracy {clean.accuracy:.1%} is low: {cause}" if cause else None
 
 
-def _show_state(summary: Summary, path: Path, finished: bool, display: Display) -> None:
+def _show_state(result: EvalResult, path: Path, display: Display) -> None:
+    summary, finished = result.summary, result.finished
     if summary.unanswered:
         display.show("stopped before anything was measured")
         return
     failed = summary.union.failed
-    still_open = summary.union.open - failed if summary.threats else summary.clean.open
+    own = [summary.union.outcomes[place] for place in searched_places(result.plan)]
+    still_open = own.count(Outcome.OPEN) - failed if summary.threats else summary.clean.open
     if failed:
         display.show(f"an error ended the search on {counted(failed, 'example')}: the notes under the table say why")
     if still_open:
         command = "type the same command again to finish"
         display.show(f"{are(still_open, 'example')} still open: {command} {'it' if still_open == 1 else 'them'}")
+    elif result.plan.shards:
+        shards = ", ".join(map(str, result.plan.shards))
+        rest = counted(len(summary.union.outcomes) - len(own), "example")
+        display.show(f"shard {shards} is done; {rest} are left to others, and robench merge joins them")
     display.show(f"{'evidence' if finished else 'stopped; the evidence so far is'} in {path}")

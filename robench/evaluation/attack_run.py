@@ -1,7 +1,7 @@
 """One attack under one threat: its remaining searches, and its results so far."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -65,7 +65,8 @@ class AttackRun:
     every_attack: bool
     exhausted: dict[int, Exhausted]  # by example number
     seconds: float  # over all sessions
-    standing: int  # examples not yet known to break under the threat
+    standing: int  # examples not yet known to break under the threat, of those that this process searches
+    elsewhere: int  # examples likewise that other shards search
     unbroken: set[int]  # their rows in the split, of those that the job searches
     passed_over: Sequence[PassedOver] = ()  # what its plan allows not to search
     _found: list[tuple[Claim, Verdict, Tensor]] = field(default_factory=list)  # not yet written
@@ -221,18 +222,20 @@ def prepare(
     part: Part = "all",
     among: frozenset[int] | None = None,
     again: bool = False,
+    own: Set[int] | None = None,
 ) -> AttackRun:
     """The remaining searches of this attack, according to the run file.
 
-    With `among`, only on examples with these numbers; with `again`, also on those that others have broken.
+    With `among`, only on examples with these numbers; with `again`, also on those that others have broken. With `own`,
+    examples with other numbers are left to other shards.
     """
     evidence = run.evidence()
     split, name = context.split, str(threat)
     letters, answered = outcomes(plan, evidence, name), answers(evidence)
     exhausted = {s.example: s for s in evidence.exhausted if (s.threat, s.attack) == (name, planned.spec)}
-    own = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
-    mine = {c.example for c, v in own if v.accepted}
-    rejected = {(c.example, c.restart, c.target) for c, v in own if not v.accepted}
+    judged = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
+    mine = {c.example for c, v in judged if v.accepted}
+    rejected = {(c.example, c.restart, c.target) for c, v in judged if not v.accepted}
     smallest = plan.curve and choice.attack.minimises
     every_attack = smallest or (plan.every_attack if among is None else again)
     todo = [
@@ -246,11 +249,12 @@ def prepare(
     if among is None and not every_attack:
         ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
         skipped = passed_over(plan, name, planned, part, context.nearness, ended, broke=bool(mine))
-    standing = {number for number, letter in zip(split.numbers, letters, strict=True) if letter in "SO"}
+    unbroken = {number for number, letter in zip(split.numbers, letters, strict=True) if letter in "SO"}
+    standing = unbroken if own is None else unbroken & own
     not_now = {p.example for p in skipped}
     if part == "sample":
         not_now |= set(split.numbers) - sample(plan.examples, planned)
-    todo = [row for row in todo if split.numbers[row] not in not_now]
+    todo = [row for row in todo if split.numbers[row] not in not_now and (own is None or split.numbers[row] in own)]
     targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
@@ -270,7 +274,8 @@ def prepare(
         every_attack=every_attack,
         exhausted=exhausted,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
-        standing=letters.count("S") + letters.count("O"),
+        standing=len(standing),
+        elsewhere=len(unbroken - standing),
         unbroken={row for row in todo if letters[row] != "B"},
         passed_over=[p for p in skipped if p.example in standing],
     )

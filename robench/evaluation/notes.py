@@ -60,6 +60,10 @@ class Notes:
             self.add(kind, text)
         return known
 
+    def of_model(self) -> dict[str, str]:
+        """The notes about the model."""
+        return {kind: self.texts[kind] for kind in OF_MODEL if kind in self.texts}
+
     def environment(self) -> dict[str, str]:
         """The notes as the run file keeps them; a note that no longer holds is emptied."""
         shown = {f"{NOTE}{kind}": self.texts.get(kind, "") for kind in SHOWN}

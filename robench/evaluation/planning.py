@@ -12,6 +12,7 @@ from ..problem.classifier import Classifier
 from ..problem.split import Source, Split
 from ..protocols import AttackChoice, Protocol, ThreatChoice
 from ..protocols.cost import planned_items
+from ..results.merging import joint_shards
 from ..search.attack import ForeignAttack
 from ..search.engine.precision import checked
 from .recorded import identity_of
@@ -102,6 +103,9 @@ def resumed(plan: Plan, before: Plan, path: str) -> Plan:
             f"the searches of {path} ended at their first find, so accuracy at smaller radii would be too high;"
             " name another file with --run for --curve"
         )
+    if plan.shards and plan.examples == before.examples:
+        shards = joint_shards([*before.shards, *plan.shards], len(plan.examples))
+        plan = msgspec.structs.replace(plan, shards=shards)
     if before.device != plan.device:
         return plan
     precision = before.precision if plan.precision == "auto" else plan.precision

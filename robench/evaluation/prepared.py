@@ -26,7 +26,9 @@ from .notes import Notes
 from .planning import make_plan
 from .progress import Progress, Silence
 from .request import EvalRequest, choose
+from .rounds import Round
 from .runner import Evaluation
+from .shards import sharded
 
 SLOTS = {"cpu": 64, "cuda": 512}  # rows of the device batch; the best rate of Madry's CNN on two cores is near 64
 SEEDS = 2**32  # seeds go from 0 to one less
@@ -62,6 +64,7 @@ class PreparedEvaluation:
     plan: Plan
     metadata: dict[str, str] = field(default_factory=dict)  # how to load model and data again
     card: Card | None = None  # of the model
+    source: ModelSource | None = None  # how to load it again
     loading_notes: tuple[str, ...] = ()  # how the model was read
     inferred: str = ""  # the caution about what clean images decided
 
@@ -87,8 +90,9 @@ class PreparedEvaluation:
         progress: Progress | None = None,
         minutes: float | None = None,
         stop_when: StopCriterion | None = None,
+        elsewhere: Callable[[Evaluation, Round], bool] | None = None,
     ) -> Evaluation:
-        """The evaluation that answers the request into a run file."""
+        """The evaluation that answers the request into a run file; `elsewhere` searches its rounds in its place."""
         # The plan comes first: in another memory layout a stochastic model meets other noise, and changes its identity.
         notes = {
             "model": "; ".join(self.loading_notes),
@@ -116,6 +120,7 @@ class PreparedEvaluation:
             progress=progress or Silence(),
             deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
             stop_when=stop_when,
+            elsewhere=elsewhere,
             masking=level(self.request.masking),
             notes=Notes(texts={kind: text for kind, text in notes.items() if text}),
         )
@@ -152,13 +157,14 @@ def prepare(
         PreparedEvaluation.of(request, split, protocol, loaded.classifier, Referee(source.load(split).classifier)),
         metadata=metadata | ({"command": command} if command else {}),
         card=card,
+        source=source,
         loading_notes=loaded.notes,
         inferred=loaded.inferred.caution if loaded.inferred else "",
     )
 
 
 def default_run(plan: Plan) -> Path:
-    """The run file when the user names none: one per model, data set and seed.
+    """The run file when the user names none: one per model, data set, seed and shard.
 
     Later questions about the three add to the same file.
     """
@@ -167,15 +173,20 @@ def default_run(plan: Plan) -> Path:
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:8]
     data = plan.data.partition(":")[0]
     name = model.name if model.name.startswith(data) else f"{model.name}-{data}"
-    return Path("runs") / f"{as_file_name(name)}-{key}.robench"
+    part = "".join(f"-{shard.index}-of-{shard.count}" for shard in plan.shards)
+    return Path("runs") / f"{as_file_name(name)}-{key}{part}.robench"
 
 
 def _plan(request: EvalRequest, split: Split, protocol: Protocol, classifier: Classifier) -> Plan:
     seed = protocol.seed if request.seed is None else request.seed
     if not 0 <= seed < SEEDS:
         raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
-    level(request.masking)
-    return make_plan(
+    if level(request.masking) != "off" and request.shard:
+        raise UserError(
+            f"masking is checked on all examples, not on shard {request.shard}; leave --masking out here, merge the"
+            " shards, and add --masking to `robench evaluate --run MERGED` without --shard"
+        )
+    plan = make_plan(
         *(classifier, split, protocol),
         seed=seed,
         every_attack=request.every_attack,
@@ -183,6 +194,7 @@ def _plan(request: EvalRequest, split: Split, protocol: Protocol, classifier: Cl
         slots=SLOTS.get(classifier.device.type, SLOTS["cuda"]),
         precision=request.precision,
     )
+    return sharded(plan, request.shard)
 
 
 def _data_missing(source: ModelSource) -> UserError:

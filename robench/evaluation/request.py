@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import protocols
 from ..errors import UserError
+from ..evidence.records import Shard
 from ..problem import datasets
 from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
@@ -33,6 +34,7 @@ class EvalRequest:
     precision: str | None = None  # None: that of ROBENCH_PRECISION, else `auto`
     masking: str = "off"
     preparation: Preparation = field(default_factory=Preparation)
+    shard: Shard | None = None  # the part of the examples that is searched; None: all of them
     shuffled: bool = False  # take the examples in an order that does not depend on their classes
 
     def sample(self, protocol: Protocol) -> Sample | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from .. import __version__
 from ..errors import counted
-from ..evidence.records import Plan
+from ..evidence.records import PassedOver, Plan
 from ..evidence.referee import PASSES, Referee
 from ..evidence.store import RunFile
 from ..masking.schedule import MaskingCheck, MaskingLevel, Step
@@ -36,6 +36,7 @@ from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
 from .rounds import Nearness, Part, Round, rounds
+from .shards import searched
 from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
@@ -60,6 +61,9 @@ class Evaluation:
     stop_when: Callable[[Summary], bool] | None = None  # stop criterion: the answer suffices with examples open
     masking: MaskingLevel = "off"  # how thoroughly to check for gradient masking, after the attacks
     notes: Notes = field(default_factory=Notes)
+    elsewhere: "Callable[[Evaluation, Round], bool] | None" = None  # searches a round in place of `search_round`
+    engine: Engine | None = None  # of the searches without a surrogate gradient; made when it is needed
+    only: frozenset[int] | None = None  # the examples that are searched; None: those of the plan
     _running: list[AttackRun] = field(default_factory=list)
     _after: list[Step] = field(default_factory=list)  # not yet prepared
     _before: tuple[str, ...] = ()  # precisions in which earlier sessions of this run searched
@@ -74,18 +78,10 @@ class Evaluation:
         """Does what is missing, then sums up. After an interruption, the same call continues from there."""
         self._start()
         self.progress.clean(self.summary())
-        if self._stops_early():
+        if self.stops_early():
             return self.summary()
-        self._nearness = Nearness.of(self.plan, self.run.evidence())
-        engine = None
-        for one in self._rounds():
-            jobs = self._jobs(one.steps, one.part)
-            if (first := next(jobs, None)) is None:
-                continue
-            if engine is None:
-                self._settle_precision()
-                engine = self._engine(self.classifier, self.plan.precision)
-            if not self._search(engine, chain([first], jobs), self.deadline):
+        for one in self.rounds():
+            if not (self.elsewhere or Evaluation.search_round)(self, one):
                 break
         if self.masking != "off" and time.monotonic() < self.deadline:
             self._check_masking(self.masking)
@@ -94,6 +90,49 @@ class Evaluation:
     def summary(self) -> Summary:
         """The answer so far."""
         return summarise(self.plan, self.run.evidence(), __version__)
+
+    def search_round(self, one: Round) -> bool:
+        """Does what is missing of a round. Returns whether it came to its end."""
+        self._nearness = Nearness.of(self.plan, self.run.evidence())
+        jobs = self._jobs(one.steps, one.part)
+        if (first := next(jobs, None)) is None:
+            return True
+        if self.engine is None:
+            self.settle_precision()
+            self.engine = self._engine(self.classifier, self.plan.precision)
+        return self._search(self.engine, chain([first], jobs), self.deadline)
+
+    def missing(self, one: Round) -> list[int]:
+        """The numbers of the examples that a round still searches, in the order of the plan.
+
+        Writes down which examples its attacks pass over, and that those with work to do are tried again.
+        """
+        self._nearness = Nearness.of(self.plan, self.run.evidence())
+        context, rows, passed = self._claim_context(), set[int](), list[PassedOver]()
+        for choice, planned, attack_choice in one.steps:
+            own = searched(self.plan, one.part)
+            prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)
+            attack_run = prepare(*prepared, part=one.part, own=own)
+            passed += attack_run.passed_over
+            rows |= attack_run.job.waiting.rows()
+            if not attack_run.job.over:
+                self.environment["date"] = date()
+                with self.run.writing():
+                    self.run.put_plan(self.plan, self._environment())
+                    self.run.clear_failures(str(choice.threat), planned.spec)
+        numbers = [self.split.numbers[row] for row in sorted(rows)]
+        if settled := [p for p in passed if p.example not in numbers]:
+            with self.run.writing():
+                self.run.put_rounds(settled)
+        return numbers
+
+    def places(self, one: Round) -> tuple[tuple[int, int], ...]:
+        """The attacks of a round, as places in the plan: of a threat, and of an attack under it."""
+        found = []
+        for threat, planned, _ in one.steps:
+            place = self.protocol.threats.index(threat)
+            found.append((place, self.plan.threats[place].attacks.index(planned)))
+        return tuple(found)
 
     # Before any attack.
 
@@ -154,7 +193,7 @@ class Evaluation:
         self.environment["randomness"] = text
         self.progress.noted(text)
 
-    def _settle_precision(self) -> None:
+    def settle_precision(self) -> None:
         """Decides on a precision where none is named, and tries the one that is."""
         requested = self.plan.precision
         choice = settled_precision(self.plan, self.protocol, self.classifier, self.referee, self.split)
@@ -167,7 +206,7 @@ class Evaluation:
 
     # Attacks.
 
-    def _rounds(self) -> list[Round]:
+    def rounds(self) -> list[Round]:
         """The attacks under every threat in rounds, each of which begins when every search of the last has ended."""
         steps = [
             (choice, planned_attack, attack_choice)
@@ -187,7 +226,8 @@ class Evaluation:
         for place, (choice, planned, attack_choice) in enumerate(steps):
             self._commit()
             prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)
-            attack_run = prepare(*prepared, part=part, among=among, again=again)
+            own = searched(self.plan, part) if self.only is None else self.only
+            attack_run = prepare(*prepared, part=part, among=among, again=again, own=own)
             if attack_run.passed_over:
                 with self.run.writing():
                     self.run.put_rounds(attack_run.passed_over)
@@ -231,7 +271,7 @@ class Evaluation:
                         self._commit()
                         self._drop_finished()
                         committed = now
-                        if self._stops_early():
+                        if self.stops_early():
                             return False
                     if now > deadline:
                         return False
@@ -256,7 +296,9 @@ class Evaluation:
         if self._running:
             newest = self._running[-1]
             left = sum(a.job.left for a in self._running) + newest.standing * self._max_queries(self._after)
-            self.progress.moved(newest.standing, self._queries_done + sum(a.job.queries for a in self._running), left)
+            self.progress.moved(
+                newest.standing + newest.elsewhere, self._queries_done + sum(a.job.queries for a in self._running), left
+            )
 
     def _max_queries(self, steps: Iterable[Step]) -> int:
         """The queries that these attacks make for an example that no attack breaks under any threat."""
@@ -299,7 +341,7 @@ class Evaluation:
         self._queries_done += sum(a.job.queries for a in self._running if a.job.over)
         self._running = [a for a in self._running if not a.job.over]
 
-    def _stops_early(self) -> bool:
+    def stops_early(self) -> bool:
         """Whether what is written down meets the stop criterion."""
         started = time.monotonic()
         if self.stop_when is None or started < self._next_check:

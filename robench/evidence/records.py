@@ -68,6 +68,25 @@ class PlannedThreat(msgspec.Struct, frozen=True):
     attacks: Annotated[tuple[PlannedAttack, ...], Meta(max_length=1000)]
 
 
+class Shard(msgspec.Struct, frozen=True):
+    """One of `count` parts of the examples of a plan; `index` counts from 1.
+
+    It holds every `count`-th example, beginning at the `index`-th. So the parts differ by at most one example, and each
+    has its share of a class whose examples stand together, as they do in folders of images: they take about the same
+    time. Which part an example belongs to depends on its place in the plan alone.
+    """
+
+    index: Annotated[int, Meta(ge=1, le=MAX_EXAMPLES)]
+    count: Annotated[int, Meta(ge=1, le=MAX_EXAMPLES)]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def places(self, examples: int) -> range:
+        """The places, from 0, of its examples among so many."""
+        return range(self.index - 1, examples, self.count)
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The question that a run answers, and the conditions under which its verdicts repeat exactly."""
 
@@ -88,6 +107,7 @@ class Plan(msgspec.Struct, frozen=True):
         1  # over which every image is judged: more for a model that answers at random
     )
     eot: Annotated[int, Meta(ge=1, le=10**6)] = 1  # over which every answer is averaged in the search
+    shards: Annotated[tuple[Shard, ...], Meta(max_length=MAX_EXAMPLES)] = ()  # that are searched; none: all examples
 
 
 class Clean(msgspec.Struct, frozen=True):

@@ -88,6 +88,8 @@ def _nonsense(plan: Plan) -> str:
             return f"it names the attack {spec} twice under {t.threat}"
         if (label := _repeated(a.label for a in t.attacks)) is not None:
             return f"it calls two attacks {label} under {t.threat}"
+    if any(shard.index > shard.count for shard in plan.shards):
+        return "it names a shard beyond the last"
     if len(plan.examples) * sum(len(t.attacks) for t in plan.threats) > MAX_SEARCHES:
         return f"it plans attacks on more than {MAX_SEARCHES:,} examples"
     return ""

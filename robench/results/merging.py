@@ -31,6 +31,7 @@ from ..evidence.records import (
     Plan,
     PlannedAttack,
     PlannedThreat,
+    Shard,
     Verdict,
 )
 
@@ -260,8 +261,10 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
     Device, threads and the like are those of the first. The caller has checked that model and data are the same.
     """
     digests = {c.example: c.digest for c in merged.clean}
-    examples = tuple(sorted({example for plan in plans for example in plan.examples}))
+    same = len({plan.examples for plan in plans}) == 1
+    examples = plans[0].examples if same else tuple(sorted({e for plan in plans for e in plan.examples}))
     hashed = hashlib.sha256("\n".join(digests.get(e, "") for e in examples).encode()).hexdigest()
+    partly = same and all(plan.shards for plan in plans)
     texts = dict.fromkeys(t.threat for plan in plans for t in plan.threats)
     return msgspec.structs.replace(
         plans[0],
@@ -271,7 +274,20 @@ def joint_plan(plans: Sequence[Plan], merged: Evidence) -> Plan:
         every_attack=all(plan.every_attack for plan in plans),
         curve=all(plan.curve for plan in plans),  # else some searches ended at their first find
         threats=tuple(PlannedThreat(text, _joint_attacks(plans, text)) for text in texts),
+        shards=joint_shards([shard for plan in plans for shard in plan.shards], len(examples)) if partly else (),
     )
+
+
+def joint_shards(shards: Sequence[Shard], examples: int) -> tuple[Shard, ...]:
+    """These shards of so many examples, each once; none, which stands for all examples, if they hold every one."""
+    held = {place for shard in shards for place in shard.places(examples)}
+    return () if len(held) == examples else tuple(sorted(set(shards), key=msgspec.structs.astuple))
+
+
+def searched_places(plan: Plan) -> Sequence[int]:
+    """The places in the plan of the examples that it searches: those of its shards, or all."""
+    total = len(plan.examples)
+    return sorted({p for shard in plan.shards for p in shard.places(total)}) if plan.shards else range(total)
 
 
 N = TypeVar("N", int, float)

@@ -23,6 +23,14 @@ from ..options import data_options, machine_options, model_options, precision_op
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit; the same command continues the run."
 )
+@click.option(
+    "--shard", metavar="I/N", help="Search the I-th of N parts of the examples; robench merge joins their run files."
+)
+@click.option("--workers", type=int, metavar="N", help="Search in N processes of this machine.")
+@click.option("--ray", metavar="ADDRESS", help="Search in N actors of this Ray cluster.")
+@click.option(
+    "--ray-gpus", type=float, metavar="SHARE", help="GPU of each actor: 0.5 lets two share one.  [default: 0]"
+)
 @click.option("--breakdown", is_flag=True, help="Add a table of the attacks.")
 @click.option(
     "--masking",
@@ -49,6 +57,7 @@ def command(**options: Any) -> int:
     robench evaluate digits-nat --attack 'pgd(steps=200, restarts=10)'
     robench evaluate model.pt --data mnist --threat linf:0.1 --attack 'my_attack.py:MyAttack(steps=50)'
     robench evaluate model.pt --data mnist --masking on
+    robench evaluate model.pt --data mnist --shard 3/8
     """
     existing.refuse_missing(options)
     from ..evaluate import run

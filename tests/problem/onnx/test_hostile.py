@@ -139,6 +139,10 @@ REFUSED = {
     "bytes for pixels": (lambda: changed(image_type(TensorProto.UINT8)), "reads images of type uint8"),
     "no type": (lambda: changed(image_type(0)), "reads images of type undefined"),
     "a negative image": (lambda: changed(input_shape("N", 1, -28, 28)), "has an input of shape ?x1x-28x28"),
+    "images beyond all": (
+        lambda: changed(input_shape("N", 1, 2**62, 28)),
+        "has an input of shape ?x1x4611686018427387904x28, more numbers than any image",
+    ),
     "no image": (lambda: changed(input_shape("N", "T")), "reads inputs of ?x?, not images"),
     "no shape": (
         lambda: changed(lambda m: m.graph.input[0].type.tensor_type.ClearField("shape")),

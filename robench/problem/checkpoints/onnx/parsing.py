@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ....errors import UserError, described
 from ...names import shown
 from ..zips import AGAIN
+from .layer import BATCH
 from .node import Body, Node, Refused, Unsupported, Value
 from .wire import LARGEST, too_many_parts
 
@@ -129,6 +131,8 @@ class File:
         sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in shape)
         if any(size is not None and size < 1 for size in sizes[1:]) or (sizes[0] or 0) < 0:
             raise Refused(f"has an input of shape {_by(sizes)}; every size must be above 0, so export it again")
+        if prod(size or 1 for size in sizes) > BATCH:
+            raise Refused(f"has an input of shape {_by(sizes)}, more numbers than any image; export it again")
         return name, (sizes[0] or None, *sizes[1:])
 
     def _node(self, node: Any) -> Node:

@@ -1,0 +1,114 @@
+"""One round of an evaluation, divided into leases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ...evidence.records import Effort, Evidence
+from ...results.outcomes import Outcome, outcomes
+from ..rounds import Round, sample
+from ..runner import Evaluation
+from .leases import LeaseQueue
+from .messages import Lease, Moved, Report
+
+
+@dataclass
+class RoundSearch:
+    """The leases of one round, and what their workers have found."""
+
+    evaluation: Evaluation
+    one: Round
+    queue: LeaseQueue
+    _evidence: Evidence = field(init=False)  # when the round began, or when examples came back
+    _deciding: frozenset[int] = field(init=False)
+    _seconds: dict[tuple[str, str], float] = field(init=False)  # of each attack, over all sessions
+    _of_lease: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
+    _queries: dict[int, tuple[int, int]] = field(default_factory=dict)  # made, and left, by lease
+    _standing: dict[str, set[int]] = field(default_factory=dict)  # by threat
+    _ids: int = field(init=False)  # of the next claim
+
+    def __post_init__(self) -> None:
+        plan, run = self.evaluation.plan, self.evaluation.run
+        self._evidence, self._ids = run.evidence(), run.next_claim()
+        self._deciding = deciding(self.evaluation, self._evidence)
+        self._seconds = {(e.threat, e.attack): e.seconds for e in self._evidence.efforts}
+        for planned in plan.threats:
+            letters = outcomes(plan, self._evidence, planned.threat)
+            pairs = zip(plan.examples, letters, strict=True)
+            self._standing[planned.threat] = {n for n, o in pairs if o in (Outcome.STANDING, Outcome.OPEN)}
+
+    def lease(self, worker: int) -> Lease | None:
+        """The next lease, for this worker; None where no example waits."""
+        taken = self.queue.take(worker)
+        if taken is None:
+            return None
+        number, examples = taken
+        steps = self.evaluation.places(self.one)
+        return Lease(number, steps, self.one.part, examples, about(self._evidence, self._deciding.union(examples)))
+
+    def give_back(self, worker: int) -> Sequence[int]:
+        """Puts the examples of a lost worker back, with what it found on them. Returns them."""
+        back = self.queue.give_back(worker)
+        if back:
+            self._evidence = self.evaluation.run.evidence()
+        return back
+
+    def store(self, worker: int, report: Report) -> None:
+        """Writes down a report, within a transaction of the caller; nothing where the worker has lost the lease."""
+        if not self.queue.holds(worker, report.lease):
+            return
+        run, records = self.evaluation.run, report.records
+        for claim, verdict, image in records.judged:
+            put = msgspec.structs.replace
+            run.put_judged(put(claim, id=self._ids), put(verdict, claim=self._ids), image)
+            self._ids += 1
+            if verdict.accepted:
+                self._standing[claim.threat].discard(claim.example)
+        run.put_exhausted(records.exhausted)
+        run.put_failures(records.failures)
+        run.put_probes(records.probes)
+        so_far = self._of_lease.setdefault(report.lease, {})
+        for effort in records.efforts:
+            place = effort.threat, effort.attack
+            more = effort.seconds - so_far.get(place, 0.0)
+            self._seconds[place] = self._seconds.get(place, 0.0) + more
+            so_far[place] = effort.seconds
+            run.put_effort([Effort(*place, self._seconds[place])])
+
+    def moved(self, message: Moved) -> None:
+        """Shows how far the round has come."""
+        self._queries[message.lease] = message.queries, message.left
+        threat, label = message.attack
+        made, left = (sum(column) for column in zip(*self._queries.values(), strict=True))
+        each = made + left
+        waiting = len(self.queue.waiting) * each // max(1, self.queue.total - len(self.queue.waiting))
+        self.evaluation.progress.attacking(threat, label)
+        self.evaluation.progress.moved(len(self._standing.get(threat, ())), made, left + waiting)
+
+
+def about(evidence: Evidence, examples: frozenset[int]) -> Evidence:
+    """The evidence about these examples. Seconds are left out: a worker counts from 0."""
+    claims = tuple(c for c in evidence.claims if c.example in examples)
+    ids = {c.id for c in claims}
+    return Evidence(
+        clean=tuple(c for c in evidence.clean if c.example in examples),
+        claims=claims,
+        verdicts=tuple(v for v in evidence.verdicts if v.claim in ids),
+        exhausted=tuple(s for s in evidence.exhausted if s.example in examples),
+        nearest=tuple(n for n in evidence.nearest if n.example in examples),
+        passed_over=tuple(p for p in evidence.passed_over if p.example in examples),
+    )
+
+
+def deciding(evaluation: Evaluation, evidence: Evidence) -> frozenset[int]:
+    """The examples that decide whether attacks search more than a sample: the samples, and one that each has broken."""
+    plan = evaluation.plan
+    found = set[int]()
+    accepted = {(c.threat, c.attack): c.example for c, v in evidence.judged() if v.accepted}
+    for threat in plan.threats:
+        for attack in threat.attacks:
+            if attack.sample is not None and not plan.every_attack:
+                found |= sample(plan.examples, attack)
+                found |= {accepted[key] for key in [(threat.threat, attack.spec)] if key in accepted}
+    return frozenset(found)

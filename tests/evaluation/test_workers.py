@@ -1,0 +1,288 @@
+"""Workers find what one process finds, however they share the work and whichever of them is lost."""
+
+import itertools
+import os
+import signal
+import socket
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from robench.errors import UserError
+from robench.evaluation.planning import make_plan
+from robench.evaluation.runner import Evaluation
+from robench.evaluation.workers.driver import Driver, Pool
+from robench.evaluation.workers.leases import LeaseQueue
+from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report
+from robench.evaluation.workers.processes import Processes
+from robench.evaluation.workers.round_search import RoundSearch
+from robench.evaluation.workers.searcher import Searcher
+from robench.evidence.records import Exhausted
+from robench.evidence.referee import Referee
+from robench.evidence.store import RunFile
+
+from ..exact_distances import Linear, classifier, toy
+from .test_shards import BREAKS, BREAKS_NONE, EXAMPLES, letters
+
+SLOTS = 8
+
+
+@dataclass
+class Inline:
+    """Workers in this process. Their messages come in turn; a worker can be lost after so many, and still send more."""
+
+    count: int
+    lost: dict[int, int] = field(default_factory=dict)  # after so many messages, by worker
+    stale: bool = False  # whether the messages of a lost worker come after all
+    queues: dict[int, deque] = field(default_factory=dict)
+    searchers: dict[int, Searcher] = field(default_factory=dict)
+    sent: dict[int, int] = field(default_factory=dict)
+    assigned: list[tuple[int, int]] = field(default_factory=list)  # worker, and size of a lease
+    late: int = 0
+    stopped: bool = False
+
+    def start(self, setup, source):
+        for worker in range(self.count):
+            self.queues[worker], self.sent[worker] = deque([Ready()]), 0
+            self.searchers[worker] = Searcher(setup, self.queues[worker].append)
+
+    def assign(self, worker, lease):
+        self.assigned.append((worker, len(lease.examples)))
+        self.searchers[worker].answer(lease)
+
+    def receive(self, seconds):
+        received = []
+        for worker, queue in self.queues.items():
+            if not queue:
+                continue
+            if self.sent[worker] == self.lost.get(worker, -1):
+                received.append((worker, Lost("SIGKILL")))
+                received += [(worker, message) for message in queue if self.stale]
+                self.late += len(queue) if self.stale else 0
+                queue.clear()
+            else:
+                received.append((worker, queue.popleft()))
+            self.sent[worker] += 1
+        return received
+
+    def stop(self):
+        self.stopped = True
+
+
+def evaluation(run, protocol, pool, **more):
+    model = classifier(Linear())
+    split = toy(model, EXAMPLES)
+    plan = make_plan(model, split, protocol, seed=0, every_attack=False, slots=SLOTS)
+    elsewhere = Driver(pool).search_round if pool else None
+    return Evaluation(plan, protocol, model, Referee(model), split, run, elsewhere=elsewhere, **more)
+
+
+def answered(protocol, pool, path=None, **more):
+    with RunFile.open(path) if path else RunFile.in_memory() as run:
+        return evaluation(run, protocol, pool, **more).answer(), run.evidence()
+
+
+@pytest.fixture(scope="module", params=[BREAKS, BREAKS_NONE], ids=["breaks one", "breaks none"])
+def alone(request):
+    """What one process finds."""
+    return request.param, *answered(request.param, None)
+
+
+def settled(evidence):
+    """The searches that ended without a find on standing examples, with their cost, and what was passed over."""
+    broken = {c.example for c, v in evidence.judged() if v.accepted}
+    return {e for e in evidence.exhausted if e.example not in broken}, {
+        p for p in evidence.passed_over if p.example not in broken
+    }
+
+
+def test_the_stand_in_is_a_pool():
+    assert isinstance(Inline(1), Pool)
+    assert isinstance(Processes(1), Pool)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_workers_finds_what_one_process_finds(alone, count):
+    protocol, summary, evidence = alone
+    pool = Inline(count)
+    found, records = answered(protocol, pool)
+    assert letters(found) == letters(summary)
+    assert settled(records) == settled(evidence)
+    assert {c.example for c in records.claims} == {c.example for c in evidence.claims}
+    assert {worker for worker, _ in pool.assigned} == set(range(count))
+    claims = [c.id for c in records.claims]
+    assert len(claims) == len(set(claims))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_lost_worker_changes_nothing_whenever_it_is_lost(alone, stale):
+    protocol, summary, evidence = alone
+    late = 0
+    for after in (0, 2, 5):
+        pool = Inline(3, {0: after, 2: 3 * after}, stale)
+        found, records = answered(protocol, pool)
+        assert letters(found) == letters(summary), after
+        assert {e.example for e in settled(records)[0]} == {e.example for e in settled(evidence)[0]}
+        assert settled(records)[1] == settled(evidence)[1]
+        late += pool.late
+    assert (late > 0) == stale
+
+
+def test_what_a_worker_sends_after_its_lease_was_given_to_another_is_left_out():
+    with RunFile.in_memory() as run:
+        question = evaluation(run, BREAKS, None)
+        search = RoundSearch(question, question.rounds()[0], LeaseQueue(list(range(EXAMPLES)), 2, SLOTS))
+        spec = question.plan.threats[0].attacks[0].spec
+        lease = search.lease(0)
+        records = Records(exhausted=[Exhausted(lease.examples[0], "linf:0.02", spec, 1, 5, 5)])
+        for holder in (0, 1):
+            with run.writing():
+                search.store(holder, Report(lease.number, records))
+            assert len(run.evidence().exhausted) == 1
+        assert search.give_back(0) == list(lease.examples)
+        less = Records(exhausted=[Exhausted(lease.examples[0], "linf:0.02", spec, 0, 1, 1)])
+        with run.writing():
+            search.store(0, Report(lease.number, less))
+        assert list(run.evidence().exhausted) == records.exhausted
+        again = search.lease(1)
+        assert records.exhausted[0] in again.evidence.exhausted  # the next worker goes on from there
+
+
+def test_without_a_worker_left_the_evaluation_ends_and_the_same_command_finishes_it(alone, tmp_path):
+    protocol, summary, _ = alone
+    path = tmp_path / "r.robench"
+    with pytest.raises(
+        UserError, match=r"all workers have ended \(the last one: SIGKILL\); what they found is in the run"
+    ):
+        answered(protocol, Inline(2, {0: 3, 1: 5}), path)
+    with RunFile.read(path) as run:
+        assert run.evidence().exhausted or run.evidence().claims
+    assert letters(answered(protocol, Inline(2), path)[0]) == letters(summary)
+
+
+def test_an_error_of_a_worker_is_that_of_the_evaluation():
+    class Failing(Inline):
+        def assign(self, worker, lease):
+            self.queues[worker].append(Failed("out of memory on a single image", by_user=self.by_user))
+
+    for by_user, error in ((True, UserError), (False, RuntimeError)):
+        pool = Failing(1)
+        pool.by_user = by_user
+        with pytest.raises(error, match="out of memory on a single image"):
+            answered(BREAKS, pool)
+
+
+def test_a_time_limit_ends_the_search_of_workers_and_keeps_what_they_found(tmp_path):
+    pool = Inline(2)
+    summary, _ = answered(BREAKS, pool, deadline=0.0)
+    assert pool.stopped
+    assert summary.union.open > 0
+
+
+def test_seconds_of_attacks_add_up_over_leases_and_sessions(alone, tmp_path):
+    protocol, _, evidence = alone
+    path = tmp_path / "r.robench"
+    with pytest.raises(UserError):
+        answered(protocol, Inline(1, {0: 6}), path)
+    with RunFile.read(path) as run:
+        before = {(e.threat, e.attack): e.seconds for e in run.evidence().efforts}
+    after = {(e.threat, e.attack): e.seconds for e in answered(protocol, Inline(2), path)[1].efforts}
+    assert before
+    assert after.keys() == {(e.threat, e.attack) for e in evidence.efforts}
+    assert all(after[place] >= seconds > 0 for place, seconds in before.items())
+
+
+def test_a_second_attack_with_a_sample_knows_what_it_broke_outside_of_it(tmp_path):
+    """An earlier question without a sample has broken one: all are searched, with workers as without."""
+    sampled = BREAKS.threats[0].attacks[1]
+    everywhere = replace(sampled, sample=None)
+    first = replace(BREAKS, threats=(replace(BREAKS.threats[0], attacks=(everywhere,)),))
+    found = []
+    for number, pool in enumerate((None, Inline(2))):
+        path = tmp_path / f"{number}.robench"
+        answered(first, None, path)
+        found.append(settled(answered(BREAKS, pool, path)[1]))
+    assert found[0] == found[1]
+
+
+# The queue
+
+
+@pytest.mark.parametrize(
+    ("examples", "workers", "rows"), [*itertools.product((1, 7, 100, 1000), (1, 2, 64), (1, 8, 512))]
+)
+def test_every_example_is_leased_once_and_workers_share_them(examples, workers, rows):
+    queue = LeaseQueue(list(range(examples)), workers, rows)
+    taken, sizes = [], []
+    for worker in itertools.cycle(range(workers)):
+        if (lease := queue.take(worker)) is None:
+            break
+        number, some = lease
+        assert queue.holds(worker, number)
+        assert not queue.holds(worker + 1, number)
+        queue.finish(number)
+        assert not queue.holds(worker, number)
+        taken += some
+        sizes.append(len(some))
+    assert taken == list(range(examples))
+    assert queue.done
+    assert max(sizes) <= max(-(-examples // (2 * workers)), rows)
+    assert len(sizes) >= min(examples, workers)
+
+
+def test_the_examples_of_a_lost_worker_come_back_first():
+    queue = LeaseQueue(list(range(8)), 2, 2)
+    one, other = queue.take(0), queue.take(1)
+    assert queue.give_back(0) == list(one[1])
+    assert queue.give_back(0) == []
+    assert not queue.holds(0, one[0])
+    assert queue.take(1)[1][0] == one[1][0]
+    assert queue.holds(1, other[0])
+
+
+# Processes
+
+
+def listening(pids):
+    """The listening sockets of the internet that these processes hold."""
+    held = {os.readlink(entry) for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+
+
+class Killing(Processes):
+    """Kills its first worker with SIGKILL after the first report of it, and notes what listens at that moment."""
+
+    killed = False
+    listening = None
+
+    def receive(self, seconds):
+        received = super().receive(seconds)
+        if not self.killed and any(worker == 0 and isinstance(m, Report) for worker, m in received):
+            self.listening = listening([os.getpid(), *(process.pid for process in self._processes)])
+            os.kill(self._processes[0].pid, signal.SIGKILL)
+            self.killed = True
+        return received
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
+def test_a_listening_socket_would_be_seen():
+    before = len(listening([os.getpid()]))
+    with socket.create_server(("127.0.0.1", 0)):
+        assert len(listening([os.getpid()])) == before + 1
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
+def test_processes_find_what_one_finds_and_one_may_be_killed():
+    summary, _ = answered(BREAKS, None)
+    with Driver(pool := Killing(2)) as driver, RunFile.in_memory() as run:
+        question = evaluation(run, BREAKS, pool)
+        question.elsewhere = driver.search_round
+        assert letters(question.answer()) == letters(summary)
+        assert pool.killed
+        assert not pool.listening
+        processes = list(pool._processes)
+    assert processes[0].exitcode == -signal.SIGKILL
+    assert all(process.exitcode is not None for process in processes)
