@@ -243,8 +243,8 @@ def cells(x: Tensor) -> Tensor:
 
 
 def linear_lie(x: Tensor, net: nn.Module) -> Tensor:
-    noise = torch.Generator().manual_seed(5)
-    return x.flatten(1) @ (3 * torch.randn(784, 10, generator=noise))
+    # No generator: a compiled program that names one is refused.
+    return x.flatten(1) @ (4 * torch.sin(78.233 * torch.arange(7840.0).square()).view(784, 10))
 
 
 def mirrored_lie(x: Tensor, net: nn.Module) -> Tensor:
