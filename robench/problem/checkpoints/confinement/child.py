@@ -160,7 +160,7 @@ class Server:
                 inside.append(value)
 
         with MultiplyAdds() if request.count else nullcontext() as counting:
-            with repairs(request.leak, watch if request.watched else None) if request.repaired else nullcontext():
+            with repairs(request.leak, watch if request.watched else None) if request.with_repairs else nullcontext():
                 returned = program(images)
             tree = taken_apart([returned, inside] if request.watched else returned, tensors)
         needs_grad = [tensor.requires_grad for tensor in tensors]

@@ -45,7 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     training: bool = False
     trainable: bool = False  # whether the weights need gradients, which a program can see
     count: bool = False  # the multiply-adds
-    repaired: bool = False  # with other derivatives, as `problem.repairs` gives them
+    with_repairs: bool = False  # with other derivatives, as `problem.repairs` gives them
     leak: float = 0.0
     watched: bool = False  # whether the values inside that could be logits are answers too
     channels_last: bool = False

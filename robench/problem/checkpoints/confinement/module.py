@@ -119,7 +119,7 @@ class Confined(nn.Module):
             grad=recorded,
             leaf=leaf,
             training=self.training,
-            repaired=given is not None,
+            with_repairs=given is not None,
             leak=given.leak if given else 0.0,
             watched=given is not None and given.watch is not None,
             trainable=any(weight.requires_grad for weight in self.weights.parameters()),
