@@ -262,7 +262,7 @@ def broken(attack, radius, eot, n=20):
 def test_an_attack_that_averages_beats_one_that_does_not(attack):
     averaging, alone = broken(attack, 0.6, eot=20), broken(attack, 0.6, eot=1)
     assert averaging > 12
-    assert alone < 6
+    assert alone <= averaging / 2
 
 
 def test_nothing_is_broken_where_no_image_fails_most_of_the_time():

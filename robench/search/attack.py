@@ -260,7 +260,7 @@ def _by_field(join: Callable[[Tensor, Tensor], Tensor], one: Rows, other: Rows) 
     return replace(one, **joined)
 
 
-class NoGradientsError(Exception):
+class NoGradientsError(RuntimeError):
     """The logits do not depend on the image in a way that can be differentiated; `labels` if they are only labels."""
 
     def __init__(self, *, labels: bool):

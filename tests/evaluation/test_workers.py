@@ -253,17 +253,18 @@ def listening(pids):
 
 
 class Killing(Processes):
-    """Kills its first worker with SIGKILL after the first report of it, and notes what listens at that moment."""
+    """Kills the worker that reports first with SIGKILL, and notes what listens at that moment."""
 
-    killed = False
+    killed = None
     listening = None
 
     def receive(self, seconds):
         received = super().receive(seconds)
-        if not self.killed and any(worker == 0 and isinstance(m, Report) for worker, m in received):
+        reporting = [worker for worker, message in received if isinstance(message, Report)]
+        if self.killed is None and reporting:
             self.listening = listening([os.getpid(), *(process.pid for process in self._processes)])
-            os.kill(self._processes[0].pid, signal.SIGKILL)
-            self.killed = True
+            self.killed = reporting[0]
+            os.kill(self._processes[self.killed].pid, signal.SIGKILL)
         return received
 
 
@@ -281,8 +282,8 @@ def test_processes_find_what_one_finds_and_one_may_be_killed():
         question = evaluation(run, BREAKS, pool)
         question.elsewhere = driver.search_round
         assert letters(question.answer()) == letters(summary)
-        assert pool.killed
+        assert pool.killed is not None
         assert not pool.listening
         processes = list(pool._processes)
-    assert processes[0].exitcode == -signal.SIGKILL
+    assert processes[pool.killed].exitcode == -signal.SIGKILL
     assert all(process.exitcode is not None for process in processes)

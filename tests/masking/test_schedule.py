@@ -170,7 +170,7 @@ def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sampl
     attend = robench.evaluation.runner.Evaluation._search
 
     def hurried(self, engine, jobs, deadline):  # time runs out when the second attack comes
-        attend(self, engine, (job for job in jobs if self._running[-1].planned.label != "later"), deadline)
+        return attend(self, engine, (job for job in jobs if self._running[-1].planned.label != "later"), deadline)
 
     with monkeypatch.context() as late:
         late.setattr(robench.evaluation.runner.Evaluation, "_search", hurried)

@@ -61,13 +61,14 @@ def ours(network, x):
     return [part.numpy() for part in (answer.values() if isinstance(answer, dict) else [answer])]
 
 
-def dense(opset=17, **about):
-    """A small sound classifier of images of 28x28."""
+def dense(opset=17, sizes=("N", 1, 28, 28), **about):
+    """A small sound classifier of images of these sizes, square and of 28x28 unless named."""
+    side = (sizes[2] - 5) // 2 + 1 if isinstance(sizes[2], int) else 12
     random = np.random.default_rng(0)
     weights = {
-        "w": random.normal(size=(4, 1, 5, 5)).astype("float32"),
+        "w": random.normal(size=(4, sizes[1] if isinstance(sizes[1], int) else 1, 5, 5)).astype("float32"),
         "b": random.normal(size=4).astype("float32"),
-        "v": random.normal(size=(10, 4 * 12 * 12)).astype("float32") / 20,
+        "v": random.normal(size=(10, 4 * side * side)).astype("float32") / 20,
     }
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["a"], strides=[2, 2]),
@@ -75,7 +76,7 @@ def dense(opset=17, **about):
         helper.make_node("Flatten", ["r"], ["f"]),
         helper.make_node("Gemm", ["f", "v"], ["y"], transB=1),
     ]
-    return model(nodes, weights, opset=opset, **about)
+    return model(nodes, weights, opset=opset, sizes=sizes, **about)
 
 
 def versions(operator, newest):

@@ -261,7 +261,7 @@ REFUSED = {
         "reads 1x32x32 images, but those of the data are",
     ),
     "images of other channels": (
-        lambda: changed(input_shape("N", 3, 28, 28)),
+        lambda: dense(sizes=("N", 3, 28, 28)),
         "reads 3-channel images, but those of the data are 1x28x28",
     ),
 }

@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import signal
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +118,10 @@ class Server:
             program = read_program(Path(self.file.path), data)
             self.programs[request.new] = program.float()
             return Reply(sizes=[low if low == high else 0 for low, high in program.sizes[1:]])
-        module: nn.Module = torch.jit.load(data, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # torch 2.13 warns authors of TorchScript; we only read it.
+            warnings.filterwarnings("ignore", ".*torch.jit.load.* is deprecated", DeprecationWarning)
+            module: nn.Module = torch.jit.load(data, map_location="cpu")  # type: ignore[no-untyped-call]
         self.programs[request.new] = module.float()
         return Reply()
 
