@@ -19,6 +19,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from measuring import write_results
 from safetensors.torch import save_file
 from torch import nn
@@ -51,6 +52,20 @@ def exported(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
     torch.export.save(program, path)
 
 
+class Plain(nn.Module):
+    """The network of the digits models with annotations that TorchScript knows."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        layers = dict(network.named_children())
+        self.conv1, self.conv2, self.conv3 = layers["conv1"], layers["conv2"], layers["conv3"]
+        self.fc1, self.fc2 = layers["fc1"], layers["fc2"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
 Writer = Callable[[nn.Module, Path, tuple[int, ...]], None]
 
 FORMS: dict[str, tuple[str, Writer]] = {
@@ -61,7 +76,7 @@ FORMS: dict[str, tuple[str, Writer]] = {
         ".pt",
         lambda network, path, shape: torch.jit.save(torch.jit.trace(network, torch.rand(2, *shape)), path),
     ),
-    "TorchScript, scripted": (".pt", lambda network, path, _: torch.jit.save(torch.jit.script(network), path)),
+    "TorchScript, scripted": (".pt", lambda network, path, _: torch.jit.save(torch.jit.script(Plain(network)), path)),
     "torch.export": (".pt2", exported),
     "ONNX": (".onnx", lambda network, path, shape: onnx(network, path, shape, dynamo=False)),
     "ONNX, dynamo": (".onnx", lambda network, path, shape: onnx(network, path, shape, dynamo=True)),

@@ -1,8 +1,6 @@
 """A model has the same outcomes from every kind of file that `benchmarks/export_matrix.py` writes."""
 
-import runpy
-import subprocess
-import sys
+import importlib
 import warnings
 from pathlib import Path
 
@@ -19,7 +17,7 @@ def matrix():
     """The names of the benchmark."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        return runpy.run_path(str(BENCHMARKS / "export_matrix.py"))
+        return vars(importlib.import_module("export_matrix"))
 
 
 @pytest.fixture(scope="module")
@@ -51,31 +49,11 @@ def reference(outcomes):
     ],
 )
 def test_a_model_has_the_same_outcomes_from_this_file(form, matrix, outcomes, reference, tmp_path):
-    if form == "TorchScript, scripted":
-        path = scripted(tmp_path)
-    else:
-        classifier = checkpoints.load("digits-nat").classifier
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporters
-            path = matrix["written"](form, classifier.module, tmp_path, classifier.shape)
+    classifier = checkpoints.load("digits-nat").classifier
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters
+        path = matrix["written"](form, classifier.module, tmp_path, classifier.shape)
     assert outcomes(path) == reference
-
-
-def scripted(folder):
-    """The file, written by another process: the type checks of the tests hide from TorchScript what a name means."""
-    code = (
-        "import runpy, sys; from pathlib import Path; from robench.problem import checkpoints\n"
-        "sys.path.insert(0, sys.argv[1]); written = runpy.run_path(sys.argv[1] + '/export_matrix.py')['written']\n"
-        "model = checkpoints.load('digits-nat').classifier\n"
-        "print(written('TorchScript, scripted', model.module, Path(sys.argv[2]), model.shape))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(BENCHMARKS), str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return Path(done.stdout.strip())
 
 
 def test_every_form_of_the_benchmark_is_tested(matrix):
