@@ -43,9 +43,12 @@ def test_every_command_of_a_plan_is_one_that_robench_reads(paper, table, size):
         assert set(model.train_on) <= kinds
     for step in steps(table, sized, Path("out"), frozenset(), "cpu"):
         for words in (step.train, step.evaluate):
-            command = robench.get_command(click.Context(robench), words[0])
+            group = click.Context(
+                robench, **robench.context_settings
+            )  # a command keeps the options for help that it sees
+            command = robench.get_command(group, words[0])
             assert command is not None
-            command.make_context(words[0], words[1:], resilient_parsing=False)
+            command.make_context(words[0], words[1:], parent=group)
 
 
 def test_a_bundled_model_is_not_trained():
