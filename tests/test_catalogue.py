@@ -37,8 +37,11 @@ def test_every_entry_has_a_summary_of_one_line_and_an_example_that_is_understood
     assert entry.summary.strip()
     assert "\n" not in entry.summary
     words = shlex.split(entry.example)
-    command = robench.get_command(click.Context(robench), words[1])
-    given = command.make_context(words[1], words[2:]).params
+    above = click.Context(
+        robench, **robench.context_settings
+    )  # a command keeps the options for help that it sees first
+    command = robench.get_command(above, words[1])
+    given = command.make_context(words[1], words[2:], parent=above).params
     data = given["data"] or "digits"
     against = given.get("threats") or given.get("threat_texts", ())
     if words[1] == "train":
