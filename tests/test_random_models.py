@@ -244,12 +244,12 @@ def test_more_than_half_of_the_passes_must_fail_in_a_search_and_all_of_ten_end_i
     assert ten.certain().tolist() == [False, False, False, False, True]
 
 
-def broken(attack, radius, eot, n=20):
+def broken(attack, radius, eot, n=20, seed=0):
     """On how many images at distance 0.1 the referee accepts what the attack finds within this radius."""
     model, threat = classifier(Jittery()), parse(f"l2:{radius}")
     split = model.module.images(n, 0.1)
     search = replace(job(threat, attack, items(model, attack, split, range(n))), eot=eot)
-    with seeded(0, torch.device("cpu")):
+    with seeded(seed, torch.device("cpu")):
         finds = [(end.item.row, end.x_adv) for end in ends(model, split, search, slots=n) if end.x_adv is not None]
     if not finds:
         return 0
@@ -260,9 +260,10 @@ def broken(attack, radius, eot, n=20):
 
 @pytest.mark.parametrize("attack", [PGD(steps=12, step_size=0.2), Square(steps=50)])
 def test_an_attack_that_averages_beats_one_that_does_not(attack):
-    averaging, alone = broken(attack, 0.6, eot=20), broken(attack, 0.6, eot=1)
+    averaging = broken(attack, 0.6, eot=20)
+    alone = sum(broken(attack, 0.6, eot=1, seed=seed) for seed in range(4)) / 4  # one seed varies by two or three
     assert averaging > 12
-    assert alone <= averaging / 2
+    assert alone < 6
 
 
 def test_nothing_is_broken_where_no_image_fails_most_of_the_time():

@@ -67,7 +67,7 @@ def test_logits_gradients_noise_and_weights_are_those_of_the_program_itself(name
     torch.manual_seed(0)
     data = saved(torch.jit.script(PROGRAMS[name]().eval()))
     here, there = classifier(Program(torch.jit.load(io.BytesIO(data)).float())), classifier(confined(data))
-    for rows in (4, 4, 3):  # torch compiles a program anew in its first passes
+    for rows in (4, 4, 3):  # torch compiles a program again in its first passes
         x = torch.rand(rows, *SHAPE)
         for one, other in zip(answers(here, x), answers(there, x), strict=True):
             assert torch.equal(one, other)

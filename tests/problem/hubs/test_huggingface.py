@@ -306,7 +306,7 @@ def test_a_file_with_another_hash_is_not_stored(hub, cache, weights):
 
 
 def test_a_name_in_a_repository_is_never_a_path_out_of_the_cache(hub, cache, tmp_path):
-    outside = ["../../../../../../x.safetensors", "/tmp/x.safetensors", "a\\..\\x.safetensors", "c:x.safetensors"]
+    outside = ["../../../../../../x.safetensors", "/x.safetensors", "a\\..\\x.safetensors", "c:x.safetensors"]
     hub.add("me/net", dict.fromkeys(outside, b"x"))
     assert "has no file of weights" in refused(NAME)
     assert all(path.suffix != ".safetensors" for path in tmp_path.rglob("*"))
