@@ -24,7 +24,7 @@ STOPPED = 130  # exit code after Ctrl-C
 LOOPBACK = "lo"  # the interface on which processes of one machine listen for each other, on Linux
 
 
-class RankLost(UserError):
+class RankLostError(UserError):
     """Another process of the training has ended, or cannot be reached."""
 
 
@@ -85,7 +85,8 @@ class Ranks:
             return
         tensors = [tensor.detach() for tensor in tensors]
         mean = self.total(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
-        for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
+        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
     def any(self, here: bool) -> bool:
@@ -146,9 +147,14 @@ def launched() -> bool:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: the GPUs of a machine are given to its processes in turn, unless one is named."""
-    if device.type != "cuda" or device.index is not None:
+    """The device of this process: the GPUs of a machine are given to its processes in turn.
+
+    Raises UserError if one GPU is named for several processes.
+    """
+    if device.type != "cuda":
         return device
+    if str(device) != "cuda" and os.environ["LOCAL_WORLD_SIZE"] != "1":
+        raise UserError(f"--device {device} names one GPU for several processes; --device cuda gives them out in turn")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
@@ -178,28 +184,29 @@ def together(device: torch.device, work: Callable[[Ranks], int]) -> int:
 def _joined(device: torch.device) -> Ranks:
     """Meets the other processes. Raises UserError if they cannot be reached."""
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     rank, size, _, per_machine = (int(os.environ[name]) for name in VARIABLES[:4])
     if size == per_machine and os.path.exists(f"/sys/class/net/{LOOPBACK}"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    own_gpu = device.type == "cuda" and per_machine <= torch.cuda.device_count() and distributed.is_nccl_available()
+    own_gpu = device.type == "cuda" and per_machine <= torch.cuda.device_count()  # NCCL needs one for each process
     try:
-        store, rank, size = next(distributed.rendezvous("env://"))
-        backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
+        store, rank, size = next(rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if own_gpu and distributed.is_nccl_available() else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"the {size} processes do not reach each other at {place}: {first_line(error)}") from error
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"the {size} processes do not reach each other at {address}: {first_line(error)}") from error
     return Ranks(rank, size, per_machine, store)
 
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """Raises RankLost in place of the errors of torch.distributed."""
+    """Raises RankLostError in place of the errors of torch.distributed."""
     try:
         yield
     except RuntimeError as error:
-        raise RankLost(
+        raise RankLostError(
             "another process of this training has ended or cannot be reached; type the same command again to continue"
             " from the last saved state"
         ) from error

@@ -26,7 +26,7 @@ from ..problem import durable
 from ..problem.noise import keyed, text_key, uniform
 from ..problem.split import Split
 from ..search.attack import Batch
-from .data_parallel import ALONE, RankLost, Ranks, average_gradients
+from .data_parallel import ALONE, RankLostError, Ranks, average_gradients
 
 SAVE_EVERY = 60.0  # seconds between saved states
 HELD_OUT_SEED = 0  # the same held-out images in every training on this data
@@ -222,7 +222,7 @@ class Training:
             if received is None:
                 return 0
             state = torch.load(io.BytesIO(received), weights_only=True, map_location="cpu")
-        except RankLost:
+        except RankLostError:
             raise
         except Exception as error:  # torch raises many classes for damaged files
             reason = str(error).partition("\n")[0] or type(error).__name__

@@ -3,7 +3,6 @@
 import ast
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import robench
 from robench.errors import UserError
 from robench.problem.split import Split
 from robench.problem.threats import parse
-from robench.recipes import RECIPES, configure, training
+from robench.recipes import RECIPES, configure
 from robench.recipes.data_parallel import ALONE, Ranks, launched, local_device
 from robench.recipes.making import Order, make
 from robench.recipes.training import MeanReport, Training, TrainingData
@@ -116,11 +115,6 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_same_comm
 
 @pytest.mark.parametrize("killed", [0, 2])
 def test_a_killed_process_ends_all_with_one_sentence(tmp_path, killed):
-    class Killed(Noted):
-        def __init__(self, ranks):
-            super().__init__()
-            self.ranks = ranks
-
     def work(ranks):
         report = Noted(at=3 if ranks.rank == killed else None, number=signal.SIGKILL)
         return trained_each(ranks, report)
@@ -130,7 +124,7 @@ def test_a_killed_process_ends_all_with_one_sentence(tmp_path, killed):
     assert codes == [-signal.SIGKILL if rank == killed else 2 for rank in range(3)]
     (error,) = forks.errors()
     assert error == (
-        "RankLost: another process of this training has ended or cannot be reached; type the same command again to"
+        "RankLostError: another process of this training has ended or cannot be reached; type the same command again to"
         " continue from the last saved state"
     )
 
@@ -214,10 +208,8 @@ def test_a_batch_without_even_parts_is_refused():
         TrainingData.of(blobs(64), 30, 0, CPU, ranks=Ranks(0, 2)).beside(blobs(64))
 
 
-STARTED = {
-    **{"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
-    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none"},
-}
+STARTED = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")  # noqa: C408 (shorter)
+STARTED |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none"}
 
 
 @pytest.fixture
@@ -264,7 +256,8 @@ def test_gpus_are_given_to_the_processes_of_a_machine_in_turn(environment, monke
     environment(**STARTED | {"LOCAL_RANK": "5"})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert local_device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert local_device(torch.device("cuda", 3)) == torch.device("cuda", 3)
+    with pytest.raises(UserError, match=r"--device cuda:3 names one GPU for several processes; --device cuda gives"):
+        local_device(torch.device("cuda", 3))
     assert local_device(CPU) == CPU
 
 
