@@ -4,15 +4,25 @@ import itertools
 import os
 import signal
 import socket
+import warnings
 from collections import deque
 from dataclasses import dataclass, field, replace
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
+from torch import nn
 
-from robench.errors import UserError
+from robench.errors import ProgramEnded, UserError
+from robench.evaluation.model_source import CheckpointSource
 from robench.evaluation.planning import make_plan
+from robench.evaluation.prepared import prepare
+from robench.evaluation.progress import Silence
+from robench.evaluation.request import EvalRequest
 from robench.evaluation.runner import Evaluation
+from robench.evaluation.workers import processes
 from robench.evaluation.workers.driver import Driver, Pool
 from robench.evaluation.workers.leases import LeaseQueue
 from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report
@@ -22,6 +32,7 @@ from robench.evaluation.workers.searcher import Searcher
 from robench.evidence.records import Exhausted
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
+from robench.problem import datasets
 
 from ..exact_distances import Linear, classifier, toy
 from .test_shards import BREAKS, BREAKS_NONE, EXAMPLES, letters
@@ -287,3 +298,92 @@ def test_processes_find_what_one_finds_and_one_may_be_killed():
         processes = list(pool._processes)
     assert processes[pool.killed].exitcode == -signal.SIGKILL
     assert all(process.exitcode is not None for process in processes)
+
+
+# Programs in files
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A scripted network in a file, which runs in a process of its own. It answers the class of the nearest mean."""
+    images = datasets.load("digits:test")
+    means = torch.stack([images.x[images.y == label].mean(dim=0).flatten() for label in range(10)])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    net[1].weight.data, net[1].bias.data = 2 * means, -means.square().sum(dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+        torch.jit.trace(net, torch.rand(2, 1, 28, 28)).save(tmp_path / "net.pt")
+    request = EvalRequest(data="digits", examples="8", threats=("linf:0.1",), attacks=("pgd(steps=2)",))
+    return prepare(request, CheckpointSource(str(tmp_path / "net.pt")))
+
+
+class Watched(Processes):
+    """Kills the process of the program of the worker that reports first."""
+
+    killed = None
+    programs: ClassVar[dict[int, list[int]]] = {}  # of each worker
+
+    def receive(self, seconds):
+        received = super().receive(seconds)
+        ready = [worker for worker, message in received if isinstance(message, Ready)]
+        self.programs.update({worker: children(self._processes[worker].pid) for worker in ready})
+        reporting = [worker for worker, message in received if isinstance(message, Report)]
+        if self.killed is None and reporting:
+            self.killed = reporting[0]
+            for pid in self.programs[self.killed]:
+                os.kill(pid, signal.SIGKILL)
+        return received
+
+
+def children(pid):
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists children there")
+def test_every_worker_runs_the_program_in_a_process_of_its_own_and_one_may_be_killed(program):
+    with RunFile.in_memory() as run:
+        alone = program.evaluation(run).answer()
+    noting = Noting()
+    with RunFile.in_memory() as run, Driver(pool := Watched(2), program.source) as driver:
+        found = program.evaluation(run, elsewhere=driver.search_round, progress=noting).answer()
+    assert letters(found) == letters(alone)
+    pids = [pid for programs in pool.programs.values() for pid in programs]
+    assert pool.killed is not None
+    assert len(pids) == len(set(pids)) == len(pool.programs)
+    assert any("net.pt is a program that " in note for note in noting.notes), noting.notes
+
+
+class Noting(Silence):
+    """Collects the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
+def test_a_worker_whose_program_has_ended_is_lost(monkeypatch):
+    def ended(*arguments):
+        raise ProgramEnded("net.pt is a program that was ended by SIGKILL")
+
+    monkeypatch.setattr(processes, "_answer", ended)
+    ours, theirs = Pipe()
+    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    try:
+        processes.work(theirs, None, 0, threads)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ours.recv() == Lost("net.pt is a program that was ended by SIGKILL")
+
+
+def test_a_worker_is_lost_once(alone):
+    class Twice(Inline):
+        def receive(self, seconds):
+            return [message for message in super().receive(seconds) for _ in range(1 + isinstance(message[1], Lost))]
+
+    protocol, summary, _ = alone
+    noting = Noting()
+    assert letters(answered(protocol, Twice(2, {0: 3}), progress=noting)[0]) == letters(summary)
+    assert len([text for text in noting.notes if "worker 1 has ended" in text]) == 1

@@ -15,7 +15,7 @@ from multiprocessing.reduction import ForkingPickler
 import torch
 from torch import multiprocessing
 
-from ...errors import UserError
+from ...errors import ProgramEnded, UserError
 from ...problem.classifier import Classifier
 from ...problem.memory import keep_freed_memory
 from ...problem.module_copy import own_copy
@@ -160,6 +160,8 @@ def work(pipe: Connection, setup: Setup, number: int, threads: int) -> None:
             _answer(pipe, setup, number, send)
     except UserError as error:
         send(Failed(str(error), by_user=True))
+    except ProgramEnded as ended:  # the process of a program in a file: another worker may have more memory, or luck
+        send(Lost(str(ended)))
     except Exception:
         send(Failed(traceback.format_exc(), by_user=False))
 
