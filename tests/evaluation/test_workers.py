@@ -257,23 +257,26 @@ def test_the_examples_of_a_lost_worker_come_back_first():
 
 
 def listening(pids):
-    """The listening sockets of the internet that these processes hold."""
+    """The listening sockets that these processes hold: of the internet, and of this machine."""
     held = {os.readlink(entry) for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    return [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+    found = [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return found + [line for line in lines if int(line[3], 16) & 0x10000 and f"socket:[{line[6]}]" in held]
 
 
 class Killing(Processes):
     """Kills the worker that reports first with SIGKILL, and notes what listens at that moment."""
 
     killed = None
-    listening = None
+    listening = of_driver = None
 
     def receive(self, seconds):
         received = super().receive(seconds)
         reporting = [worker for worker, message in received if isinstance(message, Report)]
         if self.killed is None and reporting:
-            self.listening = listening([os.getpid(), *(process.pid for process in self._processes)])
+            self.listening = listening([process.pid for process in self._processes])
+            self.of_driver = listening([os.getpid()])
             self.killed = reporting[0]
             os.kill(self._processes[self.killed].pid, signal.SIGKILL)
         return received
@@ -282,19 +285,38 @@ class Killing(Processes):
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
 def test_a_listening_socket_would_be_seen():
     before = len(listening([os.getpid()]))
-    with socket.create_server(("127.0.0.1", 0)):
+    with socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX) as local:
         assert len(listening([os.getpid()])) == before + 1
+        local.bind("\0robench test")
+        local.listen()
+        assert len(listening([os.getpid()])) == before + 2
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
+def test_an_evaluation_in_one_process_listens_nowhere():
+    class Listing(Silence):
+        found: ClassVar[list[int]] = []
+
+        def moved(self, standing, queries_done, queries_left):
+            self.found.append(len(listening([os.getpid()])))
+
+    before = len(listening([os.getpid()]))
+    Listing.found.clear()
+    answered(BREAKS, None, progress=Listing())
+    assert {*Listing.found} == {before}
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
 def test_processes_find_what_one_finds_and_one_may_be_killed():
     summary, _ = answered(BREAKS, None)
+    before = len(listening([os.getpid()]))
     with Driver(pool := Killing(2)) as driver, RunFile.in_memory() as run:
         question = evaluation(run, BREAKS, pool)
         question.elsewhere = driver.search_round
         assert letters(question.answer()) == letters(summary)
         assert pool.killed is not None
         assert not pool.listening
+        assert len(pool.of_driver) == before
         processes = list(pool._processes)
     assert processes[pool.killed].exitcode == -signal.SIGKILL
     assert all(process.exitcode is not None for process in processes)

@@ -1,6 +1,7 @@
 """Workers as processes of this machine. They are reached through pipes of their own: nothing listens for others."""
 
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 
 import torch
 from torch import multiprocessing
@@ -137,10 +137,17 @@ def sendable(model: Classifier | ModelSource, source: ModelSource | None) -> Cla
         normalisation=model.normalisation,
     )
     try:
-        ForkingPickler.dumps(copied)
+        pickle.Pickler(_Nowhere()).dump(copied)  # the pickler of multiprocessing would open a socket for the weights
     except Exception:  # whatever pickling raises
         return source or copied
     return copied
+
+
+class _Nowhere:
+    """A file that discards what is written."""
+
+    def write(self, data: object) -> int:
+        return 0
 
 
 def work(pipe: Connection, setup: Setup, number: int, threads: int) -> None:
