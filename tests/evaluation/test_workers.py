@@ -141,6 +141,36 @@ def test_a_lost_worker_changes_nothing_whenever_it_is_lost(alone, stale):
     assert (late > 0) == stale
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_messages_that_the_network_holds_back_change_nothing(alone, given_up):
+    """All at once later; or never, as the worker is given up meanwhile, and then all the same."""
+
+    class Cut(Inline):
+        held_back = 60  # calls
+
+        def receive(self, seconds):
+            if all(worker for worker, _ in self.assigned):  # it has no lease so far
+                return super().receive(seconds)
+            self.held_back -= 1
+            mine = self.queues.pop(0)
+            received = super().receive(seconds)
+            self.queues[0] = mine
+            if self.held_back > 0:
+                return received
+            late = [Lost("ActorDiedError")] if given_up and self.held_back == 0 else []
+            late += mine
+            self.late += len(mine)
+            mine.clear()
+            return [*((0, message) for message in late), *received]
+
+    protocol, summary, evidence = alone
+    found, records = answered(protocol, pool := Cut(2))
+    assert pool.late > 2
+    assert letters(found) == letters(summary)
+    assert settled(records)[1] == settled(evidence)[1]
+    assert {e.example for e in settled(records)[0]} == {e.example for e in settled(evidence)[0]}
+
+
 def test_what_a_worker_sends_after_its_lease_was_given_to_another_is_left_out():
     with RunFile.in_memory() as run:
         question = evaluation(run, BREAKS, None)
@@ -241,6 +271,15 @@ def test_every_example_is_leased_once_and_workers_share_them(examples, workers, 
     assert queue.done
     assert max(sizes) <= max(-(-examples // (2 * workers)), rows)
     assert len(sizes) >= min(examples, workers)
+
+
+@pytest.mark.parametrize(("examples", "workers", "smallest"), [(128, 1, 64), (128, 2, 32), (1000, 4, 32), (64, 4, 8)])
+def test_the_last_leases_are_half_a_batch_where_there_are_whole_ones_for_all_workers(examples, workers, smallest):
+    queue = LeaseQueue(list(range(examples)), workers, 64)
+    sizes = [len(lease[1]) for lease in iter(lambda: queue.take(0), None)]
+    assert sum(sizes) == examples
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert sizes[-2] == smallest  # the very last has what is left
 
 
 def test_the_examples_of_a_lost_worker_come_back_first():
