@@ -53,7 +53,7 @@ from robench.evidence.store import RunFile
 CPU = torch.device("cpu")
 WORKERS = 64  # of the simulated cluster whose driver is measured
 SIMULATED = 10_000  # examples of the simulated evaluation
-SIZES = (4, 8, 16, 32)  # of measured leases
+SIZES = (4, 8, 16, 32, 64)  # of measured leases
 
 
 @dataclass
