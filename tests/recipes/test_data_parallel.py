@@ -16,6 +16,7 @@ from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure
 from robench.recipes.data_parallel import ALONE, Ranks, launched, local_device
 from robench.recipes.making import Order, make
+from robench.recipes.ramp import paired
 from robench.recipes.training import MeanReport, Training, TrainingData
 
 from ..evaluation.test_workers import listening
@@ -72,6 +73,19 @@ def test_two_processes_take_the_steps_of_one(name, tmp_path):
     assert kept.keys() == memory.keys()
     for key, tensor in memory.items():
         torch.testing.assert_close(kept[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pairs_of_ramp_are_those_of_all_processes(tmp_path):
+    first, second = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
+    correct = torch.tensor([True, False, False, False, True, True, True, False])
+
+    def shares(ranks):
+        rows = ranks.part(torch.arange(8))
+        return paired(first[rows], second[rows], correct[rows], ranks)
+
+    one, other = Forks(2, tmp_path, shares).results()
+    torch.testing.assert_close((one + other) / 2, paired(first, second, correct))
+    assert not torch.isclose(one, other)
 
 
 def test_processes_that_took_the_same_images_would_be_seen(tmp_path, monkeypatch):
