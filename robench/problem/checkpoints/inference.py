@@ -37,6 +37,7 @@ ACTIVATIONS = tuple(
 )
 CIFAR10 = "0.4914,0.4822,0.4465/0.2023,0.1994,0.2010"
 """Another standard deviation that is common for CIFAR-10: the mean of the standard deviations of single images."""
+CPU = torch.device("cpu")
 BYTES = "0/0.00392156862745098"
 """The normalisation for pixels from 0 to 255."""
 
@@ -50,6 +51,12 @@ class Inferred:
     notes: tuple[str, ...]
     caution: str = ""  # for a reader of the number: the network may be another one
 
+    def followed_by(self, normalisation: "Inferred") -> "Inferred":
+        """The architecture that was inferred first, with the normalisation that was inferred for it."""
+        cautions = "; ".join(filter(None, (self.caution, normalisation.caution)))
+        notes = self.notes + normalisation.notes
+        return Inferred(self.architecture, normalisation.normalisation, notes, cautions)
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -57,6 +64,7 @@ class Trial:
 
     images: Split
     normalisation: str | None = None
+    device: torch.device = CPU  # of registered networks; chains are tried on the CPU
 
 
 def inferred_chain(path: Path, contents: Contents, trial: Trial | None) -> Inferred | None:
