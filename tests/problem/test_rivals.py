@@ -95,7 +95,9 @@ def test_images_that_do_not_decide_leave_the_choice_to_the_user_where_none_is_us
     images = clean_images()
     unlike = Split.whole("patterns", images.x, images.y.roll(1), CLASSES)
     torch.save(classifier("resnet18-imagenet-stem3", images).state_dict(), tmp_path / "m.pt")
-    with pytest.raises(UserError, match=r"correct on 72 clean images: .*type --arch resnet18-imagenet-stem3 or --arch"):
+    with pytest.raises(
+        UserError, match=r"type --arch resnet18-imagenet-stem3 or --arch .*correct on 72 clean images: "
+    ):
         load(tmp_path / "m.pt", shape=SHAPE, classes=CLASSES, clean=unlike)
 
 

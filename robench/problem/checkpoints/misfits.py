@@ -66,7 +66,7 @@ def ambiguous(path: Path, found: list[Match], measured: str = "") -> UserError:
     names = [match.architecture.name for match in found]
     return UserError(
         f"{path} has the weights of {' and of '.join(names)}, which differ in strides or pooling that weights do not "
-        f"show{measured}; type --arch {' or --arch '.join(names)}"
+        f"show; type --arch {' or --arch '.join(names)}{measured}"
     )
 
 
