@@ -10,6 +10,7 @@ from robench.problem.architectures.normalise import normalised
 from robench.problem.checkpoints import load
 from robench.problem.checkpoints.inference import Trial
 from robench.problem.checkpoints.rivals import compared
+from robench.problem.checkpoints.waiting import Wait
 from robench.problem.split import Split
 
 SHAPE, CLASSES = (3, 10, 10), 8
@@ -126,3 +127,18 @@ def test_more_images_are_used_only_as_long_as_none_is_clearly_better():
     assert close.images > 32
     equal = compared([Right(0.9), Right(0.9)], trial)
     assert (equal.clear, equal.images) == (False, 500)
+
+
+def test_a_long_comparison_logs_once_how_long_it_takes(caplog, monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 1.0)
+    wait = Wait("comparing 2 architectures on 32 clean images", 64 * 16, started=0.0)
+    wait.passed(16)
+    assert caplog.messages == ["comparing 2 architectures on 32 clean images takes about 1:03"]
+    wait.passed(16)
+    assert len(caplog.messages) == 1
+
+
+def test_a_short_comparison_logs_nothing(caplog):
+    wait = Wait("comparing 2 architectures on 32 clean images", 32)
+    wait.passed(16)
+    assert not caplog.messages

@@ -23,6 +23,7 @@ from .contents import Contents
 from .nested import by
 from .numbered import Numbered, numbered, weights_of_layers
 from .own_normalisation import own_normalisation
+from .waiting import BATCH, Wait
 
 FIRST = 64  # images on which all candidates are compared
 MORE = (256, 1000)  # images for those that are left
@@ -246,12 +247,9 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
     """The usual normalisation that is clearly better than pixels in [0, 1] and all others, if there is one."""
 
     def answers(texts: Sequence[str], part: Split) -> dict[str, Answers]:
+        wait = Wait(f"comparing {len(texts)} normalisations on {len(part)} clean images", len(texts) * len(part))
         given = {text: normalised(network, text, images.shape[0]).eval().to(device) for text in texts}
-        batches = torch.split(part.x, FIRST)
-        logits = {
-            text: torch.cat([module(x.to(device)).float().cpu() for x in batches]) for text, module in given.items()
-        }
-        return {text: Answers.of(values, part.y) for text, values in logits.items()}
+        return {text: Answers.of(logits(module, part.x, device, wait), part.y) for text, module in given.items()}
 
     with torch.no_grad(), arithmetic(device):
         texts = usual_normalisations(images.name, images.shape)
@@ -277,6 +275,15 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
         f" against {found['none'].accuracy:.1%} with pixels in [0, 1]; --normalise none switches it off"
     )
     return Inferred("", best, (note,), f"normalisation {best} was inferred from clean images; --normalise sets another")
+
+
+def logits(module: nn.Module, x: Tensor, device: torch.device, wait: Wait) -> Tensor:
+    """The module's logits for the images, in float32 on the CPU."""
+    found = []
+    for part in torch.split(x, BATCH):
+        found.append(module(part.to(device)).float().cpu())
+        wait.passed(len(part))
+    return torch.cat(found)
 
 
 def _not_beaten(candidates: Sequence[_Candidate]) -> list[_Candidate]:

@@ -12,7 +12,8 @@ from torch import nn
 from ..architectures.normalise import normalised
 from ..classifier import arithmetic
 from .comparison import Answers
-from .inference import FIRST, Trial, usual_normalisations
+from .inference import Trial, logits, usual_normalisations
+from .waiting import Wait
 
 STAGES = (32, 128, 500)
 """Images on which the rivals are compared, until one of them is clearly better than all others."""
@@ -36,7 +37,10 @@ def compared(networks: Sequence[nn.Module], trial: Trial) -> Comparison:
     with torch.no_grad(), arithmetic(trial.device):
         for stage in STAGES:
             number = min(stage, len(images))
-            answers = [_best(*each, number, trial) for each in zip(networks, left, strict=True)]
+            wait = Wait(
+                f"comparing {len(networks)} architectures on {number} clean images", number * sum(map(len, left))
+            )
+            answers = [_best(*each, number, trial, wait) for each in zip(networks, left, strict=True)]
             left = [[text] for text, _ in answers]
             found = [given for _, given in answers]
             best = min(range(len(found)), key=lambda place: found[place].rank)
@@ -47,12 +51,12 @@ def compared(networks: Sequence[nn.Module], trial: Trial) -> Comparison:
     return Comparison(best, clear, tuple(given.accuracy for given in found), number)
 
 
-def _best(network: nn.Module, texts: Sequence[str], number: int, trial: Trial) -> tuple[str, Answers]:
+def _best(network: nn.Module, texts: Sequence[str], number: int, trial: Trial, wait: Wait) -> tuple[str, Answers]:
     """The normalisation with which the network is correct most often, and its answers."""
     x, y = trial.images.x[:number], trial.images.y[:number]
 
     def answers(text: str) -> Answers:
         module = normalised(network, text, x.shape[1]).eval().to(trial.device)
-        return Answers.of(torch.cat([module(part.to(trial.device)).float().cpu() for part in torch.split(x, FIRST)]), y)
+        return Answers.of(logits(module, x, trial.device, wait), y)
 
     return min(((text, answers(text)) for text in texts), key=lambda one: one[1].rank)
