@@ -1,10 +1,16 @@
-"""The process of a program as a fork of this one: as confined as the real one, but torch is not imported again."""
+"""Processes for files of strangers as forks of this one: as limited as the real ones, but torch is not imported again."""
 
+import contextlib
+import faulthandler
 import os
 import signal
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 
 from robench.problem.checkpoints.confinement import child
+from robench.problem.checkpoints.torchscript import process
 
 
 class Forked(subprocess.Popen):
@@ -17,15 +23,11 @@ class Forked(subprocess.Popen):
         from_it, answers = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            try:
+            with _ending():
                 os.close(to_it)
-                os.dup2(theirs, 0)
-                os.dup2(answers, 1)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                _become(theirs, answers)
                 os.environ.clear()
-                child.main(command[command.index("-c") + 2])
-            finally:
-                os._exit(1)
+                child.main(_argument(command))
         os.close(theirs)
         os.close(answers)
         self.stdin, self.stdout = os.fdopen(to_it, "wb", 0), os.fdopen(from_it, "rb", 0)
@@ -39,3 +41,45 @@ class Forked(subprocess.Popen):
         if self.returncode is None:
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
+
+
+def run(command, *, input, env, **options):
+    """Stands for the `run` of `torchscript`."""
+    with tempfile.TemporaryFile() as given:
+        given.write(input)
+        given.seek(0)
+        found, answer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with _ending():
+                _become(given.fileno(), answer)
+                os.environ.clear()
+                os.environ.update(env)
+                sys.stdin = open(0, closefd=False)
+                process.main(_argument(command))
+                os._exit(0)
+    os.close(answer)
+    with open(found, "rb") as pipe:
+        written = pipe.read()
+    return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written)
+
+
+def _argument(command):
+    return command[command.index("-c") + 2]
+
+
+def _become(given, answer):
+    """Makes these descriptors standard input and output, and says nothing elsewhere."""
+    faulthandler.disable()
+    os.dup2(given, 0)
+    os.dup2(answer, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Ends the process, whatever happens: it must not go on with the tests."""
+    try:
+        yield
+    finally:
+        os._exit(1)
