@@ -1,4 +1,4 @@
-"""Processes for files of strangers as forks of this one: as limited as the real ones, but torch is not imported again."""
+"""Processes for files of strangers as forks of this one: as limited as real ones, but torch is not imported again."""
 
 import contextlib
 import faulthandler
@@ -43,7 +43,7 @@ class Forked(subprocess.Popen):
         return self.returncode
 
 
-def run(command, *, input, env, **options):
+def run(command, *, input, env, **options):  # noqa: A002 (as it is called there)
     """Stands for the `run` of `torchscript`."""
     with tempfile.TemporaryFile() as given:
         given.write(input)
@@ -55,7 +55,7 @@ def run(command, *, input, env, **options):
                 _become(given.fileno(), answer)
                 os.environ.clear()
                 os.environ.update(env)
-                sys.stdin = open(0, closefd=False)
+                sys.stdin = os.fdopen(0)
                 process.main(_argument(command))
                 os._exit(0)
     os.close(answer)

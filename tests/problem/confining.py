@@ -6,7 +6,6 @@ import torch
 
 from robench.problem.checkpoints.confinement import Confined, Process
 
-
 ALLOCATING = "l = [x]\nfor i in range(100000):\n    l.append(torch.empty([(1 << 28) + i]))\nreturn l[-1]"
 HARMFUL = {
     "reads a file": 'return x + torch.from_file("secret", False, 4).sum()',
