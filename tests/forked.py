@@ -3,20 +3,34 @@
 import contextlib
 import faulthandler
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
+from robench.cli.main import main
 from robench.problem.checkpoints.confinement import child
 from robench.problem.checkpoints.torchscript import process
 
 
-class Forked(subprocess.Popen):
-    """Stands for the `Popen` of `confinement.process`."""
+class Fork(subprocess.Popen):
+    """A process that a fork of this one becomes."""
 
     _child_created = False  # nothing of the base class runs
+    returncode = None
+
+    def send_signal(self, sig):
+        if self.returncode is None:
+            os.kill(self.pid, sig)
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+
+class Forked(Fork):
+    """Stands for the `Popen` of `confinement.process`."""
 
     def __init__(self, command, **options):
         theirs, to_it = os.pipe()
@@ -31,16 +45,22 @@ class Forked(subprocess.Popen):
         os.close(theirs)
         os.close(answers)
         self.stdin, self.stdout = os.fdopen(to_it, "wb", 0), os.fdopen(from_it, "rb", 0)
-        self.returncode = None
 
-    def kill(self):
-        if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self, timeout=None):
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.returncode
+class Command(Fork):
+    """Stands for the `Popen` of a command of robench, which prints nothing."""
+
+    def __init__(self, command, **options):
+        assert command[:3] == [sys.executable, "-m", "robench"]
+        self.pid = os.fork()
+        if self.pid == 0:
+            with _ending(), open(os.devnull, "w") as nowhere:
+                sys.stdout = sys.stderr = nowhere
+                sys.argv = ["robench", *command[3:]]
+                try:
+                    main()
+                except SystemExit as end:
+                    os._exit(end.code)
 
 
 def run(command, *, input, env, **options):  # noqa: A002 (as it is called there)
