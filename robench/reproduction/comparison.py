@@ -18,6 +18,7 @@ from .plans import Measured, PaperTable, PlannedModel
 
 EACH = frozenset({RANKED, HOURS, INTERVALS})  # sentences that the page has once, or not at all
 MASKED = "†"
+ORDER = (Outcome.WRONG, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN)  # of the counts of a UnionEntry
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def restricted(summary: Summary, threats: Sequence[str]) -> Summary:
     """The summary under some of its threats: their union, and their average."""
     chosen = tuple(t for t in summary.threats if t.threat in threats)
     letters = union(*(t.outcomes for t in chosen))
-    wrong, broken, standing, left = (letters.count(o.value) for o in (Outcome.WRONG, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN))
+    wrong, broken, standing, left = (
+        letters.count(o.value) for o in (Outcome.WRONG, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN)
+    )
     interval = shares.interval(standing, left, len(letters))
     joint = UnionEntry(shares.accuracy(letters), interval, wrong, broken, standing, left, letters)
     average = AverageEntry(*shares.mean([t.outcomes for t in chosen]))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,11 +71,11 @@ def _line(
     entries: Sequence[ThreatEntry | UnionEntry],
     name: str,
     colour: str,
-    style: object,
+    style: Any,
     marker: str,
 ) -> None:
     """Accuracies by step, with their intervals as a band."""
     low, high = ([100 * entry.ci95[end] for entry in entries] for end in (0, 1))
     axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
     shares = [100 * entry.accuracy for entry in entries]
-    axes.plot(steps, shares, label=name, color=colour, linestyle=style, marker=marker, markersize=3.5)  # type: ignore[arg-type]
+    axes.plot(steps, shares, label=name, color=colour, linestyle=style, marker=marker, markersize=3.5)

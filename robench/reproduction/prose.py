@@ -5,7 +5,7 @@ The names, with the words in capitals replaced:
 - `{paper MODEL COLUMN}`: a published number, in percent;
 - `{KIND MODEL COLUMN}`: what was measured of a model of this kind, in percent; with `[]` behind it with its interval;
 - `{KIND MODEL COLUMN count}`: how many examples stand;
-- `{KIND MODEL COLUMN after ATTACK}`: how many stand after this attack;
+- `{KIND MODEL COLUMN after ATTACK}`: how many stand after this attack; `of` in place of `after`: how many it ran on;
 - `{KIND MODEL all COLUMN COLUMN}`: how many stand under each of two threats;
 - `{KIND MODEL > MODEL COLUMN}`: how many stand in the first model alone and in the second alone, and the p-value.
 """
@@ -34,7 +34,7 @@ def filled(text: str, table: PaperTable, kinds: Kinds) -> str:
         words = match[1].split()
         try:
             return _published(table, words[1:]) if words[0] == "paper" else _measured(kinds[words[0]], words[1:])
-        except (LookupError, ValueError):
+        except (LookupError, ValueError, StopIteration):
             raise UserError(f"table {table.name}: no run gives {match[0]}; correct the text, or add the run") from None
 
     return NAMED.sub(number, text)
@@ -54,17 +54,17 @@ def _measured(summaries: Mapping[str, Summary], words: Sequence[str]) -> str:
         return str(sum(set(letters) == {Outcome.STANDING.value} for letters in zip(*rows, strict=True)))
     if rest == ["count"]:
         return str(_outcomes(summary, column).count(Outcome.STANDING.value))
-    if rest[:1] == ["after"]:
-        attacks = next(t.attacks for t in summary.threats if t.threat == column)
-        return str(next(a.standing for a in attacks if a.name == rest[1]))
+    if rest[:1] in (["after"], ["of"]):
+        attack = next(a for t in summary.threats if t.threat == column for a in t.attacks if a.name == rest[1])
+        return str(attack.standing if rest[0] == "after" else attack.tried)
     if rest not in ([], ["[]"]):
         raise ValueError
     return cells(Row(words[0], (summary,)))[column].text(intervals=bool(rest))
 
 
 def _outcomes(summary: Summary, column: str) -> str:
-    return summary.union.outcomes if column == "union" else next(
-        t.outcomes for t in summary.threats if t.threat == column
+    return (
+        summary.union.outcomes if column == "union" else next(t.outcomes for t in summary.threats if t.threat == column)
     )
 
 
