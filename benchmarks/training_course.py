@@ -4,9 +4,9 @@
 
 Trains `cifar10-small-max` once more, by the settings of its card, and stores its weights after eight shares of the
 training. Each is evaluated under the three threats on the 500 training images that no training has seen, and so are
-the bundled models of a single threat, each under its own. FOLDER receives a slim run file for each, from which
-`robench reproduce` draws the figure. No test image is read. A second call continues. It takes about ten minutes of one
-thread.
+the bundled models of a single threat, each under its own. FOLDER receives a slim run file for each and figure-1.json
+with their summaries, from which `robench reproduce` draws the figure: it is reports/runs/tramer2019/figure-1.json. No
+test image is read. A second call continues.
 """
 
 import argparse
@@ -73,15 +73,18 @@ def main() -> None:
     steps = [round(total * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)]
     split = datasets.load(card.data, "train")
     without = held_out(len(split), int(card.settings["validation"]))
-    snapshots = {step: folder / f"max-{step:04}.safetensors" for step in steps}
+    snapshots = {step: folder / f"{MODEL}-{step:04}.safetensors" for step in steps}
     if not all(path.exists() for path in snapshots.values()):
-        train(card, split, without, snapshots, folder / "max.training")
+        train(card, split, without, snapshots, folder / f"{MODEL}.training")
     images = split.take(sorted(without))
     threats = tuple(card.settings["threats"])
     for path in snapshots.values():
         measure(str(path), images, threats, folder / f"{path.stem}.robench")
     for name in SINGLE:
         measure(name, images, tuple(read_card(zoo_card(name)).settings["threats"]), folder / f"{name}.robench")
+    runs = sorted(folder.glob("*.robench"))
+    command = [sys.executable, "-m", "robench", "report", *runs, "--format", "json"]
+    (folder / "figure-1.json").write_bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def train(card: Card, split: Split, without: frozenset[int], snapshots: dict[int, Path], state: Path) -> None:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..errors import UserError
 from ..results.figures.picture import (
@@ -14,7 +16,6 @@ from ..results.figures.picture import (
     MARKERS,
     UNION,
     Picture,
-    percent_axis,
     questions,
     sheet,
     styled,
@@ -38,9 +39,9 @@ def course(summaries: Sequence[Summary], name: str) -> Picture:
     model = STEP.sub("", snapshots[0].model.name)
     attacks = ", ".join(dict.fromkeys(a.name for t in snapshots[0].threats for a in t.attacks))
     caption = (
-        f"Accuracy of {model} in the course of its training under {attacks}, on training images that were held out:"
-        " upper bounds on robust accuracy. Bands: 95 % intervals (Wilson). Thin lines: models trained on one threat"
-        f" alone, under that threat, at the end of theirs. {questions(snapshots)}"
+        f"Accuracy of {model} in the course of its training under {attacks}, on held-out training images: upper bounds"
+        " on robust accuracy. Bands: 95 % intervals (Wilson). Dashed: models trained on one threat alone, under that"
+        f" threat, at the end of their training. {questions(snapshots)}"
     )
     return Picture(name, caption, _figure(snapshots, sorted(steps), singles, caption))
 
@@ -58,9 +59,13 @@ def _figure(snapshots: Sequence[Summary], steps: Sequence[int], singles: Sequenc
     _line(axes, steps, [s.union for s in snapshots], "union", UNION, LINES[3], "D")
     axes.set_xlabel("steps of training")
     axes.set_ylabel("accuracy (%)")
-    percent_axis(axes)
+    axes.set_ylim(0, 10 * ceil(10 * max(entry.ci95[1] for s in (*snapshots, *singles) for entry in s.threats)))
     axes.set_xlim(left=0)
-    figure.legend(loc="outside upper center", ncols=4)
+    handles = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    if singles:
+        grey = {"color": "#777777", "linewidth": 0.8, "linestyle": LINES[1]}
+        handles.append(Line2D([], [], label="trained on it alone", **grey))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     write_below(figure, caption)
     return figure
 

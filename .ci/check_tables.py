@@ -1,0 +1,30 @@
+"""Fails where a table that `robench reproduce` made lacks a model, or a model answers nothing correctly.
+
+    python .ci/check_tables.py PAPER SIZE FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+from robench.api import load_run
+from robench.reproduction import read
+
+
+def faults(paper: str, size: str, folder: Path) -> list[str]:
+    """A sentence per fault of the tables in this folder."""
+    found = []
+    pages = {table: folder / f"table-{table.name}.md" for table in read(paper).table if size in table.sizes}
+    made = {table: page.read_text() for table, page in pages.items() if page.exists()}
+    for table, text in made.items():
+        for model in table.models:
+            if not any(line.startswith(f"| {model.name} ") for line in text.splitlines()):
+                found.append(f"table {table.name} has no row {model.name}")
+            clean = load_run(folder / table.name / f"{model.name}.robench").clean.accuracy
+            if clean < 0.5:
+                found.append(f"{model.name} of table {table.name} has a clean accuracy of {clean:.0%}")
+    return found if made else [f"{folder} holds no table"]
+
+
+if __name__ == "__main__":
+    name, chosen, where = sys.argv[1:]
+    sys.exit("\n".join(faults(name, chosen, Path(where))) or 0)
