@@ -83,9 +83,9 @@ def _summary(run: Path, named: str, table: PaperTable) -> Summary:
 
 def _pictures(paper: Paper, runs: Path) -> list[Picture]:
     """The pictures that are drawn from summaries."""
-    drawn = [figure for figure in paper.figure if figure.course]
+    with_course = [figure for figure in paper.figure if figure.course]
     return [
         course(read_summaries(runs / figure.course), Path(next(iter(figure.pictures))).stem)
-        for figure in drawn
+        for figure in with_course
         if (runs / figure.course).is_file()
     ]
