@@ -18,6 +18,7 @@ from ..evaluation.request import EvalRequest
 from ..problem import datasets, threats
 from ..problem.split import Split
 from ..recipes import configure, setting
+from ..recipes.data_parallel import ALONE, Ranks, launched, local_device, together
 from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..recipes.recipe import Recipe
 from ..results.measured import refuse_unmeasured
@@ -29,7 +30,17 @@ from .terminal import echo
 STOPPED = 130
 
 
-def run(
+def run(device: str, **options: Any) -> int:
+    """Runs the command, in one process or in those of torchrun; commands/train.py documents its options."""
+    if not launched():
+        return _run(pick_device(device), ALONE, **options)
+    own = local_device(pick_device(device))
+    return together(own, lambda ranks: _run(own, ranks, **options))
+
+
+def _run(
+    picked: torch.device,
+    ranks: Ranks,
     recipe: str,
     data: str,
     pseudo_labelled: str | None,
@@ -47,10 +58,10 @@ def run(
     resume: bool,
     protocol: str | None,
     no_evaluation: bool,
-    device: str,
     quiet: bool,
 ) -> int:
-    """Runs the command; commands/train.py documents its options."""
+    """Trains the model, then evaluates it. The first process alone prints, and evaluates."""
+    quiet = quiet or not ranks.first
     if datasets.is_folder(data):
         raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
     if (part := datasets.named_part(data)) in datasets.MEASURED_ON:
@@ -67,7 +78,6 @@ def run(
     configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
-    picked = pick_device(device)
     order = Order(
         recipe=configured,
         threats=against,
@@ -75,7 +85,7 @@ def run(
         architecture=arch or default_architecture(name),
         seed=seed,
         out=out or Path("-".join([name, recipe, *(t.name for t in against)])),
-        command=command_line(),
+        command=ranks.launcher + command_line(),
         half=half,
         validation=held_out,
         precision=precision,
@@ -85,6 +95,7 @@ def run(
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         restarted=not resume,
         pseudo=_pseudo_labelled(pseudo_labelled, measured_on) if pseudo_labelled else None,
+        ranks=ranks,
     )
     if undivided and not quiet:
         click.echo(
@@ -94,7 +105,7 @@ def run(
         )
     if not _train(order, split, picked, quiet):
         return STOPPED
-    return 0 if no_evaluation else _evaluate(order, picked, protocol, quiet)
+    return 0 if no_evaluation or not ranks.first else _evaluate(order, picked, protocol, quiet)
 
 
 def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float | None, images: int) -> Recipe:
@@ -135,11 +146,15 @@ def _train(order: Order, split: Split, device: torch.device, quiet: bool) -> boo
     try:
         card = make(order, split, device, display, display.validated)
     except KeyboardInterrupt:
+        if not order.ranks.first:
+            return False
         if order.state.exists():
             echo(f"\nstopped; {order.state} holds the state so far: type the same command again to continue", err=True)
         else:
             echo("\nstopped before the first step; type the same command again to start", err=True)
         return False
+    if card is None:  # the first process has written it
+        return True
     done = "exist already" if before == order.card.stat().st_mtime_ns else "are written"
     echo(f"{order.weights} and {order.card} {done} ({card.minutes} minutes)", err=True)
     return True

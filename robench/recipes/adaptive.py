@@ -36,7 +36,8 @@ class Adaptive(AdversarialTraining):
         errors = step.memory.setdefault(KEY, torch.ones(len(step.threats)))
         chosen = sampled(self.shares(errors), step.noise)
         outcome = cross_entropy_step(step.module, self.images(step, step.threats[chosen]), step.batch.y)
-        errors[chosen] = self.recent * errors[chosen] + (1 - self.recent) * (1 - outcome.accuracy)
+        accuracy = step.ranks.mean(outcome.accuracy)
+        errors[chosen] = self.recent * errors[chosen] + (1 - self.recent) * (1 - accuracy)
         return outcome
 
     def shares(self, errors: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
 from ..search.attacks.spatial import random_transforms, transformed
 from ..settings import Count, Positive, Share
+from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
 
@@ -33,6 +34,7 @@ class TrainingStep(NamedTuple):
     noise: float  # uniform in [0, 1), different for every step
     memory: dict[str, Tensor]  # tensors that a recipe carries from step to step; saved with the training state
     rate: float = 1.0  # the learning rate of the step, as a share of the highest
+    ranks: Ranks = ALONE  # the processes that share the batch
 
 
 class StepResult(NamedTuple):
@@ -54,6 +56,7 @@ class AdversarialTraining(Recipe):
 
     attacked: ClassVar[tuple[str, ...]] = (*PGD.threats, "rt", "rt-l2")
     several: ClassVar[bool] = True  # it needs two threats or more
+    divisible: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "digits": {"steps": 2000, "batch": 64},
         "cifar10": {"steps": 11700, "batch": 128, "augment": True},
@@ -100,7 +103,8 @@ class AdversarialTraining(Recipe):
             against = early if number < self.warmup * self.steps else threats
             training.module.train(self.bn_train_attack)
             noise, lr = data.noise(number), self.rate(number)
-            step = TrainingStep(training.module, data.at(number), against, noise, training.memory, lr / self.lr)
+            given = (training.module, data.at(number), against, noise, training.memory, lr / self.lr, training.ranks)
+            step = TrainingStep(*given)
             result = self.train_step(step)
             training.down(result.loss, lr=lr)
             self.after_step(training, data, number)

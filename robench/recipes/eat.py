@@ -54,8 +54,8 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         x_adv, standing = self.ascend(step, chosen)
         held.mul_(self.kept)
         met.mul_(self.kept)
-        held[chosen] += float(standing.sum())
-        met[chosen] += len(standing)
+        held[chosen] += float(step.ranks.total(standing.sum()))
+        met[chosen] += len(standing) * step.ranks.size
         return cross_entropy_step(step.module, x_adv, step.batch.y)
 
     def ascend(self, step: TrainingStep, chosen: int) -> Ascent:

@@ -23,8 +23,9 @@ from ..problem.checkpoints.saving import is_half
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
 from ..problem.threats import ThreatModel
+from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
-from .training import Report, Training, TrainingData, held_out, resumable
+from .training import MeanReport, Report, Training, TrainingData, held_out, resumable
 from .validation import KEY as CHECKS_KEY
 from .validation import Validation, ValidationCheck
 
@@ -56,6 +57,7 @@ class Order:
     compiled: bool = False  # run the network with torch.compile
     restarted: bool = False  # ignore and replace existing files
     pseudo: Split | None = None  # pseudo-labelled images, half of every batch
+    ranks: Ranks = ALONE  # the processes that train
 
     @property
     def identity(self) -> str:
@@ -86,6 +88,7 @@ class Order:
             changed["pseudo_labelled"] = f"{self.pseudo.name} ({self.pseudo.sha256[:12]})"
         changed |= {"validation": self.validation} if self.validation else {}
         changed |= {"precision": self.precision} if self.precision != "float32" else {}
+        changed |= {"processes": self.ranks.size} if self.ranks.size > 1 else {}
         return changed | ({"compiled": True} if self.compiled else {})
 
     @property
@@ -110,41 +113,19 @@ def make(
     device: torch.device,
     report: Report,
     checked: Callable[[ValidationCheck], None] = lambda _: None,
-) -> Card:
+) -> Card | None:
     """Trains the model, then writes weights and card. Another call after a kill resumes from the last saved state.
 
-    If the same order has made the model before, nothing changes. `checked` receives every validation check.
+    If the same order has made the model before, nothing changes. `checked` receives every validation check. Of several
+    processes only the first reads and writes files; the others return None.
     """
-    recipe = order.recipe
     _check(order, split)
-    if order.restarted:
-        order.state.unlink(missing_ok=True)
-    elif (made := _made(order, split)) is not None:
+    made = _begin(order, split) if order.ranks.first else None
+    if order.ranks.any(made is not None):
         return made
-    try:
-        order.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
-    torch.manual_seed(order.seed)  # the only place where weights are sampled
-    module = _network(order, split)
-    if order.start:
-        module.load_state_dict(_weights(order, split))
-    _lay_out(module.to(device), order, split)
-    if order.compiled:
-        module.compile()
-    learner = InBFloat16(module) if order.precision == "bfloat16" else module
-    optimiser = recipe.optimiser_for(module.parameters())
-    training = Training(learner, optimiser, order.state, order.identity, report, data=split.sha256, clip=recipe.clip)
-    without = held_out(len(split), order.validation)
-    data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without)
-    if order.pseudo:
-        data = data.beside(order.pseudo)
-    if order.validation:
-        Validation.of(recipe, order.threats, training, split.take(sorted(without)), checked)
-    # Deterministic, so that a resumed training ends the same.
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True), _compilable():
-        recipe.train(training, data, order.threats)
-
+    module, training = _train(order, split, device, report, checked)
+    if not order.ranks.first:
+        return None
     with resumable():
         sha256 = checkpoints.save(
             module.eval(),
@@ -166,6 +147,53 @@ def make(
         write_card(order.card, card)
     order.state.unlink(missing_ok=True)
     return card
+
+
+def _begin(order: Order, split: Split) -> Card | None:
+    """Prepares the folder. Returns the card of the model if the same order has made it before."""
+    if order.restarted:
+        order.state.unlink(missing_ok=True)
+    elif (made := _made(order, split)) is not None:
+        return made
+    try:
+        order.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{order.out.parent} is no folder: {error.strerror or error}; choose another --out") from None
+    return None
+
+
+def _train(
+    order: Order, split: Split, device: torch.device, report: Report, checked: Callable[[ValidationCheck], None]
+) -> tuple[nn.Module, Training]:
+    """The network after its training."""
+    recipe, ranks = order.recipe, order.ranks
+    torch.manual_seed(order.seed)  # the only place where weights are sampled
+    module = _network(order, split)
+    if order.start:
+        module.load_state_dict(_weights(order, split))
+    _lay_out(module.to(device), order, split)
+    if order.compiled:
+        module.compile()
+    learner = InBFloat16(module) if order.precision == "bfloat16" else module
+    optimiser = recipe.optimiser_for(module.parameters())
+    training = Training(
+        *(learner, optimiser, order.state, order.identity, report),
+        data=split.sha256,
+        clip=recipe.clip,
+        ranks=ranks,
+    )
+    without = held_out(len(split), order.validation)
+    data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without, ranks)
+    if order.pseudo:
+        data = data.beside(order.pseudo)
+    if order.validation and ranks.first:
+        Validation.of(recipe, order.threats, training, split.take(sorted(without)), checked)
+    if ranks.size > 1:
+        training.report = MeanReport(ranks, training.report)
+    # Deterministic, so that a resumed training ends the same.
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True), _compilable():
+        recipe.train(training, data, order.threats)
+    return module, training
 
 
 def usual_validation(examples: int) -> int:
@@ -245,6 +273,11 @@ def _check(order: Order, split: Split) -> None:
     if order.compiled and order.recipe.twice_differentiated:
         raise UserError(
             f"{order.recipe.name} needs second derivatives, which compiled code does not support; use --no-compile"
+        )
+    if order.ranks.size > 1 and not order.recipe.divisible:
+        raise UserError(
+            f"{order.recipe.name} trains in one process, as the steps of several would be others; start it without"
+            " torchrun"
         )
     if order.start and checkpoints.locate(order.start)[0].resolve() == order.weights.resolve():
         raise UserError(f"--out {order.out} would overwrite the model that --from starts from; choose another --out")

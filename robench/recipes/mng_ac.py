@@ -56,6 +56,7 @@ class MetaNoiseGenerator(AdversarialTraining):
         "meta-learned noise and consistency, Madaan et al. 2021, https://proceedings.mlr.press/v139/madaan21a.html"
     )
     twice_differentiated: ClassVar[bool] = True
+    divisible: ClassVar[bool] = False  # the trial step follows the gradient of the whole batch
 
     beta: NonNegative = 12.0  # weight of the divergence
     alpha: Positive = 0.1  # learning rate of the trial step and the generator

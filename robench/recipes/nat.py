@@ -27,6 +27,7 @@ class Nat(Recipe):
         "svhn": {"steps": 17160, "batch": 128},
         "tiny-imagenet": {"steps": 23430, "batch": 128, "augment": True},
     }
+    divisible: ClassVar[bool] = True
 
     steps: Count = 6000
     batch: Count = 100

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from ..search.attack import Batch
+from .data_parallel import ALONE, Ranks, average_gradients
 from .memory import Memory, forget, resume, store, store_optimiser, stored
 
 START, COPY, STATE = "epoch start", "natural copy", "natural optimiser"  # in the memory of the training
@@ -34,6 +35,7 @@ def learn(
     batch: Batch,
     optimiser_for: Callable[[Iterable[Tensor]], Optimizer],
     lr: float,
+    ranks: Ranks = ALONE,
 ) -> None:
     """One optimiser step of the copy on the images as they are. The optimiser starts with the epoch."""
     copy = {name: tensor.to(batch.x.device) for name, tensor in stored(memory, COPY).items()}
@@ -45,6 +47,7 @@ def learn(
     with torch.enable_grad():
         loss = F.cross_entropy(functional_call(module.train(), copy, (batch.x,)), batch.y)
         torch.autograd.backward(loss)
+    average_gradients(ranks, weights.values(), (copy[name] for name, _ in module.named_buffers()))
     optimiser.step()
     store(memory, COPY, copy)
     store_optimiser(optimiser, memory, STATE, weights)

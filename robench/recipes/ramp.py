@@ -21,6 +21,7 @@ from ..settings import NonNegative, Share
 from . import projection
 from .adversarial import AdversarialTraining, StepResult, TrainingStep
 from .ascent import ascend
+from .data_parallel import ALONE, Ranks
 from .trades import divergence
 from .training import Training, TrainingData
 
@@ -69,7 +70,7 @@ class Ramp(AdversarialTraining):
         each = torch.stack([F.cross_entropy(answer, y, reduction="none") for answer in logits])
         worst, which = each.max(dim=0)
         correct = logits.argmax(dim=2) == y
-        loss = worst.mean() + self.pairing * paired(logits[0], logits[1], correct[0])
+        loss = worst.mean() + self.pairing * paired(logits[0], logits[1], correct[0], step.ranks)
         return StepResult(loss, correct.gather(0, which[None]).float().mean().item())
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
@@ -80,11 +81,14 @@ class Ramp(AdversarialTraining):
         if not self.beta:
             return
         module, memory = training.module, training.memory
-        projection.learn(module, memory, data.at(number), self.optimiser_for, self.rate(number))
+        projection.learn(module, memory, data.at(number), self.optimiser_for, self.rate(number), training.ranks)
         if (number + 1) % data.batches == 0 or number + 1 == self.steps:
             projection.fuse(module, memory, self.beta)
 
 
-def paired(first: Logits, second: Logits, correct: Mask) -> Tensor:
-    """The mean divergence of the second answer from the first, over the examples whose first answer is correct."""
-    return (divergence(first, second) * correct).sum() / correct.sum().clamp(min=1)
+def paired(first: Logits, second: Logits, correct: Mask, ranks: Ranks = ALONE) -> Tensor:
+    """The mean divergence of the second answer from the first, over the examples whose first answer is correct.
+
+    The examples are those of all processes: each takes its share of the sum.
+    """
+    return (divergence(first, second) * correct).sum() * ranks.size / ranks.total(correct.sum()).clamp(min=1)

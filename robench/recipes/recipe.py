@@ -27,6 +27,7 @@ class Recipe(ABC):
 
     twice_differentiated: ClassVar[bool] = False  # it needs second derivatives, which compiled code does not support
     self_training: ClassVar[bool] = False  # it needs pseudo-labelled images
+    divisible: ClassVar[bool] = False  # its loss is a mean over the batch, so several processes can take parts of it
 
     steps: Count  # of the optimiser
     batch: Count  # images per step

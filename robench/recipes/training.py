@@ -26,6 +26,7 @@ from ..problem import durable
 from ..problem.noise import keyed, text_key, uniform
 from ..problem.split import Split
 from ..search.attack import Batch
+from .data_parallel import ALONE, RankLostError, Ranks, average_gradients
 
 SAVE_EVERY = 60.0  # seconds between saved states
 HELD_OUT_SEED = 0  # the same held-out images in every training on this data
@@ -40,6 +41,19 @@ class Report(Interface):
 
 
 @dataclass(frozen=True)
+class MeanReport:
+    """The reports of several processes as one: the first forwards the means of loss and accuracy."""
+
+    ranks: Ranks
+    report: Report  # of the first
+
+    def step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
+        loss, accuracy = self.ranks.mean(loss), self.ranks.mean(accuracy)
+        if self.ranks.first:
+            self.report.step(step, steps, loss, accuracy)
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """A training set on the device, in an order fixed by the seed."""
 
@@ -51,6 +65,7 @@ class TrainingData:
     without: frozenset[int] = frozenset()  # rows to leave out; the order of the others does not change
     stream: str = "training"  # name of the noise: two sets in one training have noise of their own
     pseudo: "TrainingData | None" = None  # a second set, whose batch follows that of this one
+    ranks: Ranks = ALONE  # the processes that share each batch
 
     @classmethod
     def of(
@@ -61,8 +76,12 @@ class TrainingData:
         device: torch.device,
         augment: bool = False,
         without: frozenset[int] = frozenset(),
+        ranks: Ranks = ALONE,
     ) -> "TrainingData":
-        """The whole split on the device. Raises UserError if it has less than one full batch."""
+        """The whole split on the device. Raises UserError if it has less than one full batch, or a batch has no parts.
+
+        The size of the batch is that of all processes together.
+        """
         if len(split) - len(without) < batch:
             left = max(len(split) - len(without), 0)
             beside = f" beside the {len(without)} held out" if without else ""
@@ -70,7 +89,8 @@ class TrainingData:
             raise UserError(
                 f"{split.name} has {counted(left, 'example')}{beside}, fewer than one batch of {batch}; {cure}"
             )
-        return cls(split.x.to(device), split.y.to(device), batch, seed, augment, without)
+        ranks.check_batch(batch)
+        return cls(split.x.to(device), split.y.to(device), batch, seed, augment, without, ranks=ranks)
 
     @property
     def batches(self) -> int:
@@ -82,10 +102,13 @@ class TrainingData:
         return float(uniform(keyed(self.seed, torch.tensor([step]), text_key("dice"), restart=0), 0, 1))
 
     def at(self, step: int) -> Batch:
-        """The batch of a step. Every epoch has its own order, and a batch does not depend on earlier steps."""
+        """The batch of a step, or this process's part of it. Every epoch has its own order.
+
+        A batch does not depend on earlier steps.
+        """
         epoch, place = divmod(step, self.batches)
         order = _order(len(self.y), self.without, self.seed * 1_000_003 + epoch)
-        rows = order[place * self.batch : (place + 1) * self.batch]
+        rows = self.ranks.part(order[place * self.batch : (place + 1) * self.batch])
         keys = keyed(self.seed, rows, text_key(self.stream), restart=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
         x = self.x[rows]
@@ -102,7 +125,8 @@ class TrainingData:
         second = self.batch // 2
         if not second:
             raise UserError("a batch of one image has no place for a pseudo-labelled one; use --set batch=2 or more")
-        pseudo = TrainingData.of(split, second, self.seed, self.x.device, self.augment)
+        self.ranks.check_batch(self.batch - second)
+        pseudo = TrainingData.of(split, second, self.seed, self.x.device, self.augment, ranks=self.ranks)
         return replace(self, batch=self.batch - second, pseudo=replace(pseudo, stream="pseudo-labelled"))
 
 
@@ -132,27 +156,29 @@ class Training:
     seconds: float = 0.0  # of training, over all sessions
     memory: dict[str, Tensor] = field(default_factory=dict)  # tensors that a recipe carries from step to step
     clip: float = 0.0  # the largest Euclidean length of a gradient; 0: any length
+    ranks: Ranks = ALONE  # the processes that train together; the first of them has the file
 
     def steps(self, total: int) -> Iterator[int]:
         """The numbers of the remaining steps. The state is saved every minute, between two steps.
 
-        Ctrl-C and SIGTERM wait for the end of the step, save the state and then raise KeyboardInterrupt.
+        Ctrl-C and SIGTERM wait for the end of the step, save the state and then raise KeyboardInterrupt. Several
+        processes stop after the same step.
         """
         start = self._restore()
         clock = saved = time.monotonic()
-        with _stop_requested() as stopping:
+        with _stop_requested(at_once=self.ranks.size == 1) as requested:
             for step in range(start, total):
                 # Random numbers inside the network, such as dropout's, are then the same after a resume.
-                torch.manual_seed(
-                    int.from_bytes(hashlib.sha256(f"{self.identity} {step}".encode()).digest()[:8], "big")
-                )
+                place = f"{self.identity} {step}" + (f" {self.ranks.rank}" if self.ranks.rank else "")
+                torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big"))
                 yield step
                 now = time.monotonic()
                 self.seconds, clock = self.seconds + now - clock, now
-                if stopping.is_set() or now - saved > SAVE_EVERY:
+                stopping = self.ranks.any(requested.is_set())
+                if stopping or now - saved > SAVE_EVERY:
                     self._save(step + 1)
                     saved = now
-                if stopping.is_set():
+                if stopping:
                     raise KeyboardInterrupt
         self._save(total)
 
@@ -162,11 +188,14 @@ class Training:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        average_gradients(self.ranks, self.module.parameters(), self.module.buffers())
         if self.clip:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         self.optimiser.step()
 
     def _save(self, step: int) -> None:
+        if not self.ranks.first:
+            return
         if not all(bool(torch.isfinite(p).all()) for p in self.module.parameters()):
             raise UserError(
                 f"the weights are not finite at step {step}, as the training diverged; train again with a "
@@ -187,10 +216,14 @@ class Training:
             durable.replace(self.path, buffer.getvalue())
 
     def _restore(self) -> int:
-        if not self.path.exists():
-            return 0
         try:
-            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            content = self.path.read_bytes() if self.ranks.first and self.path.exists() else None
+            received = self.ranks.of_first(content)
+            if received is None:
+                return 0
+            state = torch.load(io.BytesIO(received), weights_only=True, map_location="cpu")
+        except RankLostError:
+            raise
         except Exception as error:  # torch raises many classes for damaged files
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{self.path} cannot be read ({reason}); delete it to train from the start") from None
@@ -220,15 +253,18 @@ def resumable() -> Iterator[None]:
 
 
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second stops at once. Never set outside the main thread."""
+def _stop_requested(at_once: bool) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second may stop at once. Never set outside the main thread.
+
+    torchrun passes on every signal that it gets, so one of several processes may see two.
+    """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested
         return
 
     def stop(number: int, frame: object) -> None:
-        if requested.is_set():
+        if at_once and requested.is_set():
             raise KeyboardInterrupt
         requested.set()
 

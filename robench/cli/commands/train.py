@@ -84,7 +84,8 @@ def command(**options: Any) -> int:
     """Train a model by a recipe, write its weights and card, then evaluate it.
 
     After an interruption, the same command continues. `robench list recipes` names the recipes,
-    `robench show NAME` lists the settings of one.
+    `robench show NAME` lists the settings of one. `torchrun --nproc-per-node N -m robench train ...` trains in N
+    processes.
 
     \b
     robench train nat --data digits

@@ -17,6 +17,7 @@ from torch import multiprocessing
 
 from ...errors import UserError
 from ...problem.classifier import Classifier
+from ...problem.memory import keep_freed_memory
 from ...problem.module_copy import own_copy
 from ...problem.process import plain_process
 from ..model_source import ModelSource
@@ -146,6 +147,7 @@ def work(pipe: Connection, setup: Setup, number: int, threads: int) -> None:
     """The life of a worker: it answers leases until the driver closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends the workers
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
     def send(message: Message) -> None:
         try:

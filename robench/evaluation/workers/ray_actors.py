@@ -13,6 +13,7 @@ import ray
 import torch
 
 from ...errors import UserError, described
+from ...problem.memory import keep_freed_memory
 from ...problem.process import plain_process
 from ..model_source import ModelSource
 from .messages import Failed, Lease, Lost, Message, Ready, Received, Setup
@@ -97,6 +98,7 @@ class _Actor:
         split = replace(setup.split, x=setup.split.x.clone(), y=setup.split.y.clone())
         self._setup = replace(setup, device=device, split=split)
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._begin(self._load)
 
     def answer(self, lease: Lease) -> None:

@@ -1,0 +1,34 @@
+"""`torchrun -m robench train`: one model, one output, one exit."""
+
+import os
+import subprocess
+import sys
+
+from robench.problem.checkpoints.cards import read_card
+
+
+def torchrun(*words):
+    """Two processes of that command."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "robench", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+
+
+def test_two_processes_train_one_model_and_the_first_alone_prints_and_evaluates(folder):
+    words = ("--set", "steps=3", "--set", "batch=16", "--validation", "8", "--protocol", "clean", "--out", "m")
+    result = torchrun("train", "nat", *words)
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.splitlines()
+    assert sum(line.startswith("held out: ") for line in lines) == 3, result.stderr
+    assert sum(line.startswith("m.safetensors and m.toml are written") for line in lines) == 1
+    assert result.stdout.count("| model ") == 1
+    card = read_card(folder / "m.toml")
+    assert card.command.startswith("torchrun --nproc-per-node 2 -m robench train nat ")
+    assert card.settings["processes"] == 2
+    assert not (folder / "m.training").exists()
+
+
+def test_a_process_that_torchrun_has_not_started_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    error = refused("train", "nat")
+    assert "WORLD_SIZE=2 stands for one of several processes, but RANK, " in error
