@@ -7,7 +7,8 @@ The names, with the words in capitals replaced:
 - `{KIND MODEL COLUMN count}`: how many examples stand;
 - `{KIND MODEL COLUMN after ATTACK}`: how many stand after this attack; `of` in place of `after`: how many it ran on;
 - `{KIND MODEL all COLUMN COLUMN}`: how many stand under each of two threats;
-- `{KIND MODEL > MODEL COLUMN}`: how many stand in the first model alone and in the second alone, and the p-value.
+- `{KIND MODEL > MODEL COLUMN}`: how many stand in the first model alone and in the second alone, and the p-value of
+  McNemar's exact test; for `average` the p-value alone, of the permutation test that marks the best of a table.
 """
 
 import re
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import UserError
 from ..results.outcomes import Outcome
-from ..results.stats.comparison import mcnemar
+from ..results.stats.comparison import difference, mcnemar
 from ..results.summary import Summary
 from ..results.tables.cells import cells, percent
 from ..results.tables.seeds import Row
@@ -69,10 +70,18 @@ def _outcomes(summary: Summary, column: str) -> str:
 
 
 def _apart(one: Summary, other: Summary, column: str) -> str:
-    """Both counts and the p-value of McNemar's exact test. Raises ValueError for other examples."""
+    """Both counts and the p-value. Raises ValueError for other examples."""
     if one.data.sha256 != other.data.sha256:
         raise ValueError
+    if column == "average":
+        scores = [cells(Row(s.model.name, (s,)))[column].scores for s in (one, other)]
+        if scores[0] is None or scores[1] is None:
+            raise ValueError
+        return _p_value(difference(scores[0], scores[1]))
     stands = [[letter == Outcome.STANDING.value for letter in _outcomes(s, column)] for s in (one, other)]
     only = [sum(a and not b for a, b in zip(*pair, strict=True)) for pair in (stands, stands[::-1])]
-    p = mcnemar(*only)
-    return f"{only[0]} and {only[1]}, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}"
+    return f"{only[0]} and {only[1]}, {_p_value(mcnemar(*only))}"
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

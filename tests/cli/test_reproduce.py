@@ -1,7 +1,10 @@
 """`robench reproduce`: from training to a page, by commands that a user could type."""
 
 import re
+import runpy
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,3 +166,19 @@ def test_options_that_do_not_go_together_are_refused(paper, folder, robench, wor
     assert done.code == 2
     assert wanted in done.err
     assert not (folder / "p.md").exists()
+
+
+def test_the_check_of_ci_finds_a_missing_row_and_a_model_that_learned_nothing(paper, folder, monkeypatch):
+    script = Path(__file__).parents[2] / "scripts" / "check_tables.py"
+    check = runpy.run_path(str(script))["faults"]
+    (paper / "paper.toml").write_text(PAGED)
+    assert check("paper", "tiny", folder) == [f"{folder} holds no table"]
+    (folder / "1").mkdir()
+    for model in ("nat", "other"):
+        shutil.copy(RUNS / "digits-nat.robench", folder / "1" / f"{model}.robench")
+    (folder / "table-1.md").write_text("| nat | 98.0 |\n")
+    assert check("paper", "tiny", folder) == ["table 1 has no row other"]
+    (folder / "table-1.md").write_text("| nat | 98.0 |\n| other | 98.0 |\n")
+    assert check("paper", "tiny", folder) == []
+    monkeypatch.setitem(check.__globals__, "load_run", lambda run: SimpleNamespace(clean=SimpleNamespace(accuracy=0.1)))
+    assert check("paper", "tiny", folder)[0] == "nat of table 1 has a clean accuracy of 10%"

@@ -85,6 +85,8 @@ def test_two_models_are_compared_on_the_same_images(kind):
     text = filled("{digits nat > eat union}", TABLE, {"digits": kind.summaries})
     alone = kind.summaries["eat"].union.standing
     assert text == f"0 and {alone}, p < 0.001"
+    assert filled("{digits nat > nat average}", TABLE, {"digits": kind.summaries}) == "p = 1"
+    assert filled("{digits nat > eat average}", TABLE, {"digits": kind.summaries}) == "p < 0.001"
 
 
 @pytest.mark.parametrize(
