@@ -15,11 +15,11 @@ from robench.reproduction import read
 def faults(paper: str, size: str, folder: Path) -> list[str]:
     """A sentence per fault of the tables in this folder."""
     found = []
-    pages = {table: folder / f"table-{table.name}.md" for table in read(paper).table if size in table.sizes}
-    made = {table: page.read_text() for table, page in pages.items() if page.exists()}
-    for table, text in made.items():
+    made = [t for t in read(paper).table if size in t.sizes and (folder / f"table-{t.name}.md").exists()]
+    for table in made:
+        lines = (folder / f"table-{table.name}.md").read_text().splitlines()
         for model in table.models:
-            if not any(line.startswith(f"| {model.name} ") for line in text.splitlines()):
+            if not any(line.startswith(f"| {model.name} ") for line in lines):
                 found.append(f"table {table.name} has no row {model.name}")
             clean = load_run(folder / table.name / f"{model.name}.robench").clean.accuracy
             if clean < 0.5:
