@@ -1,8 +1,8 @@
-"""Makes pages and leaderboard data of reports/, pictures of docs/how-to/figures.md, measured parts of cards from runs.
+"""Makes pages, pictures and leaderboard data of reports/, pictures of docs/, measured parts of cards from runs.
 
     python reports/regenerate.py
 
-The commands are those that reports/README.md and docs/how-to/figures.md name; a command that fails ends it.
+The commands are those that reports/README.md, its pages and docs/how-to/figures.md name; a command that fails ends it.
 """
 
 import re
@@ -50,10 +50,13 @@ def main() -> None:
     for card in sorted((ROOT / "model_zoo").glob("*.toml")):
         measured(card)
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):
-        (ROOT / "reports" / page).write_text(made(text))
+        printed = made(text)
+        if not text.startswith("reproduce "):  # that writes the page itself, with pictures beside it
+            (ROOT / "reports" / page).write_text(printed)
     made(BOARDS)
     subprocess.run([sys.executable, "-m", "robench.theory", "reports"], cwd=ROOT, check=True)
-    for text in PICTURES.findall((ROOT / "docs" / "how-to" / "figures.md").read_text()):
+    naming = [ROOT / "docs" / "how-to" / "figures.md", *sorted((ROOT / "reports").glob("*.md"))]
+    for text in dict.fromkeys(found for page in naming for found in PICTURES.findall(page.read_text())):
         made(text)
 
 

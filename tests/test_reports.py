@@ -18,10 +18,12 @@ from robench.problem import datasets
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
 from robench.problem.checkpoints.cards import read_card
+from robench.reproduction import papers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "reports" / "README.md").read_text()
 PAGES = re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench report ([^`]+)` \|$", README, re.M)
+PAPERS = re.findall(r"^\| \[([^\]]+)\]\(\1\) \| `robench (reproduce [^`]+)` \|$", README, re.M)
 
 
 def words(text):
@@ -39,6 +41,19 @@ def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
         robench, ["report", *words(text), "--check", f"reports/{page}"], standalone_mode=False
     )
     assert reported.return_value == 0, reported.output
+
+
+@pytest.mark.parametrize(("page", "text"), PAPERS, ids=[page for page, _ in PAPERS])
+def test_a_committed_page_of_a_paper_is_what_its_runs_give(page, text, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    checked = CliRunner().invoke(robench, shlex.split(text.replace("--page", "--check")), standalone_mode=False)
+    assert checked.return_value == 0, checked.output
+    for picture in re.findall(r"^!\[.*\]\((.+)\)$", (ROOT / "reports" / page).read_text(), re.M):
+        assert (ROOT / "reports" / picture).is_file()
+
+
+def test_every_paper_has_a_page():
+    assert {page for page, _ in PAPERS} == {f"{paper}.md" for paper in papers()}
 
 
 def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):

@@ -49,7 +49,7 @@ def run(
         claimed=claimed,
     )
     if check is not None:
-        return _checked(check, text)
+        return checked(check, text, "write it first, with report ... > FILE")
     if (count := len(questions(summaries))) > 1:
         echo(f"note: these runs answer {count} questions, so there is more than one table", err=True)
     echo(text, nl=False)
@@ -115,16 +115,14 @@ def _note_unclaimed(summaries: list[Summary], origins: Mapping[str, Origin]) -> 
             echo(f"note: no card of these models claims anything under {threats or 'no threat'}", err=True)
 
 
-def _checked(path: Path, text: str) -> int:
+def checked(path: Path, text: str, cure: str) -> int:
     """The exit code: 0 where the file holds exactly this text, else 1, and a printed diff."""
     if path.exists() and not path.is_file():  # a pipe would block
         raise UserError(f"{path} cannot be compared: it is not a file; name one")
     try:
         old = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be compared: {error.strerror}; write it first, with report ... > FILE"
-        ) from None
+        raise UserError(f"{path} cannot be compared: {error.strerror}; {cure}") from None
     if old == text.encode():
         return 0
     lines = old.decode(errors="replace").splitlines(), text.splitlines()

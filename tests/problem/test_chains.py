@@ -22,6 +22,7 @@ from robench.problem.checkpoints.contents import Contents
 from robench.problem.checkpoints.inference import inferred_normalisation
 from robench.problem.checkpoints.nested import nested
 from robench.problem.checkpoints.numbered import numbered, weights_of_layers
+from robench.problem.checkpoints.waiting import BATCH
 from robench.problem.split import Split
 
 SHAPE = (1, 28, 28)
@@ -274,8 +275,8 @@ def test_pixels_from_0_to_1_that_others_surpass_are_a_caution_where_none_is_clea
             y = next(labels)[: len(x)]
             return torch.where(wrong, F.one_hot((y + 1) % 10, 10), F.one_hot(y, 10)).float()
 
-    normalisations, few = 3, 64  # none, digits, 0.5/0.5
-    parts = [CLEAN.y[:few]] * normalisations + [*CLEAN.y[:500].split(few)] * normalisations
+    normalisations = 3  # none, digits, 0.5/0.5
+    parts = [part for images in (64, 500) for part in CLEAN.y[:images].split(BATCH) * normalisations]
     labels = iter(parts)
     found = inferred_normalisation(Brightest(), CLEAN, torch.device("cpu"))
     assert found.normalisation is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ...errors import UserError, described, unknown
+from ...errors import UserError, counted, described, unknown
 from ..architectures import ARCHITECTURES, Architecture, factories, named
 from ..architectures.chain import build, is_chain, parse, written
 from ..architectures.factories import Factory
@@ -25,6 +25,7 @@ from .numbered import numbered
 from .own_normalisation import Own, own_normalisation
 from .places import Place, Wanted, find, fits, nearest
 from .recognition import BY_NAMES, Match
+from .rivals import compared
 
 
 @dataclass(frozen=True)
@@ -241,13 +242,39 @@ def _recognised(request: _Request, likely: tuple[tuple[int, ...], ...]) -> Built
         raise not_recognised(request.path, request.picked, found)
     choice = chosen([match.place for match in found], request.picked)
     first, *rest = (match for match in found if match.place == choice.place)
-    if rest and min(first.shape[1:]) < first.architecture.assumed_from:
-        raise ambiguous(request.path, [first, *rest])
-    note = f"recognised as {first.architecture.name} by {first.how}"
     if rest:
-        others = " and ".join(match.architecture.name for match in rest)
-        note += f"; {others} would fit as well, and --arch chooses"
-    return _matched(request, first, choice, note)
+        return _of_rivals(request, [first, *rest], choice)
+    return _matched(request, first, choice, f"recognised as {first.architecture.name} by {first.how}")
+
+
+def _of_rivals(request: _Request, rivals: list[Match], choice: Choice) -> Built:
+    """One of several networks with equal keys and shapes: that which clean images show, else the usual one.
+
+    Raises UserError where clean images do not decide and none is usual.
+    """
+    first, trial = rivals[0], request.trial
+    built = [_matched(request, match, choice, "") for match in rivals]
+    usual, measured, clear = built[0], "", False
+    if trial is not None and trial.images.shape == first.shape:
+        own = usual.normalisation
+        known = trial.normalisation or (own and own.text) or None
+        comparison = compared([one.network for one in built], replace(trial, normalisation=known))
+        clear = comparison.clear
+        shares = [f"{one.architecture} {share:.1%}" for one, share in zip(built, comparison.accuracies, strict=True)]
+        measured = f" (correct on {counted(comparison.images, 'clean image')}: {', '.join(shares)})"
+    if not clear and min(first.shape[1:]) < first.architecture.assumed_from:
+        raise ambiguous(request.path, rivals, measured)
+    taken = built[comparison.best] if clear else usual
+    others = " and ".join(one.architecture for one in built if one is not taken)
+    note, caution = f"recognised as {taken.architecture} by {first.how}", ""
+    if clear:
+        note += f" and by clean images; {others} has equal keys{measured}"
+    else:
+        fits_too = f"{others} would fit as well, and --arch chooses{measured}"
+        note += f"; {fits_too}"
+        caution = f"the network is taken as {taken.architecture}; {fits_too}" if measured else ""
+    inferred = Inferred(taken.architecture, None, (), caution) if measured else None
+    return replace(taken, notes=(note, *taken.notes), inferred=inferred)
 
 
 def _chain(request: _Request, text: str) -> Built:

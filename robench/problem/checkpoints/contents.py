@@ -25,6 +25,7 @@ from .programs import (
     is_exported,
     is_torchscript,
     load_exported,
+    load_forward_only,
     load_torchscript,
     not_confined,
     tensors_of,
@@ -81,7 +82,7 @@ def _one(path: Path, trust: bool, device: torch.device, script: Factory | None) 
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     _refuse_foreign(path, beginning)
     if is_onnx(path, beginning):
-        return _imported(*load_onnx(path))
+        return _imported(*load_onnx(path, lambda data: load_forward_only(path, data, device, trust=trust)))
     if path.suffix == ".safetensors" or beginning[8:10] == b'{"':
         tensors, metadata = read_safetensors(path)
         return replace(_held(path, tensors), metadata=metadata)

@@ -23,6 +23,7 @@ from .contents import Contents
 from .nested import by
 from .numbered import Numbered, numbered, weights_of_layers
 from .own_normalisation import own_normalisation
+from .waiting import BATCH, Wait
 
 FIRST = 64  # images on which all candidates are compared
 MORE = (256, 1000)  # images for those that are left
@@ -37,6 +38,7 @@ ACTIVATIONS = tuple(
 )
 CIFAR10 = "0.4914,0.4822,0.4465/0.2023,0.1994,0.2010"
 """Another standard deviation that is common for CIFAR-10: the mean of the standard deviations of single images."""
+CPU = torch.device("cpu")
 BYTES = "0/0.00392156862745098"
 """The normalisation for pixels from 0 to 255."""
 
@@ -50,6 +52,12 @@ class Inferred:
     notes: tuple[str, ...]
     caution: str = ""  # for a reader of the number: the network may be another one
 
+    def followed_by(self, normalisation: "Inferred") -> "Inferred":
+        """The architecture that was inferred first, with the normalisation that was inferred for it."""
+        cautions = "; ".join(filter(None, (self.caution, normalisation.caution)))
+        notes = self.notes + normalisation.notes
+        return Inferred(self.architecture, normalisation.normalisation, notes, cautions)
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -57,6 +65,7 @@ class Trial:
 
     images: Split
     normalisation: str | None = None
+    device: torch.device = CPU  # of registered networks; chains are tried on the CPU
 
 
 def inferred_chain(path: Path, contents: Contents, trial: Trial | None) -> Inferred | None:
@@ -238,12 +247,9 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
     """The usual normalisation that is clearly better than pixels in [0, 1] and all others, if there is one."""
 
     def answers(texts: Sequence[str], part: Split) -> dict[str, Answers]:
+        wait = Wait(f"comparing {len(texts)} normalisations on {len(part)} clean images", len(texts) * len(part))
         given = {text: normalised(network, text, images.shape[0]).eval().to(device) for text in texts}
-        batches = torch.split(part.x, FIRST)
-        logits = {
-            text: torch.cat([module(x.to(device)).float().cpu() for x in batches]) for text, module in given.items()
-        }
-        return {text: Answers.of(values, part.y) for text, values in logits.items()}
+        return {text: Answers.of(logits(module, part.x, device, wait), part.y) for text, module in given.items()}
 
     with torch.no_grad(), arithmetic(device):
         texts = usual_normalisations(images.name, images.shape)
@@ -269,6 +275,15 @@ def inferred_normalisation(network: nn.Module, images: Split, device: torch.devi
         f" against {found['none'].accuracy:.1%} with pixels in [0, 1]; --normalise none switches it off"
     )
     return Inferred("", best, (note,), f"normalisation {best} was inferred from clean images; --normalise sets another")
+
+
+def logits(module: nn.Module, x: Tensor, device: torch.device, wait: Wait) -> Tensor:
+    """The module's logits for the images, in float32 on the CPU."""
+    found = []
+    for part in torch.split(x, BATCH):
+        found.append(module(part.to(device)).float().cpu())
+        wait.passed(len(part))
+    return torch.cat(found)
 
 
 def _not_beaten(candidates: Sequence[_Candidate]) -> list[_Candidate]:

@@ -58,8 +58,8 @@ def load(
     stored beside the weights. If nothing names the architecture, it is recognised from the weights. `shape` (channels,
     height, width) and `classes` are those of the data, if known, and `images` a few of its images. `weights` names one
     of several sets of weights. From `clean` images with their labels follows what nothing names: the strides of a
-    chain, and the normalisation of a known architecture. Code in the file runs only with `trust_pickle`. Raises
-    UserError with one sentence.
+    chain, which of several architectures with equal keys it is, and the normalisation of a known architecture. Code in
+    the file runs only with `trust_pickle`. Raises UserError with one sentence.
     """
     factory = Factory.parse(arch) if arch is not None and named_factory(arch) else None
     origin = opened(checkpoint, trust_pickle=trust_pickle, device=torch.device(device), script=factory)
@@ -67,7 +67,7 @@ def load(
     if origin.described.refused and arch is None and contents.module is None:
         raise UserError(origin.described.refused)
     named = normalise or declared.normalisation
-    trial = None if clean is None or too_few(clean) else Trial(clean, named)
+    trial = None if clean is None or too_few(clean) else Trial(clean, named, torch.device(device))
     built = assemble(
         path, contents, declared, arch=factory or arch, shape=shape, classes=classes, weights=weights, trial=trial
     )
@@ -81,8 +81,10 @@ def load(
     refuse_not_finite(path, built.network)
     inferred = built.inferred
     unnamed = named is None and built.normalisation is None and known(built.architecture)
-    if inferred is None and unnamed and trial is not None and built.shape == trial.images.shape == shape:
-        inferred = inferred_normalisation(built.network, trial.images, torch.device(device))
+    unnamed = unnamed and (inferred is None or inferred.normalisation is None)
+    if unnamed and trial is not None and built.shape == trial.images.shape == shape:
+        found = inferred_normalisation(built.network, trial.images, trial.device)
+        inferred = found if inferred is None else inferred.followed_by(found)
     chosen, more = _normalisation(path, contents, normalise, declared, built, inferred)
     text = canonical(chosen, shape[0])
     whole = normalised(built.network, text, shape[0]).to(device)

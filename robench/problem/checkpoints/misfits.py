@@ -58,12 +58,15 @@ def not_recognised(path: Path, contents: Contents, found: list[Match]) -> UserEr
     )
 
 
-def ambiguous(path: Path, found: list[Match]) -> UserError:
-    """The error for weights that are those of several architectures, of which none is usual for such images."""
+def ambiguous(path: Path, found: list[Match], measured: str = "") -> UserError:
+    """The error for weights that are those of several architectures, of which none is usual for such images.
+
+    `measured` is how often each is correct, if clean images do not decide between them.
+    """
     names = [match.architecture.name for match in found]
     return UserError(
         f"{path} has the weights of {' and of '.join(names)}, which differ in strides or pooling that weights do not "
-        f"show; type --arch {' or --arch '.join(names)}"
+        f"show; type --arch {' or --arch '.join(names)}{measured}"
     )
 
 

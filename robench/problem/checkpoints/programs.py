@@ -1,4 +1,4 @@
-"""Models that contain their own code: TorchScript and torch.export files.
+"""Models that contain their own code: TorchScript and torch.export files, and ONNX graphs that robench cannot import.
 
 Neither is Python, but both can do more than arithmetic. Without consent, TorchScript is loaded only if all of its code
 is known to only compute (`torchscript/`), and torch.export files only if `exported/` reads them: torch's own reader
@@ -19,6 +19,7 @@ from ...errors import UserError
 from ..architectures.normalise import Around
 from .confinement import Confined, NotConfined, started
 from .exported import Exported, read_program
+from .onnx.forward_only import ForwardOnly
 from .torchscript import refuse_what_may_do_more
 from .torchscript.interpreted import Interpreted
 from .torchscript.rounded import RoundedScript
@@ -93,6 +94,16 @@ def load_exported(path: Path, device: torch.device, *, trust: bool) -> tuple[nn.
         raise UserError(
             f"{path} cannot be read by torch {torch.__version__}: {reason}; export it again with this version"
         ) from error
+
+
+def load_forward_only(path: Path, data: bytes, device: torch.device, *, trust: bool) -> nn.Module:
+    """The graph in the content of an ONNX file, computed by ONNX Runtime; the file has been found only to compute.
+
+    Raises UserError, or Refused, if ONNX Runtime cannot read it.
+    """
+    if trust:
+        return Program(ForwardOnly(data), TRUSTED)
+    return _confined(path, "onnx", data, device, lambda: ForwardOnly(data))
 
 
 def images_of(program: nn.Module) -> tuple[int, ...] | None:

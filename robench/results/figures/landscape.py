@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..summary import Summary
 from .picture import PAGE, Picture, file_name, question, sheet, styled, write_below
@@ -40,8 +41,9 @@ class Surface:
 
 def landscapes(summary: Summary, surfaces: Sequence[Surface]) -> Picture:
     """A row per example, a column per threat, one scale of colours."""
-    examples = ", ".join(dict.fromkeys(str(s.example) for s in surfaces))
-    caption = f"{HOW} Model {summary.model.name}, examples {examples} of {question(summary)}"
+    examples = list(dict.fromkeys(str(s.example) for s in surfaces))
+    which = f"example{'s' if len(examples) > 1 else ''} {', '.join(examples)}"
+    caption = f"{HOW} Model {summary.model.name}, {which} of {question(summary)}"
     return Picture(file_name("landscape", summary.model.name), caption, draw(surfaces, caption))
 
 
@@ -51,7 +53,7 @@ def draw(surfaces: Sequence[Surface], caption: str) -> Figure:
     threats = list(dict.fromkeys(s.threat for s in surfaces))
     examples = list(dict.fromkeys(s.example for s in surfaces))
     width = min(PAGE, 1.2 + 2.0 * len(threats))
-    figure = sheet(width, 0.9 + 1.75 * len(examples))
+    figure = sheet(width, 1.25 + 1.75 * len(examples))
     panels = figure.subplots(len(examples), len(threats), sharex=True, sharey=True, squeeze=False)
     scale = _scale(surfaces)
     for s in surfaces:
@@ -66,6 +68,9 @@ def draw(surfaces: Sequence[Surface], caption: str) -> Figure:
         axes.set_ylabel(f"example {example}, class {label}\nrandom direction (radii)")
     bar = figure.colorbar(image, ax=panels, shrink=0.7, pad=0.02, label="cross-entropy (nats)")
     bar.outline.set_linewidth(0.5)
+    ticks = _ticks(scale)
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    bar.minorticks_off()
     write_below(figure, caption)
     return figure
 
@@ -76,6 +81,20 @@ def _scale(surfaces: Sequence[Surface]) -> LogNorm:
     losses = losses[np.isfinite(losses)]  # a model may answer NaN far out; that stays blank
     top = float(losses.max(initial=2 * FLOOR))
     return LogNorm(vmin=max(FLOOR, min(top / 2, float(losses.min(initial=top)))), vmax=top, clip=True)
+
+
+def _ticks(scale: LogNorm) -> list[float]:
+    """Numbers like 0.1, 0.2 and 0.5 within the scale; evenly spaced ones if it is too short for three of these."""
+    assert scale.vmin is not None
+    assert scale.vmax is not None
+    usual = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
+    inside = [round(tick, 6) for tick in usual if scale.vmin <= tick <= scale.vmax]
+    if len(inside) > 6:
+        inside = [tick for tick in inside if f"{tick:e}".startswith("1")]
+    if len(inside) > 2:
+        return inside
+    even = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(scale.vmin, scale.vmax)
+    return [round(float(tick), 6) for tick in even if scale.vmin <= tick <= scale.vmax]
 
 
 def _map(axes: Axes, surface: Surface, scale: LogNorm):  # type: ignore[no-untyped-def]  # matplotlib's ScalarMappable

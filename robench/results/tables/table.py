@@ -10,7 +10,7 @@ from tabulate import tabulate
 Mark = Literal["best", "second", "masked"]
 """Best of its column, or not significantly worse; second best; an accuracy that masking may make too high."""
 
-TEXT = frozenset({"model", "threat", "attack", "robust to", "indicator", "value", "meaning", "what to do"})
+TEXT = frozenset({"model", "source", "threat", "attack", "robust to", "indicator", "value", "meaning", "what to do"})
 """Columns of text, which are aligned to the left. Numbers are aligned to the right."""
 
 

@@ -11,6 +11,7 @@ import robench
 from robench.errors import UserError
 from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints.onnx import forward_only
+from robench.problem.checkpoints.programs import TRUSTED, confinement
 
 from .graphs import model, runtime, written
 from .test_importing import exported
@@ -55,6 +56,19 @@ def test_a_graph_with_an_operator_that_is_not_imported_answers_as_onnx_runtime_d
     np.testing.assert_allclose(loaded.classifier(x), runtime(quantised(), x.numpy())[0], rtol=1e-4, atol=1e-5)
     assert any("ONNX Runtime computes it, without gradients" in note for note in loaded.notes)
     assert any("is quantised (operator" in note for note in loaded.notes)
+
+
+def test_onnx_runtime_reads_the_file_in_a_process_that_can_only_compute(tmp_path):
+    assert confinement(load(quantised(), tmp_path).classifier.module).startswith("seccomp")
+
+
+def test_a_trusted_file_is_read_here_and_answers_the_same(tmp_path):
+    path = written(quantised(), tmp_path)
+    confined = checkpoints.load(path, shape=SHAPE, classes=10).classifier
+    trusted = checkpoints.load(path, shape=SHAPE, classes=10, trust_pickle=True).classifier
+    assert confinement(trusted.module) == TRUSTED
+    x = torch.rand(3, *SHAPE)
+    assert torch.equal(trusted(x), confined(x))
 
 
 def test_a_copy_answers_the_same(tmp_path):

@@ -23,6 +23,8 @@ from ....errors import UserError
 from ...multiply_adds import MultiplyAdds
 from ...repairs import repairs
 from ..exported import read_program
+from ..onnx.forward_only import ForwardOnly, import_runtime
+from ..onnx.node import Refused
 from ..torchscript.archive import shortened
 from ..torchscript.interpreted import Interpreted
 from ..torchscript.rounded import RoundedScript
@@ -43,13 +45,16 @@ def main(argument: str) -> None:
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     _compute_a_little()
+    file = msgspec.json.decode(argument, type=File)
+    if file.kind == "onnx":
+        import_runtime()
     limit_resources()
     try:
         send(answers, Reply(ready=forbid_all_but_computing()))
     except NotConfined as reason:
         send(answers, Reply(lacking=str(reason)))
         return
-    server = Server(msgspec.json.decode(argument, type=File), answers)
+    server = Server(file, answers)
     try:
         while True:
             server.serve(msgspec.json.decode(receive(0), type=Request))
@@ -114,6 +119,12 @@ class Server:
         """Loads the program of the file once more."""
         with mmap.mmap(self.file.descriptor, self.file.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as held:
             data = io.BytesIO(held)
+        if self.file.kind == "onnx":
+            try:
+                self.programs[request.new] = ForwardOnly(data.getvalue())
+            except Refused as reason:
+                raise UserError(f"{self.file.path} {reason}") from None
+            return Reply()
         if self.file.kind == "exported":
             program = read_program(Path(self.file.path), data)
             self.programs[request.new] = program.float()

@@ -19,7 +19,7 @@ class File(msgspec.Struct, frozen=True):
     """The file of a process, and the memory that it shares with us, both as descriptors."""
 
     path: str  # for messages
-    kind: str  # torchscript, exported
+    kind: str  # torchscript, exported, onnx
     descriptor: int
     size: int
     memory: int

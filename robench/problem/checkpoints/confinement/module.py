@@ -30,7 +30,9 @@ class Confined(nn.Module):
         self.handle = handle
         self.confined_by = process.confined_by
         self.is_torchscript = process.kind == "torchscript"
-        self.takes_repairs = is_read or not self.is_torchscript  # exported programs call torch's functions one by one
+        self.takes_repairs = (
+            is_read or process.kind == "exported"
+        )  # exported programs call torch's functions one by one
         self.sizes: tuple[int, ...] = ()  # of an image, where an exported program fixes them; 0 where not
         self.weights = self._weights() if weights is None else weights
         weakref.finalize(self, process.unused_programs.append, handle)

@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import nn
 
 from .importing import Imported, import_onnx
 
@@ -17,7 +20,10 @@ def is_onnx(path: Path, beginning: bytes) -> bool:
     return path.suffix == ".onnx" or _BEGINNING.match(beginning) is not None
 
 
-def load_onnx(path: Path) -> tuple[Imported, str]:
-    """The network in an ONNX file, and a text that identifies its content. Raises UserError."""
-    imported, data = import_onnx(path)
+def load_onnx(path: Path, forward_only: Callable[[bytes], nn.Module]) -> tuple[Imported, str]:
+    """The network in an ONNX file, and a text that identifies its content. Raises UserError.
+
+    `forward_only` makes a network without gradients from the content of a file, where robench cannot import the graph.
+    """
+    imported, data = import_onnx(path, forward_only)
     return imported, f"onnx:{hashlib.sha256(data).hexdigest()[:16]}"

@@ -4,6 +4,7 @@ The file is a stranger's: nothing outside it is read, operators that may run wit
 beyond a limit.
 """
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -41,13 +42,11 @@ DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 class ForwardOnly(nn.Module):
     """A graph that ONNX Runtime computes on the CPU. Its output has no gradients. Raises Refused if it cannot be read.
 
-    Copies share the graph, which never changes.
+    Copies share the graph, which never changes. The content of the file has passed `refuse_what_may_do_more`.
     """
 
-    def __init__(self, model: Any, data: bytes):
+    def __init__(self, data: bytes):
         super().__init__()
-        if (reason := next(_reasons_against(model), None)) is not None:
-            raise Refused(reason)
         try:
             self._session = _session(data)
         except Exception as error:  # ONNX Runtime's own classes
@@ -90,6 +89,17 @@ class ForwardOnly(nn.Module):
 def available() -> bool:
     """Whether ONNX Runtime is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
+
+
+def refuse_what_may_do_more(model: Any) -> None:
+    """Raises Refused for a parsed file that may do more than compute."""
+    if (reason := next(_reasons_against(model), None)) is not None:
+        raise Refused(reason)
+
+
+def import_runtime() -> None:
+    """Imports ONNX Runtime, which reads files; a process that reads none afterwards can use it."""
+    importlib.import_module("onnxruntime")
 
 
 def _reasons_against(model: Any) -> Iterator[str]:

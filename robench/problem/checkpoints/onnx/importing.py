@@ -1,6 +1,6 @@
 """Imports an ONNX graph: makes a layer of each node, and computes what does not depend on the images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ...names import shown
 from ...noise import random_images
 from ..zips import AGAIN
 from .branches import Conditions, taken
-from .forward_only import ForwardOnly, available
+from .forward_only import available, refuse_what_may_do_more
 from .graph import IMAGES, Entrance, Graph, Step, sized
 from .layer import LARGEST, Layer
 from .node import Node, Refused, Unsupported
@@ -40,16 +40,19 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_onnx(path: Path) -> tuple[Imported, bytes]:
-    """The network in an ONNX file, and the content of the file. Raises UserError if it cannot be imported."""
+def import_onnx(path: Path, forward_only: Callable[[bytes], nn.Module]) -> tuple[Imported, bytes]:
+    """The network in an ONNX file, and the content of the file. Raises UserError if it cannot be imported.
+
+    `forward_only` makes the network of a file that is not imported, and that only computes, from its content.
+    """
     data = read_bytes(path)
     try:
-        return _read(parsed(path, data), data), data
+        return _read(parsed(path, data), data, forward_only), data
     except Refused as error:
         raise UserError(f"{path} {error}") from None
 
 
-def _read(file: File, data: bytes) -> Imported:
+def _read(file: File, data: bytes, forward_only: Callable[[bytes], nn.Module]) -> Imported:
     """The network in a file, with gradients if it can be imported, else without."""
     try:
         return _imported(file.source())
@@ -59,7 +62,8 @@ def _read(file: File, data: bytes) -> Imported:
         raise Refused(f"{reason}; {cure}, or pip install 'robench[onnxruntime]', which computes it without gradients")
     _, sizes = file.images()
     shape, notes = _images(sizes)
-    network = ForwardOnly(file.model, data)
+    refuse_what_may_do_more(file.model)
+    network = forward_only(data)
     note = f"it {reason}: ONNX Runtime computes it, without gradients; {cure}"
     return Imported(network, {}, shape, (*notes, note))
 

@@ -1,0 +1,103 @@
+"""The page of a paper holds what its runs give, and refuses runs and texts that do not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from robench.errors import UserError
+from robench.evaluation.recorded import recorded_summary
+from robench.reproduction.comparison import Kind, comparison, orders, restricted, times
+from robench.reproduction.course import course
+from robench.reproduction.plans import Measured, PaperTable, PlannedModel
+from robench.reproduction.prose import filled
+
+RUNS = Path(__file__).parents[2] / "reports" / "runs"
+THREATS = ("linf:0.2", "l2:2", "l1:10")
+MODELS = (
+    PlannedModel("nat", "nat", published={"clean": 0.5, "union": 0.0}, hours=2.0),
+    PlannedModel("eat", "eat", ("linf", "l1"), {"union": 0.9}, hours=4.0),
+    PlannedModel("sat", "sat", ("linf", "l2", "l1"), {}),
+)
+TABLE = PaperTable("1", "Digits", THREATS, MODELS, base="nat")
+MEASURED = Measured("digits", "digits network", "digits-{model}", "digits-{model}.robench")
+
+
+@pytest.fixture(scope="module")
+def kind():
+    found = {name: recorded_summary(RUNS / f"digits-{name}.robench") for name in ("nat", "eat")}
+    return Kind(MEASURED, found, missing={"sat": "robench train sat --out digits-sat"})
+
+
+def rows(table):
+    return {(row["model"], row["source"].partition(",")[0]): row for row in table.frame.to_dict("records")}
+
+
+def test_published_numbers_stand_above_ours_and_those_outside_our_interval_are_marked(kind):
+    cells = rows(comparison(TABLE, [kind]))
+    assert cells["nat", "published"]["clean"] == "50.0"
+    assert cells["eat", "published"]["clean"] == "–"
+    ours = comparison(TABLE, [kind]).frame.iloc[1]
+    assert ours["source"] == f"digits network, {kind.summaries['nat'].data.examples} images"
+    assert ours["clean"].endswith(" ≠")
+    assert "[" in ours["clean"]
+    assert not ours["union"].endswith("≠")
+
+
+def test_a_model_without_a_run_has_a_row_that_states_it(kind):
+    assert ("", "digits network: not trained yet") in rows(comparison(TABLE, [kind]))
+
+
+def test_a_union_of_some_threats_is_that_of_the_examples(kind):
+    summary = kind.summaries["eat"]
+    some = restricted(summary, THREATS[:2])
+    both = [set(letters) == {"S"} for letters in zip(*(t.outcomes for t in summary.threats[:2]), strict=True)]
+    assert some.union.standing == sum(both)
+    assert some.union.accuracy == sum(both) / len(both) > summary.union.accuracy
+    assert restricted(summary, THREATS).union == summary.union
+    assert restricted(summary, THREATS).average == summary.average
+
+
+def test_models_are_ordered_as_published_and_as_measured(kind):
+    frame = orders(TABLE, [kind], "union").frame
+    assert list(frame["published"]) == ["eat (90.0)", "nat (0.0)"]
+    assert frame["digits network"][0].startswith("eat")
+    assert orders(TABLE, [kind], "average") is None
+
+
+def test_training_times_are_compared_where_they_are_published(kind):
+    assert list(times(TABLE, [kind]).frame["of nat"]) == ["1.0", "2.0", ""]
+    assert times(PaperTable("1", "Digits", THREATS, MODELS), [kind]) is None
+
+
+def test_a_text_names_its_numbers(kind):
+    summary = kind.summaries["eat"]
+    text = "{paper eat union} {digits eat union} {digits eat l2:2 count} {digits eat l2:2 of pgd}"
+    published, union, standing, tried = filled(text, TABLE, {"digits": kind.summaries}).split()
+    assert published == "90.0"
+    assert union == f"{100 * summary.union.accuracy:.1f}"
+    assert int(standing) == summary.threats[1].standing
+    assert int(tried) == summary.threats[1].attacks[0].tried
+    both = filled("{digits eat all l2:2 l1:10}", TABLE, {"digits": kind.summaries})
+    assert int(both) == restricted(summary, ("l2:2", "l1:10")).union.standing
+
+
+def test_two_models_are_compared_on_the_same_images(kind):
+    text = filled("{digits nat > eat union}", TABLE, {"digits": kind.summaries})
+    alone = kind.summaries["eat"].union.standing
+    assert text == f"0 and {alone}, p < 0.001"
+    assert filled("{digits nat > nat average}", TABLE, {"digits": kind.summaries}) == "p = 1"
+    assert filled("{digits nat > eat average}", TABLE, {"digits": kind.summaries}) == "p < 0.001"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits sat union", "digits nat l3:1", "paper sat union", "digits nat union twice", "other nat union", "digits"],
+)
+def test_a_number_that_no_run_gives_is_refused(kind, name):
+    with pytest.raises(UserError, match="no run gives"):
+        filled(f"{{{name}}}", TABLE, {"digits": kind.summaries})
+
+
+def test_a_course_needs_a_snapshot(kind):
+    with pytest.raises(UserError, match="no summary is that of a snapshot"):
+        course(list(kind.summaries.values()), "figure")
