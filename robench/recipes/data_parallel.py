@@ -9,6 +9,7 @@ torch.distributed is imported only in a process that torchrun has started.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -168,11 +169,15 @@ def together(device: torch.device, work: Callable[[Ranks], int]) -> int:
     ranks = _joined(device)
     try:
         return work(ranks)
-    except KeyboardInterrupt:
-        if ranks.first:
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work has ended
+        if isinstance(stop.__context__, RankLostError) and ranks.speaks():  # torchrun stops those that are left
+            raise stop.__context__ from None
+        if ranks.first and not isinstance(stop.__context__, RankLostError):
             raise
         return STOPPED
     except Exception:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if ranks.speaks():
             raise
         return 2
@@ -184,6 +189,7 @@ def together(device: torch.device, work: Callable[[Ranks], int]) -> int:
 def _joined(device: torch.device) -> Ranks:
     """Meets the other processes. Raises UserError if they cannot be reached."""
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     rank, size, _, per_machine = (int(os.environ[name]) for name in VARIABLES[:4])
@@ -192,6 +198,8 @@ def _joined(device: torch.device) -> Ranks:
     own_gpu = device.type == "cuda" and per_machine <= torch.cuda.device_count()  # NCCL needs one for each process
     try:
         store, rank, size = next(rendezvous("env://"))
+        # torchrun keeps its store when it starts all processes again.
+        store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if own_gpu and distributed.is_nccl_available() else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:

@@ -17,9 +17,13 @@ CPU = torch.device("cpu")
 class Ranks:
     """Forks that train together. This process has the store, as torchrun has."""
 
-    def __init__(self, size, folder, work):
+    def __init__(self, size, folder, work, *, after=None):
+        """With `after`, as torchrun starts processes again after others: with the same store."""
         self.size, self.folder = size, folder
-        self.store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.start = 0 if after is None else after.start + 1
+        self.store = (
+            after.store if after else distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        )
         self.pids = [self._fork(rank, work) for rank in range(size)]
 
     def _fork(self, rank, work):
@@ -38,7 +42,7 @@ class Ranks:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(self.store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "TORCHELASTIC_RESTART_COUNT": "0",
+                "TORCHELASTIC_RESTART_COUNT": str(self.start),
             }
             torch.set_num_threads(1)
             code = together(CPU, lambda ranks: self._work(ranks, work))

@@ -143,6 +143,16 @@ def test_a_killed_process_ends_all_with_one_sentence(tmp_path, killed):
     )
 
 
+def test_processes_that_torchrun_starts_again_find_each_other(tmp_path):
+    def work(ranks):
+        return trained_each(ranks, Noted(at=3 if ranks.rank == 1 else None, number=signal.SIGKILL))
+
+    first = Forks(2, made(tmp_path / "first"), work)
+    assert first.codes() == [2, -signal.SIGKILL]
+    again = Forks(2, made(tmp_path / "again"), lambda ranks: trained_each(ranks, Noted()), after=first)
+    assert [len(seen) for seen in again.results()] == [STEPS, STEPS]
+
+
 def trained_each(ranks, report):
     """A training in which every process has a report of its own."""
     data = TrainingData.of(blobs(160), BATCH, 0, CPU, ranks=ranks)
@@ -151,6 +161,19 @@ def trained_each(ranks, report):
     under_way = Training(net, recipe.optimiser_for(net.parameters()), Path("none"), "test", report, ranks=ranks)
     recipe.train(under_way, data, ())
     return report.seen
+
+
+def test_a_process_that_is_stopped_when_another_has_ended_names_the_other(tmp_path):
+    def work(ranks):
+        try:
+            return trained_each(ranks, Noted(at=3 if ranks.rank == 1 else None, number=signal.SIGKILL))
+        except UserError:
+            raise KeyboardInterrupt  # noqa: B904 (as a handler of SIGTERM does)
+
+    forks = Forks(2, tmp_path, work)
+    assert forks.codes() == [2, -signal.SIGKILL]
+    (error,) = forks.errors()
+    assert error.startswith("RankLostError: another process of this training has ended")
 
 
 def test_an_error_of_one_process_is_shown_once_and_ends_all(tmp_path):
