@@ -25,7 +25,7 @@ from robench.evaluation.runner import Evaluation
 from robench.evaluation.workers import processes
 from robench.evaluation.workers.driver import Driver, Pool
 from robench.evaluation.workers.leases import LeaseQueue
-from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report
+from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report, Setup
 from robench.evaluation.workers.processes import Processes
 from robench.evaluation.workers.round_search import RoundSearch
 from robench.evaluation.workers.searcher import Searcher
@@ -433,7 +433,7 @@ def test_a_worker_whose_program_has_ended_is_lost(monkeypatch):
     ours, theirs = Pipe()
     handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
     try:
-        processes.work(theirs, None, 0, threads)
+        processes.work(theirs, object.__new__(Setup), 0, threads)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert ours.recv() == Lost("net.pt is a program that was ended by SIGKILL")
