@@ -12,26 +12,17 @@ from hypothesis import settings
 from .type_checks import calls, checked_once
 
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
+from robench.problem.checkpoints import torchscript  # noqa: E402
 from robench.problem.checkpoints.confinement import process  # noqa: E402
 
-from .forked import Forked  # noqa: E402
+from . import forked  # noqa: E402
 
-process.Popen = Forked  # torch is imported once; commands that tests run in a process start real ones
+# Torch is imported once; commands that tests run in a process of their own start real ones.
+process.Popen, torchscript.run = forked.Forked, forked.run
 torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 os.environ["ROBENCH_PRECISION_CACHE"] = ""  # the account's own is none of our business; subprocesses inherit this
-
-
-@pytest.fixture
-def inspected_here(monkeypatch):
-    """TorchScript is inspected in this process: one of its own, which tests/problem/test_torchscript.py is about, takes
-    the seconds of importing torch again.
-    """
-    from robench.problem.checkpoints import torchscript  # here, after the type checks are installed
-    from robench.problem.checkpoints.torchscript.process import inspect
-
-    monkeypatch.setattr(torchscript, "inspect_apart", inspect)
 
 
 def pytest_collectstart():

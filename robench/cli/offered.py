@@ -39,6 +39,8 @@ def entries(kind: str) -> tuple[Entry, ...]:
 def named(kind: str, name: str) -> tuple[Entry, ...]:
     """The entries of a kind that have this name, or had it before."""
     present = KINDS[kind].present(name)
+    if kind == "models":  # the weights of the others need not be read
+        return (_model(present),) if present in zoo_names() else ()
     return tuple(entry for entry in entries(kind) if present == entry.name or present in entry.also)
 
 

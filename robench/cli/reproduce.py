@@ -2,11 +2,11 @@
 
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from types import FrameType
 
 from ..errors import UserError
@@ -93,16 +93,14 @@ def _show(table: PaperTable, size: Size, parts: list[Steps]) -> None:
 def _command(words: list[str], quiet: bool) -> int:
     """Runs `robench` with these words in a process of its own; the exit code."""
     echo(f"+ robench {shlex.join(words)}", err=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robench", *words, *(["--quiet"] if quiet else [])], stdout=subprocess.DEVNULL
-    )
+    process = Popen([sys.executable, "-m", "robench", *words, *(["--quiet"] if quiet else [])], stdout=DEVNULL)
     with _passing_on(process):
         code = process.wait()
     return code if code >= 0 else 128 - code  # as a shell shows a process that a signal ended
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _passing_on(process: Popen[bytes]) -> Iterator[None]:
     """Ctrl-C reaches the child from the terminal, and SIGTERM from here: it saves its state, and this process waits."""
 
     def pass_on(number: int, _: FrameType | None) -> None:

@@ -4,10 +4,10 @@ The bounds are checked when a file is read. They are far beyond what robench wri
 running for hours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from functools import reduce
-from typing import Annotated, Literal
+from functools import cached_property, reduce
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -260,7 +260,7 @@ class MaskingState(msgspec.Struct, frozen=True):
         )
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, dict=True):
     """Everything that a run file records. It may exceed the plan: other examples, threats, attacks."""
 
     clean: tuple[Clean, ...] = ()
@@ -280,6 +280,35 @@ class Evidence(msgspec.Struct, frozen=True):
         by_id = {v.claim: v for v in self.verdicts}
         return ((c, by_id[c.id]) for c in self.claims if c.id in by_id)
 
+    @cached_property
+    def accepted(self) -> dict[str, tuple[tuple[Claim, Verdict], ...]]:
+        """The accepted claims with their verdicts, each pair once, by the threat under which they were found."""
+        claims = {claim.id: claim for claim in self.claims}
+        pairs = dict.fromkeys((claims[v.claim], v) for v in self.verdicts if v.accepted and v.claim in claims)
+        return _grouped((claim.threat, (claim, verdict)) for claim, verdict in pairs)
+
+    @cached_property
+    def exhausted_under(self) -> dict[str, tuple[Exhausted, ...]]:
+        """The exhausted searches by threat."""
+        return _grouped((s.threat, s) for s in self.exhausted)
+
+    @cached_property
+    def passed_over_by(self) -> dict[tuple[str, str], tuple[PassedOver, ...]]:
+        """The examples that were passed over, by threat and attack."""
+        return _grouped(((p.threat, p.attack), p) for p in self.passed_over)
+
     def masking_state(self, threat: str) -> MaskingState:
         """The state of the check for gradient masking under one threat, from all records about it."""
         return reduce(MaskingState.joined, (s for s in self.masking if s.threat == threat), MaskingState(threat))
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, tuple[V, ...]]:
+    """The values of each key, in their order."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return {key: tuple(values) for key, values in groups.items()}

@@ -6,7 +6,8 @@ names the table and the column.
 
 import math
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -36,6 +37,7 @@ from .records import (
 FARTHEST = 1e6  # of a parameter, such as pixels or degrees
 _FEW = 3 * 8  # bytes of tx, ty and the angle
 _MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
+MAX_VALUES = 500  # examples in one query; SQLite may take no more than 999 parameters
 MAX_JSON = 2**26  # characters of a plan
 MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
 MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
@@ -116,31 +118,52 @@ def _canonical(threat: str) -> tuple[str, Hashable]:
 
 def evidence_of(db: sqlite3.Connection) -> Evidence:
     """The content of all tables, except the plan and images."""
-    probes = tuple(_read(db, Probe, "probe", "threat, example, name, value"))
+    probes = tuple(_read(db, Probe, "probe", _PROBE))
     evidence = Evidence(
-        clean=tuple(_read(db, Clean, "clean", "example, digest, correct, margin, tied")),
-        claims=tuple(
-            _read(db, Claim, "claim", "id, example, threat, attack, draw, target, forwards, backwards, witness")
-        ),
-        verdicts=tuple(_read(db, Verdict, "verdict", "claim, accepted, rejection, reason, size, margin, passes")),
-        exhausted=tuple(_read(db, Exhausted, "spent", "example, threat, attack, done, forwards, backwards, draws")),
+        clean=tuple(_read(db, Clean, "clean", _CLEAN)),
+        claims=tuple(_read(db, Claim, "claim", _CLAIM)),
+        verdicts=tuple(_read(db, Verdict, "verdict", _VERDICT)),
+        exhausted=tuple(_read(db, Exhausted, "spent", _EXHAUSTED)),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
         probes=tuple(p for p in probes if not (_is_state(p) or _is_of_round(p))),
         masking=tuple(_states(p for p in probes if _is_state(p))),
-        nearest=tuple(Nearest(p.example, p.threat, p.value) for p in probes if p.name == _NEAREST),
-        passed_over=tuple(
-            PassedOver(p.example, p.threat, renames.spec(p.name.removeprefix(prefix)), rule, p.value)
-            for p in probes
-            for rule, prefix in _PASSED_OVER.items()
-            if p.name.startswith(prefix)
-        ),
+        nearest=tuple(_nearest(probes)),
+        passed_over=tuple(_passed_over(probes)),
         environment=_environment(db),
     )
     passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
     if passes > MAX_PASSES:
         raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
     return evidence
+
+
+def evidence_about(db: sqlite3.Connection, examples: Iterable[int], threats: Sequence[str]) -> Evidence:
+    """What the tables record about these examples under these threats, and decides which of them are searched.
+
+    The tables are searched by their keys, so the time does not depend on how many other examples there are.
+    """
+    numbers, found = sorted(examples), Evidence()
+    for first in range(0, len(numbers), MAX_VALUES):
+        some = numbers[first : first + MAX_VALUES]
+        these = f"example IN ({_places(some)})"
+        claims = tuple(_read(db, Claim, "claim", _CLAIM, these, some))
+        verdict_of = f"claim IN (SELECT id FROM claim WHERE {these})"
+        under = f"threat IN ({_places(threats)}) AND {these}"
+        probes = tuple(_read(db, Probe, "probe", _PROBE, under, [*threats, *some]))
+        found = Evidence(
+            clean=(*found.clean, *_read(db, Clean, "clean", _CLEAN, these, some)),
+            claims=(*found.claims, *claims),
+            verdicts=(*found.verdicts, *_read(db, Verdict, "verdict", _VERDICT, verdict_of, some)),
+            exhausted=(*found.exhausted, *_read(db, Exhausted, "spent", _EXHAUSTED, these, some)),
+            nearest=(*found.nearest, *_nearest(probes)),
+            passed_over=(*found.passed_over, *_passed_over(probes)),
+        )
+    return found
+
+
+def _places(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _environment(db: sqlite3.Connection) -> dict[str, str]:
@@ -150,11 +173,19 @@ def _environment(db: sqlite3.Connection) -> dict[str, str]:
     return renames.environment(record)
 
 
-def _read(db: sqlite3.Connection, kind: type[R], table: str, columns: str) -> Iterator[R]:
-    """The rows of a table, in the order of its key."""
+def _read(
+    db: sqlite3.Connection,
+    kind: type[R],
+    table: str,
+    columns: str,
+    where: str = "",
+    parameters: Sequence[object] = (),
+) -> Iterator[R]:
+    """The rows of a table, or some of them, in the order of its key."""
     names = columns.split(", ")
     convert = [(name, _CONVERT[name]) for name in names if name in _CONVERT]
-    for values in db.execute(f"SELECT {columns} FROM {table} NOT INDEXED ORDER BY {_KEYS[table]}"):
+    some = f"WHERE {where}" if where else "NOT INDEXED"
+    for values in db.execute(f"SELECT {columns} FROM {table} {some} ORDER BY {_KEYS[table]}", parameters):
         row = dict(zip(names, values, strict=True))
         try:
             for name, into in convert:
@@ -162,11 +193,18 @@ def _read(db: sqlite3.Connection, kind: type[R], table: str, columns: str) -> It
             if "draws" in row and row.pop("draws") != row["done"].bit_count():
                 raise ValueError("as many draws as done has bits")
             record = msgspec.convert(row, kind)
-            _refuse_nonsense(record)
+            if kind in (Verdict, Probe):
+                _refuse_nonsense(record)
         except (msgspec.ValidationError, ValueError) as error:
             raise msgspec.ValidationError(f"table {table}: {error}") from None
         yield record
 
+
+_CLEAN = "example, digest, correct, margin, tied"
+_CLAIM = "id, example, threat, attack, draw, target, forwards, backwards, witness"
+_VERDICT = "claim, accepted, rejection, reason, size, margin, passes"
+_EXHAUSTED = "example, threat, attack, done, forwards, backwards, draws"
+_PROBE = "threat, example, name, value"
 
 _KEYS = {
     "clean": "example",
@@ -224,6 +262,10 @@ def _attack(text: Any) -> Any:
     return renames.spec(text) if isinstance(text, str) else text
 
 
+def _threat(text: Any) -> Any:
+    return sys.intern(text) if isinstance(text, str) else text  # else a million rows have as many texts
+
+
 def _items(done: Any) -> int:
     if not isinstance(done, bytes) or len(done) > MAX_ITEMS // 8:
         raise ValueError(f"done: expected the bits of at most {MAX_ITEMS:,} items")
@@ -240,6 +282,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "witness": _numbers,
     "done": _items,
     "attack": _attack,
+    "threat": _threat,
 }
 
 
@@ -310,6 +353,18 @@ _PASSED_OVER: dict[Literal["near", "sample"], str] = {"near": "too far for ", "s
 
 def _is_of_round(probe: Probe) -> bool:
     return probe.name == _NEAREST or probe.name.startswith(tuple(_PASSED_OVER.values()))
+
+
+def _nearest(probes: Iterable[Probe]) -> Iterator[Nearest]:
+    return (Nearest(p.example, p.threat, p.value) for p in probes if p.name == _NEAREST)
+
+
+def _passed_over(probes: Iterable[Probe]) -> Iterator[PassedOver]:
+    for probe in probes:
+        for rule, prefix in _PASSED_OVER.items():
+            if probe.name.startswith(prefix):
+                attack = renames.spec(probe.name.removeprefix(prefix))
+                yield PassedOver(probe.example, probe.threat, attack, rule, probe.value)
 
 
 def probe_of(record: Nearest | PassedOver) -> Probe:

@@ -279,6 +279,11 @@ class RunFile:
         with _explained(self.path):
             return rows.evidence_of(self._db)
 
+    def evidence_about(self, examples: Iterable[int], threats: Sequence[str]) -> Evidence:
+        """What the file records about these examples, but for errors, seconds and diagnostics."""
+        with _explained(self.path):
+            return rows.evidence_about(self._db, examples, threats)
+
     def images(self, shape: Sequence[int]) -> Iterator[tuple[int, Image]]:
         """(claim, image) for every stored image. Raises UserError if one differs from its checksum."""
         query = "SELECT id, example, image, encoding, sha256 FROM claim WHERE image IS NOT NULL ORDER BY id"

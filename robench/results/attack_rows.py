@@ -88,6 +88,7 @@ class ThreatRows:
         self.evidence = evidence
         self.finds = [(c, v) for c, v in breaks(evidence, threat) if c.example in self.correct]
         self.done = done_items(evidence, threat)
+        self._ended: dict[PlannedAttack, set[int]] = {}
 
     def attacks(self) -> tuple[AttackEntry, ...]:
         """A row per planned attack, in plan order."""
@@ -121,7 +122,9 @@ class ThreatRows:
 
     def ended(self, attack: PlannedAttack) -> set[int]:
         """The examples on which a planned attack has done its work: those that it broke, exhausted or passed over."""
-        return self._broken_by(attack) | self._exhausted(attack) | self._passed_over(attack)
+        if attack not in self._ended:
+            self._ended[attack] = self._broken_by(attack) | self._exhausted(attack) | self._passed_over(attack)
+        return self._ended[attack]
 
     @property
     def radius(self) -> Fraction | None:

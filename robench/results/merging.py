@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import count
+from operator import itemgetter
 from typing import TypeVar
 
 import msgspec
@@ -108,11 +109,13 @@ def consolidated(exhausted: Iterable[Exhausted]) -> tuple[Exhausted, ...]:
 
     Costs of different items add up; of records that share items only the more expensive one counts.
     """
-    together: dict[tuple[int, str, str], Exhausted] = {}
-    for s in sorted(set(exhausted), key=msgspec.structs.astuple):
-        place = (s.example, s.threat, s.attack)
-        together[place] = _both(together[place], s) if place in together else s
-    return tuple(together[place] for place in sorted(together))
+    together: dict[tuple[int, str, str], list[Exhausted]] = {}
+    for s in exhausted:
+        together.setdefault((s.example, s.threat, s.attack), []).append(s)
+    return tuple(
+        found[0] if len(found) == 1 else reduce(_both, sorted(set(found), key=msgspec.structs.astuple))
+        for _, found in sorted(together.items(), key=itemgetter(0))
+    )
 
 
 def _both(one: Exhausted, other: Exhausted) -> Exhausted:

@@ -76,18 +76,19 @@ def answers(evidence: Evidence) -> dict[int, bool]:
 
 def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
     """The accepted claims whose images lie in `threat`, in the order of their ids, each pair once."""
-    claims = {claim.id: claim for claim in evidence.claims}
-    found = {
-        (claims[verdict.claim], verdict)
-        for verdict in evidence.verdicts
-        if verdict.accepted and verdict.claim in claims and _lies_in(claims[verdict.claim], verdict, threat)
-    }
+    found = [
+        (claim, verdict)
+        for under, pairs in evidence.accepted.items()
+        if under == threat or ball(under)[0] == ball(threat)[0]
+        for claim, verdict in pairs
+        if _lies_in(claim, verdict, threat)
+    ]
     return sorted(found, key=lambda pair: (pair[0].id, pair[1].size))
 
 
 def done_items(evidence: Evidence, threat: str) -> dict[tuple[int, str], int]:
     """The exhausted items, as bits, by example and attack."""
-    return {(s.example, s.attack): s.done for s in consolidated(s for s in evidence.exhausted if s.threat == threat)}
+    return {(s.example, s.attack): s.done for s in consolidated(evidence.exhausted_under.get(threat, ()))}
 
 
 def ended_attacks(attacks: Sequence[PlannedAttack], evidence: Evidence, threat: str) -> dict[str, set[int]]:
@@ -104,7 +105,7 @@ def ended_attacks(attacks: Sequence[PlannedAttack], evidence: Evidence, threat: 
 
 def passed_over(attack: PlannedAttack, evidence: Evidence, threat: str) -> set[int]:
     """The examples that an attack need not search by its plan: by each rule that restricts it."""
-    records = [p for p in evidence.passed_over if (p.threat, p.attack) == (threat, attack.spec)]
+    records = evidence.passed_over_by.get((threat, attack.spec), ())
     by_rule = []
     if attack.near is not None:
         by_rule.append({p.example for p in records if p.rule == "near" and p.value > attack.near})

@@ -28,7 +28,7 @@ def falls(plan: Plan, evidence: Evidence, threat: str) -> list[Fall]:
     correct = {example for example in plan.examples if answered.get(example, False)}
     accepted = {v.claim for v in evidence.verdicts if v.accepted}
     claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
-    exhausted = consolidated(s for s in evidence.exhausted if s.threat == threat and s.example in correct)
+    exhausted = consolidated(s for s in evidence.exhausted_under.get(threat, ()) if s.example in correct)
     lost = {claim.example for claim, _ in breaks(evidence, threat)}
     found = []
     for attack in planned_threat(plan, threat).attacks:

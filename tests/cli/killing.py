@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import sklearn.datasets  # noqa: F401 (imported when digits are read, so before forking)
 import torch
 
 from robench.cli import evaluate  # noqa: F401 (so that a start finds it imported)

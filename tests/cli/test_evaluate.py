@@ -305,7 +305,7 @@ def test_images_found_in_bfloat16_are_verified_in_float32(robench, folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_a_torchscript_file_is_searched_in_bfloat16(robench, folder, inspected_here):
+def test_a_torchscript_file_is_searched_in_bfloat16(robench, folder):
     network = load("digits-nat").classifier
     torch.jit.trace(network.module, torch.rand(2, *network.shape)).save(folder / "traced.pt")
     letters = []

@@ -8,7 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from robench.cli import reproduce
 from robench.reproduction import plans
+
+from ..forked import Command
 
 TINY = """
 title = "A paper"
@@ -53,7 +56,8 @@ def test_a_plan_prints_its_commands_and_runs_nothing(paper, folder, robench):
     assert sorted(folder.iterdir()) == before
 
 
-def test_a_table_goes_from_training_to_a_page_and_continues(paper, folder, robench):
+def test_a_table_goes_from_training_to_a_page_and_continues(paper, folder, robench, monkeypatch):
+    monkeypatch.setattr(reproduce, "Popen", Command)  # the next test starts a real process
     words = ["reproduce", "paper", "--size", "tiny", "--out", "made", "--quiet", "--device", "cpu"]
     assert robench(*words).code == 0
     page = (folder / "made" / "table-1.md").read_text()

@@ -4,15 +4,25 @@ import itertools
 import os
 import signal
 import socket
+import warnings
 from collections import deque
 from dataclasses import dataclass, field, replace
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
+from torch import nn
 
-from robench.errors import UserError
+from robench.errors import ProgramEnded, UserError
+from robench.evaluation.model_source import CheckpointSource
 from robench.evaluation.planning import make_plan
+from robench.evaluation.prepared import prepare
+from robench.evaluation.progress import Silence
+from robench.evaluation.request import EvalRequest
 from robench.evaluation.runner import Evaluation
+from robench.evaluation.workers import processes
 from robench.evaluation.workers.driver import Driver, Pool
 from robench.evaluation.workers.leases import LeaseQueue
 from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report
@@ -22,6 +32,7 @@ from robench.evaluation.workers.searcher import Searcher
 from robench.evidence.records import Exhausted
 from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
+from robench.problem import datasets
 
 from ..exact_distances import Linear, classifier, toy
 from .test_shards import BREAKS, BREAKS_NONE, EXAMPLES, letters
@@ -130,6 +141,36 @@ def test_a_lost_worker_changes_nothing_whenever_it_is_lost(alone, stale):
     assert (late > 0) == stale
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_messages_that_the_network_holds_back_change_nothing(alone, given_up):
+    """All at once later; or never, as the worker is given up meanwhile, and then all the same."""
+
+    class Cut(Inline):
+        held_back = 60  # calls
+
+        def receive(self, seconds):
+            if all(worker for worker, _ in self.assigned):  # it has no lease so far
+                return super().receive(seconds)
+            self.held_back -= 1
+            mine = self.queues.pop(0)
+            received = super().receive(seconds)
+            self.queues[0] = mine
+            if self.held_back > 0:
+                return received
+            late = [Lost("ActorDiedError")] if given_up and self.held_back == 0 else []
+            late += mine
+            self.late += len(mine)
+            mine.clear()
+            return [*((0, message) for message in late), *received]
+
+    protocol, summary, evidence = alone
+    found, records = answered(protocol, pool := Cut(2))
+    assert pool.late > 2
+    assert letters(found) == letters(summary)
+    assert settled(records)[1] == settled(evidence)[1]
+    assert {e.example for e in settled(records)[0]} == {e.example for e in settled(evidence)[0]}
+
+
 def test_what_a_worker_sends_after_its_lease_was_given_to_another_is_left_out():
     with RunFile.in_memory() as run:
         question = evaluation(run, BREAKS, None)
@@ -232,6 +273,15 @@ def test_every_example_is_leased_once_and_workers_share_them(examples, workers, 
     assert len(sizes) >= min(examples, workers)
 
 
+@pytest.mark.parametrize(("examples", "workers", "smallest"), [(128, 1, 64), (128, 2, 32), (1000, 4, 32), (64, 4, 8)])
+def test_the_last_leases_are_half_a_batch_where_there_are_whole_ones_for_all_workers(examples, workers, smallest):
+    queue = LeaseQueue(list(range(examples)), workers, 64)
+    sizes = [len(lease[1]) for lease in iter(lambda: queue.take(0), None)]
+    assert sum(sizes) == examples
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert sizes[-2] == smallest  # the very last has what is left
+
+
 def test_the_examples_of_a_lost_worker_come_back_first():
     queue = LeaseQueue(list(range(8)), 2, 2)
     one, other = queue.take(0), queue.take(1)
@@ -246,23 +296,26 @@ def test_the_examples_of_a_lost_worker_come_back_first():
 
 
 def listening(pids):
-    """The listening sockets of the internet that these processes hold."""
+    """The listening sockets that these processes hold: of the internet, and of this machine."""
     held = {os.readlink(entry) for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    return [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+    found = [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return found + [line for line in lines if int(line[3], 16) & 0x10000 and f"socket:[{line[6]}]" in held]
 
 
 class Killing(Processes):
     """Kills the worker that reports first with SIGKILL, and notes what listens at that moment."""
 
     killed = None
-    listening = None
+    listening = of_driver = None
 
     def receive(self, seconds):
         received = super().receive(seconds)
         reporting = [worker for worker, message in received if isinstance(message, Report)]
         if self.killed is None and reporting:
-            self.listening = listening([os.getpid(), *(process.pid for process in self._processes)])
+            self.listening = listening([process.pid for process in self._processes])
+            self.of_driver = listening([os.getpid()])
             self.killed = reporting[0]
             os.kill(self._processes[self.killed].pid, signal.SIGKILL)
         return received
@@ -271,19 +324,127 @@ class Killing(Processes):
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
 def test_a_listening_socket_would_be_seen():
     before = len(listening([os.getpid()]))
-    with socket.create_server(("127.0.0.1", 0)):
+    with socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX) as local:
         assert len(listening([os.getpid()])) == before + 1
+        local.bind("\0robench test")
+        local.listen()
+        assert len(listening([os.getpid()])) == before + 2
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
+def test_an_evaluation_in_one_process_listens_nowhere():
+    class Listing(Silence):
+        found: ClassVar[list[int]] = []
+
+        def moved(self, standing, queries_done, queries_left):
+            self.found.append(len(listening([os.getpid()])))
+
+    before = len(listening([os.getpid()]))
+    Listing.found.clear()
+    answered(BREAKS, None, progress=Listing())
+    assert {*Listing.found} == {before}
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
 def test_processes_find_what_one_finds_and_one_may_be_killed():
     summary, _ = answered(BREAKS, None)
+    before = len(listening([os.getpid()]))
     with Driver(pool := Killing(2)) as driver, RunFile.in_memory() as run:
         question = evaluation(run, BREAKS, pool)
         question.elsewhere = driver.search_round
         assert letters(question.answer()) == letters(summary)
         assert pool.killed is not None
         assert not pool.listening
+        assert len(pool.of_driver) == before
         processes = list(pool._processes)
     assert processes[pool.killed].exitcode == -signal.SIGKILL
     assert all(process.exitcode is not None for process in processes)
+
+
+# Programs in files
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A scripted network in a file, which runs in a process of its own. It answers the class of the nearest mean."""
+    images = datasets.load("digits:test")
+    means = torch.stack([images.x[images.y == label].mean(dim=0).flatten() for label in range(10)])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    net[1].weight.data, net[1].bias.data = 2 * means, -means.square().sum(dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+        torch.jit.trace(net, torch.rand(2, 1, 28, 28)).save(tmp_path / "net.pt")
+    request = EvalRequest(data="digits", examples="8", threats=("linf:0.1",), attacks=("pgd(steps=2)",))
+    return prepare(request, CheckpointSource(str(tmp_path / "net.pt")))
+
+
+class Watched(Processes):
+    """Kills the process of the program of the worker that reports first."""
+
+    killed = None
+    programs: ClassVar[dict[int, list[int]]] = {}  # of each worker
+
+    def receive(self, seconds):
+        received = super().receive(seconds)
+        ready = [worker for worker, message in received if isinstance(message, Ready)]
+        self.programs.update({worker: children(self._processes[worker].pid) for worker in ready})
+        reporting = [worker for worker, message in received if isinstance(message, Report)]
+        if self.killed is None and reporting:
+            self.killed = reporting[0]
+            for pid in self.programs[self.killed]:
+                os.kill(pid, signal.SIGKILL)
+        return received
+
+
+def children(pid):
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists children there")
+def test_every_worker_runs_the_program_in_a_process_of_its_own_and_one_may_be_killed(program):
+    with RunFile.in_memory() as run:
+        alone = program.evaluation(run).answer()
+    noting = Noting()
+    with RunFile.in_memory() as run, Driver(pool := Watched(2), program.source) as driver:
+        found = program.evaluation(run, elsewhere=driver.search_round, progress=noting).answer()
+    assert letters(found) == letters(alone)
+    pids = [pid for programs in pool.programs.values() for pid in programs]
+    assert pool.killed is not None
+    assert len(pids) == len(set(pids)) == len(pool.programs)
+    assert any("net.pt is a program that " in note for note in noting.notes), noting.notes
+
+
+class Noting(Silence):
+    """Collects the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
+def test_a_worker_whose_program_has_ended_is_lost(monkeypatch):
+    def ended(*arguments):
+        raise ProgramEnded("net.pt is a program that was ended by SIGKILL")
+
+    monkeypatch.setattr(processes, "_answer", ended)
+    ours, theirs = Pipe()
+    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    try:
+        processes.work(theirs, None, 0, threads)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ours.recv() == Lost("net.pt is a program that was ended by SIGKILL")
+
+
+def test_a_worker_is_lost_once(alone):
+    class Twice(Inline):
+        def receive(self, seconds):
+            return [message for message in super().receive(seconds) for _ in range(1 + isinstance(message[1], Lost))]
+
+    protocol, summary, _ = alone
+    noting = Noting()
+    assert letters(answered(protocol, Twice(2, {0: 3}), progress=noting)[0]) == letters(summary)
+    assert len([text for text in noting.notes if "worker 1 has ended" in text]) == 1

@@ -372,3 +372,25 @@ def test_the_checkpoint_of_an_older_run_has_the_present_name_of_its_model(path):
     altered(path, "INSERT INTO environment VALUES ('checkpoint', 'mnist-eat-wide')")
     with RunFile.read(path) as run:
         assert run.evidence().environment["checkpoint"] == "mnist-eat-l1r13"
+
+
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_evidence_about_some_examples_is_that_part_of_all_evidence(path, monkeypatch, at_once):
+    monkeypatch.setattr(rows, "MAX_VALUES", at_once)
+    with RunFile.read(path) as run:
+        everything = run.evidence()
+        numbers = {c.example for c in (*everything.clean, *everything.claims, *everything.exhausted)}
+        for some in ([], *([number] for number in numbers), numbers):
+            found = run.evidence_about(some, [t.threat for t in PLAN.threats])
+            for field in ("clean", "claims", "exhausted", "nearest", "passed_over"):
+                assert {*getattr(found, field)} == {r for r in getattr(everything, field) if r.example in some}, field
+            ids = {claim.id for claim in found.claims}
+            assert {*found.verdicts} == {v for v in everything.verdicts if v.claim in ids}
+
+
+def test_reading_about_one_example_does_not_read_the_others(path):
+    with sqlite3.connect(path) as db:
+        for table, column in (("clean", "example"), ("spent", "example"), ("claim", "example"), ("verdict", "claim")):
+            where = f"{column} = 1"
+            (_, _, _, plan), *_ = db.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {table} WHERE {where}").fetchall()
+            assert plan.startswith("SEARCH"), table

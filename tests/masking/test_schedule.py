@@ -203,7 +203,7 @@ def compiled(module, path):
     return path
 
 
-def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path, inspected_here):
+def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path):
     weak = {"threats": ["linf:0.03"]}
     (honest,) = evaluate(linear(), "off", **weak).threats
     path = compiled(linear(Rounded()), tmp_path / "compiled.pt")

@@ -6,6 +6,13 @@ import torch
 
 from robench.problem.checkpoints.confinement import Confined, Process
 
+ALLOCATING = "l = [x]\nfor i in range(100000):\n    l.append(torch.empty([(1 << 28) + i]))\nreturn l[-1]"
+HARMFUL = {
+    "reads a file": 'return x + torch.from_file("secret", False, 4).sum()',
+    "writes a file": 'return x + torch.from_file("W", True, 4).sum()',
+}
+LOOPING = "i = 0\nwhile True:\n    i += 1\nreturn x.flatten(1)[:, :10] + i"
+
 
 def scripted(body, name="Net"):
     """A TorchScript archive whose forward pass runs this source text."""

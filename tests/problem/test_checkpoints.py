@@ -167,7 +167,7 @@ def test_a_network_made_in_another_precision_returns_float32(tmp_path, monkeypat
     assert same_function(load("m.pt", arch="net.py:cast", shape=SHAPE).classifier, model.float())
 
 
-def test_torchscript_brings_its_own_code(tmp_path, inspected_here):
+def test_torchscript_brings_its_own_code(tmp_path):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))
     loaded = load(tmp_path / "script.pt", shape=SHAPE, classes=10)
@@ -179,7 +179,7 @@ def test_torchscript_brings_its_own_code(tmp_path, inspected_here):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.freeze` is deprecated")
-def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_weights_by_name(tmp_path, inspected_here):
+def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_weights_by_name(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
@@ -189,9 +189,7 @@ def test_two_frozen_torchscript_programs_are_two_models_although_neither_has_wei
     assert not first.identity().same_as(second.identity())
 
 
-def test_the_weights_of_a_torchscript_file_are_loaded_into_the_requested_architecture(
-    tmp_path, monkeypatch, inspected_here
-):
+def test_the_weights_of_a_torchscript_file_are_loaded_into_the_requested_architecture(tmp_path, monkeypatch):
     model = sequential()
     scripted(model).save(str(tmp_path / "script.pt"))
     write_factory(tmp_path / "net.py", "nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2704, 10)")
@@ -760,7 +758,7 @@ def test_data_that_do_not_suit_a_known_architecture_are_refused(tmp_path):
     assert "the model has 10 outputs for 7 classes" in spare.notes
 
 
-def test_a_torchscript_model_for_other_images_is_refused(tmp_path, inspected_here):
+def test_a_torchscript_model_for_other_images_is_refused(tmp_path):
     scripted(sequential(channels=3)).save(str(tmp_path / "m.pt"))
     assert "reads 3-channel images" in refusal(tmp_path / "m.pt", shape=SHAPE)
     scripted(sequential(features=99)).save(str(tmp_path / "m.pt"))

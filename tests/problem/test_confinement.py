@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 import robench
 from robench.errors import ProgramEnded, UserError
-from robench.problem.checkpoints import load, torchscript
+from robench.problem.checkpoints import load
 from robench.problem.checkpoints.confinement import (
     NotConfined,
     kernel,
@@ -27,13 +26,12 @@ from robench.problem.checkpoints.confinement import (
 )
 from robench.problem.checkpoints.exported import read_program
 from robench.problem.checkpoints.programs import Program, confinement
-from robench.problem.checkpoints.torchscript.process import inspect
 from robench.problem.classifier import Classifier, weights_sha256
 from robench.problem.memory import out_of_memory
 from robench.search.engine.precision import multiply_adds
 from robench.search.engine.rounding import rounded
 
-from .confining import confined, saved, scripted
+from .confining import ALLOCATING, HARMFUL, LOOPING, confined, saved, scripted
 from .programs import PROGRAMS
 
 pytestmark = [
@@ -155,13 +153,6 @@ def test_graphs_and_programs_end_with_their_last_reference():
     gc.collect()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-
-
-ALLOCATING = "l = [x]\nfor i in range(100000):\n    l.append(torch.empty([(1 << 28) + i]))\nreturn l[-1]"
-HARMFUL = {
-    "reads a file": 'return x + torch.from_file("secret", False, 4).sum()',
-    "writes a file": 'return x + torch.from_file("W", True, 4).sum()',
-}
 
 
 @pytest.mark.parametrize("what", HARMFUL)
@@ -323,15 +314,13 @@ def test_the_process_gets_no_secrets_and_a_share_of_the_memory(tmp_path):
 
 
 def test_in_python_a_program_without_end_is_a_user_error(monkeypatch):
-    monkeypatch.setattr(torchscript, "inspect_apart", inspect)  # a process of its own takes seconds
     monkeypatch.setenv(process.VARIABLE, "1")
-    Path("m.pt").write_bytes(scripted(COMMANDS["loops"][1]))
+    Path("m.pt").write_bytes(scripted(LOOPING))
     with pytest.raises(UserError, match="gave no answer"):
         robench.evaluate("m.pt", "digits", threats=["linf:0.1"], examples=4)
 
 
 def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeypatch):
-    monkeypatch.setattr(torchscript, "inspect_apart", inspect)
     Path("m.pt").write_bytes(scripted("return x.flatten(1)[:, 40:50]"))
     question = {"threats": ["linf:0.2"], "attacks": "pgd(steps=3)", "examples": 40, "run": "r.robench"}
     call, gradients = process.Process.call, []
@@ -352,31 +341,3 @@ def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeyp
     after = robench.evaluate("m.pt", "digits", **question)
     assert (after.clean, after.union.open) == (before.clean, 0)
     assert after.environment["confinement"].startswith("seccomp")
-
-
-DEEP = "".join("  " * i + f"if x.dim() > {i}:\n" for i in range(90)) + "  " * 90 + "x = x + 1\nreturn x.flatten(1)"
-COMMANDS = {
-    "reads": ("aten::from_file in", HARMFUL["reads a file"]),
-    "writes": ("aten::from_file in", HARMFUL["writes a file"]),
-    "allocates without end": ("can't allocate memory", ALLOCATING),
-    "loops": ("gave no answer", "i = 0\nwhile True:\n    i += 1\nreturn x.flatten(1)[:, :10] + i"),
-    "nests too deep": ("nests blocks more than 64 deep", DEEP),
-}
-
-
-@pytest.mark.parametrize("what", COMMANDS)
-def test_the_command_ends_with_one_line_and_nothing_happened(what, tmp_path):
-    words, body = COMMANDS[what]
-    (tmp_path / "m.pt").write_bytes(scripted(body))
-    done = subprocess.run(
-        [sys.executable, "-m", "robench", "evaluate", "m.pt", "--data", "digits", "--examples", "4", "--device", "cpu"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | ({process.VARIABLE: "4"} if what == "loops" else {}),
-    )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    assert words in line
-    assert os.listdir(tmp_path) == ["m.pt"]

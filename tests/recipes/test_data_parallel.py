@@ -157,7 +157,7 @@ def test_processes_of_one_machine_listen_on_loopback_alone(tmp_path):
     def work(ranks):
         trained(ranks, "nat", steps=1)
         ranks.any(False)
-        return [line[1] for line in listening([os.getpid()])]
+        return [line[1] for line in listening([os.getpid()]) if len(line) > 9]  # of the internet
 
     forks = Forks(2, tmp_path, work)
     store = f":{forks.store.port:04X}"

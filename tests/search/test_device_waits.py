@@ -34,12 +34,7 @@ def test_a_step_makes_no_tensor_of_python_numbers(tested):
     model = classifier(net(), 4)
     split = toy(model, 4)
     threat = parse(USUAL[tested.threat])
-    watched(model, split, threat, tested.attack)  # constants that are made once and kept
-    assert watched(model, split, threat, tested.attack) == []
-
-
-def watched(model, split, threat, attack):
-    """The tensors that the steps of an attack make of Python numbers."""
+    search(Engine(model, split, 0, 5, compact=False), threat, tested.attack)  # makes constants once, and keeps them
     engine, watch = Engine(model, split, 0, 5, compact=False), FromTheHost()
     steps, step = [], engine._runner._step
 
@@ -49,9 +44,13 @@ def watched(model, split, threat, attack):
         return steps[-1]
 
     engine._runner._step = watched_step
-    for _ in zip(
-        range(ROUNDS), engine.work([job(threat, attack, items(model, attack, split, range(4)))]), strict=False
-    ):
-        pass
+    search(engine, threat, tested.attack)
     assert steps
-    return watch.found
+    assert watch.found == []
+
+
+def search(engine, threat, attack):
+    """Some rounds of the engine."""
+    work = engine.work([job(threat, attack, items(engine.classifier, attack, engine.split, range(4)))])
+    for _ in zip(range(ROUNDS), work, strict=False):
+        pass

@@ -116,7 +116,7 @@ class Driver:
                 evaluation.progress.noted(text)
             case Failed(text, by_user):
                 raise UserError(text) if by_user else RuntimeError(f"a worker failed: {text}")
-            case Lost(why):
+            case Lost(why) if worker in self._alive:
                 self._lose(search, worker, why)
             case _:
                 pass

@@ -29,11 +29,14 @@ class LeaseQueue:
     def take(self, worker: int) -> tuple[int, tuple[int, ...]] | None:
         """The number and the examples of a new lease; None where no example waits.
 
-        Leases become smaller towards the end, as the last of them decides when the round ends.
+        Leases become smaller towards the end, as the last of them decides when the round ends: down to half a batch
+        where there are whole ones for all workers. A batch of few rows takes longer for each example.
         """
         if not self.waiting:
             return None
         minimum = min(self.rows, -(-self.total // (LEASES * self.workers)))
+        if minimum == self.rows and self.workers > 1 and len(self.waiting) <= self.workers * self.rows:
+            minimum = -(-self.rows // 2)
         size = max(minimum, -(-len(self.waiting) // (2 * self.workers)))
         examples, self.waiting = tuple(self.waiting[:size]), self.waiting[size:]
         number, self.next = self.next, self.next + 1

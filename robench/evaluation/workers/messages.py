@@ -110,7 +110,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker has ended without an error of Python: it was killed, or its machine was lost."""
+    """The worker has ended without an error of Python: it, or the process of its program, was killed or lost."""
 
     why: str
 

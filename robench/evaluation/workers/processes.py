@@ -1,6 +1,7 @@
 """Workers as processes of this machine. They are reached through pipes of their own: nothing listens for others."""
 
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -10,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 
 import torch
 from torch import multiprocessing
 
-from ...errors import UserError
+from ...errors import ProgramEnded, UserError
 from ...problem.classifier import Classifier
 from ...problem.memory import keep_freed_memory
 from ...problem.module_copy import own_copy
@@ -137,10 +137,17 @@ def sendable(model: Classifier | ModelSource, source: ModelSource | None) -> Cla
         normalisation=model.normalisation,
     )
     try:
-        ForkingPickler.dumps(copied)
+        pickle.Pickler(_Nowhere()).dump(copied)  # the pickler of multiprocessing would open a socket for the weights
     except Exception:  # whatever pickling raises
         return source or copied
     return copied
+
+
+class _Nowhere:
+    """A file that discards what is written."""
+
+    def write(self, data: object) -> int:
+        return 0
 
 
 def work(pipe: Connection, setup: Setup, number: int, threads: int) -> None:
@@ -160,6 +167,8 @@ def work(pipe: Connection, setup: Setup, number: int, threads: int) -> None:
             _answer(pipe, setup, number, send)
     except UserError as error:
         send(Failed(str(error), by_user=True))
+    except ProgramEnded as ended:  # the process of a program in a file: another worker may have more memory, or luck
+        send(Lost(str(ended)))
     except Exception:
         send(Failed(traceback.format_exc(), by_user=False))
 

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 
-from ...errors import UserError, described
+from ...errors import ProgramEnded, UserError, described
 from ...problem.memory import keep_freed_memory
 from ...problem.process import plain_process
 from ..model_source import ModelSource
@@ -130,6 +130,8 @@ class _Actor:
                     task()
             except UserError as error:
                 self._sent.put(Failed(str(error), by_user=True))
+            except ProgramEnded as ended:
+                self._sent.put(Lost(str(ended)))
             except Exception as error:
                 self._sent.put(Failed(described(error), by_user=False))
 

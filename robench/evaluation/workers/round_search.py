@@ -1,6 +1,6 @@
 """One round of an evaluation, divided into leases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,8 +20,8 @@ class RoundSearch:
     evaluation: Evaluation
     one: Round
     queue: LeaseQueue
-    _evidence: Evidence = field(init=False)  # when the round began, or when examples came back
-    _deciding: frozenset[int] = field(init=False)
+    _deciding: frozenset[int] = field(init=False)  # examples on which the attacks of the round depend
+    _decided: Evidence = field(init=False)  # about these, when the round began, or when examples came back
     _seconds: dict[tuple[str, str], float] = field(init=False)  # of each attack, over all sessions
     _of_lease: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
     _queries: dict[int, tuple[int, int]] = field(default_factory=dict)  # made, and left, by lease
@@ -30,11 +30,12 @@ class RoundSearch:
 
     def __post_init__(self) -> None:
         plan, run = self.evaluation.plan, self.evaluation.run
-        self._evidence, self._ids = run.evidence(), run.next_claim()
-        self._deciding = deciding(self.evaluation, self._evidence)
-        self._seconds = {(e.threat, e.attack): e.seconds for e in self._evidence.efforts}
+        evidence, self._ids = run.evidence(), run.next_claim()
+        self._deciding = deciding(self.evaluation, evidence)
+        self._decided = self._about(self._deciding)
+        self._seconds = {(e.threat, e.attack): e.seconds for e in evidence.efforts}
         for planned in plan.threats:
-            letters = outcomes(plan, self._evidence, planned.threat)
+            letters = outcomes(plan, evidence, planned.threat)
             pairs = zip(plan.examples, letters, strict=True)
             self._standing[planned.threat] = {n for n, o in pairs if o in (Outcome.STANDING, Outcome.OPEN)}
 
@@ -45,14 +46,19 @@ class RoundSearch:
             return None
         number, examples = taken
         steps = self.evaluation.places(self.one)
-        return Lease(number, steps, self.one.part, examples, about(self._evidence, self._deciding.union(examples)))
+        known = joined(self._decided, self._about(frozenset(examples) - self._deciding))
+        return Lease(number, steps, self.one.part, examples, known)
 
     def give_back(self, worker: int) -> Sequence[int]:
         """Puts the examples of a lost worker back, with what it found on them. Returns them."""
         back = self.queue.give_back(worker)
         if back:
-            self._evidence = self.evaluation.run.evidence()
+            self._decided = self._about(self._deciding)
         return back
+
+    def _about(self, examples: Iterable[int]) -> Evidence:
+        threats = [planned.threat for planned in self.evaluation.plan.threats]
+        return self.evaluation.run.evidence_about(examples, threats)
 
     def store(self, worker: int, report: Report) -> None:
         """Writes down a report, within a transaction of the caller; nothing where the worker has lost the lease."""
@@ -87,17 +93,15 @@ class RoundSearch:
         self.evaluation.progress.moved(len(self._standing.get(threat, ())), made, left + waiting)
 
 
-def about(evidence: Evidence, examples: frozenset[int]) -> Evidence:
-    """The evidence about these examples. Seconds are left out: a worker counts from 0."""
-    claims = tuple(c for c in evidence.claims if c.example in examples)
-    ids = {c.id for c in claims}
+def joined(one: Evidence, other: Evidence) -> Evidence:
+    """The evidence about two sets of examples. Seconds are left out: a worker counts from 0."""
     return Evidence(
-        clean=tuple(c for c in evidence.clean if c.example in examples),
-        claims=claims,
-        verdicts=tuple(v for v in evidence.verdicts if v.claim in ids),
-        exhausted=tuple(s for s in evidence.exhausted if s.example in examples),
-        nearest=tuple(n for n in evidence.nearest if n.example in examples),
-        passed_over=tuple(p for p in evidence.passed_over if p.example in examples),
+        clean=one.clean + other.clean,
+        claims=one.claims + other.claims,
+        verdicts=one.verdicts + other.verdicts,
+        exhausted=one.exhausted + other.exhausted,
+        nearest=one.nearest + other.nearest,
+        passed_over=one.passed_over + other.passed_over,
     )
 
 

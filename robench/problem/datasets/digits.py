@@ -2,6 +2,8 @@
 
 import hashlib
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,17 +14,24 @@ from ..split import Split
 SIDE, STORED_SIDE = 28, 8
 INK = 16  # the highest stored value
 EXAMPLES, TRAIN = 1797, 1297
+FILE = "datasets/data/digits.csv.gz"  # of scikit-learn
 
 
 def read(part: str) -> Split:
     """The 1,297 training examples or the 500 test examples, as 1x28x28 images."""
-    from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
-
-    stored = load_digits()
+    pixels, labels = _stored()
     rows = _order()[:TRAIN] if part == "train" else _order()[TRAIN:]
-    x = upscaled(stored.images[rows].astype(np.int64))
-    y = stored.target[rows].astype(np.int64)
+    x, y = upscaled(pixels[rows]), labels[rows]
     return Split.whole(f"digits:{part}", torch.from_numpy(x)[:, None], torch.from_numpy(y), classes=10)
+
+
+def _stored() -> tuple[Int64[np.ndarray, "N 8 8"], Int64[np.ndarray, "N"]]:
+    """The images and labels of `sklearn.datasets.load_digits`, from the same file: its import takes a second."""
+    package = find_spec("sklearn")
+    assert package is not None, "robench depends on scikit-learn"
+    assert package.origin is not None
+    rows = np.loadtxt(Path(package.origin).parent / FILE, delimiter=",", dtype=np.int64)
+    return rows[:, :-1].reshape(-1, STORED_SIDE, STORED_SIDE), rows[:, -1]
 
 
 @cache

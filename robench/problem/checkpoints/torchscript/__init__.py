@@ -7,8 +7,8 @@ TorchScript has operators that write files, and can run them while it is loaded.
 import hashlib
 import os
 import signal
-import subprocess
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, TimeoutExpired, run
 
 import torch
 
@@ -44,17 +44,17 @@ def inspect_apart(data: bytes, seconds: int = SECONDS) -> Inspection:
     """The result of inspecting an archive in a separate process, which gets only these bytes."""
     limited = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
-        done = subprocess.run(
+        done = run(
             command(f"{__name__}.process", str(seconds)),
             input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=DEVNULL,
             env=os.environ | limited,
             timeout=5 * seconds,
             check=False,
         )
         return Inspection.from_json(done.stdout)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return Inspection(refused=f"could not be checked in {5 * seconds} seconds")
     except OSError as error:
         return Inspection(refused=f"could not be checked (no process can be started: {error.strerror or error})")

@@ -1,7 +1,6 @@
 """Corruptions by noise in every pixel of every channel."""
 
 import numpy as np
-from scipy import stats
 
 from .arrays import Array, Noise
 
@@ -14,6 +13,8 @@ def gaussian_noise(x: Array, severity: int, noise: Noise) -> Array:
 
 def shot_noise(x: Array, severity: int, noise: Noise) -> Array:
     """The number of photons of each pixel is Poisson-distributed."""
+    from scipy import stats  # takes half a second to import, and only this corruption needs it
+
     photons = (500, 250, 100, 75, 50)[severity - 1]
     counts: Array = stats.poisson.ppf(noise.uniform(*x.shape[1:]), x * photons)
     return counts / photons
