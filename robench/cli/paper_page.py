@@ -27,7 +27,8 @@ def run(name: str, runs: Path, page: Path | None, check: Path | None) -> int:
     assert file is not None, "one of them is given"
     found = {table.name: [_kind(table, measured, runs) for measured in table.measured] for table in paper.table}
     command = shlex.join(["robench", "reproduce", name, "--runs", str(runs), "--page", str(file)])
-    text = paper_page(name, paper, found, command)
+    lacking = {f.course for f in paper.figure if f.course and not (runs / f.course).is_file()}
+    text = paper_page(name, paper, found, command, lacking)
     pictures = _pictures(paper, runs)
     if check is not None:
         for picture in pictures:

@@ -1,7 +1,7 @@
 """The page of a paper: every published table and figure beside what was measured here, with reasons."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..results.summary import Summary
 from ..results.tables import questions
@@ -20,8 +20,13 @@ LEGEND = (
 )
 
 
-def paper_page(name: str, paper: Paper, found: Mapping[str, Sequence[Kind]], command: str) -> str:
-    """Markdown. `name` is that of the paper for commands; `found` holds the kinds of models by table."""
+def paper_page(
+    name: str, paper: Paper, found: Mapping[str, Sequence[Kind]], command: str, lacking: Collection[str] = ()
+) -> str:
+    """Markdown. `name` is that of the paper for commands; `found` holds the kinds of models by table.
+
+    `lacking` are files of summaries that are not there: their figures are named, and not shown.
+    """
     blocks = [
         f"# {paper.title}",
         _wrapped(f"[The paper]({paper.url}) beside robench. Command: `{command}`."),
@@ -31,7 +36,10 @@ def paper_page(name: str, paper: Paper, found: Mapping[str, Sequence[Kind]], com
     for table in paper.table:
         blocks += _table(name, table, found.get(table.name, ()))
     for figure in paper.figure:
-        blocks += _figure(figure, paper, found)
+        if figure.course in lacking:
+            blocks += [f"## {figure.title}", f"Not drawn: the folder of runs has no {figure.course}."]
+        else:
+            blocks += _figure(figure, paper, found)
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 

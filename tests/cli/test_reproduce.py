@@ -138,6 +138,15 @@ def test_the_page_of_a_paper_is_made_from_runs_and_checked(paper, folder, robenc
     assert "+Ours is" in changed.out
 
 
+def test_a_figure_without_its_summaries_is_named_and_not_shown(paper, folder, robench):
+    figure = '[[figure]]\ntitle = "Figure 1"\npictures = { "one.svg" = "a course" }\ncourse = "none.json"\n'
+    (paper / "paper.toml").write_text(f"{PAGED}\n{figure}")
+    assert robench("reproduce", "paper", "--runs", str(RUNS), "--page", "paper.md").code == 0
+    page = (folder / "paper.md").read_text()
+    assert "Not drawn: the folder of runs has no none.json." in page
+    assert "one.svg" not in page
+
+
 def test_a_run_of_another_model_is_refused(paper, folder, robench):
     (paper / "paper.toml").write_text(PAGED.replace("digits-{model}.robench", "digits-sat.robench"))
     done = robench("reproduce", "paper", "--runs", str(RUNS), "--page", "paper.md")
