@@ -13,11 +13,19 @@ which lets pass what it cannot resolve.
 import dataclasses
 import functools
 import inspect
+import sys
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any, ForwardRef, get_args
 
 import jaxtyping
 from jaxtyping import AbstractArray
+
+if sys.version_info < (
+    3,
+    12,
+):  # which collects the attributes of a protocol again whenever a value is checked against it
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
 # The calls of a function in a test whose shapes are checked: the first, and of the others one in so many.
 FIRST, EVERY = 8, 16

@@ -6,7 +6,7 @@ from contextlib import suppress
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
-KEPT = 256 << 20  # bytes of freed memory at the end of the heap that a process keeps
+UNTRIMMED = 256 << 20  # bytes of freed memory at the end of the heap that do not go back to the system
 ON_HEAP = 32 << 20  # bytes: smaller tensors are on the heap; the highest value that glibc takes
 
 
@@ -24,4 +24,4 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError):  # another system, or another library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, ON_HEAP)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_TRIM_THRESHOLD, UNTRIMMED)
