@@ -58,9 +58,13 @@ def test_a_union_of_some_threats_is_that_of_the_examples(kind):
 
 
 def test_models_are_ordered_as_published_and_as_measured(kind):
-    frame = orders(TABLE, [kind], "union").frame
-    assert list(frame["published"]) == ["eat (90.0)", "nat (0.0)"]
-    assert frame["digits network"][0].startswith("eat")
+    models = (
+        PlannedModel("eat", "eat", published={"union": 0.2}),
+        PlannedModel("nat", "nat", published={"union": 0.3}),
+    )
+    frame = orders(PaperTable("1", "Digits", THREATS, models), [kind], "union").frame
+    assert list(frame["published"]) == ["nat (30.0)", "eat (20.0)"]
+    assert [text.split()[0] for text in frame["digits network"]] == ["eat", "nat"]
     assert orders(TABLE, [kind], "average") is None
 
 

@@ -271,6 +271,21 @@ def test_where_the_model_answers_nan_the_map_stays_blank():
     assert (low, high) == pytest.approx((np.log1p(np.exp(-1.5)), np.log1p(np.exp(0.5))))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "numbers"),
+    [
+        (0.05, 2.0, ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        (0.001, 3.0, ["0.001", "0.01", "0.1", "1"]),  # decades alone, where there are many
+        (1.1, 2.05, ["1.2", "1.4", "1.6", "1.8", "2"]),  # short: evenly spaced
+    ],
+)
+def test_the_scale_of_a_landscape_has_a_few_plain_numbers(low, high, numbers):
+    loss = np.linspace(low, high, 25).reshape(5, 5)
+    of = Surface("l2:2", 21, 3, 1.0, loss, loss - high)
+    bar = figures.landscapes(material().summary, [of]).figure.axes[-1]
+    assert [label.get_text() for label in bar.get_yticklabels()] == numbers
+
+
 # along
 
 

@@ -93,7 +93,7 @@ def _ticks(scale: LogNorm) -> list[float]:
         inside = [tick for tick in inside if f"{tick:e}".startswith("1")]
     if len(inside) > 2:
         return inside
-    even = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(scale.vmin, scale.vmax)
+    even = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(scale.vmin, scale.vmax)
     return [round(float(tick), 6) for tick in even if scale.vmin <= tick <= scale.vmax]
 
 
