@@ -195,7 +195,7 @@ def _explained(args: argparse.Namespace) -> list[str]:
     return [
         "Accuracy in percent of the examples, under the protocol quick with that threat. Truth: the network inside, or"
         " a twin with the same answers and a useful gradient. Seconds are CPU time of one thread; those of the check"
-        " come on top of those of the attacks.",
+        " come on top of those of the attacks. The check had no limit of time.",
         f"Command: python benchmarks/masking_verdicts.py --part {args.part} --level {args.level}"
         f" --examples {args.examples}{' --saved' if args.saved else ''}",
     ]
