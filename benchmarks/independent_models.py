@@ -9,7 +9,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,6 +31,33 @@ class Subject:
     compiles: bool = True
     bases: tuple[str, ...] = ("robust",)
     threats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: THREATS)
+    networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=lambda: TRAINED)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """In which forms it is evaluated."""
+        return ("module", "compiled") if self.compiles else ("module",)
+
+    @property
+    def data(self) -> str:
+        """The data set of its bases."""
+        return "digits"
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Bundled networks that must not guide the check: they may be inside."""
+        return (BUNDLED,)
+
+    def base(self, name: str, keep: Path) -> nn.Module:
+        """A base network, trained once and kept in a folder, or a bundled one; `robust` is one of these."""
+        if name not in self.networks:
+            return copy.deepcopy(checkpoints.load(BUNDLED if name == "robust" else name).classifier.module)
+        path = keep / f"{name}.pth"
+        if not path.exists():
+            keep.mkdir(parents=True, exist_ok=True)
+            torch.save(self.networks[name](), path)
+        net: nn.Module = torch.load(path, weights_only=False)
+        return net.eval()
 
     @property
     def held_out(self) -> bool:
@@ -100,7 +126,7 @@ def worst(net: nn.Module, x: Tensor, y: Tensor, radius: float, l2: bool, steps: 
     return (x + delta).detach()
 
 
-_TRAINED: Mapping[str, Callable[[], nn.Module]] = {
+TRAINED: Mapping[str, Callable[[], nn.Module]] = {
     "robust-l2": lambda: fit(SmallCNN(), radius=1.5, l2=True, epochs=30),
     "plain": lambda: fit(SmallCNN(), epochs=15),
     "mlp": lambda: fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)), epochs=15),
@@ -116,23 +142,6 @@ _TRAINED: Mapping[str, Callable[[], nn.Module]] = {
     "linear": lambda: fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), epochs=20),
     "small-lipschitz": lambda: fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), epochs=20, decay=0.05),
 }
-
-
-def base(name: str, keep: Path) -> nn.Module:
-    """A base network, trained once and kept in a folder; `robust` is a bundled one."""
-    if name == "robust":
-        return copy.deepcopy(checkpoints.load(BUNDLED).classifier.module)
-    path = keep / f"{name}.pth"
-    if not path.exists():
-        keep.mkdir(parents=True, exist_ok=True)
-        torch.save(_trained(name), path)
-    net: nn.Module = torch.load(path, weights_only=False)
-    return net.eval()
-
-
-@cache
-def _trained(name: str) -> nn.Module:
-    return _TRAINED[name]()
 
 
 # Wrappers. Each is a module that torch.jit.trace or torch.jit.script can compile, unless its subject says otherwise.
