@@ -24,6 +24,8 @@ from unittest import mock
 
 import torch
 
+from robench.problem.checkpoints.confinement.process import CHILD
+
 from .kinds import KINDS, valid_files
 
 SEED = 20
@@ -51,7 +53,7 @@ class Watch:
     def _event(self, event: str, args: tuple[object, ...]) -> None:
         if not self.active:
             return
-        if event in ACTIONS and not _is_of_git(args):
+        if event in ACTIONS and not (_is_of_git(args) or _is_confined(args)):
             self.seen.append(f"{event} {args[:2]!r}")
         elif event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITING):
             self._path(event, args[0])
@@ -67,6 +69,12 @@ def _is_of_git(args: tuple[object, ...]) -> bool:
     """Whether it is git, of which robench learns its own commit, and a library of Foolbox its version."""
     words = args[1] if len(args) > 1 else None
     return isinstance(words, list) and words[:1] == ["git"] and ("describe" in words or words[1:] == ["version"])
+
+
+def _is_confined(args: tuple[object, ...]) -> bool:
+    """Whether it is the process in which ONNX Runtime reads a graph that robench does not import."""
+    words = args[1] if len(args) > 1 else None
+    return isinstance(words, list) and CHILD in words
 
 
 class Command:

@@ -8,6 +8,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from robench.problem.checkpoints.onnx.forward_only import ForwardOnly
 from robench.problem.checkpoints.onnx.importing import import_onnx
 
 IMAGE = ("N", 1, 28, 28)
@@ -41,7 +42,7 @@ def written(made, folder):
 
 def imported(made, folder):
     """The module that robench makes of the file."""
-    return import_onnx(written(made, folder))[0].network
+    return import_onnx(written(made, folder), ForwardOnly)[0].network
 
 
 def runtime(made, x):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from robench.errors import UserError
 from robench.problem import checkpoints
 from robench.problem.checkpoints.onnx import importing, layer, parsing, wire
+from robench.problem.checkpoints.onnx.forward_only import ForwardOnly
 
 from .graphs import dense, model, ours, written
 
@@ -277,7 +278,7 @@ def test_nodes_that_the_outputs_do_not_need_do_not_matter(tmp_path):
     nodes = [node("NonZero", outputs=["unused"]), node("Flatten")]
     path = written(model(nodes), tmp_path)
     x = np.zeros((1, 1, 28, 28), dtype="float32")
-    assert ours(importing.import_onnx(path)[0].network, x)[0].shape == (1, 784)
+    assert ours(importing.import_onnx(path, ForwardOnly)[0].network, x)[0].shape == (1, 784)
 
 
 def _field(number, content):
