@@ -253,9 +253,11 @@ def _of_rivals(request: _Request, rivals: list[Match], choice: Choice) -> Built:
     Raises UserError where clean images do not decide and none is usual.
     """
     first, trial = rivals[0], request.trial
-    built = [_matched(request, match, choice, "") for match in rivals]
+    if trial is not None and trial.images.shape != first.shape:
+        trial = None
+    built = [_matched(request, match, choice, "") for match in (rivals[:1] if trial is None else rivals)]
     usual, measured, clear = built[0], "", False
-    if trial is not None and trial.images.shape == first.shape:
+    if trial is not None:
         own = usual.normalisation
         known = trial.normalisation or (own and own.text) or None
         comparison = compared([one.network for one in built], replace(trial, normalisation=known))
@@ -265,10 +267,11 @@ def _of_rivals(request: _Request, rivals: list[Match], choice: Choice) -> Built:
     if not clear and min(first.shape[1:]) < first.architecture.assumed_from:
         raise ambiguous(request.path, rivals, measured)
     taken = built[comparison.best] if clear else usual
-    others = " and ".join(one.architecture for one in built if one is not taken)
+    names = (match.architecture.name for match in rivals)
+    others = " and ".join(name for name in names if name != taken.architecture)
     note, caution = f"recognised as {taken.architecture} by {first.how}", ""
     if clear:
-        note += f" and by clean images; {others} has equal keys{measured}"
+        note += f" and by clean images; the keys are those of {others} too{measured}"
     else:
         fits_too = f"{others} would fit as well, and --arch chooses{measured}"
         note += f"; {fits_too}"
