@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import __version__
-from ..analysis import first_layer
+from ..analysis import features, first_layer
 from ..analysis.landscape import landscape, lines
 from ..errors import UserError, unknown
 from ..evaluation.recorded import recorded_plan
@@ -22,7 +23,7 @@ from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
 from ..results import figures
-from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Raised, Shown, Surface, Walk
+from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Placed, Raised, Shown, Surface, Walk
 from ..results.summary import summarise
 from .options import preparation
 from .reloading import reloaded
@@ -103,6 +104,7 @@ def _pictures(
         "landscape": lambda: _one_by_one(read, lambda r: _landscape(r, each)),
         "along": lambda: _one_by_one(read, lambda r: _along(r, each)),
         "first-layer": lambda: _one_by_one(read, lambda r: _first_layer(r, each)),
+        "features": lambda: _one_by_one(read, _features),
         "gallery": lambda: _one_by_one(read, lambda r: _gallery(r, each)),
     }
     pictures = []
@@ -192,19 +194,53 @@ def _correct(run: _Read, count: int, what: str) -> list[int]:
     return rows
 
 
-def _gallery(run: _Read, each: int) -> Picture:
-    """The finds nearest to their clean images, under each threat."""
-    material = run.material
-    if not any(v.accepted for v in material.evidence.verdicts):
+def _features(run: _Read) -> Picture:
+    """The features of clean and adversarial images of the two classes between which most finds lead."""
+    images = _stored(run)
+    split, referee = run.loaded
+    plan, evidence = run.material.plan, run.material.evidence
+    rows = {number: row for row, number in enumerate(split.numbers)}
+    smallest: dict[tuple[str, int], int] = {}  # of each threat and example, the find
+    for planned in plan.threats:
+        for claim, _ in figures.nearest(plan, evidence, planned.threat, images, len(images)):
+            smallest.setdefault((planned.threat, rows[claim.example]), claim.id)
+    seed = plan.seed
+    broken = torch.from_numpy(np.stack([images[find] for find in smallest.values()]))
+    found = features.penultimate(referee.classifier, broken, seed=seed)
+    answers, labels = found.logits.argmax(dim=1).numpy(), split.y.numpy()
+    pairs = [(int(labels[row]), int(answer)) for (_, row), answer in zip(smallest, answers, strict=True)]
+    classes = figures.often_confused(pairs)
+    shown = [row for row in range(len(labels)) if labels[row] in classes]
+    clean = features.penultimate(referee.classifier, split.x[shown], seed=seed)
+    kept = [i for i, (label, _) in enumerate(pairs) if label in classes]
+    places = features.plane(torch.cat([clean.features, found.features[kept]]), seed=seed)
+    answered = np.concatenate([clean.logits.argmax(dim=1).numpy(), answers[kept]])
+    at = dict(zip([list(smallest)[i] for i in kept], range(len(shown), len(places)), strict=True))
+    panels = [Placed("clean", places[: len(shown)], labels[shown], answered[: len(shown)])]
+    for planned in plan.threats:
+        chosen = [at.get((planned.threat, row), i) for i, row in enumerate(shown)]
+        panels.append(Placed(planned.threat, places[chosen], labels[shown], answered[chosen]))
+    return figures.feature_planes(run.material.summary, classes, panels)
+
+
+def _stored(run: _Read) -> dict[int, np.ndarray]:
+    """The images of the finds, by the number of the find; there is at least one."""
+    if not any(v.accepted for v in run.material.evidence.verdicts):
         raise UserError(
             f"{run.file.path} holds no find, so there is nothing to show; try more attacks, or leave it out"
         )
-    split, referee = run.loaded
-    images = dict(run.file.images(split.shape))
+    images = dict(run.file.images(run.loaded[0].shape))
     if not images:
         raise UserError(
             f"{run.file.path} holds no images, as runs merged with --slim do; make it again with robench evaluate"
         )
+    return images
+
+
+def _gallery(run: _Read, each: int) -> Picture:
+    """The finds nearest to their clean images, under each threat."""
+    material, images = run.material, _stored(run)
+    split, referee = run.loaded
     rows = {number: row for row, number in enumerate(split.numbers)}
     shown = []
     for planned in material.plan.threats:

@@ -20,7 +20,7 @@ from robench.results import figures
 
 from .conftest import files
 
-LOADED = ("landscape", "along", "first-layer", "gallery")
+LOADED = ("landscape", "along", "first-layer", "features", "gallery")
 DRAWN_WITH = "3.11.2"  # the pictures in docs/images; constraints.txt names it
 
 
@@ -205,6 +205,27 @@ def test_without_a_convolution_or_black_pixels_there_is_no_first_layer(
     words = ("--data", "images.npz", "--arch", "net.py:build", "--normalise", "none", "--protocol", "tiny.toml")
     assert robench("evaluate", "model.pt", *words, "--run", "r.robench", "--quiet").code == 0
     assert message in refused("figures", "r.robench", "--out", "p", "--kind", "first-layer", "--arch", "net.py:build")
+
+
+def test_features_are_those_of_the_model_for_clean_and_broken_images(run, robench, folder, monkeypatch):
+    seen = []
+    real = figures.feature_planes
+    monkeypatch.setattr(figures, "feature_planes", lambda *result: seen.append(result) or real(*result))
+    assert robench("figures", "r.robench", "--out", "p", "--kind", "features").code == 0
+    ((_, classes, panels),) = seen
+    assert [panel.title for panel in panels] == ["clean", "linf:0.1", "l2:1"]
+    digits, net = load("digits"), checkpoints.load("digits-nat").classifier
+    shown = [row for row in range(12) if int(digits.y[row]) in classes]
+    for panel in panels:
+        assert panel.labels.tolist() == digits.y[shown].tolist()
+    clean = panels[0]
+    assert clean.answers.tolist() == net(digits.x[shown]).argmax(1).tolist()
+    with RunFile.read(folder / "r.robench") as file:
+        evidence = file.evidence()
+    for panel in panels[1:]:
+        broken = {c.example for c, v in evidence.judged() if v.accepted and c.threat == panel.title}
+        moved = (panel.places != clean.places).any(1)
+        assert [row in broken for row in shown] == moved.tolist() == (panel.answers != panel.labels).tolist()
 
 
 def test_quiet_prints_only_names(run, robench, folder):

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from robench.evidence.records import Claim, Evidence, PlannedAttack, Verdict
 from robench.results import figures
-from robench.results.figures import Layer, Material, Raised, Shown, Surface, Walk
+from robench.results.figures import Layer, Material, Placed, Raised, Shown, Surface, Walk
 from robench.results.queries import Fall, falls
 from robench.results.summary import summarise
 
@@ -55,6 +55,10 @@ def picture_of(kind):
         return figures.walks(both[0].summary, [walk("linf:0.3", 21), walk("l2:2", 21)])
     if kind == "first-layer":
         return figures.first_layers(both[0].summary, layer(), [raised(21), raised(22)])
+    if kind == "features":
+        return figures.feature_planes(
+            both[0].summary, (3, 8), [placed("clean", [3, 3, 8, 8]), placed("linf:0.3", [3, 8, 8, 5])]
+        )
     return figures.galleries(both[0].summary, [shown(1), shown(1, "l2:2")])
 
 
@@ -86,6 +90,11 @@ def raised(example, channels=1):
 def shown(channels, threat="linf:0.3", example=21):
     pixels = np.random.default_rng(example).random((2, channels, 6, 6), dtype=np.float32)
     return Shown(threat, example, 3, 8, 0.25, *pixels)
+
+
+def placed(title, answers):
+    """Two images of class 3 and two of class 8 at the corners of a square."""
+    return Placed(title, np.array([[0, 0], [0, 1], [1, 0], [1, 1.0]]), np.array([3, 3, 8, 8]), np.array(answers))
 
 
 def told_by(content, form):
@@ -385,6 +394,40 @@ def test_the_loss_of_rising_pixels_is_drawn_with_the_promise_the_thresholds_and_
     ticks = sorted(line.get_xdata()[0] for lines in drawn.values() for line in lines)
     assert ticks == [0.3, 0.75]
     assert panel.get_ylim()[0] == 0
+
+
+# features
+
+
+def test_the_classes_with_most_finds_between_them_are_shown_and_of_equal_ones_the_first():
+    assert figures.often_confused([(7, 1), (1, 7), (2, 3), (2, 3), (2, 3), (5, 5)]) == (2, 3)
+    assert figures.often_confused([(7, 1), (2, 3), (3, 2), (1, 7)]) == (1, 7)
+
+
+def test_features_of_each_image_have_the_shape_of_its_class_and_the_colour_of_its_answer():
+    clean, broken = picture_of("features").figure.axes
+    assert (clean.get_title(), broken.get_title()) == ("clean\n4 of 4 correct", "linf:0.3\n2 of 4 correct")
+    (three, eight), (blue, orange) = broken.collections, clean.collections
+    np.testing.assert_array_equal(three.get_offsets(), [[0, 0], [0, 1]])
+    np.testing.assert_array_equal(eight.get_offsets(), [[1, 0], [1, 1]])
+    first, second = blue.get_facecolors()[0], orange.get_facecolors()[0]
+    np.testing.assert_array_equal(three.get_facecolors(), [first, second])  # one of class 3 is read as 8
+    np.testing.assert_array_equal(eight.get_facecolors()[0], second)
+    assert not any((eight.get_facecolors()[1] == other).all() for other in (first, second))  # read as 5
+    legend = picture_of("features").figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()][-1] == "another answer"
+
+
+def test_an_area_has_the_colour_of_the_answers_in_it():
+    places = np.array([[0.0, i] for i in range(6)] + [[9.0, i] for i in range(6)])
+    labels = np.repeat([3, 8], 6)
+    (axes,) = figures.feature_planes(material().summary, (3, 8), [Placed("clean", places, labels, labels)]).figure.axes
+    area = axes.images[0].get_array()
+    left, right = area[120, 5], area[120, -5]
+    blue, orange = (group.get_facecolors()[0, :3] for group in axes.collections)
+    # Lighter shades: a quarter of the way from white.
+    np.testing.assert_allclose(left, 0.75 + 0.25 * blue, atol=1e-9)
+    np.testing.assert_allclose(right, 0.75 + 0.25 * orange, atol=1e-9)
 
 
 # gallery

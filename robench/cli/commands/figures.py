@@ -49,9 +49,10 @@ def command(**options: Any) -> None:
     landscape    the loss around the first images that the model classifies correctly
     along        loss and margin from these images outwards, along the gradient and at random
     first-layer  the filters of the first layer, and the loss as black pixels become brighter
+    features     the features of clean and adversarial images of two classes, in a plane
     gallery      the adversarial images nearest to their clean ones
 
-    The last four kinds load the model and the data.
+    The last five kinds load the model and the data.
 
     \b
     robench figures runs/*.robench --out pictures

@@ -5,6 +5,7 @@ This package opens no window, reads no file and queries no model.
 
 from .along import Walk, walks
 from .curve import curves
+from .features import Placed, feature_planes, often_confused
 from .first_layer import Layer, Raised, first_layers
 from .gallery import Shown, contact_sheet, galleries, nearest
 from .landscape import Surface, landscapes
@@ -12,7 +13,7 @@ from .picture import FORMS, Album, Material, Picture, image_bytes
 from .queries import queries
 from .trade_off import trade_offs
 
-KINDS = ("curve", "trade-off", "queries", "landscape", "along", "first-layer", "gallery")
+KINDS = ("curve", "trade-off", "queries", "landscape", "along", "first-layer", "features", "gallery")
 
 __all__ = [
     "FORMS",
@@ -21,16 +22,19 @@ __all__ = [
     "Layer",
     "Material",
     "Picture",
+    "Placed",
     "Raised",
     "Shown",
     "Surface",
     "Walk",
     "contact_sheet",
     "curves",
+    "feature_planes",
     "first_layers",
     "galleries",
     "image_bytes",
     "landscapes",
+    "often_confused",
     "nearest",
     "queries",
     "trade_offs",
