@@ -23,6 +23,7 @@ from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..recipes.recipe import Recipe
 from ..results.measured import refuse_unmeasured
 from ..results.tables import render
+from ..search.engine.precision import has_hardware
 from .display import TrainingDisplay
 from .running import command_line, interrupt, run_shown
 from .terminal import echo
@@ -101,6 +102,12 @@ def _run(
         click.echo(
             f"note: {data} has no test part, so the model is trained on {len(split)} of its images, and measured on the"
             f" others ({order.data})",
+            err=True,
+        )
+    if precision == "bfloat16" and not has_hardware(precision, picked) and not quiet:
+        click.echo(
+            "note: this device has no hardware for bfloat16, which is slower here than float32; to train faster, stop"
+            " with Ctrl-C and leave out --precision bfloat16",
             err=True,
         )
     if not _train(order, split, picked, quiet):

@@ -355,6 +355,14 @@ def test_a_model_of_another_precision_is_another_model(train, refused, folder):
     assert "exist already" in train(f"{command} --half").err
 
 
+@pytest.mark.parametrize("hardware", [True, False])
+def test_bfloat16_without_hardware_is_said_to_be_slow(train, folder, monkeypatch, hardware):
+    monkeypatch.setattr("robench.cli.train.has_hardware", lambda *_: hardware)
+    result = train("nat --set steps=1 --no-evaluation --precision bfloat16 --out m")
+    assert result.code == 0
+    assert ("note: this device has no hardware for bfloat16" in result.err) is not hardware
+
+
 def test_a_training_does_not_continue_with_other_images_of_the_same_name(train, refused, folder, monkeypatch, often):
     words = "nat --data d.npz --arch digits-cnn --set steps=3 --set batch=16 --no-evaluation --quiet --out m"
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
