@@ -20,6 +20,7 @@ from ..results.stats.comparison import difference, mcnemar
 from ..results.summary import Summary
 from ..results.tables.cells import cells, percent
 from ..results.tables.seeds import Row
+from .comparison import restricted
 from .plans import PaperTable
 
 NAMED = re.compile(r"\{([^{}]+)\}")
@@ -34,7 +35,9 @@ def filled(text: str, table: PaperTable, kinds: Kinds) -> str:
     def number(match: re.Match[str]) -> str:
         words = match[1].split()
         try:
-            return _published(table, words[1:]) if words[0] == "paper" else _measured(kinds[words[0]], words[1:])
+            if words[0] == "paper":
+                return _published(table, words[1:])
+            return _measured(_united(kinds[words[0]], table, words[1:]), words[1:])
         except (LookupError, ValueError, StopIteration):
             raise UserError(f"table {table.name}: no run gives {match[0]}; correct the text, or add the run") from None
 
@@ -44,6 +47,13 @@ def filled(text: str, table: PaperTable, kinds: Kinds) -> str:
 def _published(table: PaperTable, words: Sequence[str]) -> str:
     name, column = words
     return percent(next(m.published[column] for m in table.models if m.name == name))
+
+
+def _united(summaries: Mapping[str, Summary], table: PaperTable, words: Sequence[str]) -> Mapping[str, Summary]:
+    """For union and average, the summaries under those threats of which the paper prints them."""
+    if not table.united or not {"union", "average"} & set(words):
+        return summaries
+    return {name: restricted(summary, table.united) for name, summary in summaries.items()}
 
 
 def _measured(summaries: Mapping[str, Summary], words: Sequence[str]) -> str:

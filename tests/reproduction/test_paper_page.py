@@ -85,6 +85,17 @@ def test_a_text_names_its_numbers(kind):
     assert int(both) == restricted(summary, ("l2:2", "l1:10")).union.standing
 
 
+def test_union_and_average_in_a_text_are_those_of_the_table(kind):
+    united = THREATS[:2]
+    table = PaperTable("3", "Digits", THREATS, MODELS, united=united)
+    some = restricted(kind.summaries["eat"], united)
+    text = filled("{digits eat union} {digits eat union count} {digits eat average}", table, {"digits": kind.summaries})
+    assert text == f"{100 * some.union.accuracy:.1f} {some.union.standing} {100 * some.average.accuracy:.1f}"
+    assert text != filled(
+        "{digits eat union} {digits eat union count} {digits eat average}", TABLE, {"digits": kind.summaries}
+    )
+
+
 def test_two_models_are_compared_on_the_same_images(kind):
     text = filled("{digits nat > eat union}", TABLE, {"digits": kind.summaries})
     alone = kind.summaries["eat"].union.standing
