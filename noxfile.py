@@ -39,6 +39,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def processes(session: nox.Session) -> None:
+    """The tests that start browsers, several workers or other programs, which the usual ones leave out."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", "-n", "auto", "-m", "processes and not slow and not gpu")
+
+
+@nox.session
 def precision(session: nox.Session) -> None:
     """The tests whose outcome the precision of the search can affect, in float32 and in bfloat16."""
     install(session, "-e", ".[test]")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from .type_checks import calls, checked_once
+from .type_checks import calls, checked_once, mark_only_what_is_instrumented
 
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)  # before anything of robench is imported
+mark_only_what_is_instrumented()
 from robench.problem.checkpoints import torchscript  # noqa: E402
 from robench.problem.checkpoints.confinement import process  # noqa: E402
 

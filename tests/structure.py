@@ -52,9 +52,9 @@ class Vocabulary:
         allowed = tuple((entry["where"], entry["why"]) for entry in table.get("allowed", []))
         return cls(frozenset(table["identifiers"]), tuple(table["prose"]), allowed)
 
-    def allows(self, path: str, name: str) -> bool:
-        """Whether the name is an exception in this file."""
-        return any(fnmatch.fnmatchcase(f"{path}:{name}", pattern) for pattern, _ in self.allowed)
+    def allows(self, place: str) -> bool:
+        """Whether a use at this place, as `Use.place` gives it, is an exception."""
+        return any(fnmatch.fnmatchcase(place, pattern) for pattern, _ in self.allowed)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def uses(root: Path, vocabulary: Vocabulary) -> Iterator[Use]:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.NAME and token.string not in seen:
                 for word in vocabulary.identifiers.intersection(words_of(token.string)):
-                    if not vocabulary.allows(place, token.string):
+                    if not vocabulary.allows(f"{place}:{token.string}"):
                         yield Use(place, token.start[0], "identifier", word, token.string)
                 seen.add(token.string)
             kind = {tokenize.COMMENT: "comment", tokenize.STRING: "text"}.get(token.type, "")
@@ -152,7 +152,7 @@ def uses(root: Path, vocabulary: Vocabulary) -> Iterator[Use]:
                 continue
             for match in pattern.finditer(re.sub(r"`[^`\n]*`", "``", token.string)):
                 around = token.string[max(0, match.start() - 30) : match.end() + 30].replace("\n", " ")
-                if not vocabulary.allows(place, f"{kind}:{match[0].lower()}"):
+                if not vocabulary.allows(f"{place}:{kind}:{match[0].lower()}"):
                     line = token.start[0] + token.string[: match.start()].count("\n")
                     yield Use(place, line, kind, match[0].lower(), around)
 

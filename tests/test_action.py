@@ -141,6 +141,7 @@ def test_only_an_undecided_verdict_can_be_allowed(runner, code, ends):
     assert runner("Check", code=code, checkpoint="m", baseline="b", fail_on_undecided="false").returncode == ends
 
 
+@pytest.mark.processes
 def test_the_real_command_passes_an_unchanged_model_and_comments(runner, tmp_path, monkeypatch):
     (tmp_path / "bin" / "robench").write_text(f'#!/bin/sh\nexec {sys.executable} -m robench "$@"\n')
     (tmp_path / "bin" / "robench").chmod(0o755)

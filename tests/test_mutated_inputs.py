@@ -7,7 +7,8 @@ import pytest
 from .mutations.kinds import KINDS
 from .mutations.running import run
 
-SAMPLE = 25  # inputs of each kind in a usual run of the tests
+SAMPLE = 25  # inputs of each kind among the tests marked processes
+FEW = 4  # in a usual run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it limits memory and time by the signals of Unix")
 
@@ -40,6 +41,12 @@ def faults(results, inputs):
     return [f"{r['kind']} {r['number']}: {r['faults']} {str(r['message'])[-300:]}" for r in results if r["faults"]]
 
 
+def test_a_few_mutated_inputs_work_or_are_refused_in_one_sentence(tmp_path):
+    inputs = [(kind, number) for kind in KINDS for number in range(FEW)]
+    assert faults(list(run(tmp_path, inputs)), inputs) == []
+
+
+@pytest.mark.processes
 def test_a_sample_of_mutated_inputs_works_or_is_refused_in_one_sentence(results):
     assert faults(results[: len(SAMPLED)], SAMPLED) == []
 
@@ -51,6 +58,7 @@ def test_all_mutated_inputs_work_or_are_refused_in_one_sentence(tmp_path):
     assert faults(list(run(tmp_path, inputs)), inputs) == []
 
 
+@pytest.mark.processes
 def test_the_harness_sees_what_a_command_must_not_do(results):
     for result, fault in zip(results[len(SAMPLED) :], WRONG.values(), strict=True):
         assert any(found.startswith(fault) for found in result["faults"] or [""])

@@ -1,7 +1,11 @@
 """The type checks of tests find a wrong type, a wrong shape and an axis of two sizes, in arguments and results."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import cache_from_source
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -112,3 +116,50 @@ def postponed(x: "Nowhere", n: int) -> int:
 
 def test_a_type_that_cannot_be_resolved_is_let_pass():
     assert postponed("anything", 1) == 1
+
+
+@checked
+@dataclass
+class Chain:
+    link: "Chain | None" = None
+
+    @checked
+    def joined(self, other: "Chain", logits: "Logits", y: "Labels") -> "Chain":
+        return Chain(other) if len(y) > 1 else "none"
+
+
+def test_a_type_named_by_text_is_looked_up_and_checked_in_every_call():
+    chain, logits, y = Chain(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
+    assert chain.joined(chain, logits, y) == Chain(chain)
+    for wrong in [
+        (1, logits, y),
+        (chain, torch.zeros(2), y),
+        (chain, torch.zeros(4, 3), y),
+        (chain, logits[:1], y[:1]),
+    ]:
+        for _ in range(FIRST + 2):
+            with pytest.raises(BeartypeCallHintViolation):
+                chain.joined(*wrong)
+    with pytest.raises(BeartypeCallHintViolation):
+        Chain("link")
+
+
+def test_compiled_files_are_marked_for_robench_alone(tmp_path, monkeypatch):
+    """A module of robench that imports another package: `jaxtyped` marks the files of both."""
+    package, other = tmp_path / "robench_like", tmp_path / "other_package.py"
+    package.mkdir()
+    (package / "__init__.py").write_text("import other_package\n\n\ndef f(x: int) -> int:\n    return x\n")
+    other.write_text("def f(x: int) -> int:\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    with jaxtyping.install_import_hook("robench_like", "beartype.beartype"):
+        made = importlib.import_module("robench_like")
+    with pytest.raises(BeartypeCallHintViolation):
+        made.f("1")
+    assert made.other_package.f("1") == "1"
+    (marked,) = (package / "__pycache__").iterdir()
+    (plain_file,) = (tmp_path / "__pycache__").iterdir()
+    assert "jaxtyping" in marked.name
+    assert plain_file == Path(cache_from_source(str(other)))
+    for name in ("robench_like", "other_package"):
+        del sys.modules[name]

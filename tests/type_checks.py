@@ -6,8 +6,11 @@ few functions thousands of times, with the same shapes.
 `--jaxtyping-packages` decorates every function of robench with `jaxtyping.jaxtyped`. That checks arguments again with
 the result, binds them to their names, and keeps a record of axes for functions without shapes too: half of the time of
 the tests. Here the type checker checks a call once, inside `jaxtyped("context")` if the function names a shape, so that
-an axis has one size in all its arguments and its result. Functions with types that are named by text keep `jaxtyped`,
-which lets pass what it cannot resolve.
+an axis has one size in all its arguments and its result. Types that are named by text are looked up when the function
+is first called; where a name is imported for type checkers alone, the function keeps `jaxtyped`, which lets it pass.
+
+`jaxtyped` also gives its mark to the compiled files of every other package that a module of robench imports, so that
+they are all compiled again. Here only modules of robench have it.
 """
 
 import dataclasses
@@ -16,10 +19,12 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from typing import Any, ForwardRef, get_args
+from unittest import mock
 
 import jaxtyping
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, _import_hook
 
 if sys.version_info < (
     3,
@@ -49,6 +54,40 @@ def names_by_text(annotation: Any) -> bool:
     return any(isinstance(part, str | ForwardRef) for part in parts(annotation))
 
 
+def looked_up(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """The function, whose types are looked up at its first call: until then what they name may not be defined."""
+    checked: Callable[..., Any] | None = None
+
+    @functools.wraps(thing)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        if jaxtyping.config.jaxtyping_disable:
+            return thing(*args, **kwargs)
+        if checked is None:
+            checked = with_types(jaxtyped, thing, typechecker)
+        return checked(*args, **kwargs)
+
+    return call
+
+
+def with_types(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """The function with checks of the types that its texts name, or as `jaxtyped` makes it where one is unknown."""
+    try:
+        types = typing.get_type_hints(thing, include_extras=True)
+    except NameError:
+        return jaxtyped(thing, typechecker=typechecker)
+    with mock.patch.object(thing, "__annotations__", types):
+        checked = typechecker(thing)
+    if not any(map(names_a_shape, types.values())):
+        return checked
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):
+            return checked(*args, **kwargs)
+
+    return call
+
+
 def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator in place of `jaxtyped`, for functions and for the constructors of dataclasses."""
 
@@ -60,8 +99,10 @@ def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
                 thing.__init__ = decorator(thing.__init__, typechecker=typechecker)  # type: ignore[misc]
             return thing
         annotations = getattr(thing, "__annotations__", {}).values()
-        if not inspect.isfunction(thing) or typechecker is None or any(map(names_by_text, annotations)):
+        if not inspect.isfunction(thing) or typechecker is None:
             return jaxtyped(thing, typechecker=typechecker)
+        if any(map(names_by_text, annotations)):
+            return looked_up(jaxtyped, thing, typechecker)
         checked = typechecker(thing)
         if not any(map(names_a_shape, annotations)):
             return checked
@@ -77,3 +118,19 @@ def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
         return call
 
     return decorator
+
+
+def mark_only_what_is_instrumented() -> None:
+    """Keeps the mark of `jaxtyped` off the compiled files of other packages.
+
+    Its loader renames the compiled files of all that is imported while a module of robench runs. Here it does so only
+    while it looks for the code of that module.
+    """
+    loader = _import_hook._JaxtypingLoader
+
+    def get_code(self: Any, fullname: str) -> Any:
+        marked = functools.partial(_import_hook._optimized_cache_from_source, self._typechecker.get_hash())
+        with mock.patch("importlib._bootstrap_external.cache_from_source", marked):
+            return SourceFileLoader.get_code(self, fullname)
+
+    loader.get_code, loader.exec_module = get_code, SourceFileLoader.exec_module

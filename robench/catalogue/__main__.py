@@ -1,8 +1,9 @@
 """Writes the catalogue: `python -m robench.catalogue`."""
 
+import functools
 import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -42,16 +43,21 @@ def made() -> dict[str, list[Entry]]:
     return {
         "attacks": [*map(_attack, ATTACKS.values()), *map(_suite, SUITES), _foolbox()],
         "threats": list(map(_threat, THREATS.values())),
-        "protocols": [_protocol(protocols.read(protocols.HERE / f"{name}.toml")) for name in protocols.names()],
-        "recipes": list(map(_recipe, RECIPES.values())),
+        "protocols": [_protocol(_read(name)) for name in protocols.names()],
+        "recipes": recipes(),
         "data": list(map(_data, DATASETS.values())),
         "architectures": list(map(architecture_entry, ARCHITECTURES.values())),
     }
 
 
-def encoded() -> bytes:
+def encoded(entries: Mapping[str, Sequence[Entry]]) -> bytes:
     """The content of the file: a line for each value, so that branches merge."""
-    return msgspec.json.format(msgspec.json.encode(made()), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(entries), indent=1) + b"\n"
+
+
+def recipes() -> list[Entry]:
+    """Those of the catalogue, from the classes."""
+    return list(map(_recipe, RECIPES.values()))
 
 
 def _attack(kind: type[AnyAttack]) -> Entry:
@@ -82,14 +88,17 @@ def _threat(kind: type[ThreatModel]) -> Entry:
     facts = {
         "attacks": ", ".join(a.name for a in ATTACKS.values() if kind.name in a.threats),
         "protocols": ", ".join(
-            name
-            for name in protocols.names()
-            if any(t.threat.name == kind.name for t in protocols.read(protocols.HERE / f"{name}.toml").threats)
+            name for name in protocols.names() if any(t.threat.name == kind.name for t in _read(name).threats)
         ),
     }
     protocol = "" if _fits("quick", kind.form) else " --protocol standard"
     example = f"robench evaluate {MODEL} --threat {kind.form}{protocol}"
     return Entry(kind.form, kind.meaning, facts, _about(kind), example=example, also=(kind.name,))
+
+
+@functools.cache
+def _read(name: str) -> Protocol:
+    return protocols.read(protocols.HERE / f"{name}.toml")
 
 
 def _fits(protocol: str, threat: str) -> bool:
@@ -181,8 +190,13 @@ def _comments(kind: type[Any]) -> Iterator[tuple[str, str]]:
     """The comments behind the fields of a class, those of its bases first."""
     for base in reversed(kind.__mro__):
         if base.__module__.startswith("robench."):
-            yield from re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(base), re.M)
+            yield from _own_comments(base)
+
+
+@functools.cache
+def _own_comments(kind: type[Any]) -> list[tuple[str, str]]:
+    return re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(kind), re.M)
 
 
 if __name__ == "__main__":
-    FILE.write_bytes(encoded())
+    FILE.write_bytes(encoded(made()))

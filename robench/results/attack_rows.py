@@ -89,6 +89,7 @@ class ThreatRows:
         self.finds = [(c, v) for c, v in breaks(evidence, threat) if c.example in self.correct]
         self.done = done_items(evidence, threat)
         self._ended: dict[PlannedAttack, set[int]] = {}
+        self._exhausted_by: dict[PlannedAttack, set[int]] = {}
 
     def attacks(self) -> tuple[AttackEntry, ...]:
         """A row per planned attack, in plan order."""
@@ -228,7 +229,11 @@ class ThreatRows:
         return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack != attack.spec}
 
     def _exhausted(self, attack: PlannedAttack) -> set[int]:
-        return {e for e in self.correct if is_exhausted(attack, self.done.get((e, attack.spec), 0))}
+        if attack not in self._exhausted_by:
+            done = {e: self.done.get((e, attack.spec), 0) for e in self.correct}
+            whole = {items for items in set(done.values()) if is_exhausted(attack, items)}
+            self._exhausted_by[attack] = {e for e, items in done.items() if items in whole}
+        return self._exhausted_by[attack]
 
     def _passed_over(self, attack: PlannedAttack) -> set[int]:
         return passed_over(attack, self.evidence, self.threat) & self.correct

@@ -41,6 +41,7 @@ def test_the_command_ends_with_one_line_and_nothing_happened(what, folder, roben
     assert files(folder) == before
 
 
+@pytest.mark.processes
 def test_the_installed_command_does_so_in_real_processes(tmp_path):
     (tmp_path / "m.pt").write_bytes(scripted(ALLOCATING))
     command = [sys.executable, "-m", "robench", *WORDS]

@@ -51,6 +51,7 @@ def tuples(rows):
     return {tuple(row) for row in rows}
 
 
+@pytest.mark.processes
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_table(folder, robench):
     (folder / "kill.toml").write_text(PROTOCOL)
     noise = random.Random(0)

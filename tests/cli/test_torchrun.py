@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from robench.problem.checkpoints.cards import read_card
 
 
@@ -14,6 +16,7 @@ def torchrun(*words):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
 
 
+@pytest.mark.processes
 def test_two_processes_train_one_model_and_the_first_alone_prints_and_evaluates(folder):
     words = ("--set", "steps=3", "--set", "batch=16", "--validation", "8", "--protocol", "clean", "--out", "m")
     result = torchrun("train", "nat", *words)

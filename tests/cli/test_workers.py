@@ -46,6 +46,7 @@ def running(pid):
     return True
 
 
+@pytest.mark.processes
 def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outcomes(robench, folder):
     command = ["evaluate", *ROBUST, "--run", "r.robench", "--json", "r.json", "--workers", "2"]
     with subprocess.Popen([sys.executable, "-m", "robench", *command], stderr=subprocess.DEVNULL) as driver:

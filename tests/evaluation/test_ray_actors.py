@@ -39,6 +39,7 @@ class Killing(ray_actors.RayActors):
         return received
 
 
+@pytest.mark.processes
 def test_actors_find_what_one_process_finds_and_one_may_be_killed(loopback):
     summary, _ = answered(BREAKS, None)
     pool = Killing("10.0.0.5:6379", 2)

@@ -401,6 +401,7 @@ def children(pid):
     return [int(child) for child in listed.split()]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists children there")
 def test_every_worker_runs_the_program_in_a_process_of_its_own_and_one_may_be_killed(program):
     with RunFile.in_memory() as run:

@@ -54,6 +54,7 @@ def test_a_missing_browser_fails_where_one_is_required_and_skips_elsewhere(lacki
         require_browser()
 
 
+@pytest.mark.processes
 def test_every_column_sorts_both_ways_as_python_does(section):
     show_all_columns(section)
     heads = section.locator(".main thead th:not(.pick)")
@@ -88,6 +89,7 @@ def test_the_numbers_that_are_sorted_are_those_of_the_table(section, table):
     assert values(section, "clean") == {row.id: row.clean.accuracy for row in table.models}
 
 
+@pytest.mark.processes
 def test_the_filter_shows_the_models_whose_names_hold_its_text(section):
     section.locator(".filter").fill("MODEL-3")
     assert names(section) == ["model-3"]
@@ -102,6 +104,7 @@ def test_the_filter_shows_the_models_whose_names_hold_its_text(section):
     assert section.locator(".found").inner_text() == ""
 
 
+@pytest.mark.processes
 def test_every_set_of_ticked_threats_shows_pythons_numbers_to_the_last_digit(section, table):
     boxes = section.locator(".tick")
     for chosen in [c for size in (1, 2, 3, 4) for c in combinations(range(4), size)]:
@@ -119,12 +122,14 @@ def test_every_set_of_ticked_threats_shows_pythons_numbers_to_the_last_digit(sec
             assert [word.rstrip("†") for word in averages[model]][-2:] == words
 
 
+@pytest.mark.processes
 def test_other_columns_stay_when_threats_are_ticked(section):
     before = values(section, "threat"), shown(section, "clean")
     section.locator(".tick").first.uncheck()
     assert (values(section, "threat"), shown(section, "clean")) == before
 
 
+@pytest.mark.processes
 def test_a_sorted_union_is_sorted_again_when_threats_are_ticked(section):
     section.locator(".tick").nth(0).uncheck()
     section.locator(".tick").nth(2).uncheck()
@@ -132,6 +137,7 @@ def test_a_sorted_union_is_sorted_again_when_threats_are_ticked(section):
     assert found == sorted(found, reverse=True)
 
 
+@pytest.mark.processes
 def test_without_a_threat_nothing_is_shown_and_marks_return_with_all(section):
     marked = section.locator("td.union strong").count()
     texts = shown(section, "union"), shown(section, "average")
@@ -145,6 +151,7 @@ def test_without_a_threat_nothing_is_shown_and_marks_return_with_all(section):
     assert (shown(section, "union"), shown(section, "average")) == texts
 
 
+@pytest.mark.processes
 def test_each_table_has_choices_of_its_own(page, content):
     one, other = (page.locator(f"[data-table='{table.id}']") for table in content.tables)
     before = shown(other, "union")
@@ -164,6 +171,7 @@ def wait_for_numbers(section):
     )
 
 
+@pytest.mark.processes
 def test_radius_sliders_show_pythons_numbers_at_every_step(section, table):
     slides = section.locator(".slide")
     assert slides.count() == 2, "only threats with levels have a slider"
@@ -197,6 +205,7 @@ def test_radius_sliders_show_pythons_numbers_at_every_step(section, table):
             assert [word.rstrip("†") for word in unions[model]][-2:] == words
 
 
+@pytest.mark.processes
 def test_published_numbers_are_not_shown_for_other_threats_or_radii(section, table):
     row = section.locator("tbody.claimed tr").last
     cells = {name: row.locator(f"td.{name}") for name in ("union", "clean", "t0")}
@@ -212,6 +221,7 @@ def test_published_numbers_are_not_shown_for_other_threats_or_radii(section, tab
     assert {name: cell.inner_text() for name, cell in cells.items()} == before
 
 
+@pytest.mark.processes
 def test_examples_on_which_models_differ_name_the_chosen_radius(section):
     for box in section.locator(".tick").all()[1:]:
         box.uncheck()
@@ -231,6 +241,7 @@ def shown_p(p):
     return f"p = {float(f'{p:.0e}')}" if p < 0.01 else f"p = {p:.2f}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("pair", [("model-0", "model-1"), ("model-2", "<b>bold</b>"), ("model-4", "model-5")])
 def test_the_comparison_of_two_models_has_the_counts_and_the_p_value_of_the_exact_mcnemar_test(section, table, pair):
     models = sorted((row for row in table.models if row.name in pair), key=lambda row: row.id)
@@ -254,6 +265,7 @@ def test_the_comparison_of_two_models_has_the_counts_and_the_p_value_of_the_exac
     assert shown_p(mcnemar(gained, lost)) in sentence
 
 
+@pytest.mark.processes
 def test_the_comparison_follows_the_ticked_threats(page, section, table):
     for row in table.models[:2]:
         section.locator(f"tr[data-model='{row.id}'] .compare").check()
@@ -267,6 +279,7 @@ def test_the_comparison_follows_the_ticked_threats(page, section, table):
     assert section.locator(".compare:disabled").count() == 0
 
 
+@pytest.mark.processes
 def test_heads_sort_by_keyboard(section, page):
     section.locator("thead button", has_text="model").focus()
     page.keyboard.press("Enter")
@@ -276,6 +289,7 @@ def test_heads_sort_by_keyboard(section, page):
     assert section.locator("th[aria-sort='descending']").all_inner_texts() == ["model"]
 
 
+@pytest.mark.processes
 def test_choices_that_the_browser_restores_are_applied(page, section, table):
     """After a visit of another page, chromium restores boxes and texts without any event."""
     section.locator(".tick").first.uncheck()
@@ -289,6 +303,7 @@ def test_choices_that_the_browser_restores_are_applied(page, section, table):
     assert values(section, "union") == wanted
 
 
+@pytest.mark.processes
 def test_the_page_of_a_model_is_reached_by_its_name(section, page):
     section.locator("tbody th a", has_text="bold").click()
     assert page.locator("h1").inner_text().startswith("<b>bold</b>")

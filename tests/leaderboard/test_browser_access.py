@@ -6,6 +6,8 @@ import pytest
 
 from .browser import PHONE, WIDE, opened
 
+pytestmark = pytest.mark.processes
+
 PAGES = ("index", "board", "model", "history")
 
 

@@ -17,6 +17,8 @@ from .conftest import made_rows
 from .full import full_board, full_images
 from .made import NAMES, board, recorded
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(robench.__file__).parents[1]
 TEXTS = (
     "</script><script>window.ran = 1</script>",

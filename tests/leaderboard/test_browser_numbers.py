@@ -13,6 +13,8 @@ from robench.results.stats.comparison import mcnemar
 from .browser import opened
 from .everything import levels
 
+pytestmark = pytest.mark.processes
+
 SEEDS = 60
 
 

@@ -6,6 +6,8 @@ from robench.results.outcomes import union
 
 from .browser import opened
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def model(browser, made_site, table):

@@ -9,6 +9,8 @@ from robench.leaderboard.site import site
 
 from .browser import opened, require_browser, write
 
+pytestmark = pytest.mark.processes
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "leaderboard_scale.py"
 
 

@@ -39,6 +39,11 @@ class Architecture:
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A network with random weights from torch's global generator. Raises UserError for images that do not fit."""
+        self.check(shape)
+        return self.make(shape, classes)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError for images that do not fit."""
         small = len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < self.smallest
         if small or any(side % self.multiple for side in shape[1:]):
             multiples = f" that are multiples of {self.multiple}" if self.multiple > 1 else ""
@@ -46,7 +51,6 @@ class Architecture:
                 f"{self.name} reads images of (channels, height, width) with sides of at least {self.smallest} pixels"
                 f"{multiples}, not {'x'.join(map(str, shape))}; choose another architecture with --arch"
             )
-        return self.make(shape, classes)
 
     @property
     def accepted(self) -> tuple[int, int, int]:

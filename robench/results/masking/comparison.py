@@ -121,12 +121,14 @@ def _searched(evidence: Evidence, threat: str) -> set[int]:
 
     In runs that record no assignments any attack of another kind suffices.
     """
-    over = [(s.example, s.threat, s.key) for s in evidence.exhausted if s.done]
-    over += [(f.example, f.threat, f.key) for f in evidence.failures]
+    over = {(s.example, s.attack) for s in evidence.exhausted_under.get(threat, ()) if s.done}
+    over |= {(f.example, f.attack) for f in evidence.failures if f.threat == threat}
+    keys = {text: AttackKey.parse(text) for text in {text for _, text in over}}
+    others = {text: str(key) for text, key in keys.items() if _is_another(key)}
     attacks: dict[int, set[str]] = {}
-    for example, under, key in over:
-        if under == threat and _is_another(key):
-            attacks.setdefault(example, set()).add(str(key))
+    for example, text in over:
+        if text in others:
+            attacks.setdefault(example, set()).add(others[text])
     assigned = evidence.masking_state(threat).assigned
     deepest = max((depth for _, depth in assigned), default=None)
     wanted = {attack for attack, depth in assigned if depth == deepest}
@@ -136,8 +138,11 @@ def _searched(evidence: Evidence, threat: str) -> set[int]:
 def _controlled(evidence: Evidence, threat: str) -> set[int]:
     """The examples on which enough first-order gradients have failed, or on which no first-order attack could run."""
     gradients: Counter[int] = Counter()
-    for s in evidence.exhausted:
-        if s.threat == threat and s.done and s.key.kind == "first-order" and s.key.scale_free:
+    searched = [s for s in evidence.exhausted_under.get(threat, ()) if s.done]
+    keys = {text: AttackKey.parse(text) for text in {s.attack for s in searched}}
+    controls = {text for text, key in keys.items() if key.kind == "first-order" and key.scale_free}
+    for s in searched:
+        if s.attack in controls:
             gradients[s.example] += s.backwards
     failed = {f.example for f in evidence.failures if f.threat == threat and f.key.kind == "first-order"}
     return {e for e, n in gradients.items() if n >= CONTROL} | {e for e in failed if not gradients[e]}
