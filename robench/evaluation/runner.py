@@ -89,7 +89,7 @@ class Evaluation:
 
     def summary(self) -> Summary:
         """The answer so far."""
-        return summarise(self.plan, self.run.evidence(), __version__)
+        return summarise(self.plan, self.run, __version__)
 
     def search_round(self, one: Round) -> bool:
         """Does what is missing of a round. Returns whether it came to its end."""
