@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ..evidence.records import Evidence, Plan
 
-
 Places = NDArray[np.int32] | slice
 """Places in a plan."""
 
