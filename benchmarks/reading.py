@@ -4,8 +4,8 @@
 
 Writes the run of one model in two shards: two threats with three attacks each. Of the examples a twentieth is wrong, a
 third is broken under either threat, some by claims that were rejected before, and the others stand. Then it runs
-`robench merge` on the shards, and `robench report` on the whole, for that many examples and a hundredth. Writes its table into
-benchmarks/results.
+`robench merge` on the shards, and `robench report` on the whole, for that many examples and for a hundredth.
+Writes its table into benchmarks/results.
 """
 
 import argparse

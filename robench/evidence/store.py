@@ -120,6 +120,11 @@ class RunFile:
                 raise
             self._is_new = False
 
+    @property
+    def in_file(self) -> bool:
+        """Whether the run has a file."""
+        return self.path != Path(":memory:")
+
     # Writing
 
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
