@@ -10,7 +10,8 @@ and the CPU time of the busiest worker. On a machine that others use, the ratio 
 CPU times is the one that workers with a core of their own would have, memory bandwidth aside.
 
 The second measures the driver alone, on so many items, which are examples times attacks: workers that answer at once,
-in the same process, so that all time is that of the queue, the evidence of leases, and storing reports in a file.
+in the same process, so that all time is that of the queue, the evidence of leases, storing reports in a file, and the
+summary at the end.
 
 The third measures how long one worker takes for leases of several sizes, in CPU time. Then the real driver gives leases
 to simulated workers, whose clock goes on by these times, and by the CPU time that the driver itself takes. Each worker
@@ -28,14 +29,16 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count as numbers_from
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from measuring import write_results
+from numpy.typing import NDArray
 
 from robench.evaluation.model_source import CheckpointSource
 from robench.evaluation.prepared import PreparedEvaluation, prepare
@@ -259,6 +262,7 @@ def driven(items: int) -> dict[str, object]:
         growth = pool.memory[-1] - pool.memory[0]
         for one in others:
             driver.search_round(evaluation, one)
+        evaluation.summary()
         taken = time.process_time() - started
         done = len(evaluation.plan.examples) * sum(len(t.attacks) for t in evaluation.plan.threats)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
@@ -298,8 +302,8 @@ def measured_leases(model: str, examples: int) -> dict[int, list[float]]:
 class Even(LeaseQueue):
     """Leases of one size."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __post_init__(self, examples: Sequence[int] | NDArray[np.int32]) -> None:
+        super().__post_init__(examples)
         self.total = 2 * self.rows * self.workers  # so that a lease has as many examples as rows
 
     def take(self, worker: int) -> tuple[int, tuple[int, ...]] | None:

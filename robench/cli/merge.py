@@ -77,7 +77,10 @@ def write_joint(
     """
     evidences = [file.evidence() for file in files]
     merged = merge(evidences)
-    searched = [searched_in(*of) for of in zip(plans, evidences, strict=True)]
+    searched = [
+        searched_in(plan, file.environment(), any_search=file.is_searched())
+        for plan, file in zip(plans, files, strict=True)
+    ]
     environment = merged.evidence.environment
     if len({*chain(*searched)}) > 1:
         environment = environment | {"precision": joint_precisions(environment, searched)}

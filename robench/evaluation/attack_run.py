@@ -1,13 +1,24 @@
 """One attack under one threat: its remaining searches, and its results so far."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..evidence.records import Claim, Effort, Exhausted, Failure, PassedOver, Plan, PlannedAttack, Probe, Verdict
+from ..evidence.records import (
+    Claim,
+    Effort,
+    Evidence,
+    Exhausted,
+    Failure,
+    PassedOver,
+    Plan,
+    PlannedAttack,
+    Probe,
+    Verdict,
+)
 from ..evidence.referee import Decision, Referee
 from ..evidence.store import RunFile
 from ..problem.split import Split
@@ -18,7 +29,7 @@ from ..results.outcomes import answers, is_exhausted, outcomes
 from ..search.attack import ForeignAttack
 from ..search.engine.job import Ended, Job
 from ..search.engine.scheduler import Item, Waiting
-from .rounds import Nearness, Part, passed_over, sample
+from .rounds import Nearness, Part, SampleResult, passed_over, sample
 from .target_classes import TargetClasses
 
 RETRY = 1 << 20  # added to the restart of a search that is repeated with new noise
@@ -27,6 +38,24 @@ NO_START = "found no start: none of the images it tried fools the model"
 
 Broken = tuple[str, int]
 """A threat, as text, and a row of the split that is broken under it."""
+
+
+@dataclass
+class ClaimCounts:
+    """The number of claims about each example so far; the run file is asked when one is needed first."""
+
+    recorded: Callable[[int], int]  # by example, when this was made
+    _so_far: dict[int, int] = field(default_factory=dict)
+
+    def of(self, example: int) -> int:
+        """The number of claims about an example."""
+        if example not in self._so_far:
+            self._so_far[example] = self.recorded(example)
+        return self._so_far[example]
+
+    def add(self, example: int) -> None:
+        """Takes in one more, before it is written down."""
+        self._so_far[example] = self.of(example) + 1
 
 
 @dataclass(frozen=True)
@@ -40,16 +69,16 @@ class ClaimContext:
     split: Split
     threats: tuple[ThreatModel, ...]
     claim_ids: Iterator[int]
-    claims: Counter[int] = field(default_factory=Counter)  # so far, by example number
+    claims: ClaimCounts
     nearness: Nearness = field(default_factory=Nearness)
 
     def numbered(self, examples: Iterable[int]) -> list[int]:
         """A number for each new claim, unique among the claims about its example."""
-        counts = Counter(self.claims)
+        more: Counter[int] = Counter()
         numbers = []
         for example in examples:
-            counts[example] += 1
-            numbers.append(counts[example])
+            more[example] += 1
+            numbers.append(self.claims.of(example) + more[example])
         return numbers
 
 
@@ -184,7 +213,7 @@ class AttackRun:
         r = decision
         verdict = Verdict(claim.id, r.accepted, r.rejection, r.reason, r.size, r.margin, r.passes)
         self._found.append((claim, verdict, image))
-        self.context.claims[claim.example] += 1
+        self.context.claims.add(claim.example)
 
     def _record_exhausted(self, end: Ended, *, done: bool) -> None:
         """Record a search without a find, and its cost. A dropped search has a cost too, but is not done."""
@@ -211,6 +240,77 @@ class AttackRun:
         return self.context.split.numbers[item.row]
 
 
+@dataclass(frozen=True)
+class Remaining:
+    """What evidence leaves to one attack under one threat, on the examples of a plan or of a part of it."""
+
+    exhausted: dict[int, Exhausted]  # by example
+    rejected: set[tuple[int, int, int]]  # example, restart and target of rejected finds
+    letters: str  # the outcomes
+    todo: list[int]  # the examples to search, in the order of the plan
+    unbroken: set[int]  # the examples that stand or are open
+    standing: set[int]  # of these, those that are not left to other shards
+    skipped: list[PassedOver]
+
+    def left(self, example: int, planned: PlannedAttack) -> int:
+        """The number of items that are still to do on an example."""
+        done = self.exhausted[example].done if example in self.exhausted else 0
+        return (((1 << planned.items) - 1) & ~done).bit_count()
+
+    @property
+    def passed_over(self) -> list[PassedOver]:
+        """What the plan allows not to search."""
+        return [p for p in self.skipped if p.example in self.standing]
+
+
+def remaining(
+    plan: Plan,
+    evidence: Evidence,
+    threat: str,
+    planned: PlannedAttack,
+    nearness: Nearness,
+    result: SampleResult,
+    *,
+    every_attack: bool,
+    part: Part = "all",
+    among: frozenset[int] | None = None,
+    own: Set[int] | None = None,
+    sampled: Set[int] = frozenset(),
+) -> Remaining:
+    """What is left to do, by the evidence about the examples of a plan, which may be a part of the whole one.
+
+    `result` is what the attack has done on its sample of the whole, `sampled`.
+    """
+    letters, answered = outcomes(plan, evidence, threat), answers(evidence)
+    exhausted = {s.example: s for s in evidence.exhausted if (s.threat, s.attack) == (threat, planned.spec)}
+    judged = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (threat, planned.spec)]
+    mine = {c.example for c, v in judged if v.accepted}
+    rejected = {(c.example, c.restart, c.target) for c, v in judged if not v.accepted}
+    todo = [
+        number
+        for number, letter in zip(plan.examples, letters, strict=True)
+        if number in answered  # otherwise the model raises on the clean image
+        and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
+        and (among is None or number in among)
+    ]
+    skipped: list[PassedOver] = []
+    if among is None and not every_attack:
+        ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
+        skipped = passed_over(plan, threat, planned, part, nearness, ended, result)
+    unbroken = {number for number, letter in zip(plan.examples, letters, strict=True) if letter in "SO"}
+    not_now = {p.example for p in skipped}
+    if part == "sample":
+        not_now |= set(plan.examples) - sampled
+    todo = [number for number in todo if number not in not_now and (own is None or number in own)]
+    standing = unbroken if own is None else unbroken & own
+    return Remaining(exhausted, rejected, letters, todo, unbroken, standing, skipped)
+
+
+def searches_all(plan: Plan, choice: AttackChoice) -> bool:
+    """Whether the attack also searches examples that others have broken."""
+    return plan.every_attack or (plan.curve and choice.attack.minimises)
+
+
 def prepare(
     plan: Plan,
     run: RunFile,
@@ -229,42 +329,29 @@ def prepare(
     With `among`, only on examples with these numbers; with `again`, also on those that others have broken. With `own`,
     examples with other numbers are left to other shards.
     """
-    evidence = run.evidence()
-    split, name = context.split, str(threat)
-    letters, answered = outcomes(plan, evidence, name), answers(evidence)
-    exhausted = {s.example: s for s in evidence.exhausted if (s.threat, s.attack) == (name, planned.spec)}
-    judged = [(c, v) for c, v in evidence.judged() if (c.threat, c.attack) == (name, planned.spec)]
-    mine = {c.example for c, v in judged if v.accepted}
-    rejected = {(c.example, c.restart, c.target) for c, v in judged if not v.accepted}
+    evidence, split, name = run.evidence(), context.split, str(threat)
     smallest = plan.curve and choice.attack.minimises
-    every_attack = smallest or (plan.every_attack if among is None else again)
-    todo = [
-        row
-        for row, (number, letter) in enumerate(zip(split.numbers, letters, strict=True))
-        if number in answered  # otherwise the model raises on the clean image
-        and (letter in "SO" or (every_attack and letter == "B" and number not in mine))
-        and (among is None or number in among)
-    ]
-    skipped = []
-    if among is None and not every_attack:
-        ended = {number for number, record in exhausted.items() if is_exhausted(planned, record.done)}
-        skipped = passed_over(plan, name, planned, part, context.nearness, ended, broke=bool(mine))
-    unbroken = {number for number, letter in zip(split.numbers, letters, strict=True) if letter in "SO"}
-    standing = unbroken if own is None else unbroken & own
-    not_now = {p.example for p in skipped}
-    if part == "sample":
-        not_now |= set(split.numbers) - sample(plan.examples, planned)
-    todo = [row for row in todo if split.numbers[row] not in not_now and (own is None or split.numbers[row] in own)]
+    every_attack = searches_all(plan, choice) if among is None else smallest or again
+    found = remaining(
+        *(plan, evidence, name, planned, context.nearness, SampleResult.of(plan, run, name, planned)),
+        every_attack=every_attack,
+        part=part,
+        among=among,
+        own=own,
+        sampled=sample(plan.examples, planned) if part == "sample" else frozenset(),
+    )
+    wanted = set(found.todo)
+    todo = [row for row, number in enumerate(split.numbers) if number in wanted]
     targets, dropped = TargetClasses(context.referee, split, threat, choice.attack, todo), set[int]()
+    exhausted = found.exhausted
     done = {row: exhausted[split.numbers[row]].done for row in todo if split.numbers[row] in exhausted}
     items = (
         item._replace(restart=item.restart + RETRY)
-        if (split.numbers[item.row], item.restart, item.target) in rejected
+        if (split.numbers[item.row], item.restart, item.target) in found.rejected
         else item
         for item in _items(todo, planned.items, done, targets, dropped)
     )
-    every = (1 << planned.items) - 1
-    waiting = Waiting(items, {row: (every & ~done.get(row, 0)).bit_count() for row in todo})
+    waiting = Waiting(items, {row: found.left(split.numbers[row], planned) for row in todo})
     return AttackRun(
         threat=threat,
         planned=planned,
@@ -274,10 +361,10 @@ def prepare(
         every_attack=every_attack,
         exhausted=exhausted,
         seconds=sum((e.seconds for e in evidence.efforts if (e.threat, e.attack) == (name, planned.spec)), start=0.0),
-        standing=len(standing),
-        elsewhere=len(unbroken - standing),
-        unbroken={row for row in todo if letters[row] != "B"},
-        passed_over=[p for p in skipped if p.example in standing],
+        standing=len(found.standing),
+        elsewhere=len(found.unbroken - found.standing),
+        unbroken={row for row in todo if found.letters[row] != "B"},
+        passed_over=found.passed_over,
     )
 
 

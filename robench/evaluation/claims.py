@@ -87,14 +87,14 @@ def put_claims(
         _refuse_other_question(prepared, whole, before, wanted, run)
         plan = before
     under = tuple(threats.parse(text) for text in wanted or [t.threat for t in plan.threats])
-    earlier = summarise(plan, run.evidence(), __version__)
+    earlier = summarise(plan, run, __version__)
     result = ClaimResult(earlier)
     judge = _Judge(plan, run, Referee(prepared.referee.classifier, plan.passes), under, result)
     for file in files:
         if file.params is None and (moved := [str(t) for t in under if t.by_params]):
             progress.noted(f"{file.path} has no params, so no moved image is accepted under {', '.join(moved)}")
         judge.take(file)
-    result.summary = summarise(plan, run.evidence(), __version__)
+    result.summary = summarise(plan, run, __version__)
     for old, new in zip(earlier.threats, result.summary.threats, strict=True):
         result.broken[new.threat] = new.broken - old.broken
     return result

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from ..errors import UserError
@@ -42,14 +43,28 @@ class EvalResult:
     """What an evaluation found: the plan, the evidence, and its summary."""
 
     plan: Plan
-    evidence: Evidence
+    read: Callable[[], Evidence]  # a file is read when its evidence is asked for
     summary: Summary
     finished: bool = True  # False: the user stopped it
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Everything that the run holds."""
+        return self.read()
 
     @classmethod
     def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "EvalResult":
         """The result so far."""
-        return cls(evaluation.plan, evaluation.run.evidence(), evaluation.summary(), finished)
+        run = evaluation.run
+        if run.in_file:
+            return cls(evaluation.plan, partial(_evidence_in, run.path), evaluation.summary(), finished)
+        evidence = run.evidence()
+        return cls(evaluation.plan, lambda: evidence, evaluation.summary(), finished)
+
+
+def _evidence_in(path: Path) -> Evidence:
+    with RunFile.read(path) as run:
+        return run.evidence()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def recorded_summary(path: str | Path, what: str = "") -> Summary:
     Raises UserError when the file is no run file, is damaged, or holds no question yet.
     """
     with RunFile.read(Path(path)) as run:
-        return summarise(recorded_plan(run, what), run.evidence(), __version__)
+        return summarise(recorded_plan(run, what), run, __version__)
 
 
 def identity_of(model: ModelRecord) -> Identity:

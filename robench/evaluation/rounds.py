@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ..evidence.records import MIN_SAMPLE, Evidence, Nearest, PassedOver, Plan, PlannedAttack
+from ..evidence.store import RunFile
 from ..masking.schedule import Step
 from ..problem.noise import keyed, text_key, uniform
+from ..results.outcomes import is_exhausted
 
 Place = tuple[str, int]
 """A threat, as text, and the number of an example."""
@@ -32,8 +35,14 @@ class Nearness:
     _changed: set[Place] = field(default_factory=set)  # not yet written
 
     @classmethod
+    def read(cls, plan: Plan, run: RunFile) -> "Nearness":
+        """What a run file records about a plan; it is read only where an attack of near examples is planned."""
+        near = any(a.near is not None for t in plan.threats for a in t.attacks)
+        return cls.of(plan, run.evidence()) if near else cls()
+
+    @classmethod
     def of(cls, plan: Plan, evidence: Evidence) -> "Nearness":
-        """What a run file records about a plan."""
+        """What evidence says about a plan."""
         return cls(
             clean={c.example: c.margin for c in evidence.clean},
             attacks={
@@ -106,24 +115,44 @@ def rounds(steps: Sequence[Step]) -> Iterator[Round]:
 
 def sample(examples: Sequence[int], attack: PlannedAttack) -> frozenset[int]:
     """The examples that an attack searches first: a larger sample holds every smaller one."""
-    noise = uniform(keyed(0, torch.tensor(examples), text_key("sample"), restart=0), 0, 1).flatten().tolist()
-    shuffled = sorted(zip(noise, examples, strict=True))
-    return frozenset(number for _, number in shuffled[: attack.sample])
+    numbers = torch.from_numpy(np.fromiter(examples, np.int64, len(examples)))
+    noise = uniform(keyed(0, numbers, text_key("sample"), restart=0), 0, 1).flatten().numpy()
+    order = np.lexsort((numbers.numpy(), noise))
+    return frozenset(numbers.numpy()[order[: attack.sample]].tolist())
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What an attack has done on its sample, and whether it has broken any example at all."""
+
+    broke: bool = False
+    in_vain: int = 0  # examples of its sample that it searched to the end without a find
+
+    @classmethod
+    def of(cls, plan: Plan, run: RunFile, threat: str, attack: PlannedAttack) -> "SampleResult":
+        """What a run file records about it."""
+        if attack.sample is None:
+            return cls()
+        sampled = sample(plan.examples, attack)
+        records = run.evidence_about(sampled, []).exhausted
+        done = {s.example: s.done for s in records if (s.threat, s.attack) == (threat, attack.spec)}
+        ended = (is_exhausted(attack, items) for items in done.values())
+        return cls(run.last_broken(threat, attack.spec) is not None, sum(ended))
 
 
 def passed_over(
-    plan: Plan, threat: str, attack: PlannedAttack, part: Part, nearness: Nearness, ended: Set[int], *, broke: bool
+    plan: Plan,
+    threat: str,
+    attack: PlannedAttack,
+    part: Part,
+    nearness: Nearness,
+    ended: Set[int],
+    result: SampleResult,
 ) -> list[PassedOver]:
-    """The examples of a plan that an attack does not search now.
-
-    `ended` are those on which it has ended without a find, and `broke` says whether it has broken any.
-    """
+    """The examples of a plan that an attack does not search now; `ended` are those on which it has ended in vain."""
     others = [example for example in plan.examples if example not in ended]
     if part == "near":
         return nearness.far(threat, attack, others)
-    if part == "sample" or attack.sample is None or broke:
+    if part == "sample" or attack.sample is None or result.broke or result.in_vain < MIN_SAMPLE:
         return []
-    in_vain = len(ended & sample(plan.examples, attack))
-    if in_vain < MIN_SAMPLE:
-        return []
-    return [PassedOver(example, threat, attack.spec, "sample", float(in_vain)) for example in others]
+    return [PassedOver(example, threat, attack.spec, "sample", float(result.in_vain)) for example in others]

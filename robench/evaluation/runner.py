@@ -4,13 +4,14 @@ Search proposes, evidence decides, results only read.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import chain, compress, count
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import counted
@@ -24,19 +25,20 @@ from ..problem.randomness import seeded
 from ..problem.split import Split
 from ..protocols import Protocol
 from ..results.merging import searched_in, with_precision
+from ..results.parts import parts_of
 from ..results.summary import Summary, summarise
 from ..search.engine import pilot
 from ..search.engine.engine import Engine
 from ..search.engine.job import Ended, Job
-from .attack_run import AttackRun, Broken, ClaimContext, prepare
-from .clean_pass import CLEAN_PASS, CleanPass, predict_clean, unknown_examples
+from .attack_run import AttackRun, Broken, ClaimContext, ClaimCounts, prepare, remaining, searches_all
+from .clean_pass import CLEAN_PASS, CleanPass, KnownExamples, predict_clean
 from .conditions import settled_precision, stochastic
 from .environment import date
 from .notes import OUTPUTS, Notes, note_examples, note_model
 from .planning import resumed, spec_of
 from .progress import Progress, Silence
-from .rounds import Nearness, Part, Round, rounds
-from .shards import searched
+from .rounds import Nearness, Part, Round, SampleResult, rounds, sample
+from .shards import searched, searched_mask
 from .stored_images import judge_stored
 
 RANDOMNESS_IMAGES = 8  # clean images, queried twice, to detect a model that answers at random
@@ -89,11 +91,11 @@ class Evaluation:
 
     def summary(self) -> Summary:
         """The answer so far."""
-        return summarise(self.plan, self.run.evidence(), __version__)
+        return summarise(self.plan, self.run, __version__)
 
     def search_round(self, one: Round) -> bool:
         """Does what is missing of a round. Returns whether it came to its end."""
-        self._nearness = Nearness.of(self.plan, self.run.evidence())
+        self._nearness = Nearness.read(self.plan, self.run)
         jobs = self._jobs(one.steps, one.part)
         if (first := next(jobs, None)) is None:
             return True
@@ -102,29 +104,45 @@ class Evaluation:
             self.engine = self._engine(self.classifier, self.plan.precision)
         return self._search(self.engine, chain([first], jobs), self.deadline)
 
-    def missing(self, one: Round) -> list[int]:
+    def missing(self, one: Round) -> NDArray[np.int32]:
         """The numbers of the examples that a round still searches, in the order of the plan.
 
-        Writes down which examples its attacks pass over, and that those with work to do are tried again.
+        Writes down which examples its attacks pass over, and that those with work to do are tried again. The run file
+        is read in parts.
         """
-        self._nearness = Nearness.of(self.plan, self.run.evidence())
-        context, rows, passed = self._claim_context(), set[int](), list[PassedOver]()
-        for choice, planned, attack_choice in one.steps:
-            own = searched(self.plan, one.part)
-            prepared = (self.plan, self.run, context, choice.threat, planned, attack_choice)
-            attack_run = prepare(*prepared, part=one.part, own=own)
-            passed += attack_run.passed_over
-            rows |= attack_run.job.waiting.rows()
-            if not attack_run.job.over:
-                self.environment["date"] = date()
+        plan, part = self.plan, one.part
+        results = [SampleResult.of(plan, self.run, str(choice.threat), planned) for choice, planned, _ in one.steps]
+        samples = [sample(plan.examples, planned) if part == "sample" else frozenset() for _, planned, _ in one.steps]
+        mask = searched_mask(plan, part)
+        wanted, busy = np.zeros(len(plan.examples), bool), set[tuple[str, str]]()
+        for some in parts_of(plan, self.run):
+            numbers = some.plan.examples
+            own = None if mask is None else frozenset(compress(numbers, mask[some.places]))
+            nearness, rows, passed = Nearness.of(plan, some.evidence), set[int](), list[PassedOver]()
+            for (choice, planned, attack_choice), result, sampled in zip(one.steps, results, samples, strict=True):
+                found = remaining(
+                    *(some.plan, some.evidence, str(choice.threat), planned, nearness, result),
+                    every_attack=searches_all(plan, attack_choice),
+                    part=part,
+                    own=own,
+                    sampled=sampled,
+                )
+                passed += found.passed_over
+                todo = [number for number in found.todo if found.left(number, planned)]
+                rows.update(todo)
+                if todo:
+                    busy.add((str(choice.threat), planned.spec))
+            wanted[some.places] = [number in rows for number in numbers]
+            if settled := [p for p in passed if p.example not in rows]:
                 with self.run.writing():
-                    self.run.put_plan(self.plan, self._environment())
-                    self.run.clear_failures(str(choice.threat), planned.spec)
-        numbers = [self.split.numbers[row] for row in sorted(rows)]
-        if settled := [p for p in passed if p.example not in numbers]:
+                    self.run.put_rounds(settled)
+        if busy:
+            self.environment["date"] = date()
             with self.run.writing():
-                self.run.put_rounds(settled)
-        return numbers
+                self.run.put_plan(plan, self._environment())
+                for place in sorted(busy):
+                    self.run.clear_failures(*place)
+        return np.fromiter(plan.examples, np.int32, len(plan.examples))[wanted]
 
     def places(self, one: Round) -> tuple[tuple[int, int], ...]:
         """The attacks of a round, as places in the plan: of a threat, and of an attack under it."""
@@ -143,21 +161,21 @@ class Evaluation:
             self.plan = resumed(self.plan, before, str(self.run.path))
             for _ in self.run.images(self.split.shape):  # a damaged one is refused now, before anything is written
                 pass
-            self._before = searched_in(before, self.run.evidence())
+            self._before = searched_in(before, self.run.environment(), any_search=self.run.is_searched())
             if before.passes > 1:
                 self._judge_at_random(before.passes)
-        known = self.notes.adopt(self.run.evidence().environment)
-        clean_pass = self._clean_pass()
-        if clean_pass.clean or clean_pass.failures:
+        known = self.notes.adopt(self.run.environment())
+        known_examples = KnownExamples.of(self.split, self.run)  # reads all rows: invalid ones are refused now
+        clean_pass = self._clean_pass(known_examples)
+        if clean_pass.answered or clean_pass.failures:
             self.environment["date"] = date()
         if not known and self.plan.passes == 1:
             note_model(self.notes, self.classifier, self.split)
-        answered = {c.example: c.correct for c in (*self.run.evidence().clean, *clean_pass.clean)}
-        correct = sum(answered.get(number, True) for number in self.split.numbers)
+        correct = len(self.split) - known_examples.wrong - clean_pass.wrong
         note_examples(self.notes, self.split, self.protocol, self.classifier.classes, correct)
         with self.run.writing():
             self.run.put_plan(self.plan, self._environment())
-            self.run.put_clean(clean_pass.clean)
+            self.run.put_clean(clean_pass.records())
             self.run.clear_failures("", CLEAN_PASS)
             self.run.put_failures(clean_pass.failures)
         for note in (counted_too := list(judge_stored(self.plan, self.run, self._claim_context()))):
@@ -169,19 +187,19 @@ class Evaluation:
     def _claim_context(self) -> ClaimContext:
         """What new claims need: the referee, the images, the planned threats, and the claims so far."""
         threats = tuple(choice.threat for choice in self.protocol.threats)
-        claims = Counter(claim.example for claim in self.run.evidence().claims)
+        claims = ClaimCounts(self.run.claims_about)
         return ClaimContext(self.referee, self.split, threats, count(self.run.next_claim()), claims, self._nearness)
 
-    def _clean_pass(self) -> CleanPass:
+    def _clean_pass(self, known: KnownExamples) -> CleanPass:
         """The clean predictions that the run file does not hold yet."""
-        unknown = unknown_examples(self.split, self.run.evidence(), str(self.run.path))
+        unknown = known.others(self.split)
         if not len(unknown):
             return CleanPass()
         if self.plan.passes == 1 and self.referee.answers_at_random(unknown.x[:RANDOMNESS_IMAGES]):
             self._judge_at_random(PASSES)
         found = predict_clean(self.referee, unknown, len(self.split))
-        if "outputs" not in self.notes.texts:
-            self.notes.add("outputs", cautions.of_outputs(found.logits[:OUTPUTS]))
+        if "outputs" not in self.notes.texts and (logits := found.logits(OUTPUTS)) is not None:
+            self.notes.add("outputs", cautions.of_outputs(logits))
         self.notes.add("failures", found.note)
         return found
 
@@ -200,7 +218,7 @@ class Evaluation:
         for note in pilot.notes(choice, requested, self._before, self.classifier.device):
             self.progress.noted(note)
         if choice.precision not in self._before:  # else its reason is on record
-            recorded = self.run.evidence().environment
+            recorded = self.run.environment()
             self.environment["precision"] = with_precision(recorded, choice.precision, choice.reason)
         self._change_plan(msgspec.structs.replace(self.plan, precision=choice.precision))
 

@@ -6,12 +6,15 @@ examples, and those of other shards are open in its run file.
 """
 
 import re
+from itertools import compress
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..evidence.records import MAX_EXAMPLES, Plan, Shard
-from ..results.merging import joint_shards, searched_places
+from ..results.merging import joint_shards
 from .rounds import Part, sample
 
 _SHARD = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
@@ -41,9 +44,20 @@ def searched(plan: Plan, part: Part) -> frozenset[int] | None:
     A shard searches the samples of the whole as well as its own examples, until all samples are over: whether an attack
     breaks one of its sample decides about the examples of every shard.
     """
+    mask = searched_mask(plan, part)
+    return None if mask is None else frozenset(compress(plan.examples, mask))
+
+
+def searched_mask(plan: Plan, part: Part) -> NDArray[np.bool_] | None:
+    """Whether each planned example is among those."""
     if not plan.shards:
         return None
-    own = frozenset(plan.examples[place] for place in searched_places(plan))
-    sampling = [] if plan.every_attack else [attack for threat in plan.threats for attack in threat.attacks]
-    samples = [sample(plan.examples, attack) for attack in sampling if attack.sample is not None]
-    return own if part == "near" else own.union(*samples)
+    own = np.zeros(len(plan.examples), bool)
+    for shard in plan.shards:
+        own[shard.index - 1 :: shard.count] = True
+    if part != "near" and not plan.every_attack:
+        attacks = [attack for threat in plan.threats for attack in threat.attacks if attack.sample is not None]
+        samples = frozenset[int]().union(*(sample(plan.examples, attack) for attack in attacks))
+        numbers = np.fromiter(plan.examples, np.int32, len(plan.examples))
+        own |= np.isin(numbers, np.fromiter(samples, np.int32, len(samples)))
+    return own

@@ -88,7 +88,7 @@ def _judged(
         for row, decision in zip(at, decisions, strict=True):
             if decision.accepted:
                 claim, image = stored[row]
-                context.claims[claim.example] += 1
+                context.claims.add(claim.example)
                 examples.discard(claim.example)
                 key = replace(claim.key, found_under=claim.key.found_under or claim.threat)
                 place = (next(context.claim_ids), claim.example, str(threat), str(key), claim.restart, claim.target)

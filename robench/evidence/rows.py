@@ -40,6 +40,7 @@ _MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
 MAX_VALUES = 500  # examples in one query; SQLite may take no more than 999 parameters
 MAX_JSON = 2**26  # characters of a plan
 MAX_SEARCHES = 10**7  # examples times attacks of a plan: a table iterates over all of them
+MANY_THREATS = 100  # of probes: more are not searched one by one
 MAX_PASSES = 2**62  # forward and backward passes in total: the limit of a summary file
 
 H = TypeVar("H", bound=Hashable)
@@ -80,8 +81,9 @@ def _with_nan(plan: Any) -> Any:
 
 def _nonsense(plan: Plan) -> str:
     """Why this plan is inconsistent; empty if it is not."""
-    if (twice := _repeated(plan.examples)) is not None:
-        return f"it lists example {twice} twice"
+    in_order = np.sort(np.fromiter(plan.examples, np.int32, len(plan.examples)))
+    if (in_order[1:] == in_order[:-1]).any():
+        return f"it lists example {_repeated(plan.examples)} twice"
     threats = {_canonical(t.threat): t.threat for t in plan.threats}
     if (same := _repeated(_canonical(t.threat) for t in plan.threats)) is not None:
         return f"it names the threat {threats[same]} twice"
@@ -132,10 +134,79 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         passed_over=tuple(_passed_over(probes)),
         environment=_environment(db),
     )
-    passes = sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
-    if passes > MAX_PASSES:
-        raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
+    _refuse_passes(_passes(evidence))
     return evidence
+
+
+def _passes(evidence: Evidence) -> int:
+    return sum(r.forwards + r.backwards for records in (evidence.claims, evidence.exhausted) for r in records)
+
+
+def _refuse_passes(total: int) -> None:
+    if total > MAX_PASSES:
+        raise msgspec.ValidationError("tables claim and spent: no machine makes so many forward and backward passes")
+
+
+def shared_evidence(db: sqlite3.Connection) -> Evidence:
+    """What the tables record about no single example: seconds, states of masking checks, and the environment."""
+    states = tuple(_read(db, Probe, "probe", _PROBE, _IS_STATE, [*_STATES, len(_ASSIGNED), _ASSIGNED]))
+    return Evidence(
+        efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
+        masking=tuple(_states(p for p in states if _is_state(p))),
+        environment=_environment(db),
+    )
+
+
+def evidence_in_parts(db: sqlite3.Connection, firsts: Sequence[int]) -> Iterator[Evidence]:
+    """Everything about single examples, a part at a time: the next one begins with each of these example numbers.
+
+    The first part also holds what comes before it, and the last one what comes after. Together they are all rows, and
+    each is validated, as in `evidence_of`. The memory that this takes does not depend on the number of parts.
+    """
+    threats = [threat for (threat,) in db.execute("SELECT DISTINCT threat FROM probe LIMIT ?", [MANY_THREATS + 1])]
+    passes = 0
+    for place in range(max(1, len(firsts))):
+        low = firsts[place] if place else None
+        high = firsts[place + 1] if place + 1 < len(firsts) else None
+        evidence = _between(db, low, high, threats)
+        _refuse_passes(passes := passes + _passes(evidence))
+        yield evidence
+    for _ in _read(db, Verdict, "verdict", _VERDICT, "claim NOT IN (SELECT id FROM claim)"):  # validated, and no more
+        pass
+
+
+def _between(db: sqlite3.Connection, low: int | None, high: int | None, threats: Sequence[object]) -> Evidence:
+    """The rows about examples from one number up to another, which is not among them."""
+    ends = [("example >= ?", low), ("example < ?", high)]
+    these = " AND ".join(text for text, end in ends if end is not None) or "TRUE"
+    between = [end for _, end in ends if end is not None]
+    if len(threats) > MANY_THREATS:
+        probes = tuple(_read(db, Probe, "probe", _PROBE, these, between))
+    else:  # by their keys
+        under = f"threat = ? AND {these}"
+        probes = tuple(p for t in threats for p in _read(db, Probe, "probe", _PROBE, under, [t, *between]))
+    return Evidence(
+        clean=tuple(_read(db, Clean, "clean", _CLEAN, these, between)),
+        claims=tuple(_read(db, Claim, "claim", _CLAIM, these, between)),
+        verdicts=tuple(
+            _read(db, Verdict, "verdict", _VERDICT, f"claim IN (SELECT id FROM claim WHERE {these})", between)
+        ),
+        exhausted=tuple(_read(db, Exhausted, "spent", _EXHAUSTED, these, between)),
+        failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error", these, between)),
+        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_round(p))),
+        nearest=tuple(_nearest(probes)),
+        passed_over=tuple(_passed_over(probes)),
+    )
+
+
+def claim_of(db: sqlite3.Connection, number: int) -> Claim | None:
+    """The claim with this number."""
+    return next(_read(db, Claim, "claim", _CLAIM, "id = ?", [number]), None)
+
+
+def verdict_of(db: sqlite3.Connection, number: int) -> Verdict | None:
+    """The verdict on the claim with this number."""
+    return next(_read(db, Verdict, "verdict", _VERDICT, "claim = ?", [number]), None)
 
 
 def evidence_about(db: sqlite3.Connection, examples: Iterable[int], threats: Sequence[str]) -> Evidence:
@@ -289,11 +360,13 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 # The state of a check for gradient masking. It has no table of its own: run files keep it among the probes.
 
 _STARTED, _REACHED, _SAMPLED, _ASSIGNED, _WIDENED = "begun", "depth", "sampled", "shown ", "widened"
+_STATES = (_STARTED, _REACHED, _SAMPLED, _WIDENED)
+_IS_STATE = f"name IN ({_places(_STATES)}) OR substr(name, 1, ?) = ?"  # with _ASSIGNED and its length
 _DEPTHS = {float(depth): depth for depth in MaskingDepth if depth is not MaskingDepth.NONE}
 
 
 def _is_state(probe: Probe) -> bool:
-    return probe.name in (_STARTED, _REACHED, _SAMPLED, _WIDENED) or probe.name.startswith(_ASSIGNED)
+    return probe.name in _STATES or probe.name.startswith(_ASSIGNED)
 
 
 def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:

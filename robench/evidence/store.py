@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import renames
 from ..errors import UserError
@@ -30,6 +32,7 @@ from .records import (
     Verdict,
 )
 
+PART = 4096  # examples whose evidence is in memory at a time
 PATIENCE = 2.0  # seconds to wait for another process to release a file
 
 _Packed = tuple[bytes | None, str | None, str | None]
@@ -117,6 +120,11 @@ class RunFile:
                 raise
             self._is_new = False
 
+    @property
+    def in_file(self) -> bool:
+        """Whether the run has a file."""
+        return self.path != Path(":memory:")
+
     # Writing
 
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
@@ -132,7 +140,7 @@ class RunFile:
 
     def put_clean(self, records: Iterable[Clean]) -> None:
         """Store the model's answers before any attack."""
-        values = [(c.example, c.digest, c.correct, rows.real(c.margin), c.tied) for c in records]
+        values = ((c.example, c.digest, c.correct, rows.real(c.margin), c.tied) for c in records)
         self._db.executemany("INSERT OR REPLACE INTO clean VALUES (?, ?, ?, ?, ?)", values)
 
     def next_claim(self) -> int:
@@ -278,6 +286,59 @@ class RunFile:
         """Everything that the file records."""
         with _explained(self.path):
             return rows.evidence_of(self._db)
+
+    def shared(self) -> Evidence:
+        """What the file records about no single example: seconds, states of masking checks, and the environment."""
+        with _explained(self.path):
+            return rows.shared_evidence(self._db)
+
+    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+        """The rest of `evidence` in parts: which of these examples, in ascending order, and the evidence about them.
+
+        Records about other examples are in these parts too, and every row is validated by the end. Nothing may be
+        written about later examples meanwhile.
+        """
+        places = range(0, max(1, len(examples)), PART)
+        parts = rows.evidence_in_parts(self._db, [int(examples[place]) for place in places if len(examples)])
+        for first in places:
+            with _explained(self.path):
+                evidence = next(parts)
+            yield slice(first, min(first + PART, len(examples))), evidence
+        with _explained(self.path):
+            assert next(parts, None) is None, "there are as many parts as first examples"
+
+    def environment(self) -> dict[str, str]:
+        """How the file was made."""
+        return self.shared().environment
+
+    def claims_about(self, example: int) -> int:
+        """The number of claims about one example."""
+        with _explained(self.path):
+            found = self._db.execute("SELECT count(*) FROM claim WHERE example = ?", [example]).fetchone()
+            return int(found[0])
+
+    def judged_claim(self, number: int) -> tuple[Claim, Verdict | None] | None:
+        """The claim with this number, and its verdict."""
+        with _explained(self.path):
+            claim = rows.claim_of(self._db, number)
+            return None if claim is None else (claim, rows.verdict_of(self._db, number))
+
+    def last_broken(self, threat: str, attack: str) -> int | None:
+        """The example of the last accepted claim of this attack under this threat; None if it broke none."""
+        query = (
+            "SELECT id FROM claim JOIN verdict ON claim = id WHERE accepted AND threat = ? AND attack IN (?, ?)"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        with _explained(self.path):
+            found = self._db.execute(query, [threat, attack, renames.former_spec(attack)]).fetchone()
+        judged = None if found is None else self.judged_claim(found[0])
+        return None if judged is None else judged[0].example
+
+    def is_searched(self) -> bool:
+        """Whether an attack has found, or exhausted, anything."""
+        query = "SELECT EXISTS (SELECT 1 FROM claim) OR EXISTS (SELECT 1 FROM spent)"
+        with _explained(self.path):
+            return bool(self._db.execute(query).fetchone()[0])
 
     def evidence_about(self, examples: Iterable[int], threats: Sequence[str]) -> Evidence:
         """What the file records about these examples, but for errors, seconds and diagnostics."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence, Set
 from ..evidence.records import Evidence, Plan
 from ..results.attack_rows import ThreatRows
 from ..results.outcomes import Outcome
-from ..results.summary import curve_radii
+from ..results.tally import curve_radii
 from .entries import LEVELS
 
 

@@ -1,9 +1,10 @@
 """The attacks under one threat: a row for each, and rejected claims and errors."""
 
-from collections.abc import Iterable
+from collections.abc import Set
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -74,6 +75,32 @@ class FailureEntry(msgspec.Struct, frozen=True):
     error: str
 
 
+class Rejected(NamedTuple):
+    """Claims that were rejected for one cause."""
+
+    claims: int
+    first: int  # the number of the first one
+    reason: str  # the sentence for it
+
+
+@dataclass(frozen=True)
+class AttackCounts:
+    """What one attack did under one threat, as numbers that add up over parts of the examples."""
+
+    tried: int = 0
+    broken: int = 0
+    first: int = 0  # of these, those that it broke first
+    alone: int = 0  # of these, those that no other attack broke
+    forwards: int = 0
+    backwards: int = 0
+    standing: int = 0
+    passed_over: int = 0
+    unfinished: int = 0  # correct examples on which it has not done its work
+
+    def __add__(self, other: "AttackCounts") -> "AttackCounts":
+        return AttackCounts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+
+
 class ThreatRows:
     """The records about one planned threat and the planned examples that were correct before any attack."""
 
@@ -83,7 +110,6 @@ class ThreatRows:
         self.planned = planned_threat(plan, threat).attacks
         self.labels = {attack.spec: attack.label for attack in self.planned}
         self.answered = answers(evidence)
-        self.known = all(example in self.answered for example in plan.examples)
         self.correct = frozenset(example for example in plan.examples if self.answered.get(example, False))
         self.evidence = evidence
         self.finds = [(c, v) for c, v in breaks(evidence, threat) if c.example in self.correct]
@@ -91,35 +117,11 @@ class ThreatRows:
         self._ended: dict[PlannedAttack, set[int]] = {}
         self._exhausted_by: dict[PlannedAttack, set[int]] = {}
 
-    def attacks(self) -> tuple[AttackEntry, ...]:
-        """A row per planned attack, in plan order."""
-        return tuple(self._attack(attack) for attack in self.planned)
-
-    def rejected(self) -> dict[str, int]:
-        """Rejected claims by their cause."""
-        causes = [verdict.rejection for _, verdict in self._rejected]
-        return {cause: causes.count(cause) for cause in REJECTIONS}
-
-    def rejections(self) -> tuple[RejectionEntry, ...]:
-        """Rejected claims by attack and cause, in the order of the first such claim."""
-        groups: dict[tuple[str, str], list[str]] = {}
-        for claim, verdict in self._rejected:
-            groups.setdefault((claim.attack, verdict.rejection), []).append(verdict.reason)
-        return tuple(
-            RejectionEntry(self._label(attack), cause, len(reasons), reasons[0])
-            for (attack, cause), reasons in groups.items()
-        )
-
-    def failures(self) -> tuple[FailureEntry, ...]:
-        """The planned attacks that raised, in plan order."""
-        raised = ((attack, self._raised(attack)) for attack in self.planned)
-        return tuple(FailureEntry(a.label, len(dict(errors)), errors[0][1]) for a, errors in raised if errors)
-
     @cached_property
     def failed(self) -> frozenset[int]:
         """The examples on which a planned attack, or before it the model, raised and has not finished since."""
         clean = {f.example for f in self.evidence.failures if not f.threat} - self.answered.keys()
-        return frozenset(clean | {example for attack in self.planned for example, _ in self._raised(attack)})
+        return frozenset(clean | {example for attack in self.planned for example, _ in self.raised(attack)})
 
     def ended(self, attack: PlannedAttack) -> set[int]:
         """The examples on which a planned attack has done its work: those that it broke, exhausted or passed over."""
@@ -139,9 +141,10 @@ class ThreatRows:
             sizes[claim.example] = min(verdict.size, sizes.get(claim.example, verdict.size))
         return sizes
 
-    def elsewhere(self) -> int:
-        """The number of examples that evidence from outside the plan broke alone or first."""
-        return len(self._outside_plan)
+    @property
+    def outside_plan(self) -> Set[int]:
+        """The examples that evidence from outside the plan broke alone or first."""
+        return self._outside_plan
 
     def by_claim(self) -> int:
         """The number of these examples that only images from files broke."""
@@ -152,32 +155,38 @@ class ThreatRows:
         beyond = {c.example for c, v in self.finds if v.margin != 0}
         return len({c.example for c, _ in self.finds} - beyond)
 
-    def _attack(self, attack: PlannedAttack) -> AttackEntry:
+    def rejected(self) -> dict[tuple[str, str], Rejected]:
+        """The rejected claims by attack and cause."""
+        groups: dict[tuple[str, str], Rejected] = {}
+        for claim, verdict in self._rejected:
+            place = claim.attack, verdict.rejection
+            known = groups.get(place, Rejected(0, claim.id, verdict.reason))
+            groups[place] = known._replace(claims=known.claims + 1)
+        return groups
+
+    def counts(self, attack: PlannedAttack) -> AttackCounts:
+        """What one planned attack did."""
         broken, exhausted = self._broken_by(attack), self._exhausted(attack)
         ours = [c for c in self._claims if c.attack == attack.spec]
         searches = [s for s in self._searches if s.attack == attack.spec]
         costs: list[Claim | Exhausted] = [*ours, *searches]
         first = {e for e in broken if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
-        measured = self._measured([attack])
-        return AttackEntry(
-            name=attack.label,
+        return AttackCounts(
             tried=len({c.example for c in ours} | {s.example for s in searches if s.done}),
-            accuracy=(len(self.correct) - len(broken)) / len(self.plan.examples) if measured else None,
-            broken=len(broken if self.plan.every_attack else first),
-            alone=len(broken - self._broken_by_others(attack)) if self._measured(self.planned) else None,
-            seconds=self._seconds(attack),
+            broken=len(broken),
+            first=len(first),
+            alone=len(broken - self._broken_by_others(attack)),
             forwards=sum(c.forwards for c in costs),
             backwards=sum(c.backwards for c in costs),
-            spec=attack.spec,
             standing=len(exhausted - broken),
-            items=attack.items,
-            outcomes="".join(self._letter(e, broken, exhausted).value for e in self.plan.examples)
-            if self.plan.every_attack
-            else "",
-            near=attack.near,
-            sample=attack.sample,
             passed_over=len(self._passed_over(attack) - exhausted - {c.example for c, _ in self.finds}),
+            unfinished=len(self.ended(attack) ^ self.correct),
         )
+
+    def letters(self, attack: PlannedAttack) -> str:
+        """The outcome of each example, if this were the only attack."""
+        broken, exhausted = self._broken_by(attack), self._exhausted(attack)
+        return "".join(self._letter(e, broken, exhausted).value for e in self.plan.examples)
 
     def _letter(self, example: int, broken: set[int], exhausted: set[int]) -> Outcome:
         if example in broken:
@@ -215,8 +224,8 @@ class ThreatRows:
             credited = {c.example for c, _ in self.finds if self._in_plan(c)}
         return {c.example for c, _ in self.finds} - credited
 
-    def _raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
-        """The examples on which it raised and has not finished since, with what it raised."""
+    def raised(self, attack: PlannedAttack) -> list[tuple[int, str]]:
+        """The examples on which it raised and has not finished since, with what it raised, in ascending order."""
         broken: set[int] = set() if self.plan.every_attack else {c.example for c, _ in self.finds}
         ended = self.ended(attack) | broken
         errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
@@ -238,21 +247,8 @@ class ThreatRows:
     def _passed_over(self, attack: PlannedAttack) -> set[int]:
         return passed_over(attack, self.evidence, self.threat) & self.correct
 
-    def _measured(self, attacks: Iterable[PlannedAttack]) -> bool:
-        """Whether each of these attacks has run to its end on every correct example, and all of these are known."""
-        finished = all(self.ended(attack) == self.correct for attack in attacks)
-        return self.plan.every_attack and self.known and finished
-
-    def _seconds(self, attack: PlannedAttack) -> float:
-        """The seconds that the attack took. An effort is a running total, so the largest is the latest."""
-        efforts = self.evidence.efforts
-        return max((e.seconds for e in efforts if (e.threat, e.attack) == (self.threat, attack.spec)), default=0.0)
-
     def _ours(self, record: Claim | Exhausted | Failure) -> bool:
         return record.threat == self.threat and record.example in self.correct
 
     def _in_plan(self, claim: Claim) -> bool:
         return claim.threat == self.threat and claim.attack in self.labels
-
-    def _label(self, spec: str) -> str:
-        return self.labels.get(spec, spec)

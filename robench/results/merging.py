@@ -230,11 +230,11 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def searched_in(plan: Plan, evidence: Evidence) -> tuple[str, ...]:
+def searched_in(plan: Plan, environment: Mapping[str, str], *, any_search: bool) -> tuple[str, ...]:
     """The precisions in which a run was searched: the recorded ones, else its plan's; none before its first search."""
-    if not (evidence.claims or evidence.exhausted) or plan.precision == "auto":
+    if not any_search or plan.precision == "auto":
         return ()
-    return precisions(evidence.environment) or (plan.precision,)
+    return precisions(environment) or (plan.precision,)
 
 
 def precisions(environment: Mapping[str, str]) -> tuple[str, ...]:

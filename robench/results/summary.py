@@ -1,7 +1,6 @@
 """The summary file of a run. Fields are only ever added, and added fields have a default."""
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -9,20 +8,21 @@ import pandas as pd
 
 from .. import renames
 from ..errors import UserError
-from ..evidence.records import Count, Evidence, ModelRecord, Plan, Seconds, Total
-from .attack_rows import AttackEntry, FailureEntry, RejectionEntry, ThreatRows
+from ..evidence.records import Count, Effort, Evidence, ModelRecord, Plan, Seconds, Total
+from .attack_rows import AttackEntry, FailureEntry, RejectionEntry
 from .contradictions import contradiction
 from .masking import verdict as masking
 from .masking.indicators import IndicatorEntry
 from .masking.verdict import MaskingFinding, MaskingVerdict
-from .outcomes import Outcome, answers, before_attack, outcomes, union
+from .outcomes import Outcome
+from .parts import EvidenceSource, Whole, parts_of
 from .stats import shares
 from .stats.intervals import Interval
+from .tally import CleanTally, Tally, ThreatTally, as_text
 
 SCHEMA = "robench.summary/1"
 NOTE = "note "  # begins the keys of the environment under which a run keeps its notes
 MAX_BYTES = 2**28  # of a summary file: a hundred thousand examples under ten threats take a hundredth of it
-POINTS = 20  # of a curve, besides radius 0
 FINGERPRINT = 80  # logits, about: they reveal a changed network, and fit in a line
 
 
@@ -248,15 +248,21 @@ def register_notebook_view(view: Callable[[Summary], str]) -> None:
     _notebook_view = view
 
 
-def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
-    """The summary of the evidence for the plan. Neither order nor repetition of records makes a difference."""
+def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> Summary:
+    """The summary of the evidence for the plan. Neither order nor repetition of records makes a difference.
+
+    A source, such as a run file, is read in parts, so that the memory does not depend on the number of records. Only
+    where gradient masking was checked, it is read once as a whole.
+    """
     assert plan.examples, "a plan names at least one example"
-    letters = [outcomes(plan, evidence, planned.threat) for planned in plan.threats]
-    findings = masking.findings(plan, evidence)
-    records = [ThreatRows(plan, evidence, t.threat) for t in plan.threats]
-    threats = tuple(_threat_entry(of, row, findings[of.threat]) for of, row in zip(records, letters, strict=True))
-    planned = frozenset(plan.examples)
-    failed = frozenset[int]().union(*(of.failed for of in records))
+    source = Whole(evidence) if isinstance(evidence, Evidence) else evidence
+    shared, tally = source.shared(), Tally(plan)
+    for part in parts_of(plan, source):
+        tally.add(part)
+    checked = any(shared.masking_state(t.threat).reached for t in plan.threats)
+    findings = masking.findings(plan, source.evidence() if checked else shared)
+    threats = tuple(_threat_entry(of, tally, shared.efforts, findings[of.threat]) for of in tally.threats)
+    letters = [entry.outcomes for entry in threats]
     return Summary(
         schema=SCHEMA,
         robench=version,
@@ -264,17 +270,17 @@ def summarise(plan: Plan, evidence: Evidence, version: str) -> Summary:
         data=DataEntry(plan.data, len(plan.examples), plan.data_sha256, _slices(plan.examples)),
         protocol=plan.protocol,
         seed=plan.seed,
-        clean=_clean_entry(plan, evidence),
+        clean=_clean_entry(tally.clean, len(plan.examples)),
         threats=threats,
-        union=_union_entry(plan, union(*letters) if letters else before_attack(plan, evidence), failed),
+        union=_union_entry(as_text(tally.union), tally.failed_open),
         average=AverageEntry(*shares.mean(letters)) if letters else AverageEntry(None, None),
         masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
-        environment={key: text for key, text in evidence.environment.items() if text and not key.startswith(NOTE)},
-        notes=tuple(text for key, text in evidence.environment.items() if key.startswith(NOTE) and text),
+        environment={key: text for key, text in shared.environment.items() if text and not key.startswith(NOTE)},
+        notes=tuple(text for key, text in shared.environment.items() if key.startswith(NOTE) and text),
         every_attack=plan.every_attack,
-        ties=len({c.example for c in evidence.clean if c.tied} & planned),
-        nan=len({c.example for c in evidence.clean if c.margin != c.margin} & planned),
+        ties=tally.clean.ties,
+        nan=tally.clean.nan,
     )
 
 
@@ -287,9 +293,10 @@ def model_entry(model: ModelRecord) -> ModelEntry:
 
 def _slices(numbers: Sequence[int]) -> str:
     """`0 1 2 7 8` as `0:3 7:9`, in their order."""
-    starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1] + 1]
-    ends = [*starts[1:], len(numbers)]
-    return " ".join(f"{numbers[a]}:{numbers[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
+    every = np.fromiter(numbers, np.int32, len(numbers))
+    starts = np.flatnonzero(np.diff(every, prepend=every[0]) != 1)  # the first differs from itself by 0
+    ends = np.append(starts[1:], len(every))
+    return " ".join(f"{every[a]}:{every[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
 
 
 def _renamed(summary: Summary) -> Summary:
@@ -312,22 +319,17 @@ def _renamed(summary: Summary) -> Summary:
     )
 
 
-def _clean_entry(plan: Plan, evidence: Evidence) -> CleanEntry:
-    answered = answers(evidence)
-    correct = sum(answered.get(example, False) for example in plan.examples)
-    still_open = sum(example not in answered for example in plan.examples)
-    n = len(plan.examples)
-    planned = frozenset(plan.examples) - answered.keys()
-    errors = sorted((f.example, f.error) for f in evidence.failures if not f.threat and f.example in planned)
-    interval = shares.interval(correct, still_open, n)
-    return CleanEntry((correct + still_open) / n, interval, correct, still_open, errors[0][1] if errors else "")
+def _clean_entry(tally: CleanTally, n: int) -> CleanEntry:
+    interval = shares.interval(tally.correct, tally.open, n)
+    error = tally.error[1] if tally.error is not None else ""
+    return CleanEntry((tally.correct + tally.open) / n, interval, tally.correct, tally.open, error)
 
 
-def _threat_entry(records: ThreatRows, letters: str, found: MaskingFinding) -> ThreatEntry:
-    plan, evidence, threat = records.plan, records.evidence, records.threat
-    whole = _union_entry(plan, letters, records.failed)
+def _threat_entry(of: ThreatTally, tally: Tally, efforts: Sequence[Effort], found: MaskingFinding) -> ThreatEntry:
+    letters = as_text(of.letters)
+    whole = _union_entry(letters, of.failed_open)
     return ThreatEntry(
-        threat=threat,
+        threat=of.threat,
         accuracy=whole.accuracy,
         ci95=whole.ci95,
         wrong=whole.wrong,
@@ -335,48 +337,39 @@ def _threat_entry(records: ThreatRows, letters: str, found: MaskingFinding) -> T
         standing=whole.standing,
         open=whole.open,
         outcomes=letters,
-        rejected=records.rejected(),
-        attacks=records.attacks(),
-        curve=_curve(records, len(letters)) if plan.curve else CurveEntry(),
+        rejected=of.rejected(),
+        attacks=of.attacks(efforts, known=not tally.clean.open),
+        curve=_curve(of, len(letters)) if of.plan.curve else CurveEntry(),
         masking=ThreatMaskingEntry(found.verdict, found.evidence, found.next, found.indicators or msgspec.UNSET),
-        nan=len({p.example for p in evidence.probes if (p.threat, p.name) == (threat, "nan")} & set(plan.examples)),
-        rejections=records.rejections(),
-        failures=records.failures(),
-        elsewhere=records.elsewhere(),
-        by_claim=records.by_claim(),
-        ties=records.ties(),
+        nan=of.nan,
+        rejections=of.rejections(),
+        failures=of.failures(),
+        elsewhere=of.elsewhere,
+        by_claim=of.by_claim,
+        ties=of.ties,
         failed=whole.failed,
     )
 
 
-def _curve(records: ThreatRows, n: int) -> CurveEntry:
+def _curve(of: ThreatTally, n: int) -> CurveEntry:
     """The share of examples without a find up to each radius: an upper bound, as accuracy is."""
-    if records.radius is None:
+    if of.radius is None:
         return CurveEntry()
-    sizes = np.sort(np.array(list(records.smallest().values())))
-    radii = curve_radii(records.radius)
-    standing = [(len(records.correct) - int(np.searchsorted(sizes, radius, side="right"))) / n for radius in radii]
-    return CurveEntry(tuple(radii), tuple(standing))
+    return CurveEntry(tuple(of.radii), tuple((of.correct - int(within)) / n for within in of.within))
 
 
-def curve_radii(reach: Fraction) -> list[float]:
-    """The radii of a curve: 0, and twentieths of the threat's radius up to the whole."""
-    return [float(reach * i / POINTS) for i in range(POINTS + 1)]
-
-
-def _union_entry(plan: Plan, letters: str, failed: Set[int]) -> UnionEntry:
-    """The counts of these letters; `failed` are the examples on which an attack, or the model, raised."""
+def _union_entry(letters: str, failed: int) -> UnionEntry:
+    """The counts of these letters; `failed` of the open examples are open because something raised."""
     wrong, broken, standing, still_open = (letters.count(outcome) for outcome in Outcome)
-    n = len(letters)
     return UnionEntry(
         accuracy=shares.accuracy(letters),
-        ci95=shares.interval(standing, still_open, n),
+        ci95=shares.interval(standing, still_open, len(letters)),
         wrong=wrong,
         broken=broken,
         standing=standing,
         open=still_open,
         outcomes=letters,
-        failed=sum(e in failed for e, letter in zip(plan.examples, letters, strict=True) if letter == Outcome.OPEN),
+        failed=failed,
     )
 
 

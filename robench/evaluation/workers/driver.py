@@ -62,7 +62,7 @@ class Driver:
     def search_round(self, evaluation: Evaluation, one: Round) -> bool:
         """Does what is missing of a round. Returns whether it came to its end."""
         numbers = evaluation.missing(one)
-        if not numbers:
+        if not len(numbers):
             return True
         self._start(evaluation)
         queue = LeaseQueue(numbers, self.pool.count, evaluation.plan.slots, self._leases)
@@ -107,7 +107,7 @@ class Driver:
             case Ready():
                 self._idle.add(worker)
             case Finished(lease) if search.queue.holds(worker, lease):
-                search.queue.finish(lease)
+                search.finish(lease)
                 self._idle.add(worker)
             case Moved() if search.queue.holds(worker, message.lease):
                 search.moved(message)

@@ -1,8 +1,12 @@
 """The queue of examples in a round, and which worker holds which. Does not import torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+BATCHES = 64  # of a lease, at most: the driver reads the evidence about its examples
 LEASES = 2  # for each worker at the minimum, where there are so many examples: the end of each leaves slots idle
 
 
@@ -10,21 +14,23 @@ LEASES = 2  # for each worker at the minimum, where there are so many examples: 
 class LeaseQueue:
     """The examples of one round: waiting, leased to a worker, or done. A lease is held by one worker at a time."""
 
-    waiting: list[int]  # numbers of examples
+    examples: InitVar[Sequence[int] | NDArray[np.int32]]  # their numbers
     workers: int
     rows: int  # of the batch of one worker: a lease has as many examples, if there are enough
     first: int = 0  # number of the first lease: no two rounds share one
     _held: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # worker and examples, by lease
     total: int = 0  # examples of the round
+    waiting: NDArray[np.int32] = field(init=False)  # four bytes each; leases are taken from the front
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, examples: Sequence[int] | NDArray[np.int32]) -> None:
+        self.waiting = np.array(examples, np.int32)
         self.total = len(self.waiting)
         self.next = self.first  # number of the next lease
 
     @property
     def done(self) -> bool:
         """Whether every example has been searched."""
-        return not self.waiting and not self._held
+        return not len(self.waiting) and not self._held
 
     def take(self, worker: int) -> tuple[int, tuple[int, ...]] | None:
         """The number and the examples of a new lease; None where no example waits.
@@ -32,13 +38,13 @@ class LeaseQueue:
         Leases become smaller towards the end, as the last of them decides when the round ends: down to half a batch
         where there are whole ones for all workers. A batch of few rows takes longer for each example.
         """
-        if not self.waiting:
+        if not len(self.waiting):
             return None
         minimum = min(self.rows, -(-self.total // (LEASES * self.workers)))
         if minimum == self.rows and self.workers > 1 and len(self.waiting) <= self.workers * self.rows:
             minimum = -(-self.rows // 2)
-        size = max(minimum, -(-len(self.waiting) // (2 * self.workers)))
-        examples, self.waiting = tuple(self.waiting[:size]), self.waiting[size:]
+        size = min(max(minimum, -(-len(self.waiting) // (2 * self.workers))), BATCHES * self.rows)
+        examples, self.waiting = tuple(self.waiting[:size].tolist()), self.waiting[size:]
         number, self.next = self.next, self.next + 1
         self._held[number] = worker, examples
         return number, examples
@@ -55,5 +61,5 @@ class LeaseQueue:
         """Put the examples of a lost worker back into the queue, before all others. Returns them."""
         leases = [lease for lease, (holder, _) in self._held.items() if holder == worker]
         examples = [example for lease in leases for example in self._held.pop(lease)[1]]
-        self.waiting = examples + self.waiting
+        self.waiting = np.concatenate([np.array(examples, np.int32), self.waiting])
         return examples

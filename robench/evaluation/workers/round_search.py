@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ...evidence.records import Effort, Evidence
 from ...results.outcomes import Outcome, outcomes
+from ...results.parts import ascending
 from ..rounds import Round, sample
 from ..runner import Evaluation
 from .leases import LeaseQueue
@@ -25,19 +28,26 @@ class RoundSearch:
     _seconds: dict[tuple[str, str], float] = field(init=False)  # of each attack, over all sessions
     _of_lease: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
     _queries: dict[int, tuple[int, int]] = field(default_factory=dict)  # made, and left, by lease
-    _standing: dict[str, set[int]] = field(default_factory=dict)  # by threat
+    _ended: tuple[int, int] = (0, 0)  # the same, of all leases that have ended
+    _numbers: NDArray[np.int32] = field(init=False)  # of all examples, in ascending order
+    _standing: dict[str, NDArray[np.bool_]] = field(init=False)  # whether each of them is unbroken, by threat
+    _left: dict[str, int] = field(init=False)  # how many are
     _ids: int = field(init=False)  # of the next claim
 
     def __post_init__(self) -> None:
         plan, run = self.evaluation.plan, self.evaluation.run
-        evidence, self._ids = run.evidence(), run.next_claim()
-        self._deciding = deciding(self.evaluation, evidence)
+        self._ids = run.next_claim()
+        self._deciding = deciding(self.evaluation)
         self._decided = self._about(self._deciding)
-        self._seconds = {(e.threat, e.attack): e.seconds for e in evidence.efforts}
-        for planned in plan.threats:
-            letters = outcomes(plan, evidence, planned.threat)
-            pairs = zip(plan.examples, letters, strict=True)
-            self._standing[planned.threat] = {n for n, o in pairs if o in (Outcome.STANDING, Outcome.OPEN)}
+        self._seconds = {(e.threat, e.attack): e.seconds for e in run.shared().efforts}
+        self._numbers, _ = ascending(plan.examples)
+        self._standing = {planned.threat: np.zeros(len(plan.examples), bool) for planned in plan.threats}
+        for some, evidence in run.parts(self._numbers):
+            examples = tuple(self._numbers[some].tolist())
+            for threat, standing in self._standing.items():
+                letters = outcomes(msgspec.structs.replace(plan, examples=examples), evidence, threat)
+                standing[some] = [letter in (Outcome.STANDING, Outcome.OPEN) for letter in letters]
+        self._left = {threat: int(standing.sum()) for threat, standing in self._standing.items()}
 
     def lease(self, worker: int) -> Lease | None:
         """The next lease, for this worker; None where no example waits."""
@@ -70,7 +80,7 @@ class RoundSearch:
             run.put_judged(put(claim, id=self._ids), put(verdict, claim=self._ids), image)
             self._ids += 1
             if verdict.accepted:
-                self._standing[claim.threat].discard(claim.example)
+                self._broken(claim.threat, claim.example)
         run.put_exhausted(records.exhausted)
         run.put_failures(records.failures)
         run.put_probes(records.probes)
@@ -82,15 +92,31 @@ class RoundSearch:
             so_far[place] = effort.seconds
             run.put_effort([Effort(*place, self._seconds[place])])
 
+    def finish(self, lease: int) -> None:
+        """Ends a lease whose examples have been searched."""
+        self.queue.finish(lease)
+        self._of_lease.pop(lease, None)
+        self._forget(lease)
+
+    def _forget(self, lease: int) -> None:
+        made, left = self._queries.pop(lease, (0, 0))
+        self._ended = self._ended[0] + made, self._ended[1] + left
+
+    def _broken(self, threat: str, example: int) -> None:
+        place = int(np.searchsorted(self._numbers, example))
+        if self._standing[threat][place]:
+            self._standing[threat][place] = False
+            self._left[threat] -= 1
+
     def moved(self, message: Moved) -> None:
         """Shows how far the round has come."""
         self._queries[message.lease] = message.queries, message.left
         threat, label = message.attack
-        made, left = (sum(column) for column in zip(*self._queries.values(), strict=True))
+        made, left = (sum(column) for column in zip(self._ended, *self._queries.values(), strict=True))
         each = made + left
         waiting = len(self.queue.waiting) * each // max(1, self.queue.total - len(self.queue.waiting))
         self.evaluation.progress.attacking(threat, label)
-        self.evaluation.progress.moved(len(self._standing.get(threat, ())), made, left + waiting)
+        self.evaluation.progress.moved(self._left.get(threat, 0), made, left + waiting)
 
 
 def joined(one: Evidence, other: Evidence) -> Evidence:
@@ -105,14 +131,14 @@ def joined(one: Evidence, other: Evidence) -> Evidence:
     )
 
 
-def deciding(evaluation: Evaluation, evidence: Evidence) -> frozenset[int]:
+def deciding(evaluation: Evaluation) -> frozenset[int]:
     """The examples that decide whether attacks search more than a sample: the samples, and one that each has broken."""
     plan = evaluation.plan
     found = set[int]()
-    accepted = {(c.threat, c.attack): c.example for c, v in evidence.judged() if v.accepted}
     for threat in plan.threats:
         for attack in threat.attacks:
             if attack.sample is not None and not plan.every_attack:
                 found |= sample(plan.examples, attack)
-                found |= {accepted[key] for key in [(threat.threat, attack.spec)] if key in accepted}
+                if (broken := evaluation.run.last_broken(threat.threat, attack.spec)) is not None:
+                    found.add(broken)
     return frozenset(found)

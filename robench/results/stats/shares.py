@@ -20,9 +20,9 @@ def interval(standing: int, still_open: int, n: int) -> Interval:
 
 def mean(rows: Sequence[str]) -> tuple[float, Interval]:
     """The mean accuracy over threats, at least one, and its interval."""
-    table = np.array([list(row) for row in rows])
-    stands = table == Outcome.STANDING.value
-    may_stand = stands | (table == Outcome.OPEN.value)
+    table = np.stack([np.frombuffer(row.encode(), np.uint8) for row in rows])  # every letter is one byte
+    stands = table == ord(Outcome.STANDING.value)
+    may_stand = stands | (table == ord(Outcome.OPEN.value))
     return sum(map(accuracy, rows)) / len(rows), _rounded(average(stands)[0], average(may_stand)[1])
 
 

@@ -1,0 +1,77 @@
+"""Evidence that is read a part of the examples at a time, so that its size does not matter."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..evidence.records import Evidence, Plan
+
+Places = NDArray[np.int32] | slice
+"""Places in a plan."""
+
+
+@runtime_checkable
+class EvidenceSource(Protocol):
+    """Where evidence comes from, such as a run file."""
+
+    def shared(self) -> Evidence:
+        """What concerns no single example: seconds, states of masking checks, and the environment."""
+
+    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+        """The rest in parts: which of these examples, in ascending order, and the evidence about them."""
+
+    def evidence(self) -> Evidence:
+        """Everything at once."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Evidence that is in memory already, as one part."""
+
+    records: Evidence
+
+    def shared(self) -> Evidence:
+        """All of it."""
+        return self.records
+
+    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+        """All of it, about all examples."""
+        yield slice(0, len(examples)), self.records
+
+    def evidence(self) -> Evidence:
+        """All of it."""
+        return self.records
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a plan, and the evidence about them."""
+
+    plan: Plan  # with these examples alone
+    places: Places  # theirs in the whole plan
+    evidence: Evidence  # it may be about others too
+
+
+def ascending(examples: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+    """The numbers in ascending order, and the place of each of these before; None where nothing has moved."""
+    numbers = np.fromiter(examples, np.int32, len(examples))
+    if (numbers[1:] > numbers[:-1]).all():
+        return numbers, None
+    order = np.argsort(numbers, kind="stable").astype(np.int32)
+    return numbers[order], order
+
+
+def parts_of(plan: Plan, source: EvidenceSource) -> Iterator[Part]:
+    """All evidence in parts, each with the part of the plan that it is about."""
+    if isinstance(source, Whole):  # the numbers need no order
+        yield Part(plan, slice(0, len(plan.examples)), source.records)
+        return
+    numbers, order = ascending(plan.examples)
+    for some, evidence in source.parts(numbers):
+        examples = tuple(numbers[some].tolist())
+        places = some if order is None else order[some]
+        yield Part(msgspec.structs.replace(plan, examples=examples), places, evidence)

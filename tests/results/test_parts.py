@@ -1,0 +1,49 @@
+"""Evidence in parts: the same summary as from the whole, in memory that does not grow with the examples."""
+
+import tracemalloc
+
+import msgspec
+import pytest
+
+from robench.evidence import store
+from robench.evidence.records import Clean, Exhausted
+from robench.evidence.store import RunFile
+from robench.results.summary import summarise
+from tests.results.made import EVIDENCE, PLAN
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 100])
+@pytest.mark.parametrize("every_attack", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_summary_of_parts_is_that_of_the_whole(monkeypatch, part, every_attack, backwards):
+    monkeypatch.setattr(store, "PART", part)
+    examples = PLAN.examples[::-1] if backwards else PLAN.examples
+    plan = msgspec.structs.replace(PLAN, examples=examples, every_attack=every_attack, curve=True)
+    with RunFile.in_memory() as run:
+        with run.writing():
+            run.adopt(EVIDENCE, {}, [])
+        assert summarise(plan, run, "").to_json() == summarise(plan, run.evidence(), "").to_json()
+
+
+def peak(path, count):
+    """The bytes that a summary of so many examples takes, above its plan."""
+    threat = PLAN.threats[0]
+    plan = msgspec.structs.replace(PLAN, examples=tuple(range(count)), threats=(threat,))
+    with RunFile.open(path) as run, run.writing():
+        run.put_plan(plan, {})
+        run.put_clean(Clean(n, f"{n:016x}", True, -1.0) for n in plan.examples)
+        run.put_exhausted(Exhausted(n, threat.threat, a.spec, 1, 1, 1) for n in plan.examples for a in threat.attacks)
+    with RunFile.read(path) as run:
+        tracemalloc.start()
+        try:
+            summarise(plan, run, "")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+
+def test_the_memory_of_a_summary_grows_by_its_arrays_alone(tmp_path):
+    """Per example: a number and its order (16), letters and their copies (8), and a mean over threats (32)."""
+    few, many = 2 * store.PART, 8 * store.PART
+    growth = (peak(tmp_path / "many", many) - peak(tmp_path / "few", few)) / (many - few)
+    assert growth < 16 + 8 + 32
