@@ -212,10 +212,10 @@ def _features(run: _Read) -> Picture:
     classes = figures.often_confused(pairs)
     shown = [row for row in range(len(labels)) if labels[row] in classes]
     clean = features.penultimate(referee.classifier, split.x[shown], seed=seed)
-    kept = [i for i, (label, _) in enumerate(pairs) if label in classes]
-    places = features.plane(torch.cat([clean.features, found.features[kept]]), seed=seed)
-    answered = np.concatenate([clean.logits.argmax(dim=1).numpy(), answers[kept]])
-    at = dict(zip([list(smallest)[i] for i in kept], range(len(shown), len(places)), strict=True))
+    among = [i for i, (label, _) in enumerate(pairs) if label in classes]
+    places = features.plane(torch.cat([clean.features, found.features[among]]), seed=seed)
+    answered = np.concatenate([clean.logits.argmax(dim=1).numpy(), answers[among]])
+    at = dict(zip([list(smallest)[i] for i in among], range(len(shown), len(places)), strict=True))
     panels = [Placed("clean", places[: len(shown)], labels[shown], answered[: len(shown)])]
     for planned in plan.threats:
         chosen = [at.get((planned.threat, row), i) for i, row in enumerate(shown)]

@@ -42,7 +42,7 @@ Broken = tuple[str, int]
 
 @dataclass
 class ClaimCounts:
-    """The number of claims about each example so far; the run file is asked when one is needed first."""
+    """The number of claims about each example so far; read from the run file when one is needed first."""
 
     recorded: Callable[[int], int]  # by example, when this was made
     _so_far: dict[int, int] = field(default_factory=dict)

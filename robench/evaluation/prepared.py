@@ -43,7 +43,7 @@ class EvalResult:
     """What an evaluation found: the plan, the evidence, and its summary."""
 
     plan: Plan
-    read: Callable[[], Evidence]  # a file is read when its evidence is asked for
+    read: Callable[[], Evidence]  # a file is read when its evidence is needed
     summary: Summary
     finished: bool = True  # False: the user stopped it
 

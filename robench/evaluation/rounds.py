@@ -126,7 +126,7 @@ class SampleResult:
     """What an attack has done on its sample, and whether it has broken any example at all."""
 
     broke: bool = False
-    in_vain: int = 0  # examples of its sample that it searched to the end without a find
+    fruitless: int = 0  # examples of its sample that it searched to the end without a find
 
     @classmethod
     def of(cls, plan: Plan, run: RunFile, threat: str, attack: PlannedAttack) -> "SampleResult":
@@ -149,10 +149,10 @@ def passed_over(
     ended: Set[int],
     result: SampleResult,
 ) -> list[PassedOver]:
-    """The examples of a plan that an attack does not search now; `ended` are those on which it has ended in vain."""
+    """The examples of a plan that an attack does not search now; it has ended on those in `ended` without a find."""
     others = [example for example in plan.examples if example not in ended]
     if part == "near":
         return nearness.far(threat, attack, others)
-    if part == "sample" or attack.sample is None or result.broke or result.in_vain < MIN_SAMPLE:
+    if part == "sample" or attack.sample is None or result.broke or result.fruitless < MIN_SAMPLE:
         return []
-    return [PassedOver(example, threat, attack.spec, "sample", float(result.in_vain)) for example in others]
+    return [PassedOver(example, threat, attack.spec, "sample", float(result.fruitless)) for example in others]

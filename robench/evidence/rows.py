@@ -8,12 +8,13 @@ import math
 import sqlite3
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from .. import radius, renames
+from . import probe_rows
 from .records import (
     MAX_ITEMS,
     MAX_PARAMS,
@@ -25,10 +26,6 @@ from .records import (
     Evidence,
     Exhausted,
     Failure,
-    MaskingDepth,
-    MaskingState,
-    Nearest,
-    PassedOver,
     Plan,
     Probe,
     Verdict,
@@ -128,10 +125,10 @@ def evidence_of(db: sqlite3.Connection) -> Evidence:
         exhausted=tuple(_read(db, Exhausted, "spent", _EXHAUSTED)),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error")),
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_round(p))),
-        masking=tuple(_states(p for p in probes if _is_state(p))),
-        nearest=tuple(_nearest(probes)),
-        passed_over=tuple(_passed_over(probes)),
+        probes=tuple(p for p in probes if not (probe_rows.is_state(p) or probe_rows.is_of_round(p))),
+        masking=tuple(probe_rows.states(p for p in probes if probe_rows.is_state(p))),
+        nearest=tuple(probe_rows.nearest(probes)),
+        passed_over=tuple(probe_rows.passed_over(probes)),
         environment=_environment(db),
     )
     _refuse_passes(_passes(evidence))
@@ -149,10 +146,14 @@ def _refuse_passes(total: int) -> None:
 
 def shared_evidence(db: sqlite3.Connection) -> Evidence:
     """What the tables record about no single example: seconds, states of masking checks, and the environment."""
-    states = tuple(_read(db, Probe, "probe", _PROBE, _IS_STATE, [*_STATES, len(_ASSIGNED), _ASSIGNED]))
+    states = tuple(
+        _read(
+            db, Probe, "probe", _PROBE, _IS_STATE, [*probe_rows.STATES, len(probe_rows.ASSIGNED), probe_rows.ASSIGNED]
+        )
+    )
     return Evidence(
         efforts=tuple(_read(db, Effort, "effort", "threat, attack, seconds")),
-        masking=tuple(_states(p for p in states if _is_state(p))),
+        masking=tuple(probe_rows.states(p for p in states if probe_rows.is_state(p))),
         environment=_environment(db),
     )
 
@@ -193,9 +194,9 @@ def _between(db: sqlite3.Connection, low: int | None, high: int | None, threats:
         ),
         exhausted=tuple(_read(db, Exhausted, "spent", _EXHAUSTED, these, between)),
         failures=tuple(_read(db, Failure, "failure", "example, threat, attack, error", these, between)),
-        probes=tuple(p for p in probes if not (_is_state(p) or _is_of_round(p))),
-        nearest=tuple(_nearest(probes)),
-        passed_over=tuple(_passed_over(probes)),
+        probes=tuple(p for p in probes if not (probe_rows.is_state(p) or probe_rows.is_of_round(p))),
+        nearest=tuple(probe_rows.nearest(probes)),
+        passed_over=tuple(probe_rows.passed_over(probes)),
     )
 
 
@@ -227,14 +228,17 @@ def evidence_about(db: sqlite3.Connection, examples: Iterable[int], threats: Seq
             claims=(*found.claims, *claims),
             verdicts=(*found.verdicts, *_read(db, Verdict, "verdict", _VERDICT, verdict_of, some)),
             exhausted=(*found.exhausted, *_read(db, Exhausted, "spent", _EXHAUSTED, these, some)),
-            nearest=(*found.nearest, *_nearest(probes)),
-            passed_over=(*found.passed_over, *_passed_over(probes)),
+            nearest=(*found.nearest, *probe_rows.nearest(probes)),
+            passed_over=(*found.passed_over, *probe_rows.passed_over(probes)),
         )
     return found
 
 
 def _places(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
+
+
+_IS_STATE = f"name IN ({_places(probe_rows.STATES)}) OR substr(name, 1, ?) = ?"  # with ASSIGNED and its length
 
 
 def _environment(db: sqlite3.Connection) -> dict[str, str]:
@@ -302,9 +306,13 @@ def _refuse_nonsense(record: object) -> None:
         raise ValueError("value: expected 0 or 1")
     if isinstance(record, Probe) and math.isinf(record.value):
         raise ValueError("value: expected a finite number")
-    if isinstance(record, Probe) and _is_state(record):
-        _refuse_no_state(record)
-    if isinstance(record, Probe) and _is_of_round(record) and (record.example == WHOLE or not record.value >= 0):
+    if isinstance(record, Probe) and probe_rows.is_state(record):
+        probe_rows.refuse_no_state(record)
+    if (
+        isinstance(record, Probe)
+        and probe_rows.is_of_round(record)
+        and (record.example == WHOLE or not record.value >= 0)
+    ):
         raise ValueError(f"{record.name}: expected an example, with no number below 0")
 
 
@@ -355,96 +363,6 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "attack": _attack,
     "threat": _threat,
 }
-
-
-# The state of a check for gradient masking. It has no table of its own: run files keep it among the probes.
-
-_STARTED, _REACHED, _SAMPLED, _ASSIGNED, _WIDENED = "begun", "depth", "sampled", "shown ", "widened"
-_STATES = (_STARTED, _REACHED, _SAMPLED, _WIDENED)
-_IS_STATE = f"name IN ({_places(_STATES)}) OR substr(name, 1, ?) = ?"  # with _ASSIGNED and its length
-_DEPTHS = {float(depth): depth for depth in MaskingDepth if depth is not MaskingDepth.NONE}
-
-
-def _is_state(probe: Probe) -> bool:
-    return probe.name in _STATES or probe.name.startswith(_ASSIGNED)
-
-
-def _states(probes: Iterable[Probe]) -> Iterator[MaskingState]:
-    """One record for each threat that these probes are about."""
-    states: dict[str, list[Probe]] = {}
-    for probe in probes:
-        states.setdefault(probe.threat, []).append(probe)
-    for threat, rows in states.items():
-        depths = {p.name: _DEPTHS[p.value] for p in rows if p.name != _SAMPLED}
-        yield MaskingState(
-            threat,
-            started=depths.pop(_STARTED, MaskingDepth.NONE),
-            reached=depths.pop(_REACHED, MaskingDepth.NONE),
-            widened=depths.pop(_WIDENED, MaskingDepth.NONE),
-            sampled=tuple(sorted(p.example for p in rows if p.name == _SAMPLED)),
-            assigned=tuple(
-                sorted((renames.spec(name.removeprefix(_ASSIGNED)), depth) for name, depth in depths.items())
-            ),
-        )
-
-
-def _refuse_no_state(probe: Probe) -> None:
-    """Raises ValueError where a row among the probes is no part of a state."""
-    if probe.name == _SAMPLED:
-        if probe.example == WHOLE or probe.value != 1:
-            raise ValueError("sampled: expected an example, with the value 1")
-    elif probe.example != WHOLE or probe.value not in _DEPTHS:
-        raise ValueError(f"{probe.name}: expected 1 or 2, and no example")
-
-
-def probes_of(state: MaskingState) -> Iterator[Probe]:
-    """The rows that hold what the record knows."""
-    if state.started:
-        yield Probe(state.threat, WHOLE, _STARTED, float(state.started))
-    if state.reached:
-        yield Probe(state.threat, WHOLE, _REACHED, float(state.reached))
-    if state.widened:
-        yield Probe(state.threat, WHOLE, _WIDENED, float(state.widened))
-    for attack, depth in state.assigned:
-        yield Probe(state.threat, WHOLE, f"{_ASSIGNED}{attack}", float(depth))
-    for example in state.sampled:
-        yield Probe(state.threat, example, _SAMPLED, 1.0)
-
-
-def former_names(state: MaskingState) -> Iterator[str]:
-    """Names of rows that hold the same assignments under former names of the attacks."""
-    for attack, _ in state.assigned:
-        if (former := renames.former_spec(attack)) != attack:
-            yield f"{_ASSIGNED}{former}"
-
-
-# How near searches came, and what attacks passed over. These have no table of their own either.
-
-_NEAREST = "margin left"
-_PASSED_OVER: dict[Literal["near", "sample"], str] = {"near": "too far for ", "sample": "no find in the sample of "}
-
-
-def _is_of_round(probe: Probe) -> bool:
-    return probe.name == _NEAREST or probe.name.startswith(tuple(_PASSED_OVER.values()))
-
-
-def _nearest(probes: Iterable[Probe]) -> Iterator[Nearest]:
-    return (Nearest(p.example, p.threat, p.value) for p in probes if p.name == _NEAREST)
-
-
-def _passed_over(probes: Iterable[Probe]) -> Iterator[PassedOver]:
-    for probe in probes:
-        for rule, prefix in _PASSED_OVER.items():
-            if probe.name.startswith(prefix):
-                attack = renames.spec(probe.name.removeprefix(prefix))
-                yield PassedOver(probe.example, probe.threat, attack, rule, probe.value)
-
-
-def probe_of(record: Nearest | PassedOver) -> Probe:
-    """The row that holds the record."""
-    if isinstance(record, Nearest):
-        return Probe(record.threat, record.example, _NEAREST, record.left)
-    return Probe(record.threat, record.example, f"{_PASSED_OVER[record.rule]}{record.attack}", record.value)
 
 
 # Writing

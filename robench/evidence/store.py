@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .. import renames
 from ..errors import UserError
-from . import images, opening, rows
+from . import images, opening, probe_rows, rows
 from .compressed import is_compressed
+from .file_errors import explained
 from .images import Image
 from .layout import lay_out
 from .records import (
@@ -59,7 +60,7 @@ class RunFile:
     @classmethod
     def open(cls, path: Path) -> "RunFile":
         """Continue the run in this file, or create one. Raises UserError if the file cannot be used."""
-        with _explained(path), ExitStack() as stack:
+        with explained(path), ExitStack() as stack:
             db, created = opening.for_writing(path, PATIENCE, stack)
             return cls(path, db, stack=stack.pop_all(), created=created)
 
@@ -73,7 +74,7 @@ class RunFile:
     @classmethod
     def read(cls, path: Path) -> "RunFile":
         """Open a run for reading. It stays as it is, byte for byte, even if a kill has left a log beside it."""
-        with _explained(path), ExitStack() as stack:
+        with explained(path), ExitStack() as stack:
             db = opening.for_reading(path, PATIENCE, stack)
             return cls(path, db, stack=stack.pop_all())
 
@@ -81,7 +82,7 @@ class RunFile:
     @contextmanager
     def whole(cls, path: Path, *, compressed: bool = False) -> "Iterator[RunFile]":
         """A new run file that appears when the block has ended without an error, and not before."""
-        with _explained(path), opening.appearing(path, PATIENCE, compressed=compressed) as part, cls.open(part) as run:
+        with explained(path), opening.appearing(path, PATIENCE, compressed=compressed) as part, cls.open(part) as run:
             run.path = path
             yield run
 
@@ -107,7 +108,7 @@ class RunFile:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction: all records of the block are stored, or none."""
-        with _explained(self.path, lasting=self.path == self._place):
+        with explained(self.path, lasting=self.path == self._place):
             if not self._claimed:
                 opening.write_ahead(self._db)
                 self._claimed = True
@@ -257,14 +258,14 @@ class RunFile:
 
     def put_rounds(self, records: Iterable[Nearest | PassedOver]) -> None:
         """Store how near searches came, which replaces what was known, and what attacks passed over."""
-        self.put_probes(map(rows.probe_of, records))
+        self.put_probes(map(probe_rows.probe_of, records))
 
     def put_masking(self, records: Iterable[MaskingState]) -> None:
         """Store parts of the states of masking checks. Parts at their defaults stay as they are."""
         records = list(records)
-        former = [(s.threat, name) for s in records for name in rows.former_names(s)]
+        former = [(s.threat, name) for s in records for name in probe_rows.former_names(s)]
         self._db.executemany("DELETE FROM probe WHERE threat = ? AND name = ?", former)
-        self.put_probes(probe for state in records for probe in rows.probes_of(state))
+        self.put_probes(probe for state in records for probe in probe_rows.probes_of(state))
 
     def _forget_former(self, table: Literal["spent", "failure"], records: Iterable[Exhausted | Failure]) -> None:
         """Delete rows of the same records under a former name of the attack: new rows replace them."""
@@ -276,7 +277,7 @@ class RunFile:
 
     def plan(self) -> Plan | None:
         """The current plan; None in a new file without records."""
-        with _explained(self.path):
+        with explained(self.path):
             found = self._db.execute("SELECT json FROM plan LIMIT 2").fetchall()
             if len(found) > 1:
                 raise msgspec.ValidationError("table plan: expected one row")
@@ -284,12 +285,12 @@ class RunFile:
 
     def evidence(self) -> Evidence:
         """Everything that the file records."""
-        with _explained(self.path):
+        with explained(self.path):
             return rows.evidence_of(self._db)
 
     def shared(self) -> Evidence:
         """What the file records about no single example: seconds, states of masking checks, and the environment."""
-        with _explained(self.path):
+        with explained(self.path):
             return rows.shared_evidence(self._db)
 
     def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
@@ -301,10 +302,10 @@ class RunFile:
         places = range(0, max(1, len(examples)), PART)
         parts = rows.evidence_in_parts(self._db, [int(examples[place]) for place in places if len(examples)])
         for first in places:
-            with _explained(self.path):
+            with explained(self.path):
                 evidence = next(parts)
             yield slice(first, min(first + PART, len(examples))), evidence
-        with _explained(self.path):
+        with explained(self.path):
             assert next(parts, None) is None, "there are as many parts as first examples"
 
     def environment(self) -> dict[str, str]:
@@ -313,13 +314,13 @@ class RunFile:
 
     def claims_about(self, example: int) -> int:
         """The number of claims about one example."""
-        with _explained(self.path):
+        with explained(self.path):
             found = self._db.execute("SELECT count(*) FROM claim WHERE example = ?", [example]).fetchone()
             return int(found[0])
 
     def judged_claim(self, number: int) -> tuple[Claim, Verdict | None] | None:
         """The claim with this number, and its verdict."""
-        with _explained(self.path):
+        with explained(self.path):
             claim = rows.claim_of(self._db, number)
             return None if claim is None else (claim, rows.verdict_of(self._db, number))
 
@@ -329,7 +330,7 @@ class RunFile:
             "SELECT id FROM claim JOIN verdict ON claim = id WHERE accepted AND threat = ? AND attack IN (?, ?)"
             " ORDER BY id DESC LIMIT 1"
         )
-        with _explained(self.path):
+        with explained(self.path):
             found = self._db.execute(query, [threat, attack, renames.former_spec(attack)]).fetchone()
         judged = None if found is None else self.judged_claim(found[0])
         return None if judged is None else judged[0].example
@@ -337,18 +338,18 @@ class RunFile:
     def is_searched(self) -> bool:
         """Whether an attack has found, or exhausted, anything."""
         query = "SELECT EXISTS (SELECT 1 FROM claim) OR EXISTS (SELECT 1 FROM spent)"
-        with _explained(self.path):
+        with explained(self.path):
             return bool(self._db.execute(query).fetchone()[0])
 
     def evidence_about(self, examples: Iterable[int], threats: Sequence[str]) -> Evidence:
         """What the file records about these examples, but for errors, seconds and diagnostics."""
-        with _explained(self.path):
+        with explained(self.path):
             return rows.evidence_about(self._db, examples, threats)
 
     def images(self, shape: Sequence[int]) -> Iterator[tuple[int, Image]]:
         """(claim, image) for every stored image. Raises UserError if one differs from its checksum."""
         query = "SELECT id, example, image, encoding, sha256 FROM claim WHERE image IS NOT NULL ORDER BY id"
-        with _explained(self.path):
+        with explained(self.path):
             for claim, example, pixels, encoding, sha256 in self._db.execute(query):
                 try:
                     image = images.unpacked(pixels, encoding, shape)
@@ -360,12 +361,12 @@ class RunFile:
 
     def image_count(self) -> int:
         """The number of stored images."""
-        with _explained(self.path):
+        with explained(self.path):
             return int(self._db.execute("SELECT count(*) FROM claim WHERE image IS NOT NULL").fetchone()[0])
 
     def image_hashes(self) -> dict[int, str]:
         """The hash of the image of each claim, also of those whose image is not stored; none in slim files."""
-        with _explained(self.path):
+        with explained(self.path):
             found = self._db.execute("SELECT id, sha256 FROM claim WHERE sha256 IS NOT NULL").fetchall()
             return dict(found)
 
@@ -380,66 +381,9 @@ def is_run_file(path: Path) -> bool:
 
     Raises UserError if it is unreadable.
     """
-    with _explained(path):
+    with explained(path):
         if not path.is_file():
             return False
         with path.open("rb") as file:
             header = file.read(16)
         return header.startswith(b"SQLite format 3") or is_compressed(header)
-
-
-_BUSY, _READ_ONLY, _DISK, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14  # SQLite's own numbers
-_UNKNOWN = -1  # Python 3.10 does not pass the number on
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's number for the error, without the higher bits, which are more specific."""
-    number: int = getattr(error, "sqlite_errorcode", _UNKNOWN)
-    return number if number == _UNKNOWN else number & 0xFF
-
-
-@contextmanager
-def _explained(path: Path, *, lasting: bool = True) -> Iterator[None]:
-    """Turns errors of SQLite and of the system into one sentence with a next step. `lasting`: commits are retained."""
-    retained = ": everything up to now is kept" if lasting else ""
-    try:
-        yield
-    except opening.InUseError:
-        raise _in_use(path) from None
-    except sqlite3.Error as error:
-        code, text = _code(error), str(error)
-        if code == _BUSY:
-            raise _in_use(path) from None
-        if code == _FULL:
-            raise UserError(
-                f"the disk of {path} is full{retained}; free some space and type the command again"
-            ) from None
-        if code == _DISK:
-            raise UserError(
-                f"the disk of {path} fails ({text}){retained}; type the command again when it works"
-            ) from None
-        if code in (_READ_ONLY, _CANNOT_OPEN):
-            raise UserError(f"cannot write {path} ({text}); name a file in a folder you can write with --run") from None
-        # Python 3.10 raises this class for all of the above, and another one for a damaged file.
-        if code == _UNKNOWN and isinstance(error, sqlite3.OperationalError):
-            raise UserError(
-                f"SQLite cannot use {path} ({text}){retained}; check that no other program uses it and that its"
-                " disk is writable and has space, or name another file with --run"
-            ) from None
-        raise _damaged(path, text) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error)) from None
-    except UnicodeEncodeError as error:
-        raise UserError(f"{error.object!r} is not Unicode, as a run file holds it; rename that file") from None
-    except OSError as error:
-        raise UserError(f"cannot use {path}: {error.strerror}; name another file with --run") from None
-
-
-def _in_use(path: Path) -> UserError:
-    return UserError(f"{path} is in use by another robench; wait for it, or name another file with --run")
-
-
-def _damaged(path: Path, how: str) -> UserError:
-    return UserError(
-        f"{path} is damaged ({how}); it was left as it is. Name another file with --run to start a new run"
-    )

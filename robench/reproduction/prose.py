@@ -50,7 +50,7 @@ def _published(table: PaperTable, words: Sequence[str]) -> str:
 
 
 def _united(summaries: Mapping[str, Summary], table: PaperTable, words: Sequence[str]) -> Mapping[str, Summary]:
-    """For union and average, the summaries under those threats of which the paper prints them."""
+    """The summaries; for union and average, those under the threats of which the paper prints them."""
     if not table.united or not {"union", "average"} & set(words):
         return summaries
     return {name: restricted(summary, table.united) for name, summary in summaries.items()}

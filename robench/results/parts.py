@@ -16,7 +16,7 @@ Places = NDArray[np.int32] | slice
 
 @runtime_checkable
 class EvidenceSource(Protocol):
-    """Where evidence comes from, such as a run file."""
+    """A source of evidence, such as a run file."""
 
     def shared(self) -> Evidence:
         """What concerns no single example: seconds, states of masking checks, and the environment."""
