@@ -55,7 +55,7 @@ def run_shown(
                 evaluation.answer()
         except KeyboardInterrupt:
             finished = False
-        result = EvalResult.of(evaluation, finished=finished)
+        result = EvalResult.in_file(evaluation, finished=finished)
         if stop_when is not None and not result.summary.unanswered and stop_when(result.summary):
             display.show(f"enough is known; the evidence is in {path}")
         else:

@@ -53,13 +53,15 @@ class EvalResult:
         return self.read()
 
     @classmethod
-    def of(cls, evaluation: Evaluation, *, finished: bool = True) -> "EvalResult":
-        """The result so far."""
-        run = evaluation.run
-        if run.in_file:
-            return cls(evaluation.plan, partial(_evidence_in, run.path), evaluation.summary(), finished)
-        evidence = run.evidence()
-        return cls(evaluation.plan, lambda: evidence, evaluation.summary(), finished)
+    def of(cls, evaluation: Evaluation) -> "EvalResult":
+        """The result so far, with its evidence: later changes of a run file change nothing."""
+        evidence = evaluation.run.evidence()
+        return cls(evaluation.plan, lambda: evidence, evaluation.summary())
+
+    @classmethod
+    def in_file(cls, evaluation: Evaluation, *, finished: bool) -> "EvalResult":
+        """The result so far, whose evidence is read from the run file when it is needed: as it is then."""
+        return cls(evaluation.plan, partial(_evidence_in, evaluation.run.path), evaluation.summary(), finished)
 
 
 def _evidence_in(path: Path) -> Evidence:

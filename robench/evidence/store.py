@@ -121,13 +121,6 @@ class RunFile:
                 raise
             self._is_new = False
 
-    @property
-    def in_file(self) -> bool:
-        """Whether the run has a file."""
-        return self.path != Path(":memory:")
-
-    # Writing
-
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
         """Replace the plan. Evidence for earlier plans stays."""
         text = msgspec.json.encode(plan).decode()

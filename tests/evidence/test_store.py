@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robench.errors import UserError
-from robench.evidence import store
+from robench.evidence import file_errors, store
 from robench.evidence.records import Claim, Clean, Evidence, Plan, Verdict
 from robench.evidence.store import RunFile
 from robench.results.merging import merge
@@ -429,16 +429,16 @@ def test_a_full_disk_loses_no_commit_and_the_run_can_be_resumed(tmp_path):
 def test_an_error_of_sqlite_is_explained_by_its_number_whatever_its_text(code, sentence, tmp_path):
     error = sqlite3.OperationalError("a text in another language")
     error.sqlite_errorcode = code
-    with pytest.raises(UserError, match=sentence), store._explained(tmp_path / "r.robench"):
+    with pytest.raises(UserError, match=sentence), file_errors.explained(tmp_path / "r.robench"):
         raise error
 
 
 def test_an_error_of_sqlite_without_a_number_is_reported_with_its_own_text(tmp_path):
     """As in Python 3.10."""
     path = tmp_path / "r.robench"
-    with pytest.raises(UserError, match=r"SQLite cannot use .* \(database is locked\)"), store._explained(path):
+    with pytest.raises(UserError, match=r"SQLite cannot use .* \(database is locked\)"), file_errors.explained(path):
         raise sqlite3.OperationalError("database is locked")
-    with pytest.raises(UserError, match=r"is damaged \(file is not a database\)"), store._explained(path):
+    with pytest.raises(UserError, match=r"is damaged \(file is not a database\)"), file_errors.explained(path):
         raise sqlite3.DatabaseError("file is not a database")
 
 
