@@ -121,6 +121,8 @@ class RunFile:
                 raise
             self._is_new = False
 
+    # Writing
+
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
         """Replace the plan. Evidence for earlier plans stays."""
         text = msgspec.json.encode(plan).decode()
