@@ -50,7 +50,7 @@ from robench.evaluation.workers.messages import Finished, Lease, Message, Ready,
 from robench.evaluation.workers.processes import Processes
 from robench.evaluation.workers.round_search import RoundSearch
 from robench.evaluation.workers.searcher import Searcher
-from robench.evidence.records import Clean, Exhausted
+from robench.evidence.records import Clean, Evidence, Exhausted
 from robench.evidence.store import RunFile
 
 CPU = torch.device("cpu")
@@ -103,6 +103,7 @@ class Instant:
 
     count: int
     queue: deque[tuple[int, Message]] = field(default_factory=deque)
+    leased: deque[tuple[int, Lease]] = field(default_factory=deque)
     setup: Setup | None = None
     memory: list[float] = field(default_factory=list)  # MB of this process at every lease
 
@@ -113,12 +114,17 @@ class Instant:
     def assign(self, worker: int, lease: Lease) -> None:
         assert self.setup is not None, "workers are started first"
         self.memory.append(resident())
-        self.queue.append((worker, nothing_found(self.setup, lease, lease.examples)))
-        self.queue.append((worker, Finished(lease.number)))
+        self.leased.append((worker, replace(lease, evidence=Evidence())))  # workers hold what they were sent
 
     def receive(self, seconds: float) -> Received:
+        """What one worker has found, so that the reports of all are not in memory at once."""
         received = list(self.queue)
         self.queue.clear()
+        if self.leased:
+            assert self.setup is not None, "workers are started first"
+            worker, lease = self.leased.popleft()
+            received.append((worker, nothing_found(self.setup, lease, lease.examples)))
+            received.append((worker, Finished(lease.number)))
         return received
 
     def stop(self) -> None:
