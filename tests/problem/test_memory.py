@@ -10,7 +10,8 @@ import torch
 
 from robench.problem.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
-PAGES = (16 << 20) // resource.getpagesize()  # of the tensor
+NUMBERS = 4 << 20  # of the tensor: 16 MiB
+PAGES = 4 * NUMBERS // resource.getpagesize()
 TIMES = 20
 
 
@@ -19,14 +20,16 @@ def page_faults(setting):
     reading, writing = os.pipe()
     if not (pid := os.fork()):
         try:
-            setting()
             torch.set_num_threads(1)
-            for _ in range(TIMES):  # takes free places of the heap that no process has touched
-                torch.ones(4 << 20)
+            held = fill_free_places()
+            setting()
+            for _ in range(TIMES):  # touches the pages once
+                torch.ones(NUMBERS)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(TIMES):
-                torch.ones(4 << 20)
+                torch.ones(NUMBERS)
             os.write(writing, str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before).encode())
+            del held
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -34,6 +37,21 @@ def page_faults(setting):
     os.close(reading)
     os.close(writing)
     return found
+
+
+def fill_free_places():
+    """Tensors in all free places of the heap that are large enough.
+
+    Earlier tests of the process leave such places. A tensor in one of them comes and goes without the system under any
+    setting.
+    """
+    default_of_glibc()
+    end_of_heap = ctypes.CDLL(None).sbrk
+    end_of_heap.restype = ctypes.c_void_p
+    held = [torch.ones(NUMBERS)]
+    while held[-1].data_ptr() < end_of_heap(0):
+        held.append(torch.ones(NUMBERS))
+    return held
 
 
 def default_of_glibc():

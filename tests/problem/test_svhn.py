@@ -16,6 +16,7 @@ from .serving import left_in
 
 STORED = np.array([10, 1, 2, 9, 10], dtype=np.uint8)  # as in the files: 10 is the digit 0
 LABELS = [0, 1, 2, 9, 0]
+TEXT = 116  # bytes at the start of the file that say in words what it is
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def mat(images, stored=STORED, **more) -> bytes:
     scipy.io.savemat(
         buffer, {"X": images.transpose(2, 3, 1, 0), "y": stored.reshape(-1, 1), **more}, do_compression=True
     )
-    return buffer.getvalue()
+    written = buffer.getvalue()
+    return b"MATLAB 5.0 MAT-file".ljust(TEXT) + written[TEXT:]  # SciPy's text has the second in which it was written
 
 
 @pytest.fixture

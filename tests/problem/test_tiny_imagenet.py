@@ -50,7 +50,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in files.items():
-            archive.writestr(f"tiny-imagenet-200/{name}", data)
+            archive.writestr(zipfile.ZipInfo(f"tiny-imagenet-200/{name}"), data)  # the same bytes at any time
     return buffer.getvalue()
 
 
