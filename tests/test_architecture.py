@@ -225,6 +225,7 @@ def run_without_torch(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.processes
 def test_results_can_be_imported_where_torch_is_missing():
     names = [f"robench.{m.name}" for m in modules() if row_of(m.name) in WITHOUT_TORCH]
     assert len(names) > 5

@@ -272,6 +272,7 @@ def test_a_failing_attack_is_neither_a_regression_nor_a_pass(robench, baseline, 
     assert "examples are open" in result.out
 
 
+@pytest.mark.processes
 def test_a_repeatedly_killed_check_ends_in_the_same_verdict(folder, baseline):
     weights(folder, factor=1.05)
     words = "check", "model.safetensors", "--baseline", "baseline.json", "--max-drop", "99pp"

@@ -158,6 +158,7 @@ def test_a_training_state_is_read_without_running_code(planted, robench):
 MODULES = ("torch", "numpy", "safetensors", "click", "msgspec", "foolbox", "pandas", "json")
 
 
+@pytest.mark.processes
 def test_no_module_of_the_current_folder_is_imported(folder, tmp_path_factory):
     trace = tmp_path_factory.mktemp("trace") / "trace"
     for name in MODULES:

@@ -261,6 +261,7 @@ def any_search_ended(folder):
     return False
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_with_a_table_with_open_cells(folder, number):
     (folder / "long.toml").write_text(LONG)

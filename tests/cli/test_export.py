@@ -275,6 +275,7 @@ def test_training_from_a_folder_is_refused(pictures, refused):
     assert "train does not read folders" in refused("train", "nat", "--data", "val", "--out", "m")
 
 
+@pytest.mark.processes
 def test_the_installed_command_exports(run, folder):
     before = files(folder)
     command = [str(Path(sys.executable).with_name("robench")), "export", "r.robench", "--out", "rows.csv"]

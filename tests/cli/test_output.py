@@ -24,6 +24,7 @@ def unread():
     os.close(writing)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("words", "code"),
     [

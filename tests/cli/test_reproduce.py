@@ -71,6 +71,7 @@ def test_a_table_goes_from_training_to_a_page_and_continues(paper, folder, roben
     assert {path: path.stat().st_mtime_ns for path in models} == models
 
 
+@pytest.mark.processes
 def test_a_command_that_fails_ends_the_reproduction_with_its_code(paper, folder, robench):
     (paper / "paper.toml").write_text(TINY.replace("steps=3", "steps=never"))
     done = robench("reproduce", "paper", "--size", "tiny", "--out", "made", "--quiet", "--device", "cpu")

@@ -66,6 +66,7 @@ def modules_after(tmp_path: Path, *commands: str) -> list[tuple[int, str, set[st
     return [(code, out, set(loaded)) for code, out, loaded in json.loads(done.stdout)]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_imports_no_slow_package(tmp_path, name):
     for code, out, loaded in modules_after(tmp_path, "--help", f"{name} --help"):
@@ -73,6 +74,7 @@ def test_help_imports_no_slow_package(tmp_path, name):
         assert loaded.isdisjoint(SLOW)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", MISSING)
 def test_a_missing_file_is_refused_before_a_slow_package_is_imported(tmp_path, name):
     for code, out, loaded in modules_after(tmp_path, *MISSING[name]):
@@ -81,6 +83,7 @@ def test_a_missing_file_is_refused_before_a_slow_package_is_imported(tmp_path, n
         assert loaded.isdisjoint(SLOW), out
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_imports_no_slow_package(tmp_path, kind):
     commands = [f"list {kind}", f"list {kind} --format json", f"list {kind} -v", f"list {kind} nix"]
@@ -95,6 +98,7 @@ def test_showing_one_thing_imports_no_slow_package(tmp_path):
         assert loaded.isdisjoint(SLOW)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["report", "merge"])
 def test_reports_and_merges_do_not_import_torch(tmp_path, command):
     commands = {
@@ -106,6 +110,7 @@ def test_reports_and_merges_do_not_import_torch(tmp_path, command):
         assert "torch" not in loaded
 
 
+@pytest.mark.processes
 def test_that_check_sees_torch(tmp_path):
     ((_, _, loaded),) = modules_after(tmp_path, "list protocols quick -v --model digits-nat")
     assert "torch" in loaded

@@ -180,6 +180,7 @@ main()
 """
 
 
+@pytest.mark.processes
 def test_a_killed_training_continues_to_the_same_weights(train, folder, undisturbed):
     threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": threads}

@@ -345,6 +345,7 @@ def test_an_evaluation_in_one_process_listens_nowhere():
     assert {*Listing.found} == {before}
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets there")
 def test_processes_find_what_one_finds_and_one_may_be_killed():
     summary, _ = answered(BREAKS, None)

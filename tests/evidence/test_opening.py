@@ -314,6 +314,7 @@ def struck(*arguments, **more):
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("moment", ["os.replace", "os.unlink", "robench.evidence.opening.lay_out", "sqlite3.connect"])
 @pytest.mark.parametrize("calls", [0, 1, 2])
 def test_the_same_command_works_after_a_kill_during_file_creation(tmp_path, moment, calls):

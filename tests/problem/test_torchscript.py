@@ -324,6 +324,7 @@ EXHAUSTING = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("what", EXHAUSTING)
 def test_an_archive_that_exhausts_its_reader_exhausts_a_process_of_its_own(what, monkeypatch):
     contents, words = EXHAUSTING[what]
@@ -402,6 +403,7 @@ for attempt in (lambda: open("W", "w").write("a" * 99999), lambda: bytearray(8 <
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems lend fewer limits to a process")
 def test_the_process_that_checks_has_no_network_no_memory_to_spare_and_writes_nothing():
     done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, check=True)
@@ -411,6 +413,7 @@ def test_the_process_that_checks_has_no_network_no_memory_to_spare_and_writes_no
     assert Path("W").stat().st_size == 0
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_the_process_itself_imports_nothing_from_the_current_folder_and_has_all_that_it_needs(monkeypatch):
     monkeypatch.setattr(torchscript, "run", subprocess.run)  # other tests inspect in a fork, which imported everything

@@ -61,6 +61,7 @@ def no_state(monkeypatch):
     monkeypatch.setattr(Training, "_save", lambda self, step: save(self, step) if self.path != Path("none") else None)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", DIVISIBLE)
 def test_two_processes_take_the_steps_of_one(name, tmp_path):
     one, reported, memory = trained(ALONE, name)

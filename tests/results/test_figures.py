@@ -521,6 +521,7 @@ def test_names_of_files_hold_nothing_but_letters_figures_dots_and_dashes():
     assert figures.picture.file_name("curve", "../my data:test") == "curve-my-data-test"
 
 
+@pytest.mark.processes
 def test_no_window_and_no_pyplot():
     code = "import sys, robench.results.figures; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
