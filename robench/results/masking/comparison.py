@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ...evidence.attack_key import AttackKey
-from ...evidence.records import Evidence, MaskingDepth, Plan
-from ..outcomes import answers, breaks, planned_threat
+from ...evidence.records import Claim, Evidence, MaskingDepth, Plan
+from ..outcomes import answers, breaks
 from ..stats.intervals import clopper_pearson
 from .indicators import LEVEL, tail
 
@@ -24,7 +24,8 @@ class Comparison:
     unsearched: int = 0  # unbroken, and not yet searched by every attack that was assigned to them
     survived: int = 0  # sampled examples that no planned attack has broken
     broken_later: int = 0  # of these, how many anything else has broken
-    left_by_plan: float = 0.0  # the share of all planned examples that are correct and unbroken by planned attacks
+    left_by_plan: float = 0.0  # the share of all planned examples that are correct and unbroken by planned attacks, of
+    # any planned threat: an image found under one counts wherever it lies
     standing: float = 0.0  # the share that anything has left
     widened: bool = False  # whether all that stands was searched further
 
@@ -39,9 +40,19 @@ class Comparison:
         return self.widened and not self.unsearched
 
     @property
-    def still_falling(self) -> bool:
-        """Whether the further search has not ended, or its last attacks broke something too."""
+    def unsettled(self) -> bool:
+        """Whether the further search was not made, has not ended, or its last attacks broke something too."""
         return not self.settled or any(AttackKey(name).kind in ("labels", "outside") for name in self.broken)
+
+    @property
+    def lowered(self) -> bool:
+        """Whether anything but the planned attacks has broken examples that these left."""
+        return self.standing < self.left_by_plan
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the number was lowered, and was not settled at the end of a further search."""
+        return self.lowered and self.widened and self.unsettled
 
     @property
     def too_weak(self) -> bool:
@@ -81,8 +92,7 @@ def compare(plan: Plan, evidence: Evidence, threat: str) -> Comparison:
     unclassified = {claim.example for claim, _ in found} - broken.keys()
     left = [e for e in left_by_first_order(plan, evidence, threat) if e in sampled and e not in unclassified]
     searched = _searched(evidence, threat)
-    specs = {a.spec for a in planned_threat(plan, threat).attacks}
-    by_plan = {claim.example for claim, _ in found if claim.threat == threat and claim.attack in specs}
+    by_plan = {claim.example for claim, _ in found if _is_planned(plan, claim)}
     survived = sampled & frozenset(plan.examples) - by_plan
     counted = Counter(broken[e].short for e in left if e in broken and e in controlled)
     correct = answers(evidence)
@@ -100,6 +110,13 @@ def compare(plan: Plan, evidence: Evidence, threat: str) -> Comparison:
         standing=len(standing - every) / n,
         widened=evidence.masking_state(threat).widened > MaskingDepth.NONE,
     )
+
+
+def _is_planned(plan: Plan, claim: Claim) -> bool:
+    """Whether a planned attack found it, under any planned threat."""
+    searched = claim.key.found_under or claim.threat
+    specs = (a.spec for planned in plan.threats if planned.threat == searched for a in planned.attacks)
+    return str(claim.key.of_search) in specs
 
 
 def _is_another(key: AttackKey) -> bool:

@@ -78,7 +78,9 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison
     verdict: MaskingVerdict = "none-found"
     if (rejected and comparison.significant) or any(r.conclusive for r in suspicious):
         verdict = "masked"
-    elif suspicious or (comparison.too_weak and (comparison.still_falling or comparison.uncontrolled)):
+    elif suspicious or comparison.still_falling:
+        verdict = "suspect"
+    elif comparison.too_weak and (comparison.unsettled or comparison.uncontrolled):
         verdict = "suspect"
     elif comparison.unsearched or comparison.uncontrolled:
         verdict = "untested"
@@ -97,7 +99,7 @@ def _explanation(comparison: Comparison, evidence: Evidence) -> str:
         return "the model gives everything the same logits"
     if not comparison.survived:
         return "the planned attacks left no image that it could hide"
-    if not comparison.still_falling and not comparison.uncontrolled and not comparison.significant:
+    if not comparison.unsettled and not comparison.uncontrolled and not comparison.significant:
         return f"every further search of all {_images(comparison.left)} that first-order attacks leave has ended"
     return ""
 
@@ -121,11 +123,9 @@ def _explained(reading: IndicatorEntry, why: str, plan: Plan) -> IndicatorEntry:
 def _sentences(comparison: Comparison, readings: Sequence[IndicatorEntry]) -> list[str]:
     """What the verdict rests on."""
     sentences = [_summary(comparison)]
-    if comparison.standing < comparison.left_by_plan:
+    if comparison.lowered:
         before, after = (f"{100 * share:.1f}" for share in (comparison.left_by_plan, comparison.standing))
-        sentences.append(
-            f"attacked down: {before} → {after}, {'still falling' if comparison.still_falling else 'settled'}"
-        )
+        sentences.append(f"attacked down: {before} → {after}, {_end(comparison)}")
     if comparison.too_weak:
         sentences.append(
             f"the planned attacks left {_images(comparison.survived)} unbroken, and others broke"
@@ -141,6 +141,15 @@ def _sentences(comparison: Comparison, readings: Sequence[IndicatorEntry]) -> li
         )
     shown = (i for i in readings if i.suspicious or "; explained: " in i.meaning)
     return sentences + [f"{i.name}: {i.value}, {i.meaning}" for i in shown]
+
+
+def _end(comparison: Comparison) -> str:
+    """How far the search went that lowered the number."""
+    if comparison.still_falling:
+        return "still falling"
+    if comparison.widened:
+        return "settled"
+    return "not yet searched further" if comparison.unsearched else "without a further search of what stands"
 
 
 def _summary(comparison: Comparison) -> str:

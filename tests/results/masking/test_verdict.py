@@ -292,6 +292,37 @@ def test_a_number_that_was_attacked_down_says_whether_it_has_settled(by, tried, 
     assert not any("attacked down" in sentence for sentence in findings(PLAN, evidence())[THREAT].evidence)
 
 
+@pytest.mark.parametrize(("tried", "end"), [(True, "without a further search of what stands"),
+                                            (False, "not yet searched further")])  # fmt: skip
+def test_a_number_that_a_sample_alone_brought_down_is_not_called_falling(tried, end):
+    found = findings(PLAN, evidence(broken=1, tried=tried))[THREAT]
+    assert f"attacked down: 60.0 → 59.0, {end}" in found.evidence
+    assert found.verdict == ("none-found" if tried else "untested")
+
+
+@pytest.mark.parametrize(("by", "tried"), [("hop-skip-jump(steps=10)", True), (SQUARE, False)])
+def test_a_number_that_is_still_falling_is_marked_however_few_images_brought_it_down(by, tried):
+    one = further(evidence(broken=1, by=by, tried=tried))
+    found = findings(PLAN, one)[THREAT]
+    assert "attacked down: 60.0 → 59.0, still falling" in found.evidence
+    assert found.verdict == "suspect"
+    assert "59.0†" in render([summarise(PLAN, one, "1")])
+
+
+def test_what_planned_attacks_find_under_another_planned_threat_is_not_put_down_to_the_check():
+    question = msgspec.structs.replace(
+        PLAN, threats=(*PLAN.threats, PlannedThreat("l2:9", (PlannedAttack("apgd", APGD, 1),)))
+    )
+    one = evidence()
+    across = [(claim(200 + i, i, THREAT, f"{APGD} under l2:9"), accepted(200 + i)) for i in range(5)]
+    both = msgspec.structs.replace(
+        one, claims=(*one.claims, *(c for c, _ in across)), verdicts=(*one.verdicts, *(v for _, v in across))
+    )
+    assert compare(question, both, THREAT).left_by_plan == compare(question, both, THREAT).standing == 0.55
+    assert not any("attacked down" in sentence for sentence in findings(question, both)[THREAT].evidence)
+    assert "attacked down: 60.0 → 55.0" in " ".join(findings(PLAN, both)[THREAT].evidence)  # there l2:9 is not planned
+
+
 @pytest.mark.parametrize("by", [SQUARE, "hop-skip-jump(steps=10)"])
 def test_a_number_that_first_order_attacks_brought_down_too_is_suspect_while_it_is_still_falling(by):
     one = further(evidence(left=20, broken=1, by=by))
