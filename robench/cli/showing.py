@@ -52,10 +52,17 @@ def _shown(kind: str, entry: Entry, within: int | None) -> str:
 
 
 def _description(entry: Entry) -> list[str]:
-    """Its paragraphs: the line of the list, unless the links of that line follow anyway, and the text about it."""
+    """Its paragraphs: the line of the list, unless its links or its words follow anyway, and the text about it."""
     about = [" ".join(paragraph.split()) for paragraph in entry.about.split("\n\n") if paragraph.strip()]
     sources = _links(entry.summary)
-    return about if sources and sources <= _links(entry.about) else [entry.summary, *about]
+    repeated = bool(sources) and sources <= _links(entry.about)
+    repeated |= bool(about) and _words(entry.summary) <= _words(about[0])
+    return about if repeated else [entry.summary, *about]
+
+
+def _words(text: str) -> set[str]:
+    """The words of a sentence, without those that say nothing by themselves."""
+    return set(re.findall(r"[^\W_]+", text.lower())) - {"a", "all", "an", "of", "the", "to"}
 
 
 def _links(text: str) -> set[str]:

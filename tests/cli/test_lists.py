@@ -106,6 +106,15 @@ def test_a_source_is_shown_once(robench, kind):
             assert [out.count(link) for link in named] == [1] * len(named), entry.name
 
 
+@pytest.mark.parametrize(("name", "said"), [("linf", "Every pixel moves by at most `radius`."),
+                                           ("l1", "The absolute changes of all pixels add up to at most `radius`."),
+                                           ("l2", "The Euclidean length of the change is at most `radius`.")])  # fmt: skip
+def test_a_threat_says_what_it_is_once(robench, name, said):
+    _, first, second, *_ = robench("show", name).out.splitlines()
+    assert (first.strip(), second) == (said, "")
+    assert "change" in robench("show", "l0").out.splitlines()[1]  # a line that says more stays
+
+
 def test_a_name_that_several_kinds_share_shows_all_of_them(robench, monkeypatch):
     assert "mnist (data set)" in robench("show", "mnist").out
     shared = dict(catalogue())

@@ -68,7 +68,7 @@ class Linf(Ball):
 
 @dataclass(frozen=True)
 class L2(Ball):
-    """Perturbations of Euclidean length at most `radius`."""
+    """The Euclidean length of the change is at most `radius`."""
 
     name: ClassVar[str] = "l2"
     form: ClassVar[str] = "l2:0.5"
