@@ -12,6 +12,7 @@ import click
 from .. import __version__
 from ..errors import ProgramEnded, UserError
 from . import output
+from .ranks import refuse_copies
 from .terminal import one_line, shortened
 
 COMMANDS = {
@@ -80,6 +81,7 @@ def main() -> None:
     output.use()
     try:
         args = [a for a in sys.argv[1:] if a != "--debug"]
+        refuse_copies(args)
         code = robench.main(args or ["--help"], prog_name="robench", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()

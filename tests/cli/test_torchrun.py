@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from robench.cli.ranks import refuse_copies
 from robench.problem.checkpoints.cards import read_card
 
 
@@ -29,6 +30,24 @@ def test_two_processes_train_one_model_and_the_first_alone_prints_and_evaluates(
     assert card.command.startswith("torchrun --nproc-per-node 2 -m robench train nat ")
     assert card.settings["processes"] == 2
     assert not (folder / "m.training").exists()
+
+
+@pytest.mark.parametrize(("words", "typed"), [(("evaluate", "digits-nat"), "`robench evaluate ... --workers 4`"),
+                                             (("report", "run.robench"), "`robench report ...`")])  # fmt: skip
+def test_commands_that_each_process_would_repeat_are_refused(refused, monkeypatch, words, typed):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    error = refused(*words)
+    assert f"torchrun has started 4 processes, and each would run the same robench {words[0]}; type {typed}" in error
+
+
+def test_help_shards_and_clusters_that_set_the_number_of_containers_are_not_refused():
+    torchrun_sets = {"WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
+    refuse_copies(["evaluate", "--help"], torchrun_sets)
+    refuse_copies(["evaluate", "digits-nat", "--shard=1/4"], torchrun_sets)
+    refuse_copies(["train", "nat"], torchrun_sets)
+    refuse_copies(["evaluate", "digits-nat"], {"WORLD_SIZE": "4", "RANK": "0"})
+    refuse_copies(["evaluate", "digits-nat"], torchrun_sets | {"WORLD_SIZE": "1"})
 
 
 def test_a_process_that_torchrun_has_not_started_is_refused(refused, monkeypatch):
