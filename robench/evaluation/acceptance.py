@@ -21,7 +21,7 @@ from ..evidence.images import Image
 from ..evidence.records import Evidence, Plan, PlannedThreat
 from ..evidence.referee import Referee
 from ..evidence.refutation import Facts
-from ..evidence.store import RunFile
+from ..evidence.store import RunFile, is_run_file
 from ..problem import datasets, durable
 from ..problem.cache import cache_folder
 from ..problem.checkpoints.cards import Card, read_card
@@ -179,7 +179,12 @@ def found_run(run: Verified, found: Sequence[Found]) -> FoundRun:
 
 
 def write_found(path: Path, found: FoundRun) -> None:
-    """Writes the run to a new file. Raises UserError if it exists, or cannot be written."""
+    """Writes the run to a new file; a file that holds the same finds, as after the same search, stays as it is.
+
+    Raises UserError if it exists with other finds, or cannot be written.
+    """
+    if _holds(path, found):
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,6 +194,19 @@ def write_found(path: Path, found: FoundRun) -> None:
         file.put_clean(found.evidence.clean)
         for (claim, verdict), image in zip(found.evidence.judged(), found.images, strict=True):
             file.put_judged(claim, verdict, image)
+
+
+def _holds(path: Path, found: FoundRun) -> bool:
+    """Whether a file is a run file with exactly these finds."""
+    if not path.is_file() or not is_run_file(path):
+        return False
+    with RunFile.read(path) as run:
+        evidence = run.evidence()
+        return (run.plan(), evidence.claims, evidence.verdicts) == (
+            found.plan,
+            found.evidence.claims,
+            found.evidence.verdicts,
+        )
 
 
 # Weights

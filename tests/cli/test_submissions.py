@@ -152,9 +152,16 @@ def test_standing_examples_of_a_new_model_are_searched_again_and_what_breaks_cou
     found, result = built(robench, *words, "--found", "found")
     assert [t["outcomes"] for t in found[NET]["threats"]] == [t["outcomes"] for t in honest[NET]["threats"]]
     assert f"searched again with seed 3, 1 broken; what broke them is in found/{NET}-3.robench" in result.out
+    kept = (here / "found" / f"{NET}-3.robench").read_bytes()
+    _, result = built(robench, *words, "--found", "found")  # the same search finds the same
+    assert f"what broke them is in found/{NET}-3.robench" in result.out
+    assert (here / "found" / f"{NET}-3.robench").read_bytes() == kept
     again = robench("leaderboard", "board", "found", *SENT, "--check", "data")
     assert again.code == 0, again
     assert robench("verify", f"found/{NET}-3.robench", "--model", "net.toml").code == 0
+    shutil.copy(here / "board" / "digits-adv-linf.robench", here / "found" / f"{NET}-3.robench")
+    other = robench("leaderboard", "board", "--json", "data", *words, "--found", "found")
+    assert f"found/{NET}-3.robench exists already" in other.err
 
 
 def test_the_site_shows_the_images_of_a_submission_and_its_run_file_holds_nothing_else_of_it(here, robench):
