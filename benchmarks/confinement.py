@@ -6,6 +6,7 @@ Networks traced by TorchScript make steps of 64 images (logits, the loss's gradi
 The CPU time is that of both processes; the elapsed time is what a user waits, and depends on what else runs.
 """
 
+import argparse
 import resource
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ IMAGES, STEPS, PAIRS = 64, 5, 9
 
 def main() -> None:
     """Measures, and writes the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     device = torch.device("cpu")
     rows: list[dict[str, object]] = []

@@ -5,6 +5,7 @@
 The commands are those that reports/README.md, its pages and docs/how-to/figures.md name; a command that fails ends it.
 """
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -47,6 +48,7 @@ def measured(card: Path) -> None:
 
 def main() -> None:
     """Cards first, then pages, the leaderboard and pictures."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for card in sorted((ROOT / "model_zoo").glob("*.toml")):
         measured(card)
     for page, text in PAGE.findall((ROOT / "reports" / "README.md").read_text()):

@@ -5,6 +5,7 @@
 CI runs it after `robench reproduce`; a clean accuracy below one half fails as well.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -28,5 +29,9 @@ def faults(paper: str, size: str, folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    name, chosen, where = sys.argv[1:]
-    sys.exit("\n".join(faults(name, chosen, Path(where))) or 0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paper")
+    parser.add_argument("size")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    sys.exit("\n".join(faults(given.paper, given.size, given.folder)) or 0)

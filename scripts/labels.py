@@ -3,6 +3,8 @@
 python scripts/labels.py
 """
 
+import argparse
+
 from robench.problem import datasets
 from robench.problem.datasets.known_labels import FOLDER, file_name, records
 
@@ -11,6 +13,7 @@ PARTS = ("digits:test", "mnist:test", "fashion-mnist:test")
 
 def main() -> None:
     """One file for each part."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     FOLDER.mkdir(exist_ok=True)
     for part in PARTS:
         (FOLDER / file_name(part)).write_bytes(records(datasets.load(part)))

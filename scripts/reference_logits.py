@@ -7,6 +7,7 @@ Needs no robench. The rule depends on the key and the shape of a weight alone, s
 robench with the same weights, and only the logits are committed.
 """
 
+import argparse
 import hashlib
 import json
 import zlib
@@ -117,6 +118,7 @@ def logits(network: nn.Module) -> list[list[float]]:
 
 def main() -> None:
     """Writes the file."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     import timm
     import torchvision
 
