@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from ..errors import UserError
-from ..evaluation.recorded import recorded_summary
-from ..evidence.store import is_run_file
+from ..evaluation.recorded import summary_of
+from ..evidence.store import RunFile, is_run_file
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
-from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.checkpoints.zoo import zoo_card, zoo_folder, zoo_names
 from ..results.summary import MAX_BYTES, Summary
 from ..results.tables import Origin, PublishedClaim, questions, render
 from ..results.tables.published import published
@@ -69,7 +69,10 @@ def read_summaries(path: Path) -> list[Summary]:
     """The summary of the last question in a run file, or those in a summary file."""
     text = durable.read(path, MAX_BYTES) if path.is_file() and not is_run_file(path) else b""
     if text.lstrip()[:1] not in (b"{", b"["):
-        return [recorded_summary(path)]
+        with RunFile.follow(path) as run:
+            if run.in_progress:
+                echo(f"note: {path} is being written; this is what it holds so far", err=True)
+            return [summary_of(run)]
     try:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw]) if text.lstrip().startswith(b"[") else [text]
         return [Summary.from_json(bytes(part)) for part in parts]
@@ -85,13 +88,19 @@ def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tupl
     """Cards by the name of the model: those of bundled models, then the named ones."""
     for summary in summaries:
         name = summary.model.name
-        if summary.environment.get("checkpoint") == name and name in zoo_names():
+        if name in zoo_names() and _is_bundled(name, summary.environment.get("checkpoint", "")):
             yield name, read_card(zoo_card(name))
     for path in named:
         card = read_card(path)
         if card.name not in {summary.model.name for summary in summaries}:
             raise UserError(f"{path} is the card of {card.name}, which none of these runs is about; leave it out")
         yield card.name, card
+
+
+def _is_bundled(name: str, checkpoint: str) -> bool:
+    """Whether a run names the bundled model of this name: by its name, or by the path of its card or its weights."""
+    path, folder = Path(checkpoint), zoo_folder()  # only compared: a run file may name any path
+    return checkpoint == name or (folder is not None and path.parent == folder.resolve() and path.stem == name)
 
 
 def origin(card: Card) -> Origin:

@@ -27,7 +27,12 @@ def recorded_summary(path: str | Path, what: str = "") -> Summary:
     Raises UserError when the file is no run file, is damaged, or holds no question yet.
     """
     with RunFile.read(Path(path)) as run:
-        return summarise(recorded_plan(run, what), run, __version__)
+        return summary_of(run, what)
+
+
+def summary_of(run: RunFile, what: str = "") -> Summary:
+    """The summary of the last question of an open run file. Raises UserError when it holds no question yet."""
+    return summarise(recorded_plan(run, what), run, __version__)
 
 
 def identity_of(model: ModelRecord) -> Identity:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,7 @@ if sys.platform != "win32":  # there the system itself denies other processes an
 
 LARGEST = 2**36  # bytes: a run on ImageNet's whole validation set under four threats
 PERIOD = 0.01  # seconds between two tries for a lock
+SETTLED = 0.05  # seconds: longer than the unit in which systems count the time of a change
 
 # The bytes that SQLite locks, far beyond its header: number and first. A writer holds the whole second range, a reader
 # a part of it.
@@ -72,6 +73,59 @@ def for_reading(path: Path, patience: float, stack: ExitStack) -> sqlite3.Connec
         with _opened(log) as commits:
             _copy(commits, copy.with_name("run-wal"))
     return _reading(_connect(copy, "rw"), path, stack)
+
+
+def for_following(path: Path, patience: float, stack: ExitStack) -> tuple[sqlite3.Connection, bool]:
+    """A connection to the last commits of a run, and whether it is a copy as the run is being written.
+
+    Raises as `for_reading` does; InUseError if the file changed during every copy for `patience` seconds.
+    """
+    with ExitStack() as reading, suppress(InUseError):
+        db = for_reading(path, 0.0, reading)
+        stack.enter_context(reading.pop_all())
+        return db, False
+    until = time.monotonic() + patience
+    while True:
+        with ExitStack() as copying:
+            copy = _private(copying)
+            if _copied_between_changes(path, copy):
+                stack.enter_context(copying.pop_all())
+                return _reading(_connect(copy, "rw"), path, stack), True
+        if time.monotonic() >= until:
+            raise InUseError
+
+
+def _copied_between_changes(path: Path, copy: Path) -> bool:
+    """Copy a file that another process writes, with its log, and return whether the two belong together.
+
+    Commits are appended to the log. They belong together if the file has not changed and the log has not started again
+    meanwhile; a commit that was copied in part has no valid checksum, and SQLite passes over it.
+    """
+    with _opened(path) as file:
+        before = os.fstat(file.fileno())
+        time.sleep(SETTLED)
+        _refuse_foreign(file.read(HEADER), path)
+        log, start = _log_of(path), _start_of_log(path)
+        _copy(file, copy)
+        if log is not None:
+            try:
+                with log.open("rb") as commits:
+                    _copy(commits, copy.with_name("run-wal"))
+            except FileNotFoundError:  # folded in by the writer
+                return False
+        after = os.fstat(file.fileno())
+        same = (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+        return same and _start_of_log(path) == start
+
+
+def _start_of_log(path: Path) -> bytes:
+    """The header of the log beside a file, which is another each time the log starts again; empty without a log."""
+    log = _log_of(path)
+    try:
+        with open(log if log is not None else os.devnull, "rb") as file:
+            return file.read(32)
+    except FileNotFoundError:
+        return b""
 
 
 def _refuse_foreign(header: bytes, path: Path) -> None:

@@ -56,6 +56,7 @@ class RunFile:
         self._stack = stack or ExitStack()  # closed after the connection
         self._is_new = created  # by this object, without records so far
         self._claimed = False  # commits go to a log
+        self.in_progress = False  # another process writes it, and these are its commits so far
 
     @classmethod
     def open(cls, path: Path) -> "RunFile":
@@ -77,6 +78,15 @@ class RunFile:
         with explained(path), ExitStack() as stack:
             db = opening.for_reading(path, PATIENCE, stack)
             return cls(path, db, stack=stack.pop_all())
+
+    @classmethod
+    def follow(cls, path: Path) -> "RunFile":
+        """Open a run for reading as it is now, even while another process writes it: see `in_progress`."""
+        with explained(path), ExitStack() as stack:
+            db, in_progress = opening.for_following(path, PATIENCE, stack)
+            run = cls(path, db, stack=stack.pop_all())
+            run.in_progress = in_progress
+            return run
 
     @classmethod
     @contextmanager

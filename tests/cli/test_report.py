@@ -9,9 +9,11 @@ import shutil
 import msgspec
 import pytest
 
-from robench.problem.checkpoints.cards import read_card, write_card
+from robench.cli import report
+from robench.problem.checkpoints.cards import Claimed, read_card, write_card
 from robench.problem.checkpoints.zoo import zoo_card
 
+from ..evidence.records import elsewhere
 from .conftest import files
 
 pytestmark = pytest.mark.precision
@@ -138,6 +140,33 @@ def test_named_cards_give_opt_and_hours(own, robench):
     assert "| OPT " in result
     assert "OPT, without a trade-off: mine-linf on linf:0.1, mine-l2 on l2:1;" in result
     assert result.count(" 1.50 |") == 2
+
+
+def test_a_run_is_reported_while_it_is_written(own, robench):
+    idle = robench("report", "mine-linf.robench")
+    process = elsewhere(
+        "with run.writing(): pass\nprint('there', flush=True); input(); run.close()", "mine-linf.robench"
+    )
+    assert process.stdout.readline() == "there\n"
+    result = robench("report", "mine-linf.robench")
+    process.communicate("go on\n")
+    assert (result.code, result.out) == (0, idle.out)
+    assert "note: mine-linf.robench is being written; this is what it holds so far" in result.err
+    assert "being written" not in idle.err
+
+
+def test_a_claim_of_a_bundled_model_is_found_where_the_run_names_its_file(robench, folder, monkeypatch):
+    card = read_card(zoo_card("digits-nat"))
+    claims = {"ours": Claimed(source="Ours 2020", threats=("linf:0.1",), accuracy={"clean": 0.99})}
+    monkeypatch.setattr(report, "read_card", lambda path: msgspec.structs.replace(card, claimed=claims))
+    weights = zoo_card("digits-nat").with_suffix(".safetensors")
+    words = ("--threat", "linf:0.1", "--attack", "pgd(steps=2)", "--examples", "10", "--run", "n.robench")
+    assert robench("evaluate", weights, *words).code == 0
+    assert "Published: Ours 2020." in robench("report", "n.robench", "--claimed").out
+    shutil.copy(weights, folder / "digits-nat.safetensors")  # the name alone proves nothing
+    own = ("digits-nat.safetensors", "--arch", "digits-cnn", "--data", "digits")
+    assert robench("evaluate", *own, *words[:-1], "o.robench").code == 0
+    assert "Ours 2020" not in robench("report", "o.robench", "--claimed").out
 
 
 def test_claimed_accuracies_are_beside_measured_ones(own, robench):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from robench.errors import UserError
-from robench.evidence import store
+from robench.evidence import opening, store
 from robench.evidence.layout import APPLICATION_ID
 from robench.evidence.store import RunFile
 
@@ -436,3 +436,79 @@ with RunFile.read(Path(sys.argv[1])):
     process.communicate("go on\n")
     with RunFile.open(path) as run:
         fill(run)
+
+
+def test_a_run_is_followed_while_another_process_writes_it_and_stays_as_it_is(tmp_path):
+    path = tmp_path / "r.robench"
+    process = elsewhere("fill(run); print('there', flush=True); input(); run.close()", path)
+    assert process.stdout.readline() == "there\n"
+    before = beside(path)
+    assert f"{path.name}-wal" in before
+    with RunFile.follow(path) as run:
+        assert run.in_progress
+        assert (run.plan(), len(run.evidence().claims)) == (PLAN, len(EVIDENCE.claims))
+    assert beside(path) == before
+    process.communicate("go on\n")
+    assert process.returncode == 0
+    with RunFile.follow(path) as run:
+        assert not run.in_progress
+        assert run.plan() == PLAN
+
+
+def test_what_is_followed_is_a_state_after_a_commit_however_often_the_log_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "PATIENCE", 20.0)
+    path = tmp_path / "r.robench"
+    code = """
+from robench.evidence.records import Clean
+fill(run)
+run._db.execute("PRAGMA wal_autocheckpoint = 8")
+print('there', flush=True)
+for i in range(100_000):
+    with run.writing():
+        run.put_clean([Clean(1000 + 50 * i + j, 'x' * 200, True, -1.0) for j in range(50)])
+    import time; time.sleep(0.15)
+"""
+    process = elsewhere(code, path)
+    assert process.stdout.readline() == "there\n"
+    seen = []
+    for _ in range(6):
+        with RunFile.follow(path) as run:
+            assert run.in_progress
+            seen.append(sum(clean.example >= 1000 for clean in run.evidence().clean))
+    process.kill()
+    process.communicate()
+    assert all(count % 50 == 0 for count in seen)
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]
+
+
+def test_a_file_that_never_rests_is_in_use(tmp_path, monkeypatch):
+    path = tmp_path / "r.robench"
+    process = elsewhere("fill(run); print('there', flush=True); input(); run.close()", path)
+    assert process.stdout.readline() == "there\n"
+    monkeypatch.setattr(opening, "_copied_between_changes", lambda path, copy: False)
+    assert "is in use by another robench" in refusal(RunFile.follow, path)
+    process.communicate("go on\n")
+
+
+@pytest.mark.parametrize("change", ["file", "log", "folded"])
+def test_a_copy_of_a_file_that_changed_meanwhile_is_not_used(tmp_path, monkeypatch, change):
+    path, copied = tmp_path / "r.robench", opening._copy
+    process = elsewhere("fill(run); print('there', flush=True); input(); run.close()", path)
+    assert process.stdout.readline() == "there\n"
+    log = path.with_name(f"{path.name}-wal")
+
+    def slow(file, to):
+        copied(file, to)
+        if to.name == "run":
+            if change == "file":
+                os.utime(path, ns=(1, 1))
+            elif change == "log":
+                log.write_bytes(b"another" + log.read_bytes()[7:])
+            else:
+                log.unlink()
+
+    monkeypatch.setattr(opening, "_copy", slow)
+    assert not opening._copied_between_changes(path, tmp_path / "run")
+    process.kill()
+    process.communicate()
