@@ -106,9 +106,14 @@ def test_a_source_is_shown_once(robench, kind):
             assert [out.count(link) for link in named] == [1] * len(named), entry.name
 
 
-@pytest.mark.parametrize(("name", "said"), [("linf", "Every pixel moves by at most `radius`."),
-                                           ("l1", "The absolute changes of all pixels add up to at most `radius`."),
-                                           ("l2", "The Euclidean length of the change is at most `radius`.")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("linf", "Every pixel moves by at most `radius`."),
+        ("l1", "The absolute changes of all pixels add up to at most `radius`."),
+        ("l2", "The Euclidean length of the change is at most `radius`."),
+    ],
+)
 def test_a_threat_says_what_it_is_once(robench, name, said):
     _, first, second, *_ = robench("show", name).out.splitlines()
     assert (first.strip(), second) == (said, "")

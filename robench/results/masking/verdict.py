@@ -75,16 +75,15 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison
     why = _explanation(comparison, evidence)
     readings = [_explained(r, why, plan) for r in indicators.read(plan, evidence, threat)]
     suspicious = [reading for reading in readings if reading.suspicious]
+    too_weak = comparison.too_weak
     verdict: MaskingVerdict = "none-found"
     if (rejected and comparison.significant) or any(r.conclusive for r in suspicious):
         verdict = "masked"
-    elif suspicious or comparison.still_falling:
-        verdict = "suspect"
-    elif comparison.too_weak and (comparison.unsettled or comparison.uncontrolled):
+    elif suspicious or comparison.still_falling or (too_weak and (comparison.unsettled or comparison.uncontrolled)):
         verdict = "suspect"
     elif comparison.unsearched or comparison.uncontrolled:
         verdict = "untested"
-    relevant = comparison.left or suspicious or comparison.too_weak
+    relevant = comparison.left or suspicious or too_weak
     advice = _next(verdict, evidence, threat, suspicious) if relevant else ""
     return MaskingFinding(verdict, tuple(_sentences(comparison, readings)), advice, tuple(readings))
 
