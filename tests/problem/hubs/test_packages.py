@@ -130,6 +130,9 @@ def test_a_server_without_an_answer_is_given_up_and_the_process_keeps_its_settin
     load("robustbench:cifar10/Linf/Tiny2026Net")
     assert waits[0] is not None
     assert socket.getdefaulttimeout() is None
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "90")
+    load("robustbench:cifar10/Linf/Tiny2026Net")
+    assert waits[-1] == 90.0
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def _answer(url: str, repo: Repo, file: str = "") -> Iterator[requests.Response]
     """The hub's answer. Raises UnreachableError if it has none, and UserError if it refuses."""
     try:
         # requests does not send the header on to another server that it is redirected to.
-        with requests.get(url, headers=_headers(), timeout=(CONNECTING, _waiting()), stream=True) as response:
+        with requests.get(url, headers=_headers(), timeout=(CONNECTING, waiting()), stream=True) as response:
             if response.status_code in BUSY or response.status_code >= 500:
                 raise UnreachableError(f"answers HTTP {response.status_code}")
             if response.status_code != 200:
@@ -195,7 +195,8 @@ def home() -> Path:
     return Path(os.path.expanduser(os.environ.get("HF_HOME") or f"{cache}/huggingface"))
 
 
-def _waiting() -> float:
+def waiting() -> float:
+    """The seconds without a byte after which a server is given up. Raises UserError if they cannot be read."""
     text = os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT", "")
     try:
         return max(0.1, min(float(text), 3600.0)) if text else WAITING

@@ -21,7 +21,7 @@ from ....errors import UserError, described, unknown
 from ...cache import cache_folder
 from ...names import shown
 from ..assembly import Declared
-from .client import WAITING
+from .client import waiting
 from .huggingface import commit_of
 from .names import malformed, not_installed, package_of, repo
 from .settings import Described, of_timm, prepared
@@ -56,7 +56,7 @@ def made(text: str) -> Made:
 def _running(text: str, package: str) -> Iterator[None]:
     """Runs code of a package: what it prints goes to stderr, a silent server is given up, and errors are the user's."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or WAITING)  # torch.hub waits without end
+    socket.setdefaulttimeout(before or waiting())  # torch.hub waits without end
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
