@@ -75,7 +75,7 @@ class KnownExamples:
         known, wrong, others = np.zeros(len(split), bool), 0, list[int]()
         for some, evidence in run.parts(numbers):
             clean = {c.example: c for c in evidence.clean}
-            for row, number in zip(rows[some].tolist(), numbers[some].tolist(), strict=True):
+            for row, number in zip(rows[some].tolist(), numbers[some], strict=True):
                 if (record := clean.get(number)) is not None:
                     known[row] = True
                     wrong += not record.correct

@@ -21,6 +21,8 @@ from ..masking.schedule import Step
 from ..problem.noise import keyed, text_key, uniform
 from ..results.outcomes import is_exhausted
 
+BLOCK = 2**14  # examples among which a sample is chosen at a time
+
 Place = tuple[str, int]
 """A threat, as text, and the number of an example."""
 
@@ -115,10 +117,12 @@ def rounds(steps: Sequence[Step]) -> Iterator[Round]:
 
 def sample(examples: Sequence[int], attack: PlannedAttack) -> frozenset[int]:
     """The examples that an attack searches first: a larger sample holds every smaller one."""
-    numbers = torch.from_numpy(np.fromiter(examples, np.int64, len(examples)))
-    noise = uniform(keyed(0, numbers, text_key("sample"), restart=0), 0, 1).flatten().numpy()
-    order = np.lexsort((numbers.numpy(), noise))
-    return frozenset(numbers.numpy()[order[: attack.sample]].tolist())
+    first = np.empty(0, np.int64)
+    for begin in range(0, len(examples), BLOCK):  # the noise of all at once would take memory for each example
+        some = np.concatenate([first, np.array(examples[begin : begin + BLOCK], np.int64)])
+        noise = uniform(keyed(0, torch.from_numpy(some), text_key("sample"), restart=0), 0, 1).flatten().numpy()
+        first = some[np.lexsort((some, noise))[: attack.sample]]
+    return frozenset(first.tolist())
 
 
 @dataclass(frozen=True)

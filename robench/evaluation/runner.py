@@ -139,10 +139,10 @@ class Evaluation:
         if busy:
             self.environment["date"] = date()
             with self.run.writing():
-                self.run.put_plan(plan, self._environment())
+                self.run.put_environment(self._environment())
                 for place in sorted(busy):
                     self.run.clear_failures(*place)
-        return np.fromiter(plan.examples, np.int32, len(plan.examples))[wanted]
+        return np.fromiter(compress(plan.examples, wanted), np.int32, int(wanted.sum()))
 
     def places(self, one: Round) -> tuple[tuple[int, int], ...]:
         """The attacks of a round, as places in the plan: of a threat, and of an attack under it."""
@@ -253,7 +253,7 @@ class Evaluation:
                 continue
             self.environment["date"] = date()  # this session adds evidence
             with self.run.writing():  # it is tried again: earlier failures no longer count
-                self.run.put_plan(self.plan, self._environment())
+                self.run.put_environment(self._environment())
                 self.run.clear_failures(str(choice.threat), planned.spec)
             self.progress.attacking(str(choice.threat), planned.label)
             self._running.append(attack_run)
@@ -375,9 +375,12 @@ class Evaluation:
         self._change_plan(msgspec.structs.replace(self.plan, slots=slots))
 
     def _change_plan(self, plan: Plan) -> None:
-        self.plan = plan
         with self.run.writing():
-            self.run.put_plan(plan, self._environment())
+            if plan == self.plan:  # as it is in the file: a plan names every example, which takes memory
+                self.run.put_environment(self._environment())
+            else:
+                self.run.put_plan(plan, self._environment())
+        self.plan = plan
 
     def _environment(self) -> dict[str, str]:
         """What the run file keeps about how it was made."""

@@ -16,6 +16,7 @@ import numpy as np
 from .. import radius, renames
 from . import probe_rows
 from .records import (
+    MAX_EXAMPLES,
     MAX_ITEMS,
     MAX_PARAMS,
     MIN_MANY,
@@ -56,6 +57,21 @@ def plan_of(text: Any) -> Plan:
     if why := _nonsense(plan):
         raise msgspec.ValidationError(f"table plan: {why}")
     return plan
+
+
+def plan_text(plan: Plan) -> str:
+    """The JSON of a plan. Raises msgspec.ValidationError where `plan_of` would refuse it.
+
+    The numbers of the examples are not read back, as that would take ten times the memory of the text.
+    """
+    numbers = plan.examples
+    if len(numbers) > MAX_EXAMPLES or any(not 0 <= number < 2**31 for number in numbers):
+        raise msgspec.ValidationError(f"table plan: expected at most {MAX_EXAMPLES:,} examples from 0 up to 2**31")
+    plan_of(msgspec.json.encode(msgspec.structs.replace(plan, examples=numbers[:1])).decode())
+    text = msgspec.json.encode(plan).decode()
+    if (why := _nonsense(plan)) or len(text) > MAX_JSON:
+        raise msgspec.ValidationError(f"table plan: {why or f'expected a text of at most {MAX_JSON:,} characters'}")
+    return text
 
 
 def _renamed(plan: Plan) -> Plan:

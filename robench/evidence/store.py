@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import renames
 from ..errors import UserError
@@ -135,13 +133,16 @@ class RunFile:
 
     def put_plan(self, plan: Plan, environment: dict[str, str]) -> None:
         """Replace the plan. Evidence for earlier plans stays."""
-        text = msgspec.json.encode(plan).decode()
         try:
-            rows.plan_of(text)
+            text = rows.plan_text(plan)
         except msgspec.ValidationError as error:
             raise UserError(f"this plan cannot be stored in a run file ({error}); change what is evaluated") from None
         self._db.execute("DELETE FROM plan")
         self._db.execute("INSERT INTO plan VALUES (?)", [text])
+        self.put_environment(environment)
+
+    def put_environment(self, environment: Mapping[str, str]) -> None:
+        """Store how the file was made; keys that are left out stay as they are."""
         self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
 
     def put_clean(self, records: Iterable[Clean]) -> None:
@@ -298,14 +299,14 @@ class RunFile:
         with explained(self.path):
             return rows.shared_evidence(self._db)
 
-    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+    def parts(self, examples: Sequence[int]) -> Iterator[tuple[slice, Evidence]]:
         """The rest of `evidence` in parts: which of these examples, in ascending order, and the evidence about them.
 
         Records about other examples are in these parts too, and every row is validated by the end. Nothing may be
         written about later examples meanwhile.
         """
         places = range(0, max(1, len(examples)), PART)
-        parts = rows.evidence_in_parts(self._db, [int(examples[place]) for place in places if len(examples)])
+        parts = rows.evidence_in_parts(self._db, [examples[place] for place in places if examples])
         for first in places:
             with explained(self.path):
                 evidence = next(parts)

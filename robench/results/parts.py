@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -21,7 +22,7 @@ class EvidenceSource(Protocol):
     def shared(self) -> Evidence:
         """What concerns no single example: seconds, states of masking checks, and the environment."""
 
-    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+    def parts(self, examples: Sequence[int]) -> Iterator[tuple[slice, Evidence]]:
         """The rest in parts: which of these examples, in ascending order, and the evidence about them."""
 
     def evidence(self) -> Evidence:
@@ -38,7 +39,7 @@ class Whole:
         """All of it."""
         return self.records
 
-    def parts(self, examples: NDArray[np.int32]) -> Iterator[tuple[slice, Evidence]]:
+    def parts(self, examples: Sequence[int]) -> Iterator[tuple[slice, Evidence]]:
         """All of it, about all examples."""
         yield slice(0, len(examples)), self.records
 
@@ -56,13 +57,12 @@ class Part:
     evidence: Evidence  # it may be about others too
 
 
-def ascending(examples: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+def ascending(examples: Sequence[int]) -> tuple[Sequence[int], NDArray[np.int32] | None]:
     """The numbers in ascending order, and the place of each of these before; None where nothing has moved."""
-    numbers = np.fromiter(examples, np.int32, len(examples))
-    if (numbers[1:] > numbers[:-1]).all():
-        return numbers, None
-    order = np.argsort(numbers, kind="stable").astype(np.int32)
-    return numbers[order], order
+    if all(one < other for one, other in pairwise(examples)):
+        return examples, None
+    order = np.argsort(np.fromiter(examples, np.int32, len(examples)), kind="stable").astype(np.int32)
+    return tuple(examples[place] for place in order.tolist()), order
 
 
 def parts_of(plan: Plan, source: EvidenceSource) -> Iterator[Part]:
@@ -72,6 +72,5 @@ def parts_of(plan: Plan, source: EvidenceSource) -> Iterator[Part]:
         return
     numbers, order = ascending(plan.examples)
     for some, evidence in source.parts(numbers):
-        examples = tuple(numbers[some].tolist())
         places = some if order is None else order[some]
-        yield Part(msgspec.structs.replace(plan, examples=examples), places, evidence)
+        yield Part(msgspec.structs.replace(plan, examples=tuple(numbers[some])), places, evidence)

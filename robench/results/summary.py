@@ -1,9 +1,9 @@
 """The summary file of a run. Fields are only ever added, and added fields have a default."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from .. import renames
@@ -293,10 +293,10 @@ def model_entry(model: ModelRecord) -> ModelEntry:
 
 def _slices(numbers: Sequence[int]) -> str:
     """`0 1 2 7 8` as `0:3 7:9`, in their order."""
-    every = np.fromiter(numbers, np.int32, len(numbers))
-    starts = np.flatnonzero(np.diff(every, prepend=every[0]) != 1)  # the first differs from itself by 0
-    ends = np.append(starts[1:], len(every))
-    return " ".join(f"{every[a]}:{every[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
+    gaps = [(before, after) for before, after in pairwise(numbers) if after != before + 1]
+    starts = [numbers[0], *(after for _, after in gaps)]
+    lasts = [*(before for before, _ in gaps), numbers[-1]]
+    return " ".join(f"{start}:{last + 1}" for start, last in zip(starts, lasts, strict=True))
 
 
 def _renamed(summary: Summary) -> Summary:

@@ -38,7 +38,7 @@ def no_letters(plan: Plan) -> Letters:
 
 def as_text(letters: Letters) -> str:
     """The letters as the summary file holds them."""
-    return letters.tobytes().decode("ascii")
+    return str(memoryview(letters), "ascii")  # without another copy
 
 
 def as_letters(text: str) -> Letters:

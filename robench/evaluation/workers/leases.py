@@ -23,7 +23,7 @@ class LeaseQueue:
     waiting: NDArray[np.int32] = field(init=False)  # four bytes each; leases are taken from the front
 
     def __post_init__(self, examples: Sequence[int] | NDArray[np.int32]) -> None:
-        self.waiting = np.array(examples, np.int32)
+        self.waiting = np.asarray(examples, np.int32)
         self.total = len(self.waiting)
         self.next = self.first  # number of the next lease
 

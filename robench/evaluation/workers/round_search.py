@@ -1,15 +1,15 @@
 """One round of an evaluation, divided into leases."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from ...evidence.records import Effort, Evidence
+from ...evidence.records import Effort, Evidence, Plan
 from ...results.outcomes import Outcome, outcomes
-from ...results.parts import ascending
+from ...results.parts import parts_of
 from ..rounds import Round, sample
 from ..runner import Evaluation
 from .leases import LeaseQueue
@@ -29,9 +29,8 @@ class RoundSearch:
     _of_lease: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
     _queries: dict[int, tuple[int, int]] = field(default_factory=dict)  # made, and left, by lease
     _ended: tuple[int, int] = (0, 0)  # the same, of all leases that have ended
-    _numbers: NDArray[np.int32] = field(init=False)  # of all examples, in ascending order
-    _standing: dict[str, NDArray[np.bool_]] = field(init=False)  # whether each of them is unbroken, by threat
-    _left: dict[str, int] = field(init=False)  # how many are
+    _left: Counter[str] = field(default_factory=Counter)  # unbroken examples, by threat
+    _unbroken: dict[int, set[tuple[str, int]]] = field(default_factory=dict)  # threats and leased examples, by lease
     _ids: int = field(init=False)  # of the next claim
 
     def __post_init__(self) -> None:
@@ -40,14 +39,8 @@ class RoundSearch:
         self._deciding = deciding(self.evaluation)
         self._decided = self._about(self._deciding)
         self._seconds = {(e.threat, e.attack): e.seconds for e in run.shared().efforts}
-        self._numbers, _ = ascending(plan.examples)
-        self._standing = {planned.threat: np.zeros(len(plan.examples), bool) for planned in plan.threats}
-        for some, evidence in run.parts(self._numbers):
-            examples = tuple(self._numbers[some].tolist())
-            for threat, standing in self._standing.items():
-                letters = outcomes(msgspec.structs.replace(plan, examples=examples), evidence, threat)
-                standing[some] = [letter in (Outcome.STANDING, Outcome.OPEN) for letter in letters]
-        self._left = {threat: int(standing.sum()) for threat, standing in self._standing.items()}
+        for part in parts_of(plan, run):
+            self._left.update(threat for threat, _ in unbroken(part.plan, part.evidence))
 
     def lease(self, worker: int) -> Lease | None:
         """The next lease, for this worker; None where no example waits."""
@@ -57,6 +50,7 @@ class RoundSearch:
         number, examples = taken
         steps = self.evaluation.places(self.one)
         known = joined(self._decided, self._about(frozenset(examples) - self._deciding))
+        self._unbroken[number] = set(unbroken(msgspec.structs.replace(self.evaluation.plan, examples=examples), known))
         return Lease(number, steps, self.one.part, examples, known)
 
     def give_back(self, worker: int) -> Sequence[int]:
@@ -79,8 +73,9 @@ class RoundSearch:
             put = msgspec.structs.replace
             run.put_judged(put(claim, id=self._ids), put(verdict, claim=self._ids), image)
             self._ids += 1
-            if verdict.accepted:
-                self._broken(claim.threat, claim.example)
+            if verdict.accepted and (claim.threat, claim.example) in self._unbroken[report.lease]:
+                self._unbroken[report.lease].remove((claim.threat, claim.example))
+                self._left[claim.threat] -= 1
         run.put_exhausted(records.exhausted)
         run.put_failures(records.failures)
         run.put_probes(records.probes)
@@ -96,17 +91,9 @@ class RoundSearch:
         """Ends a lease whose examples have been searched."""
         self.queue.finish(lease)
         self._of_lease.pop(lease, None)
-        self._forget(lease)
-
-    def _forget(self, lease: int) -> None:
+        del self._unbroken[lease]
         made, left = self._queries.pop(lease, (0, 0))
         self._ended = self._ended[0] + made, self._ended[1] + left
-
-    def _broken(self, threat: str, example: int) -> None:
-        place = int(np.searchsorted(self._numbers, example))
-        if self._standing[threat][place]:
-            self._standing[threat][place] = False
-            self._left[threat] -= 1
 
     def moved(self, message: Moved) -> None:
         """Shows how far the round has come."""
@@ -116,7 +103,15 @@ class RoundSearch:
         each = made + left
         waiting = len(self.queue.waiting) * each // max(1, self.queue.total - len(self.queue.waiting))
         self.evaluation.progress.attacking(threat, label)
-        self.evaluation.progress.moved(self._left.get(threat, 0), made, left + waiting)
+        self.evaluation.progress.moved(self._left[threat], made, left + waiting)
+
+
+def unbroken(plan: Plan, evidence: Evidence) -> Iterator[tuple[str, int]]:
+    """The threats and planned examples that are neither wrong nor broken."""
+    for planned in plan.threats:
+        letters = outcomes(plan, evidence, planned.threat)
+        may_stand = (letter in (Outcome.STANDING, Outcome.OPEN) for letter in letters)
+        yield from ((planned.threat, example) for example in compress(plan.examples, may_stand))
 
 
 def joined(one: Evidence, other: Evidence) -> Evidence:

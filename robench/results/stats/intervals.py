@@ -8,7 +8,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import betaincinv
 
 Interval = tuple[float, float]
@@ -43,8 +43,18 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
     return low, high
 
 
+def together(held: Bool[np.ndarray, "threats examples"]) -> Int[np.ndarray, "threats threats"]:
+    """How many examples hold under both of two threats, for each pair. These numbers add up over parts."""
+    return np.array([(held & row).sum(axis=1) for row in held])
+
+
 def average(held: Bool[np.ndarray, "threats examples"], level: float = 0.95) -> Interval:
-    """The interval for the mean over threats of the share of examples that hold, from the same examples for each.
+    """The interval for the mean over threats of the share of examples that hold, from the same examples for each."""
+    return average_of(together(held), held.shape[1], level)
+
+
+def average_of(both: Int[np.ndarray, "threats threats"], n: int, level: float = 0.95) -> Interval:
+    """The same from what `together` counts, for n examples.
 
     Each threat gets its Wilson interval; the distances from the shares to its ends are combined with the
     correlations between threats as standard errors would be (MOVER, Zou and Donner 2008,
@@ -53,23 +63,23 @@ def average(held: Bool[np.ndarray, "threats examples"], level: float = 0.95) -> 
     means of the Wilson ends, and with one threat it is Wilson's. A threat under which all examples agree
     has no correlation to measure; it is taken as 1, the widest.
     """
-    threats, n = held.shape
-    assert held.size, "a mean over no threats or no examples has no interval"
-    ends = np.array([wilson(int(row.sum()), n, level) for row in held])
-    shares = held.mean(axis=1)
-    together = _correlations(held)
+    assert both.size, "a mean over no threats has no interval"
+    assert n, "a mean over no examples has no interval"
+    held = both.diagonal()
+    ends = np.array([wilson(int(count), n, level) for count in held])
+    shares = held / n
+    correlations = _correlations(both, n)
 
     def spread(distance: Float[np.ndarray, "threats"]) -> float:
-        return float(np.sqrt(max(0.0, distance @ together @ distance)) / threats)
+        return float(np.sqrt(max(0.0, distance @ correlations @ distance)) / len(held))
 
     middle = float(shares.mean())
     return max(0.0, middle - spread(shares - ends[:, 0])), min(1.0, middle + spread(ends[:, 1] - shares))
 
 
-def _correlations(held: Bool[np.ndarray, "threats examples"]) -> Float[np.ndarray, "threats threats"]:
-    n = held.shape[1]
-    centred = held - held.mean(axis=1, keepdims=True)
-    products = centred @ centred.T
+def _correlations(both: Int[np.ndarray, "threats threats"], n: int) -> Float[np.ndarray, "threats threats"]:
+    held = both.diagonal()
+    products = n * both - np.outer(held, held)  # n² times the covariances: whole numbers, so nothing is rounded
     lengths = np.sqrt(products.diagonal())
     scale = np.outer(lengths, lengths)
     known = scale > 0

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..outcomes import Outcome
-from .intervals import Interval, average, wilson
+from .intervals import Interval, average_of, together, wilson
+
+BLOCK = 2**16  # examples whose letters are compared at a time
 
 
 def accuracy(letters: str) -> float:
@@ -20,10 +22,15 @@ def interval(standing: int, still_open: int, n: int) -> Interval:
 
 def mean(rows: Sequence[str]) -> tuple[float, Interval]:
     """The mean accuracy over threats, at least one, and its interval."""
-    table = np.stack([np.frombuffer(row.encode(), np.uint8) for row in rows])  # every letter is one byte
-    stands = table == ord(Outcome.STANDING.value)
-    may_stand = stands | (table == ord(Outcome.OPEN.value))
-    return sum(map(accuracy, rows)) / len(rows), _rounded(average(stands)[0], average(may_stand)[1])
+    n = len(rows[0])
+    stand = may_stand = np.zeros((len(rows), len(rows)), np.int64)
+    for first in range(0, n, BLOCK):
+        some = [row[first : first + BLOCK].encode() for row in rows]  # every letter is one byte
+        table = np.stack([np.frombuffer(letters, np.uint8) for letters in some])
+        stands = table == ord(Outcome.STANDING.value)
+        stand = stand + together(stands)
+        may_stand = may_stand + together(stands | (table == ord(Outcome.OPEN.value)))
+    return sum(map(accuracy, rows)) / len(rows), _rounded(average_of(stand, n)[0], average_of(may_stand, n)[1])
 
 
 def _rounded(low: float, high: float) -> Interval:
