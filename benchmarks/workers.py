@@ -24,7 +24,6 @@ import argparse
 import heapq
 import os
 import random
-import resource
 import statistics
 import tempfile
 import time
@@ -55,6 +54,7 @@ from robench.evidence.store import RunFile
 
 CPU = torch.device("cpu")
 WORKERS = 64  # of the simulated cluster whose driver is measured
+REPORTED = 512  # examples in a report of a worker that answers at once
 SIMULATED = 10_000  # examples of the simulated evaluation
 SIZES = (4, 8, 16, 32, 64)  # of measured leases
 
@@ -103,7 +103,7 @@ class Instant:
 
     count: int
     queue: deque[tuple[int, Message]] = field(default_factory=deque)
-    leased: deque[tuple[int, Lease]] = field(default_factory=deque)
+    leased: deque[tuple[int, Lease, NDArray[np.int32]]] = field(default_factory=deque)
     setup: Setup | None = None
     memory: list[float] = field(default_factory=list)  # MB of this process at every lease
 
@@ -114,17 +114,22 @@ class Instant:
     def assign(self, worker: int, lease: Lease) -> None:
         assert self.setup is not None, "workers are started first"
         self.memory.append(resident())
-        self.leased.append((worker, replace(lease, evidence=Evidence())))  # workers hold what they were sent
+        examples = np.array(lease.examples, np.int32)  # in four bytes each: a real worker has a memory of its own
+        self.leased.append((worker, replace(lease, examples=(), evidence=Evidence()), examples))
 
     def receive(self, seconds: float) -> Received:
-        """What one worker has found, so that the reports of all are not in memory at once."""
+        """What one worker has found on some examples: not all reports are in memory at once, as with real workers."""
         received = list(self.queue)
         self.queue.clear()
         if self.leased:
             assert self.setup is not None, "workers are started first"
-            worker, lease = self.leased.popleft()
-            received.append((worker, nothing_found(self.setup, lease, lease.examples)))
-            received.append((worker, Finished(lease.number)))
+            worker, lease, examples = self.leased.popleft()
+            some, rest = examples[:REPORTED], examples[REPORTED:]
+            received.append((worker, nothing_found(self.setup, lease, tuple(some.tolist()))))
+            if len(rest):
+                self.leased.appendleft((worker, lease, rest))
+            else:
+                received.append((worker, Finished(lease.number)))
         return received
 
     def stop(self) -> None:
@@ -225,23 +230,33 @@ def invented(examples: int, run: RunFile, driver: Driver) -> Evaluation:
     split = replace(prepared.split, x=x, y=torch.zeros(examples, dtype=torch.long), numbers=tuple(range(examples)))
     plan = msgspec.structs.replace(prepared.plan, examples=split.numbers, precision="float32")
     with run.writing():
+        run.put_plan(plan, {})
         run.put_clean(Clean(n, "", True, -1.0) for n in split.numbers)
     evaluation = replace(prepared, split=split, plan=plan).evaluation(run, elsewhere=driver.search_round)
     evaluation.plan = plan
     return evaluation
 
 
-def resident() -> float:
-    """The memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+def resident(line: str = "VmRSS") -> float:
+    """The memory of this process in MB; for VmHWM the most since `forget_peak`."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(text.split()[1]) for text in status if text.startswith(line)) * 1024 / 1e6
+
+
+def forget_peak() -> None:
+    """Begins to measure the peak of memory anew."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def overhead(items: int) -> None:
     """What the driver needs for each item, with workers that answer at once, for four numbers of items."""
     rows = list[dict[str, object]]()
     for share in (8, 4, 2, 1):
-        rows.append(in_child(lambda wanted=items // share: driven(wanted)))  # type: ignore[misc]
+        row = in_child(lambda wanted=items // share: driven(wanted))  # type: ignore[misc]
+        if rows:
+            for name in ("held", "in the rounds"):
+                row[f"bytes for each further example, {name}"] = further(rows[0], row, name)
+        rows.append(row)
         print(rows[-1], flush=True)
     write_results(
         "workers-overhead",
@@ -250,10 +265,18 @@ def overhead(items: int) -> None:
         [
             f"{WORKERS} workers that find nothing, at once, in the driver's process; items are examples times attacks."
             " The examples share one image, so its memory is not in the numbers.",
+            "Held: before the first round, with the list of examples. In the rounds: what is added from the first round"
+            " to the table, at most. Bytes for each further example are those between the first row and this one.",
             f"Command: python benchmarks/workers.py --overhead {items}",
         ],
         CPU,
     )
+
+
+def further(fewer: dict[str, object], more: dict[str, object], name: str) -> float:
+    """Bytes for each example that one row has more than another."""
+    apart = [float(str(row[f"MB {name}"])) for row in (fewer, more)]
+    return 1e6 * (apart[1] - apart[0]) / (int(str(more["examples"])) - int(str(fewer["examples"])))
 
 
 def driven(items: int) -> dict[str, object]:
@@ -262,7 +285,9 @@ def driven(items: int) -> dict[str, object]:
         driver = Driver(pool := Instant(WORKERS))
         attacks = 3
         evaluation = invented(-(-items // attacks), run, driver)
-        begun, started = resident(), time.process_time()
+        held = resident()
+        forget_peak()
+        started = time.process_time()
         first, *others = evaluation.rounds()
         driver.search_round(evaluation, first)
         growth = pool.memory[-1] - pool.memory[0]
@@ -271,15 +296,14 @@ def driven(items: int) -> dict[str, object]:
         evaluation.summary()
         taken = time.process_time() - started
         done = len(evaluation.plan.examples) * sum(len(t.attacks) for t in evaluation.plan.threats)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
         return {
+            "examples": len(evaluation.plan.examples),
             "items": done,
             "CPU s": taken,
             "µs per item": 1e6 * taken / done,
-            "MB before": begun,
-            "MB at most": peak,
+            "MB held": held,
+            "MB in the rounds": resident("VmHWM") - held,
             "MB more while workers search": growth,
-            "bytes per example": 1e6 * (peak - begun) / len(evaluation.plan.examples),
         }
 
 

@@ -341,6 +341,15 @@ class RunFile:
         judged = None if found is None else self.judged_claim(found[0])
         return None if judged is None else judged[0].example
 
+    def is_broken(self, threat: str, example: int) -> bool:
+        """Whether a claim about the example under exactly this threat has been accepted."""
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM claim JOIN verdict ON claim = id"
+            " WHERE example = ? AND threat = ? AND accepted)"
+        )
+        with explained(self.path):
+            return bool(self._db.execute(query, [example, threat]).fetchone()[0])
+
     def is_searched(self) -> bool:
         """Whether an attack has found, or exhausted, anything."""
         query = "SELECT EXISTS (SELECT 1 FROM claim) OR EXISTS (SELECT 1 FROM spent)"

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import socket
+import time
 import warnings
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from robench.evaluation.progress import Silence
 from robench.evaluation.request import EvalRequest
 from robench.evaluation.runner import Evaluation
 from robench.evaluation.workers import processes
+from robench.evaluation.workers.answers import Answers
 from robench.evaluation.workers.driver import Driver, Pool
 from robench.evaluation.workers.leases import LeaseQueue
 from robench.evaluation.workers.messages import Failed, Lost, Ready, Records, Report, Setup
@@ -248,6 +250,79 @@ def test_a_second_attack_with_a_sample_knows_what_it_broke_outside_of_it(tmp_pat
     assert found[0] == found[1]
 
 
+# Workers that hang
+
+
+@dataclass
+class Sleeping(Inline):
+    """Workers that sleep instead of answering their first leases; one may wake, and answer after all."""
+
+    asleep: set[int] = field(default_factory=set)
+    wakes: bool = False  # once its examples have gone to another
+    slept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the examples of the lease, by worker
+    searched: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    def assign(self, worker, lease):
+        self.searched.append((worker, lease.examples))
+        if worker not in self.asleep:
+            super().assign(worker, lease)
+            return
+        self.slept[worker] = lease.examples
+        self.asleep.discard(worker)
+        before = len(self.queues[worker])
+        super().assign(worker, lease)
+        self.held = [self.queues[worker].pop() for _ in range(len(self.queues[worker]) - before)][::-1]
+
+    def receive(self, seconds):
+        received = super().receive(seconds)
+        if not received:
+            time.sleep(0.01)
+        retaken = {e for worker, some in self.searched[1:] if worker not in self.slept for e in some}
+        if self.wakes and self.slept and retaken.issuperset(self.slept[0]):
+            self.late += len(self.held)
+            received += [(0, message) for message in self.held]
+            self.wakes = False
+        return received
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+def test_the_examples_of_a_worker_that_hangs_go_to_others_and_its_late_answer_changes_nothing(alone, wakes):
+    protocol, summary, evidence = alone
+    pool, noting = Sleeping(2, asleep={0}, wakes=wakes), Noting()
+    with RunFile.in_memory() as run:
+        question = evaluation(run, protocol, None, progress=noting)
+        question.elsewhere = Driver(pool, answers=Answers(floor=0.2)).search_round
+        found, records = question.answer(), run.evidence()
+    assert letters(found) == letters(summary)
+    assert settled(records)[1] == settled(evidence)[1]
+    assert {e.example for e in settled(records)[0]} == {e.example for e in settled(evidence)[0]}
+    size = len(pool.slept[0])
+    assert [text for text in noting.notes if f"its {size} examples go back into the queue" in text]
+    assert (pool.late > 0) == wakes
+
+
+def test_where_all_workers_hang_the_evaluation_ends(tmp_path):
+    with RunFile.open(tmp_path / "r.robench") as run:
+        question = evaluation(run, BREAKS, None)
+        question.elsewhere = Driver(Sleeping(2, asleep={0, 1}), answers=Answers(floor=0.2)).search_round
+        with pytest.raises(UserError, match="no worker answers: 2 workers sent nothing for"):
+            question.answer()
+
+
+def test_a_worker_may_be_silent_for_a_multiple_of_the_longest_silence_that_ended():
+    answers = Answers(floor=60.0)
+    answers.begin(0, 0.0)
+    answers.begin(1, 0.0)
+    answers.note(0, 30.0)
+    assert answers.limit == 60 + 10 * 30
+    assert not answers.overdue(360.0)
+    assert answers.overdue(361.0) == [1]
+    answers.end(1)
+    assert not answers.overdue(361.0)
+    answers.note(1, 10_000.0)  # it holds no lease: this is no measurement
+    assert answers.limit == 360
+
+
 # The queue
 
 
@@ -305,8 +380,9 @@ def listening(pids):
 
 
 class Killing(Processes):
-    """Kills the worker that reports first with SIGKILL, and notes what listens at that moment."""
+    """Sends the worker that reports first a signal, and notes what listens at that moment."""
 
+    signal = signal.SIGKILL
     killed = None
     listening = of_driver = None
 
@@ -317,7 +393,7 @@ class Killing(Processes):
             self.listening = listening([process.pid for process in self._processes])
             self.of_driver = listening([os.getpid()])
             self.killed = reporting[0]
-            os.kill(self._processes[self.killed].pid, signal.SIGKILL)
+            os.kill(self._processes[self.killed].pid, self.signal)
         return received
 
 
@@ -360,6 +436,24 @@ def test_processes_find_what_one_finds_and_one_may_be_killed():
         processes = list(pool._processes)
     assert processes[pool.killed].exitcode == -signal.SIGKILL
     assert all(process.exitcode is not None for process in processes)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the signal is tried on Linux")
+def test_a_process_that_is_stopped_hangs_and_the_others_go_on():
+    class Stopping(Killing):
+        signal = signal.SIGSTOP
+
+    summary, _ = answered(BREAKS, None)
+    noting = Noting()
+    with Driver(pool := Stopping(2), answers=Answers(floor=2.0)) as driver, RunFile.in_memory() as run:
+        question = evaluation(run, BREAKS, None, progress=noting)
+        question.elsewhere = driver.search_round
+        assert letters(question.answer()) == letters(summary)
+        assert pool.killed is not None
+        stopped = pool._processes[pool.killed]
+    assert any(f"worker {pool.killed + 1} has sent nothing for" in text for text in noting.notes)
+    assert stopped.exitcode == -signal.SIGKILL
 
 
 # Programs in files

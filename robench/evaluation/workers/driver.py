@@ -1,7 +1,8 @@
 """The driver: it has the queue of examples and the run file, and gives leases to workers.
 
-A lease that is lost goes back into the queue. Only the worker that holds a lease is listened to, so a second answer
-changes nothing. Everything that concerns all examples is decided here, from the run file.
+A lease that is lost goes back into the queue, and so does one whose worker stays silent for too long. Only the worker
+that holds a lease is listened to, so a second answer changes nothing. Everything that concerns all examples is decided
+here, from the run file.
 """
 
 import time
@@ -13,6 +14,7 @@ from ...errors import UserError, counted
 from ..model_source import ModelSource
 from ..rounds import Round
 from ..runner import Evaluation
+from .answers import Answers
 from .leases import LeaseQueue
 from .messages import Failed, Finished, Lease, Lost, Message, Moved, Noted, Ready, Received, Report, Setup
 from .round_search import RoundSearch
@@ -45,7 +47,9 @@ class Driver:
 
     pool: Pool
     source: ModelSource | None = None  # of a model that cannot be sent
+    answers: Answers = field(default_factory=Answers)
     _idle: set[int] = field(default_factory=set)
+    _silent: set[int] = field(default_factory=set)  # for too long: they get a lease once they have answered after all
     _alive: set[int] = field(default_factory=set)
     _started: bool = False
     _leases: int = 0  # given in earlier rounds
@@ -72,13 +76,18 @@ class Driver:
                 if lease := search.lease(worker):
                     self._idle.discard(worker)
                     self.pool.assign(worker, lease)
+                    self.answers.begin(worker, time.monotonic())
             received = self.pool.receive(WAIT)
+            for worker in {worker for worker, _ in received}:
+                self.answers.note(worker, time.monotonic())
             if reports := [(worker, message) for worker, message in received if isinstance(message, Report)]:
                 with evaluation.run.writing():
                     for worker, report in reports:
                         search.store(worker, report)
             for worker, message in received:
                 self._take(search, worker, message)
+            for worker in self.answers.overdue(time.monotonic()):
+                self._give_up(search, worker)
             self._leases = search.queue.next
             if time.monotonic() > evaluation.deadline or evaluation.stops_early():
                 self.pool.stop()
@@ -108,6 +117,10 @@ class Driver:
                 self._idle.add(worker)
             case Finished(lease) if search.queue.holds(worker, lease):
                 search.finish(lease)
+                self.answers.end(worker)
+                self._idle.add(worker)
+            case Finished() if worker in self._silent:  # too late; but it lives
+                self._silent.discard(worker)
                 self._idle.add(worker)
             case Moved() if search.queue.holds(worker, message.lease):
                 search.moved(message)
@@ -123,14 +136,37 @@ class Driver:
 
     def _lose(self, search: RoundSearch, worker: int, why: str) -> None:
         """Gives the examples of a worker that has ended to the others."""
-        self._alive.discard(worker)
-        self._idle.discard(worker)
-        back = search.give_back(worker)
+        for workers in (self._alive, self._idle, self._silent):
+            workers.discard(worker)
+        back = self._given_back(search, worker)
         if not self._alive:
             raise UserError(
                 f"all workers have ended (the last one: {why}); what they found is in the run file: type the same"
                 " command again, with fewer --workers if the memory was too small"
             )
+        self._refuse_silence()
         text = f"worker {worker + 1} has ended ({why})"
-        examples = counted(len(back), "example")
-        search.evaluation.progress.noted(f"{text}; its {examples} go back into the queue" if back else text)
+        search.evaluation.progress.noted(f"{text}; {back}" if back else text)
+
+    def _give_up(self, search: RoundSearch, worker: int) -> None:
+        """Gives the examples of a worker that does not answer to the others."""
+        self._silent.add(worker)
+        back = self._given_back(search, worker)
+        self._refuse_silence()
+        minutes = counted(round(self.answers.limit / 60), "minute")
+        search.evaluation.progress.noted(f"worker {worker + 1} has sent nothing for {minutes}; {back}")
+
+    def _given_back(self, search: RoundSearch, worker: int) -> str:
+        """Puts the examples of a worker back into the queue. Returns what to say about it; empty for none."""
+        self.answers.end(worker)
+        back = search.give_back(worker)
+        return f"its {counted(len(back), 'example')} go back into the queue" if back else ""
+
+    def _refuse_silence(self) -> None:
+        """Raises UserError where no worker is left that answers."""
+        if not self._alive - self._silent:
+            minutes = counted(round(self.answers.limit / 60), "minute")
+            raise UserError(
+                f"no worker answers: {counted(len(self._silent), 'worker')} sent nothing for {minutes}; what they"
+                " found is in the run file: type the same command again, with less on the machine if it was overloaded"
+            )

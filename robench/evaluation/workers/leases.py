@@ -18,7 +18,7 @@ class LeaseQueue:
     workers: int
     rows: int  # of the batch of one worker: a lease has as many examples, if there are enough
     first: int = 0  # number of the first lease: no two rounds share one
-    _held: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # worker and examples, by lease
+    _held: dict[int, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # worker and examples, by lease
     total: int = 0  # examples of the round
     waiting: NDArray[np.int32] = field(init=False)  # four bytes each; leases are taken from the front
 
@@ -44,10 +44,10 @@ class LeaseQueue:
         if minimum == self.rows and self.workers > 1 and len(self.waiting) <= self.workers * self.rows:
             minimum = -(-self.rows // 2)
         size = min(max(minimum, -(-len(self.waiting) // (2 * self.workers))), BATCHES * self.rows)
-        examples, self.waiting = tuple(self.waiting[:size].tolist()), self.waiting[size:]
+        examples, self.waiting = self.waiting[:size], self.waiting[size:]  # views: half of all may be leased at once
         number, self.next = self.next, self.next + 1
         self._held[number] = worker, examples
-        return number, examples
+        return number, tuple(examples.tolist())
 
     def holds(self, worker: int, lease: int) -> bool:
         """Whether this worker holds the lease. What others send about it comes too late, and is left out."""
@@ -60,6 +60,7 @@ class LeaseQueue:
     def give_back(self, worker: int) -> Sequence[int]:
         """Put the examples of a lost worker back into the queue, before all others. Returns them."""
         leases = [lease for lease, (holder, _) in self._held.items() if holder == worker]
-        examples = [example for lease in leases for example in self._held.pop(lease)[1]]
-        self.waiting = np.concatenate([np.array(examples, np.int32), self.waiting])
-        return examples
+        examples = np.concatenate([np.empty(0, np.int32), *(self._held.pop(lease)[1] for lease in leases)])
+        self.waiting = np.concatenate([examples, self.waiting])
+        found: list[int] = examples.tolist()
+        return found

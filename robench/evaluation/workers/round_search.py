@@ -1,13 +1,12 @@
 """One round of an evaluation, divided into leases."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 
 import msgspec
 
-from ...evidence.records import Effort, Evidence, Plan
+from ...evidence.records import Effort, Evidence
 from ...results.outcomes import Outcome, outcomes
 from ...results.parts import parts_of
 from ..rounds import Round, sample
@@ -29,8 +28,7 @@ class RoundSearch:
     _of_lease: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
     _queries: dict[int, tuple[int, int]] = field(default_factory=dict)  # made, and left, by lease
     _ended: tuple[int, int] = (0, 0)  # the same, of all leases that have ended
-    _left: Counter[str] = field(default_factory=Counter)  # unbroken examples, by threat
-    _unbroken: dict[int, set[tuple[str, int]]] = field(default_factory=dict)  # threats and leased examples, by lease
+    _left: Counter[str] = field(default_factory=Counter)  # unbroken examples, by threat; shown as progress
     _ids: int = field(init=False)  # of the next claim
 
     def __post_init__(self) -> None:
@@ -40,7 +38,9 @@ class RoundSearch:
         self._decided = self._about(self._deciding)
         self._seconds = {(e.threat, e.attack): e.seconds for e in run.shared().efforts}
         for part in parts_of(plan, run):
-            self._left.update(threat for threat, _ in unbroken(part.plan, part.evidence))
+            for planned in plan.threats:
+                letters = Counter(outcomes(part.plan, part.evidence, planned.threat))
+                self._left[planned.threat] += letters[Outcome.STANDING.value] + letters[Outcome.OPEN.value]
 
     def lease(self, worker: int) -> Lease | None:
         """The next lease, for this worker; None where no example waits."""
@@ -50,7 +50,6 @@ class RoundSearch:
         number, examples = taken
         steps = self.evaluation.places(self.one)
         known = joined(self._decided, self._about(frozenset(examples) - self._deciding))
-        self._unbroken[number] = set(unbroken(msgspec.structs.replace(self.evaluation.plan, examples=examples), known))
         return Lease(number, steps, self.one.part, examples, known)
 
     def give_back(self, worker: int) -> Sequence[int]:
@@ -71,11 +70,10 @@ class RoundSearch:
         run, records = self.evaluation.run, report.records
         for claim, verdict, image in records.judged:
             put = msgspec.structs.replace
+            if verdict.accepted and not run.is_broken(claim.threat, claim.example):
+                self._left[claim.threat] -= 1
             run.put_judged(put(claim, id=self._ids), put(verdict, claim=self._ids), image)
             self._ids += 1
-            if verdict.accepted and (claim.threat, claim.example) in self._unbroken[report.lease]:
-                self._unbroken[report.lease].remove((claim.threat, claim.example))
-                self._left[claim.threat] -= 1
         run.put_exhausted(records.exhausted)
         run.put_failures(records.failures)
         run.put_probes(records.probes)
@@ -91,7 +89,6 @@ class RoundSearch:
         """Ends a lease whose examples have been searched."""
         self.queue.finish(lease)
         self._of_lease.pop(lease, None)
-        del self._unbroken[lease]
         made, left = self._queries.pop(lease, (0, 0))
         self._ended = self._ended[0] + made, self._ended[1] + left
 
@@ -104,14 +101,6 @@ class RoundSearch:
         waiting = len(self.queue.waiting) * each // max(1, self.queue.total - len(self.queue.waiting))
         self.evaluation.progress.attacking(threat, label)
         self.evaluation.progress.moved(self._left[threat], made, left + waiting)
-
-
-def unbroken(plan: Plan, evidence: Evidence) -> Iterator[tuple[str, int]]:
-    """The threats and planned examples that are neither wrong nor broken."""
-    for planned in plan.threats:
-        letters = outcomes(plan, evidence, planned.threat)
-        may_stand = (letter in (Outcome.STANDING, Outcome.OPEN) for letter in letters)
-        yield from ((planned.threat, example) for example in compress(plan.examples, may_stand))
 
 
 def joined(one: Evidence, other: Evidence) -> Evidence:
