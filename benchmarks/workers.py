@@ -21,6 +21,7 @@ Each writes its table into benchmarks/results.
 """
 
 import argparse
+import ctypes
 import heapq
 import os
 import random
@@ -244,7 +245,8 @@ def resident(line: str = "VmRSS") -> float:
 
 
 def forget_peak() -> None:
-    """Begins to measure the peak of memory anew."""
+    """Begins to measure the peak of memory anew, without what this process holds and does not use."""
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -255,7 +257,7 @@ def overhead(items: int) -> None:
         row = in_child(lambda wanted=items // share: driven(wanted))  # type: ignore[misc]
         if rows:
             for name in ("held", "in the rounds"):
-                row[f"bytes for each further example, {name}"] = further(rows[0], row, name)
+                row[f"bytes for each further example, {name}"] = further(rows[-1], row, name)
         rows.append(row)
         print(rows[-1], flush=True)
     write_results(
@@ -266,7 +268,7 @@ def overhead(items: int) -> None:
             f"{WORKERS} workers that find nothing, at once, in the driver's process; items are examples times attacks."
             " The examples share one image, so its memory is not in the numbers.",
             "Held: before the first round, with the list of examples. In the rounds: what is added from the first round"
-            " to the table, at most. Bytes for each further example are those between the first row and this one.",
+            " to the table, at most. Bytes for each further example are those between the row above and this one.",
             f"Command: python benchmarks/workers.py --overhead {items}",
         ],
         CPU,
@@ -285,8 +287,8 @@ def driven(items: int) -> dict[str, object]:
         driver = Driver(pool := Instant(WORKERS))
         attacks = 3
         evaluation = invented(-(-items // attacks), run, driver)
-        held = resident()
         forget_peak()
+        held = resident()
         started = time.process_time()
         first, *others = evaluation.rounds()
         driver.search_round(evaluation, first)

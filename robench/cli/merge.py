@@ -75,8 +75,7 @@ def write_joint(
 
     A `slim` file has no images. It and one that is to be `shared` have no folders of this machine.
     """
-    evidences = [file.evidence() for file in files]
-    merged = merge(evidences)
+    merged = merge([file.evidence() for file in files])
     searched = [
         searched_in(plan, file.environment(), any_search=file.is_searched())
         for plan, file in zip(plans, files, strict=True)

@@ -164,14 +164,13 @@ class RunFile:
     def adopt(self, evidence: Evidence, sources: Mapping[int, tuple[int, int]], files: Sequence["RunFile"]) -> None:
         """Store merged evidence, with images from the files that its claims come from; no files, no images."""
         self.put_clean(evidence.clean)
-        known = [{claim.id: (claim, verdict) for claim, verdict in file.evidence().judged()} for file in files]
         for claim, verdict in evidence.judged():
             packed: _Packed = (None, None, None)
             if files:
                 which, number = sources[claim.id]
                 holder, packed = files[which]._image_of(number, claim, verdict)
-                if holder != number:
-                    claim, verdict = _numbered(claim.id, *known[which][holder])
+                if holder != number and (judged := files[which].judged_claim(holder)):
+                    claim, verdict = _numbered(claim.id, *judged)
             self._put_claim(claim, verdict, *packed)
         self.put_exhausted(evidence.exhausted)
         self.put_failures(evidence.failures)
@@ -324,11 +323,11 @@ class RunFile:
             found = self._db.execute("SELECT count(*) FROM claim WHERE example = ?", [example]).fetchone()
             return int(found[0])
 
-    def judged_claim(self, number: int) -> tuple[Claim, Verdict | None] | None:
-        """The claim with this number, and its verdict."""
+    def judged_claim(self, number: int) -> tuple[Claim, Verdict] | None:
+        """The claim with this number and its verdict; None where either is missing."""
         with explained(self.path):
-            claim = rows.claim_of(self._db, number)
-            return None if claim is None else (claim, rows.verdict_of(self._db, number))
+            claim, verdict = rows.claim_of(self._db, number), rows.verdict_of(self._db, number)
+            return None if claim is None or verdict is None else (claim, verdict)
 
     def last_broken(self, threat: str, attack: str) -> int | None:
         """The example of the last accepted claim of this attack under this threat; None if it broke none."""

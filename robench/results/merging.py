@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from itertools import count
+from itertools import count, groupby
 from operator import itemgetter
 from typing import TypeVar
 
@@ -138,7 +138,7 @@ def _finds(which: int, evidence: Evidence) -> list[_Find]:
 def _worst_finds(finds: list[_Find]) -> list[_Find]:
     """The smallest accepted find of each place, every rejected one, and unjudged ones that may still matter."""
     # Of equal finds the one with the oldest id is retained, so copies of a run change nothing.
-    distinct = {f.content: f for f in sorted(finds, key=_age, reverse=True)}
+    distinct = {f.content: f for f in reversed(_by_age(finds))}
     smallest: dict[tuple[int, str, str], _Find] = {}
     for f in distinct.values():
         if f.verdict is not None and f.verdict.accepted:
@@ -147,11 +147,23 @@ def _worst_finds(finds: list[_Find]) -> list[_Find]:
     judged = {_Find(f.claim, None, f.source).content for f in rejected}
     unjudged = [f for f in distinct.values() if f.verdict is None]
     waiting = [f for f in unjudged if f.place not in smallest and f.content not in judged]
-    return sorted([*smallest.values(), *rejected, *waiting], key=_age)
+    return _by_age([*smallest.values(), *rejected, *waiting])
 
 
-def _age(find: _Find) -> tuple[int, str, int]:
-    return find.claim.id, repr(find.content), find.source[0]
+def _by_age(finds: Iterable[_Find]) -> list[_Find]:
+    """The finds in the order of their old ids, and those with the same id in the order of their content, as text.
+
+    The text begins with the example. The whole text is made only for finds on one example, as it takes long.
+    """
+
+    def age(find: _Find) -> tuple[int, str]:
+        return find.claim.id, f"{find.claim.example},"  # no such text begins another one
+
+    ordered = list[_Find]()
+    for _, group in groupby(sorted(finds, key=age), key=age):
+        same = list(group)
+        ordered += same if len(same) == 1 else sorted(same, key=lambda f: (repr(f.content), f.source[0]))
+    return ordered
 
 
 def _smallness(find: _Find) -> tuple[float, float, str]:

@@ -38,7 +38,7 @@ def no_letters(plan: Plan) -> Letters:
 
 def as_text(letters: Letters) -> str:
     """The letters as the summary file holds them."""
-    return str(memoryview(letters), "ascii")  # without another copy
+    return str(letters.data, "ascii")  # without another copy
 
 
 def as_letters(text: str) -> Letters:
