@@ -257,7 +257,7 @@ def overhead(items: int) -> None:
         row = in_child(lambda wanted=items // share: driven(wanted))  # type: ignore[misc]
         if rows:
             for name in ("held", "in the rounds"):
-                row[f"bytes for each further example, {name}"] = further(rows[-1], row, name)
+                row[f"bytes for each further example, {name}"] = further(rows[0], row, name)
         rows.append(row)
         print(rows[-1], flush=True)
     write_results(
@@ -268,7 +268,7 @@ def overhead(items: int) -> None:
             f"{WORKERS} workers that find nothing, at once, in the driver's process; items are examples times attacks."
             " The examples share one image, so its memory is not in the numbers.",
             "Held: before the first round, with the list of examples. In the rounds: what is added from the first round"
-            " to the table, at most. Bytes for each further example are those between the row above and this one.",
+            " to the table, at most. Bytes for each further example are those between the first row and this one.",
             f"Command: python benchmarks/workers.py --overhead {items}",
         ],
         CPU,

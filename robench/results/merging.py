@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import count, groupby
-from operator import itemgetter
 from typing import TypeVar
 
 import msgspec
@@ -109,12 +108,14 @@ def consolidated(exhausted: Iterable[Exhausted]) -> tuple[Exhausted, ...]:
 
     Costs of different items add up; of records that share items only the more expensive one counts.
     """
-    together: dict[tuple[int, str, str], list[Exhausted]] = {}
-    for s in exhausted:
-        together.setdefault((s.example, s.threat, s.attack), []).append(s)
+
+    def place(record: Exhausted) -> tuple[int, str, str]:
+        return record.example, record.threat, record.attack
+
+    groups = (list(group) for _, group in groupby(sorted(exhausted, key=place), key=place))
     return tuple(
         found[0] if len(found) == 1 else reduce(_both, sorted(set(found), key=msgspec.structs.astuple))
-        for _, found in sorted(together.items(), key=itemgetter(0))
+        for found in groups
     )
 
 
