@@ -1,8 +1,10 @@
 """One of every record, odd numbers included, and processes that leave a run file behind."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from robench.evidence.records import (
     Verdict,
 )
 
+ROOT = Path(__file__).parents[2]
 NAN, INF = float("nan"), float("inf")
 SHAPE = (1, 2, 3)
 PLAN = Plan(
@@ -113,7 +116,9 @@ run = RunFile.open(Path(sys.argv[1]))
 {code}
 """
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])  # a test may have left the root
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def killed(code, path):
