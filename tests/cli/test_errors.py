@@ -352,7 +352,7 @@ def test_an_internal_error_is_one_line_that_calls_it_a_bug(robench, monkeypatch,
     def fail(*_):
         raise ZeroDivisionError("of\nours")
 
-    monkeypatch.setattr("robench.cli.report.recorded_summary", fail)
+    monkeypatch.setattr("robench.cli.report.read_summaries", fail)
     result = robench("report", "r.robench")
     assert (result.code, result.out) == (2, "")
     assert result.err == "Error: robench failed with ZeroDivisionError: of ours; this is a bug, --debug shows where\n"
