@@ -1,13 +1,14 @@
 """The type checks of tests: each argument and each result is checked once, and axes only where shapes are named.
 
-Shapes are checked in the first calls of a function in each test, and then in one of several: a search calls the same
-few functions thousands of times, with the same shapes.
+A function is checked in its first calls in each test, and then in one of several: a search calls the same few functions
+thousands of times, with the same types and shapes. Its checks are made at its first call: a test run calls a part of
+the functions that it imports.
 
 `--jaxtyping-packages` decorates every function of robench with `jaxtyping.jaxtyped`. That checks arguments again with
 the result, binds them to their names, and keeps a record of axes for functions without shapes too: half of the time of
 the tests. Here the type checker checks a call once, inside `jaxtyped("context")` if the function names a shape, so that
-an axis has one size in all its arguments and its result. Types that are named by text are looked up when the function
-is first called; where a name is imported for type checkers alone, the function keeps `jaxtyped`, which lets it pass.
+an axis has one size in all its arguments and its result. Types that are named by text are looked up; where a name is
+imported for type checkers alone, the function keeps `jaxtyped`, which lets it pass.
 
 `jaxtyped` also gives its mark to the compiled files of every other package that a module of robench imports, so that
 they are all compiled again. Here only modules of robench have it.
@@ -32,9 +33,9 @@ if sys.version_info < (
 ):  # which collects the attributes of a protocol again whenever a value is checked against it
     typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
-# The calls of a function in a test whose shapes are checked: the first, and of the others one in so many.
+# The calls of a function in a test that are checked: the first, and of the others one in so many.
 FIRST, EVERY = 8, 16
-calls: dict[Callable[..., Any], int] = {}  # of each function that names a shape, in this test
+calls: dict[Callable[..., Any], int] = {}  # of each function, in this test
 
 
 def parts(annotation: Any) -> Iterator[Any]:
@@ -54,29 +55,34 @@ def names_by_text(annotation: Any) -> bool:
     return any(isinstance(part, str | ForwardRef) for part in parts(annotation))
 
 
-def looked_up(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
-    """The function, whose types are looked up at its first call: until then what they name may not be defined."""
+def sampled(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """The function, some of whose calls are checked."""
     checked: Callable[..., Any] | None = None
 
     @functools.wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal checked
-        if jaxtyping.config.jaxtyping_disable:
+        calls[thing] = number = calls.get(thing, 0) + 1
+        if (number > FIRST and number % EVERY) or jaxtyping.config.jaxtyping_disable:
             return thing(*args, **kwargs)
         if checked is None:
-            checked = with_types(jaxtyped, thing, typechecker)
+            checked = with_checks(jaxtyped, thing, typechecker)
         return checked(*args, **kwargs)
 
     return call
 
 
-def with_types(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
-    """The function with checks of the types that its texts name, or as `jaxtyped` makes it where one is unknown."""
-    try:
-        types = typing.get_type_hints(thing, include_extras=True)
-    except NameError:
-        return jaxtyped(thing, typechecker=typechecker)
-    with mock.patch.object(thing, "__annotations__", types):
+def with_checks(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """The function with checks of its types, or as `jaxtyped` makes it where a text names an unknown one."""
+    types = getattr(thing, "__annotations__", {})
+    if any(map(names_by_text, types.values())):
+        try:
+            types = typing.get_type_hints(thing, include_extras=True)
+        except NameError:
+            return jaxtyped(thing, typechecker=typechecker)
+        with mock.patch.object(thing, "__annotations__", types):
+            checked = typechecker(thing)
+    else:
         checked = typechecker(thing)
     if not any(map(names_a_shape, types.values())):
         return checked
@@ -98,24 +104,9 @@ def checked_once(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
             if dataclasses.is_dataclass(thing) and "__init__" in vars(thing):
                 thing.__init__ = decorator(thing.__init__, typechecker=typechecker)  # type: ignore[misc]
             return thing
-        annotations = getattr(thing, "__annotations__", {}).values()
         if not inspect.isfunction(thing) or typechecker is None:
             return jaxtyped(thing, typechecker=typechecker)
-        if any(map(names_by_text, annotations)):
-            return looked_up(jaxtyped, thing, typechecker)
-        checked = typechecker(thing)
-        if not any(map(names_a_shape, annotations)):
-            return checked
-
-        @functools.wraps(thing)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls[thing] = number = calls.get(thing, 0) + 1
-            if jaxtyping.config.jaxtyping_disable or (number > FIRST and number % EVERY):
-                return thing(*args, **kwargs)
-            with jaxtyped("context"):
-                return checked(*args, **kwargs)
-
-        return call
+        return sampled(jaxtyped, thing, typechecker)
 
     return decorator
 

@@ -25,6 +25,7 @@ def read(part: str) -> Split:
     return Split.whole(f"digits:{part}", torch.from_numpy(x)[:, None], torch.from_numpy(y), classes=10)
 
 
+@cache
 def _stored() -> tuple[Int64[np.ndarray, "N 8 8"], Int64[np.ndarray, "N"]]:
     """The images and labels of `sklearn.datasets.load_digits`, from the same file: its import takes a second."""
     package = find_spec("sklearn")
@@ -43,10 +44,10 @@ def _order() -> list[int]:
 def upscaled(stored: Int64[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 28 28"]:
     """The images enlarged bilinearly, with half-pixel centres, from 0..16 to [0, 1].
 
-    Computed in integers up to one final division, so the bits are the same on every machine, and 0 and 16 become
-    exactly 0 and 1.
+    Computed in whole numbers up to one final division, so the bits are the same on every machine, and 0 and 16 become
+    exactly 0 and 1. Their type is a float, which holds them exactly: NumPy multiplies matrices of integers slowly.
     """
-    weights = _weights()
+    weights = _weights().astype(np.float64)
     sums = weights @ (stored @ weights.T)
     whole = INK * int(weights[0].sum()) ** 2
     pixels: Float32[np.ndarray, "N 28 28"] = (sums / whole).astype(np.float32)
