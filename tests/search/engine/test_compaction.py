@@ -68,10 +68,12 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
 
 
 @pytest.mark.parametrize(
-    ("attack", "radius"), [(PGD(steps=6), 0.1), (Square(steps=60), 0.1), (HopSkipJump(steps=2), 0.3)], ids=str
+    ("attack", "radius", "slots"),
+    [(PGD(steps=6), 0.1, 64), (Square(steps=60), 0.1, 64), (HopSkipJump(steps=2), 0.3, 256)],
+    ids=str,
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_few_searches_compute_few_rows_and_end_with_the_same_images(attack, radius, precision, monkeypatch):
+def test_a_few_searches_compute_few_rows_and_end_with_the_same_images(attack, radius, slots, precision, monkeypatch):
     model, split = load("digits-nat").classifier, datasets.load("digits:test").part("4:8")
     computed = []
     model.module.register_forward_hook(lambda _module, x, _logits: computed.append(len(x[0])))
@@ -79,7 +81,7 @@ def test_a_few_searches_compute_few_rows_and_end_with_the_same_images(attack, ra
     def found():
         computed.clear()
         searches = [Item(row, 0, 0) for row in range(3)]
-        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), slots=256, precision=precision)
+        ended = ends(model, split, job(parse(f"linf:{radius}"), attack, searches), slots=slots, precision=precision)
         return {end.item: (end.x_adv, end.forwards) for end in ended}, sum(computed)
 
     few, cost = found()
