@@ -1,11 +1,15 @@
 """The public functions of the package: evaluate a model, and load a run."""
 
+import operator
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ended_programs_as_user_errors
+import torch
+
+from .errors import UserError, ended_programs_as_user_errors
 from .evaluation.model_source import Model, source_of
 from .evaluation.prepared import prepare
 from .evaluation.recorded import recorded_summary
@@ -76,18 +80,19 @@ def evaluate(
     request = EvalRequest(
         data=_named_or_read(data, preparation),
         protocol=None if protocol is None else str(protocol),
-        threats=[threats] if isinstance(threats, str) else threats,
+        threats=_threats(threats),
         attacks=[attacks] if isinstance(attacks, str | type | Attack) else attacks,
         examples=None if examples is None else str(examples),
-        seed=seed,
+        seed=_seed(seed),
         every_attack=every_attack,
         curve=curve,
         precision=precision,
-        masking=masking,
+        masking=_word("masking", masking, "off, on or deep"),
         preparation=preparation,
         shuffled=shuffled,
     )
-    summary = prepare(request, source_of(model, device)).answer(run).summary
+    source = source_of(model, _device(device))
+    summary = prepare(request, source).answer(None if run is None else _path("run", run)).summary
     refuse_unmeasured(summary)
     for entry in unmeasured(summary):
         warnings.warn(f"robench: {failure(entry)}", stacklevel=2)
@@ -99,7 +104,47 @@ def load_run(path: str | Path) -> Summary:
 
     Raises UserError when the file is no run file, is damaged, or holds no question yet.
     """
-    return recorded_summary(path)
+    return recorded_summary(_path("path", path))
+
+
+# The types of arguments, which nothing checks in a caller's program
+
+
+def _threats(given: Any) -> list[str]:
+    """The texts of the threats; one text alone stands for itself, and None for none."""
+    threats = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for threat in [] if given is None else threats:
+        if not isinstance(threat, str) or isinstance(given, Mapping):
+            what = given if isinstance(given, Mapping) else threat
+            raise UserError(
+                f"threats holds {type(what).__name__}; write each threat as a text, such as threats=['linf:8/255']"
+            )
+    return [] if given is None else threats
+
+
+def _seed(given: Any) -> int | None:
+    """A seed as a number of Python, of any type of whole numbers."""
+    try:
+        return None if given is None else operator.index(given)
+    except TypeError:
+        raise UserError(f"seed={given!r} is no whole number; give one, such as seed=1") from None
+
+
+def _device(given: Any) -> str:
+    """The name of a device, also of a `torch.device`."""
+    return str(given) if isinstance(given, torch.device) else _word("device", given, "cpu or cuda:1")
+
+
+def _word(name: str, given: Any, words: str) -> str:
+    if not isinstance(given, str):
+        raise UserError(f"{name}={given!r} is no text; write one of {words}, in quotes, or leave {name} out")
+    return given
+
+
+def _path(name: str, given: Any) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name}={given!r} is no path; write one as a text, such as {name}='net.robench'")
+    return Path(given)
 
 
 def _named_or_read(data: Data, preparation: Preparation) -> Any:

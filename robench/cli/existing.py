@@ -10,7 +10,7 @@ from ..catalogue import catalogue
 from ..errors import UserError
 from ..problem.checkpoints import locating
 from ..problem.checkpoints.cards import read_card
-from ..problem.checkpoints.hubs.names import package_of
+from ..problem.checkpoints.hubs.names import is_hub_file, package_of
 from ..problem.missing import ATTACK, FACTORY, missing, missing_code
 
 
@@ -60,6 +60,12 @@ def _card(path: Path) -> None:
         read_card(path)
 
 
+def _other_model(text: str) -> None:
+    """A model that may not be needed, so one of a hub is not looked up yet."""
+    if not is_hub_file(text) and not package_of(text):
+        locating.existing(text)
+
+
 def _start(text: str) -> None:
     if package_of(text):
         raise UserError(f"--from {text} is a model of a package; training starts from a file, like one of hf:USER/REPO")
@@ -69,11 +75,13 @@ def _start(text: str) -> None:
 _REFUSE: dict[str, Callable[[Any], object]] = {
     "baseline_path": lambda path: _file("baseline", path),
     "checkpoint": locating.existing,
+    "baseline_model": _other_model,
     "start": _start,
     "data": _data,
     "pseudo_labelled": _data,
     "protocol": _protocol,
     "arch": lambda text: _code("--arch", text, FACTORY),
+    "baseline_arch": lambda text: _code("--baseline-arch", text, FACTORY),
     "attacks": lambda text: _code("--attack", text, ATTACK),
     "files": lambda path: _file("claims", path),
     "card": _card,

@@ -56,7 +56,7 @@ def missing_shards(runs: Sequence[Path], plans: Sequence[Plan], joint: Summary) 
             if left and shard in given:
                 yield (
                     f"shard {shard} is not finished: {left} of {total} examples are open; type its command again for"
-                    f" {given[shard]}, and merge again"
+                    f" {given[shard]}, and merge again into another file"
                 )
             elif left:
                 yield f"shard {shard} is missing: {left} of {total} examples have no outcome"

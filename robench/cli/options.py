@@ -103,7 +103,11 @@ def question_options(command: F) -> F:
             help="Replace the attacks; repeatable. file.py:Class is your own, whose code runs.",
         ),
         click.option(
-            "--threat", "threats", multiple=True, metavar="THREAT", help="Replace the threats, as linf:8/255."
+            "--threat",
+            "threats",
+            multiple=True,
+            metavar="THREAT",
+            help="Replace the threats, as linf:8/255; repeatable.",
         ),
         click.option(
             "--protocol",

@@ -97,7 +97,8 @@ def _notes(prepared: PreparedEvaluation) -> list[str]:
     """How the model was read, and whether the protocol was made for other data."""
     notes, protocol, data = list(prepared.loading_notes), prepared.protocol, prepared.split.name
     if protocol.data not in ("", data.partition(":")[0]):
-        notes.append(f"the protocol {protocol.name} was made for {protocol.data}; these are {data}")
+        name = protocol.name.partition(",")[0]  # without what says that its threats were replaced
+        notes.append(f"the protocol {name} was made for {protocol.data}; these are {data}")
     return notes
 
 

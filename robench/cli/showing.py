@@ -1,5 +1,6 @@
 """One thing in full, for `robench show`."""
 
+import os
 import re
 
 import msgspec
@@ -76,6 +77,11 @@ def _settings(settings: tuple[Setting, ...], within: int | None) -> str:
 
 def _unknown(name: str) -> UserError:
     """The nearest names of any kind, or where to find names."""
+    if os.path.isfile(name) or name.endswith(".robench"):
+        return UserError(
+            f"{name} is a file, and robench show takes a name; robench report prints a run file, robench inspect shows"
+            " a checkpoint"
+        )
     every = sorted({entry.name for kind in KINDS for entry in entries(kind)})
     error = unknown("attack, threat, protocol, recipe, data set, model or architecture", name, every)
     if "did you mean" in str(error):

@@ -22,6 +22,7 @@ from ..problem import durable
 from ..problem.checkpoints.cards import read_card
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.missing import missing
+from ..problem.names import shown
 from ..results.merging import merge
 from .leaderboard import board_with
 from .merge import shareable
@@ -107,6 +108,12 @@ def _weights(run_path: Path, weights: str | None, sha256: str | None, card: Path
         return bundled.stem, {"weights": "", "weights_sha256": found}
     if card is None:
         raise UserError("these weights are those of no bundled model; name the card of the model with --card")
+    architecture = read_card(card).architecture
+    if ".py:" in architecture:
+        raise UserError(
+            f"the card {card} names the architecture {shown(architecture)!r}, which is code, and a board runs none;"
+            " submit the model as TorchScript, saved with torch.jit.trace(...).save(...), and a run on that file"
+        )
     return read_card(card).name, {"weights": address, "weights_sha256": found}
 
 

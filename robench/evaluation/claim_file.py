@@ -49,10 +49,15 @@ def read(path: Path, shape: tuple[int, ...], whole: Source) -> ClaimFile:
     optional, and so are `x` and `y`, which have to be those of the examples. Raises UserError with one sentence for
     other contents.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name an .npz file with an array x_adv")
     if not path.is_file():
         raise missing("claims", path)
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no .npz file; write one with numpy.savez('adv.npz', x_adv=images, example=numbers)")
+        raise UserError(
+            f"{path} is no .npz file, or is cut off; write one with numpy.savez('adv.npz', x_adv=images,"
+            " example=numbers)"
+        )
     held = npz.names(path)
     if "x_adv" not in held:
         raise UserError(

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import UserError
 from ..evidence.attack_key import AttackKey
-from ..evidence.records import ModelRecord, Plan, PlannedAttack, PlannedThreat
+from ..evidence.records import MAX_ITEMS, ModelRecord, Plan, PlannedAttack, PlannedThreat
 from ..problem.classifier import Classifier
 from ..problem.split import Source, Split
 from ..protocols import AttackChoice, Protocol, ThreatChoice
@@ -69,10 +69,19 @@ def record_of(classifier: Classifier) -> ModelRecord:
 
 def as_planned(choice: ThreatChoice, classes: int, eot: int = 1) -> PlannedThreat:
     """One threat of a protocol with its attacks, as a plan holds it."""
-    attacks = [
-        PlannedAttack(a.label, spec_of(a, eot), planned_items(a, classes), a.near, a.sample) for a in choice.attacks
-    ]
+    attacks = [PlannedAttack(a.label, spec_of(a, eot), _items(a, classes), a.near, a.sample) for a in choice.attacks]
     return PlannedThreat(str(choice.threat), tuple(attacks))
+
+
+def _items(choice: AttackChoice, classes: int) -> int:
+    """The searches of an example. Raises UserError for more than a run file counts."""
+    items = planned_items(choice, classes)
+    if items > MAX_ITEMS:
+        raise UserError(
+            f"{choice.label} would search each example {items:,} times, and a run file counts up to {MAX_ITEMS:,}; name"
+            " fewer restarts"
+        )
+    return items
 
 
 def spec_of(choice: AttackChoice, eot: int) -> str:

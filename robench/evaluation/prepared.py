@@ -201,7 +201,8 @@ def default_run(plan: Plan) -> Path:
 def _plan(request: EvalRequest, split: Split, protocol: Protocol, classifier: Classifier) -> Plan:
     seed = protocol.seed if request.seed is None else request.seed
     if not 0 <= seed < SEEDS:
-        raise UserError(f"the seed {seed} is out of range; it goes from 0 to {SEEDS - 1}")
+        whose = f" of the protocol {protocol.name}" if request.seed is None else ""
+        raise UserError(f"the seed {seed}{whose} is out of range; it goes from 0 to {SEEDS - 1}")
     if level(request.masking) != "off" and request.shard:
         raise UserError(
             f"masking is checked on all examples, not on shard {request.shard}; leave --masking out here, merge the"

@@ -10,14 +10,18 @@ import msgspec
 import torch
 from msgspec import Meta
 
+from .. import protocols
 from ..errors import UserError, unknown
 from ..evidence.records import Shard
-from ..problem import toml
+from ..masking.schedule import level
+from ..problem import subsets, toml
 from ..problem.architectures.factories import named_factory
 from ..problem.names import as_file_name
+from ..search.engine.precision import PRECISIONS
 from .model_source import CheckpointSource
 from .request import EvalRequest
 
+FORM = "models = ['digits-nat', 'digits-adv-linf']"
 MAX_RUNS = 10_000  # evaluations of one suite
 
 Word = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -118,7 +122,12 @@ def read(path: Path) -> list[SuiteRun]:
         suite = msgspec.convert(table, SuiteFile)
     except msgspec.ValidationError as error:
         text = str(error)
-        raise UserError(f"{path} is no suite: {text[:1].lower()}{text[1:].replace('$.', '')}") from None
+        wrong = f"{text[:1].lower()}{text[1:].replace('$.', '')}"
+        raise UserError(f"{path} is no suite: {wrong}; `robench plan --help` lists its keys, as in {FORM}") from None
+    try:
+        _refuse_unreadable(suite)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     models = [SuiteModel(model) if isinstance(model, str) else model for model in suite.models]
     placed = [
         msgspec.structs.replace(model, data=data)
@@ -136,6 +145,18 @@ def read(path: Path) -> list[SuiteRun]:
         if run in runs[:place]:
             raise UserError(f"{path} names an evaluation of {run.model.checkpoint} twice; name it once")
     return runs
+
+
+def _refuse_unreadable(suite: SuiteFile) -> None:
+    """Raises UserError for values that no evaluation takes. Models and files are not looked at."""
+    level(suite.masking)
+    if suite.precision is not None and suite.precision not in ("auto", *PRECISIONS):
+        raise unknown("precision", suite.precision, ("auto", *PRECISIONS))
+    if suite.examples is not None:
+        subsets.refuse_unreadable(str(suite.examples))
+    for name in suite.protocols or ():
+        if not name.endswith(".toml") and name not in protocols.names():
+            raise unknown("protocol", name, protocols.names())
 
 
 def _refuse_unknown(path: Path, table: dict[str, Any]) -> None:

@@ -130,7 +130,8 @@ def _start_of_log(path: Path) -> bytes:
 
 def _refuse_foreign(header: bytes, path: Path) -> None:
     if not is_ours(header):
-        raise UserError(f"{path} is not a robench run file; it was left as it is. Name another with --run")
+        kind = ", but seems to be a summary, which holds no evidence" if header.lstrip()[:1] == b"{" else ""
+        raise UserError(f"{path} is not a robench run file{kind}; it was left as it is. Name another run file")
     if format_of(header) > FORMAT:
         raise UserError(f"{path} is of format {format_of(header)}, this robench reads up to {FORMAT}; update robench")
 
@@ -345,6 +346,6 @@ def _connect(path: Path, mode: str, patience: float = 0.0) -> sqlite3.Connection
 def _check(db: sqlite3.Connection, path: Path) -> None:
     """Raises UserError if the tables are not those of robench, sqlite3.DatabaseError if the pages are inconsistent."""
     if not is_laid_out(db):
-        raise UserError(f"{path} is not laid out as a robench run file; it was left as it is. Name another with --run")
+        raise UserError(f"{path} is not laid out as a robench run file; it was left as it is. Name another")
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("its pages are inconsistent")

@@ -1,6 +1,6 @@
 """Models passed as Python objects (modules, scripted modules, any other callable), wrapped as modules of our own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,11 @@ def own_module(
     """
     if isinstance(model, type):
         raise UserError(f"{model.__name__} is a class, not a model; give an instance of it, with its weights")
+    if isinstance(model, Mapping):
+        raise UserError(
+            f"{type(model).__name__} is not a model but, it seems, its weights: load them into the network with"
+            " load_state_dict, and give the network; or name their file"
+        )
     if not callable(model):
         raise UserError(
             f"{type(model).__name__} is not a model: give a torch.nn.Module, a function from images to logits, a"

@@ -57,7 +57,11 @@ class Split:
 
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":
-        """Every example of a part, numbered from 0."""
+        """Every example of a part, numbered from 0. Raises UserError for anything but tensors."""
+        for what, values in (("x", x), ("y", y)):
+            if not isinstance(values, Tensor):
+                kind = type(values).__name__
+                raise UserError(f"{what} of {name} is {kind}, not a tensor; write torch.as_tensor({what})")
         return cls(name, x.contiguous(), y, tuple(range(len(y))), classes)
 
     @property

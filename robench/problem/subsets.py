@@ -9,6 +9,7 @@ from ..errors import UserError, counted
 
 RANDOM, STRATIFIED = "random", "stratified"
 FORMS = "write a count like 100, a slice like 20:50, random:500, stratified:500, or random:500@3 with the seed 3"
+ENDLESS = 2**63  # examples: more than any data set has
 _SAMPLE = re.compile(rf"({RANDOM}|{STRATIFIED}):([0-9]{{1,9}})(?:@([0-9]{{1,9}}))?")
 
 
@@ -73,13 +74,25 @@ def selected(text: str, name: str, numbers: Sequence[int], labels: Callable[[], 
     be read or reaches past the end.
     """
     whole = len(numbers)
+    start, stop = _bounds(text, whole)
+    if stop > whole:
+        raise UserError(f"--examples {text} reaches past the {counted(whole, 'example')} of {name}")
+    sample = Sample.parse(text)
+    return sample.rows(numbers, labels) if sample else range(start, stop)
+
+
+def refuse_unreadable(text: str) -> None:
+    """Raises UserError for a text that selects nothing, whatever the data are."""
+    _bounds(text, ENDLESS)
+
+
+def _bounds(text: str, whole: int) -> tuple[int, int]:
+    """The first row and one past the last; of a sample, 0 and its size. Raises UserError if that is none."""
     sample = Sample.parse(text)
     start, stop = (0, sample.count) if sample else _slice(text, whole)
     if not 0 <= start < stop:
         raise UserError(f"--examples {text} is empty; {FORMS}")
-    if stop > whole:
-        raise UserError(f"--examples {text} reaches past the {counted(whole, 'example')} of {name}")
-    return sample.rows(numbers, labels) if sample else range(start, stop)
+    return start, stop
 
 
 def wanted(text: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import renames
 from ..errors import UserError, unknown
-from ..problem import threats, toml
+from ..problem import subsets, threats, toml
 from ..problem.missing import missing
 from ..problem.threats import ThreatModel
 from ..search import own_attack, targets
@@ -174,6 +174,8 @@ def read(path: Path) -> Protocol:
         _refuse_unknown("entry", table, ("name", "description", "data", "examples", "seed", "eot", "threat"))
         choices = [_threat_choice(entry) for entry in table["threat"]]
         examples = table.get("examples")
+        if examples is not None:
+            subsets.refuse_unreadable(str(examples))
         return Protocol(
             name=str(table.get("name", path.stem)),
             description=str(table.get("description", "")),

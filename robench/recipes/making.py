@@ -267,6 +267,9 @@ def _check(order: Order, split: Split) -> None:
         if threat in order.threats[:place]:
             raise UserError(f"--threat {threat} is given twice; name each threat once")
     if not order.factory and named(order.architecture) is None:
+        if order.architecture.endswith(".py"):
+            named_file = order.architecture
+            raise UserError(f"--arch {named_file} names no network in that file; write --arch {named_file}:NETWORK")
         raise unknown("architecture", order.architecture, [*ARCHITECTURES, "module:factory", "file.py:factory"])
     if order.precision not in PRECISIONS:
         raise unknown("precision of a training", order.precision, PRECISIONS)

@@ -85,7 +85,7 @@ class TrainingData:
         if len(split) - len(without) < batch:
             left = max(len(split) - len(without), 0)
             beside = f" beside the {len(without)} held out" if without else ""
-            cure = "hold out fewer with --validation" if without else "use --set batch=..."
+            cure = "hold out fewer with --validation" if without and len(split) >= batch else "use --set batch=..."
             raise UserError(
                 f"{split.name} has {counted(left, 'example')}{beside}, fewer than one batch of {batch}; {cure}"
             )

@@ -129,7 +129,8 @@ def _threats(plan: Plan, selection: Selection) -> list[PlannedThreat]:
     for text in selection.attacks:
         if text != CLAIM and not any(_is(threat, spec, text) for threat, spec in specs):
             known = {name for threat, spec in specs for name in _names(threat, spec)}
-            raise unknown("planned attack", text, known)
+            short = {name for name in known if "(" not in name}  # with every number they are long
+            raise unknown("planned attack", text, short, known - short)
     return planned
 
 

@@ -213,6 +213,9 @@ def read_allowances(texts: Iterable[str], rows: Sequence[str]) -> dict[str, Frac
         if equals and name not in rows:
             raise unknown("row of the baseline", name, rows)
         allowed = _points(amount, text)
+        if (equals and name in named) or (not equals and everywhere):
+            what = f"the row {name}" if equals else "every row"
+            raise UserError(f"{what} has two allowances, the second is {text!r}; give one")
         if equals:
             named[name] = allowed
         else:

@@ -1,10 +1,10 @@
-"""How notebooks show a summary. `robench.Summary` and `robench.api` come with this view."""
+"""How notebooks show a summary, and `print` writes it. `robench.Summary` and `robench.api` come with these views."""
 
-from .summary import Summary, register_notebook_view
-from .tables import main_table
+from .summary import Summary, register_views
+from .tables import main_table, render
 from .tables.webpage import fragment
 
-__all__ = ["Summary", "view"]
+__all__ = ["Summary", "text", "view"]
 
 
 def view(summary: Summary) -> str:
@@ -12,4 +12,9 @@ def view(summary: Summary) -> str:
     return fragment([main_table([summary], intervals=True)])
 
 
-register_notebook_view(view)
+def text(summary: Summary) -> str:
+    """The table that `robench evaluate` prints."""
+    return render([summary], intervals=True).rstrip("\n")
+
+
+register_views(view, text)

@@ -189,6 +189,10 @@ class Summary(msgspec.Struct, frozen=True):
         """The table that `robench evaluate` prints, for a notebook; None if nothing has registered how to make it."""
         return _notebook_view(self) if _notebook_view is not None else None
 
+    def __str__(self) -> str:
+        """The same table as text, for `print`; the fields, as `repr` shows them, if nothing has registered it."""
+        return _text_view(self) if _text_view is not None else repr(self)
+
     @property
     def unanswered(self) -> bool:
         """Whether no clean image has an answer: the run was stopped before anything was measured."""
@@ -240,12 +244,15 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 _notebook_view: Callable[[Summary], str] | None = None
+_text_view: Callable[[Summary], str] | None = None
 
 
-def register_notebook_view(view: Callable[[Summary], str]) -> None:
-    """Show summaries in notebooks as this HTML. Tables import this module, so it cannot import them."""
-    global _notebook_view
-    _notebook_view = view
+def register_views(notebook: Callable[[Summary], str], text: Callable[[Summary], str]) -> None:
+    """Show summaries in notebooks as this HTML, and print them as this text. Tables import this module, so it cannot
+    import them.
+    """
+    global _notebook_view, _text_view
+    _notebook_view, _text_view = notebook, text
 
 
 def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> Summary:

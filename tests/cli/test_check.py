@@ -295,6 +295,19 @@ def test_a_repeatedly_killed_check_ends_in_the_same_verdict(folder, baseline):
         ("digits-nat --baseline baseline.json --max-drop linf:0.2=1pp", "did you mean linf:0.1?"),
         ("digits-nat --baseline baseline.json --max-drop union=much", "write a number of percentage points, like 1pp"),
         ("digits-nat --baseline baseline.json --max-drop=-3pp", "it goes from 0pp to less than 100pp"),
+        (
+            "digits-nat --baseline baseline.json --max-drop union=1pp --max-drop union=2pp",
+            "the row union has two allowances, the second is 'union=2pp'; give one",
+        ),
+        ("digits-nat --baseline baseline.json --max-drop 1pp --max-drop 2pp", "every row has two allowances"),
+        (
+            "digits-nat --baseline baseline.json --until-decided --baseline-model old.pt",
+            "there is no file old.pt; name a checkpoint that exists",
+        ),
+        (
+            "digits-nat --baseline baseline.json --until-decided --baseline-arch old.py:Net",
+            "--baseline-arch old.py:Net: there is no file old.py",
+        ),
         ("digits-mat --baseline baseline.json", "did you mean digits-"),
         ("gate.txt --baseline baseline.json", "gate.txt"),
         ("digits-nat --baseline baseline.json --data images.npz", "images.npz has no example 10"),

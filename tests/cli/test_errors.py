@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from robench.problem.checkpoints import locate
 from robench.problem.datasets import DATASETS
@@ -325,14 +326,52 @@ def test_a_run_of_another_model_data_or_seed_is_refused_and_unchanged(run, image
         ("[[threat]]\nthreat = 'l3:0.1'\nattacks = [{ attack = 'pgd' }]", "did you mean l"),
         ("[[threat]]\nthreat = 'l0:3'\nattacks = [{ attack = 'pgd' }]", "pgd does not attack l0"),
         ("examples = 'few'\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "few"),
-        ("seed = -1\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "seed -1 is out of range"),
+        ("examples = -3\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]", "--examples -3 is empty"),
+        (
+            "seed = -1\n[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd' }]",
+            "the seed -1 of the protocol mine is out of range",
+        ),
+        (
+            "[[threat]]\nthreat = 'linf:0.1'\nattacks = [{ attack = 'pgd', restarts = 2_000_000 }]",
+            "pgd would search each example 2,000,000 times, and a run file counts up to 1,048,576; name fewer restarts",
+        ),
     ],
 )
 def test_a_mistake_in_a_protocol_is_named(folder, refused, text, message):
     (folder / "mine.toml").write_text(text)
-    message = refused("evaluate", "digits-nat", "--protocol", "mine.toml")
-    assert message in message
-    assert "mine.toml" in message or "seed" in message or "few" in message
+    result = refused("evaluate", "digits-nat", "--protocol", "mine.toml", "--run", "r.robench")
+    assert message in result
+    assert "mine" in result or "2,000,000" in result
+    assert not (folder / "r.robench").exists()
+
+
+@pytest.mark.parametrize("words", ["show r.robench", "inspect r.robench", "evaluate r.robench --data digits"])
+def test_a_run_file_in_another_place_is_called_one(refused, run, words):
+    result = refused(*words.split())
+    assert "robench report" in result
+    assert "run file" in result
+
+
+def test_a_summary_in_place_of_a_run_file_is_called_one(refused, run):
+    for words in ("verify s.json", "export s.json --out a.csv", "merge s.json --out m.robench"):
+        assert "s.json is not a robench run file, but seems to be a summary" in refused(*words.split())
+
+
+def test_files_that_share_a_suffix_alone_with_a_missing_one_are_not_suggested(folder, refused, model):
+    np.savez(folder / "d_norm.npz", x=np.zeros(1))
+    assert "there is no file nothere.pt; name a checkpoint that exists" in refused("inspect", "nothere.pt")
+    assert refused("inspect", "modle.pth").endswith("did you mean model.pt?")
+
+
+def test_a_label_map_with_more_outputs_than_the_model_is_named(folder, refused, weights):
+    for name in ("cat", "dog"):
+        (folder / "photos" / name).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(folder / "photos" / name / "1.png")
+    (folder / "names.txt").write_text("\n".join(["cat", *(f"name{n}" for n in range(12)), "dog"]))
+    result = refused("evaluate", "digits-nat", "--data", "photos", "--labels", "names.txt")
+    assert "labels reach 13 but the model" in result
+    assert "digits-nat.safetensors has 10 outputs" in result
+    assert "correct the file of --labels" in result
 
 
 # How errors are shown

@@ -101,6 +101,11 @@ def test_an_attack_with_other_numbers_is_not_planned(run, refused, text):
     assert "no planned attack is called" in refused("export", "r.robench", "--out", "a.csv", "--attack", text)
 
 
+def test_the_attacks_of_a_run_are_listed_by_their_labels(run, refused):
+    message = refused("export", "r.robench", "--out", "a.csv", "--attack", "zoo")
+    assert message.endswith("no planned attack is called 'zoo'; there are pgd, quick, random")
+
+
 def test_an_example_broken_by_a_smaller_image_of_another_radius_is_exported_with_it(run, robench, folder):
     command = ["evaluate", "digits-nat", "--threat", "linf:0.12", "--attack", "pgd(steps=1)", "--examples", "12"]
     assert robench(*command, "--run", "r.robench", "--quiet").code in (0, 2)

@@ -133,6 +133,7 @@ def test_planning_runs_no_code_that_a_suite_names(robench, folder):
         ('models = ["-rf"]', "suite.toml names '-rf', which no command takes; write it in another way"),
         ('models = ["a\\nb"]', "suite.toml names 'a\\nb', which no command takes; write it in another way"),
         ("models = [", "suite.toml is not valid TOML"),
+        ("models = [1]", "`robench plan --help` lists its keys, as in models = ['digits-nat', 'digits-adv-linf']"),
         ('models = ["digits-nat"]\nprotocols = ["quik"]', "quik"),
         ('models = ["digits-nat"]\nexamples = 5', "--shard 6/6 holds none of the 5 examples; name fewer shards"),
     ],
@@ -140,6 +141,21 @@ def test_planning_runs_no_code_that_a_suite_names(robench, folder):
 def test_a_suite_that_cannot_be_evaluated_is_refused_in_one_sentence(refused, folder, text, error):
     (folder / "suite.toml").write_text(text)
     assert error in refused("plan", "suite.toml", "--shards", 6)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('examples = "few"', "suite.toml: --examples few: write a count like 100"),
+        ('examples = "9:5"', "suite.toml: --examples 9:5 is empty"),
+        ('masking = "yes"', "suite.toml: no level of --masking is called 'yes'; there are deep, off, on"),
+        ('precision = "half"', "suite.toml: no precision is called 'half'"),
+        ('protocols = ["quik"]', "suite.toml: no protocol is called 'quik'; did you mean quick"),
+    ],
+)
+def test_a_value_that_no_evaluation_takes_is_refused_without_an_estimate_too(refused, folder, line, error):
+    (folder / "suite.toml").write_text(f'models = ["digits-nat"]\n{line}\n')
+    assert error in refused("plan", "suite.toml", "--no-estimate")
 
 
 def test_a_format_a_number_or_a_file_that_does_not_exist_is_refused(refused, suite):

@@ -597,6 +597,16 @@ def test_submit_refuses_bad_input_in_one_sentence(here, refused, words, message)
     assert message in refused("submit", "challenge.robench", *(word for pair in fixed.items() for word in pair))
 
 
+def test_submit_says_how_a_network_that_is_code_can_be_sent(here, refused):
+    card = (here / "net.toml").read_text()
+    (here / "mine.toml").write_text(re.sub(r'architecture = ".*"', 'architecture = "net.py:Net"', card))
+    words = ("--name", "mine", "--by", "Ada", "--weights", "net.safetensors", "--card", "mine.toml", "--out", "out")
+    result = refused("submit", "net.robench", *words)
+    assert "names the architecture 'net.py:Net', which is code, and a board runs none" in result
+    assert "TorchScript" in result
+    assert not (here / "out").exists()
+
+
 def test_submit_refuses_a_slim_run_and_a_run_of_an_unknown_model(here, robench, refused):
     assert robench("merge", "challenge.robench", "--slim", "--out", "slim.robench").code == 0
     assert "slim.robench is slim" in refused("submit", "slim.robench", "--name", "mine", "--by", "Ada")

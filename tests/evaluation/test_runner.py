@@ -2,12 +2,15 @@
 
 import contextlib
 import functools
+import inspect
 import random
+import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +26,7 @@ from robench.evidence.referee import Referee
 from robench.evidence.store import RunFile
 from robench.problem.classifier import Classifier
 from robench.problem.losses import UNTARGETED
+from robench.problem.python_model import own_module
 from robench.problem.split import Split
 from robench.problem.threats import Ball, parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice
@@ -800,6 +804,48 @@ def test_evaluate_refuses_invalid_requests(tiny):
         robench.evaluate(net(), split, tiny, threats=["linv:0.1"])
     with pytest.raises(UserError, match="fails on two images of 1x4x5 with RuntimeError"):
         robench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(21, 4)), split, tiny)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"threats": [0.1]}, "threats holds float; write each threat as a text, such as threats=['linf:8/255']"),
+        ({"threats": 0.1}, "threats holds float"),
+        ({"threats": [("linf", 0.1)]}, "threats holds tuple"),
+        ({"threats": {"linf": 0.1}}, "threats holds dict"),
+        ({"seed": "one"}, "seed='one' is no whole number; give one, such as seed=1"),
+        ({"seed": 1.5}, "seed=1.5 is no whole number"),
+        ({"masking": True}, "masking=True is no text; write one of off, on or deep, in quotes, or leave masking out"),
+        ({"device": None}, "device=None is no text; write one of cpu or cuda:1"),
+        ({"run": 3}, "run=3 is no path; write one as a text, such as run='net.robench'"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(tiny, wrong, message):
+    evaluate = inspect.unwrap(robench.evaluate)  # without the type checks of tests
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        evaluate(net(), images(), tiny, **wrong)
+
+
+def test_types_that_stand_for_a_seed_and_a_device_are_read():
+    evaluate = inspect.unwrap(robench.evaluate)
+    question = {"threats": ["linf:0.1"], "attacks": ["pgd(steps=2)"]}
+    given = evaluate(net(), images(), seed=np.int64(3), device=torch.device("cpu"), **question)
+    plain = evaluate(net(), images(), seed=3, device="cpu", **question)
+    assert given.seed == 3
+    assert given.threats[0].outcomes == plain.threats[0].outcomes
+
+
+def test_load_run_and_split_refuse_other_types_by_name(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UserError, match=r"^path=3 is no path"):
+        inspect.unwrap(robench.load_run)(3)
+    with pytest.raises(UserError, match=r"^y of toy:test is list, not a tensor; write torch.as_tensor\(y\)"):
+        Split.whole("toy:test", torch.zeros(2, 1, 4, 5), [0, 1], 2)
+
+
+def test_weights_in_place_of_a_model_are_recognised():
+    with pytest.raises(UserError, match="OrderedDict is not a model but, it seems, its weights: load them into"):
+        inspect.unwrap(own_module)(net().state_dict(), images().x, CLASSES, torch.device("cpu"))
 
 
 def test_all_public_names_can_be_imported():

@@ -157,9 +157,17 @@ RANDOM = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (lambda: X, "data=Tensor cannot be read as data; robench accepts (x, y)"),
+        (lambda: X, "data=Tensor cannot be read as data: it holds no labels; give both, as (x, y)"),
+        (lambda: X.numpy(), "data=ndarray cannot be read as data: it holds no labels"),
+        (lambda: {"x": X, "y": Y}, "data=dict of x, y cannot be read as data; give its images and labels as (x, y)"),
+        (lambda: (X,), "data=tuple of 1 value cannot be read as data; give two, (x, y)"),
+        (lambda: (X, ["cat"] * len(X)), "y holds texts such as 'cat', not numbers; give the number of a class"),
+        (lambda: (X, None), "data: y is None, not numbers; give the number of a class"),
+        (lambda: (X, [0] * (len(X) - 1) + [None]), "data: y holds objects such as NoneType, not numbers"),
+        (lambda: (X.numpy().astype(complex), Y), "data: x holds complex128, not numbers; give images as floats"),
+        (lambda: (X.to("meta"), Y), "without its values (device meta); give a dense one"),
         (lambda: 5, "data=int cannot be read as data"),
-        (lambda: (X, Y, Y), "data=tuple cannot be read as data"),
+        (lambda: (X, Y, Y), "data=tuple of 3 values cannot be read as data; give two, (x, y)"),
         (lambda: ((X, Y), (X, Y)), "holds two pairs"),
         (lambda: iter([1]), "data=list_iterator can be read only once"),
         (lambda: (pair for pair in zip(X, Y, strict=True)), "data=generator can be read only once"),
@@ -172,7 +180,6 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: (X[:0], Y[:0]), "x is empty"),
         (lambda: (X * float("nan"), Y), "NaN or infinite"),
         (lambda: (X * 255, Y), "divide them by 255"),
-        (lambda: (X, None), "y is NoneType"),
         (lambda: (X.to_sparse(), Y), "torch.sparse_coo; give a dense one"),
         (lambda: Pairs(lambda i: torch.rand(3, 8, 6, generator=RANDOM)), "returns another image each time"),
         (lambda: Pairs(lambda i: X[i, :, : 8 - i]), "images of different sizes"),
@@ -187,7 +194,7 @@ RANDOM = torch.Generator().manual_seed(0)
         (lambda: {"test": HuggingFace()}, "data=dict holds the part test; give it, as data[...]"),
         (lambda: HuggingFace(image="photo"), "has the columns photo, label, and none for images"),
         (lambda: HuggingFace(names=("a", "b")), "holds labels outside its 2 classes"),
-        (lambda: HuggingFace(cell=lambda i: "path"), "not an array of numbers"),
+        (lambda: HuggingFace(cell=lambda i: "path"), "x holds texts such as 'path', not numbers"),
     ],
 )
 def test_an_object_that_is_not_data_is_refused_in_one_short_sentence(data, sentence):

@@ -6,7 +6,7 @@ import sys
 import robench
 from robench.results.notebook import view
 from robench.results.summary import summarise
-from robench.results.tables import main_table
+from robench.results.tables import main_table, render
 
 from .made import EVIDENCE, PLAN
 
@@ -16,6 +16,12 @@ def test_a_notebook_shows_the_main_table_of_a_summary():
     assert summary._repr_html_() == view(summary)
     assert "<table>" in view(summary)
     assert main_table([summary], intervals=True).caption in view(summary)
+
+
+def test_a_printed_summary_is_the_table_that_evaluate_prints():
+    summary = summarise(PLAN, EVIDENCE, "0")
+    assert f"{summary}\n" == render([summary], intervals=True)
+    assert main_table([summary], intervals=True).markdown().rstrip() == str(summary)
 
 
 def test_the_public_summary_comes_with_its_view():

@@ -67,11 +67,18 @@ def _named_like_checkpoints(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES)]
 
 
+def _stem(name: str) -> str:
+    """A file's name without any suffix of checkpoints."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
 def _missing(text: str, path: Path) -> UserError:
     if path.suffix in SUFFIXES and path.stem in zoo_names():
         return UserError(f"there is no file {text}; the bundled model is called {path.stem}")
     siblings = _named_like_checkpoints(path.parent) if path.parent.is_dir() else []
-    near = [str(path.parent / name) for name in get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
+    # Without suffixes, which make all files alike.
+    alike = get_close_matches(_stem(path.name), [_stem(name) for name in siblings], n=3)
+    near = [str(path.parent / name) for name in siblings if _stem(name) in alike][:3]
     if not near and (path.suffix or path.parent != Path()):
         bundled = ", ".join(zoo_names()) or "none"
         return UserError(f"there is no file {text}; name a checkpoint that exists, or a bundled model ({bundled})")

@@ -36,8 +36,8 @@ def probe(
     outputs = logits.shape[1]
     if outputs < (classes or 2):
         raise UserError(
-            f"labels reach {(classes or 2) - 1} but the model {path} has {counted(outputs, 'output')}; "
-            "number labels from 0, not 1, or choose the data that it was trained on with --data"
+            f"labels reach {(classes or 2) - 1} but the model {path} has {counted(outputs, 'output')}; number labels"
+            " from 0, not 1, correct the file of --labels, or choose the data that it was trained on with --data"
         )
     more = classes is not None and outputs > classes
     return outputs, (f"the model has {outputs} outputs for {classes} classes",) if more else ()

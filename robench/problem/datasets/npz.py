@@ -67,6 +67,8 @@ def arrays(path: Path, *wanted: str) -> tuple[Array, ...]:
     """
     held = names(path)
     missing = [name for name in wanted if name not in held]
+    if len(alone := [name for name in ("x", "y") if name in held]) == 1 and missing:
+        missing = ["y" if alone == ["x"] else "x"]  # of the two that are read first, one is there
     if missing:
         raise UserError(
             f"{path} has no array {' and no array '.join(missing)}; it holds {', '.join(held) or 'none'}, "

@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import Dataset as TorchDataset
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from ..split import Source, Split, Undecoded
 from . import label_map, pictures
 from .arrays import Array, split_of_arrays
@@ -30,6 +30,10 @@ from .preparation import Preparation
 
 IMAGES = ("image", "img", "images", "pixel_values", "x")  # columns and keys of images; the first present counts
 LABELS = ("label", "labels", "fine_label", "y", "target")
+GIVEN = {
+    "x": "give images as floats from 0 to 1, or as bytes, all of one size",
+    "y": "give the number of a class for each image: 0, 1, 2, ...",
+}
 WANTED = (
     "robench accepts (x, y), a torch Dataset or DataLoader, a Hugging Face data set, a robench.Split, or the name of a"
     " data set, a folder or an .npz file"
@@ -68,7 +72,20 @@ def source_of(data: object, preparation: Preparation | None = None) -> Source:
         )
     if isinstance(data, TorchDataset) or _map_style(data):
         return _of_data_set(data, None, preparation)
-    raise UserError(f"data={_kind(data)} cannot be read as data; {WANTED}")
+    raise _unreadable(data)
+
+
+def _unreadable(data: object) -> UserError:
+    """The error for an object in which no images with labels are found: what is in it, as far as that is known."""
+    if isinstance(data, tuple | list):
+        what = f"{_kind(data)} of {counted(len(data), 'value')}"
+        return UserError(f"data={what} cannot be read as data; give two, (x, y): the images and their labels")
+    if isinstance(data, np.ndarray | Tensor):
+        return UserError(f"data={_kind(data)} cannot be read as data: it holds no labels; give both, as (x, y)")
+    if isinstance(data, Mapping) and data:
+        keys = ", ".join(str(key) for key in list(data)[:8])
+        return UserError(f"data={_kind(data)} of {keys} cannot be read as data; give its images and labels as (x, y)")
+    return UserError(f"data={_kind(data)} cannot be read as data; {WANTED}")
 
 
 def _unprepared(split: Split, preparation: Preparation, what: str) -> Split:
@@ -111,8 +128,9 @@ def _array(values: object, what: str) -> Array:
         values = torch.stack(list(values))
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_quantized or values.is_meta or values.is_complex():
+            place = ", without its values (device meta)" if values.is_meta else ""
             raise UserError(
-                f"data: {what} is a tensor of {values.dtype}, {values.layout}; give a dense one of real numbers"
+                f"data: {what} is a tensor of {values.dtype}, {values.layout}{place}; give a dense one of real numbers"
             )
         narrow = values.dtype in (torch.bfloat16, torch.float16)
         return (values.detach().float() if narrow else values.detach()).cpu().numpy()
@@ -125,8 +143,20 @@ def _array(values: object, what: str) -> Array:
     except Exception:  # ragged lists, and objects that refuse the conversion
         raise UserError(f"data: {what} is not an array of numbers; all images must have the same size") from None
     if array.dtype.kind not in "biuf":
-        raise UserError(f"data: {what} is {_kind(values)} of {array.dtype}, not an array of numbers; {WANTED}")
+        raise UserError(f"data: {what} {_held(values, array)}, not numbers; {GIVEN[what]}")
     return array
+
+
+def _held(values: object, array: Array) -> str:
+    """What is there in place of numbers: the first text or object of an array, else its type."""
+    if values is None:
+        return "is None"
+    first = array.flat[0] if array.size else None
+    if array.dtype.kind in "SU" or (array.dtype.kind == "O" and isinstance(first, str | bytes)):
+        return f"holds texts such as {str(first)[:40]!r}"
+    if array.dtype.kind == "O":
+        return f"holds objects such as {_kind(next((v for v in array.flat if not isinstance(v, int | float)), first))}"
+    return f"holds {array.dtype}"
 
 
 def _ragged(what: str, shapes: set[tuple[int, ...]]) -> UserError:

@@ -171,7 +171,7 @@ def test_gradient_attacks_leave_examples_open_and_others_break_some(tmp_path, mo
     monkeypatch.setattr("robench.problem.checkpoints.onnx.importing.OPERATORS", {})
     options = {"threats": ["linf:0.3"], "examples": 6, "run": tmp_path / "r.robench"}
     summary = robench.evaluate(str(path), "digits", attacks=["pgd(steps=2)", "square(steps=30)"], **options)
-    text = str(summary)
+    text = repr(summary)
     assert "the model has no gradients" in text
     (threat,) = summary.threats
     assert threat.broken
