@@ -61,7 +61,7 @@ def _card(path: Path) -> None:
 
 
 def _other_model(text: str) -> None:
-    """A model that may not be needed, so one of a hub is not looked up yet."""
+    """A model that may not be needed, so one of a hub is not sought."""
     if not is_hub_file(text) and not package_of(text):
         locating.existing(text)
 

@@ -26,6 +26,15 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NamedModel(NamedPath):
+    """The path of a model without suffix, which a folder's name is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.endswith("/"):
+            self.fail(f"{value} names a folder; add the name of the model, like {value}mine", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def model_options(command: F) -> F:
     """Adds options for reading a checkpoint."""
     for option in (

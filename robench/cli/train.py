@@ -9,6 +9,7 @@ from typing import Any
 import click
 import torch
 
+from .. import protocols
 from ..errors import UserError, counted
 from ..evaluation.environment import commit, hardware, pick_device
 from ..evaluation.measured_card import write_measured
@@ -63,16 +64,12 @@ def _run(
 ) -> int:
     """Trains the model, then evaluates it. The first process alone prints, and evaluates."""
     quiet = quiet or not ranks.first
-    if datasets.is_folder(data):
-        raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
-    if (part := datasets.named_part(data)) in datasets.MEASURED_ON:
-        raise UserError(
-            f"--data {data} holds the images that models are measured on, and a model trained on them would score"
-            f" higher than it should; train on the others with --data {data.removesuffix(':' + part)}"
-        )
+    _refuse_unfit(data)
     name, undivided = datasets.title(data), datasets.is_undivided(data)
     if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:
         raise UserError(f"{data} has no test images to evaluate the model on; give --no-evaluation")
+    if protocol is not None and not no_evaluation:
+        protocols.load(protocol, name)  # refused now, and not after the training
     split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
     measured_on = f"{data}:{datasets.HELD_OUT}" if undivided else data
     held_out = usual_validation(len(split)) if validation is None else validation
@@ -113,6 +110,17 @@ def _run(
     if not _train(order, split, picked, quiet):
         return STOPPED
     return 0 if no_evaluation or not ranks.first else _evaluate(order, picked, protocol, quiet)
+
+
+def _refuse_unfit(data: str) -> None:
+    """Raises UserError for a folder, and for images that models are measured on."""
+    if datasets.is_folder(data):
+        raise UserError(f"train does not read folders of images such as {data}; put them into an .npz file")
+    if (part := datasets.named_part(data)) in datasets.MEASURED_ON:
+        raise UserError(
+            f"--data {data} holds the images that models are measured on, and a model trained on them would score"
+            f" higher than it should; train on the others with --data {data.removesuffix(':' + part)}"
+        )
 
 
 def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float | None, images: int) -> Recipe:

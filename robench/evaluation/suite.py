@@ -148,7 +148,7 @@ def read(path: Path) -> list[SuiteRun]:
 
 
 def _refuse_unreadable(suite: SuiteFile) -> None:
-    """Raises UserError for values that no evaluation takes. Models and files are not looked at."""
+    """Raises UserError for values that no evaluation takes. Models and files are not sought."""
     level(suite.masking)
     if suite.precision is not None and suite.precision not in ("auto", *PRECISIONS):
         raise unknown("precision", suite.precision, ("auto", *PRECISIONS))

@@ -149,7 +149,8 @@ def test_images_made_by_another_program_are_accepted_where_they_break_the_model(
     ("words", "message"),
     [
         (["missing.npz"], "there is no file missing.npz"),
-        (["tiny.toml"], "tiny.toml is no .npz file"),
+        (["tiny.toml"], "tiny.toml is no .npz file, or is cut off; write one with numpy.savez"),
+        (["."], ". is a folder; name an .npz file with an array x_adv"),
         (
             ["adv.npz", "--threat", "linf:0.3", "--run", "r.robench"],
             "r.robench is about linf:0.1, l2:1, and not linf:0.3",

@@ -514,6 +514,7 @@ FLOATS = GOOD + np.linspace(0, 1, 6).reshape(6, 1, 1, 1)
     ("arrays", "sentence"),
     [
         ({"images": GOOD, "labels": Y}, "has no array x_test and no array y_test; it holds images, labels"),
+        ({"x": GOOD}, "has no array y; it holds x, and robench reads x and y"),
         ({"x": GOOD}, "it holds x, and robench reads x and y"),
         ({"x": GOOD, "y": Y[:5]}, "has 6 images in x but 5 labels in y"),
         ({"x": GOOD[0, 0], "y": np.arange(7)}, "x has shape (7, 3); robench reads images as"),

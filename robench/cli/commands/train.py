@@ -1,12 +1,11 @@
 """`robench train`: its options and its help."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import existing
-from ..options import machine_options
+from ..options import NamedModel, machine_options
 
 
 @click.command("train")
@@ -47,7 +46,7 @@ from ..options import machine_options
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="File to write the model to, without suffix.")
+@click.option("--out", type=NamedModel(), help="File to write the model to, without suffix.")
 @click.option("--half", is_flag=True, help="Store the weights as float16, in half the space.")
 @click.option(
     "--compile/--no-compile",
