@@ -38,6 +38,14 @@ def shuffled_rows(count: int) -> list[int]:
     return sorted(range(count), key=lambda row: hashlib.sha256(f"row {row}".encode()).digest())
 
 
+def _refuse_others(name: str, **given: object) -> None:
+    """Raises UserError for anything but tensors."""
+    for what, values in given.items():
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
+            raise UserError(f"{what} of {name} is {kind}, not a tensor; write torch.as_tensor({what})")
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images in [0, 1] with their labels.
@@ -58,10 +66,7 @@ class Split:
     @classmethod
     def whole(cls, name: str, x: Float[Tensor, "N C H W"], y: Int[Tensor, "N"], classes: int) -> "Split":
         """Every example of a part, numbered from 0. Raises UserError for anything but tensors."""
-        for what, values in (("x", x), ("y", y)):
-            if not isinstance(values, Tensor):
-                kind = type(values).__name__
-                raise UserError(f"{what} of {name} is {kind}, not a tensor; write torch.as_tensor({what})")
+        _refuse_others(name, x=x, y=y)
         return cls(name, x.contiguous(), y, tuple(range(len(y))), classes)
 
     @property
