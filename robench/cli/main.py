@@ -90,7 +90,7 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        _fail(error.format_message() + hint, debug)
+        _fail(error.format_message() + _repeated(error, args) + hint, debug)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         sys.exit(130)
@@ -108,6 +108,18 @@ def main() -> None:
         _fail(f"robench failed with {type(error).__name__}: {error}; this is a bug, --debug shows where", debug)
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _repeated(error: click.ClickException, args: list[str]) -> str:
+    """What to type if a word is left over because an option, which takes one value, was given several."""
+    context = getattr(error, "ctx", None)
+    if context is None or not error.format_message().startswith("Got unexpected extra argument"):
+        return ""
+    for option in context.command.params:
+        for name in option.opts:
+            if getattr(option, "multiple", False) and name in args:
+                return f"; give {name} once for each value, as {name} ONE {name} OTHER"
+    return ""
 
 
 def _fail(message: str, debug: bool) -> Any:

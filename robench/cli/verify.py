@@ -20,6 +20,7 @@ from ..search.own_attack import Consent
 from .display import Display
 from .options import preparation
 from .reloading import Reloaded, reloaded
+from .terminal import echo, one_line
 
 STOPPED = 130
 
@@ -60,10 +61,14 @@ def run(
         )
         facts = _facts(plan, loaded, checkpoint, data)
         found = verify(plan, evidence, run.images(loaded.split.shape), facts)
+        slim = bool(found.faults) and not run.image_count()
     for fault in found.faults:
         click.echo(fault, err=True)
     click.echo(render([summarise(plan, evidence, __version__)], intervals=True))
     click.echo(_judged(found))
+    if slim:
+        why = f"{run_path} is slim: its images were left out, so it does not verify; name the whole run"
+        echo(one_line(why), err=True)
     if found.faults or search is None:
         click.echo(
             "this proves what is broken; that the rest stands is only claimed (--search N searches N of them again)"

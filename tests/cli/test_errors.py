@@ -345,6 +345,17 @@ def test_a_mistake_in_a_protocol_is_named(folder, refused, text, message):
     assert not (folder / "r.robench").exists()
 
 
+def test_a_second_value_behind_an_option_is_explained(refused):
+    hint = "unexpected extra argument (l2:1); give --threat once for each value, as --threat ONE --threat OTHER (see"
+    assert hint in refused("evaluate", "digits-nat", "--threat", "linf:0.1", "l2:1")
+    assert "once for each" not in refused("evaluate", "digits-nat", "digits-sat", "--seed", "1")
+
+
+def test_an_empty_name_of_a_model_is_refused(refused):
+    for words in (["evaluate", ""], ["inspect", " "]):
+        assert "the name of the model is empty; name a file, or a bundled model" in refused(*words)
+
+
 @pytest.mark.parametrize("words", ["show r.robench", "inspect r.robench", "evaluate r.robench --data digits"])
 def test_a_run_file_in_another_place_is_called_one(refused, run, words):
     result = refused(*words.split())

@@ -270,6 +270,9 @@ def test_a_slim_run_has_no_images_and_cannot_be_verified(halves, robench):
     result = robench("verify", "slim.robench")
     assert result.code == 1
     assert result.err.count("broken by an image that is not kept") == len(broken) > 0
+    assert result.err.endswith(
+        "slim.robench is slim: its images were left out, so it does not verify; name the whole run\n"
+    )
 
 
 def test_a_slim_run_names_no_folder_of_the_machine(folder, robench):

@@ -46,6 +46,8 @@ def existing(checkpoint: str | Path) -> Path:
     if package_of(str(checkpoint)):
         refuse_missing_package(str(checkpoint))
         return Path(checkpoint)
+    if not str(checkpoint).strip():
+        raise UserError("the name of the model is empty; name a file, or a bundled model (robench list models)")
     path = Path(os.path.expanduser(checkpoint))  # unlike pathlib, it leaves an unknown ~user unchanged
     if (name := renames.model(str(checkpoint))) in zoo_names():
         path = zoo_card(name)
