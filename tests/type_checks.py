@@ -35,7 +35,7 @@ if sys.version_info < (
 
 # The calls of a function in a test that are checked: the first, and of the others one in so many.
 FIRST, EVERY = 8, 16
-calls: dict[Callable[..., Any], int] = {}  # of each function, in this test
+calls: dict[int, int] = {}  # of each function, in this test, by the identity of its code
 
 
 def parts(annotation: Any) -> Iterator[Any]:
@@ -56,13 +56,17 @@ def names_by_text(annotation: Any) -> bool:
 
 
 def sampled(jaxtyped: Callable[..., Any], thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
-    """The function, some of whose calls are checked."""
+    """The function, some of whose calls are checked.
+
+    Functions that are made again and again inside another share their code, and so their number of calls.
+    """
     checked: Callable[..., Any] | None = None
+    code = id(thing.__code__)
 
     @functools.wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal checked
-        calls[thing] = number = calls.get(thing, 0) + 1
+        calls[code] = number = calls.get(code, 0) + 1
         if (number > FIRST and number % EVERY) or jaxtyping.config.jaxtyping_disable:
             return thing(*args, **kwargs)
         if checked is None:

@@ -47,6 +47,6 @@ def peak(path, count):
 def test_the_memory_of_a_summary_grows_by_its_arrays_alone(tmp_path):
     """Per example: its letters under the threat and under all, as arrays (2) and as texts (2); and garbage (4)."""
     few, many = 2 * store.PART, 8 * store.PART
-    peak(tmp_path / "first", 1)  # fills what the process keeps from now on
+    peak(tmp_path / "first", few)  # fills what the process keeps from now on
     growth = (peak(tmp_path / "many", many) - peak(tmp_path / "few", few)) / (many - few)
     assert growth < 2 + 2 + 4
