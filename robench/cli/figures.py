@@ -19,7 +19,7 @@ from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import durable, threats
 from ..problem.checkpoints.cards import read_card, training_threats
-from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.checkpoints.zoo import card_of_run
 from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
 from ..results import figures
@@ -264,12 +264,8 @@ def _gallery(run: _Read, each: int) -> Picture:
 
 def _trained_on(read: list[_Read], named: tuple[Path, ...]) -> dict[str, tuple[str, ...]]:
     """The threats that models were trained on, by model name, as far as cards name them."""
-    known = [
-        zoo_card(name)
-        for r in read
-        if (name := r.material.plan.model.name) in zoo_names()
-        and r.material.evidence.environment.get("checkpoint") == name
-    ]
+    given = [(r.material.plan.model.name, r.material.evidence.environment.get("checkpoint", "")) for r in read]
+    known = [card for name, checkpoint in given if (card := card_of_run(name, checkpoint))]
     found = {card.name: training_threats(card) for card in map(read_card, [*known, *named])}
     unknown_models = found.keys() - {r.material.plan.model.name for r in read}
     if unknown_models:

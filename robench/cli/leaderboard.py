@@ -22,7 +22,7 @@ from ..leaderboard.site import Extras, site
 from ..leaderboard.submissions import STATEMENT
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
-from ..problem.checkpoints.zoo import zoo_card, zoo_names
+from ..problem.checkpoints.zoo import card_of_run, zoo_card, zoo_names
 from ..problem.datasets.known_labels import known_labels
 from ..results.summary import MAX_BYTES
 from . import site_folder
@@ -146,8 +146,8 @@ def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, 
     environment = shareable(evidence.environment)
     name = plan.model.name
     card = cards.get(name)
-    if card is None and environment.get("checkpoint") == name and name in zoo_names():
-        card = read_card(zoo_card(name))
+    if card is None and (path := card_of_run(name, evidence.environment.get("checkpoint", ""))):
+        card = read_card(path)
     return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card, plan.data)
 
 

@@ -11,7 +11,7 @@ from ..evaluation.recorded import summary_of
 from ..evidence.store import RunFile, is_run_file
 from ..problem import durable
 from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, training_threats
-from ..problem.checkpoints.zoo import zoo_card, zoo_folder, zoo_names
+from ..problem.checkpoints.zoo import card_of_run
 from ..results.summary import MAX_BYTES, Summary
 from ..results.tables import Origin, PublishedClaim, questions, render
 from ..results.tables.published import published
@@ -88,19 +88,13 @@ def _cards(summaries: Iterable[Summary], named: Iterable[Path]) -> Iterable[tupl
     """Cards by the name of the model: those of bundled models, then the named ones."""
     for summary in summaries:
         name = summary.model.name
-        if name in zoo_names() and _is_bundled(name, summary.environment.get("checkpoint", "")):
-            yield name, read_card(zoo_card(name))
+        if path := card_of_run(name, summary.environment.get("checkpoint", "")):
+            yield name, read_card(path)
     for path in named:
         card = read_card(path)
         if card.name not in {summary.model.name for summary in summaries}:
             raise UserError(f"{path} is the card of {card.name}, which none of these runs is about; leave it out")
         yield card.name, card
-
-
-def _is_bundled(name: str, checkpoint: str) -> bool:
-    """Whether a run names the bundled model of this name: by its name, or by the path of its card or its weights."""
-    path, folder = Path(checkpoint), zoo_folder()  # only compared: a run file may name any path
-    return checkpoint == name or (folder is not None and path.parent == folder.resolve() and path.stem == name)
 
 
 def origin(card: Card) -> Origin:

@@ -33,7 +33,7 @@ class Kind:
 
 
 def comparison(table: PaperTable, kinds: Sequence[Kind]) -> Table:
-    """A row per model and source. Percent, with 95 % intervals."""
+    """A row per model and source; one for published numbers only if there are any. Percent, with 95 % intervals."""
     columns = _columns(table)
     rows = [row for model in table.models for row in _rows(table, model, kinds, columns)]
     rows += _optima(table, kinds, columns)
@@ -62,18 +62,17 @@ def times(table: PaperTable, kinds: Sequence[Kind]) -> Table | None:
 def orders(table: PaperTable, kinds: Sequence[Kind], column: str) -> Table | None:
     """The models from the highest number of this column to the lowest, as published and here; None for fewer than two.
 
-    Of equal numbers the first name comes first.
+    Of equal numbers the first name comes first. Bounds are not ranked.
     """
     theirs = {m.name: m.published[column] for m in table.models if column in m.published}
-    ours = {
-        kind.measured.title: {name: _cells(table, s)[column].mean for name, s in kind.summaries.items()}
-        for kind in kinds
-        if len(theirs.keys() & kind.summaries.keys()) > 1
-    }
-    if not ours:
-        return None
     ranked = {"published": _ranked(theirs)}
-    ranked |= {title: _ranked({n: v for n, v in found.items() if n in theirs}) for title, found in ours.items()}
+    for kind in kinds:
+        found = {name: _cells(table, s)[column] for name, s in kind.summaries.items() if name in theirs}
+        ours = {name: cell.mean for name, cell in found.items() if not cell.bound}
+        if len(ours) > 1:
+            ranked[kind.measured.title] = _ranked(ours)
+    if len(ranked) == 1:
+        return None
     rows = list(zip_longest(*ranked.values(), fillvalue=""))
     frame = pd.DataFrame(rows, columns=list(ranked))
     frame.insert(0, "place", [str(place) for place in range(1, len(rows) + 1)])
@@ -104,15 +103,21 @@ def _ranked(numbers: Mapping[str, float]) -> list[str]:
 
 
 def _rows(table: PaperTable, model: PlannedModel, kinds: Sequence[Kind], columns: Sequence[str]) -> Iterator[list[str]]:
-    yield [model.name, "published", *(_published(model.published, column) for column in columns)]
+    name = model.name
+    if model.published:
+        yield [name, "published", *(_published(model.published, column) for column in columns)]
+        name = ""
     for kind in kinds:
         if model.name in kind.summaries:
             summary = kind.summaries[model.name]
             found = _cells(table, summary)
             source = f"{kind.measured.title}, {summary.data.examples:,} images"
-            yield ["", source, *(_cell(found[c], model.published.get(c)) for c in columns)]
+            yield [name, source, *(_cell(found[c], model.published.get(c)) for c in columns)]
         elif model.name in kind.missing:
-            yield ["", f"{kind.measured.title}: not {_verb(kind.missing[model.name])} yet", *[""] * len(columns)]
+            yield [name, f"{kind.measured.title}: not {_verb(kind.missing[model.name])} yet", *[""] * len(columns)]
+        else:
+            continue
+        name = ""
 
 
 def _verb(command: str) -> str:

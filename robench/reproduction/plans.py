@@ -20,6 +20,7 @@ class PlannedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_on: tuple[str, ...] = ()  # kinds of threats, such as linf; a size gives their radii
     published: dict[str, float] = {}
     hours: float | None = None  # of training, as published
+    settings: tuple[str, ...] = ()  # of its training, besides those of the size
 
 
 class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,7 +161,7 @@ def training(model: PlannedModel, size: Size, out: str) -> list[str]:
     train = ["train", model.recipe, "--data", size.data]
     against = [t for t in size.training_threats or size.threats if _kind(t) in model.train_on]
     train += [word for threat in against for word in ("--threat", threat)]
-    settings = (*size.settings, *size.recipe_settings.get(model.recipe, ()))
+    settings = (*size.settings, *size.recipe_settings.get(model.recipe, ()), *model.settings)
     train += [word for setting in settings for word in ("--set", setting)]
     return [*train, *size.options, "--no-evaluation", "--out", out]
 

@@ -142,6 +142,14 @@ def test_a_row_has_the_facts_of_the_bundled_card_and_the_numbers_of_the_summary(
     assert row["commands"] == ["robench evaluate digits-nat --protocol tiny.toml --quiet --run r.robench --json s.json"]
 
 
+def test_a_row_of_a_bundled_model_that_was_named_by_its_path_has_the_facts_of_its_card(robench, folder):
+    weights = zoo_card("digits-nat").with_suffix(".safetensors")
+    assert robench("evaluate", weights, "--protocol", "tiny.toml", "--run", "r.robench", "--quiet").code == 0
+    robench("leaderboard", "r.robench", "--json", "data")
+    (row,) = json.loads((folder / "data" / "digits-test.json").read_text())["tables"][0]["models"]
+    assert row["card"]["recipe"] == "nat"
+
+
 def test_a_named_card_is_the_one_that_is_shown(runs, robench, folder):
     write_card(folder / "mine.toml", read_card(zoo_card("digits-nat")).__class__(
         name="digits-nat", data="digits", architecture="x", shape=(1, 8, 8), classes=10, weights="x.safetensors",

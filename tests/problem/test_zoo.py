@@ -88,6 +88,23 @@ def places(tmp_path, zoo_folder) -> list[Path]:
 # The cards
 
 
+@pytest.mark.parametrize("named", ["{name}", "{folder}/{name}.toml", "{folder}/{name}.safetensors"])
+def test_a_run_names_a_bundled_model_by_its_name_or_by_a_path(zoo_folder, named):
+    folder = zoo_folder.resolve()
+    assert zoo.card_of_run(NAME, named.format(name=NAME, folder=folder)) == zoo_folder / f"{NAME}.toml"
+
+
+@pytest.mark.parametrize(
+    "named", ["", FILE, "/elsewhere/{name}.toml", "{folder}/other.toml", "{folder}/below/{name}.toml"]
+)
+def test_a_file_of_the_same_name_elsewhere_is_no_bundled_model(zoo_folder, named):
+    assert zoo.card_of_run(NAME, named.format(name=NAME, folder=zoo_folder.resolve())) is None
+
+
+def test_a_run_about_another_model_has_no_bundled_card(zoo_folder):
+    assert zoo.card_of_run("another", "another") is None
+
+
 def test_the_zoo_is_the_folder_in_the_package_or_beside_it(tmp_path, monkeypatch):
     package = tmp_path / "site" / "robench"
     package.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from robench.errors import UserError
@@ -44,7 +45,8 @@ def test_published_numbers_stand_above_ours_and_those_outside_our_interval_are_m
 
 
 def test_a_model_without_a_run_has_a_row_that_states_it(kind):
-    assert ("", "digits network: not trained yet") in rows(comparison(TABLE, [kind]))
+    assert ("sat", "digits network: not trained yet") in rows(comparison(TABLE, [kind]))
+    assert ("sat", "published") not in rows(comparison(TABLE, [kind]))  # the paper prints nothing of it
 
 
 def test_a_union_of_some_threats_is_that_of_the_examples(kind):
@@ -66,6 +68,17 @@ def test_models_are_ordered_as_published_and_as_measured(kind):
     assert list(frame["published"]) == ["nat (30.0)", "eat (20.0)"]
     assert [text.split()[0] for text in frame["digits network"]] == ["eat", "nat"]
     assert orders(TABLE, [kind], "average") is None
+
+
+def test_a_bound_has_no_place_in_an_order(kind):
+    models = [PlannedModel(name, name, published={"union": 0.2}) for name in ("eat", "nat", "more")]
+    table = PaperTable("1", "Digits", THREATS, tuple(models))
+    eat = kind.summaries["eat"]
+    first = msgspec.structs.replace(eat.threats[0], outcomes=eat.threats[0].outcomes.replace("S", "O"))
+    unfinished = restricted(msgspec.structs.replace(eat, threats=(first, *eat.threats[1:])), THREATS)
+    found = Kind(MEASURED, {**kind.summaries, "more": unfinished})
+    assert len([text for text in orders(table, [found], "union").frame["digits network"] if text]) == 2
+    assert orders(table, [Kind(MEASURED, {"more": unfinished, "eat": eat})], "union") is None
 
 
 def test_training_times_are_compared_where_they_are_published(kind):

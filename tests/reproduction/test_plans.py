@@ -88,6 +88,13 @@ def test_a_recipe_has_settings_of_its_own_in_a_plan():
     assert not any("inner_steps" in word for word in trainings["nat"])
 
 
+def test_a_model_has_settings_of_its_own_in_a_plan():
+    (table,) = read("madaan2021").chosen(("beta",))
+    made = [step.train for step in steps(table, table.sized("small"), Path("out"), frozenset(), "cpu")]
+    betas = [[word for word in train if word.startswith("beta=")] for train in made]
+    assert betas == [["beta=0"], ["beta=4"], [], ["beta=24"]]
+
+
 def test_unknown_names_are_refused_with_those_that_there_are():
     with pytest.raises(UserError, match="did you mean tramer2019"):
         read("tramer2020")

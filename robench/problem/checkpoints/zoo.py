@@ -45,6 +45,19 @@ def zoo_card(name: str) -> Path:
     return folder / f"{name}.toml"
 
 
+def card_of_run(model: str, checkpoint: str) -> Path | None:
+    """The card of the bundled model that a run is about, from the run's model name and the checkpoint it was given.
+
+    None unless the checkpoint is the bundled model's name, or the path of its card or weights: another file may have
+    the same name. The path is only compared, since a run file may name any.
+    """
+    folder, path = zoo_folder(), Path(checkpoint)
+    if folder is None or model not in zoo_names():
+        return None
+    named = checkpoint == model or (path.parent == folder.resolve() and path.stem == model)
+    return zoo_card(model) if named else None
+
+
 def is_bundled(card: Path) -> bool:
     """Whether the card at this path is part of the package."""
     folder = zoo_folder()
