@@ -146,8 +146,8 @@ def _read(path: Path, plan: Plan, cards: Mapping[str, Card]) -> tuple[Evidence, 
     environment = shareable(evidence.environment)
     name = plan.model.name
     card = cards.get(name)
-    if card is None and (path := card_of_run(name, evidence.environment.get("checkpoint", ""))):
-        card = read_card(path)
+    if card is None and (bundled := card_of_run(name, evidence.environment.get("checkpoint", ""))):
+        card = read_card(bundled)
     return msgspec.structs.replace(evidence, environment=environment), None if card is None else _facts(card, plan.data)
 
 

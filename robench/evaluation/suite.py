@@ -119,11 +119,9 @@ def read(path: Path) -> list[SuiteRun]:
     table = toml.read(path)
     _refuse_unknown(path, table)
     try:
-        suite = msgspec.convert(table, SuiteFile)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        wrong = f"{text[:1].lower()}{text[1:].replace('$.', '')}"
-        raise UserError(f"{path} is no suite: {wrong}; `robench plan --help` lists its keys, as in {FORM}") from None
+        suite = toml.converted(table, SuiteFile)
+    except UserError as error:
+        raise UserError(f"{path} is no suite: {error}; `robench plan --help` lists its keys, as in {FORM}") from None
     try:
         _refuse_unreadable(suite)
     except UserError as error:

@@ -1,6 +1,8 @@
 import subprocess
 import sys
+from typing import Annotated
 
+import msgspec
 import pytest
 
 from robench.errors import UserError
@@ -50,3 +52,37 @@ def test_the_largest_file_of_dotted_keys_takes_little_memory(tmp_path):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 300_000  # kilobytes
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Whole(msgspec.Struct):
+    classes: int
+    names: Annotated[list[Annotated[str, msgspec.Meta(min_length=2)]], msgspec.Meta(min_length=1)] = ["ab"]
+    seed: int | None = None
+    parts: dict[str, Part] = {}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "`classes` is missing"),
+        ({"classes": "3"}, "`classes` must be a whole number, and is a text"),
+        ({"classes": True}, "`classes` must be a whole number, and is true or false"),
+        ({"classes": 3, "seed": 1.5}, "`seed` must be a whole number, and is a number"),
+        ({"classes": 3, "names": "a"}, "`names` must be a list, and is a text"),
+        ({"classes": 3, "names": []}, "`names` must be a list of at least 1 value"),
+        ({"classes": 3, "names": ["a"]}, "`names[0]` must be a text of at least 2 characters"),
+        ({"classes": 3, "parts": 1}, "`parts` must be a table, and is a whole number"),
+        ({"classes": 3, "parts": {"a": {}}}, "`share` is missing in `parts[...]`"),
+        ({"classes": 3, "parts": {"a": {"share": 2.0}}}, "`parts[...].share` must be a number of at most 1.0"),
+        ({"classes": 3, "parts": {"a": {"x": 2}}}, "object contains unknown field `x` - at `parts[...]`"),
+    ],
+)
+def test_a_wrong_value_is_named_in_the_words_of_toml(table, message):
+    assert toml.converted({"classes": 3}, Whole) == Whole(3)
+    with pytest.raises(UserError) as caught:
+        toml.converted(table, Whole)
+    assert str(caught.value) == message

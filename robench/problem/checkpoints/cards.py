@@ -82,10 +82,12 @@ def minutes_in_all(card: Card) -> float | None:
 def read_card(path: Path) -> Card:
     """The card in a TOML file. Raises UserError that names a missing or wrong key, or a name that is a path."""
     try:
-        card = msgspec.convert(toml.read(path), Card)
+        table = toml.read(path)
     except UserError as error:
         raise UserError(f"the card {path} cannot be read: {error}") from None
-    except msgspec.ValidationError as error:
+    try:
+        card = toml.converted(table, Card)
+    except UserError as error:
         raise UserError(f"the card {path} cannot be read: {error}; correct it, or move it away") from None
     settings = {renames.recipe_setting(key): value for key, value in card.settings.items()}
     card = msgspec.structs.replace(card, name=renames.model(card.name), settings=settings)
