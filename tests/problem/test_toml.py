@@ -60,7 +60,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 class Whole(msgspec.Struct):
     classes: int
-    names: Annotated[list[Annotated[str, msgspec.Meta(min_length=2)]], msgspec.Meta(min_length=1)] = ["ab"]
+    names: Annotated[list[Annotated[str, msgspec.Meta(min_length=2)]], msgspec.Meta(min_length=1)] | None = None
     seed: int | None = None
     parts: dict[str, Part] = {}
 
