@@ -15,7 +15,7 @@ from robench.search.engine.pilot import named
 from robench.search.engine.precision import multiply_adds
 from robench.search.engine.rounding import rounded
 
-pytestmark = [pytest.mark.precision, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 SHAPE = (2, 8, 8)
 
 

@@ -44,8 +44,9 @@ def peak(path, count):
             tracemalloc.stop()
 
 
-def test_the_memory_of_a_summary_grows_by_its_arrays_alone(tmp_path):
+def test_the_memory_of_a_summary_grows_by_its_arrays_alone(tmp_path, monkeypatch):
     """Per example: its letters under the threat and under all, as arrays (2) and as texts (2); and garbage (4)."""
+    monkeypatch.setattr(store, "PART", store.PART // 4)  # for time
     few, many = 2 * store.PART, 8 * store.PART
     peak(tmp_path / "first", few)  # fills what the process keeps from now on
     growth = (peak(tmp_path / "many", many) - peak(tmp_path / "few", few)) / (many - few)

@@ -20,8 +20,6 @@ from robench.search.engine.scheduler import Item
 
 from ..running import ends, job
 
-pytestmark = pytest.mark.precision
-
 
 def test_busy_slots_are_padded_with_idle_ones_to_a_multiple_of_four():
     assert compacted([3, 60], 64, 1) == [0, 1, 2, 3, 4, 5, 6, 60]

@@ -21,7 +21,6 @@ from ...exact_distances import classifier, toy
 from .test_engine import net
 from .test_precision import SMALL, TwoFaced
 
-pytestmark = pytest.mark.precision
 CPU = torch.device("cpu")
 
 

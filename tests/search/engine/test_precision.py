@@ -34,7 +34,6 @@ from ...exact_distances import classifier, toy
 from ..running import ends, items, job
 from .test_engine import net
 
-pytestmark = pytest.mark.precision
 N = 40
 SMALL = Linf(Fraction(7, 100))
 CPU = torch.device("cpu")
