@@ -108,14 +108,12 @@ def consolidated(exhausted: Iterable[Exhausted]) -> tuple[Exhausted, ...]:
 
     Costs of different items add up; of records that share items only the more expensive one counts.
     """
-
-    def place(record: Exhausted) -> tuple[int, str, str]:
-        return record.example, record.threat, record.attack
-
-    groups = (list(group) for _, group in groupby(sorted(exhausted, key=place), key=place))
+    groups: dict[tuple[int, str, str], list[Exhausted]] = {}
+    for record in exhausted:
+        groups.setdefault((record.example, record.threat, record.attack), []).append(record)
     return tuple(
         found[0] if len(found) == 1 else reduce(_both, sorted(set(found), key=msgspec.structs.astuple))
-        for found in groups
+        for _, found in sorted(groups.items())
     )
 
 
