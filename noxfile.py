@@ -39,10 +39,10 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def processes(session: nox.Session) -> None:
-    """The tests that start browsers, several workers or other programs, which the usual ones leave out."""
+def longer(session: nox.Session) -> None:
+    """The tests that take seconds or start browsers, workers or other programs, which the usual ones leave out."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", "-n", "auto", "-m", "processes and not slow and not gpu")
+    session.run("python", "-m", "pytest", "-n", "auto", "-m", "(processes or costly) and not slow and not gpu")
 
 
 @nox.session

@@ -28,10 +28,12 @@ def made():
     return making.made()
 
 
+@pytest.mark.costly
 def test_the_catalogue_is_what_the_classes_give(made):
     assert FILE.read_bytes() == making.encoded(made), "write it again: python -m robench.catalogue"
 
 
+@pytest.mark.costly
 def test_that_comparison_sees_a_recipe_that_the_file_lacks(made, monkeypatch):
     monkeypatch.setattr(making, "RECIPES", {name: kind for name, kind in RECIPES.items() if name != "nat"})
     assert FILE.read_bytes() != making.encoded(made | {"recipes": making.recipes()})

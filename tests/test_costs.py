@@ -35,6 +35,7 @@ def measured(request, monkeypatch, tmp_path):
     return request.param, summary.union.outcomes, gradients, broken_by
 
 
+@pytest.mark.costly
 def test_a_standing_example_costs_the_last_total_and_a_falling_one_lies_between_two(measured):
     slots, outcomes, gradients, broken_by = measured
     totals = [row.total.gradients for row in cost.rows(PROTOCOL.threats[0], 10)]

@@ -249,6 +249,7 @@ def own_attack(tmp_path, monkeypatch):
     sys.modules.pop("my_attack", None)
 
 
+@pytest.mark.costly
 def test_the_example_of_an_adaptive_attack_breaks_what_pgd_does_not(own_attack, capsys):
     exec(compile(own_attack[1], "extend.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()

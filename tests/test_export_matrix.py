@@ -41,6 +41,7 @@ def reference(outcomes):
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "form",
     [

@@ -120,6 +120,7 @@ def test_the_wheel_carries_the_package_every_card_and_the_weights_of_the_digits_
     assert wheel.stat().st_size < 5_000_000
 
 
+@pytest.mark.costly
 def test_the_wheel_of_a_source_distribution_is_the_same(wheel, tmp_path):
     (archive,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with tarfile.open(archive) as tar:

@@ -40,6 +40,7 @@ def typed(line: str) -> list[str]:
     return [path for word in words for path in (glob.glob(word) if "*" in word else [word])]
 
 
+@pytest.mark.costly
 def test_the_start_page_works_from_its_first_own_network_to_its_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (network,) = [block.text for block in blocks("python") if block.page == START]

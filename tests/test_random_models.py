@@ -258,6 +258,7 @@ def broken(attack, radius, eot, n=20, seed=0):
     return sum(decision.accepted for decision in decisions)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("attack", [PGD(steps=12, step_size=0.2), Square(steps=50)])
 def test_an_attack_that_averages_beats_one_that_does_not(attack):
     averaging = broken(attack, 0.6, eot=20)
@@ -341,6 +342,7 @@ def test_outcomes_are_those_of_the_closed_form(tmp_path):
     assert {s.forwards for s in standing} == {7 * 20}
 
 
+@pytest.mark.costly
 def test_the_same_run_again_gives_the_same_evidence(tmp_path):
     model, split = mixed()
     for name in ("a", "b"):
@@ -469,6 +471,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.costly
 def test_dropout_that_stays_on_is_evaluated_reported_and_verified(folder, robench):  # noqa: F811
     (folder / "net.py").write_text(NETWORK)
     inside: dict = {}

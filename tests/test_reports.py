@@ -34,6 +34,7 @@ def words(text):
         yield from found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("page", "text"), PAGES, ids=[page for page, _ in PAGES])
 def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -43,6 +44,7 @@ def test_a_committed_table_is_what_its_runs_give(page, text, monkeypatch):
     assert reported.return_value == 0, reported.output
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("page", "text"), PAPERS, ids=[page for page, _ in PAPERS])
 def test_a_committed_page_of_a_paper_is_what_its_runs_give(page, text, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -56,6 +58,7 @@ def test_every_paper_has_a_page():
     assert {page for page, _ in PAPERS} == {f"{paper}.md" for paper in papers()}
 
 
+@pytest.mark.costly
 def test_the_committed_leaderboard_is_what_the_committed_runs_give(monkeypatch):
     monkeypatch.chdir(ROOT)
     words = [

@@ -20,6 +20,7 @@ def test_every_script_reads_its_arguments_with_a_parser(path):
     assert "parse_args(" in path.read_text()
 
 
+@pytest.mark.costly
 def test_help_of_regenerate_prints_help_and_makes_nothing():
     done = subprocess.run(
         [sys.executable, "reports/regenerate.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False

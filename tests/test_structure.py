@@ -29,11 +29,13 @@ def all_uses():
     return list(structure.uses(ROOT, Vocabulary(vocabulary.identifiers, vocabulary.prose, allowed=())))
 
 
+@pytest.mark.costly
 def test_no_word_of_the_list_is_left(all_uses):
     vocabulary = Vocabulary.read()
     assert [str(use) for use in all_uses if not vocabulary.allows(use.place)] == []
 
 
+@pytest.mark.costly
 def test_every_exception_is_needed_and_has_a_reason(all_uses):
     places = [use.place for use in all_uses]
     for pattern, reason in Vocabulary.read().allowed:
@@ -45,10 +47,12 @@ def test_every_docstring_is_a_sentence_or_a_noun_phrase():
     assert list(structure.fragments(ROOT)) == []
 
 
+@pytest.mark.costly
 def test_no_modules_import_each_other_in_a_circle():
     assert structure.imports(ROOT).cycles() == []
 
 
+@pytest.mark.costly
 def test_layers_files_and_functions_stay_small():
     assert structure.packages(structure.imports(ROOT)).layers() <= MAX_LAYERS
     assert structure.longest_file(ROOT)[0] <= MAX_FILE

@@ -112,6 +112,7 @@ def test_invalid_arguments_are_refused_in_a_sentence(arguments, message):
         assert_robust("digits-adv-linf", **arguments)
 
 
+@pytest.mark.costly
 def test_the_documented_example_passes_and_fails_for_another_model(tmp_path, monkeypatch):
     page = Path(__file__).parents[1] / "docs" / "how-to" / "ci.md"
     (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)

@@ -41,6 +41,7 @@ def messages() -> list[str]:
     return [*rows, *re.findall(r"^- \*\*`([^`]+)`", PAGE, re.M)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("message", messages())
 def test_a_quoted_message_occurs_in_the_code(message):
     assert len(message.replace("...", "").strip()) >= 8, "too short to find a message by"

@@ -258,6 +258,7 @@ def test_the_plain_network_has_broken_and_standing_examples():
         assert {"B", "S"} <= set(letters) <= {"W", "B", "S"}
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch.compile
 @pytest.mark.parametrize("way", WAYS)

@@ -25,6 +25,7 @@ from ..evidence.store import RunFile, is_run_file
 from ..problem import datasets, durable
 from ..problem.cache import cache_folder
 from ..problem.checkpoints.cards import Card, read_card
+from ..problem.checkpoints.nested import by
 from ..problem.checkpoints.zoo import zoo_card, zoo_names
 from ..problem.datasets import DATASETS
 from ..problem.download import Download, fetch
@@ -73,6 +74,10 @@ def verified(run_path: Path, run_sha256: str, weights: Path, device: torch.devic
         split = planned_examples("its run file", plan, whole)
         source = CheckpointSource(str(weights), device=device, infer=False)
         loaded = source.load(split)
+        if loaded.card is not None and loaded.card.shape != split.shape:
+            raise UserError(
+                f"its card states images of {by(loaded.card.shape)}, and those of {whole.name} are {by(split.shape)}"
+            )
         referee = Referee(loaded.classifier, plan.passes)
         facts = Facts(
             whole=whole,

@@ -15,6 +15,7 @@ def chain(folder):
     return "net.pt"
 
 
+@pytest.mark.costly
 def test_what_was_inferred_is_recorded_with_the_run(robench, folder, chain):
     words = ("evaluate", chain, "--data", "digits", "--protocol", "tiny.toml", "--run", "r.robench", "--json", "s.json")
     first = robench(*words)

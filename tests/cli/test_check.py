@@ -174,6 +174,7 @@ def test_check_searches_in_the_baselines_precision_or_notes_the_difference(
     assert (sentence in result.out) is (before not in ("", searched))
 
 
+@pytest.mark.costly
 def test_check_stops_when_the_verdict_is_certain(robench, baseline, folder, monkeypatch):
     monkeypatch.setattr(runner, "COMMIT_EVERY", 0.0)
     monkeypatch.setattr(runner, "CHECK_EVERY", 0.0)
@@ -225,6 +226,7 @@ def test_too_few_examples_are_undecided_with_the_number_of_further_ones(robench,
     assert "further examples would decide, if they flip as these do." in result.out
 
 
+@pytest.mark.costly
 def test_until_decided_evaluates_both_models_on_further_examples(robench, folder, strong):
     words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
     assert robench(*words, "--json", "baseline.json", "--run", "mine.robench").code == 0
@@ -238,6 +240,7 @@ def test_until_decided_evaluates_both_models_on_further_examples(robench, folder
     assert "99." in result.out, "a stricter level at every look"
 
 
+@pytest.mark.costly
 def test_until_decided_needs_the_model_of_the_baseline(robench, folder, strong):
     weights(folder, name="old.safetensors", factor=1.001)
     words = "evaluate", "old.safetensors", "--data", "digits", "--protocol", strong / "gate.toml", "--examples", "5"

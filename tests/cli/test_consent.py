@@ -88,6 +88,7 @@ def test_no_file_names_a_factory(planted, run, robench, folder, command, name):
     assert not planted.exists()
 
 
+@pytest.mark.costly
 def test_the_factory_on_the_command_line_is_taken(planted, robench):
     for name, file in (("digits-adv-linf", "own.pt"), ("digits-nat", "new.pt")):
         torch.save(load_file(ZOO / f"{name}.safetensors"), file)

@@ -305,6 +305,7 @@ def test_images_found_in_bfloat16_are_verified_in_float32(robench, folder):
     assert (refused.code, "no precision is called 'half'" in refused.err) == (2, True)
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_torchscript_file_is_searched_in_bfloat16(robench, folder):
     network = load("digits-nat").classifier
@@ -321,6 +322,7 @@ def test_a_torchscript_file_is_searched_in_bfloat16(robench, folder):
     assert sum(exact != rough for exact, rough in zip(*letters, strict=True)) <= 1, "an image at the boundary"
 
 
+@pytest.mark.costly
 def test_a_run_without_a_curve_does_not_get_one(robench, tmp_path):
     """Its searches ended at their first find, so accuracy at smaller radii would be too high."""
     run = tmp_path / "r.robench"

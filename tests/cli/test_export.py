@@ -144,6 +144,7 @@ def test_rows_need_neither_model_nor_data(run, robench, folder):
     assert robench("export", "r.robench", "--out", "a.npz", "--data", "digits").code == 0
 
 
+@pytest.mark.costly
 def test_a_sheet_shows_clean_adversarial_and_difference(run, robench, folder):
     said = robench("export", "r.robench", "--out", "sheet.png", "--threat", "linf:0.1")
     assert said.code == 0, said

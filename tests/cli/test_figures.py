@@ -43,6 +43,7 @@ def alter(path, change):
     db.close()
 
 
+@pytest.mark.costly
 def test_every_possible_kind_is_drawn_and_the_others_are_noted(run, robench, folder):
     before = files(folder)
     result = robench("figures", "r.robench", "--out", "a/pictures", "--each", "1")
@@ -62,6 +63,7 @@ def test_every_possible_kind_is_drawn_and_the_others_are_noted(run, robench, fol
         ET.parse(folder / name)
 
 
+@pytest.mark.costly
 def test_the_same_runs_give_the_same_bytes_in_any_folder(run, robench, folder, monkeypatch):
     words = ("--each", "1", *(word for kind in LOADED for word in ("--kind", kind)))
     robench("figures", "r.robench", "--out", "here", *words)
@@ -82,6 +84,7 @@ def test_pictures_already_there_are_replaced(run, robench, folder):
     assert files(folder / "p") == once
 
 
+@pytest.mark.costly
 def test_a_run_with_a_curve_is_drawn_with_the_shares_of_its_summary(run, robench, folder, monkeypatch):
     words = ("--threat", "l2:3", "--attack", "ddn", "--examples", "6", "--curve", "--run", "c.robench", "--quiet")
     assert robench("evaluate", "digits-nat", *words).code == 0
@@ -259,6 +262,7 @@ def test_an_impossible_figure_is_refused_in_a_sentence(run, images, refused, wor
     assert message in refused("figures", "r.robench", "--out", "p", *words)
 
 
+@pytest.mark.costly
 def test_a_run_without_images_has_no_gallery(slim, refused, robench):
     result = "slim.robench holds no images, as runs merged with --slim do"
     assert result in refused("figures", "slim.robench", "--out", "p", "--kind", "gallery")
@@ -317,6 +321,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "figures.md").read_text()
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(matplotlib.__version__ != DRAWN_WITH, reason="another matplotlib may draw otherwise")
 @pytest.mark.parametrize("kind", ["curve", "trade-off", "queries"])
 def test_committed_pictures_are_reproduced_by_their_commands(kind, robench, folder, monkeypatch):

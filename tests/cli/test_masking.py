@@ -52,6 +52,7 @@ def staircase(folder):
     return "net.pt", "--arch", "net.py:build", "--data", "digits", "--normalise", "none"
 
 
+@pytest.mark.costly
 def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench, staircase, folder):
     looked = robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "r.robench", "--json", "s.json")
     assert looked.code == 0, looked.err
@@ -84,6 +85,7 @@ def test_a_run_without_masking_checks_has_an_empty_panel(robench, run):
     assert "| indicator" not in result
 
 
+@pytest.mark.costly
 def test_runs_with_and_without_masking_checks_merge(robench, staircase):
     robench("evaluate", *staircase, *ATTACK, "--run", "a.robench")
     robench("evaluate", *staircase, *ATTACK, "--masking", "on", "--run", "b.robench")

@@ -77,6 +77,7 @@ def test_the_same_command_goes_on_and_an_edited_attack_is_searched_apart(run, fo
     assert edited["tried"] == 10, "nothing that was searched before the edit counts for it"
 
 
+@pytest.mark.costly
 def test_nothing_that_reads_a_run_executes_it(run, trace, robench, folder):
     commands = {
         ("report", "r.robench", "--breakdown"): 0,

@@ -156,6 +156,7 @@ def test_an_interrupted_training_gives_the_same_weights(folder, own, robench, mo
     assert all(torch.equal(one[key], two[key]) for key in one | two)
 
 
+@pytest.mark.costly
 def test_images_of_other_shapes_are_trained_on(folder, own, robench):
     rng = np.random.default_rng(0)
     x, y = rng.random((40, 1, 2, 32), dtype=np.float32), rng.integers(0, 3, 40)

@@ -56,6 +56,7 @@ def test_a_plan_prints_its_commands_and_runs_nothing(paper, folder, robench):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.costly
 def test_a_table_goes_from_training_to_a_page_and_continues(paper, folder, robench, monkeypatch):
     monkeypatch.setattr(reproduce, "Popen", Command)  # the next test starts a real process
     words = ["reproduce", "paper", "--size", "tiny", "--out", "made", "--quiet", "--device", "cpu"]

@@ -21,6 +21,8 @@ from robench.problem.checkpoints.cards import Card, read_card, write_card
 from .conftest import files, run_once
 from .test_strangers import altered, plan_of, replan
 
+pytestmark = pytest.mark.costly  # what they share takes half a minute
+
 DATE = "2026-11-26T06:10:00Z"
 BROKEN_ANEW = (7, 23)  # which stand under l2:2 on the board of digits-adv-linf, and fmn breaks
 NET = "net-one"
@@ -488,6 +490,19 @@ def test_a_card_that_names_code_runs_nothing(here, robench, arch):
     write_card(folder / CARD, msgspec.structs.replace(read_card(here / "net.toml"), architecture=arch))
     refusal(robench, NET)
     assert not Path("planted").exists()
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"classes": 12}, "states 12 classes, and the model has 10 outputs"),
+        ({"shape": (1, 32, 32)}, "its card states images of 1x32x32, and those of digits:test are 1x28x28"),
+    ],
+)
+def test_a_card_of_other_images_or_classes_is_refused(here, robench, stated, message):
+    only(here, NET)
+    write_card(here / "sent" / NET / CARD, msgspec.structs.replace(read_card(here / "net.toml"), **stated))
+    assert message in refusal(robench, NET)
 
 
 @pytest.mark.parametrize(

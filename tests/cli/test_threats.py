@@ -55,6 +55,7 @@ def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robenc
         assert not any(verdict.accepted for _, verdict in run.evidence().judged())
 
 
+@pytest.mark.costly
 def test_parameters_of_several_threats_share_the_columns_of_an_exported_file(robench, folder):
     threats = ["--threat", "jpeg-linf:2", "--threat", "rt:3px,30deg", "--threat", "linf:0.2"]
     threats += ["--attack", ASCENT, "--attack", "grid", "--attack", "pgd(steps=10)"]

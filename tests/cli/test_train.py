@@ -63,6 +63,7 @@ def same(path, weights):
     return all(torch.equal(found[key], weights[key]) for key in weights | found)
 
 
+@pytest.mark.costly
 def test_progress_lines_show_step_time_speed_loss_and_accuracy(train, folder, often):
     result = train(f"{ADVERSARIAL} --out m --validation 40")
     assert result.code == 0, result.err
@@ -125,6 +126,7 @@ def test_the_speed_counts_only_steps_of_this_session(monkeypatch, capsys):
     assert result[-1] == "step 30/50, about 0:20 left, 50 images/s: loss 1.000, 50.0% correct in training"
 
 
+@pytest.mark.costly
 def test_catastrophic_overfitting_is_warned_of_once(train, monkeypatch, often):
     monkeypatch.setattr("robench.recipes.validation.overfitting_warning", lambda looks, now, n: f"look {now.step}")
     result = train(f"{ADVERSARIAL} --out m --validation 40")
@@ -152,6 +154,7 @@ def test_a_card_holds_the_command_and_everything_that_determines_the_model(train
     assert settings == {**expected, "threats": ["linf:0.1", "l2:1"], "validation": 20}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("words", [SEVERAL, SEVERAL.replace("mng_ac", "eat"), SEVERAL.replace("mng_ac", "adaptive")])
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(train, folder, words):
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
@@ -211,6 +214,7 @@ def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch,
     assert same(folder / "m.safetensors", undisturbed)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("full_at", [4, 14])
 def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, often, undisturbed, full_at):
     synced = []
@@ -234,6 +238,7 @@ def test_a_full_disk_leaves_the_stored_state_intact(train, folder, monkeypatch, 
     assert same(folder / "m.safetensors", undisturbed)
 
 
+@pytest.mark.costly
 def test_a_state_of_another_training_is_refused_and_left_as_it_is(train, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(display.TrainingDisplay, "step", lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -290,6 +290,7 @@ def test_a_transform_needs_its_parameters(claimed):
         assert not verify(run.plan(), run.evidence(), run.images(SHAPE), Facts(data, ready.referee.classifier)).faults
 
 
+@pytest.mark.costly
 def test_a_stochastic_model_is_judged_over_many_passes_and_each_image_makes_the_next_harder(claimed):
     with RunFile.in_memory() as run:
         near = [claimed(toned(0.5 + i * 1e-4), example=[1]) for i in range(1, 30)]

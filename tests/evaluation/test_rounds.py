@@ -296,6 +296,7 @@ def uninterrupted(request, many):
         return question, answered(run, many, question).union, run.evidence().passed_over
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("looks", [1, 5, 9, 13, 18, 26])
 def test_an_interrupted_sample_decides_as_one_that_is_not(path, many, monkeypatch, uninterrupted, looks):
     monkeypatch.setattr(runner, "COMMIT_EVERY", 0)

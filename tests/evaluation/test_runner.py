@@ -223,6 +223,7 @@ def test_every_broken_example_keeps_an_image_that_breaks_it(path):
                 assert referee.judge(parse(threat.threat), x, y, x_adv)[0].accepted
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("slots", "seed"), [(1, 0), (5, 1), (5, 2), (64, 3)])
 def test_outcomes_depend_neither_on_the_order_of_examples_nor_on_the_number_of_slots(slots, seed):
     split = images()
@@ -240,6 +241,7 @@ def test_an_example_keeps_its_number_in_a_slice(path, searched):
     assert [row[5:12] for row in letters(undisturbed())] == letters(part)
 
 
+@pytest.mark.costly
 def test_with_every_attack_each_attack_is_measured_independently():
     split = images()
     together = alone(split, every_attack=True)
@@ -303,6 +305,7 @@ def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, loo
     assert summary.cost.forwards == undisturbed().cost.forwards
 
 
+@pytest.mark.costly
 def test_a_repeatedly_interrupted_run_ends_in_the_same_table(path):
     split, sittings = images(), 0
     while True:
@@ -315,6 +318,7 @@ def test_a_repeatedly_interrupted_run_ends_in_the_same_table(path):
     assert letters(summary) == letters(undisturbed())
 
 
+@pytest.mark.costly
 def test_ctrl_c_right_after_a_commit_loses_nothing(path, monkeypatch):
     """The moment at which the disk is waited for is where Ctrl-C strikes most often."""
     split, real = images(), RunFile.writing
@@ -365,6 +369,7 @@ def test_an_additional_threat_costs_only_its_own_searches(path, searched):
     assert letters(summary) == letters(undisturbed())
 
 
+@pytest.mark.costly
 def test_additional_restarts_cost_only_their_own_searches(path, searched):
     split = images()
     answered(path, split)
@@ -922,6 +927,7 @@ class RoughlyImmune(nn.Module):
         return torch.where(near, self.inner(self.image[None]).expand(len(x), -1), logits)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("is_odd", "expected"), [(False, "bfloat16"), (True, "float32")])
 def test_all_parts_of_a_question_are_searched_in_one_precision(tmp_path, hardware, is_odd, expected):
     """Also where the example on which low precision fails is in one part alone."""
@@ -938,6 +944,7 @@ def precision_of_part(folder, split, part, module):
     return precision_of(path)
 
 
+@pytest.mark.costly
 def test_halves_shards_and_the_whole_end_in_the_same_table_where_bfloat16_is_chosen(tmp_path, hardware):
     split = images()
     whole = letters(answered(tmp_path / "whole.robench", split))

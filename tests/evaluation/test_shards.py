@@ -88,6 +88,7 @@ def test_the_questions_are_decided_by_their_sample(whole):
     assert summary.threats[0].open == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shards_merge_into_the_outcomes_and_the_table_of_one_process(whole, tmp_path, count):
     protocol, path, summary = whole

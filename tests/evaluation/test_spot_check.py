@@ -58,6 +58,7 @@ def hidden(run, count=2):
     return gone, type(run)(lie.plan, lie.evidence, {n: i for n, i in run.images.items() if n not in drop})
 
 
+@pytest.mark.costly
 def test_deleted_breaks_pass_recomputation_and_are_found_by_a_search():
     gone, lie = hidden(honest())
     assert verify(lie.plan, lie.evidence, lie.images.items(), FACTS).faults == ()
@@ -67,6 +68,7 @@ def test_deleted_breaks_pass_recomputation_and_are_found_by_a_search():
     assert found.searched == found.standing == len(found.chosen)
 
 
+@pytest.mark.costly
 def test_only_standing_examples_are_searched_and_nothing_is_written():
     run = honest()
     under = standing(run.plan, run.evidence)
@@ -98,6 +100,7 @@ def test_the_bound_is_the_exact_one_sided_one(broken, n):
     assert check.bound == pytest.approx(beta.ppf(0.95, broken + 1, n - broken))
 
 
+@pytest.mark.costly
 def test_attacks_that_cannot_run_here_are_named_and_the_others_run():
     run = honest()
     missing = PlannedAttack("theirs", "foolbox:NoSuchAttack(steps=3)", 1)

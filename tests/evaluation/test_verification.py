@@ -354,6 +354,7 @@ def forged_search(noise, run):
 KINDS = (forged_plan, forged_clean, forged_verdict, forged_claim, forged_image, forged_search)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("forgeries", [FORGERIES, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_forgery_that_a_recomputation_can_refute_is_refuted(kind, forgeries):
@@ -427,6 +428,7 @@ def test_logits_may_differ_as_much_as_between_machines():
     assert run.but(clean=tuple(clean), verdicts=tuple(judged)).faults() == ()
 
 
+@pytest.mark.costly
 def test_merged_runs_hold_and_forgeries_in_them_are_found():
     """With other noise, so that finds of equal size meet: many images lie on the surface of an l_inf ball."""
     with RunFile.in_memory() as one, RunFile.in_memory() as other, RunFile.in_memory() as result:

@@ -129,6 +129,7 @@ def test_any_number_of_workers_finds_what_one_process_finds(alone, count):
     assert len(claims) == len(set(claims))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_lost_worker_changes_nothing_whenever_it_is_lost(alone, stale):
     protocol, summary, evidence = alone
@@ -237,6 +238,7 @@ def test_seconds_of_attacks_add_up_over_leases_and_sessions(alone, tmp_path):
     assert all(after[place] >= seconds > 0 for place, seconds in before.items())
 
 
+@pytest.mark.costly
 def test_a_second_attack_with_a_sample_knows_what_it_broke_outside_of_it(tmp_path):
     """An earlier question without a sample has broken one: all are searched, with workers as without."""
     sampled = BREAKS.threats[0].attacks[1]

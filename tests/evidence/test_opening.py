@@ -407,6 +407,7 @@ with RunFile.whole(Path(sys.argv[1])) as run, run.writing():
     assert process.returncode == 0
 
 
+@pytest.mark.costly
 def test_a_file_that_this_process_writes_to_is_not_opened_again(path):
     """To close another handle of it would let go of the lock, and a second writer come in."""
     with RunFile.open(path) as run:

@@ -286,6 +286,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.costly
 def test_a_file_with_random_cells_is_summarised_or_refused(path, tmp_path):
     """100 times, a few cells each: no other error than the one for the user, and a summary that agrees with itself."""
     with sqlite3.connect(path) as db:

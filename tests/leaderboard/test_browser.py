@@ -76,6 +76,7 @@ def test_every_column_sorts_both_ways_as_python_does(section):
         assert found["descending"] == sorted(found["ascending"], key=key, reverse=True)
 
 
+@pytest.mark.costly
 def test_the_numbers_that_are_sorted_are_those_of_the_table(section, table):
     for place, threat in enumerate(table.threats):
         head = section.locator("thead th", has_text=threat)

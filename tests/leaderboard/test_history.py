@@ -134,6 +134,7 @@ def test_neither_order_nor_repetition_of_runs_changes_a_byte():
 LETTERS = st.text("WBSO", min_size=5, max_size=5)
 
 
+@pytest.mark.costly
 @given(st.lists(st.tuples(LETTERS, LETTERS, st.sampled_from(["", EARLY, LATE]), st.booleans()), min_size=1, max_size=4))
 @settings(max_examples=40)
 def test_the_last_entry_has_the_numbers_of_the_row(made):

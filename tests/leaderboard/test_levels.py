@@ -72,6 +72,7 @@ def test_at_the_whole_radius_levels_are_the_outcomes_and_at_none_only_images_of_
     assert at_levels(count_patterns(rows), (0, 20)) == count_patterns(["WBSSO", "WBSBO"])
 
 
+@pytest.mark.costly
 @given(st.lists(st.fractions(0, 1), min_size=1, max_size=12))
 def test_a_letter_is_the_smallest_twentieth_of_the_radius_that_holds_the_image(shares):
     """The comparison is with the radii of the summary's curve, as floats."""
@@ -83,6 +84,7 @@ def test_a_letter_is_the_smallest_twentieth_of_the_radius_that_holds_the_image(s
     assert row == "".join(next(letter for letter, r in zip(LEVELS, radii, strict=True) if size <= r) for size in sizes)
 
 
+@pytest.mark.costly
 @given(st.integers(0, 2**32))
 @settings(max_examples=25)
 def test_accuracy_by_level_is_the_curve_of_the_summary(seed):

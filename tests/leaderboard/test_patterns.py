@@ -44,6 +44,7 @@ def expected(rows, chosen):
     return shares.accuracy(joint), interval, *shares.mean(rows), joint.count("O")
 
 
+@pytest.mark.costly
 @given(st.integers(0, 2**32))
 def test_patterns_give_the_numbers_of_the_strings_for_every_subset_of_threats(seed):
     rows = random_rows(seed)

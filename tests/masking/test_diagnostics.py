@@ -87,6 +87,7 @@ def test_the_share_of_pixels_without_gradient_is_that_without_a_weight():
     assert of_threat(linear(blind=5))["blind"] == [0.25] * 10
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "probe", "value"),
     [
@@ -193,6 +194,7 @@ def test_measurements_of_an_example_do_not_depend_on_the_others():
         assert values == pytest.approx([together[name][4], together[name][7]], rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.costly
 def test_every_mask_of_the_zoo_can_be_measured():
     for name in MASKED:
         whole, reported = of_digits(name, examples=2)

@@ -79,6 +79,7 @@ def evidence(path):
         return run.evidence()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["staircase", "detached"])
 def test_a_masked_model_is_masked_and_its_accuracy_falls(name, tmp_path):
     plain = evaluate(masked(name, base()), "off")
@@ -92,6 +93,7 @@ def test_a_masked_model_is_masked_and_its_accuracy_falls(name, tmp_path):
     assert after.broken == len({c.example for c in finds})
 
 
+@pytest.mark.costly
 def test_a_model_without_gradients_is_attacked_by_other_means():
     with pytest.raises(robench.NotMeasuredError) as raised:
         evaluate(masked("no-graph", base()), "off")
@@ -103,6 +105,7 @@ def test_a_model_without_gradients_is_attacked_by_other_means():
     assert any("raises" in sentence for sentence in after.masking.evidence)
 
 
+@pytest.mark.costly
 def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
     plain, looked = evaluate(base(), "off"), honest()
     assert looked.masking.verdict == "none-found"
@@ -110,6 +113,7 @@ def test_an_honest_model_is_none_found_and_its_attacks_keep_their_finds():
     assert not any(i.suspicious for i in looked.threats[0].masking.indicators)
 
 
+@pytest.mark.costly
 def test_a_weak_planned_attack_lowers_the_accuracy_and_never_makes_the_model_masked():
     weak = {"attacks": ["pgd(steps=1, step_size=0.05, random_start=False)"]}
     (plain,), (after,) = evaluate(base(), "off", **weak).threats, evaluate(base(), **weak).threats
@@ -117,6 +121,7 @@ def test_a_weak_planned_attack_lowers_the_accuracy_and_never_makes_the_model_mas
     assert after.masking.verdict != "masked"
 
 
+@pytest.mark.costly
 def test_a_finished_check_is_not_repeated(tmp_path, monkeypatch):
     module = masked("flipped", base())
     first = evaluate(module, run=tmp_path / "r.robench")
@@ -135,6 +140,7 @@ def test_a_finished_check_is_not_repeated(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.costly
 def test_a_check_that_ran_out_of_time_says_so_and_continues_with_the_same_command(tmp_path, monkeypatch):
     module = base()
     with monkeypatch.context() as hurried:
@@ -164,6 +170,7 @@ def test_a_run_stopped_before_the_second_threat_says_that_its_check_had_not_star
     assert reported.next.endswith("--masking on, to go on")
 
 
+@pytest.mark.costly
 def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sample(tmp_path, monkeypatch):
     square, never = AttackChoice("square", Square(steps=60)), AttackChoice("later", Square(steps=61))
     monkeypatch.setattr(schedule, "of_another_kind", lambda threat, depth: [square, never])
@@ -180,6 +187,7 @@ def test_a_threat_is_untested_until_every_assigned_attack_has_searched_the_sampl
     assert whole.masking.verdict == "none-found"
 
 
+@pytest.mark.costly
 def test_a_later_run_without_a_check_keeps_the_verdict(tmp_path):
     module = masked("staircase", base())
     looked = evaluate(module, run=tmp_path / "r.robench")
@@ -203,6 +211,7 @@ def compiled(module, path):
     return path
 
 
+@pytest.mark.costly
 def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_operators(tmp_path):
     weak = {"threats": ["linf:0.03"]}
     (honest,) = evaluate(linear(), "off", **weak).threats
@@ -217,6 +226,7 @@ def test_a_compiled_model_is_masked_and_brought_down_by_the_surrogates_of_its_op
     assert reported.value == "1"
 
 
+@pytest.mark.costly
 def test_a_further_search_is_announced_with_its_reason_and_its_limit(monkeypatch):
     noted = []
     monkeypatch.setattr(schedule, "MORE_MIN", 60.0)
@@ -229,6 +239,7 @@ def test_a_further_search_is_announced_with_its_reason_and_its_limit(monkeypatch
     assert note.endswith("that first-order attacks left are searched further, for up to 60 seconds")
 
 
+@pytest.mark.costly
 def test_nothing_is_searched_further_in_an_honest_model_or_one_that_gives_everything_the_same_logits(tmp_path):
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

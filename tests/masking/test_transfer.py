@@ -1,5 +1,6 @@
 """Other networks whose gradients guide attacks: bundled models, and one that learns from a model's own answers."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,6 +48,7 @@ def test_a_bundled_model_that_cannot_be_loaded_is_no_guide(monkeypatch):
     assert list(transfer.guides(nat, "digits", "", DIGITS.x)) == []
 
 
+@pytest.mark.costly
 def test_an_imitation_learns_the_classes_that_a_model_without_scores_names_and_the_way_to_others(monkeypatch):
     monkeypatch.setattr(transfer, "STEPS", 150)
     model, threat = labels_only(), parse("linf:0.1")

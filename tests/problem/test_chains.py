@@ -309,6 +309,7 @@ def test_functions_are_the_same_up_to_float_noise_only():
     assert not same_function(logits, logits * 1.01)
 
 
+@pytest.mark.costly
 def test_of_random_chains_none_is_inferred_wrongly(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     outcomes = runpy.run_path(str(BENCHMARKS / "chain_inference.py"))["outcomes"]

@@ -112,6 +112,7 @@ def test_every_wrapping_gives_back_the_same_logits(tmp_path, wrapping, zipped):
     assert loaded.notes[0] == "recognised as digits-cnn by its key names and shapes"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
     ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "strided-cnn",
@@ -303,6 +304,7 @@ def test_a_network_whose_shapes_all_differ_is_recognised_in_any_order(tmp_path, 
         assert "--arch" in refusal(tmp_path / "m.safetensors", shape=SHAPE)
 
 
+@pytest.mark.costly
 def test_if_two_architectures_fit_the_plain_one_is_used_and_the_other_named(tmp_path):
     model = network("preactresnet18", (3, 32, 32))
     torch.save(model.state_dict(), tmp_path / "m.pt")
@@ -343,6 +345,7 @@ def test_unknown_normalisation_and_shape_are_noted(tmp_path):
 # Identity
 
 
+@pytest.mark.costly
 def test_the_identity_does_not_depend_on_the_file_format(tmp_path):
     model = with_moved_statistics(network("preactresnet18", (3, 32, 32)))
     torch.save(model.state_dict(), tmp_path / "a.pt")
@@ -407,6 +410,16 @@ def test_a_bundled_model_is_loaded_by_name_as_its_card_describes_it(zoo, tmp_pat
         assert (loaded.classifier.name, loaded.classifier.normalisation) == ("digits-adv-linf", "0.25/0.5")
         x = images(3, *SHAPE)
         assert torch.equal(loaded.classifier(x), model((x - 0.25) / 0.5))
+
+
+def test_a_card_that_states_other_classes_is_refused_and_other_images_are_a_note(zoo):
+    folder, _ = zoo
+    card = read_card(folder / "digits-adv-linf.toml")
+    write_card(folder / "digits-adv-linf.toml", msgspec.structs.replace(card, shape=(1, 9, 9)))
+    (note,) = load("digits-adv-linf", shape=SHAPE).notes
+    assert note == "the card of digits-adv-linf states images of 1x9x9, and these are 1x28x28"
+    write_card(folder / "digits-adv-linf.toml", msgspec.structs.replace(card, classes=12))
+    assert "states 12 classes, and the model has 10 outputs" in refusal("digits-adv-linf")
 
 
 def test_options_take_precedence_over_the_card(zoo):

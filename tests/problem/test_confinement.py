@@ -60,6 +60,7 @@ def answers(model, x):
     return logits.detach(), gradient, torch.rand(1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_logits_gradients_noise_and_weights_are_those_of_the_program_itself(name):
     torch.manual_seed(0)

@@ -281,6 +281,7 @@ def answers(path, expected, **settings):
         return torch.equal(loaded.classifier(x), network.eval()(x))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["net.pt", "net.pkl", "deep.pt", "parallel.pt", "meter.pt", "several.pt"])
 @pytest.mark.parametrize("from_afar", [False, True])
 def test_names_of_a_script_are_found_in_the_file_that_the_user_names(written, name, from_afar, monkeypatch, tmp_path):

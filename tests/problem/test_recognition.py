@@ -118,6 +118,7 @@ def test_a_vision_transformer_of_an_unusual_number_of_features_is_not_recognised
     assert not recognised(odd, SMALL)
 
 
+@pytest.mark.costly
 def test_weights_that_do_not_show_pooling_or_strides_are_refused_with_the_candidates(tmp_path):
     for name in ("resnet18-imagenet-stem3", "mobilenetv2-imagenet"):
         network = named(name).build(SMALL, 10)

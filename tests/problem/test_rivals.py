@@ -55,6 +55,7 @@ def classifier(name: str, images: Split, normalisation: str = "none") -> nn.Modu
     return network
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "usual"), RIVALS)
 def test_clean_images_show_which_of_several_with_equal_keys_it_is(tmp_path, name, usual):
     images = clean_images()
@@ -71,6 +72,7 @@ def test_clean_images_show_which_of_several_with_equal_keys_it_is(tmp_path, name
         assert load(tmp_path / "m.pt", shape=SHAPE, classes=CLASSES).classifier.architecture == usual
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("typed", ["0.5/0.01", None])
 def test_the_architecture_is_inferred_with_a_known_and_with_an_unknown_normalisation(tmp_path, typed):
     images, name = clean_images(), "resnet18-imagenet-stem3-pool"
@@ -81,6 +83,7 @@ def test_the_architecture_is_inferred_with_a_known_and_with_an_unknown_normalisa
         assert loaded.classifier.normalisation == "0.5,0.5,0.5/0.01,0.01,0.01"
 
 
+@pytest.mark.costly
 def test_images_that_do_not_decide_leave_the_usual_one_with_a_caution(tmp_path):
     images = clean_images()
     unlike = Split.whole("patterns", images.x, images.y.roll(1), CLASSES)  # no network is right
@@ -92,6 +95,7 @@ def test_images_that_do_not_decide_leave_the_usual_one_with_a_caution(tmp_path):
     assert "and --arch chooses (correct on 72 clean images: preactresnet18 " in caution
 
 
+@pytest.mark.costly
 def test_images_that_do_not_decide_leave_the_choice_to_the_user_where_none_is_usual(tmp_path):
     images = clean_images()
     unlike = Split.whole("patterns", images.x, images.y.roll(1), CLASSES)

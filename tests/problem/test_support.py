@@ -55,6 +55,7 @@ def test_no_member_gains_more_than_the_vertex(text, case, seed):
             assert (other <= best + 1e-5 * best.abs() + 1e-9).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", ["linf:0.3", "l2:0.6", "l1:0.8"])
 @laws
 @given(case=cases())

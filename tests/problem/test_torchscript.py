@@ -355,6 +355,7 @@ MADE = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ordinary_programs_are_loaded_without_consent(name):
     torch.manual_seed(0)

@@ -111,6 +111,7 @@ def test_prefixes_are_found_in_time_proportional_to_the_number_of_names(folder):
     assert seconds[20_000] < 100 * max(seconds[2_000], 0.001)  # ten times is wanted, a hundred times is quadratic
 
 
+@pytest.mark.costly
 def test_the_same_weights_are_the_same_model_in_parts(folder):
     torch.manual_seed(0)
     network = ARCHITECTURES["preactresnet18"].build((3, 32, 32), 10)
@@ -280,6 +281,7 @@ def test_a_normalisation_in_the_file_is_used_whatever_its_names_and_shape(folder
     assert f"normalisation 0.25/0.5, from {mean} and {std} in the file" in found.notes
 
 
+@pytest.mark.costly
 def test_each_channel_has_its_own_numbers_and_is_the_same_as_when_it_is_typed(folder):
     network = ARCHITECTURES["preactresnet18"].build((3, 32, 32), 10)
     buffers = {

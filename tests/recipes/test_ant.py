@@ -125,6 +125,7 @@ def digits(part):
     return Split.whole(f"small:{part}", nn.functional.avg_pool2d(split.x, 4), split.y, 10)
 
 
+@pytest.mark.costly
 def test_a_second_of_training_makes_a_network_robust_to_noise_that_broke_it(tmp_path):
     test, settings = digits("test"), {"steps": 200, "batch": 64, "lr": 5e-3}
     noise = normal(torch.arange(len(test)), 0, test.x)

@@ -299,6 +299,7 @@ def test_gpus_are_given_to_the_processes_of_a_machine_in_turn(environment, monke
     assert local_device(CPU) == CPU
 
 
+@pytest.mark.costly
 def test_torch_distributed_is_imported_by_one_module_when_torchrun_has_started_it():
     importing = []
     for path in Path(robench.__file__).parent.rglob("*.py"):

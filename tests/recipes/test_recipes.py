@@ -90,6 +90,7 @@ def broken(tmp_path_factory):
     return plain(250, tmp_path_factory.mktemp("fallen"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {"nat", "spatial_at", "ant"}))
 def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_path):
     threats, split, robust = tuple(map(parse, LEARNT[name])), blobs(), mlp()
@@ -103,6 +104,7 @@ def test_a_second_of_training_makes_a_broken_network_robust(name, broken, tmp_pa
     assert all(b <= a + 0.03 for b, a in zip(before, after, strict=True)), (before, after)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "others", "text"),
     [

@@ -74,6 +74,7 @@ def test_the_loss_is_that_of_trades_with_beta_six():
     assert (rst.beta, rst.steps, rst.batch) == (6.0, trades.steps, trades.batch)
 
 
+@pytest.mark.costly
 def test_a_second_of_training_on_pseudo_labels_makes_a_network_robust_that_labels_alone_do_not(tmp_path):
     threat, grey = parse("linf:0.15"), replace(blobs(64), x=torch.full((64, 1, 8, 8), 0.5))  # labels of nothing
     settings = {"steps": 150, "batch": 64, "lr": 1.5e-2, "inner_steps": 2, "inner_step_size": 0.6}

@@ -124,6 +124,7 @@ def test_the_minutes_on_a_card_are_those_of_every_sitting(tmp_path, monkeypatch,
     assert make(order, images, CPU, clock).minutes == 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "precision"), [("pgd_at", "float32"), ("mng_ac", "bfloat16")])
 def test_a_training_with_batch_norm_and_held_out_images_is_killed_and_ends_as_it_would_have(
     name, precision, tmp_path, monkeypatch, small, images
@@ -147,6 +148,7 @@ def test_a_training_with_batch_norm_and_held_out_images_is_killed_and_ends_as_it
     assert [check[:4] for check in seen.values()] == [check[:4] for check in seen_in_pieces.values()]
 
 
+@pytest.mark.costly
 def test_a_check_after_a_kill_covers_all_steps_since_the_previous_check(tmp_path, monkeypatch, images):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     recipe = configure("nat", "toy", {"steps": 60, "batch": 8})

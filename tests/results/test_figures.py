@@ -483,6 +483,7 @@ def test_a_caption_says_what_was_measured_and_stands_in_the_picture(kind):
     assert " ".join(below.split()) == picture.caption
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "form"), [*((kind, "svg") for kind in figures.KINDS), ("gallery", "png")])
 def test_the_same_records_give_the_same_bytes_whatever_the_users_settings(kind, form):
     once = figures.image_bytes(picture_of(kind), form)

@@ -44,6 +44,7 @@ def peak(path, count):
             tracemalloc.stop()
 
 
+@pytest.mark.costly
 def test_the_memory_of_a_summary_grows_by_its_arrays_alone(tmp_path, monkeypatch):
     """Per example: its letters under the threat and under all, as arrays (2) and as texts (2); and garbage (4)."""
     monkeypatch.setattr(store, "PART", store.PART // 4)  # for time

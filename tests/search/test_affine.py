@@ -31,6 +31,7 @@ def judged(model, split, threat, attack, restarts=1):
     return rows
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("pair", [("linf", "l1"), ("linf", "l2"), ("l2", "l1")], ids="+".join)
 def test_on_linear_models_an_affine_attack_breaks_exactly_what_the_union_does(pair):
     """The most of a linear function over a convex hull is the most over its two parts."""
@@ -56,6 +57,7 @@ def test_on_linear_models_an_affine_attack_breaks_exactly_what_the_union_does(pa
     assert judged(model, split, threat, AffineLp(steps=15)) <= union
 
 
+@pytest.mark.costly
 def test_rotations_and_a_ball_together_break_what_neither_breaks_alone():
     """Theorem 4, worked by hand on one bright pixel of height a, which the model compares with 0.02.
 

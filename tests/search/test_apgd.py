@@ -127,6 +127,7 @@ def test_stages_cover_all_steps_and_end_at_the_radius():
 N = 16
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_breaks_a_linear_model_just_beyond_its_distance_and_never_before(norm):
     module = Linear(2)
@@ -137,6 +138,7 @@ def test_apgd_breaks_a_linear_model_just_beyond_its_distance_and_never_before(no
     _check_around(model, split, distances, APGD(steps=100, loss="margin"), norm, beyond=1.05 if norm == "l1" else 1.01)
 
 
+@pytest.mark.costly
 def test_frank_wolfe_breaks_a_linear_model_just_beyond_its_distance_and_never_before():
     module = Linear(2)
     model = classifier(module)
@@ -155,6 +157,7 @@ def _check_around(model, split, distances, attack, norm, beyond):
             assert all(distances[row] <= radius for row in broken)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kept", [1, 4, 10])
 def test_slide_breaks_a_half_space_where_its_definition_says(kept):
     """Away from the box, k equal steps gain the mean of the k largest weights per unit; exact for k = 1."""

@@ -21,6 +21,7 @@ ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 FAST = BrendelBethge(steps=40)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @linear_models
 def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, shape):
@@ -28,6 +29,7 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
     check_distances(attack, norm, module, classes, shape, 1.1 if norm == "l1" else 1.05)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_example_has_the_same_result_in_any_batch(norm):
     check_independence_of_the_batch(BrendelBethge(steps=20), norm)
@@ -97,6 +99,7 @@ def test_a_row_steps_the_same_in_a_batch_of_any_size(norm):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.costly
 def test_it_searches_a_start_then_the_boundary_then_walks():
     model = classifier(Linear(2))
     x, y = edgy(model)

@@ -64,6 +64,7 @@ def scaled(module, by):
     return module
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("module", "classes", "shape"),
     [

@@ -26,6 +26,7 @@ def split(model):
     return toy(model, N, edges=False)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("steps", "slots"), [(70, 1), (70, 64), (14, 8), (1, 8)])
 def test_the_attack_breaks_exactly_what_one_of_the_corruptions_breaks(model, split, steps, slots):
     expected = set()

@@ -22,6 +22,7 @@ def test_the_smallest_delta_is_as_long_as_the_distance(module, classes, shape):
     check_distances(DDN(steps=100, targets=classes - 1 if classes > 2 else 0), "l2", module, classes, shape, 1.05)
 
 
+@pytest.mark.costly
 def test_an_example_has_the_same_result_in_any_batch():
     check_independence_of_the_batch(DDN(steps=80), "l2")
 

@@ -178,6 +178,7 @@ def test_where_nothing_fools_it_finds_nothing():
     assert broken_rows(model, parse("l1:1000"), SHORT, split, range(N), slots=N) == set()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("slots", [3, 40])
 def test_an_example_has_the_same_result_in_any_batch(slots):
     module = Linear(3)

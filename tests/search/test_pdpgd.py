@@ -16,6 +16,7 @@ from .nearest import asked_about, check_distances, check_independence_of_the_bat
 NORMS = ["linf", "l2", "l1"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @linear_models
 def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, shape):
@@ -23,6 +24,7 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
     check_distances(attack, norm, module, classes, shape, {"linf": 1.1, "l2": 1.1, "l1": 1.25}[norm])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_example_has_the_same_result_in_any_batch(norm):
     check_independence_of_the_batch(PDPGD(steps=150), norm)

@@ -30,6 +30,7 @@ def check_around(model, split, distances, attack, norm, restarts=1):
             assert all(distances[row] <= radius for row in broken), "one out of reach broke"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("edges", [False, True], ids=["inside the box", "a third of the pixels at its edge"])
@@ -43,6 +44,7 @@ def test_pgd_breaks_a_linear_model_just_beyond_its_distance_and_never_before(cla
     check_around(model, split, distances, attack, norm)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
 def test_random_starts_and_either_loss_get_there_too(norm, loss):

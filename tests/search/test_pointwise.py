@@ -183,6 +183,7 @@ def test_where_every_pixel_weighs_alike_and_has_as_far_to_go_it_changes_the_fewe
         assert (delta[row] != 0).sum() <= 1.5 * distance(module, x[row], y[row].item(), "l0") + 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", THREATS)
 def test_with_searches_to_spare_it_comes_near_the_nearest_point_of_a_linear_model_and_never_nearer(text):
     module, threat = Linear(3, seed=5), parse(text)
@@ -219,6 +220,7 @@ def nearest_finds(model, threat, attack, split, line, slots):
     return {end.item: end.x_adv for end in ends(model, split, asked, slots=slots)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", ["l1:3/5", "l0:1"])
 def test_it_finds_the_same_in_any_company_and_order_and_where_the_model_says_nothing_but_the_class(text):
     model, bare, attack, threat = MODELS["relu"], classifier(OneHot(net()), 4), Pointwise(steps=20), parse(text)

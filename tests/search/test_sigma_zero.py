@@ -79,6 +79,7 @@ def twin(model, x, y, steps, sigma=1e-3, threshold=0.3, rate=0.01):
     return torch.stack(queried)
 
 
+@pytest.mark.costly
 def test_it_queries_the_points_of_the_papers_algorithm():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))

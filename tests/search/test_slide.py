@@ -33,6 +33,7 @@ def reach(module, split, k):
     return (-margin(split.x.flatten(1).double() @ weight.T + bias, split.y) / gain).tolist()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 def test_on_a_half_space_it_breaks_at_the_radius_over_the_mean_of_the_k_largest_weights(half_space, k):
     module, split = half_space
@@ -81,6 +82,7 @@ def test_no_step_is_wasted_on_pixels_that_the_box_stops():
     assert moved == pytest.approx([0, 0, 0.1, 0])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("classes", [2, 10])
 def test_frank_wolfe_breaks_a_linear_model_just_beyond_its_distance_and_never_before(classes):
     module = Linear(classes)

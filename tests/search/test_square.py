@@ -118,6 +118,7 @@ def soon_broken(model, threat, attack, split, rows):
     return broken
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("classes", "edges"), [(2, False), (3, True), (10, False)])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_square_breaks_a_linear_model_well_beyond_its_distance_and_never_below_it(norm, classes, edges):

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from robench.theory.page import page, sections
 
 REPORTS = Path(__file__).parents[2] / "reports"
 
 
+@pytest.mark.costly
 def test_the_committed_page_and_figures_are_those_of_the_code():
     parts = sections()
     assert page(parts) == (REPORTS / "theory.md").read_text(encoding="utf-8")
@@ -16,6 +19,7 @@ def test_the_committed_page_and_figures_are_those_of_the_code():
     assert names == {file.name for file in REPORTS.glob("theory-*.svg")}
 
 
+@pytest.mark.costly
 def test_a_missing_folder_is_refused(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "robench.theory", str(tmp_path / "none")], capture_output=True, text=True, check=False

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from ..architectures import known
 from ..architectures.factories import Factory, named_factory
 from ..architectures.normalise import canonical, normalised
@@ -92,6 +92,8 @@ def load(
     module, returned = _answering(whole, path, tried.to(device), classes)
     outputs, probed = probe(module, path, shape, classes, made_for=reads)
     notes = contents.notes + origin.notes(arch, normalise, shape) + built.notes + returned + probed
+    if origin.card is not None:
+        notes += _compared(origin.card, outputs, shape)
     if guessed:
         notes += (f"its images are assumed to be {by(shape)}",)
     notes += more
@@ -109,6 +111,18 @@ def _answering(module: nn.Module, path: Path, images: Tensor, classes: int | Non
         raise UserError(f"{path}: {error}") from None
     except Exception:  # whatever the model's own code raises
         return module, ()
+
+
+def _compared(card: Card, outputs: int, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The note on images that the card does not name. Raises UserError if it states another number of classes."""
+    if card.classes != outputs:
+        raise UserError(
+            f"the card of {card.name} states {card.classes} classes, and the model has"
+            f" {counted(outputs, 'output')}; correct the card, or move it away"
+        )
+    if card.shape != shape:
+        return (f"the card of {card.name} states images of {by(card.shape)}, and these are {by(shape)}",)
+    return ()
 
 
 def _normalisation(

@@ -149,6 +149,7 @@ def test_whole_numbers_are_divided_without_their_fraction(tmp_path):
     same(model(nodes, constants), images(2), tmp_path)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dynamo", [False, True], ids=["TorchScript", "dynamo"])
 @pytest.mark.parametrize("name", ["small", "residual", "attention, fused", "attention, written out"])
 def test_a_network_that_pytorch_exports_answers_as_before(name, dynamo, tmp_path):
@@ -209,6 +210,7 @@ class Mixing(Viewing):
         return y - y.mean(dim=0, keepdim=True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dynamo", [False, True], ids=["TorchScript", "dynamo"])
 def test_a_file_for_one_image_takes_more_if_their_logits_are_the_same(dynamo, tmp_path):
     torch.manual_seed(0)

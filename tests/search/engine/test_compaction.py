@@ -37,6 +37,7 @@ def test_a_batch_that_would_save_less_than_an_eighth_stays_as_it_is(busy, slots,
     assert compacted(range(busy), slots, queries) is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("network", ["digits", "mnist", "preactresnet18"])
 def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
@@ -65,6 +66,7 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
         assert all(torch.equal(few, all_[rows]) for few, all_ in zip(answers(rows), (logits, grad), strict=True))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("attack", "radius", "slots"),
     [(PGD(steps=6), 0.1, 64), (Square(steps=60), 0.1, 64), (HopSkipJump(steps=2), 0.3, 256)],

@@ -71,6 +71,7 @@ def test_a_replayed_search_gives_the_same_images_as_a_plain_one(threat, attack):
         assert x_adv is None or torch.equal(x_adv, played[key])
 
 
+@pytest.mark.costly
 def test_a_step_that_cannot_be_recorded_runs_plainly():
     def refuses(run):
         run()

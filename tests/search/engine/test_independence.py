@@ -62,6 +62,7 @@ def alone(slots):
     return outcome([end for one in several(model, split) for end in ends(model, split, one, slots=slots)])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("slots", [1, 7, 64])
 def test_jobs_that_share_the_slots_get_the_same_results_as_alone(model, split, slots):
     together = outcome(ends(model, split, *several(model, split), slots=slots))
@@ -74,6 +75,7 @@ def test_jobs_that_share_the_slots_get_the_same_results_as_alone(model, split, s
     assert 5 < sum(x is None for x in expected.values()) < len(expected) - 5, "both outcomes must occur"
 
 
+@pytest.mark.costly
 def test_slots_stay_busy_between_jobs(model, split):
     together, jobs = Engine(model, split, 0, rows=4), several(model, split)
     list(together.work(jobs))
@@ -168,6 +170,7 @@ CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 
 CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("error", [CUDA_ERROR, CPU_ERROR, MemoryError()], ids=["cuda", "cpu", "python"])
 def test_a_batch_too_large_for_the_memory_is_halved_and_gives_the_same_results(split, error):
     roomy, cramped = classifier(net(), 4), classifier(Cramped(5, error), 4)

@@ -46,6 +46,7 @@ def split(plain):
     return toy(plain, 23)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("attack", [PGD(steps=9), Square(steps=30), HopSkipJump(steps=2)], ids=lambda a: a.name)
 @pytest.mark.parametrize("slots", [1, 5, 64])
 def test_a_search_fails_alone_if_the_model_raises_on_its_images(plain, split, attack, slots):

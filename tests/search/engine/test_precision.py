@@ -60,6 +60,7 @@ def broken(model, split, threat, attack, precision):
     return {end.item.row for end in ended if end.x_adv is not None}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("threat", "attack"),
     [
