@@ -25,6 +25,7 @@ BUDGETS = {
     "cw": ["cw(steps=100, rounds=6, c=1, learning_rate=0.02)"],
     "ead": ["ead(steps=100)"],
     "hop-skip-jump": ["hop-skip-jump(steps=10)"],
+    "rays": ["rays(steps=500)"],
     "autoattack-reference": ["autoattack-reference(steps=20, queries=100)"],
 }
 
@@ -34,6 +35,8 @@ REACHES = {
     ("square", "linf"): 2.0,
     ("square", "l2"): 2.0,
     ("square", "l1"): 4.0,
+    # Signs change block by block: where several classes are near, the search may end at a farther one.
+    ("rays", "linf"): 2.0,
     # Noise that is undone pixel by pixel in random order: no bound on its l_1 distance is known.
     ("salt-and-pepper", "l1"): NO_REACH,
     # Both need more queries than the doctor's budget.

@@ -18,7 +18,7 @@ own and for moved images."""
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("pgd", "apgd", "slide", "frank-wolfe", "fab", "cw", "ead", "ddn", "fmn", "pdpgd"), "first-order"),
     "square": "scores",
-    **dict.fromkeys(("pointwise", "salt-and-pepper", "boundary", "hop-skip-jump"), "labels"),
+    **dict.fromkeys(("pointwise", "salt-and-pepper", "boundary", "hop-skip-jump", "rays"), "labels"),
     "brendel-bethge": "outside",
 }
 """The kind of each attack. Results read records alone, so the classes of attacks are out of reach here; a test holds
@@ -36,6 +36,7 @@ _MINIMISING = frozenset(
         "brendel-bethge",
         "boundary",
         "hop-skip-jump",
+        "rays",
         "pointwise",
         "salt-and-pepper",
     ]

@@ -11,6 +11,7 @@ from ..search.attacks.fab import FAB
 from ..search.attacks.hop_skip_jump import HopSkipJump
 from ..search.attacks.pgd import PGD
 from ..search.attacks.pointwise import Pointwise
+from ..search.attacks.rays import RayS
 from ..search.attacks.salt_and_pepper import SaltAndPepper
 from ..search.attacks.square import Square
 
@@ -22,9 +23,11 @@ attacks on all that stands."""
 def of_another_kind(threat: str, effort: Effort) -> list[AttackChoice]:
     """Attacks for one norm that read no gradient, or that start where the model is wrong already."""
     square = _choice("square", Square(steps={"on": 150, "more": 500, "deep": 5000}[effort]))
-    labels = [] if effort == "on" else [_choice("hop-skip-jump", HopSkipJump(steps=10 if effort == "deep" else 6))]
     if threat == "linf":
-        return [square, *labels]
+        longer = [_choice("square-long", Square(steps=3000)), _choice("rays", RayS(steps=1000))]
+        deep = [_choice("hop-skip-jump", HopSkipJump(steps=10)), _choice("rays", RayS())]
+        return [square, *{"on": [], "more": longer, "deep": deep}[effort]]
+    labels = [] if effort == "on" else [_choice("hop-skip-jump", HopSkipJump(steps=10 if effort == "deep" else 6))]
     # Expensive, so it comes last and takes the time that is left.
     outside = _choice("brendel-bethge", BrendelBethge(steps=200 if effort == "deep" else 60))
     if threat == "l2":

@@ -27,6 +27,7 @@ from .patch import PatchPGD
 from .pdpgd import PDPGD
 from .pgd import PGD
 from .pointwise import Pointwise
+from .rays import RayS
 from .salt_and_pepper import SaltAndPepper
 from .sigma_zero import SigmaZero
 from .slide import SLIDE
@@ -38,7 +39,7 @@ ATTACKS: dict[str, type[AnyAttack]] = {
     for a in (
         *(PGD, APGD, SLIDE, FrankWolfe, FAB, Square),
         *(CarliniWagner, EAD, DDN, FMN, PDPGD, SigmaZero, BrendelBethge),
-        *(Boundary, HopSkipJump, Pointwise, SaltAndPepper),
+        *(Boundary, HopSkipJump, RayS, Pointwise, SaltAndPepper),
         *(Grid, RandomTransforms, AffineLp, AffineRTAttack, Corruptions, ParamAscent, PatchPGD),
         AutoAttackReference,
     )
