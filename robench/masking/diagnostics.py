@@ -27,6 +27,7 @@ SHUFFLES = 19  # steps with the same entries in another order: by chance one is 
 REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
 AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
+ASIDE = 8  # random directions in which differences are compared with the gradient
 HALVINGS = 14  # of the line to an image of another class
 NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
@@ -80,7 +81,7 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
 
 
 def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> Iterator[Measured]:
-    """Measurements of each example under a threat. They cost 5 gradients and 82 forward passes for each.
+    """Measurements of each example under a threat. They cost 5 gradients and 98 forward passes for each.
 
     They are taken at the image and at a random member of its set, the start.
     `zero`, `not finite`: the share of the two places at which the gradient of the margin is exactly 0, or not finite.
@@ -88,6 +89,8 @@ def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> 
     `norm`: the Euclidean norm of the margin's gradient at the start.
     `blind`: the share of pixels in which the gradient is 0 at both places. `slope`: the gain of the margin along the
     gradient over a short way, from both sides, over the gain that the gradient promises; 1 for a correct gradient.
+    `aside`: the cosine between such gains in ASIDE random directions and those that the gradient promises there; a
+    gradient that lacks a part may be right along itself, and is wrong aside.
     `leads`: 1 if some step along the gradient gains more than the same step with its entries in another order, in
     each of SHUFFLES orders; a useless gradient is that lucky once in 7. `same`: 1 if a small step in a random
     direction changes no logit. `agrees`: the cosine between two gradients at one place. `jump`: the difference of the
@@ -143,6 +146,7 @@ def _of_rows(classifier: Classifier, threat: Ball, x: Inputs, y: Labels, keys: K
         "norm": _length(at_start),
         "blind": ((clean == 0) & (at_start == 0)).flatten(1).double().mean(dim=1),
         "slope": _slope(classifier, start, y, at_start),
+        "aside": _aside(classifier, start, y, at_start, keys),
         "leads": _leads(classifier, threat, x, start, y, at_start, keys).double(),
         "same": _same(classifier, threat, start, keys).double(),
         "agrees": _cosine(at_start, again),
@@ -180,6 +184,20 @@ def _slope(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs) -
     along = (gradient.double() / per_example(length.clamp(min=1e-300), gradient)).to(place.dtype) * SMALL_STEP
     rise = _margin(classifier, place + along, y) - _margin(classifier, place - along, y)
     return torch.where(length > 0, rise / (2 * SMALL_STEP * length.clamp(min=1e-300)), 0.0).nan_to_num(0.0)
+
+
+def _aside(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs, keys: Keys) -> PerExample:
+    """The cosine between difference quotients in random directions and the gradient's; 1 where both are all 0."""
+    rises, promised = [], []
+    for k in range(ASIDE):
+        noise = normal(keys, 2 * SHUFFLES + 2 + k, place)
+        step = noise / per_example(_length(noise), noise).to(place.dtype) * SMALL_STEP
+        rises.append(_margin(classifier, place + step, y) - _margin(classifier, place - step, y))
+        promised.append((2 * gradient.double() * step).flatten(1).sum(dim=1))
+    gains, gradients = torch.stack(rises, dim=1).nan_to_num(0.0, 0.0, 0.0), torch.stack(promised, dim=1)
+    lengths = gains.norm(dim=1) * gradients.norm(dim=1)
+    flat = (gains == 0).all(dim=1) & (gradients == 0).all(dim=1)
+    return torch.where(flat, 1.0, (gains * gradients).sum(dim=1) / lengths.clamp(min=1e-300))
 
 
 def _same(classifier: Classifier, threat: Ball, start: Inputs, keys: Keys) -> Tensor:

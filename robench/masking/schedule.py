@@ -258,7 +258,8 @@ class MaskingCheck:
         spread, probabilities = whole.get("spread", 1.0), whole.get("probabilities", 0) > 0
         if (probabilities and not whole.get("one-hot")) or not 1e-2 < spread < 1e2:
             yield "rescaled", surrogates.rescaled(self.classifier, spread or 1.0, probabilities=probabilities)
-        if not self._conclusive(str(threat)) and self._effort != "deep":
+        astray = indicators.ASIDE.name in suspicious
+        if not astray and not self._conclusive(str(threat)) and self._effort != "deep":
             return  # the model's own gradient is of some use, and then that of another network seldom adds to it
         for name, guide in guides(self.classifier, self.plan.data, self.plan.model.weights_sha256, x):
             yield f"transfer-from-{name}", surrogates.guided(self.classifier, guide)
@@ -374,5 +375,5 @@ def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[st
 
 def jumps(suspicious: Set[str]) -> bool:
     """Whether there is a gradient, but it is unlike those nearby, judging by the suspicious indicators."""
-    unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name}
+    unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name, indicators.ASIDE.name}
     return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious

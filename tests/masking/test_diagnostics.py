@@ -68,12 +68,34 @@ def mean(values):
 def test_diagnostics_of_a_linear_model_are_exact(threat):
     reported = of_threat(linear(), threat)
     assert reported["slope"] == pytest.approx([1.0] * 10, abs=0.05)  # except where rivals change places
+    assert reported["aside"] == pytest.approx([1.0] * 10, abs=0.01)
     assert reported["agrees"] == pytest.approx([1.0] * 10)
     assert mean(reported["leads"]) > (
         0.8 if threat[:2] != "l1" else 0.3
     )  # of 20 pixels chance often takes the best too
     for name in ("zero", "not finite", "loss zero", "blind", "same"):
         assert reported[name] == [0.0] * 10, name
+
+
+class HalfDetached(nn.Module):
+    """Two linear parts at right angles; the first, three times as steep, is detached."""
+
+    def __init__(self):
+        super().__init__()
+        first, second = torch.linalg.qr(torch.randn(20, 2, generator=torch.Generator().manual_seed(5)))[0].T
+        self.detached, self.kept = 3 * first, second
+
+    def forward(self, x):
+        flat = x.flatten(1) - 0.5
+        rise = flat.detach() @ self.detached + flat @ self.kept
+        return torch.stack([rise, -rise], dim=1)
+
+
+def test_a_gradient_that_lacks_a_part_at_right_angles_is_right_along_itself_and_wrong_aside():
+    reported = of_threat(HalfDetached(), images=split(HalfDetached(), n=40))
+    assert reported["slope"] == pytest.approx([1.0] * 40, abs=0.01)
+    # The cosine of the kept part with the whole is 1 / sqrt(10); eight directions scatter around it.
+    assert mean(reported["aside"]) == pytest.approx(10**-0.5, abs=0.15)
 
 
 def test_the_norm_is_that_of_the_difference_of_two_rows():
@@ -154,7 +176,7 @@ def test_log_probabilities_are_known_from_logits():
     assert by_name(diagnostics.of_model(classifier(linear()), split(linear()), seed=0))["log-probabilities"] == [0.0]
 
 
-def test_measuring_costs_5_gradients_and_82_forward_passes_per_image():
+def test_measuring_costs_5_gradients_and_98_forward_passes_per_image():
     rows = Counter()
 
     class Counting(nn.Module):
@@ -167,7 +189,7 @@ def test_measuring_costs_5_gradients_and_82_forward_passes_per_image():
             return self.net(x)
 
     of_threat(Counting(), images=split(linear(), n=7))
-    assert rows == {"gradients": 5 * 7, "forwards": 82 * 7}
+    assert rows == {"gradients": 5 * 7, "forwards": 98 * 7}
 
 
 def test_measuring_changes_neither_random_numbers_nor_torch():

@@ -152,6 +152,7 @@ _OFTEN = Share(lambda v: v > 0, 0.25)
 _TURNED = Share(lambda v: v < 0.9, 0.05)
 _JUMPS = Share(lambda v: v > 0.05, 0.25)
 _CONTRADICTED = Share(lambda v: not 0.5 <= v <= 2, 0.25)
+_ASTRAY = Share(lambda v: v < 0.7, 0.25)
 _MOSTLY_CONTRADICTED = Majority(_CONTRADICTED.odd)
 LEADS = "leads"  # the measure of how often a step along the gradient beats shuffled ones
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
@@ -194,6 +195,18 @@ GAIN = Indicator(
     meaning="differences agree with the gradient",
     alarm="differences of the loss contradict its gradient",
     next="do not trust the backward pass: search it for detach, hooks and autograd functions",
+    source="finite differences against autograd",
+)
+ASIDE = Indicator(
+    measure="aside",
+    name="gain in random directions",
+    value=lambda values: (
+        f"median cosine {median(values):.2g} with the gradient, below 0.7 on {_ASTRAY.hits(values)} of {len(values)}"
+    ),
+    suspicious=_ASTRAY,
+    meaning="differences agree with the gradient",
+    alarm="the gradient leaves out what moves the model in other directions",
+    next="do not trust the backward pass: search it for detach, rounding and parts without a gradient",
     source="finite differences against autograd",
 )
 DEAD_PIXELS = Indicator(
@@ -243,6 +256,7 @@ INDICATORS: Sequence[Indicator] = (
         conclusive=_sufficient,
     ),
     GAIN,
+    ASIDE,
     Indicator(
         measure="agrees",
         name="gradient differs between calls",
