@@ -187,7 +187,7 @@ def make_reference(model: str, threat: str, reference: str) -> None:
         summary = evaluated(model, threat, attacks=THEIR_ATTACKS[reference][norm_of(threat)], run=run)
         if summary.union.open:
             sys.exit(f"{reference} did not end on {model} under {threat}")
-        words = [sys.executable, "-m", "robench", "merge", str(run), "--slim", "--out", str(slim)]
+        words = [sys.executable, "-m", "robench", "merge", str(run), "--slim", "--compress", "--out", str(slim)]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         shutil.move(slim, target)
     print(f"{target.name}: {summary.union.standing} of {EXAMPLES} stand", file=sys.stderr, flush=True)
