@@ -191,7 +191,7 @@ def test_labels_alone_suggest_the_attacks_that_read_labels(tmp_path):
     options = {"threats": ["linf:0.3"], "examples": 40, "run": tmp_path / "r.robench"}
     with pytest.raises(UserError) as caught:
         robench.evaluate(str(path), "digits", attacks=["pgd(steps=2)"], **options)
-    assert "the model has no gradients; hop-skip-jump reads none" in str(caught.value)
+    assert "the model has no gradients; hop-skip-jump and rays read none" in str(caught.value)
 
 
 def test_the_limits_are_those_of_the_documentation():
