@@ -77,10 +77,9 @@ class RayS(LabelAttack[Ball, RaySState]):
 
     def step(self, threat: Ball, batch: Batch, state: RaySState, labels: Int[Tensor, "L W"]) -> RaySState:
         fools = labels.squeeze(1) != batch.y
-        found = per_example(fools, state.delta)
+        found = per_example(fools, state.signs)
         moved = replace(
             state,
-            delta=torch.where(found, _at(batch, state) - batch.x, state.delta),
             signs=torch.where(found, state.trial, state.signs),
             radius=torch.where(fools, state.tested, state.radius),
         )
