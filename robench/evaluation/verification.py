@@ -92,11 +92,12 @@ def _expected(name: str, plan: Plan, classes: int, *, merged: bool) -> tuple[Pla
         return None
     if OWN_THREATS in own and OWN_ATTACKS in own:
         return plan.threats
-    present = _planned(protocols.load(base, ""), own, plan, classes)
-    former = protocols.former(base)
-    before = present if former is None else _planned(former, own, plan, classes)
     planned = {t.threat: t for t in plan.threats}
-    return before if all(_same(planned.get(t.threat), t, merged=merged) for t in before) else present
+    for former in protocols.former(base):
+        before = _planned(former, own, plan, classes)
+        if all(_same(planned.get(t.threat), t, merged=merged) for t in before):
+            return before
+    return _planned(protocols.load(base, ""), own, plan, classes)
 
 
 def _planned(protocol: Protocol, own: Sequence[str], plan: Plan, classes: int) -> tuple[PlannedThreat, ...]:

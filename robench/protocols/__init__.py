@@ -142,10 +142,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
-def former(name: str) -> Protocol | None:
-    """The protocol that had this name before; None if it has not changed. Runs that were planned with it are true."""
-    path = HERE / "former" / f"{name}.toml"
-    return read(path) if path.is_file() else None
+def former(name: str) -> list[Protocol]:
+    """The protocols that had this name before, the first one first. Runs that were planned with them are true."""
+    folder = HERE / "former"
+    return [read(path) for path in (*folder.glob(f"{name}.toml"), *sorted(folder.glob(f"{name}.[0-9].toml")))]
 
 
 def load(text: str, data: str) -> Protocol:

@@ -562,16 +562,27 @@ def test_under_l0_the_former_and_the_present_attacks_are_those_of_a_protocol_wit
     assert (_as_expected(choice, {"l0:3": planned}, 10, eot=1) == planned) is true
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (protocols.HERE / "former").glob("*.toml")))
+CHANGED = sorted({path.name.split(".")[0] for path in (protocols.HERE / "former").glob("*.toml")})
+
+
+@pytest.mark.parametrize("name", CHANGED)
 def test_a_plan_of_a_protocol_before_it_was_changed_is_true(name):
     run = honest()
-    former, present = protocols.former(name), protocols.load(name, "")
+    versions = [*protocols.former(name), protocols.load(name, "")]
     other = "standard-cifar10" if name == "quick-mnist" else "quick-mnist"
-    assert former.name == present.name == name
-    assert former.threats != present.threats
-    for protocol in (former, present):
-        planned = tuple(as_planned(choice, 10) for choice in protocol.threats)
+    assert {version.name for version in versions} == {name}
+    plans = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
+    assert len(set(plans)) == len(plans) > 1
+    for planned in plans:
         assert run.asking(protocol=name, threats=planned).faults() == ()
         assert run.asking(protocol=f"{name} + {other}", threats=planned).faults()
-    mixed = (as_planned(former.threats[0], 10), *(as_planned(choice, 10) for choice in present.threats[1:]))
-    assert run.asking(protocol=name, threats=mixed).faults()
+
+
+@pytest.mark.parametrize("name", ["standard-digits", "standard-mnist", "standard-cifar10"])
+def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
+    run = honest()
+    versions = [*protocols.former(name), protocols.load(name, "")]
+    first, second, present = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
+    assert first[0] != second[0] == present[0]
+    for mixed in ((first[0], *present[1:]), (first[0], *second[1:])):
+        assert run.asking(protocol=name, threats=mixed).faults()
