@@ -248,7 +248,11 @@ class MaskingCheck:
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
         inside = surrogates.opened(self.classifier, x)
         if not is_compiled(inside.module):
-            yield "repaired", surrogates.bpda(inside, differentiates=differentiates)
+            repaired = surrogates.bpda(inside, differentiates=differentiates)
+            yield "repaired", repaired
+            near = surrogates.bpda(inside, differentiates=differentiates, sharpness=surrogates.SHARPNESS)
+            if not surrogates.same_gradients(repaired, near, x):
+                yield "near-thresholds", near
             inner = surrogates.inner_layer(inside, x, differentiates=differentiates)
             if inner is not None:
                 yield "inside", inner

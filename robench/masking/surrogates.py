@@ -17,20 +17,40 @@ from .script_graph import readable
 
 AGREEMENT = 0.9  # share of images on which an inner layer must predict as the model does, to stand for it
 LEAKY_SLOPE = 0.1  # of a dead unit, in a surrogate that leaks
+SHARPNESS = 10.0  # of the derivative of steps near their thresholds
 NEARBY = 8  # images whose gradients are averaged
 AWAY = 0.5  # where these lie, as a share of the way from the image to random members of its threat set
 
 
-def bpda(classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0) -> Classifier:
+def bpda(
+    classifier: Classifier, *, differentiates: bool = False, leak: float = 0.0, sharpness: float = 0.0
+) -> Classifier:
     """A surrogate in which functions without a useful derivative have that of the identity.
 
     These functions are steps, comparisons that become numbers, cuts, saturating functions, casts, places in tables, and
-    the model's own autograd functions. Sines have none, and a dead ReLU the derivative `leak`. Calls that cut the graph
-    (detach, no_grad) and hooks that change gradients have no effect. Programs of TorchScript must be read operator by
-    operator (`opened`); else they stay as they are. For a model that `differentiates` in its forward pass, other
-    derivatives would change the answer, so its logits come from a second, unchanged pass.
+    the model's own autograd functions. Sines have none, and a dead ReLU the derivative `leak`. With a `sharpness`, the
+    derivative of steps, comparisons, tanh and sigmoid falls with the distance from their threshold. Calls that cut the
+    graph (detach, no_grad) and hooks that change gradients have no effect. Programs of TorchScript must be read
+    operator by operator (`opened`); else they stay as they are. For a model that `differentiates` in its forward pass,
+    other derivatives would change the answer, so its logits come from a second, unchanged pass.
     """
-    return _with(classifier, _BPDA(classifier.module, differentiates, leak))
+    return _with(classifier, _BPDA(classifier.module, differentiates, leak, sharpness))
+
+
+def same_gradients(one: Classifier, other: Classifier, x: Inputs) -> bool:
+    """Whether two surrogates have equal gradients on these images, or none."""
+
+    def gradient(classifier: Classifier) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        with torch.enable_grad():
+            logits = classifier(leaf)
+            if not logits.requires_grad:
+                return torch.zeros_like(x)
+            margins = logits.amax(dim=1) - logits.mean(dim=1)
+            (found,) = torch.autograd.grad(margins.sum(), leaf, allow_unused=True)
+        return torch.zeros_like(x) if found is None else found.nan_to_num()
+
+    return torch.equal(gradient(one), gradient(other))
 
 
 def opened(classifier: Classifier, x: Inputs) -> Classifier:
@@ -96,14 +116,15 @@ def _with(classifier: Classifier, module: nn.Module) -> Classifier:
 
 
 class _BPDA(nn.Module):
-    def __init__(self, module: nn.Module, differentiates: bool, leak: float = 0.0):
+    def __init__(self, module: nn.Module, differentiates: bool, leak: float = 0.0, sharpness: float = 0.0):
         super().__init__()
         self.module = module
         self.differentiates = differentiates
         self.leak = leak
+        self.sharpness = sharpness
 
     def forward(self, x: Inputs) -> Logits:
-        with repairs(self.leak):
+        with repairs(self.leak, sharpness=self.sharpness):
             logits: Tensor = self.module(x)
         logits = logits.float()  # attacks compute in float32, whatever the model's own precision
         return self.value(x) + (logits - logits.detach()) if self.differentiates else logits

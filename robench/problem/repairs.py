@@ -2,9 +2,12 @@
 
 Every call is intercepted, in Python and in programs that are read operator by operator. Values do not
 change; functions without a useful derivative get another one. Backward Pass Differentiable Approximation, Athalye et
-al. 2018, https://arxiv.org/abs/1802.00420.
+al. 2018, https://arxiv.org/abs/1802.00420. Their derivative is 1 everywhere, or largest near the threshold at which
+they change, as in Zenke and Ganguli 2018, https://arxiv.org/abs/1705.11146: a small perturbation can move only values
+that are near it.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from . import table_repairs
+from .stand_in import original_apply, stands_for
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside", "floor_divide", "fake_quantize"}
 _STEPS |= {"__floordiv__", "fake_quantize_per_tensor_affine"}
@@ -23,27 +29,30 @@ _CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "_to_c
 _TO_NUMBERS = {"int", "long", "short", "to", "type", "_to_copy"}
 _BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__": 1.0, "__lt__": -1.0, "__le__": -1.0}
 _UNITS = {"relu", "threshold", "relu_"}
-_TABLES = {"__getitem__", "index", "embedding", "take", "gather", "index_select"}
+_BOTH_SIDES = {"sign", "sgn", "heaviside", "sigmoid", "tanh"}  # with one threshold, at zero
+_CENTRES = {"round": 0.0, "floor": 0.5, "trunc": 0.5, "fix": 0.5, "ceil": -0.5}  # of a step, less its whole number
+_PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 
 Watch = Callable[[Tensor], None]
 """Receives the output of every function."""
 
 
 @contextmanager
-def repairs(leak: float = 0.0, watch: Watch | None = None) -> Iterator[None]:
+def repairs(leak: float = 0.0, watch: Watch | None = None, sharpness: float = 0.0) -> Iterator[None]:
     """Within, torch functions are intercepted, and the model's own autograd functions pass gradients on unchanged.
 
-    A dead unit has the derivative `leak`. `watch` receives every tensor that a function returns.
+    A dead unit has the derivative `leak`. `watch` receives every tensor that a function returns. With a `sharpness`
+    above 0, the derivative of a step falls with the distance from its threshold (`_near`).
     """
-    mode = _Repairs(leak, watch)
+    mode = _Repairs(leak, watch, sharpness)
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        out = _APPLY.__func__(kind, *args, **kwargs)
+        out = original_apply.__func__(kind, *args, **kwargs)
         if mode.suspended:
             return out
         first = next((a for a in args if isinstance(a, Tensor)), None)
         same = isinstance(out, Tensor) and first is not None and out.shape == first.shape
-        return _stands_for(first, out) if same and first is not None and first.requires_grad else out
+        return stands_for(first, out) if same and first is not None and first.requires_grad else out
 
     graph = torch.is_grad_enabled()
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
@@ -54,7 +63,7 @@ def repairs(leak: float = 0.0, watch: Watch | None = None) -> Iterator[None]:
     finally:
         _ACTIVE.pop()
         torch.set_grad_enabled(graph)
-        torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]
+        torch.autograd.Function.apply = original_apply  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -69,7 +78,7 @@ def suspended() -> Iterator["Repairs | None"]:
         return
     mode.suspended = True
     try:
-        yield Repairs(mode.leak, mode.watch)
+        yield Repairs(mode.leak, mode.watch, mode.sharpness)
     finally:
         mode.suspended = False
 
@@ -80,33 +89,17 @@ class Repairs:
 
     leak: float
     watch: Watch | None
-
-
-class _As(torch.autograd.Function):
-    """A stand-in: its value is `value`; its gradient goes to `source`, times `slope`."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, value: Tensor, slope: float | Tensor) -> Tensor:
-        ctx.dtype, ctx.slope = source.dtype, slope
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return (grads[0].to(ctx.dtype) * ctx.slope), None, None
-
-
-def _stands_for(source: Tensor, value: Tensor, slope: float | Tensor = 1.0) -> Tensor:
-    stand_in: Tensor = _original_apply(_As, source, value.detach(), slope)
-    return stand_in
+    sharpness: float
 
 
 class _Repairs(TorchFunctionMode):
     """Intercepts every call of a torch function, and replaces the derivatives that are of no use."""
 
-    def __init__(self, leak: float, watch: Watch | None):
+    def __init__(self, leak: float, watch: Watch | None, sharpness: float):
         super().__init__()
         self.leak = leak
         self.watch = watch
+        self.sharpness = sharpness
         self.suspended = False
 
     def __torch_function__(
@@ -126,35 +119,88 @@ class _Repairs(TorchFunctionMode):
         if name in ("register_hook", "requires_grad_") and not first.is_leaf:
             return first
         out = func(*args, **kwargs)
+        table_repairs.note_ranks(name, args, kwargs, out)
         if not isinstance(out, Tensor):
             return out
-        out = _selected(args, out, self.leak) if name == "where" else _with_a_slope(name, args, first, out, self.leak)
+        out = self._with_a_slope(name, args, first, out)
         if self.watch is not None:
             self.watch(out)
         return out
 
-
-def _with_a_slope(name: str, args: Sequence[Any], first: Tensor, out: Tensor, leak: float) -> Tensor:
-    source, sign = getattr(first, "_stood_for", (first, 1.0))
-    if name in _TABLES:
-        return _from_table(args, out)
-    if name in _BREAKS and first.is_floating_point() and first.requires_grad and out.shape == first.shape:
-        out._stood_for = (first, _BREAKS[name])  # type: ignore[attr-defined]
-    elif name == "argmax" and first.requires_grad:
-        out._stood_for = (first, 1.0)  # type: ignore[attr-defined]
-    elif not source.requires_grad or out.shape != source.shape:
+    def _with_a_slope(self, name: str, args: Sequence[Any], first: Tensor, out: Tensor) -> Tensor:
+        source, slope = getattr(first, "_stood_for", (first, 1.0))
+        if name == "where":
+            return _chosen(args, _selected(args, out, self.leak)) if self.sharpness else _selected(args, out, self.leak)
+        if name in table_repairs.TABLES:
+            return table_repairs.entry(args, out)
+        if name == "one_hot" and hasattr(first, "_classes"):
+            return table_repairs.one_hot(first, out)
+        if name in _PRODUCTS and self.sharpness:
+            return _product(args, out)
+        if name in _BREAKS:
+            return self._comparison(name, first, args, out)
+        if name == "argmax" and first.requires_grad:
+            out._stood_for = (first, 1.0)  # type: ignore[attr-defined]
+        elif not source.requires_grad or out.shape != source.shape:
+            return out
+        elif name == "one_hot" or (not out.is_floating_point() and (name in _TO_NUMBERS or source is not first)):
+            if source is first and first.is_floating_point() and not hasattr(first, "_past"):
+                out._past = first.detach() - out - _CENTRES["trunc"]  # type: ignore[attr-defined]
+                slope = _near(0.5 - out._past.abs(), self.sharpness)  # type: ignore[attr-defined]
+            _pass_on("_past", first, out)
+            out._stood_for = (source, slope)  # type: ignore[attr-defined]
+        elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
+            return stands_for(source, out, slope)
+        elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
+            return self._step(name, first, out)
+        elif name in _WAVES:  # their derivative has no meaning for larger steps
+            return stands_for(first, out, 1.0 if name in ("remainder", "fmod", "__mod__") else 0.0)
+        elif name in _UNITS and self.leak:
+            return stands_for(first, out, torch.where(first > 0, 1.0, self.leak))
         return out
-    elif name == "one_hot" or (not out.is_floating_point() and (name in _TO_NUMBERS or source is not first)):
-        out._stood_for = (source, sign * _BREAKS.get(name, 1.0))  # type: ignore[attr-defined]
-    elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
-        return _stands_for(source, out, sign)
-    elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
-        return _stands_for(first, out)
-    elif name in _WAVES:  # their derivative has no meaning for larger steps
-        return _stands_for(first, out, 1.0 if name in ("remainder", "fmod", "__mod__") else 0.0)
-    elif name in _UNITS and leak:
-        return _stands_for(first, out, torch.where(first > 0, 1.0, leak))
-    return out
+
+    def _comparison(self, name: str, first: Tensor, args: Sequence[Any], out: Tensor) -> Tensor:
+        """A comparison that stands for the difference of what it compares, or for what its first side stands for."""
+        source, slope = getattr(first, "_stood_for", (first, 1.0))
+        other = args[1] if len(args) > 1 else 0.0
+        known = isinstance(other, int | float) or (isinstance(other, Tensor) and other.dtype != torch.bool)
+        if source is first and first.is_floating_point() and known:
+            source = first - other
+            slope = _near(source, self.sharpness)
+        if source.requires_grad and source.shape == out.shape:
+            out._stood_for = (source, _BREAKS[name] * slope)  # type: ignore[attr-defined]
+        return out
+
+    def _step(self, name: str, first: Tensor, out: Tensor) -> Tensor:
+        """A step, a cut or a saturating function; where steps are whole numbers, with how far `first` is past it."""
+        if name in _BOTH_SIDES:
+            return stands_for(first, out, _near(first, self.sharpness))
+        if name not in _CENTRES:
+            return _pass_on("_past", first, stands_for(first, out))
+        past = (first - out).detach() - _CENTRES[name]
+        made = stands_for(first, out, _near(0.5 - past.abs(), self.sharpness))
+        made._past = past  # type: ignore[attr-defined]
+        return made
+
+
+def _pass_on(name: str, source: Tensor, made: Tensor) -> Tensor:
+    """`made` with what is noted at `source` under this name."""
+    if hasattr(source, name):
+        setattr(made, name, getattr(source, name))
+    return made
+
+
+def _near(distance: Tensor, sharpness: float) -> float | Tensor:
+    """The derivative of a step at this signed distance from its threshold.
+
+    1 / (1 + sharpness r)^2 as in Zenke and Ganguli 2018, where r is the distance over its mean magnitude in the row;
+    the first dimension counts the examples.
+    """
+    if not sharpness or distance.ndim < 2:
+        return 1.0
+    size = distance.detach().abs()
+    mean = size.flatten(1).mean(dim=1).clamp(min=torch.finfo(size.dtype).tiny)
+    return (1 + sharpness * size / mean.view(-1, *[1] * (size.ndim - 1))).pow(-2)
 
 
 def _selected(args: Sequence[Any], out: Tensor, leak: float) -> Tensor:
@@ -164,26 +210,36 @@ def _selected(args: Sequence[Any], out: Tensor, leak: float) -> Tensor:
     for branch, other, selected in ((args[1], args[2], args[0]), (args[2], args[1], args[0].logical_not())):
         constant = not isinstance(other, Tensor) or not other.requires_grad
         if isinstance(branch, Tensor) and branch.requires_grad and constant and branch.shape == out.shape:
-            return _stands_for(branch, out, torch.where(selected, 1.0, leak))
+            return stands_for(branch, out, torch.where(selected, 1.0, leak))
     return out
 
 
-def _from_table(args: Sequence[Any], out: Tensor) -> Tensor:
-    """The entry of a table at places that stand for a tensor: as if the table rose with the place."""
-    places = args[1:] if not isinstance(args[-1], tuple | list) else args[-1]
-    for place in places:
-        source, sign = getattr(place, "_stood_for", (None, 1.0))
-        if source is not None and source.requires_grad and source.shape == out.shape and out.is_floating_point():
-            return _stands_for(source, out, sign)
+def _chosen(args: Sequence[Any], out: Tensor) -> Tensor:
+    """The result of `torch.where`, whose condition stands for a difference: the step has the height of the choice."""
+    if len(args) < 3 or not out.is_floating_point():
+        return out
+    height = torch.as_tensor(args[1]).detach() - torch.as_tensor(args[2]).detach()
+    return _with_the_step(args[0], height, out)
+
+
+def _product(args: Sequence[Any], out: Tensor) -> Tensor:
+    """A product of numbers and truth values, which stand for a difference."""
+    for truth, other in itertools.permutations(args[:2]):
+        if isinstance(truth, Tensor) and truth.dtype == torch.bool and out.is_floating_point():
+            return _with_the_step(truth, torch.as_tensor(other).detach(), out)
     return out
+
+
+def _with_the_step(truth: Tensor, height: Tensor, out: Tensor) -> Tensor:
+    """The output with the derivative of a step of this height, if the truth values stand for a difference."""
+    source, slope = getattr(truth, "_stood_for", (None, 1.0))
+    if source is None or source.shape != out.shape:
+        return out
+    height = height.to(out).nan_to_num(0.0, 0.0, 0.0)
+    return out + stands_for(source, torch.zeros_like(out), slope * height)
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
-def _original_apply(kind: type[torch.autograd.Function], *args: Any) -> Any:
-    return _APPLY.__func__(kind, *args)
-
-
 _ACTIVE: list[_Repairs] = []
-_APPLY: Any = torch.autograd.Function.__dict__["apply"]

@@ -175,7 +175,9 @@ class Server:
                 inside.append(value)
 
         with MultiplyAdds() if request.count else nullcontext() as counting:
-            with repairs(request.leak, watch if request.watched else None) if request.with_repairs else nullcontext():
+            watching = watch if request.watched else None
+            given = repairs(request.leak, watching, request.sharpness) if request.with_repairs else nullcontext()
+            with given:
                 returned = program(images)
             tree = taken_apart([returned, inside] if request.watched else returned, tensors)
         needs_grad = [tensor.requires_grad for tensor in tensors]

@@ -47,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     count: bool = False  # the multiply-adds
     with_repairs: bool = False  # with other derivatives, as `problem.repairs` gives them
     leak: float = 0.0
+    sharpness: float = 0.0
     watched: bool = False  # whether the values inside that could be logits are answers too
     channels_last: bool = False
     outputs: list[int] = []  # of a graph, those that `tensors` are the gradients of

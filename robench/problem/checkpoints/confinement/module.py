@@ -123,6 +123,7 @@ class Confined(nn.Module):
             training=self.training,
             with_repairs=given is not None,
             leak=given.leak if given else 0.0,
+            sharpness=given.sharpness if given else 0.0,
             watched=given is not None and given.watch is not None,
             trainable=any(weight.requires_grad for weight in self.weights.parameters()),
         )
