@@ -54,6 +54,16 @@ class OneHot(Linear):
         return F.one_hot(z.argmax(dim=1), 3).float()
 
 
+class Nearest(Linear):
+    """Thresholds, a table, and the nearest of its entries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        marks = (x.flatten(1) > 0.5).float()
+        distances = (marks[:, None] - self.linear.weight).square().sum(dim=2)
+        chosen = torch.topk(distances, 2, dim=1, largest=False)[1]
+        return torch.tanh(50 * (self.linear(marks) + torch.eye(3)[chosen].sum(dim=1)))
+
+
 class Branching(Linear):
     """Loops and branches, which tracing would drop."""
 
@@ -83,7 +93,7 @@ def classifier(module):
     return Classifier(module, name="m", architecture="m", shape=(1, 2, 3), classes=3)
 
 
-@pytest.mark.parametrize("module", [Linear, Rounded, Detached, WithoutGraph, OneHot, Branching])
+@pytest.mark.parametrize("module", [Linear, Rounded, Detached, WithoutGraph, OneHot, Nearest, Branching])
 def test_a_program_read_operator_by_operator_answers_as_before(module):
     program = scripted(module())
     assert torch.equal(Interpreted(program)(X), program(X))
@@ -98,6 +108,17 @@ def test_surrogate_gradients_reach_the_operators_of_a_compiled_program(module):
     x = X.clone().requires_grad_()
     (grad,) = torch.autograd.grad(surrogates.bpda(opened)(x)[:, 1].sum(), x)
     assert torch.allclose(grad.flatten(1), WEIGHTS[1].expand(4, 6), atol=1e-5)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 10.0])
+def test_a_compiled_program_has_the_surrogate_gradients_of_its_module(sharpness):
+    found = []
+    for module in (Nearest().eval(), Program(scripted(Nearest()))):
+        surrogate = surrogates.bpda(surrogates.opened(classifier(module), X), sharpness=sharpness)
+        x = X.clone().requires_grad_()
+        found.append(torch.autograd.grad(surrogate(x)[:, 1].sum(), x)[0])
+    assert torch.equal(*found)
+    assert float(found[0].abs().sum()) > 0
 
 
 def test_the_logits_inside_a_compiled_program_take_the_place_of_its_classes():
@@ -136,8 +157,9 @@ def test_a_module_without_a_compiled_part_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the process inherits the filters
-@pytest.mark.parametrize("kind", [Rounded, Detached, WithoutGraph, OneHot])
-def test_a_confined_program_is_read_where_it_runs_with_the_same_derivatives(kind, tmp_path):
+@pytest.mark.parametrize("kind", [Rounded, Detached, WithoutGraph, OneHot, Nearest])
+@pytest.mark.parametrize("sharpness", [0.0, 10.0])
+def test_a_confined_program_is_read_where_it_runs_with_the_same_derivatives(kind, sharpness, tmp_path):
     """Logits, gradients and the values inside are those of the same program in this process, bit for bit."""
     path = tmp_path / "model.pt"
     scripted(kind()).save(str(path))
@@ -148,7 +170,7 @@ def test_a_confined_program_is_read_where_it_runs_with_the_same_derivatives(kind
         opened = surrogates.opened(model, X)
         assert not is_compiled(opened.module)
         x = X.clone().requires_grad_()
-        logits = surrogates.bpda(opened, leak=0.1)(x)
+        logits = surrogates.bpda(opened, leak=0.1, sharpness=sharpness)(x)
         (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
         inside: list[Tensor] = []
         with torch.no_grad(), repairs(watch=inside.append):

@@ -116,6 +116,13 @@ def test_only_dead_units_leak_and_only_in_a_leaking_surrogate():
         assert torch.allclose(gradient(surrogates.bpda(model, leak=leak), 0), slopes * WEIGHTS[0])
 
 
+@pytest.mark.parametrize(("name", "same"), [("clamp", True), ("hook", True), ("comparison", False), ("floor", False)])
+def test_gradients_near_thresholds_differ_where_a_model_has_steps(name, same):
+    model = classifier(Of(before=BEFORE[name]))
+    near = surrogates.bpda(model, sharpness=surrogates.SHARPNESS)
+    assert surrogates.same_gradients(surrogates.bpda(model), near, X) is same
+
+
 def test_torch_is_restored_even_if_the_model_raises():
     apply = torch.autograd.Function.__dict__["apply"]
 
