@@ -31,6 +31,7 @@ _BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__"
 _UNITS = {"relu", "threshold", "relu_"}
 _BOTH_SIDES = {"sign", "sgn", "heaviside", "sigmoid", "tanh"}  # with one threshold, at zero
 _CENTRES = {"round": 0.0, "floor": 0.5, "trunc": 0.5, "fix": 0.5, "ceil": -0.5}  # of a step, less its whole number
+_DECOMPOSITIONS = {"linalg_svd", "svd"}
 _PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 
 Watch = Callable[[Tensor], None]
@@ -120,6 +121,8 @@ class _Repairs(TorchFunctionMode):
             return first
         out = func(*args, **kwargs)
         table_repairs.note_ranks(name, args, kwargs, out)
+        if name in _DECOMPOSITIONS and first.requires_grad:
+            return _decomposed(first, out)
         if not isinstance(out, Tensor):
             return out
         out = self._with_a_slope(name, args, first, out)
@@ -237,6 +240,23 @@ def _with_the_step(truth: Tensor, height: Tensor, out: Tensor) -> Tensor:
         return out
     height = height.to(out).nan_to_num(0.0, 0.0, 0.0)
     return out + stands_for(source, torch.zeros_like(out), slope * height)
+
+
+def _decomposed(x: Tensor, out: Any) -> Any:
+    """Singular vectors and values of matrices, with derivatives that stay finite where values are equal.
+
+    The right vectors V count as fixed, so that the left ones are x V / S: a product of rank K then changes with x as
+    its projection on K fixed right vectors does.
+    """
+    left, values, right = (part.detach() for part in out)
+    columns = right if type(out).__name__ == "svd" else right.mH
+    columns = columns[..., : values.shape[-1]]
+    moved = x @ columns  # left vectors times their values
+    scale = torch.maximum(values, 1e-6 * values[..., :1]).clamp(min=1e-12)  # the first is the largest
+    new_left = left.clone()
+    new_left[..., : values.shape[-1]] += (moved - moved.detach()) / scale[..., None, :]
+    size = (left[..., : values.shape[-1]] * moved).sum(dim=-2)
+    return type(out)((new_left, values + (size - size.detach()), right))
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]

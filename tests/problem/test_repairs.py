@@ -123,6 +123,23 @@ def test_the_classes_of_the_nearest_neighbours_have_a_derivative_too():
     assert (votes[0].abs().sum(dim=1) > 0).all()
 
 
+@pytest.mark.parametrize("svd", [lambda x: torch.linalg.svd(x, full_matrices=False), torch.linalg.svd, torch.svd])
+def test_a_product_of_low_rank_has_a_finite_derivative_where_singular_values_are_equal(svd):
+    weights = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(7))
+
+    def first_two(x):
+        left, values, right = svd(x)
+        right = right.mT if svd is torch.svd else right
+        return (left[..., :2] * values[..., None, :2]) @ right[..., :2, :]
+
+    x = torch.cat([torch.rand(1, 6, 5, generator=torch.Generator().manual_seed(8)), torch.eye(6, 5)[None]])
+    right = torch.linalg.svd(x)[2][..., :2, :]
+    through_left = weights @ right.mT @ right
+    left = torch.linalg.svd(x)[0][..., :2]
+    through_values = left * (left.mT @ weights @ right.mT).diagonal(dim1=1, dim2=2)[:, None] @ right
+    assert torch.allclose(derivative(first_two, x, weights), through_left + through_values, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "of",
     [
