@@ -18,15 +18,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from . import table_repairs
-from .stand_in import original_apply, stands_for
+from .stand_in import becomes, original_apply, stands_for
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside", "floor_divide", "fake_quantize"}
 _STEPS |= {"__floordiv__", "fake_quantize_per_tensor_affine"}
-_BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "clamp_", "hardtanh", "relu6", "hardsigmoid"}
+_BOUNDED = {"clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6", "hardsigmoid"}
 _SATURATING = {"softmax", "sigmoid", "tanh", "exp", "log", "sqrt", "_softmax"}
+_CHANGED = _STEPS | _BOUNDED | _SATURATING
 _WAVES = {"sin", "cos", "remainder", "fmod", "__mod__"}
 _CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "_to_copy"}
-_TO_NUMBERS = {"int", "long", "short", "to", "type", "_to_copy"}
+_CUTS = {"int", "long", "short", "to", "type", "_to_copy"}  # to whole numbers, as `trunc` does
+_TO_NUMBERS = _CUTS | {"bucketize"}
 _BREAKS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "__gt__": 1.0, "__ge__": 1.0, "__lt__": -1.0, "__le__": -1.0}
 _UNITS = {"relu", "threshold", "relu_"}
 _BOTH_SIDES = {"sign", "sgn", "heaviside", "sigmoid", "tanh"}  # with one threshold, at zero
@@ -119,6 +121,8 @@ class _Repairs(TorchFunctionMode):
             return first
         if name in ("register_hook", "requires_grad_") and not first.is_leaf:
             return first
+        if name[:-1] in _CHANGED and name[-1] == "_" and args and first.requires_grad and not first.is_leaf:
+            return self._in_place(func, name[:-1], first, args, kwargs)
         out = func(*args, **kwargs)
         table_repairs.note_ranks(name, args, kwargs, out)
         if name in _DECOMPOSITIONS and first.requires_grad:
@@ -147,14 +151,13 @@ class _Repairs(TorchFunctionMode):
         elif not source.requires_grad or out.shape != source.shape:
             return out
         elif name == "one_hot" or (not out.is_floating_point() and (name in _TO_NUMBERS or source is not first)):
-            if source is first and first.is_floating_point() and not hasattr(first, "_past"):
-                out._past = first.detach() - out - _CENTRES["trunc"]  # type: ignore[attr-defined]
-                slope = _near(0.5 - out._past.abs(), self.sharpness)  # type: ignore[attr-defined]
-            _pass_on("_past", first, out)
-            out._stood_for = (source, slope)  # type: ignore[attr-defined]
+            past = getattr(first, "_past", None)
+            if name in _CUTS and source is first and first.is_floating_point() and past is None:
+                slope, past = self._slope("trunc", first, out)
+            _marked(out, past)._stood_for = (source, slope)  # type: ignore[attr-defined]
         elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
             return stands_for(source, out, slope)
-        elif name in _STEPS or name in _BOUNDED or name in _SATURATING:
+        elif name in _CHANGED:
             return self._step(name, first, out)
         elif name in _WAVES:  # their derivative has no meaning for larger steps
             return stands_for(first, out, 1.0 if name in ("remainder", "fmod", "__mod__") else 0.0)
@@ -175,21 +178,33 @@ class _Repairs(TorchFunctionMode):
         return out
 
     def _step(self, name: str, first: Tensor, out: Tensor) -> Tensor:
-        """A step, a cut or a saturating function; where steps are whole numbers, with how far `first` is past it."""
+        """A step, a cut or a saturating function."""
+        slope, past = self._slope(name, first.detach(), out)
+        return _marked(stands_for(first, out, slope), past if past is not None else getattr(first, "_past", None))
+
+    def _in_place(self, func: Any, name: str, first: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """The same, written into its argument."""
+        value = func(first.detach().clone(), *args[1:], **kwargs)
+        slope, past = self._slope(name, first.detach(), value)
+        out = _marked(becomes(first, value, slope), past)
+        if self.watch is not None:
+            self.watch(out)
+        return out
+
+    def _slope(self, name: str, x: Tensor, out: Tensor) -> tuple[float | Tensor, Tensor | None]:
+        """The derivative at `x`; and how far that is past the middle of its step, where steps are whole numbers."""
         if name in _BOTH_SIDES:
-            return stands_for(first, out, _near(first, self.sharpness))
+            return _near(x, self.sharpness), None
         if name not in _CENTRES:
-            return _pass_on("_past", first, stands_for(first, out))
-        past = (first - out).detach() - _CENTRES[name]
-        made = stands_for(first, out, _near(0.5 - past.abs(), self.sharpness))
+            return 1.0, None
+        past = (x - out).detach() - _CENTRES[name]
+        return _near(0.5 - past.abs(), self.sharpness), past
+
+
+def _marked(made: Tensor, past: Tensor | None) -> Tensor:
+    """A tensor that remembers how far its values were past the middle of their steps."""
+    if past is not None:
         made._past = past  # type: ignore[attr-defined]
-        return made
-
-
-def _pass_on(name: str, source: Tensor, made: Tensor) -> Tensor:
-    """`made` with what is noted at `source` under this name."""
-    if hasattr(source, name):
-        setattr(made, name, getattr(source, name))
     return made
 
 

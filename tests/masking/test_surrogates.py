@@ -68,9 +68,25 @@ def without_graph(x):
         return x + 0.0
 
 
+def floor_of_a_part(x):
+    x = 1 * x
+    x[:, :, 1].mul_(8).floor_().div_(8)
+    return x
+
+
+def clamped_in_place(x):
+    x = x + 0.0
+    x.clamp_(0.4, 0.6)
+    return x
+
+
 BEFORE = {
     "round": lambda x: (8 * x).round() / 8,
     "floor": lambda x: (8 * x).floor() / 8,
+    "round in place": lambda x: x.mul(8).round_().div_(8),
+    "floor of a part in place": floor_of_a_part,
+    "clamp in place": clamped_in_place,
+    "bucketize": lambda x: torch.bucketize(x, torch.arange(0.05, 1.0, 0.1)).float(),
     "comparison": lambda x: (x > 0.5).float(),
     "turned comparison": lambda x: 1 - (x < 0.5).to(x.dtype),
     "clamp": lambda x: x.clamp(0.4, 0.6),
