@@ -8,8 +8,9 @@
 slim run files in benchmarks/references; what is there is not run again. The second command compares outcomes on the
 same images, ours with several seeds, and the CPU seconds of one thread that each takes for the first images, in turn.
 It keeps every measured row in benchmarks/results/time-to-truth-rows.json at once, and measures only what is missing
-there, or what was measured with other attacks or numbers; with `--again` everything, with `--report` nothing. It writes
-a table for each protocol, and a plot of all of them; the names of results about one data set end with its name.
+there, or what was measured with other attacks or numbers, or fewer seeds; with `--again` everything, with `--report`
+nothing. It writes a table for each protocol, and a plot of all of them; the names of results about one data set end
+with its name.
 
 Foolbox's Brendel-Bethge needs numba: without it, Foolbox is not timed, and makes no references.
 """
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -133,9 +134,10 @@ class Question:
         return [described(attack) for attack in choice.attacks]
 
     def is_answered_by(self, row: Measured) -> bool:
-        """Whether a row was measured with these numbers and with the protocol's present attacks."""
-        numbers = (len(row.outcomes), row.timed, row.pairs, row.precision, row.attacks)
-        return numbers == (self.seeds, self.timed, self.pairs, self.precision, self.attacks(row.model, row.threat))
+        """Whether a row was measured with these numbers, or more seeds, and with the protocol's present attacks."""
+        numbers = (row.timed, row.pairs, row.precision, row.attacks)
+        asked = (self.timed, self.pairs, self.precision, self.attacks(row.model, row.threat))
+        return numbers == asked and len(row.outcomes) >= self.seeds
 
 
 def described(choice: protocols.AttackChoice) -> str:
@@ -276,7 +278,7 @@ def measured_rows(questions: Sequence[Question], model: str, threat: str, args: 
             )
         rows |= dict(zip(missing, new, strict=True))
         keep(ROWS, read(ROWS) | {rows[question].name: rows[question] for question in missing})
-    return [rows[question] for question in questions if question in rows]
+    return [replace(rows[q], outcomes=rows[q].outcomes[: q.seeds]) for q in questions if q in rows]
 
 
 def measure(questions: Sequence[Question], model: str, threat: str) -> list[Measured]:
