@@ -180,10 +180,12 @@ class _Repairs(TorchFunctionMode):
     def _step(self, name: str, first: Tensor, out: Tensor) -> Tensor:
         """A step, a cut or a saturating function."""
         slope, past = self._slope(name, first.detach(), out)
-        return _marked(stands_for(first, out, slope), past if past is not None else getattr(first, "_past", None))
+        if name in _BOUNDED:  # whole numbers stay what they are, within the bounds
+            past = getattr(first, "_past", None)
+        return _marked(stands_for(first, out, slope), past)
 
     def _in_place(self, func: Any, name: str, first: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        """The same, written into its argument."""
+        """A step, a cut or a saturating function that is written into its argument."""
         value = func(first.detach().clone(), *args[1:], **kwargs)
         slope, past = self._slope(name, first.detach(), value)
         out = _marked(becomes(first, value, slope), past)
