@@ -124,7 +124,7 @@ class _BPDA(nn.Module):
         self.sharpness = sharpness
 
     def forward(self, x: Inputs) -> Logits:
-        with repairs(self.leak, sharpness=self.sharpness):
+        with repairs(self.leak, sharpness=self.sharpness, rows=len(x)):
             logits: Tensor = self.module(x)
         logits = logits.float()  # attacks compute in float32, whatever the model's own precision
         return self.value(x) + (logits - logits.detach()) if self.differentiates else logits

@@ -7,10 +7,9 @@ they change, as in Zenke and Ganguli 2018, https://arxiv.org/abs/1705.11146: a s
 that are near it.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from . import table_repairs
-from .stand_in import becomes, original_apply, stands_for
+from .marks import Mark, Marks
+from .memory import out_of_memory
+from .stand_in import Slope, also, becomes, original_apply, stands_for
 
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "frac", "heaviside", "floor_divide", "fake_quantize"}
 _STEPS |= {"__floordiv__", "fake_quantize_per_tensor_affine"}
@@ -41,13 +42,14 @@ Watch = Callable[[Tensor], None]
 
 
 @contextmanager
-def repairs(leak: float = 0.0, watch: Watch | None = None, sharpness: float = 0.0) -> Iterator[None]:
+def repairs(leak: float = 0.0, watch: Watch | None = None, sharpness: float = 0.0, rows: int = 0) -> Iterator[None]:
     """Within, torch functions are intercepted, and the model's own autograd functions pass gradients on unchanged.
 
     A dead unit has the derivative `leak`. `watch` receives every tensor that a function returns. With a `sharpness`
-    above 0, the derivative of a step falls with the distance from its threshold (`_near`).
+    above 0, the derivative of a step falls with the distance from its threshold (`_near`) in tensors of `rows` rows,
+    one for each image.
     """
-    mode = _Repairs(leak, watch, sharpness)
+    mode = _Repairs(leak, watch, sharpness, rows)
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         out = original_apply.__func__(kind, *args, **kwargs)
@@ -98,11 +100,13 @@ class Repairs:
 class _Repairs(TorchFunctionMode):
     """Intercepts every call of a torch function, and replaces the derivatives that are of no use."""
 
-    def __init__(self, leak: float, watch: Watch | None, sharpness: float):
+    def __init__(self, leak: float, watch: Watch | None, sharpness: float, rows: int):
         super().__init__()
         self.leak = leak
         self.watch = watch
         self.sharpness = sharpness
+        self.rows = rows
+        self.marks = Marks()
         self.suspended = False
 
     def __torch_function__(
@@ -122,161 +126,183 @@ class _Repairs(TorchFunctionMode):
         if name in ("register_hook", "requires_grad_") and not first.is_leaf:
             return first
         if name[:-1] in _CHANGED and name[-1] == "_" and args and first.requires_grad and not first.is_leaf:
-            return self._in_place(func, name[:-1], first, args, kwargs)
-        out = func(*args, **kwargs)
-        table_repairs.note_ranks(name, args, kwargs, out)
-        if name in _DECOMPOSITIONS and first.requires_grad:
-            return _decomposed(first, out)
-        if not isinstance(out, Tensor):
-            return out
-        out = self._with_a_slope(name, args, first, out)
-        if self.watch is not None:
+            value = func(first.detach().clone(), *args[1:], **kwargs)
+            out = self._written(name[:-1], first, value)
+        else:
+            out = func(*args, **kwargs)
+            out = self._repaired(name, args, kwargs, first, out)
+        if self.watch is not None and isinstance(out, Tensor):
             self.watch(out)
         return out
 
-    def _with_a_slope(self, name: str, args: Sequence[Any], first: Tensor, out: Tensor) -> Tensor:
-        source, slope = getattr(first, "_stood_for", (first, 1.0))
-        if name == "where":
-            return _chosen(args, _selected(args, out, self.leak)) if self.sharpness else _selected(args, out, self.leak)
-        if name in table_repairs.TABLES:
-            return table_repairs.entry(args, out)
-        if name == "one_hot" and hasattr(first, "_classes"):
-            return table_repairs.one_hot(first, out)
-        if name in _PRODUCTS and self.sharpness:
-            return _product(args, out)
-        if name in _BREAKS:
-            return self._comparison(name, first, args, out)
-        if name == "argmax" and first.requires_grad:
-            out._stood_for = (first, 1.0)  # type: ignore[attr-defined]
-        elif not source.requires_grad or out.shape != source.shape:
+    def _repaired(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], first: Tensor, out: Any) -> Any:
+        """What a function returned, with another derivative if one is known for this form of the call."""
+        try:
+            table_repairs.note_ranks(self.marks, name, args, kwargs, out)
+            if name in _DECOMPOSITIONS:
+                return _decomposed(name, first, out) if first.requires_grad and first.is_floating_point() else out
+            if not isinstance(out, Tensor):
+                return out
+            made = self._with_a_slope(name, args, kwargs, first, out)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if out_of_memory(error):
+                raise
             return out
-        elif name == "one_hot" or (not out.is_floating_point() and (name in _TO_NUMBERS or source is not first)):
-            past = getattr(first, "_past", None)
-            if name in _CUTS and source is first and first.is_floating_point() and past is None:
-                slope, past = self._slope("trunc", first, out)
-            _marked(out, past)._stood_for = (source, slope)  # type: ignore[attr-defined]
-        elif name in _CASTS and out.is_floating_point() and (source is not first or out.dtype != first.dtype):
-            return stands_for(source, out, slope)
-        elif name in _CHANGED:
+        return made if (made.shape, made.dtype) == (out.shape, out.dtype) else out
+
+    def _with_a_slope(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], first: Tensor, out: Tensor
+    ) -> Tensor:
+        mark = self.marks.of(first)
+        source = first if mark.source is None else mark.source
+        if name == "where":
+            return self._chosen(args, out)
+        if name in table_repairs.TABLES:
+            return table_repairs.entry(self.marks, name, args, out)
+        if name == "one_hot" and mark.labels is not None:
+            return table_repairs.one_hot(self.marks, first, out)
+        if name in _PRODUCTS and self.sharpness:
+            return self._product(args, out)
+        if name in _BREAKS:
+            return self._comparison(name, mark, first, args[1] if len(args) > 1 else kwargs.get("other"), out)
+        if name == "argmax" and first.requires_grad:
+            return self.marks.put(out, replace(self.marks.of(out), source=first))  # `one_hot` of it has its shape
+        if not source.requires_grad or out.shape != source.shape:
+            return out
+        if name == "one_hot":
+            return self.marks.put(out, Mark(source, mark.slope))
+        if not out.is_floating_point():  # whole numbers and truth values, until they become numbers
+            return self._whole(name, mark, source, first, out)
+        if name in _CASTS and (source is not first or out.dtype != first.dtype):
+            return stands_for(source, out, mark.slope)
+        if name in _CHANGED:
             return self._step(name, first, out)
-        elif name in _WAVES:  # their derivative has no meaning for larger steps
+        if name in _WAVES:  # their derivative has no meaning for larger steps
             return stands_for(first, out, 1.0 if name in ("remainder", "fmod", "__mod__") else 0.0)
-        elif name in _UNITS and self.leak:
+        if name in _UNITS and self.leak:
             return stands_for(first, out, torch.where(first > 0, 1.0, self.leak))
         return out
 
-    def _comparison(self, name: str, first: Tensor, args: Sequence[Any], out: Tensor) -> Tensor:
+    def _whole(self, name: str, mark: Mark, source: Tensor, first: Tensor, out: Tensor) -> Tensor:
+        """Whole numbers that stand for `source`: a cast of it, or what is computed from others that do."""
+        if name not in _TO_NUMBERS and source is first:
+            return out
+        slope, past = mark.slope, mark.past
+        cut = name in _CUTS and source is first and past is None and out.dtype != torch.bool
+        if cut and first.is_floating_point():
+            slope, past = self._slope("trunc", first.detach(), out)
+        return self.marks.put(out, Mark(source, slope, past))
+
+    def _comparison(self, name: str, mark: Mark, first: Tensor, other: object, out: Tensor) -> Tensor:
         """A comparison that stands for the difference of what it compares, or for what its first side stands for."""
-        source, slope = getattr(first, "_stood_for", (first, 1.0))
-        other = args[1] if len(args) > 1 else 0.0
-        known = isinstance(other, int | float) or (isinstance(other, Tensor) and other.dtype != torch.bool)
-        if source is first and first.is_floating_point() and known:
-            source = first - other
-            slope = _near(source, self.sharpness)
-        if source.requires_grad and source.shape == out.shape:
-            out._stood_for = (source, _BREAKS[name] * slope)  # type: ignore[attr-defined]
+        source, slope = mark.source, mark.slope
+        known = (isinstance(other, int | float) and not isinstance(other, bool)) or (
+            isinstance(other, Tensor) and other.dtype != torch.bool
+        )
+        if source is None and first.is_floating_point() and known:
+            source = first - other  # type: ignore[operator]
+            slope = self._near(source)
+        if source is not None and source.requires_grad and source.shape == out.shape:
+            self.marks.put(out, Mark(source, _BREAKS[name] * slope))
         return out
 
     def _step(self, name: str, first: Tensor, out: Tensor) -> Tensor:
         """A step, a cut or a saturating function."""
         slope, past = self._slope(name, first.detach(), out)
         if name in _BOUNDED:  # whole numbers stay what they are, within the bounds
-            past = getattr(first, "_past", None)
-        return _marked(stands_for(first, out, slope), past)
+            past = self.marks.of(first).past
+        made = stands_for(first, out, slope)
+        return made if past is None else self.marks.put(made, Mark(past=past))
 
-    def _in_place(self, func: Any, name: str, first: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        """A step, a cut or a saturating function that is written into its argument."""
-        value = func(first.detach().clone(), *args[1:], **kwargs)
+    def _written(self, name: str, first: Tensor, value: Tensor) -> Tensor:
+        """The same where it is written into its argument."""
         slope, past = self._slope(name, first.detach(), value)
-        out = _marked(becomes(first, value, slope), past)
-        if self.watch is not None:
-            self.watch(out)
-        return out
+        made = becomes(first, value, slope)
+        return self.marks.put(made, Mark(past=past))  # also None: it may have been marked before
 
-    def _slope(self, name: str, x: Tensor, out: Tensor) -> tuple[float | Tensor, Tensor | None]:
+    def _slope(self, name: str, x: Tensor, out: Tensor) -> tuple[Slope, Tensor | None]:
         """The derivative at `x`; and how far that is past the middle of its step, where steps are whole numbers."""
         if name in _BOTH_SIDES:
-            return _near(x, self.sharpness), None
+            return self._near(x), None
         if name not in _CENTRES:
             return 1.0, None
         past = (x - out).detach() - _CENTRES[name]
-        return _near(0.5 - past.abs(), self.sharpness), past
+        return self._near(0.5 - past.abs()), past
 
+    def _near(self, distance: Tensor) -> Slope:
+        """The derivative of a step at this signed distance from its threshold.
 
-def _marked(made: Tensor, past: Tensor | None) -> Tensor:
-    """A tensor that remembers how far its values were past the middle of their steps."""
-    if past is not None:
-        made._past = past  # type: ignore[attr-defined]
-    return made
+        1 / (1 + sharpness r)^2 as in Zenke and Ganguli 2018, where r is the distance over its mean magnitude in the
+        row, that is in the image: no image may depend on others. 1 in tensors with other rows.
+        """
+        if not self.sharpness or distance.ndim < 2 or len(distance) != self.rows or not distance[0].numel():
+            return 1.0
+        size = distance.detach().abs().double().flatten(1)
+        finite = size.isfinite()
+        mean = size.masked_fill(~finite, 0.0).sum(dim=1, keepdim=True) / finite.sum(dim=1, keepdim=True).clamp(min=1)
+        slope = (1 + self.sharpness * size / mean.clamp(min=1e-300)).pow(-2).masked_fill(~finite, 0.0)
+        return slope.view_as(distance).to(distance.dtype)
 
+    def _chosen(self, args: Sequence[Any], out: Tensor) -> Tensor:
+        """The result of `torch.where`.
 
-def _near(distance: Tensor, sharpness: float) -> float | Tensor:
-    """The derivative of a step at this signed distance from its threshold.
+        In a surrogate that leaks, a constant where the image selects it passes `leak` on to the other branch. In a
+        sharp one the choice is a step of the height between the branches.
+        """
+        if len(args) < 3 or not out.is_floating_point():
+            return out
+        truth, one, other = args[:3] if _is_truth(args[0]) else (args[1], args[0], args[2])
+        if self.leak:
+            for branch, constant, chosen in ((one, other, truth), (other, one, truth.logical_not())):
+                fixed = not isinstance(constant, Tensor) or not constant.requires_grad
+                if isinstance(branch, Tensor) and branch.requires_grad and fixed and branch.shape == out.shape:
+                    return stands_for(branch, out, torch.where(chosen, 1.0, self.leak))
+        if not self.sharpness:
+            return out
+        height = torch.as_tensor(one).detach().to(out.dtype) - torch.as_tensor(other).detach().to(out.dtype)
+        return self._with_the_step(truth, height, out)
 
-    1 / (1 + sharpness r)^2 as in Zenke and Ganguli 2018, where r is the distance over its mean magnitude in the row;
-    the first dimension counts the examples.
-    """
-    if not sharpness or distance.ndim < 2:
-        return 1.0
-    size = distance.detach().abs()
-    mean = size.flatten(1).mean(dim=1).clamp(min=torch.finfo(size.dtype).tiny)
-    return (1 + sharpness * size / mean.view(-1, *[1] * (size.ndim - 1))).pow(-2)
-
-
-def _selected(args: Sequence[Any], out: Tensor, leak: float) -> Tensor:
-    """The result of `torch.where`; in a surrogate that leaks, a constant where the image selects it passes `leak`."""
-    if not leak or len(args) < 3:
+    def _product(self, args: Sequence[Any], out: Tensor) -> Tensor:
+        """A product of numbers and truth values, which stand for a difference."""
+        for truth, other in ((args[0], args[1]), (args[1], args[0])) if len(args) > 1 else ():
+            if _is_truth(truth) and out.is_floating_point():
+                return self._with_the_step(truth, torch.as_tensor(other).detach().to(out.dtype), out)
         return out
-    for branch, other, selected in ((args[1], args[2], args[0]), (args[2], args[1], args[0].logical_not())):
-        constant = not isinstance(other, Tensor) or not other.requires_grad
-        if isinstance(branch, Tensor) and branch.requires_grad and constant and branch.shape == out.shape:
-            return stands_for(branch, out, torch.where(selected, 1.0, leak))
-    return out
+
+    def _with_the_step(self, truth: Tensor, height: Tensor, out: Tensor) -> Tensor:
+        """The output with the derivative of a step of this height, if the truth values stand for a difference."""
+        mark = self.marks.of(truth)
+        if mark.source is None or mark.source.shape != out.shape:
+            return out
+        return also(out, mark.source, mark.slope * height.to(mark.source.dtype).nan_to_num(0.0, 0.0, 0.0))
 
 
-def _chosen(args: Sequence[Any], out: Tensor) -> Tensor:
-    """The result of `torch.where`, whose condition stands for a difference: the step has the height of the choice."""
-    if len(args) < 3 or not out.is_floating_point():
-        return out
-    height = torch.as_tensor(args[1]).detach() - torch.as_tensor(args[2]).detach()
-    return _with_the_step(args[0], height, out)
+def _is_truth(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
-def _product(args: Sequence[Any], out: Tensor) -> Tensor:
-    """A product of numbers and truth values, which stand for a difference."""
-    for truth, other in itertools.permutations(args[:2]):
-        if isinstance(truth, Tensor) and truth.dtype == torch.bool and out.is_floating_point():
-            return _with_the_step(truth, torch.as_tensor(other).detach(), out)
-    return out
-
-
-def _with_the_step(truth: Tensor, height: Tensor, out: Tensor) -> Tensor:
-    """The output with the derivative of a step of this height, if the truth values stand for a difference."""
-    source, slope = getattr(truth, "_stood_for", (None, 1.0))
-    if source is None or source.shape != out.shape:
-        return out
-    height = height.to(out).nan_to_num(0.0, 0.0, 0.0)
-    return out + stands_for(source, torch.zeros_like(out), slope * height)
-
-
-def _decomposed(x: Tensor, out: Any) -> Any:
+def _decomposed(name: str, x: Tensor, out: Any) -> Any:
     """Singular vectors and values of matrices, with derivatives that stay finite where values are equal.
 
-    The right vectors V count as fixed, so that the left ones are x V / S: a product of rank K then changes with x as
-    its projection on K fixed right vectors does.
+    Left vectors count as x V / S, right ones as U^T x / S, and values as the diagonal of U^T x V, where U, V and S are
+    fixed on the right. So the derivative of a product of low rank is about its projection on the vectors that stay.
     """
     left, values, right = (part.detach() for part in out)
-    columns = right if type(out).__name__ == "svd" else right.mH
-    columns = columns[..., : values.shape[-1]]
-    moved = x @ columns  # left vectors times their values
+    rows = right.mT if name == "svd" else right  # V^T
+    rank = values.shape[-1]
+    if not rank or not left.any():  # values alone were asked for
+        return out
     scale = torch.maximum(values, 1e-6 * values[..., :1]).clamp(min=1e-12)  # the first is the largest
-    new_left = left.clone()
-    new_left[..., : values.shape[-1]] += (moved - moved.detach()) / scale[..., None, :]
-    size = (left[..., : values.shape[-1]] * moved).sum(dim=-2)
-    return type(out)((new_left, values + (size - size.detach()), right))
+    first, along = left[..., :rank], rows[..., :rank, :]
+    to_left, to_right = x @ along.mT / scale[..., None, :], first.mT @ x / scale[..., None]
+    padded = torch.nn.functional.pad
+    new_left = also(left, padded(to_left, (0, left.shape[-1] - rank)))
+    new_rows = also(rows, padded(to_right, (0, 0, 0, rows.shape[-2] - rank)))
+    new_values = also(values, (first * (x @ along.mT)).sum(dim=-2))
+    made = new_left, new_values, new_rows.mT if name == "svd" else new_rows
+    return made if type(out) is tuple else type(out)(made)
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-
 
 _ACTIVE: list[_Repairs] = []

@@ -176,7 +176,8 @@ class Server:
 
         with MultiplyAdds() if request.count else nullcontext() as counting:
             watching = watch if request.watched else None
-            given = repairs(request.leak, watching, request.sharpness) if request.with_repairs else nullcontext()
+            settings = request.leak, watching, request.sharpness, len(images)
+            given = repairs(*settings) if request.with_repairs else nullcontext()
             with given:
                 returned = program(images)
             tree = taken_apart([returned, inside] if request.watched else returned, tensors)
