@@ -248,10 +248,10 @@ class MaskingCheck:
         x = self._images(self._correct()[:64]).x.to(self.classifier.device)
         inside = surrogates.opened(self.classifier, x)
         if not is_compiled(inside.module):
-            repaired = surrogates.bpda(inside, differentiates=differentiates)
-            yield "repaired", repaired
+            bpda = surrogates.bpda(inside, differentiates=differentiates)
+            yield "repaired", bpda
             near = surrogates.bpda(inside, differentiates=differentiates, sharpness=surrogates.SHARPNESS)
-            if not surrogates.same_gradients(repaired, near, x[:16]):
+            if not surrogates.same_gradients(bpda, near, x[:16]):
                 yield "near-thresholds", near
             inner = surrogates.inner_layer(inside, x, differentiates=differentiates)
             if inner is not None:

@@ -130,12 +130,14 @@ class _Repairs(TorchFunctionMode):
             out = self._written(name[:-1], first, value)
         else:
             out = func(*args, **kwargs)
-            out = self._repaired(name, args, kwargs, first, out)
+            out = self._with_a_derivative(name, args, kwargs, first, out)
         if self.watch is not None and isinstance(out, Tensor):
             self.watch(out)
         return out
 
-    def _repaired(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], first: Tensor, out: Any) -> Any:
+    def _with_a_derivative(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], first: Tensor, out: Any
+    ) -> Any:
         """What a function returned, with another derivative if one is known for this form of the call."""
         try:
             table_repairs.note_ranks(self.marks, name, args, kwargs, out)
@@ -284,22 +286,22 @@ def _is_truth(value: object) -> bool:
 def _decomposed(name: str, x: Tensor, out: Any) -> Any:
     """Singular vectors and values of matrices, with derivatives that stay finite where values are equal.
 
-    Left vectors count as x V / S, right ones as U^T x / S, and values as the diagonal of U^T x V, where U, V and S are
-    fixed on the right. So the derivative of a product of low rank is about its projection on the vectors that stay.
+    U counts as x V / S, V^T as U^T x / S, and S as the diagonal of U^T x V, with fixed factors beside x. So a product of
+    low rank changes with the projections of x on the vectors that stay.
     """
-    left, values, right = (part.detach() for part in out)
-    rows = right.mT if name == "svd" else right  # V^T
+    u, values, v = (part.detach() for part in out)
+    vt = v.mT if name == "svd" else v
     rank = values.shape[-1]
-    if not rank or not left.any():  # values alone were asked for
+    if not rank or not u.any():  # the call was for values alone
         return out
     scale = torch.maximum(values, 1e-6 * values[..., :1]).clamp(min=1e-12)  # the first is the largest
-    first, along = left[..., :rank], rows[..., :rank, :]
-    to_left, to_right = x @ along.mT / scale[..., None, :], first.mT @ x / scale[..., None]
+    columns, rows = u[..., :rank], vt[..., :rank, :]
+    moved_u, moved_vt = x @ rows.mT / scale[..., None, :], columns.mT @ x / scale[..., None]
     padded = torch.nn.functional.pad
-    new_left = also(left, padded(to_left, (0, left.shape[-1] - rank)))
-    new_rows = also(rows, padded(to_right, (0, 0, 0, rows.shape[-2] - rank)))
-    new_values = also(values, (first * (x @ along.mT)).sum(dim=-2))
-    made = new_left, new_values, new_rows.mT if name == "svd" else new_rows
+    new_u = also(u, padded(moved_u, (0, u.shape[-1] - rank)))
+    new_vt = also(vt, padded(moved_vt, (0, 0, 0, vt.shape[-2] - rank)))
+    new_values = also(values, (columns * (x @ rows.mT)).sum(dim=-2))
+    made = new_u, new_values, new_vt.mT if name == "svd" else new_vt
     return made if type(out) is tuple else type(out)(made)
 
 
