@@ -286,8 +286,8 @@ def _is_truth(value: object) -> bool:
 def _decomposed(name: str, x: Tensor, out: Any) -> Any:
     """Singular vectors and values of matrices, with derivatives that stay finite where values are equal.
 
-    U counts as x V / S, V^T as U^T x / S, and S as the diagonal of U^T x V, with fixed factors beside x. So a product of
-    low rank changes with the projections of x on the vectors that stay.
+    U counts as x V / S, V^T as U^T x / S, and S as the diagonal of U^T x V, with fixed factors beside x. So a product
+    of low rank changes with the projections of x on the vectors that stay.
     """
     u, values, v = (part.detach() for part in out)
     vt = v.mT if name == "svd" else v
