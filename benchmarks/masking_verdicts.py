@@ -1,12 +1,13 @@
 """How often each verdict of `--masking on` is right, on models that were written without looking at the check.
 
     python benchmarks/masking_verdicts.py [--part chosen|held-out|fresh|all] [--form module|compiled] [--examples N]
-        [--only NAME ...] [--level on|deep] [--keep DIR] [--saved]
+        [--only NAME ...] [--level on|deep] [--own-limit] [--keep DIR] [--saved]
 
 Each model of `independent_models.py`, as a module and, where TorchScript can compile it, as a compiled file. `chosen`
 are those on which thresholds were chosen; `held-out` a third by a hash of the name; `fresh` all of `fresh_models.py`,
 written after the rules. `truth` is the accuracy of the network inside under the same protocol; where a mask changes
-predictions, that of a twin with the same answers and a useful gradient, which bounds the truth from above. With
+predictions, that of a twin with the same answers and a useful gradient, which bounds the truth from above. The
+check has no limit of time, as results must not depend on the machine's load; with `--own-limit` it has its own. With
 `--keep`, the same command resumes.
 """
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, default=None)
     parser.add_argument("--examples", type=int, default=60)
     parser.add_argument("--level", choices=("on", "deep"), default="on")
+    parser.add_argument("--own-limit", action="store_true", help="the check ends when users' checks would")
     parser.add_argument("--only", nargs="*", default=[], help="run only these models, and write no page")
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "robench-independent-bases")
     parser.add_argument("--saved", action="store_true", help="only what --keep has already")
@@ -52,8 +54,10 @@ def main() -> None:
     torch.set_num_threads(1)
     prepared.SLOTS["cpu"] = min(64, args.examples)
     bundled = transfer.local_models
-    schedule.MIN = schedule.MORE_MIN = float("inf")  # results must not depend on the machine's load
+    if not args.own_limit:
+        schedule.MIN = schedule.MORE_MIN = float("inf")
     saved, rows = SavedRows(args.keep), []
+    own_limit: list[str] = []  # where the check had its limit of time
     for subject in FRESH if args.part == "fresh" else SUBJECTS:
         if args.only and subject.name not in args.only:
             continue
@@ -66,15 +70,19 @@ def main() -> None:
                 continue
             question: Row = {"examples": args.examples, "level": args.level, "form": form}
             part = f"{subject.name}-{form}"
+            limited = question | {"limit": "own"}
+            if args.own_limit or (args.saved and saved.known(part, question) is None):
+                question = limited
             if args.saved and saved.known(part, question) is None:
                 continue
+            own_limit += [f"{subject.name} ({form})"] if question == limited else []
             made = saved.rows(part, question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
             made = [row | _judged(_run_file(args, row)) for row in made]
             rows += made
             for row in made:
                 print(" | ".join(str(value) for value in row.values()), flush=True)
-    notes = [*_confusion(rows), "", *_distances(rows), "", *_explained(args), *saved.note()]
-    if args.only or args.form or args.part == "all":  # a part must not replace the results of the whole
+    notes = [*_confusion(rows), "", *_distances(rows), "", *_explained(args, own_limit), *saved.note()]
+    if args.only or args.form or args.own_limit or args.part == "all":  # no part replaces the results of the whole
         print(tabulate(rows, headers="keys", tablefmt="pipe"), *notes, sep="\n")
         return
     title = f"Gradient masking: verdicts on independent models, {args.part}"
@@ -191,11 +199,12 @@ def _distances(rows: list[Row]) -> Iterator[str]:
                 yield f"- {form}, `{level}`: {near} of {len(known)} masks end within {NEAR:g} points of the truth."
 
 
-def _explained(args: argparse.Namespace) -> list[str]:
+def _explained(args: argparse.Namespace, own_limit: list[str]) -> list[str]:
     return [
         "Accuracy in percent of the examples, under the protocol quick with that threat. Truth: the network inside, or"
         " a twin with the same answers and a useful gradient. Seconds are CPU time of one thread; those of the check"
-        " come on top of those of the attacks. The check had no limit of time.",
+        " come on top of those of the attacks. The check had no limit of time"
+        f"{', but its own for ' + ', '.join(own_limit) if own_limit else ''}.",
         f"Command: python benchmarks/masking_verdicts.py --part {args.part} --level {args.level}"
         f" --examples {args.examples}{' --saved' if args.saved else ''}",
     ]

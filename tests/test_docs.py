@@ -178,6 +178,7 @@ def lines_of_data() -> list[str]:
     return text.splitlines()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", lines_of_data())
 def test_an_example_of_data_in_python_runs(text, owned):
     def evaluate(model, data, *, examples=None, **settings):
@@ -193,6 +194,7 @@ def commands_about_data() -> list[str]:
     return sorted({line.strip() for page in pages for line in page.splitlines() if re.search(OWN_DATA, line)})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", commands_about_data())
 def test_a_command_about_data_of_ones_own_runs(text, owned, capsys):
     quick = ["--arch", "net.py:Net", "--threat", "linf:8/255", "--attack", "pgd(steps=1)", "--examples", "4", "--quiet"]

@@ -65,6 +65,7 @@ def test_a_masking_that_changes_predictions_changes_some_and_leaves_a_model_wort
     assert (reported[: len(EXAMPLES)].argmax(dim=1) == EXAMPLES.y).float().mean() > 0.8
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [name for name in DETERMINISTIC if MASKED[name].keeps])
 def test_its_own_gradient_breaks_fewer_images_than_that_of_the_model_inside(name, adversarial):
     module = masked(name, base())

@@ -7,7 +7,7 @@ import pytest
 from .mutations.kinds import KINDS
 from .mutations.running import run
 
-SAMPLE = 25  # inputs of each kind among the tests marked processes
+SAMPLE = 12  # inputs of each kind among the tests marked processes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it limits memory and time by the signals of Unix")
 

@@ -352,6 +352,7 @@ def test_the_same_run_again_gives_the_same_evidence(tmp_path):
     assert (a.clean, a.claims, a.verdicts, a.exhausted) == (b.clean, b.claims, b.verdicts, b.exhausted)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("looks", [0, 5])
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, looks):
     model, split = mixed()

@@ -82,6 +82,7 @@ def test_every_page_names_its_command():
     assert len(PAGES) > 3
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("card", sorted((ROOT / "model_zoo").glob("*.toml")), ids=lambda path: path.stem)
 def test_a_bundled_model_says_what_its_committed_run_measured(card, tmp_path):
     run = read_card(card).measured["run"]
@@ -100,6 +101,7 @@ def test_cards_hold_the_number_of_parameters_of_their_architecture(card):
     assert stated.parameters == sum(weight.numel() for weight in network.parameters())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "model_zoo").glob("digits-*.toml")))
 def test_committed_runs_hold_but_for_the_images_that_they_leave_out(model, monkeypatch):
     """They were made on another processor: clean margins agree to a hundredth of what verification allows."""

@@ -43,6 +43,7 @@ def test_every_exception_is_needed_and_has_a_reason(all_uses):
         assert any(fnmatch.fnmatchcase(place, pattern) for place in places), f"nothing needs the exception {pattern}"
 
 
+@pytest.mark.costly
 def test_every_docstring_is_a_sentence_or_a_noun_phrase():
     assert list(structure.fragments(ROOT)) == []
 

@@ -24,6 +24,7 @@ def to_nearest_boundary(module, image, y, dual):
     return (gaps / sizes)[torch.arange(len(gaps)) != y].min().item()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("classes", [2, 3, 5, 1000])
 def test_it_breaks_linear_models_of_any_number_of_classes_well_beyond_their_distance(classes, norm):

@@ -53,6 +53,7 @@ def test_the_page_quotes_many_messages_each_once():
     assert len(set(messages())) == len(messages())
 
 
+@pytest.mark.costly
 def test_a_message_that_the_code_lacks_is_not_found():
     assert not occurs("the moon is full; wait for another")
     assert not occurs("a card ... lies on the moon")

@@ -17,9 +17,16 @@ from torch import Tensor
 from robench.problem.shapes import Labels, Logits, per_example
 from robench.problem.split import Split
 
+from . import type_checks
 from .type_checks import EVERY, FIRST, calls, checked_once, names_a_shape, names_by_text
 
 checked = jaxtyping.jaxtyped(typechecker=beartype)
+
+
+@pytest.fixture(autouse=True)
+def every_call_is_checked(monkeypatch):
+    """A test calls the same function several times."""
+    monkeypatch.setattr(type_checks, "FIRST", 100)
 
 
 @checked
@@ -63,7 +70,8 @@ def is_found(function, *wrong):
 @pytest.mark.parametrize(
     ("function", "wrong"), [(plain, ("1",)), (shaped, (torch.zeros(2), torch.zeros(1, dtype=torch.long)))]
 )
-def test_a_mistake_is_found_in_every_early_call_and_in_one_of_several_later_ones(function, wrong):
+def test_a_mistake_is_found_in_every_early_call_and_in_one_of_several_later_ones(function, wrong, monkeypatch):
+    monkeypatch.setattr(type_checks, "FIRST", FIRST)
     calls.clear()
     found = [is_found(function, *wrong) for _ in range(FIRST + 3 * EVERY)]
     assert all(found[:FIRST])

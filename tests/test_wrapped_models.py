@@ -253,6 +253,7 @@ def plain_outcomes():
     return outcomes(made())
 
 
+@pytest.mark.costly
 def test_the_plain_network_has_broken_and_standing_examples():
     for letters in plain_outcomes():
         assert {"B", "S"} <= set(letters) <= {"W", "B", "S"}
@@ -279,6 +280,7 @@ class Parity(nn.Module):
         return (odd - even)[:, None] if self.single else torch.stack([even, odd], dim=1)
 
 
+@pytest.mark.costly
 def test_one_logit_keeps_the_outcomes_of_two():
     split = datasets.load("digits")
     data = robench.Split.whole("parity:test", split.x[:12], split.y[:12] % 2, classes=2)
@@ -287,6 +289,7 @@ def test_one_logit_keeps_the_outcomes_of_two():
     assert {"B", "S"} <= set("".join(one))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("call", CALLS)
 def test_the_settings_of_the_process_change_no_outcome(call):
     expected = plain_outcomes()

@@ -64,6 +64,7 @@ def evaluate(robench, kind, *words):
     return robench("evaluate", "w.pt", "--arch", f"nets.py:{kind}", "--data", "digits", *few, *words)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -129,6 +130,7 @@ def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, f
     assert not (folder / "s.json").exists()
 
 
+@pytest.mark.costly
 def test_only_the_threat_whose_attacks_all_failed_has_no_number(net, robench):
     rt = ("--threat", "rt:1px,1deg", "--attack", "grid", "--examples", "8")
     result = evaluate(robench, "Rounds", *rt)

@@ -144,6 +144,7 @@ def test_a_worse_model_is_a_regression_and_the_examples_lost_are_named(robench, 
     assert len(fallen) > 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("recorded", "has", "typed", "searched"),
     [

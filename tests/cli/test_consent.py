@@ -78,6 +78,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_names_a_factory(planted, run, robench, folder, command, name):
@@ -202,6 +203,7 @@ def test_a_card_whose_model_has_no_proper_name_is_refused(folder, robench, name)
     assert sorted(p.name for p in folder.iterdir()) == ["m.safetensors", "m.toml", "tiny.toml"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", BAD)
 def test_names_in_a_run_file_cannot_change_paths_or_the_terminal(run, robench, folder, name):
     with sqlite3.connect(run) as db:

@@ -173,6 +173,7 @@ def test_lines_start_at_the_logits_of_the_first_correctly_classified_images(run,
         assert one.margin[0, -1] > one.margin[0, 0]
 
 
+@pytest.mark.costly
 def test_the_first_layer_shows_the_models_filters_and_black_pixels(run, robench, folder, monkeypatch):
     seen = []
     real = figures.first_layers

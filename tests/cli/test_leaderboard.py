@@ -53,6 +53,7 @@ def test_the_order_of_runs_changes_no_byte_of_the_site(runs, robench, folder):
     assert [name for name in files(folder / "one") if name.startswith("runs/")]
 
 
+@pytest.mark.costly
 def test_a_site_below_the_folder_of_runs_adds_no_run(runs, robench, folder):
     both = runs / "b.robench"
     robench("evaluate", "digits-nat", "--protocol", "tiny.toml", "--examples", 4, "--run", both, "--quiet")

@@ -138,6 +138,7 @@ def test_no_protocol_file_names_one(trace, folder, refused, attack):
     assert not trace.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "spec", ["mine.py:Mine(steps=6)", "./mine.py:Mine(steps=6)", "mine.py@0123456789ab:Mine(steps=6)"]
 )
@@ -257,6 +258,7 @@ def test_help_mentions_it(robench):
     assert "my_attack.py:MyAttack(steps=50)" in robench("evaluate", "--help").out
 
 
+@pytest.mark.costly
 def test_the_doctor_holds_it_to_the_contract(trace, folder, robench, monkeypatch):
     from robench.doctor.cases import cases
 

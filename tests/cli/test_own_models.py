@@ -75,6 +75,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_wrapped_model_keeps_its_accuracy(folder, robench, weights, family):
     torch.save(FAMILIES[family](weights), folder / "m.pt")

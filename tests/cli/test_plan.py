@@ -40,6 +40,7 @@ def commands(text):
     return [words[1:] for words in lines if words[:1] == ["robench"]]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shards", [1, 2])
 def test_the_printed_commands_give_the_table_of_the_evaluations_without_shards(robench, suite, folder, shards):
     printed = robench("plan", suite, "--shards", shards, "--out", "the runs", "--no-estimate")

@@ -85,6 +85,7 @@ def test_an_unreadable_shard_is_refused(refused):
     assert "--shard 11/11 holds none of the 10 examples" in refused("evaluate", *QUESTION, "--shard", "11/11")
 
 
+@pytest.mark.costly
 def test_a_merged_run_takes_the_check_for_masking(robench, shard, folder):
     for text in ("1/2", "2/2"):
         shard(text)

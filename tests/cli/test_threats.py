@@ -32,6 +32,7 @@ def test_a_run_of_patches_is_verified_without_parameters(robench, folder):
     assert small < {claim.example for claim, _ in judged if claim.threat == "patch:8px"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("threat", REBUILT)
 def test_a_run_is_verified_and_its_exported_images_are_accepted_as_claims(robench, folder, threat):
     question = ("--threat", threat, "--attack", REBUILT[threat], "--examples", "12")

@@ -196,6 +196,7 @@ def test_a_killed_training_continues_to_the_same_weights(train, folder, undistur
     assert not (folder / "m.training").exists()
 
 
+@pytest.mark.costly
 def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch, undisturbed):
     told_of = []
 

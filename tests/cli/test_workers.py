@@ -54,7 +54,7 @@ def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outco
         while (
             not found(folder / "r.robench", folder / "copies") and driver.poll() is None and time.monotonic() < deadline
         ):
-            time.sleep(0.02)
+            time.sleep(0.2)
         workers = children(driver.pid)
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)

@@ -135,6 +135,7 @@ class DependsOnItsBatch(Broken):
         return threat.steepest(seen.grad) * (len(batch.y) > 1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "expected", "message"),
     [

@@ -20,6 +20,7 @@ from robench.testing import check_attack
 LINF = threats.parse("linf:0.1")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "text",
     [
@@ -153,6 +154,7 @@ class Memory(Plain):
         return State(threat.project(super().start(threat, batch).delta + shift, batch.x))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [

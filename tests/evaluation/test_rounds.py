@@ -117,6 +117,7 @@ def test_with_every_attack_nothing_is_passed_over(split):
         assert not run.evidence().passed_over
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("looks", [1, 3, 5, 6, 7, 8, 9, 11])
 def test_a_run_that_is_interrupted_in_either_round_settles_the_same(path, split, whole, monkeypatch, looks):
     monkeypatch.setattr(runner, "COMMIT_EVERY", 0)

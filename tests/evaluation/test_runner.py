@@ -290,6 +290,7 @@ def test_a_complete_run_makes_no_queries(path, searched):
     assert passes == searched == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("looks", [1, 5, 9, 14, 20, 40])
 def test_an_interrupted_run_does_what_is_missing_and_no_more(path, searched, looks):
     split = images()

@@ -129,6 +129,7 @@ def replace_shard(plan, shard):
     return msgspec.structs.replace(plan, shards=(shard,))
 
 
+@pytest.mark.costly
 def test_an_interrupted_shard_continues_as_itself(whole, tmp_path):
     protocol, _, summary = whole
     paths = [tmp_path / "1.robench", tmp_path / "2.robench"]
@@ -140,6 +141,7 @@ def test_an_interrupted_shard_continues_as_itself(whole, tmp_path):
     assert letters(joined(tmp_path / "m.robench", paths)) == letters(summary)
 
 
+@pytest.mark.costly
 def test_a_merged_run_without_a_shard_is_finished_by_the_command_without_shards(whole, tmp_path):
     protocol, _, summary = whole
     paths = [tmp_path / "1.robench", tmp_path / "3.robench"]

@@ -116,6 +116,7 @@ def test_attacks_that_cannot_run_here_are_named_and_the_others_run():
         searched(alone.but(exhausted=(*run.evidence.exhausted, *done)), n=2)
 
 
+@pytest.mark.costly
 def test_a_stopped_search_names_the_examples_it_did_not_finish():
     class Impatient(Silence):
         def moved(self, *_):

@@ -50,6 +50,7 @@ def path_of_run(tmp_path):
     return tmp_path / "r.robench"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("looks", [1, 3, 7])
 def test_an_interrupted_run_searches_the_same_classes(path_of_run, looks):
     split = images()

@@ -565,6 +565,7 @@ def test_under_l0_the_former_and_the_present_attacks_are_those_of_a_protocol_wit
 CHANGED = sorted({path.name.split(".")[0] for path in (protocols.HERE / "former").glob("*.toml")})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_plan_of_a_protocol_before_it_was_changed_is_true(name):
     run = honest()

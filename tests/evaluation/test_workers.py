@@ -116,6 +116,7 @@ def test_the_stand_in_is_a_pool():
     assert isinstance(Processes(1), Pool)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_any_number_of_workers_finds_what_one_process_finds(alone, count):
     protocol, summary, evidence = alone
@@ -144,6 +145,7 @@ def test_a_lost_worker_changes_nothing_whenever_it_is_lost(alone, stale):
     assert (late > 0) == stale
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("given_up", [False, True])
 def test_messages_that_the_network_holds_back_change_nothing(alone, given_up):
     """All at once later; or never, as the worker is given up meanwhile, and then all the same."""
@@ -194,6 +196,7 @@ def test_what_a_worker_sends_after_its_lease_was_given_to_another_is_left_out():
         assert records.exhausted[0] in again.evidence.exhausted  # the next worker goes on from there
 
 
+@pytest.mark.costly
 def test_without_a_worker_left_the_evaluation_ends_and_the_same_command_finishes_it(alone, tmp_path):
     protocol, summary, _ = alone
     path = tmp_path / "r.robench"
@@ -225,6 +228,7 @@ def test_a_time_limit_ends_the_search_of_workers_and_keeps_what_they_found(tmp_p
     assert summary.union.open > 0
 
 
+@pytest.mark.costly
 def test_seconds_of_attacks_add_up_over_leases_and_sessions(alone, tmp_path):
     protocol, _, evidence = alone
     path = tmp_path / "r.robench"
@@ -287,6 +291,7 @@ class Sleeping(Inline):
         return received
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wakes", [False, True])
 def test_the_examples_of_a_worker_that_hangs_go_to_others_and_its_late_answer_changes_nothing(alone, wakes):
     protocol, summary, evidence = alone
@@ -537,6 +542,7 @@ def test_a_worker_whose_program_has_ended_is_lost(monkeypatch):
     assert ours.recv() == Lost("net.pt is a program that was ended by SIGKILL")
 
 
+@pytest.mark.costly
 def test_a_worker_is_lost_once(alone):
     class Twice(Inline):
         def receive(self, seconds):

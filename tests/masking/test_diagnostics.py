@@ -137,6 +137,7 @@ def test_an_honest_network_shows_nothing():
     assert max(reported["zero"] + reported["not finite"] + reported["loss zero"] + reported["same"]) == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "probe", "value"),
     [

@@ -156,6 +156,7 @@ def test_a_module_without_a_compiled_part_stays_as_it_is():
     assert readable(module, X) is module
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the process inherits the filters
 @pytest.mark.parametrize("kind", [Rounded, Detached, WithoutGraph, OneHot, Nearest])
 @pytest.mark.parametrize("sharpness", [0.0, 10.0])

@@ -280,6 +280,7 @@ def test_a_network_of_ones_own_is_filled_even_where_its_keys_begin_like_a_wrappi
 # Recognition
 
 
+@pytest.mark.costly
 def test_a_network_is_recognised_by_its_shapes_in_order_under_other_names(tmp_path):
     model = with_moved_statistics(network("preactresnet18", (3, 32, 32)))
     without_counters = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}

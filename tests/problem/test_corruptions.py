@@ -26,6 +26,7 @@ def noise_of(x, name="fog", severity=1):
     return Noise(x, name, severity)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", AVAILABLE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_an_image_has_the_same_corruption_in_any_batch_and_another_at_another_severity(name, shape):

@@ -603,6 +603,7 @@ def load_without_download(text: str):
         raise
 
 
+@pytest.mark.costly
 @real
 @pytest.mark.parametrize("text", ["mnist:test", "mnist:train", "fashion-mnist:test"])
 def test_the_real_images_have_the_hash_they_had(text):

@@ -57,6 +57,7 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["small", "residual", "attention, fused"])
 def test_a_program_answers_as_its_module_and_has_the_identity_that_consent_gives_it(name, tmp_path, monkeypatch):
     torch.manual_seed(0)
@@ -132,6 +133,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_program_that_cannot_be_read_without_consent_is_refused(change, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

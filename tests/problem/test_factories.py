@@ -292,6 +292,7 @@ def test_names_of_a_script_are_found_in_the_file_that_the_user_names(written, na
     assert answers(f"{place}{name}", written / f"{'deep' if which == 'Deep' else 'net'}-weights.pt", **settings)
 
 
+@pytest.mark.costly
 def test_among_modules_in_one_file_the_class_or_the_key_selects(written, monkeypatch):
     monkeypatch.chdir(written)
     assert answers("several.pt", "deep-weights.pt", arch="train.py:Deep", trust_pickle=True)

@@ -44,6 +44,7 @@ def test_no_point_nearby_or_far_has_a_smaller_objective(text, case, seed):
         assert (best <= value + 1e-6 * value + 1e-9).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", NORMS)
 @pytest.mark.parametrize("weight", [0.05, 0.5, 2.0])
 def test_it_agrees_with_a_numeric_minimisation(text, weight):

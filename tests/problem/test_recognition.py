@@ -59,6 +59,7 @@ def recognised(tensors, *likely):
     return recognition.matches(Contents(tensors, nested=nested(tensors)), likely)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ALONE)
 def test_a_state_dict_is_recognised_without_a_name(name):
     shape = ALONE[name]
@@ -66,6 +67,7 @@ def test_a_state_dict_is_recognised_without_a_name(name):
     assert (match.architecture.name, match.shape, match.classes, match.beside) == (name, shape, 7, ())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WITH_OTHERS)
 def test_of_networks_with_equal_keys_and_shapes_all_are_found_the_usual_one_first(name):
     shape, expected = WITH_OTHERS[name]

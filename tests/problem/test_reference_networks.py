@@ -34,6 +34,7 @@ def test_every_network_with_the_keys_of_a_library_was_compared_with_it():
     assert {name for name, *_ in COMPARED} == reference.ALSO_LOGITS
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "library", "of"), ENTRIES, ids=map(" ".join, ENTRIES))
 def test_keys_shapes_and_number_of_weights_are_those_of_the_library(name, library, of):
     entry = ENTRIES[name, library, of]
@@ -41,6 +42,7 @@ def test_keys_shapes_and_number_of_weights_are_those_of_the_library(name, librar
     assert reference.weights(built(name, 1000, (3, 224, 224))) == entry["weights"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "library", "of"), COMPARED, ids=map(" ".join, COMPARED))
 def test_the_logits_are_those_of_the_library(name, library, of):
     assert error(name, ENTRIES[name, library, of]["logits"]) < 1e-4

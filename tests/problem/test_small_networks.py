@@ -182,6 +182,7 @@ WRITTEN_OUT = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_a_network_computes_what_the_public_code_does_from_its_keys(name):
     shape = (1, 28, 28) if name in ("trades-mnist", "lenet5-advertorch") else (3, 32, 32)

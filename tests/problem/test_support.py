@@ -42,6 +42,7 @@ def test_the_vertex_is_a_member(text, case):
     assert threat.contains(x + threat.vertex(grad, x), x).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", RADII)
 @laws
 @given(case=cases(), seed=st.integers(0, 2**31))

@@ -47,6 +47,7 @@ def test_projection_leaves_members_alone(text, way, case):
     torch.testing.assert_close(getattr(threat, way)(member, x), member, atol=2e-6, rtol=0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", NORMS)
 @laws
 @given(case=cases(), seed=st.integers(0, 2**31))

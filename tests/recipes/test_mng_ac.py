@@ -47,6 +47,7 @@ def after_the_trial_step(module, recipe, batch, threat, x_adv, weights):
     return loss
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("generator", ["image", "noise"])
 @pytest.mark.parametrize("text", BALLS)
 def test_the_meta_gradient_equals_finite_differences(text, generator):

@@ -328,6 +328,7 @@ def undisturbed(request, tmp_path_factory):
     return request.param, stopped(request.param, tmp_path_factory.mktemp("whole"), [99])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("way", ["killed", "asked to stop"])
 def test_a_training_stopped_anywhere_ends_with_the_weights_of_an_undisturbed_one(
     undisturbed, way, tmp_path, monkeypatch

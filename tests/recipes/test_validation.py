@@ -36,6 +36,7 @@ def test_held_out_images_are_never_trained_on_and_the_others_keep_their_order_an
         assert len(set(left)) == 70
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["nat", "max", "spatial_at", "eat", "mng_ac"])
 def test_checking_held_out_images_changes_no_weight(name, tmp_path):
     threats, split, without = tuple(map(parse, LEARNT[name])), blobs(256), held_out(256, 40)
@@ -55,6 +56,7 @@ def test_checking_held_out_images_changes_no_weight(name, tmp_path):
     assert [check.step for check in checks] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.costly
 def test_a_check_gives_clean_and_robust_accuracy_and_the_training_accuracy_since_the_last_check(tmp_path):
     module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
     threats = tuple(map(parse, ("linf:0.1", "l2:0.2")))

@@ -3,9 +3,12 @@
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.costly
 def test_the_exact_tables_of_the_page_are_what_the_benchmark_adds_up():
     page = (ROOT / "docs" / "concepts" / "statistics.md").read_text()
     coverage = runpy.run_path(str(ROOT / "benchmarks" / "coverage.py"))

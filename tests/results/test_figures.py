@@ -504,6 +504,7 @@ def test_a_png_has_200_dots_per_inch():
     assert [width, height] == [round(200 * side) for side in picture.figure.get_size_inches()]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["curve", "trade-off", "queries", "along"])
 def test_a_legend_covers_no_data(kind):
     picture = picture_of(kind)

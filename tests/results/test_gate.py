@@ -68,6 +68,7 @@ def test_the_lower_end_covers_at_its_level_by_adding_up_all_outcomes():
         assert chances(counts, drop, rate)[ends > drop].sum() <= 0.05
 
 
+@pytest.mark.costly
 def test_the_p_value_is_the_largest_tail_by_adding_up_all_outcomes():
     """The statistic written anew: McNemar's, for no allowance."""
     n, counts = 30, every_count(30)

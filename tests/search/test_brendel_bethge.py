@@ -32,7 +32,7 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
 @pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_example_has_the_same_result_in_any_batch(norm):
-    check_independence_of_the_batch(BrendelBethge(steps=20), norm)
+    check_independence_of_the_batch(BrendelBethge(steps=10), norm)
 
 
 def solved(norm, x, delta, slope, aim, reach):

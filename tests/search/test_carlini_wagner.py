@@ -157,6 +157,7 @@ def test_c_grows_tenfold_until_something_is_found_and_is_then_halved_between_its
             c = 10 * c if high == float("inf") else (low + high) / 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("slots", [3, 40])
 def test_an_example_has_the_same_result_in_any_batch(slots):
     module = Linear(3)

@@ -17,6 +17,7 @@ FAST = DDN(steps=100)
 L2 = parse("l2:1")
 
 
+@pytest.mark.costly
 @linear_models
 def test_the_smallest_delta_is_as_long_as_the_distance(module, classes, shape):
     check_distances(DDN(steps=100, targets=classes - 1 if classes > 2 else 0), "l2", module, classes, shape, 1.05)

@@ -38,6 +38,7 @@ def nearest(model, attack, threat, split, slots=N, rows=None):
     return {end.item.row: end for end in ends(model, split, one, slots=slots * attack.queries_per_step)}
 
 
+@pytest.mark.costly
 @every
 @pytest.mark.parametrize("edges", [False, True], ids=["inside", "at the edges"])
 def test_in_fifty_dimensions_it_comes_within_a_quarter_of_the_distance_and_never_below(attack, norm, edges):
@@ -54,6 +55,7 @@ def test_in_fifty_dimensions_it_comes_within_a_quarter_of_the_distance_and_never
     assert median(ratios) < (1.5 if edges and attack.name == "rays" else 1.25)
 
 
+@pytest.mark.costly
 @every
 def test_results_depend_neither_on_the_batch_nor_on_order_nor_on_more_than_the_label(attack, norm):
     model = classifier(Linear(4, FIFTY), 4, FIFTY)
@@ -108,6 +110,7 @@ def test_settings_that_mean_nothing_are_refused(name, settings):
         build(name, settings)
 
 
+@pytest.mark.costly
 def test_rays_comes_to_the_distance_from_a_plane_within_its_tolerance():
     """With two classes each sign counts for itself, so one round of single pixels finds them all."""
     module = Linear(2, FIFTY)

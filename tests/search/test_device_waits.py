@@ -29,6 +29,7 @@ class FromTheHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tested", GRADIENT_ATTACKS, ids=lambda tested: f"{tested.name} {tested.threat}")
 def test_a_step_makes_no_tensor_of_python_numbers(tested):
     model = classifier(net(), 4)

@@ -100,6 +100,7 @@ def test_it_reaches_the_minimum_of_its_elastic_net():
     assert ratio.max() < 1.05
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("module", "classes", "shape"),
     [

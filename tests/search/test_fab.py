@@ -65,6 +65,7 @@ def test_the_projection_of_a_point_beyond_the_hyperplane_comes_back_to_it(norm):
     assert move.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     ("classes", "edges", "random_start"), [(2, False, False), (2, True, True), (3, True, False), (10, True, False)]
@@ -85,6 +86,7 @@ def test_fab_breaks_a_linear_model_just_beyond_its_distance_and_never_before(nor
         assert all(distances[row] <= threat.r for row in broken), "one out of reach broke"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", [(1, 4, 5), (3, 9, 6)], ids=str)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_query_lies_in_the_box_and_it_comes_ever_closer(norm, shape):
@@ -108,6 +110,7 @@ def test_every_query_lies_in_the_box_and_it_comes_ever_closer(norm, shape):
     assert (torch.stack(sizes[10:]).amin(dim=0) <= torch.stack(sizes[:5]).amin(dim=0)).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_results_depend_neither_on_the_batch_nor_on_order(norm):
     module = Linear(3)

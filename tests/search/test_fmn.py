@@ -13,6 +13,7 @@ from .nearest import asked_about, check_distances, check_independence_of_the_bat
 NORMS = ["linf", "l2", "l1"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @linear_models
 def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, shape):
@@ -20,11 +21,13 @@ def test_the_smallest_delta_is_as_large_as_the_distance(norm, module, classes, s
     check_distances(attack, norm, module, classes, shape, 1.1 if norm == "l1" else 1.05)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_example_has_the_same_result_in_any_batch(norm):
     check_independence_of_the_batch(FMN(steps=40), norm)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_flat_boundary_is_crossed_at_the_second_query(norm):
     """Inside the box the linearised boundary is the boundary, and the first ball reaches gamma beyond it."""

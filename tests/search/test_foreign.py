@@ -73,6 +73,7 @@ def test_an_attack_of_foolbox_breaks_a_linear_model_beyond_the_exact_distance_an
         assert broken_rows(model, radius(model, split, row, norm, 0.98), attack, split, [row]) == set()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("text", "norm", "beyond"),
     [
@@ -129,6 +130,7 @@ def test_pointwise_which_foolbox_cannot_call_is_run():
 # AutoAttack's own code
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_authors_autoattack_breaks_linear_models_of_any_number_of_classes(classes, norm):

@@ -53,6 +53,7 @@ def middle(model):
     return classifier(linear, CLASSES, SHAPE)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by", ["apgd", "pgd", "frank-wolfe"])
 @pytest.mark.parametrize("text", [*SMALL, "elastic:0.5"])
 def test_on_a_linear_model_the_attack_comes_to_the_exact_maximum(model, middle, text, by):
@@ -80,6 +81,7 @@ def test_on_a_linear_model_the_attack_comes_to_the_exact_maximum(model, middle, 
     assert (reached < 1 + 1e-4).all(), "beyond the set"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", [*SMALL, "elastic:0.5"])
 def test_finds_carry_the_parameters_from_which_the_referee_makes_the_image(model, text):
     split = toy(model, 12, edges=False)

@@ -60,6 +60,7 @@ def test_its_step_is_two_and_a_half_radii_in_all_unless_said():
     assert PGD(steps=50, step_size=0.3).stride == 0.3
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_probability_margin_with_steps_that_fade_gets_there_too(norm):
     module = Linear(3)

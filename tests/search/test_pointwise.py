@@ -73,6 +73,7 @@ def best(model, attack, threat, x, y):
     return state.best
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("text", "queries_per_step"), [("l1:1", 4), ("l1:1", 10), ("l0:1", 4)])
 @pytest.mark.parametrize("name", MODELS)
 def test_it_ends_where_the_model_is_fooled_and_no_single_value_or_pixel_can_move_closer(name, text, queries_per_step):

@@ -16,6 +16,7 @@ from .nearest import asked_about, check_independence_of_the_batch, edgy, scaled,
 EVERY = parse("l0:1000")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("module", "classes"),
     [(Linear(2), 2), (Linear(3), 3), (scaled(Linear(2), 1e3, -1e5), 2), (scaled(Linear(2), 1e-3, -0.01), 2)],

@@ -39,6 +39,7 @@ def fallen(model, split, attack, slots=8, threat=THREAT):
     ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("threat", [THREAT, parse("rt-l2:0.1px,1deg+l2:0.03")], ids=str)
 def test_the_grid_breaks_exactly_what_one_of_its_transforms_breaks(model, split, threat):
     transforms = LIMITS * torch.tensor(list(product(*(np.linspace(-1, 1, n) for n in (3, 3, 7))))).float()

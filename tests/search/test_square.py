@@ -34,6 +34,7 @@ def search(threat, shape, steps, classes=3, rows=N):
         state = attack.step(threat, batch, state, logits[:, None])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("text", THREATS)
 def test_every_query_is_a_member_and_only_the_highest_margin_counts(text, shape):
@@ -135,6 +136,7 @@ def test_square_breaks_a_linear_model_well_beyond_its_distance_and_never_below_i
     assert all(distances[row] < exact for row in broken_rows(model, threat, Square(steps=30), split, range(N), slots=N))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", ["linf:0.08", "l2:0.3", "l1:0.6"])
 def test_results_depend_neither_on_the_batch_nor_on_order(text):
     model = classifier(Linear(3), 3)

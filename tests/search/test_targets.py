@@ -38,6 +38,7 @@ def ordered(model, threat, split, n=CLASSES - 1, rows=slice(None)):
     return targets.by_first_order(model, threat, split.x[rows], split.y[rows], logits, n)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("radius", [1, 3])
 @pytest.mark.parametrize("edges", [False, True], ids=["inside the box", "a third of the pixels at its edge"])

@@ -77,6 +77,7 @@ def test_the_bayes_classifier_errs_as_often_as_it_expects(positions):
     assert abs(errs - expected) < 4 * math.sqrt(0.25 / len(plus))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
 def test_the_bound_of_theorem_2_tends_to_a_half_as_the_root_of_the_positions(alpha):
     features = Features(1000, alpha)

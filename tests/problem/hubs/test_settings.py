@@ -50,6 +50,7 @@ def publish(hub, resnet):
     return publish
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("config", [CONFIG, OLD], ids=["today's form", "before 0.9"])
 def test_a_model_of_timm_gives_its_logits_without_timm(publish, resnet, config):
     publish(config)
@@ -89,6 +90,7 @@ def test_what_the_user_types_takes_precedence_and_is_noted(publish):
     assert not any("taken as" in note for note in found.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -152,6 +154,7 @@ def test_a_model_of_transformers_is_refused_and_its_normalisation_used_with_a_fa
     assert f"normalisation {TEXT}, from preprocessor_config.json of timm/tiny.in1k" in found.notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("settings", "normalisation", "note"),
     [
@@ -172,6 +175,7 @@ def test_settings_that_say_something_else_are_not_taken_for_a_mean_and_a_deviati
     assert any(note in one for one in found.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "config",
     [

@@ -165,6 +165,7 @@ def test_a_graph_that_may_do_more_than_compute_is_refused_in_one_sentence(fault,
     assert len(sentence) < 600
 
 
+@pytest.mark.costly
 def test_gradient_attacks_leave_examples_open_and_others_break_some(tmp_path, monkeypatch):
     network = checkpoints.load("digits-nat").classifier.module
     path = exported(network, tmp_path / "m.onnx", SHAPE, any_number=True)

@@ -268,6 +268,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_file_with_this_fault_is_refused_in_one_sentence(fault, tmp_path):
     made, message = REFUSED[fault]

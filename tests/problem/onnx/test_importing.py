@@ -301,6 +301,7 @@ def test_layers_are_pytorchs_own_so_that_low_precision_reaches_them(tmp_path):
     assert {nn.Conv2d, nn.Linear} <= kinds
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["digits-nat", "digits-adv-linf", "digits-adv-l2"])
 def test_a_digits_model_has_the_same_outcomes_as_from_its_own_file(name, tmp_path):
     original = checkpoints.load(name).classifier

@@ -50,6 +50,7 @@ def test_every_operator_has_a_case():
     assert {name.partition(",")[0] for name in CASES} | IN_CHAINS == set(OPERATORS)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [name for name in CASES if versions(name.partition(",")[0], NEWEST)])
 def test_an_operator_computes_what_onnx_runtime_computes(name, tmp_path):
     operator = name.partition(",")[0]

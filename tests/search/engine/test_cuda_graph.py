@@ -48,6 +48,7 @@ def searched(engine, model, split, threat, attack):
     return outcome(ended)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("threat", "attack"), CASES)
 def test_a_replayed_search_gives_the_same_images_as_a_plain_one(threat, attack):
     model = classifier(net(), 4)

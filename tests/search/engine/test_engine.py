@@ -48,6 +48,7 @@ def in_order(request):
     return request.param, run(model, SMALL, attack, split, items(model, attack, split, range(23), 2), request.param)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
 def test_a_result_depends_neither_on_order_nor_on_the_other_slots(model, split, in_order, order):
     slots, expected = in_order
