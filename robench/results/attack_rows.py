@@ -1,10 +1,11 @@
 """The attacks under one threat: a row for each, and rejected claims and errors."""
 
-from collections.abc import Set
+from collections import defaultdict
+from collections.abc import Iterable, Set
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +28,7 @@ from ..evidence.records import (
 from .merging import consolidated
 from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, passed_over, planned_threat
 
+R = TypeVar("R", Claim, Exhausted)
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
 
@@ -167,8 +169,7 @@ class ThreatRows:
     def counts(self, attack: PlannedAttack) -> AttackCounts:
         """What one planned attack did."""
         broken, exhausted = self._broken_by(attack), self._exhausted(attack)
-        ours = [c for c in self._claims if c.attack == attack.spec]
-        searches = [s for s in self._searches if s.attack == attack.spec]
+        ours, searches = self._claims_by[attack.spec], self._searches_by[attack.spec]
         costs: list[Claim | Exhausted] = [*ours, *searches]
         first = {e for e in broken if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
         return AttackCounts(
@@ -201,8 +202,15 @@ class ThreatRows:
         return [by_id[i] for i in sorted(by_id)]
 
     @cached_property
-    def _searches(self) -> tuple[Exhausted, ...]:
-        return consolidated(s for s in self.evidence.exhausted if self._ours(s))
+    def _claims_by(self) -> defaultdict[str, list[Claim]]:
+        """The claims of each attack."""
+        return _by_attack(self._claims)
+
+    @cached_property
+    def _searches_by(self) -> defaultdict[str, list[Exhausted]]:
+        """The exhausted searches of each attack, one for each example."""
+        searches = self.evidence.exhausted_under.get(self.threat, ())
+        return _by_attack(consolidated(s for s in searches if s.example in self.correct))
 
     @cached_property
     def _rejected(self) -> list[tuple[Claim, Verdict]]:
@@ -231,11 +239,17 @@ class ThreatRows:
         errors = {(f.example, f.error) for f in self.evidence.failures if self._ours(f) and f.attack == attack.spec}
         return sorted((example, error) for example, error in errors if example not in ended)
 
+    @cached_property
+    def _broken(self) -> dict[str, set[int]]:
+        """The examples that each planned attack broke."""
+        finds = _by_attack(claim for claim, _ in self.finds if self._in_plan(claim))
+        return {attack: {claim.example for claim in claims} for attack, claims in finds.items()}
+
     def _broken_by(self, attack: PlannedAttack) -> set[int]:
-        return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack == attack.spec}
+        return self._broken.get(attack.spec, set())
 
     def _broken_by_others(self, attack: PlannedAttack) -> set[int]:
-        return {c.example for c, _ in self.finds if self._in_plan(c) and c.attack != attack.spec}
+        return set().union(*(examples for other, examples in self._broken.items() if other != attack.spec))
 
     def _exhausted(self, attack: PlannedAttack) -> set[int]:
         if attack not in self._exhausted_by:
@@ -247,8 +261,16 @@ class ThreatRows:
     def _passed_over(self, attack: PlannedAttack) -> set[int]:
         return passed_over(attack, self.evidence, self.threat) & self.correct
 
-    def _ours(self, record: Claim | Exhausted | Failure) -> bool:
+    def _ours(self, record: Claim | Failure) -> bool:
         return record.threat == self.threat and record.example in self.correct
 
     def _in_plan(self, claim: Claim) -> bool:
         return claim.threat == self.threat and claim.attack in self.labels
+
+
+def _by_attack(records: Iterable[R]) -> defaultdict[str, list[R]]:
+    """The records of each attack, in their order."""
+    groups: defaultdict[str, list[R]] = defaultdict(list)
+    for record in records:
+        groups[record.attack].append(record)
+    return groups
