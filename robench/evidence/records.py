@@ -285,17 +285,17 @@ class Evidence(msgspec.Struct, frozen=True, dict=True):
         """The accepted claims with their verdicts, each pair once, by the threat under which they were found."""
         claims = {claim.id: claim for claim in self.claims}
         pairs = dict.fromkeys((claims[v.claim], v) for v in self.verdicts if v.accepted and v.claim in claims)
-        return _grouped((claim.threat, (claim, verdict)) for claim, verdict in pairs)
+        return grouped((claim.threat, (claim, verdict)) for claim, verdict in pairs)
 
     @cached_property
     def exhausted_under(self) -> dict[str, tuple[Exhausted, ...]]:
         """The exhausted searches by threat."""
-        return _grouped((s.threat, s) for s in self.exhausted)
+        return grouped((s.threat, s) for s in self.exhausted)
 
     @cached_property
     def passed_over_by(self) -> dict[tuple[str, str], tuple[PassedOver, ...]]:
         """The examples that were passed over, by threat and attack."""
-        return _grouped(((p.threat, p.attack), p) for p in self.passed_over)
+        return grouped(((p.threat, p.attack), p) for p in self.passed_over)
 
     def masking_state(self, threat: str) -> MaskingState:
         """The state of the check for gradient masking under one threat, from all records about it."""
@@ -306,7 +306,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, tuple[V, ...]]:
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, tuple[V, ...]]:
     """The values of each key, in their order."""
     groups: dict[K, list[V]] = {}
     for key, value in pairs:

@@ -1,11 +1,10 @@
 """The attacks under one threat: a row for each, and rejected claims and errors."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -24,11 +23,11 @@ from ..evidence.records import (
     Seconds,
     Total,
     Verdict,
+    grouped,
 )
 from .merging import consolidated
 from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, passed_over, planned_threat
 
-R = TypeVar("R", Claim, Exhausted)
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
 
@@ -169,7 +168,7 @@ class ThreatRows:
     def counts(self, attack: PlannedAttack) -> AttackCounts:
         """What one planned attack did."""
         broken, exhausted = self._broken_by(attack), self._exhausted(attack)
-        ours, searches = self._claims_by[attack.spec], self._searches_by[attack.spec]
+        ours, searches = self._claims_by.get(attack.spec, ()), self._searches_by.get(attack.spec, ())
         costs: list[Claim | Exhausted] = [*ours, *searches]
         first = {e for e in broken if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
         return AttackCounts(
@@ -202,15 +201,15 @@ class ThreatRows:
         return [by_id[i] for i in sorted(by_id)]
 
     @cached_property
-    def _claims_by(self) -> defaultdict[str, list[Claim]]:
+    def _claims_by(self) -> dict[str, tuple[Claim, ...]]:
         """The claims of each attack."""
-        return _by_attack(self._claims)
+        return grouped((claim.attack, claim) for claim in self._claims)
 
     @cached_property
-    def _searches_by(self) -> defaultdict[str, list[Exhausted]]:
+    def _searches_by(self) -> dict[str, tuple[Exhausted, ...]]:
         """The exhausted searches of each attack, one for each example."""
         searches = self.evidence.exhausted_under.get(self.threat, ())
-        return _by_attack(consolidated(s for s in searches if s.example in self.correct))
+        return grouped((s.attack, s) for s in consolidated(s for s in searches if s.example in self.correct))
 
     @cached_property
     def _rejected(self) -> list[tuple[Claim, Verdict]]:
@@ -242,8 +241,8 @@ class ThreatRows:
     @cached_property
     def _broken(self) -> dict[str, set[int]]:
         """The examples that each planned attack broke."""
-        finds = _by_attack(claim for claim, _ in self.finds if self._in_plan(claim))
-        return {attack: {claim.example for claim in claims} for attack, claims in finds.items()}
+        finds = grouped((claim.attack, claim.example) for claim, _ in self.finds if self._in_plan(claim))
+        return {attack: set(examples) for attack, examples in finds.items()}
 
     def _broken_by(self, attack: PlannedAttack) -> set[int]:
         return self._broken.get(attack.spec, set())
@@ -266,11 +265,3 @@ class ThreatRows:
 
     def _in_plan(self, claim: Claim) -> bool:
         return claim.threat == self.threat and claim.attack in self.labels
-
-
-def _by_attack(records: Iterable[R]) -> defaultdict[str, list[R]]:
-    """The records of each attack, in their order."""
-    groups: defaultdict[str, list[R]] = defaultdict(list)
-    for record in records:
-        groups[record.attack].append(record)
-    return groups
