@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from measuring import write_results
+from time_to_truth import RADII, data_of
 
 import robench
 from robench.evidence.records import Evidence, Plan
@@ -66,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
     with TemporaryDirectory() as folder:
-        for threat in args.threat or ["linf:0.2", "l2:2", "l1:10"]:
+        for threat in args.threat or RADII[data_of(args.model)]:
             correct, outcomes = measured(args.model, threat, args.examples, args.runs or Path(folder))
             rows += alone(threat, correct, outcomes) + in_order(threat, correct, outcomes)
     threats = "".join(f" --threat {threat}" for threat in args.threat or ())

@@ -583,7 +583,8 @@ def test_a_plan_of_a_protocol_before_it_was_changed_is_true(name):
 def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
     run = honest()
     versions = [*protocols.former(name), protocols.load(name, "")]
-    first, second, present = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
-    assert first[0] != second[0] == present[0]
-    for mixed in ((first[0], *present[1:]), (first[0], *second[1:])):
+    plans = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
+    first, *_, last, present = plans
+    assert len({first[0], last[0], present[0]}) == 3
+    for mixed in ((first[0], *present[1:]), (first[0], *last[1:]), (last[0], *present[1:])):
         assert run.asking(protocol=name, threats=mixed).faults()
