@@ -42,7 +42,7 @@ NEAREST, LIKELIEST = "APGD, margin, 3 targets, first-order", "APGD, margin, 3 ta
 DLR, OUTSIDE, FAB = "APGD, DLR, 3 targets, first-order", "Brendel-Bethge", "FAB, 3 targets, first-order"
 CROSS_ENTROPY, FORMER = "APGD, cross-entropy", "APGD, DLR, 9 targets, by logits"
 PLAIN = "PGD, margin, 40 steps from the image"
-FIRST_ROUND = {"linf": (PLAIN, NEAREST, FAB), "l2": (COSINE, DDN, NEAREST), "l1": (ASCENT, NEAREST)}
+FIRST_ROUND = {"linf": (PLAIN, NEAREST), "l2": (DDN, NEAREST), "l1": (ASCENT, NEAREST)}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def in_order(threat: str, correct: set[int], outcomes: Outcomes) -> list[dict[st
             orders[f"{new} for {old}"] = [new if name == old else name for name in first]
     at = first.index(NEAREST)
     orders["targets first"] = [NEAREST, *first[:at], *first[at + 1 :]]
-    for more in (OUTSIDE, FAB):
+    for more in (OUTSIDE, FAB, COSINE):
         if more not in first:
             orders[f"{more} on all, after it"] = [*first, more]
             orders[f"{more} on all, before the targets"] = [*first[:at], more, *first[at:]]

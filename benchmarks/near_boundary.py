@@ -1,12 +1,16 @@
-"""How near to the boundary a standing example is that something else breaks: the basis of `near` in the protocols.
+"""Which standing examples fall later, and to what: the basis of `near` in the standard protocols.
 
-    python benchmarks/near_boundary.py [--model NAME ...]
+    python benchmarks/near_boundary.py [--part shares] [--model NAME ...]
+    python benchmarks/near_boundary.py --part attacks [--pair MODEL,THREAT ...]
 
-The first attacks of the standard search every example, then with one and with three targets more. For each that still
-stands they leave some share of its clean margin. The table compares these shares with what anything known here breaks:
-the protocols with every seed (benchmarks/results/time-to-truth-rows.json), and AutoAttack and Foolbox in their authors'
-code (benchmarks/references). A bound on the share is safe where it is above that of every example that falls later; it
-saves the searches of all examples above it.
+The first attacks of the standard search every example, and leave some share of the clean margin of each that stands.
+
+`shares` compares these shares, with none, one and three targets, with what anything known here breaks: the protocols
+with every seed (benchmarks/results/time-to-truth-rows.json), and AutoAttack and Foolbox in their authors' code
+(benchmarks/references). A bound on the share is safe where it is above those of all examples that fall later; it saves
+the searches of all examples above it.
+
+`attacks` lets each candidate for the second round search the examples with at most a quarter of their margin left.
 """
 
 import argparse
@@ -22,73 +26,119 @@ import robench
 from robench.evidence.store import RunFile
 
 CPU = torch.device("cpu")
-ASCENTS = {  # those of the standard protocols
-    "linf": ['{ attack = "pgd", steps = 40, random_start = false }'],
-    "l2": [
-        '{ attack = "pgd", loss = "probability-margin", schedule = "cosine", steps = 100 }',
-        '{ attack = "ddn", steps = 100 }',
-    ],
-    "l1": ['{ attack = "apgd", loss = "probability-margin" }'],
+FIRST = {  # of the standard protocols
+    "linf": '{ attack = "pgd", steps = 40, random_start = false }',
+    "l2": '{ attack = "ddn", steps = 100 }',
+    "l1": '{ attack = "apgd", label = "first", loss = "probability-margin" }',
 }
-TARGETED = '{{ attack = "apgd", loss = "margin", targets = {}, target_order = "first-order" }}'
-LAST = '{ attack = "square", steps = 1, near = 0.0001 }'  # shares are noted where an attack of near examples follows
-STAGES = {"ascent": (), "ascent, 1 target": (1,), "ascent, 3 targets": (3,)}
+TARGETED = '{{ attack = "apgd", label = "targeted", loss = "margin", targets = {}, target_order = "first-order" }}'
+NONE = '{ attack = "square", steps = 1, near = 0.0001 }'  # shares are noted where an attack of near examples follows
+STAGES = {"first attack": (), "and 1 target": (1,), "and 3 targets": (3,)}
 BOUNDS = (0.1, 0.2, 0.4)
+
+NEAR = 0.25
+SECOND = {
+    "APGD, cross-entropy, 5 restarts": 'attack = "apgd", restarts = 5',
+    "APGD, probability margin, 5 restarts": 'attack = "apgd", loss = "probability-margin", steps = 101, restarts = 5',
+    "APGD, DLR, 9 targets": 'attack = "apgd", loss = "dlr", targets = 9, target_order = "first-order"',
+    "APGD, DLR, 3 targets": 'attack = "apgd", loss = "dlr", targets = 3, target_order = "first-order"',
+    "FAB, 3 targets": 'attack = "fab", targets = 3, target_order = "first-order"',
+    "FAB, 1 target": 'attack = "fab", targets = 1, target_order = "first-order"',
+    "Brendel-Bethge": 'attack = "brendel-bethge"',
+}
+PAIRS = (
+    *(f"mnist-{name},linf:0.3" for name in ("small-avg", "small-max", "eat-l1r14")),
+    *(f"digits-{name},linf:0.2" for name in ("eat", "adaptive", "sat")),
+    *("mnist-adv-max,l2:2", "mnist-adv-max,l1:10"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=MODELS, help="default: all of digits")
+    parser.add_argument("--part", choices=("shares", "attacks"), default="shares")
+    parser.add_argument("--model", action="append", choices=MODELS, help="of shares; default: all")
+    parser.add_argument(
+        "--pair", action="append", metavar="MODEL,THREAT", help=f"of attacks; default: {' '.join(PAIRS)}"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    models = args.model or [name for name in MODELS if data_of(name) == "digits"]
-    rows = [row(model, threat, stage) for model in models for threat in RADII[data_of(model)] for stage in STAGES]
-    of = "-".join(sorted({data_of(model) for model in models}))
-    words = "".join(f" --model {model}" for model in args.model or ())
-    note = f"The first {EXAMPLES} images, float32, seed 0. Command: python benchmarks/near_boundary.py{words}"
-    write_results(f"near-boundary-{of}", "Shares of the clean margin left, and what breaks later", rows, [note], CPU)
+    given = "".join(f" --model {model}" for model in args.model or ()) if args.part == "shares" else ""
+    given += "".join(f" --pair {pair}" for pair in args.pair or ()) if args.part == "attacks" else ""
+    note = f"float32, seed 0. Command: python benchmarks/near_boundary.py --part {args.part}{given}"
+    if args.part == "shares":
+        pairs = [(model, threat) for model in args.model or MODELS for threat in RADII[data_of(model)]]
+        rows = [shares_row(*pair, stage) for pair in pairs for stage in STAGES]
+        title, note = "Shares of the clean margin left, and what falls later", f"The first {EXAMPLES} images, {note}"
+    else:
+        rows = [row for pair in args.pair or PAIRS for row in attack_rows(*pair.split(","))]
+        title = "What attacks break of the examples near to the boundary"
+        note = f"The first {EXAMPLES} images, of mnist-small the first 1,000; {note}"
+    write_results(f"near-boundary-{args.part}", title, rows, [note], CPU)
 
 
-def row(model: str, threat: str, stage: str) -> dict[str, object]:
-    """What stands after a stage, how near it came, and what of it is known to break."""
-    left = shares(model, threat, stage)
-    later = sorted((left[example] for example in left.keys() & breakable(model, threat)), reverse=True)
+def shares_row(model: str, threat: str, stage: str) -> dict[str, object]:
+    """What stands after a stage, how near it came, and what of it falls to anything known."""
+    outcomes, left, _ = searched(model, threat, [TARGETED.format(count) for count in STAGES[stage]], NONE)
+    standing = {example for example, letter in enumerate(outcomes) if letter == "S"}
+    later = sorted((left[example] for example in standing & breakable(model, threat)), reverse=True)
     return {
         "model": model,
         "threat": threat,
-        "after": stage,
-        "standing": len(left),
-        **{f"share at most {bound}": sum(share <= bound for share in left.values()) for bound in BOUNDS},
-        "break later": len(later),
-        "their largest shares": " ".join(f"{share:.2f}" for share in later[:4]),
+        "after the": stage,
+        "standing": len(standing),
+        **{f"share at most {bound}": sum(left[example] <= bound for example in standing) for bound in BOUNDS},
+        "fall later": len(later),
+        "with the largest shares": " ".join(f"{share:.2f}" for share in later[:4]),
     }
 
 
-def shares(model: str, threat: str, stage: str) -> dict[int, float]:
-    """The share of the clean margin that the attacks of a stage leave of each example that stands."""
-    attacks = [*ASCENTS[norm_of(threat)], *(TARGETED.format(count) for count in STAGES[stage]), LAST]
+def attack_rows(model: str, threat: str) -> list[dict[str, object]]:
+    """What each candidate breaks after the first attacks, in how many gradients, and the shares of what it breaks."""
+    targeted = [TARGETED.format(3)]
+    outcomes, left, gradients = searched(model, threat, targeted, NONE)
+    standing = {example for example, letter in enumerate(outcomes) if letter == "S"}
+    near = sum(left[example] <= NEAR for example in standing)
+    rows: list[dict[str, object]] = []
+    for name, words in SECOND.items():
+        if name.startswith("FAB") and norm_of(threat) == "l1":
+            continue
+        after, _, total = searched(model, threat, targeted, f"{{ {words}, near = {NEAR} }}")
+        broken = sorted((left[example] for example in standing if after[example] == "B"), reverse=True)
+        rows.append(
+            {
+                "model": model,
+                "threat": threat,
+                "standing": len(standing),
+                "near": near,
+                "attack": name,
+                "breaks": len(broken),
+                "gradients": total - gradients,
+                "of which shares": " ".join(f"{share:.2f}" for share in broken),
+            }
+        )
+    return rows
+
+
+def searched(model: str, threat: str, second: list[str], last: str) -> tuple[str, dict[int, float], int]:
+    """The outcomes of the first attack and others, the shares left before the last one, and the gradients of all."""
+    attacks = ", ".join([FIRST[norm_of(threat)], *second, last])
+    examples = 1000 if "small" in model else EXAMPLES
     with tempfile.TemporaryDirectory() as folder:
         protocol, path = Path(folder) / "stage.toml", Path(folder) / "run.robench"
         protocol.write_text(
-            f'name = "stage"\ndata = "{data_of(model)}"\nexamples = {EXAMPLES}\n'
-            f'[[threat]]\nthreat = "{threat}"\nattacks = [{", ".join(attacks)}]\n'
+            f'name = "stage"\ndata = "{data_of(model)}"\nexamples = {examples}\n'
+            f'[[threat]]\nthreat = "{threat}"\nattacks = [{attacks}]\n'
         )
         found = robench.evaluate(model, protocol=protocol, run=path, precision="float32")
         with RunFile.read(path) as run:
             left = {record.example: record.left for record in run.evidence().nearest}
-    return {example: left[example] for example, letter in enumerate(found.union.outcomes) if letter == "S"}
+    return found.union.outcomes, left, found.cost.backwards
 
 
 def breakable(model: str, threat: str) -> set[int]:
     """The examples that a protocol of this project or a reference breaks with some seed."""
-    known = [
-        outcomes
-        for measured in read(ROWS).values()
-        if measured.pair == (model, threat)
-        for outcomes in measured.outcomes
-    ]
-    runs = REFERENCES.glob(f"*{model}-{norm_of(threat)}.robench")
-    known += [robench.load_run(path).union.outcomes for path in runs]
+    known = [text for row in read(ROWS).values() if row.pair == (model, threat) for text in row.outcomes]
+    known += [robench.load_run(path).union.outcomes for path in REFERENCES.glob(f"*{model}-{norm_of(threat)}.robench")]
     return {example for outcomes in known for example, letter in enumerate(outcomes) if letter == "B"}
 
 
