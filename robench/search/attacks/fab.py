@@ -28,6 +28,7 @@ class FAB(GradientAttack[Ball, State]):
     source: ClassVar[str] = "Fast adaptive boundary, Croce and Hein 2020, https://arxiv.org/abs/1907.02044"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     minimises: ClassVar[bool] = True
+    precise: ClassVar[bool] = True  # it walks along the boundary
 
     steps: Count = 100
     targets: Annotated[int, Bounds(1, why="every search aims at a class")] = 9
