@@ -356,7 +356,7 @@ def prepare(
         threat=threat,
         planned=planned,
         context=context,
-        job=Job(threat, choice.attack, waiting, smallest, eot=_eot(plan, choice), dropped=dropped),
+        job=Job(threat, choice.attack, waiting, smallest, part == "near", _eot(plan, choice), dropped=dropped),
         targets=targets,
         every_attack=every_attack,
         exhausted=exhausted,

@@ -36,6 +36,7 @@ class Job:
     attack: AnyAttack
     waiting: Waiting
     smallest: bool = False  # searches use their whole budget, and return the smallest adversarial example
+    near: bool = False  # it searches examples near the boundary, where the rounding of low precision decides
     eot: int = 1  # passes over which every answer of the model is averaged: more than one for stochastic models
     in_flight: int = 0  # searches that are running
     steps: int = 0  # made by all its searches together

@@ -44,9 +44,10 @@ class ModelRunner:
         """Whether the queries of a job are computed in float32.
 
         So it is for a search for the smallest perturbation: its best image lies on the boundary, and where that is in
-        low precision, float32 would reject every second one at the end.
+        low precision, float32 would reject every second one at the end. So it is for examples that earlier searches
+        brought near to the boundary, too: in low precision searches miss some that fall in float32.
         """
-        return job.attack.precise or job.smallest or self.precision == "float32"
+        return job.attack.precise or job.near or job.smallest or self.precision == "float32"
 
     def fewer(self, job: Job, busy: Sequence[int], slots: int) -> Slots:
         """The slots with which a batch of jobs of this kind goes on; None for all.

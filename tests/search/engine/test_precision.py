@@ -170,7 +170,7 @@ def test_an_image_that_does_not_fool_in_bfloat16_is_verified_before_the_search_e
     assert broken(stubborn, split, SMALL, PGD(steps=20), "bfloat16") == exact
 
 
-def test_an_attack_that_needs_float32_gets_it_and_so_does_a_search_for_the_smallest_perturbation(split):
+def test_float32_goes_to_attacks_that_need_it_to_near_examples_and_to_the_smallest_perturbation(split):
     class Precise(PGD):
         precise = True
 
@@ -188,8 +188,9 @@ def test_an_attack_that_needs_float32_gets_it_and_so_does_a_search_for_the_small
 
     spied = classifier(Spy(), 4)
     ends(spied, split, job(SMALL, Precise(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
-    smallest = replace(job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), smallest=True)
-    ends(spied, split, smallest, precision="bfloat16")
+    for which in ("smallest", "near"):
+        exact = replace(job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), **{which: True})
+        ends(spied, split, exact, precision="bfloat16")
     assert seen == {torch.float32}
     ends(spied, split, job(SMALL, PGD(steps=3), items(spied, PGD(), split, range(3))), precision="bfloat16")
     assert torch.bfloat16 in seen
