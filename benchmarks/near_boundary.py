@@ -47,7 +47,7 @@ SECOND = {
     "Brendel-Bethge": 'attack = "brendel-bethge"',
 }
 PAIRS = (
-    *(f"mnist-{name},linf:0.3" for name in ("small-avg", "small-max", "eat-l1r14")),
+    "mnist-eat-l1r14,linf:0.3",
     *(f"digits-{name},linf:0.2" for name in ("eat", "adaptive", "sat")),
     *("mnist-adv-max,l2:2", "mnist-adv-max,l1:10"),
 )
