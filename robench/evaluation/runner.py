@@ -276,7 +276,7 @@ class Evaluation:
         clock = committed = time.monotonic()
         try:
             with noise:
-                for ended in engine.work(jobs):
+                for ended in engine.work(jobs, deadline):
                     now = time.monotonic()
                     self._take(ended, now - clock)
                     clock = now

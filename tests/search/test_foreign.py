@@ -1,8 +1,10 @@
 """Attacks that own their loop: what they are asked for, what is believed, what is counted."""
 
+import contextlib
 import inspect
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -534,6 +536,31 @@ def test_ctrl_c_stops_it(model, split):
     with pytest.raises(KeyboardInterrupt):
         ends(model, split, waiting)
     assert waiting.error == ""
+
+
+class Searches(Made):
+    """Shows negatives of some examples for an hour, and catches what the model raises."""
+
+    def run(self, model, threat, batch):
+        started, shown = time.monotonic(), batch.x.clone()
+        shown[: len(shown) // 2] = 1 - batch.x[: len(shown) // 2]
+        while time.monotonic() < started + 3600:
+            with contextlib.suppress(Exception):
+                model(shown)
+
+
+@pytest.mark.parametrize("smallest", [False, True])
+def test_the_end_of_the_time_ends_a_library_and_keeps_its_finds(model, split, smallest):
+    asked = replace(job(Linf(Fraction(1)), Searches(), [Item(row, 0, 0) for row in range(N)]), smallest=smallest)
+    engine = Engine(model, split, 0, rows=N)
+    started = time.monotonic()
+    ended = next(engine.work([asked], until=started + 0.2))
+    assert 0.2 < time.monotonic() - started < 10
+    assert not asked.error
+    assert all(end.x_adv is not None for end in ended)
+    finds = {end.item.row for end in ended}
+    assert not finds if smallest else 0 < len(finds) < N
+    assert [item.row for item in iter(asked.waiting.take, None)] == [row for row in range(N) if row not in finds]
 
 
 # As text

@@ -47,6 +47,7 @@ class Engine:
         self._runner = ModelRunner(classifier, precision, compact=compact)
         self._scheduler: Scheduler[Job] = Scheduler(rows, self._runner.kind, self._runner.fewer)
         self._batch = self._open()
+        self._until = math.inf
 
     @property
     def rows(self) -> int:
@@ -58,13 +59,15 @@ class Engine:
         """Optimisations that were dropped, and why. The caller may empty the list."""
         return self._runner.notes
 
-    def work(self, jobs: Iterable[Job]) -> Iterator[list[Ended]]:
+    def work(self, jobs: Iterable[Job], until: float = math.inf) -> Iterator[list[Ended]]:
         """Yield the searches that have ended, after every round, even if there are none.
 
         The caller judges them and updates the jobs: it drops a broken example, and adds an item for a rejected claim.
-        Jobs are taken from the iterable when slots are free. A job whose attack raises gets an `error`, and the others
-        go on. Raises UserError if the model runs out of memory on a single image.
+        It ends the work, too, when its time is over; a library attack ends its round at `until` (of time.monotonic())
+        for that. Jobs are taken from the iterable when slots are free. A job whose attack raises gets an `error`, and
+        the others go on. Raises UserError if the model runs out of memory on a single image.
         """
+        self._until = until
         self._scheduler.add(jobs)
         while not self._scheduler.finished:
             yield self.step()
@@ -114,13 +117,13 @@ class Engine:
         try:
             with errors_end(job):
                 batch = batch_of(self.classifier, job, self.split, plan.items, self.seed)
-                ended = run_library(self.classifier, job, plan.items, batch)
+                ended = run_library(self.classifier, job, plan.items, batch, self._until)
         except BaseException:
-            self._scheduler.put_back(plan)
+            self._scheduler.finish(plan, [])
             raise
         self.rounds += 1
         job.steps += sum(end.forwards for end in ended)
-        self._scheduler.finish(plan)
+        self._scheduler.finish(plan, (end.item for end in ended))
         return ended
 
     def _end_failed(self) -> list[Ended]:

@@ -1,11 +1,14 @@
 """Runs an attack that has its own loop (a library attack) on a model that counts and records every query.
 
-Nothing that the library returns is read. Only its queries of the model count.
+Nothing that the library returns is read. Only its queries of the model count. When the time is over, the next query
+ends the loop.
 """
 
 import contextlib
+import math
 import random
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,14 +38,23 @@ Owners = Int[Tensor, "Q W"]
 """The W examples that each of Q rows may belong to, the nearest first."""
 
 
-def run_library(classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch) -> list[Ended]:
+class TimeOver(BaseException):
+    """The time of the searches is over. No `Exception`, as a library may catch those and go on."""
+
+
+def run_library(
+    classifier: Classifier, job: Job, items: Sequence[Item], batch: Batch, until: float = math.inf
+) -> list[Ended]:
     """Run one search from every image of the batch. If the library raises, each image is tried alone.
 
-    Raises the library's error if it fails on each of several images.
+    Returns the searches that have ended: all of them, if the library ends before `until` (of time.monotonic()); else
+    those with a find, unless the smallest is searched for. Raises the library's error if it fails on each of several
+    images.
     """
     assert isinstance(job.attack, ForeignAttack), f"{job.attack.name} has no loop of its own"
-    model = Watched(classifier, job.threat, batch.x, batch.y, smallest=job.smallest)
-    with _quiet(), _seeded(batch), arithmetic(batch.x.device):
+    model = Watched(classifier, job.threat, batch.x, batch.y, smallest=job.smallest, until=until)
+    errors: dict[int, str] = {}
+    with _quiet(), _seeded(batch), arithmetic(batch.x.device), contextlib.suppress(TimeOver):
         with torch.no_grad():
             correct = model(batch.x).argmax(dim=1) == batch.y  # libraries expect correctly classified images
         errors = _run(job.attack, model, job.threat, batch, correct.nonzero().flatten().tolist())
@@ -56,6 +68,7 @@ def run_library(classifier: Classifier, job: Job, items: Sequence[Item], batch: 
         for row, (item, (image, forwards, backwards, nan, no_query_inside, idle)) in enumerate(
             zip(items, model.seen(), strict=True)
         )
+        if not model.time_over or (image is not None and not job.smallest)
     ]
 
 
@@ -89,14 +102,26 @@ class Watched:
 
     Every row is counted, and assigned to the example it belongs to. If a query has as many rows as there are examples,
     and each row is nearest to the example at its place, it belongs to that example; else to the nearest example whose
-    threat set contains it. The cost of rows that belong to no example is divided evenly.
+    threat set contains it. The cost of rows that belong to no example is divided evenly. Raises TimeOver at a query
+    after `until`.
     """
 
-    def __init__(self, classifier: Classifier, threat: ThreatModel, x: Inputs, y: Labels, *, smallest: bool = False):
+    def __init__(
+        self,
+        classifier: Classifier,
+        threat: ThreatModel,
+        x: Inputs,
+        y: Labels,
+        *,
+        smallest: bool = False,
+        until: float = math.inf,
+    ):
         self._classifier = classifier
         self._threat = threat
         self._x, self._y = x, y
         self._smallest = smallest
+        self._until = until
+        self.time_over = False  # a query was refused, as it came after `until`
         self._best_seen = BestSeen.over(self._x)
         self._nan = torch.zeros_like(y, dtype=torch.bool)
         self._idle = torch.ones_like(y, dtype=torch.bool)
@@ -104,6 +129,9 @@ class Watched:
         self.forwards = self.backwards = 0  # of all rows
 
     def __call__(self, x_adv: Inputs) -> Logits:
+        if time.monotonic() > self._until:
+            self.time_over = True
+            raise TimeOver
         x_adv = x_adv.to(self._x.device, torch.float32)
         if not len(x_adv):
             return x_adv.new_zeros(0, self._classifier.classes)

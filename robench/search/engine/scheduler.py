@@ -232,18 +232,20 @@ class Scheduler(Generic[J]):
             _close(job, [self.release(slot).item for slot, search in self.running() if search.job is job])
             self._active.remove(job)
 
-    def finish(self, batch: LibraryBatch[J]) -> None:
-        """Note that a library batch is done; if its job has an error, the job makes no more searches."""
+    def finish(self, batch: LibraryBatch[J], ended: Iterable[Item]) -> None:
+        """Note that a library batch is over, and queue those of its searches that have not ended again, in their order.
+
+        If its job has an error, the job makes no more searches.
+        """
         batch.job.in_flight = 0
         if batch.job.error:
             _close(batch.job, batch.items)
             self._next = None
-
-    def put_back(self, batch: LibraryBatch[J]) -> None:
-        """Queue the searches of a library batch again, in their order."""
-        batch.job.in_flight = 0
+            return
+        over = set(ended)
         for item in reversed(batch.items):
-            batch.job.waiting.put_back(item)
+            if item not in over:
+                batch.job.waiting.put_back(item)
 
     def halve(self) -> None:
         """Continue with half the rows after a memory shortage. Searches on slots are queued again, in their order.

@@ -288,7 +288,7 @@ def test_a_library_attack_gets_batches_of_different_images():
     while isinstance(batch := made.schedule(), LibraryBatch):
         assert one.in_flight == len(batch.items)
         batches.append([item.row for item in batch.items])
-        made.finish(batch)
+        made.finish(batch, batch.items)
     assert batches == [[0, 1], [0, 2]]
     assert (batch, made.finished, one.in_flight) == (None, True, 0)
 
@@ -301,21 +301,29 @@ def test_a_library_attack_waits_for_the_slots_and_goes_before_later_jobs():
     for rows in ([0, 1], [2]):
         batch = made.schedule()
         assert (batch.job.name, [item.row for item in batch.items]) == ("lib", rows)
-        made.finish(batch)
+        made.finish(batch, batch.items)
     assert held(made.schedule()) == {"b": [0]}
 
 
 def test_a_library_batch_that_ran_out_of_memory_is_repeated_in_halves():
     made = scheduler(4, library("lib", [Item(row, 0, 0) for row in range(5)]))
     batch = made.schedule()
-    made.put_back(batch)
+    made.finish(batch, [])
     assert batch.job.in_flight == 0
     made.halve()
     rows = []
     while (batch := made.schedule()) is not None:
         rows.append([item.row for item in batch.items])
-        made.finish(batch)
+        made.finish(batch, batch.items)
     assert rows == [[0, 1], [2, 3], [4]]
+
+
+def test_searches_of_a_library_batch_that_have_not_ended_come_first_again():
+    made = scheduler(3, library("lib", [Item(row, 0, 0) for row in range(5)]))
+    batch = made.schedule()
+    made.finish(batch, [batch.items[1]])
+    assert batch.job.in_flight == 0
+    assert [item.row for item in made.schedule().items] == [0, 2, 3]
 
 
 def test_a_failed_library_attack_makes_no_more_searches():
@@ -323,6 +331,6 @@ def test_a_failed_library_attack_makes_no_more_searches():
     made = scheduler(2, one, fake("a", [0]))
     batch = made.schedule()
     one.error = "KeyError"
-    made.finish(batch)
+    made.finish(batch, batch.items)
     assert one.unfinished == set(range(5))
     assert held(made.schedule()) == {"a": [0]}
