@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 from measuring import write_results
-from time_to_truth import EXAMPLES, MODELS, RADII, REFERENCES, ROWS, data_of, norm_of
-from truth_rows import read
+from time_to_truth import EXAMPLES, MODELS, RADII, data_of, known_outcomes, norm_of
+from truth_rows import together
 
 import robench
 from robench.evidence.store import RunFile
@@ -137,9 +137,7 @@ def searched(model: str, threat: str, second: list[str], last: str) -> tuple[str
 
 def breakable(model: str, threat: str) -> set[int]:
     """The examples that a protocol of this project or a reference breaks with some seed."""
-    known = [text for row in read(ROWS).values() if row.pair == (model, threat) for text in row.outcomes]
-    known += [robench.load_run(path).union.outcomes for path in REFERENCES.glob(f"*{model}-{norm_of(threat)}.robench")]
-    return {example for outcomes in known for example, letter in enumerate(outcomes) if letter == "B"}
+    return {example for example, letter in enumerate(together(known_outcomes(model, threat))) if letter == "B"}
 
 
 if __name__ == "__main__":

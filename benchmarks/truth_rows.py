@@ -78,9 +78,15 @@ def keep(path: Path, rows: Mapping[str, Measured]) -> None:
 # The table.
 
 
-def table(measured: Sequence[Measured], theirs: Theirs) -> list[Row]:
-    """The rows of one protocol, their sum, and that of the rows with Foolbox where not all have it."""
-    rows = [table_row(row, {name: of[row.pair] for name, of in theirs.items() if row.pair in of}) for row in measured]
+def table(measured: Sequence[Measured], theirs: Theirs, known: Mapping[Pair, Sequence[str]]) -> list[Row]:
+    """The rows of one protocol, their sum, and that of the rows with Foolbox where not all have it.
+
+    `known` has the outcomes of everything that is on file about a pair.
+    """
+    rows = [
+        table_row(row, {name: of[row.pair] for name, of in theirs.items() if row.pair in of}, known[row.pair])
+        for row in measured
+    ]
     with_foolbox = [row for row in rows if f"{FOOLBOX} leaves" in row]
     sums = [summed("sum", rows)]
     if 0 < len(with_foolbox) < len(rows):
@@ -88,7 +94,7 @@ def table(measured: Sequence[Measured], theirs: Theirs) -> list[Row]:
     return rows + sums
 
 
-def table_row(measured: Measured, theirs: Mapping[str, str]) -> Row:
+def table_row(measured: Measured, theirs: Mapping[str, str], known: Sequence[str]) -> Row:
     """One pair: what the protocol and the references leave, image by image, and what they take."""
     protocol = measured.protocol
     row: Row = {"model": measured.model, "threat": measured.threat, f"{protocol} leaves": cell(measured.standing)}
@@ -96,6 +102,7 @@ def table_row(measured: Measured, theirs: Mapping[str, str]) -> Row:
         row[f"{name} leaves"] = cell([outcomes.count("S")])
         row[f"only {name} breaks"] = cell(one_sided(ours, outcomes) for ours in measured.outcomes)
         row[f"{name} misses"] = cell(one_sided(outcomes, ours) for ours in measured.outcomes)
+    row["everything known leaves"] = cell([together(known).count("S")])
     row |= {f"{name} gradients": cell([count]) for name, count in measured.gradients.items()}
     row |= {f"{name} s": seconds for name, seconds in measured.seconds.items()}
     return row | ratios(row, protocol)
@@ -116,6 +123,11 @@ def ratios(row: Row, protocol: str) -> Row:
 def one_sided(standing: str, broken: str) -> int:
     """The number of examples that stand in the first and are broken in the second."""
     return sum(a == "S" and b == "B" for a, b in zip(standing, broken, strict=True))
+
+
+def together(known: Sequence[str]) -> str:
+    """The outcomes of several searches of the same examples: what one of them breaks is broken."""
+    return "".join("B" if "B" in letters else letters[0] for letters in zip(*known, strict=True))
 
 
 def summed(name: str, rows: Sequence[Row]) -> Row:

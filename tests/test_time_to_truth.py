@@ -58,12 +58,17 @@ def test_a_row_in_another_precision_has_a_name_of_its_own():
 
 
 def test_a_row_counts_for_each_seed_what_only_one_of_both_breaks():
-    row = ROWS["table_row"](measured(), {"AutoAttack": "BSSW"})
+    row = ROWS["table_row"](measured(), {"AutoAttack": "BSSW"}, ["SSBW", "BSSW", "SBBW"])
     assert row["quick leaves"] == "2 1"
     assert row["AutoAttack leaves"] == "2"
     assert row["only AutoAttack breaks"] == "1 1"
     assert row["AutoAttack misses"] == "1 2"
+    assert row["everything known leaves"] == "0"
     assert row["times faster than AutoAttack"] == 4
+
+
+def test_what_one_of_several_searches_breaks_is_broken():
+    assert ROWS["together"](["SSBWO", "SBSWS", "SBBWO"]) == "SBBWO"
 
 
 def test_an_open_example_is_broken_by_neither():
@@ -74,10 +79,12 @@ def test_sums_are_by_seed_and_the_ratio_is_that_of_the_sums():
     rows = ROWS["table"](
         [measured(), measured(L2, outcomes=("SSSW", "SSSW"), seconds=8.0)],
         {"AutoAttack": {LINF: "SBBW", L2: "SSSW"}},
+        {LINF: ["SBBW"], L2: ["SSSW", "SBSW"]},
     )
     assert [row["model"] for row in rows] == ["digits-eat", "digits-eat", "sum"]
     assert rows[-1]["quick leaves"] == "5 4"
     assert rows[-1]["AutoAttack leaves"] == "4"
+    assert rows[-1]["everything known leaves"] == "3"
     assert rows[-1]["quick s"] == 10
     assert rows[-1]["times faster than AutoAttack"] == 16 / 10
 
@@ -85,7 +92,7 @@ def test_sums_are_by_seed_and_the_ratio_is_that_of_the_sums():
 def test_columns_that_not_every_row_has_are_summed_only_over_those_that_have_them():
     both = {"AutoAttack": 8.0, "Foolbox": 6.0}
     theirs = {"AutoAttack": {LINF: "SBBW", L2: "SSSW"}, "Foolbox": {L2: "SSBW"}}
-    rows = ROWS["table"]([measured(), measured(L2, their_seconds=both)], theirs)
+    rows = ROWS["table"]([measured(), measured(L2, their_seconds=both)], theirs, {LINF: ["SBBW"], L2: ["SSSW"]})
     assert "Foolbox leaves" not in rows[2]
     assert rows[3]["model"] == "sum with Foolbox"
     assert (rows[3]["AutoAttack leaves"], rows[3]["Foolbox leaves"]) == ("3", "2")
@@ -94,7 +101,7 @@ def test_columns_that_not_every_row_has_are_summed_only_over_those_that_have_the
 
 def test_a_row_that_was_not_timed_has_no_seconds():
     untimed = replace(measured(), timed=0, seconds={}, gradients={})
-    row = ROWS["table_row"](untimed, {"AutoAttack": "SSBW"})
+    row = ROWS["table_row"](untimed, {"AutoAttack": "SSBW"}, ["SSBW"])
     assert not any(key.endswith(" s") or "faster" in key for key in row)
     assert ROWS["summed"]("sum", [row])["quick leaves"] == "2 1"
 
