@@ -119,6 +119,8 @@ class AttackRun:
             elif (str(self.threat), end.item.row) in broken:
                 if not self.job.smallest:  # else another search may find a smaller one
                     self.job.drop(end.item.row)
+            elif end.interrupted:
+                pass  # its find was rejected, so the search is still to do
             elif end.x_adv is not None and end.item.restart < RETRY:
                 self.job.waiting.add(end.item._replace(restart=end.item.restart + RETRY))
             else:

@@ -300,15 +300,17 @@ class Evaluation:
     def _take(self, ended: list[Ended], seconds: float) -> None:
         """Judges what has ended, and reports what is broken to all attacks.
 
-        They share the time in proportion to the slots they held.
+        They share the time in proportion to the slots they held. Where none held any, a library batch ended without a
+        search that is done, and the newest attack had all the time.
         """
         by_job = {a.job: [end for end in ended if end.job is a.job] for a in self._running}
-        slots = sum(job.in_flight + len(ends) for job, ends in by_job.items())
+        held = {job: job.in_flight + len(ends) for job, ends in by_job.items()}
+        if self._running and not any(held.values()):
+            held[self._running[-1].job] = 1
         broken: set[Broken] = set()
         for attack_run in self._running:
-            ends = by_job[attack_run.job]
-            attack_run.seconds += seconds * (attack_run.job.in_flight + len(ends)) / max(slots, 1)
-            broken |= attack_run.take(ends)
+            attack_run.seconds += seconds * held[attack_run.job] / sum(held.values())
+            broken |= attack_run.take(by_job[attack_run.job])
         for attack_run in self._running:
             attack_run.drop_broken(broken)
         if self._running:

@@ -84,8 +84,8 @@ def searched(monkeypatch):
     log = []
 
     class Watched(Engine):
-        def work(self, jobs):
-            for ended in super().work(jobs):
+        def work(self, jobs, until):
+            for ended in super().work(jobs, until):
                 log.extend(
                     (str(end.job.threat), end.job.attack.spec, self.split.numbers[end.item.row], end.item.restart)
                     for end in ended
@@ -582,6 +582,7 @@ class Liar(Engine):
     """A search that brings images far outside the set, each time it is asked."""
 
     stop_after: int = 10**9
+    interrupted: bool = False
     asked: list = None
     rows: int = 0
     notes: tuple = ()
@@ -591,12 +592,12 @@ class Liar(Engine):
         self.split, self.rows, self.notes = split, rows, []
         return self
 
-    def work(self, jobs):
+    def work(self, jobs, until):
         for job in jobs:
             while (item := job.waiting.take()) is not None:
                 self.asked.append((self.split.numbers[item.row], item.number, item.restart))
                 x_adv = torch.where(self.split.x[item.row] > 0.5, 0.0, 1.0)
-                yield [Ended(job, item, x_adv, 5, 4)]
+                yield [Ended(job, item, x_adv, 5, 4, interrupted=self.interrupted)]
                 if len(self.asked) == self.stop_after:
                     raise KeyboardInterrupt
 
@@ -618,6 +619,15 @@ def test_a_rejected_claim_is_searched_once_more_and_then_exhausted(path, monkeyp
     liar.asked.clear()
     assert answered(path, split, ask).threats == (threat,)
     assert liar.asked == []
+
+
+def test_rejected_finds_of_interrupted_searches_leave_their_examples_open(path, monkeypatch):
+    split, ask = images(12), asking(SMALL, attacks=(RANDOM,))
+    monkeypatch.setattr(runner, "Engine", Liar(interrupted=True))
+    for _ in range(3):
+        assert answered(path, split, ask).threats[0].outcomes == "WWW" + "O" * 9
+    monkeypatch.setattr(runner, "Engine", Liar())
+    assert answered(path, split, ask).threats[0].outcomes == "WWW" + "S" * 9
 
 
 @pytest.mark.parametrize("stop_after", range(1, 9))

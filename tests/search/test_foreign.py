@@ -549,15 +549,26 @@ class Searches(Made):
                 model(shown)
 
 
+class Wraps(Searches):
+    """Raises an exception of its own for whatever ends a query."""
+
+    def run(self, model, threat, batch):
+        try:
+            super().run(model, threat, batch)
+        except BaseException as error:
+            raise RuntimeError("the model failed") from error
+
+
 @pytest.mark.parametrize("smallest", [False, True])
-def test_the_end_of_the_time_ends_a_library_and_keeps_its_finds(model, split, smallest):
-    asked = replace(job(Linf(Fraction(1)), Searches(), [Item(row, 0, 0) for row in range(N)]), smallest=smallest)
+@pytest.mark.parametrize("kind", [Searches, Wraps])
+def test_the_end_of_the_time_ends_a_library_and_keeps_its_finds(model, split, kind, smallest):
+    asked = replace(job(Linf(Fraction(1)), kind(), [Item(row, 0, 0) for row in range(N)]), smallest=smallest)
     engine = Engine(model, split, 0, rows=N)
     started = time.monotonic()
     ended = next(engine.work([asked], until=started + 0.2))
     assert 0.2 < time.monotonic() - started < 10
     assert not asked.error
-    assert all(end.x_adv is not None for end in ended)
+    assert all(end.x_adv is not None and end.interrupted for end in ended)
     finds = {end.item.row for end in ended}
     assert not finds if smallest else 0 < len(finds) < N
     assert [item.row for item in iter(asked.waiting.take, None)] == [row for row in range(N) if row not in finds]

@@ -63,9 +63,9 @@ class Engine:
         """Yield the searches that have ended, after every round, even if there are none.
 
         The caller judges them and updates the jobs: it drops a broken example, and adds an item for a rejected claim.
-        It ends the work, too, when its time is over; a library attack ends its round at `until` (of time.monotonic())
-        for that. Jobs are taken from the iterable when slots are free. A job whose attack raises gets an `error`, and
-        the others go on. Raises UserError if the model runs out of memory on a single image.
+        At `until` (of time.monotonic()) a library attack is interrupted; the caller must stop then, too. Jobs are taken
+        from the iterable when slots are free. A job whose attack raises gets an `error`, and the others go on. Raises
+        UserError if the model runs out of memory on a single image.
         """
         self._until = until
         self._scheduler.add(jobs)

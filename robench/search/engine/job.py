@@ -96,6 +96,7 @@ class Ended:
     )
     dropped: bool = False  # another search broke the example first
     error: str = ""  # what the attack raised on this example alone; the example is left unfinished then
+    interrupted: bool = False  # the time was over before its end: it counts only if its find is accepted
     margin: float = -math.inf  # the highest of a queried member of the threat set, of searches without a find
 
     @classmethod

@@ -1,7 +1,7 @@
 """Runs an attack that has its own loop (a library attack) on a model that counts and records every query.
 
-Nothing that the library returns is read. Only its queries of the model count. When the time is over, the next query
-ends the loop.
+Nothing that the library returns is read. Only its queries of the model count. When the time is over, its next query
+is refused, which ends its loop.
 """
 
 import contextlib
@@ -47,9 +47,9 @@ def run_library(
 ) -> list[Ended]:
     """Run one search from every image of the batch. If the library raises, each image is tried alone.
 
-    Returns the searches that have ended: all of them, if the library ends before `until` (of time.monotonic()); else
-    those with a find, unless the smallest is searched for. Raises the library's error if it fails on each of several
-    images.
+    Returns the searches that have ended: all of them, unless the library makes a query after `until` (of
+    time.monotonic()), which is refused. Then those with a find, or none if the smallest is searched for. Raises the
+    library's error if it fails on each of several images.
     """
     assert isinstance(job.attack, ForeignAttack), f"{job.attack.name} has no loop of its own"
     model = Watched(classifier, job.threat, batch.x, batch.y, smallest=job.smallest, until=until)
@@ -58,17 +58,19 @@ def run_library(
         with torch.no_grad():
             correct = model(batch.x).argmax(dim=1) == batch.y  # libraries expect correctly classified images
         errors = _run(job.attack, model, job.threat, batch, correct.nonzero().flatten().tolist())
+    time_over = model.time_over
     return [
         Ended(
             *(job, item, image, forwards, backwards),
             nan=nan,
             no_query_inside=no_query_inside,
             error="" if image is not None else errors.get(row, IDLE if idle else ""),
+            interrupted=time_over,
         )
         for row, (item, (image, forwards, backwards, nan, no_query_inside, idle)) in enumerate(
             zip(items, model.seen(), strict=True)
         )
-        if not model.time_over or (image is not None and not job.smallest)
+        if not time_over or (image is not None and not job.smallest)
     ]
 
 
@@ -86,6 +88,8 @@ def _run(
     except Exception as error:
         if out_of_memory(error):
             raise
+        if model.time_over:  # the library made an error of its own of the refused query
+            return {}
         if len(rows) == 1:
             return {rows[0]: described(error)}
         errors: dict[int, str] = {}

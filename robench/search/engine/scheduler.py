@@ -232,8 +232,8 @@ class Scheduler(Generic[J]):
             _close(job, [self.release(slot).item for slot, search in self.running() if search.job is job])
             self._active.remove(job)
 
-    def finish(self, batch: LibraryBatch[J], ended: Iterable[Item]) -> None:
-        """Note that a library batch is over, and queue those of its searches that have not ended again, in their order.
+    def finish(self, batch: LibraryBatch[J], done: Iterable[Item]) -> None:
+        """Note that a library batch is over, and queue those of its searches that are not done again, in their order.
 
         If its job has an error, the job makes no more searches.
         """
@@ -242,7 +242,7 @@ class Scheduler(Generic[J]):
             _close(batch.job, batch.items)
             self._next = None
             return
-        over = set(ended)
+        over = set(done)
         for item in reversed(batch.items):
             if item not in over:
                 batch.job.waiting.put_back(item)
