@@ -14,6 +14,7 @@ the searches of all examples above it.
 """
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,10 @@ NEAR = 0.25
 SECOND = {
     "APGD, cross-entropy, 5 restarts": 'attack = "apgd", restarts = 5',
     "APGD, probability margin, 5 restarts": 'attack = "apgd", loss = "probability-margin", steps = 101, restarts = 5',
+    "APGD, margin, 5 restarts": 'attack = "apgd", loss = "margin", restarts = 5',
+    "APGD, margin, 1 target, 300 steps, 3 restarts": (
+        'attack = "apgd", loss = "margin", steps = 300, targets = 1, target_order = "first-order", restarts = 3'
+    ),
     "APGD, DLR, 9 targets": 'attack = "apgd", loss = "dlr", targets = 9, target_order = "first-order"',
     "APGD, DLR, 3 targets": 'attack = "apgd", loss = "dlr", targets = 3, target_order = "first-order"',
     "FAB, 3 targets": 'attack = "fab", targets = 3, target_order = "first-order"',
@@ -49,7 +54,7 @@ SECOND = {
 PAIRS = (
     "mnist-eat-l1r14,linf:0.3",
     *(f"digits-{name},linf:0.2" for name in ("eat", "adaptive", "sat")),
-    *("mnist-adv-max,l2:2", "mnist-adv-max,l1:10"),
+    *("mnist-adv-max,l2:2", "mnist-adv-max,l1:10", "mnist-eat-l1r14,l1:10"),
 )
 
 
@@ -78,7 +83,9 @@ def main() -> None:
 
 def shares_row(model: str, threat: str, stage: str) -> dict[str, object]:
     """What stands after a stage, how near it came, and what of it falls to anything known."""
-    outcomes, left, _ = searched(model, threat, [TARGETED.format(count) for count in STAGES[stage]], NONE)
+    targeted = [TARGETED.format(count) for count in STAGES[stage]]
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, left, _ = searched(model, threat, targeted, NONE, Path(folder) / "run.robench")
     standing = {example for example, letter in enumerate(outcomes) if letter == "S"}
     later = sorted((left[example] for example in standing & breakable(model, threat)), reverse=True)
     return {
@@ -95,43 +102,48 @@ def shares_row(model: str, threat: str, stage: str) -> dict[str, object]:
 def attack_rows(model: str, threat: str) -> list[dict[str, object]]:
     """What each candidate breaks after the first attacks, in how many gradients, and the shares of what it breaks."""
     targeted = [TARGETED.format(3)]
-    outcomes, left, gradients = searched(model, threat, targeted, NONE)
-    standing = {example for example, letter in enumerate(outcomes) if letter == "S"}
-    near = sum(left[example] <= NEAR for example in standing)
     rows: list[dict[str, object]] = []
-    for name, words in SECOND.items():
-        if name.startswith("FAB") and norm_of(threat) == "l1":
-            continue
-        after, _, total = searched(model, threat, targeted, f"{{ {words}, near = {NEAR} }}")
-        broken = sorted((left[example] for example in standing if after[example] == "B"), reverse=True)
-        rows.append(
-            {
-                "model": model,
-                "threat": threat,
-                "standing": len(standing),
-                "near": near,
-                "attack": name,
-                "breaks": len(broken),
-                "gradients": total - gradients,
-                "of which shares": " ".join(f"{share:.2f}" for share in broken),
-            }
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        first, again = Path(folder) / "first.robench", Path(folder) / "again.robench"
+        outcomes, left, gradients = searched(model, threat, targeted, NONE, first)
+        standing = {example for example, letter in enumerate(outcomes) if letter == "S"}
+        near = sum(left[example] <= NEAR for example in standing)
+        for name, words in SECOND.items():
+            if name.startswith("FAB") and norm_of(threat) == "l1":
+                continue
+            shutil.copy(first, again)
+            after, _, total = searched(model, threat, targeted, f"{{ {words}, near = {NEAR} }}", again)
+            broken = sorted((left[example] for example in standing if after[example] == "B"), reverse=True)
+            rows.append(
+                {
+                    "model": model,
+                    "threat": threat,
+                    "standing": len(standing),
+                    "near": near,
+                    "attack": name,
+                    "breaks": len(broken),
+                    "gradients": total - gradients,
+                    "of which shares": " ".join(f"{share:.2f}" for share in broken),
+                }
+            )
     return rows
 
 
-def searched(model: str, threat: str, second: list[str], last: str) -> tuple[str, dict[int, float], int]:
-    """The outcomes of the first attack and others, the shares left before the last one, and the gradients of all."""
+def searched(model: str, threat: str, second: list[str], last: str, path: Path) -> tuple[str, dict[int, float], int]:
+    """The outcomes of the first attack and others, the shares left before the last one, and the gradients of all.
+
+    What the run file at this path holds already is not searched again.
+    """
     attacks = ", ".join([FIRST[norm_of(threat)], *second, last])
     examples = 1000 if "small" in model else EXAMPLES
-    with tempfile.TemporaryDirectory() as folder:
-        protocol, path = Path(folder) / "stage.toml", Path(folder) / "run.robench"
-        protocol.write_text(
-            f'name = "stage"\ndata = "{data_of(model)}"\nexamples = {examples}\n'
-            f'[[threat]]\nthreat = "{threat}"\nattacks = [{attacks}]\n'
-        )
-        found = robench.evaluate(model, protocol=protocol, run=path, precision="float32")
-        with RunFile.read(path) as run:
-            left = {record.example: record.left for record in run.evidence().nearest}
+    protocol = path.with_suffix(".toml")
+    protocol.write_text(
+        f'name = "stage"\ndata = "{data_of(model)}"\nexamples = {examples}\n'
+        f'[[threat]]\nthreat = "{threat}"\nattacks = [{attacks}]\n'
+    )
+    found = robench.evaluate(model, protocol=protocol, run=path, precision="float32")
+    with RunFile.read(path) as run:
+        left = {record.example: record.left for record in run.evidence().nearest}
     return found.union.outcomes, left, found.cost.backwards
 
 
