@@ -57,7 +57,7 @@ def main() -> None:
     if not args.own_limit:
         schedule.MIN = schedule.MORE_MIN = float("inf")
     saved, rows = SavedRows(args.keep), []
-    own_limit: list[str] = []  # where the check had its limit of time
+    limits: dict[str, bool] = {}  # whether the check had its limit of time, by model and form
     for subject in FRESH if args.part == "fresh" else SUBJECTS:
         if args.only and subject.name not in args.only:
             continue
@@ -75,14 +75,14 @@ def main() -> None:
                 question = limited
             if args.saved and saved.known(part, question) is None:
                 continue
-            own_limit += [f"{subject.name} ({form})"] if question == limited else []
+            limits[f"{subject.name} ({form})"] = question == limited
             made = saved.rows(part, question, lambda s=subject, f=form: list(_rows_of(s, f, args)))
             made = [row | _judged(_run_file(args, row)) for row in made]
             rows += made
             for row in made:
                 print(" | ".join(str(value) for value in row.values()), flush=True)
-    notes = [*_confusion(rows), "", *_distances(rows), "", *_explained(args, own_limit), *saved.note()]
-    if args.only or args.form or args.own_limit or args.part == "all":  # no part replaces the results of the whole
+    notes = [*_confusion(rows), "", *_distances(rows), "", *_explained(args, limits), *saved.note()]
+    if args.only or args.form or args.part == "all":  # no part replaces the results of the whole
         print(tabulate(rows, headers="keys", tablefmt="pipe"), *notes, sep="\n")
         return
     title = f"Gradient masking: verdicts on independent models, {args.part}"
@@ -199,14 +199,19 @@ def _distances(rows: list[Row]) -> Iterator[str]:
                 yield f"- {form}, `{level}`: {near} of {len(known)} masks end within {NEAR:g} points of the truth."
 
 
-def _explained(args: argparse.Namespace, own_limit: list[str]) -> list[str]:
+def _explained(args: argparse.Namespace, limits: dict[str, bool]) -> list[str]:
+    own = [name for name, limited in limits.items() if limited]
+    if own and len(own) == len(limits):
+        limit = "The check had the limit of time that users' checks have"
+    else:
+        limit = "The check had no limit of time" + (f", but its own for {', '.join(own)}" if own else "")
+    options = (" --own-limit" if args.own_limit else "") + (" --saved" if args.saved else "")
     return [
         "Accuracy in percent of the examples, under the protocol quick with that threat. Truth: the network inside, or"
         " a twin with the same answers and a useful gradient. Seconds are CPU time of one thread; those of the check"
-        " come on top of those of the attacks. The check had no limit of time"
-        f"{', but its own for ' + ', '.join(own_limit) if own_limit else ''}.",
+        f" come on top of those of the attacks. {limit}.",
         f"Command: python benchmarks/masking_verdicts.py --part {args.part} --level {args.level}"
-        f" --examples {args.examples}{' --saved' if args.saved else ''}",
+        f" --examples {args.examples}{options}",
     ]
 
 
