@@ -70,15 +70,19 @@ def main() -> None:
     given = "".join(f" --model {model}" for model in args.model or ()) if args.part == "shares" else ""
     given += "".join(f" --pair {pair}" for pair in args.pair or ()) if args.part == "attacks" else ""
     note = f"float32, seed 0. Command: python benchmarks/near_boundary.py --part {args.part}{given}"
+    norms: set[str] = set()  # of the attacks: a table about one only has its name
     if args.part == "shares":
         pairs = [(model, threat) for model in args.model or MODELS for threat in RADII[data_of(model)]]
         rows = [shares_row(*pair, stage) for pair in pairs for stage in STAGES]
         title, note = "Shares of the clean margin left, and what falls later", f"The first {EXAMPLES} images, {note}"
     else:
-        rows = [row for pair in args.pair or PAIRS for row in attack_rows(*pair.split(","))]
+        pairs = [tuple(pair.split(",")) for pair in args.pair or PAIRS]
+        norms = {norm_of(threat) for _, threat in pairs}
+        rows = [row for pair in pairs for row in attack_rows(*pair)]
         title = "What attacks break of the examples near to the boundary"
         note = f"The first {EXAMPLES} images, of mnist-small the first 1,000; {note}"
-    write_results(f"near-boundary-{args.part}", title, rows, [note], CPU)
+    suffix = f"-{norms.pop()}" if len(norms) == 1 else ""
+    write_results(f"near-boundary-{args.part}{suffix}", title, rows, [note], CPU)
 
 
 def shares_row(model: str, threat: str, stage: str) -> dict[str, object]:
