@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import foolbox
 import pytest
 import safetensors.torch
 import torch
@@ -22,10 +21,12 @@ from robench.evidence.store import RunFile
 from robench.problem.checkpoints import load, locate
 from robench.results.summary import Summary
 from robench.search.attacks.pgd import PGD
+from robench.search.foreign.library import library
 
 from .conftest import files
 
 pytestmark = pytest.mark.precision
+foolbox = library("foolbox", install="foolbox")
 TINY = "evaluate", "digits-nat", "--protocol", "tiny.toml"
 
 # DESIGN.md, section 6, word for word but for the values.
