@@ -35,8 +35,8 @@ def start(words: list[str], log: Path) -> int:
         os.dup2(nowhere, 2)
 
         class Logged(Engine):
-            def work(self, jobs):
-                for ended in super().work(jobs):
+            def work(self, jobs, until):
+                for ended in super().work(jobs, until):
                     for end in ended:
                         if not end.dropped:
                             result = str(end.job.threat), end.job.attack.spec
