@@ -9,12 +9,26 @@ import sys
 import time
 
 import pytest
+import torch
 
 from robench.errors import UserError
 from robench.evaluation.recorded import recorded_summary
 from robench.evidence.store import RunFile
+from robench.problem import checkpoints
 
-ROBUST = ("digits-adv-linf", "--threat", "linf:0.1", "--examples", "12", "--attack", "apgd(steps=40, restarts=20)")
+NET = """
+import time
+from pathlib import Path
+from robench.problem.architectures.digits_cnn import DigitsCNN
+
+
+class Net(DigitsCNN):
+    def forward(self, x):
+        if Path("slow").exists():
+            time.sleep(0.1)
+        return super().forward(x)
+"""
+SEARCH = "--threat linf:0.1 --examples 12 --attack pgd(steps=1) --attack apgd(steps=500)".split()
 
 
 def found(path, copies):
@@ -46,9 +60,18 @@ def running(pid):
     return True
 
 
+@pytest.fixture
+def slow_network(folder):
+    """A checkpoint of digits-adv-linf whose network waits at each query while a file named slow is there."""
+    torch.save(checkpoints.load("digits-adv-linf").classifier.module.state_dict(), folder / "net.pt")
+    (folder / "net.py").write_text(NET)
+    (folder / "slow").touch()
+    return "net.pt", "--arch", "net.py:Net", "--data", "digits", "--normalise", "none"
+
+
 @pytest.mark.processes
-def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outcomes(robench, folder):
-    command = ["evaluate", *ROBUST, "--run", "r.robench", "--json", "r.json", "--workers", "2"]
+def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outcomes(robench, folder, slow_network):
+    command = ["evaluate", *slow_network, *SEARCH, "--run", "r.robench", "--json", "r.json", "--workers", "2"]
     with subprocess.Popen([sys.executable, "-m", "robench", *command], stderr=subprocess.DEVNULL) as driver:
         deadline = time.monotonic() + 300
         while (
@@ -65,8 +88,9 @@ def test_a_driver_killed_with_its_workers_at_work_is_restarted_to_the_same_outco
     with RunFile.read(folder / "r.robench") as run:
         assert recorded_summary(folder / "r.robench").union.open > 0
         assert run.evidence().claims or run.evidence().exhausted
+    (folder / "slow").unlink()
     assert robench(*command).code == 0
-    assert robench("evaluate", *ROBUST, "--run", "one.robench", "--json", "one.json").code == 0
+    assert robench("evaluate", *slow_network, *SEARCH, "--run", "one.robench", "--json", "one.json").code == 0
     letters = [
         [t["outcomes"] for t in json.loads((folder / name).read_text())["threats"]] for name in ("r.json", "one.json")
     ]
