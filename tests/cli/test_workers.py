@@ -28,7 +28,7 @@ class Net(DigitsCNN):
             time.sleep(0.1)
         return super().forward(x)
 """
-SEARCH = "--threat linf:0.1 --examples 12 --attack pgd(steps=1) --attack apgd(steps=500)".split()
+SEARCH = ["--threat", "linf:0.1", "--examples", "12", "--attack", "pgd(steps=1)", "--attack", "apgd(steps=500)"]
 
 
 def found(path, copies):

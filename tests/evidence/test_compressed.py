@@ -1,7 +1,8 @@
 """Compressed run files: the same evidence, read only, and refused where their content does not fit a run file."""
 
 import gzip
-import zlib
+import lzma
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -89,15 +90,16 @@ def test_merge_compresses_on_demand(path, tmp_path):
         )
         assert made.exception is None
     assert compressed.is_compressed(small.read_bytes())
-    assert gzip.decompress(small.read_bytes()) == plain.read_bytes()
+    assert lzma.decompress(small.read_bytes()) == plain.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.robench", "r.robench", "small.robench"]
     tables = [CliRunner().invoke(robench, ["report", str(out)], standalone_mode=False).output for out in (plain, small)]
     assert tables[0] == tables[1] != ""
 
 
-def test_a_file_that_expands_without_end_is_refused_early(path, temporary, monkeypatch):
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress])
+def test_a_file_that_expands_without_end_is_refused_early(path, temporary, monkeypatch, packed):
     monkeypatch.setattr(compressed, "_CHUNK", 2**12)
-    content = gzip.compress(path.read_bytes() + bytes(2**24))
+    content = packed(path.read_bytes() + bytes(2**24))
     path.write_bytes(content)
     assert f"{path} expands to more than {RATIO * len(content):,} bytes" in refusal(RunFile.read, path)
     assert not any(temporary.iterdir())
@@ -109,19 +111,20 @@ def test_the_largest_expanded_size_holds_for_large_files_too(path, monkeypatch):
     assert "expands to more than 1,000 bytes" in refusal(RunFile.read, path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "header only", "other content", "nothing", "twice"])
-def test_a_damaged_compressed_file_is_refused_in_one_sentence(path, damage):
-    compress(path)
-    whole = path.read_bytes()
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "header only", "other content", "nothing", "twice", "followed"])
+def test_a_damaged_compressed_file_is_refused_in_one_sentence(path, damage, packed):
+    whole = packed(path.read_bytes())
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
     path.write_bytes({
         "cut": whole[:middle],
         "flipped": flipped,
         "header only": whole[:10],
-        "other content": gzip.compress(b"hello"),
-        "nothing": gzip.compress(b""),
-        "twice": gzip.compress(whole),
+        "other content": packed(b"hello"),
+        "nothing": packed(b""),
+        "twice": packed(whole),
+        "followed": whole + b"more",
     }[damage])  # fmt: skip
     before = path.read_bytes()
     text = refusal(RunFile.read, path)
@@ -131,13 +134,33 @@ def test_a_damaged_compressed_file_is_refused_in_one_sentence(path, damage):
 
 
 def test_the_content_is_held_to_the_same_layout(path):
-    content = path.read_bytes()
-    with gzip.open(path, "wb") as file:
-        file.write(content.replace(b"CREATE TABLE clean", b"CREATE TABLE cleam"))
+    path.write_bytes(lzma.compress(path.read_bytes().replace(b"CREATE TABLE clean", b"CREATE TABLE cleam")))
     assert "not laid out" in refusal(RunFile.read, path) or "damaged" in refusal(RunFile.read, path)
 
 
-def test_compression_is_what_gunzip_reads(path):
+def test_compression_is_what_xz_reads(path):
     plain = path.read_bytes()
     compress(path)
-    assert zlib.decompress(path.read_bytes(), wbits=31) == plain
+    assert lzma.decompress(path.read_bytes(), lzma.FORMAT_XZ) == plain
+
+
+def test_a_file_that_gzip_compressed_is_read_like_one_of_an_earlier_version(path):
+    whole = everything(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert is_run_file(path)
+    assert everything(path) == whole
+    assert f"{path} is compressed" in refusal(RunFile.open, path)
+
+
+def test_a_dictionary_that_needs_much_memory_is_refused(path, temporary):
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2 * compressed.MEMORY}]
+    path.write_bytes(lzma.compress(path.read_bytes(), filters=filters))
+    assert "damaged" in refusal(RunFile.read, path)
+    assert not any(temporary.iterdir())
+
+
+def test_a_python_without_xz_says_so(path, monkeypatch):
+    compress(path)
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    assert f"{path} cannot be expanded: this Python was built without xz" in refusal(RunFile.read, path)
+    assert "leave --compress out" in refusal(compress, path)
