@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..masking import diagnostics
 from ..problem import cautions
 from ..problem.classifier import Classifier
 from ..problem.split import Split
@@ -72,9 +73,9 @@ class Notes:
 
 def note_model(notes: Notes, classifier: Classifier, split: Split) -> None:
     """Notes what is odd about the gradients of a deterministic model, and about its answers in smaller batches."""
-    few = split.x[:TRIED]
-    notes.add("gradients", gradient_caution(classifier, few))
-    if why := objection_to_smaller_batches(classifier, few):
+    few = split.take(range(min(TRIED, len(split))))
+    notes.add("gradients", gradient_caution(classifier, few.x) or diagnostics.caution(classifier, few))
+    if why := objection_to_smaller_batches(classifier, few.x):
         notes.add(
             "batch",
             f"answers depend on the rest of the batch: leaving idle rows out {why}, so whole batches are queried, and"

@@ -22,6 +22,7 @@ from ..problem.randomness import seeded
 from ..problem.shapes import Inputs, Keys, Labels, PerExample, per_example
 from ..problem.split import Split
 from ..problem.threats import Ball, inward
+from ..results.masking.indicators import RIGHT, RIGHT_ASIDE
 
 SHUFFLES = 19  # steps with the same entries in another order: by chance one is as good as the gradient once in 20
 REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
@@ -29,6 +30,7 @@ AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
 ASIDE = 8  # random directions in which differences are compared with the gradient
 HALVINGS = 14  # of the line to an image of another class
+INSIDE = 0.02  # how far images are moved away from black and white
 NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
 
@@ -111,6 +113,41 @@ def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> 
             for i, number in enumerate(split.numbers[rows]):
                 for name, column in columns.items():
                     yield Measured(str(threat), number, name, column[i])
+
+
+def caution(classifier: Classifier, split: Split) -> str:
+    """A warning, in a sentence, if the gradients at most of these images mislead; empty if they do not.
+
+    They are not numbers, exactly 0, or contradicted by differences of the margin, as `slope` and `aside` of `of_threat`
+    measure it. It takes a gradient and 18 forward passes, and assumes that the model does not answer at random. Where
+    the model raises, attacks will report it.
+    """
+    device = classifier.device
+    x, y = INSIDE + (1 - 2 * INSIDE) * split.x.to(device), split.y.to(device)  # so that no step leaves the box
+    keys = keyed(0, torch.tensor(split.numbers), text_key("caution"), restart=0).to(device)
+    try:
+        with arithmetic(device), seeded(0, device):
+            raw = _or_zero(_gradient(classifier, x, y), x)
+            gradient = raw.nan_to_num(0.0, 0.0, 0.0)
+            slope = _slope(classifier, x, y, gradient)
+            aside = _aside(classifier, x, y, gradient, keys)
+    except Exception:
+        return ""
+    contradicted = (slope < 1 / RIGHT) | (slope > RIGHT) | (aside < RIGHT_ASIDE)
+    finite = raw.flatten(1).isfinite().all(dim=1)
+    found = {
+        "are not numbers": ~finite,
+        "are exactly 0": _is_zero(raw),
+        "contradict differences of the outputs": contradicted | ~finite | _is_zero(raw),
+    }
+    for what, rows in found.items():
+        if 2 * (images := int(rows.sum())) > len(x):
+            return (
+                f"gradients {what} on {images} of the first {len(x)} images, so attacks that read them may fail and the"
+                " number may be far too high; add --masking on, or attacks that read labels, such as"
+                " --attack hop-skip-jump"
+            )
+    return ""
 
 
 def _in_batches(

@@ -1,6 +1,6 @@
 """The summary file of a run. Fields are only ever added, and added fields have a default."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..evidence.records import Count, Effort, Evidence, ModelRecord, Plan, Seconds, Total
 from .attack_rows import AttackEntry, FailureEntry, RejectionEntry
 from .contradictions import contradiction
+from .masking import signs
 from .masking import verdict as masking
 from .masking.indicators import IndicatorEntry
 from .masking.verdict import MaskingFinding, MaskingVerdict
@@ -284,11 +285,22 @@ def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> 
         masking=MaskingEntry(*masking.joint(findings)),
         cost=_cost(a for t in threats for a in t.attacks),
         environment={key: text for key, text in shared.environment.items() if text and not key.startswith(NOTE)},
-        notes=tuple(text for key, text in shared.environment.items() if key.startswith(NOTE) and text),
+        notes=(
+            *(text for key, text in shared.environment.items() if key.startswith(NOTE) and text),
+            *(() if plan.every_attack else _signs_of_masking(threats)),
+        ),
         every_attack=plan.every_attack,
         ties=tally.clean.ties,
         nan=tally.clean.nan,
     )
+
+
+def _signs_of_masking(threats: Iterable[ThreatEntry]) -> Iterator[str]:
+    """A note on each threat whose own attacks show a sign of masking, where masking was not checked."""
+    for entry in threats:
+        unchecked = entry.masking.verdict == "untested" and not entry.masking.evidence
+        if unchecked and (found := signs.sign(entry.attacks)):
+            yield f"{entry.threat}: {found}"
 
 
 def model_entry(model: ModelRecord) -> ModelEntry:

@@ -267,3 +267,82 @@ def test_a_model_without_a_graph_has_no_gradient():
     net = Cut().requires_grad_(False)
     assert by_name(diagnostics.of_model(classifier(net), images, seed=0))["no gradient"] == [1.0]
     assert of_threat(net, images=images)["zero"] == [1.0] * 3
+
+
+# The caution
+
+
+class Wrong(torch.autograd.Function):
+    """The identity, with another gradient."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.change(gradient), None
+
+
+class Misled(nn.Module):
+    """A linear model whose gradients are changed, on the first images of a batch alone."""
+
+    def __init__(self, change, wrong):
+        super().__init__()
+        self.net, self.change, self.wrong = linear(), change, wrong
+
+    def forward(self, x):
+        return self.net(torch.cat([Wrong.apply(x[: self.wrong], self.change), x[self.wrong :]]))
+
+
+CHANGES = {
+    "are not numbers": lambda g: g * torch.nan,
+    "are exactly 0": lambda g: g * 0,
+    "contradict differences of the outputs": lambda g: -g,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("wrong", [0, 4, 5, 8])
+def test_the_caution_says_what_is_wrong_with_most_gradients(what, wrong):
+    text = diagnostics.caution(classifier(Misled(CHANGES[what], wrong)), split(linear(), 8))
+    assert text.startswith(f"gradients {what} on {wrong} of the first 8 images, so") if wrong > 4 else text == ""
+
+
+def test_a_gradient_that_lacks_the_steeper_part_is_caught_in_other_directions():
+    net = HalfDetached()
+    assert "contradict differences" in diagnostics.caution(classifier(net, classes=2), split(net, 8))
+
+
+@pytest.mark.parametrize("name", ["", *(m.name for m in MASKED.values() if m.keeps)])
+def test_the_caution_finds_the_masks_whose_gradients_are_absent_or_wrong(name):
+    base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
+    model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
+    right = ("", "large-logits", "tiny-logits", "probabilities", "oscillating")  # near the image
+    small = ("half-probabilities", "clipped-log-probabilities")  # where the model is sure
+    text = diagnostics.caution(model, DIGITS.take(range(8)))
+    if name not in small:
+        assert (text == "") == (name in right)
+
+
+def test_black_and_white_images_and_models_that_cut_pixels_to_the_box_get_no_caution():
+    net = linear()
+    cut = nn.Sequential(Cut(), net)
+    x = (torch.rand(8, 1, 4, 5, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    images = Split.whole("made:up", x, net(x).argmax(dim=1).detach(), classes=3)
+    assert diagnostics.caution(classifier(cut), images) == ""
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.clamp(0, 1)
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such layer")
+
+
+def test_where_the_model_raises_there_is_no_caution():
+    assert diagnostics.caution(classifier(Raising()), split(linear(), 8)) == ""

@@ -119,7 +119,7 @@ def _is_planned(plan: Plan, claim: Claim) -> bool:
     return str(claim.key.of_search) in specs
 
 
-def _is_another(key: AttackKey) -> bool:
+def is_another(key: AttackKey) -> bool:
     """Whether it is evidence of another kind than a first-order attack's."""
     return key.kind in ("scores", "labels", "outside", "surrogate")
 
@@ -128,7 +128,7 @@ def _broken(evidence: Evidence, threat: str) -> dict[int, AttackKey]:
     """The first attack of another kind that broke each example."""
     first: dict[int, AttackKey] = {}
     for claim, _ in breaks(evidence, threat):
-        if _is_another(claim.key):
+        if is_another(claim.key):
             first.setdefault(claim.example, claim.key)
     return first
 
@@ -141,7 +141,7 @@ def _searched(evidence: Evidence, threat: str) -> set[int]:
     over = {(s.example, s.attack) for s in evidence.exhausted_under.get(threat, ()) if s.done}
     over |= {(f.example, f.attack) for f in evidence.failures if f.threat == threat}
     keys = {text: AttackKey.parse(text) for text in {text for _, text in over}}
-    others = {text: str(key) for text, key in keys.items() if _is_another(key)}
+    others = {text: str(key) for text, key in keys.items() if is_another(key)}
     attacks: dict[int, set[str]] = {}
     for example, text in over:
         if text in others:
