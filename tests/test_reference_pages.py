@@ -1,7 +1,7 @@
 """The pages of docs/reference that describe files, exit codes and commands, compared with the code."""
 
-import gzip
 import importlib
+import lzma
 import re
 import sqlite3
 from contextlib import closing
@@ -142,7 +142,7 @@ def test_a_name_on_a_python_page_exists_and_has_a_docstring(page):
 def test_the_query_on_the_page_of_the_run_file_counts_broken_examples(tmp_path):
     (query,) = [block.text for block in blocks("sql")]
     path = tmp_path / "plain.robench"
-    path.write_bytes(gzip.decompress((ROOT / "reports" / "runs" / "digits-adv-linf.robench").read_bytes()))
+    path.write_bytes(lzma.decompress((ROOT / "reports" / "runs" / "digits-adv-linf.robench").read_bytes()))
     with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as db:
         counted = dict(db.execute(query).fetchall())
     assert {t.threat: t.broken for t in load_run(path).threats} == counted

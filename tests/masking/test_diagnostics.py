@@ -10,6 +10,8 @@ from torch import nn
 
 from robench.masking import diagnostics
 from robench.problem import checkpoints, datasets
+from robench.problem.checkpoints.cards import read_card
+from robench.problem.checkpoints.zoo import zoo_folder
 from robench.problem.classifier import Classifier
 from robench.problem.split import Split
 from robench.problem.threats import parse
@@ -346,3 +348,13 @@ class Raising(nn.Module):
 
 def test_where_the_model_raises_there_is_no_caution():
     assert diagnostics.caution(classifier(Raising()), split(linear(), 8)) == ""
+
+
+BUNDLED = [card.stem for card in sorted(zoo_folder().glob("*.toml")) if card.with_suffix(".safetensors").exists()]
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", BUNDLED)
+def test_no_bundled_model_gets_a_caution(name):
+    images = datasets.load(read_card(zoo_folder() / f"{name}.toml").data).part("8")
+    assert diagnostics.caution(checkpoints.load(name).classifier, images) == ""

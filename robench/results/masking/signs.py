@@ -14,11 +14,13 @@ def sign(attacks: Sequence[AttackEntry]) -> str:
     """What attacks of another kind broke of the examples that first-order attacks before them had left, if it is much.
 
     `attacks` are those of one threat in plan order, each on what the ones before it have left. Empty where no attack
-    broke significantly more than SHARE, by the exact binomial tail and Bonferroni's correction.
+    broke significantly more than SHARE, by the exact binomial tail and Bonferroni's correction. An attack that searched
+    examples near the boundary alone says nothing about the others.
     """
     keys = [AttackKey.parse(attack.spec) for attack in attacks]
     first = next((place for place, key in enumerate(keys) if key.kind == "first-order"), len(keys))
-    others = [attack for attack, key in zip(attacks[first:], keys[first:], strict=True) if is_another(key)]
+    later = zip(attacks[first:], keys[first:], strict=True)
+    others = [a for a, key in later if is_another(key) and not (a.near is not None and a.passed_over)]
     found = [a for a in others if tail(a.broken, a.tried, SHARE) <= LEVEL / len(others)]
     if not found:
         return ""

@@ -14,8 +14,8 @@ THREAT = "linf:0.3"
 PGD, SQUARE, BRENDEL_BETHGE = "pgd(steps=40)", "square(steps=300)", "brendel-bethge(steps=100)"
 
 
-def row(spec, broken, tried):
-    return AttackEntry(spec.partition("(")[0], tried, None, broken, None, 0.0, 0, 0, spec)
+def row(spec, broken, tried, **options):
+    return AttackEntry(spec.partition("(")[0], tried, None, broken, None, 0.0, 0, 0, spec, **options)
 
 
 @pytest.mark.parametrize(("broken", "tried"), [(2, 346), (3, 20), (7, 65), (5, 78), (1, 1), (0, 0)])
@@ -34,6 +34,11 @@ def test_finds_before_any_gradient_attack_and_of_gradient_attacks_are_no_sign():
     assert sign([row(SQUARE, 90, 100), row(PGD, 5, 10)]) == ""
     assert sign([row(PGD, 5, 100), row("apgd(loss='margin')", 90, 95)]) == ""
     assert sign([row(SQUARE, 90, 100)]) == sign([]) == ""
+
+
+def test_finds_near_the_boundary_alone_are_no_sign():
+    assert sign([row(PGD, 0, 100), row(BRENDEL_BETHGE, 10, 20, sample=20, near=0.05, passed_over=80)]) == ""
+    assert sign([row(PGD, 0, 100), row(BRENDEL_BETHGE, 30, 100, sample=20, near=0.05)])
 
 
 def test_of_several_attacks_those_that_broke_much_are_named():
