@@ -1,8 +1,8 @@
 """What was written or typed under a name of before the first release goes on working."""
 
-import gzip
 import hashlib
 import json
+import lzma
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_an_attack_typed_under_its_old_name_is_the_same_attack():
 def test_an_old_run_is_read_under_present_names_and_its_file_stays_as_it_is(tmp_path):
     before = hashlib.sha256(OLD_RUN.read_bytes()).hexdigest()
     expanded = tmp_path / "expanded.robench"
-    expanded.write_bytes(gzip.decompress(OLD_RUN.read_bytes()))
+    expanded.write_bytes(lzma.decompress(OLD_RUN.read_bytes()))
     with closing(sqlite3.connect(expanded)) as db:
         stored = {text for (text,) in db.execute("SELECT DISTINCT attack FROM spent")}
     assert any("wide=" in text for text in stored), "an old file"
