@@ -341,7 +341,8 @@ def test_the_list_of_models_shows_their_training_and_robust_accuracy(robench):
     assert "Against linf:0.2, l2:2, l1:10. Of 200 under quick with a masking check, percent: clean 98.0" in result
     assert "union 15.0" in result
     assert "under standard-mnist, own threats, percent: clean" in robench("list", "models", "mnist-small-adv-rt").out
-    assert "under standard-cifar10, own threats, percent: clean" in robench("list", "models", "cifar10-small-nat").out
+    with_check = robench("list", "models", "cifar10-small-nat").out
+    assert "under standard-cifar10, own threats with a masking check, percent: clean" in with_check
 
 
 def test_the_list_of_models_shows_whether_the_weights_are_here_or_how_to_get_them(robench, monkeypatch, folder):
