@@ -22,7 +22,7 @@ from ..problem.randomness import seeded
 from ..problem.shapes import Inputs, Keys, Labels, PerExample, per_example
 from ..problem.split import Split
 from ..problem.threats import Ball, inward
-from ..results.masking.indicators import RIGHT, RIGHT_ASIDE
+from ..results.masking.indicators import GAIN_FACTOR, MIN_COSINE
 
 SHUFFLES = 19  # steps with the same entries in another order: by chance one is as good as the gradient once in 20
 REACHES = (0.05, 0.25, 1.0)  # of a step, in radii
@@ -133,7 +133,7 @@ def caution(classifier: Classifier, split: Split) -> str:
             aside = _aside(classifier, x, y, gradient, keys)
     except Exception:
         return ""
-    contradicted = (slope < 1 / RIGHT) | (slope > RIGHT) | (aside < RIGHT_ASIDE)
+    contradicted = (slope < 1 / GAIN_FACTOR) | (slope > GAIN_FACTOR) | (aside < MIN_COSINE)
     finite = raw.flatten(1).isfinite().all(dim=1)
     found = {
         "are not numbers": ~finite,

@@ -12,8 +12,8 @@ from ..stats.intervals import clopper_pearson
 
 LEVEL = 0.01  # of every test
 FEW = 10  # examples: with fewer, no indicator is conclusive
-RIGHT = 2.0  # the gain along a right gradient is what it promises up to this factor
-RIGHT_ASIDE = 0.7  # the least cosine of gains in random directions with those that a right gradient promises
+GAIN_FACTOR = 2.0  # the gain along a right gradient is what it promises up to this factor
+MIN_COSINE = 0.7  # the least cosine of gains in random directions with those that a right gradient promises
 JUMP = 0.2  # of the gap at the image: scores that leave so much where the class changes say nothing about the way there
 
 Values = Sequence[float]
@@ -153,8 +153,8 @@ _ANYWHERE = Share(lambda v: v > 0, 0.05)
 _OFTEN = Share(lambda v: v > 0, 0.25)
 _TURNED = Share(lambda v: v < 0.9, 0.05)
 _JUMPS = Share(lambda v: v > 0.05, 0.25)
-_CONTRADICTED = Share(lambda v: not 1 / RIGHT <= v <= RIGHT, 0.25)
-_ASTRAY = Share(lambda v: v < RIGHT_ASIDE, 0.25)
+_CONTRADICTED = Share(lambda v: not 1 / GAIN_FACTOR <= v <= GAIN_FACTOR, 0.25)
+_ASTRAY = Share(lambda v: v < MIN_COSINE, 0.25)
 _MOSTLY_CONTRADICTED = Majority(_CONTRADICTED.odd)
 LEADS = "leads"  # the measure of how often a step along the gradient beats shuffled ones
 _WITHOUT_GRADIENT = Share(lambda v: v > 0.25, 0.25)
