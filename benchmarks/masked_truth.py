@@ -4,10 +4,11 @@
 
 Each mask of `robench.testing.masked` that keeps every prediction hides the same honest model, so the truth is what
 stands of that one: what an evaluation leaves more is due to the mask. The check for gradient masking is off here, as
-AutoAttack has none; benchmarks/masking_verdicts.py measures it.
+AutoAttack has none; benchmarks/masking_verdicts.py measures it. What `standard` warns of without it is a column.
 """
 
 import argparse
+import re
 from contextlib import suppress
 
 import torch
@@ -23,6 +24,7 @@ from robench.testing.masked import MASKED, masked
 
 CPU = torch.device("cpu")
 THEIRS = "autoattack-reference"
+WARNING = re.compile("too high|no gradients")
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for threat in args.threat or RADII[data]:
         warm_up("AutoAttack", threat.partition(":")[0])
-        truth, _ = left(base, data, threat, args.examples, protocol="standard")
+        truth, _, _ = left(base, data, threat, args.examples, protocol="standard")
         rows += [row(name, base, data, threat, args.examples, truth) for name in masks]
     note = (
         "Failed: images on which attacks ended with an error, for want of a gradient."
@@ -52,14 +54,15 @@ def main() -> None:
 def row(name: str, base: nn.Module, data: str, threat: str, examples: int, truth: str) -> dict[str, object]:
     """One mask under one threat."""
     hidden = masked(name, base)
-    ours, our_seconds = left(hidden, data, threat, examples, protocol="standard")
-    theirs, their_seconds = left(hidden, data, threat, examples, attacks=(THEIRS,))
+    ours, warned, our_seconds = left(hidden, data, threat, examples, protocol="standard")
+    theirs, _, their_seconds = left(hidden, data, threat, examples, attacks=(THEIRS,))
     return {
         "mask": name,
         "threat": threat,
         "the model inside": truth,
         "standard leaves": ours,
         "AutoAttack leaves": theirs,
+        "a note warns": "yes" if warned else "no",
         "standard s": our_seconds,
         "AutoAttack s": their_seconds,
     }
@@ -67,9 +70,9 @@ def row(name: str, base: nn.Module, data: str, threat: str, examples: int, truth
 
 def left(
     model: nn.Module, data: str, threat: str, examples: int, protocol: str | None = None, attacks: tuple[str, ...] = ()
-) -> tuple[str, float]:
-    """How many examples are not broken, with those that attacks failed on, and the CPU seconds."""
-    found: list[str] = []
+) -> tuple[str, bool, float]:
+    """How many examples are not broken, with those that attacks failed on, whether a note warns, and CPU seconds."""
+    found: list[tuple[str, bool]] = []
 
     def work() -> None:
         with suppress(NotMeasuredError):
@@ -84,10 +87,12 @@ def left(
                 precision="float32",
             )
             standing, failed = summary.union.standing, summary.union.open
-            found.append(f"{standing + failed} ({failed} failed)" if failed else str(standing))
+            text = f"{standing + failed} ({failed} failed)" if failed else str(standing)
+            found.append((text, any(WARNING.search(note) for note in summary.notes)))
 
     taken = seconds(work, CPU)
-    return (found[0] if found else "all failed"), taken
+    text, warned = found[0] if found else ("all failed", True)
+    return text, warned, taken
 
 
 if __name__ == "__main__":
