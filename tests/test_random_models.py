@@ -446,7 +446,7 @@ def test_of_a_model_that_answers_the_same_nothing_more_is_asked(tmp_path):
             plan, question, model, Referee(classifier(Judged())), split, run, progress=reported
         ).answer()
     assert summary.threats[0].standing == 30
-    assert Searched.calls == 1 + 7 + 19 + 4  # fingerprint; gradients and batches, tried once; differences; the search
+    assert Searched.calls == 1 + 7 + 20 + 4  # fingerprint; gradients and batches, tried once; differences; the search
     assert Judged.calls == 2 + 2  # two batches of clean images; eight images twice
     assert (plan.passes, plan.eot, notes) == (1, 1, [])
     assert summary.threats[0].attacks[0].forwards == 30 * 4

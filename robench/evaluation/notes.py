@@ -23,6 +23,7 @@ SHOWN = (
         "labels",
         "outputs",
         "gradients",
+        "contradicted",
         "classes",
         "accuracy",
         "threats",
@@ -30,7 +31,7 @@ SHOWN = (
     ),
     "batch",
 )
-OF_MODEL = ("outputs", "gradients", "batch")  # found once per run file
+OF_MODEL = ("outputs", "gradients", "contradicted", "batch")  # found once per run file
 DROPPED = ("layout", "graph")  # optimisations that were left out: no number depends on them
 OUTPUTS = 64  # clean images whose outputs are checked to be logits
 TRIED = 8  # clean images on which gradients and batches are checked
@@ -71,10 +72,12 @@ class Notes:
         return shown | {f"without {kind}": self.texts.get(kind, "") for kind in DROPPED}
 
 
-def note_model(notes: Notes, classifier: Classifier, split: Split) -> None:
+def note_model(notes: Notes, classifier: Classifier, split: Split, *, masking_is_checked: bool) -> None:
     """Notes what is odd about the gradients of a deterministic model, and about its answers in smaller batches."""
     few = split.take(range(min(TRIED, len(split))))
-    notes.add("gradients", gradient_caution(classifier, few.x) or diagnostics.caution(classifier, few))
+    notes.add("gradients", gradient_caution(classifier, few.x))
+    if not masking_is_checked and "gradients" not in notes.texts:
+        notes.add("contradicted", diagnostics.caution(classifier, few))
     if why := objection_to_smaller_batches(classifier, few.x):
         notes.add(
             "batch",

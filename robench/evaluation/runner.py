@@ -170,7 +170,7 @@ class Evaluation:
         if clean_pass.answered or clean_pass.failures:
             self.environment["date"] = date()
         if not known and self.plan.passes == 1:
-            note_model(self.notes, self.classifier, self.split)
+            note_model(self.notes, self.classifier, self.split, masking_is_checked=self.masking != "off")
         correct = len(self.split) - known_examples.wrong - clean_pass.wrong
         note_examples(self.notes, self.split, self.protocol, self.classifier.classes, correct)
         with self.run.writing():

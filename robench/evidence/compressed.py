@@ -1,4 +1,4 @@
-"""Run files that are compressed by xz: an eighth of the size, for files that are shared and only read.
+"""Run files that are compressed by xz: an eighth of the size if slim, for files that are shared and only read.
 
 Those of earlier versions are compressed by gzip, and are read as well.
 """
@@ -13,7 +13,7 @@ from typing import IO
 from ..errors import UserError
 
 LARGEST = 2**30  # bytes after expansion: a thousand times the largest that robench has published
-RATIO = 200  # of the expanded size to the compressed one; run files reach 4 to 20, a file made to fill disks thousands
+RATIO = 200  # of the expanded size to the compressed one; run files reach 2 to 16, a file made to fill disks thousands
 MEMORY = 2**27  # bytes for expansion: twice what the strongest preset of xz needs
 
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
@@ -31,7 +31,7 @@ def expand(file: IO[bytes], size: int, to: Path, path: Path) -> None:
     Nothing in a compressed file states its expanded size reliably, so the size is counted while it grows. Raises
     UserError if it grows beyond what a run file can have, sqlite3.DatabaseError if the file is damaged.
     """
-    limit = min(LARGEST, max(RATIO * size, _CHUNK))
+    limit = _limit(size)
     written = 0
     file.seek(0)
     xz = file.read(len(_XZ)) == _XZ
@@ -49,14 +49,23 @@ def expand(file: IO[bytes], size: int, to: Path, path: Path) -> None:
 def compress(path: Path) -> None:
     """Replace a file by its compressed form: the same bytes for the same content, from the same version of xz.
 
-    Raises UserError if this Python cannot.
+    Raises UserError if this Python cannot, or if `expand` would refuse the result; then the file stays as it is.
     """
     try:
         import lzma
     except ImportError:
         raise UserError(f"{path.name} cannot be compressed: {_WITHOUT}; leave --compress out") from None
 
-    path.write_bytes(lzma.compress(path.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+    content = path.read_bytes()
+    packed = lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+    if len(content) > _limit(len(packed)):
+        raise UserError(f"{path.name} would expand to more than is read again; leave --compress out")
+    path.write_bytes(packed)
+
+
+def _limit(size: int) -> int:
+    """The largest expanded size of a compressed file of this size, in bytes."""
+    return min(LARGEST, max(RATIO * size, _CHUNK))
 
 
 def _of_xz(file: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -74,6 +83,8 @@ def _of_xz(file: IO[bytes], path: Path) -> Iterator[bytes]:
                 raise _damaged("it ends early")
             yield decompressor.decompress(compressed, max_length=_CHUNK)
     except lzma.LZMAError as error:
+        if "limit" in str(error):
+            raise UserError(f"{path} needs more than {MEMORY:,} bytes of memory to expand; pack it anew") from None
         raise _damaged(str(error)) from None
     if decompressor.unused_data or file.read(1):
         raise _damaged("something follows its end")

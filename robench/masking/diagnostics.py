@@ -30,7 +30,8 @@ AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
 ASIDE = 8  # random directions in which differences are compared with the gradient
 HALVINGS = 14  # of the line to an image of another class
-INSIDE = 0.02  # how far images are moved away from black and white
+LONGER_STEP = 0.1  # of a difference along the gradient, Euclidean
+MARGIN = 0.03  # how far images are moved away from black and white, and the longer step aside for each pixel
 NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
 
@@ -118,27 +119,33 @@ def of_threat(classifier: Classifier, threat: Ball, split: Split, seed: int) -> 
 def caution(classifier: Classifier, split: Split) -> str:
     """A warning, in a sentence, if the gradients at most of these images mislead; empty if they do not.
 
-    They are not numbers, exactly 0, or contradicted by differences of the margin, as `slope` and `aside` of `of_threat`
-    measure it. It takes a gradient and 18 forward passes, and assumes that the model does not answer at random. Where
-    the model raises, attacks will report it.
+    They are not numbers, or exactly 0; or differences of the margin contradict them, as `slope` and `aside` of
+    `of_threat` measure it, over short and longer steps: a model in low precision rounds short ones away. It takes two
+    gradients and 18 or 36 forward passes, and assumes that the model does not answer at random. Where the model or its
+    gradient raises, attacks will report it.
     """
     device = classifier.device
-    x, y = INSIDE + (1 - 2 * INSIDE) * split.x.to(device), split.y.to(device)  # so that no step leaves the box
+    x, y = split.x.to(device), split.y.to(device)
+    inside = MARGIN + (1 - 2 * MARGIN) * x  # so that no step leaves the box
     keys = keyed(0, torch.tensor(split.numbers), text_key("caution"), restart=0).to(device)
+    steps = [(SMALL_STEP, SMALL_STEP), (LONGER_STEP, MARGIN * x[0].numel() ** 0.5)]
     try:
         with arithmetic(device), seeded(0, device):
-            raw = _or_zero(_gradient(classifier, x, y), x)
-            gradient = raw.nan_to_num(0.0, 0.0, 0.0)
-            slope = _slope(classifier, x, y, gradient)
-            aside = _aside(classifier, x, y, gradient, keys)
+            gradients = [_gradient(classifier, place, y) for place in (x, inside)]
+            if any(gradient is None for gradient in gradients):
+                return ""
+            at_images, gradient = (_or_zero(g, x) for g in gradients)
+            contradicted = torch.ones(len(x), dtype=torch.bool, device=device)
+            for along, aside in steps:
+                if 2 * int(contradicted.sum()) > len(x):
+                    contradicted &= _contradicted(classifier, inside, y, gradient, keys, along, aside)
     except Exception:
         return ""
-    contradicted = (slope < 1 / GAIN_FACTOR) | (slope > GAIN_FACTOR) | (aside < MIN_COSINE)
-    finite = raw.flatten(1).isfinite().all(dim=1)
+    not_finite = ~at_images.flatten(1).isfinite().all(dim=1)
     found = {
-        "are not numbers": ~finite,
-        "are exactly 0": _is_zero(raw),
-        "contradict differences of the outputs": contradicted | ~finite | _is_zero(raw),
+        "are not numbers": not_finite,
+        "are exactly 0": _is_zero(at_images),
+        "contradict differences of the outputs": contradicted | not_finite | _is_zero(at_images),
     }
     for what, rows in found.items():
         if 2 * (images := int(rows.sum())) > len(x):
@@ -148,6 +155,16 @@ def caution(classifier: Classifier, split: Split) -> str:
                 " --attack hop-skip-jump"
             )
     return ""
+
+
+def _contradicted(
+    classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs, keys: Keys, along: float, aside: float
+) -> Tensor:
+    """Whether differences over steps of these Euclidean lengths contradict the gradient, along it or in others."""
+    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    slope = _slope(classifier, place, y, gradient, along)
+    cosine = _aside(classifier, place, y, gradient, keys, aside)
+    return (slope < 1 / GAIN_FACTOR) | (slope > GAIN_FACTOR) | (cosine < MIN_COSINE)
 
 
 def _in_batches(
@@ -215,20 +232,22 @@ def _leads(
     return led
 
 
-def _slope(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs) -> PerExample:
+def _slope(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs, reach: float = SMALL_STEP) -> PerExample:
     """The difference quotient along the gradient, divided by the gradient's length; 0 for a zero gradient."""
     length = _length(gradient)
-    along = (gradient.double() / per_example(length.clamp(min=1e-300), gradient)).to(place.dtype) * SMALL_STEP
+    along = (gradient.double() / per_example(length.clamp(min=1e-300), gradient)).to(place.dtype) * reach
     rise = _margin(classifier, place + along, y) - _margin(classifier, place - along, y)
-    return torch.where(length > 0, rise / (2 * SMALL_STEP * length.clamp(min=1e-300)), 0.0).nan_to_num(0.0)
+    return torch.where(length > 0, rise / (2 * reach * length.clamp(min=1e-300)), 0.0).nan_to_num(0.0)
 
 
-def _aside(classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs, keys: Keys) -> PerExample:
+def _aside(
+    classifier: Classifier, place: Inputs, y: Labels, gradient: Inputs, keys: Keys, reach: float = SMALL_STEP
+) -> PerExample:
     """The cosine between difference quotients in random directions and the gradient's; 1 where both are all 0."""
     rises, promised = [], []
     for k in range(ASIDE):
         noise = normal(keys, 2 * SHUFFLES + 2 + k, place)
-        step = noise / per_example(_length(noise), noise).to(place.dtype) * SMALL_STEP
+        step = noise / per_example(_length(noise), noise).to(place.dtype) * reach
         rises.append(_margin(classifier, place + step, y) - _margin(classifier, place - step, y))
         promised.append((2 * gradient.double() * step).flatten(1).sum(dim=1))
     gains, gradients = torch.stack(rises, dim=1).nan_to_num(0.0, 0.0, 0.0), torch.stack(promised, dim=1)

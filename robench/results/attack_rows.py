@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from ..evidence.attack_key import AttackKey
 from ..evidence.records import (
     MAX_EXAMPLES,
     MAX_ITEMS,
@@ -97,6 +98,10 @@ class AttackCounts:
     standing: int = 0
     passed_over: int = 0
     unfinished: int = 0  # correct examples on which it has not done its work
+    # Of the examples that all first-order attacks before it, if there are any, have searched to the end in vain:
+    searched_after: int = 0  # those that it has broken or searched to the end
+    broken_after: int = 0
+    pending_after: int = 0  # those on which it has not done its work, and which nothing else has broken
 
     def __add__(self, other: "AttackCounts") -> "AttackCounts":
         return AttackCounts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
@@ -171,6 +176,7 @@ class ThreatRows:
         ours, searches = self._claims_by.get(attack.spec, ()), self._searches_by.get(attack.spec, ())
         costs: list[Claim | Exhausted] = [*ours, *searches]
         first = {e for e in broken if self._in_plan(self._first[e]) and self._first[e].attack == attack.spec}
+        left = self._left_by_gradients(attack)
         return AttackCounts(
             tried=len({c.example for c in ours} | {s.example for s in searches if s.done}),
             broken=len(broken),
@@ -181,6 +187,9 @@ class ThreatRows:
             standing=len(exhausted - broken),
             passed_over=len(self._passed_over(attack) - exhausted - {c.example for c, _ in self.finds}),
             unfinished=len(self.ended(attack) ^ self.correct),
+            searched_after=len(left & (broken | exhausted)),
+            broken_after=len(left & broken),
+            pending_after=len(left - self.ended(attack) - {c.example for c, _ in self.finds}),
         )
 
     def letters(self, attack: PlannedAttack) -> str:
@@ -256,6 +265,13 @@ class ThreatRows:
             whole = {items for items in set(done.values()) if is_exhausted(attack, items)}
             self._exhausted_by[attack] = {e for e, items in done.items() if items in whole}
         return self._exhausted_by[attack]
+
+    def _left_by_gradients(self, attack: PlannedAttack) -> set[int]:
+        """The examples that all first-order attacks before this one searched to the end in vain, not only near ones."""
+        before = self.planned[: self.planned.index(attack)]
+        gradients = [a for a in before if a.near is None and AttackKey.parse(a.spec).kind == "first-order"]
+        left = [self._exhausted(a) - self._broken_by(a) for a in gradients]
+        return set.intersection(*left) if left else set()
 
     def _passed_over(self, attack: PlannedAttack) -> set[int]:
         return passed_over(attack, self.evidence, self.threat) & self.correct

@@ -11,7 +11,6 @@ from ..errors import UserError
 from ..evidence.records import Count, Effort, Evidence, ModelRecord, Plan, Seconds, Total
 from .attack_rows import AttackEntry, FailureEntry, RejectionEntry
 from .contradictions import contradiction
-from .masking import signs
 from .masking import verdict as masking
 from .masking.indicators import IndicatorEntry
 from .masking.verdict import MaskingFinding, MaskingVerdict
@@ -271,6 +270,9 @@ def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> 
     findings = masking.findings(plan, source.evidence() if checked else shared)
     threats = tuple(_threat_entry(of, tally, shared.efforts, findings[of.threat]) for of in tally.threats)
     letters = [entry.outcomes for entry in threats]
+    shown = {key for key in shared.environment if key.startswith(NOTE)}
+    if all(entry.masking.verdict != "untested" for entry in threats):
+        shown -= {f"{NOTE}contradicted"}  # the verdicts say more
     return Summary(
         schema=SCHEMA,
         robench=version,
@@ -286,8 +288,8 @@ def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> 
         cost=_cost(a for t in threats for a in t.attacks),
         environment={key: text for key, text in shared.environment.items() if text and not key.startswith(NOTE)},
         notes=(
-            *(text for key, text in shared.environment.items() if key.startswith(NOTE) and text),
-            *(() if plan.every_attack else _signs_of_masking(threats)),
+            *(text for key, text in shared.environment.items() if key in shown and text),
+            *_signs_of_masking(tally, threats),
         ),
         every_attack=plan.every_attack,
         ties=tally.clean.ties,
@@ -295,11 +297,11 @@ def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> 
     )
 
 
-def _signs_of_masking(threats: Iterable[ThreatEntry]) -> Iterator[str]:
+def _signs_of_masking(tally: Tally, threats: Iterable[ThreatEntry]) -> Iterator[str]:
     """A note on each threat whose own attacks show a sign of masking, where masking was not checked."""
-    for entry in threats:
+    for of, entry in zip(tally.threats, threats, strict=True):
         unchecked = entry.masking.verdict == "untested" and not entry.masking.evidence
-        if unchecked and (found := signs.sign(entry.attacks)):
+        if unchecked and (found := of.sign_of_masking()):
             yield f"{entry.threat}: {found}"
 
 

@@ -22,6 +22,7 @@ from .attack_rows import (
     RejectionEntry,
     ThreatRows,
 )
+from .masking.signs import sign
 from .outcomes import Outcome, answers, ball, before_attack, outcomes, union
 from .parts import Part, Places
 
@@ -162,6 +163,10 @@ class ThreatTally:
             sample=attack.sample,
             passed_over=counts.passed_over,
         )
+
+    def sign_of_masking(self) -> str:
+        """What attacks of another kind broke of what gradient attacks left, if it is much."""
+        return sign({attack: tally.counts for attack, tally in self._attacks.items()})
 
     def rejected(self) -> dict[str, int]:
         """Rejected claims by their cause."""

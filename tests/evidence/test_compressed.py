@@ -155,8 +155,15 @@ def test_a_file_that_gzip_compressed_is_read_like_one_of_an_earlier_version(path
 def test_a_dictionary_that_needs_much_memory_is_refused(path, temporary):
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2 * compressed.MEMORY}]
     path.write_bytes(lzma.compress(path.read_bytes(), filters=filters))
-    assert "damaged" in refusal(RunFile.read, path)
+    assert f"needs more than {compressed.MEMORY:,} bytes of memory" in refusal(RunFile.read, path)
     assert not any(temporary.iterdir())
+
+
+def test_what_could_not_be_read_again_is_not_compressed(path, monkeypatch):
+    monkeypatch.setattr(compressed, "LARGEST", 1000)
+    before = path.read_bytes()
+    assert "leave --compress out" in refusal(compress, path)
+    assert path.read_bytes() == before
 
 
 def test_a_python_without_xz_says_so(path, monkeypatch):

@@ -322,10 +322,49 @@ def test_the_caution_finds_the_masks_whose_gradients_are_absent_or_wrong(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
     right = ("", "large-logits", "tiny-logits", "probabilities", "oscillating")  # near the image
-    small = ("half-probabilities", "clipped-log-probabilities")  # where the model is sure
+    small = ("half-probabilities", "clipped-log-probabilities")  # wrong where the model is sure
+    none = ("one-hot", "no-graph")  # of which another note warns
     text = diagnostics.caution(model, DIGITS.take(range(8)))
     if name not in small:
-        assert (text == "") == (name in right)
+        assert (text == "") == (name in (*right, *none))
+
+
+class Rounded(nn.Module):
+    """A model that computes in another precision."""
+
+    def __init__(self, net, dtype):
+        super().__init__()
+        self.net, self.dtype = net.to(dtype), dtype
+
+    def forward(self, x):
+        return self.net(x.to(self.dtype)).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["digits-nat", "digits-adv-linf"])
+def test_low_precision_gets_no_caution(dtype, name):
+    net = Rounded(copy.deepcopy(checkpoints.load(name).classifier.module), dtype)
+    assert diagnostics.caution(classifier(net, DIGITS.shape, 10), DIGITS.take(range(8))) == ""
+
+
+class Root(nn.Module):
+    """The identity, without a gradient at black pixels."""
+
+    def forward(self, x):
+        return x.sqrt() ** 2
+
+
+def test_a_gradient_that_is_no_number_at_black_pixels_is_found_at_the_images_themselves():
+    net = nn.Sequential(Root(), copy.deepcopy(checkpoints.load("digits-nat").classifier.module))
+    text = diagnostics.caution(classifier(net, DIGITS.shape, 10), DIGITS.take(range(8)))
+    assert text.startswith("gradients are not numbers on 8 of the first 8 images")
+
+
+def test_a_gradient_that_raises_is_left_to_the_attacks():
+    def raises(gradient):
+        raise RuntimeError("no derivative of this layer")
+
+    assert diagnostics.caution(classifier(Misled(raises, 8)), split(linear(), 8)) == ""
 
 
 def test_black_and_white_images_and_models_that_cut_pixels_to_the_box_get_no_caution():

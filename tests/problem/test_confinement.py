@@ -328,7 +328,7 @@ def test_a_run_keeps_what_was_found_before_the_process_ended_and_goes_on(monkeyp
 
     def ending(running, op, *arguments, **settings):
         gradients.extend(["one"] * (op == "backward"))
-        if len(gradients) == 5:  # the search has begun
+        if len(gradients) == 6:  # the search has begun
             os.kill(running.pid, signal.SIGKILL)
         return call(running, op, *arguments, **settings)
 

@@ -13,7 +13,7 @@ from ..options import debug_option
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run file to write; it must not exist.")
 @click.option("--slim", is_flag=True, help="Leave the images out: smaller, but the file cannot be verified.")
-@click.option("--compress", is_flag=True, help="Compress the file, to about an eighth: it can be read only.")
+@click.option("--compress", is_flag=True, help="Compress the file, to an eighth if it is slim: it can be read only.")
 @debug_option
 def command(**options: Any) -> None:
     """Take the worst outcome of each example over several runs of one model on one data set, in any order.
