@@ -84,7 +84,7 @@ def _of_xz(file: IO[bytes], path: Path) -> Iterator[bytes]:
             yield decompressor.decompress(compressed, max_length=_CHUNK)
     except lzma.LZMAError as error:
         if "limit" in str(error):
-            raise UserError(f"{path} needs more than {MEMORY:,} bytes of memory to expand; pack it anew") from None
+            raise UserError(f"{path} needs more than {MEMORY:,} bytes of memory to expand; name another") from None
         raise _damaged(str(error)) from None
     if decompressor.unused_data or file.read(1):
         raise _damaged("something follows its end")

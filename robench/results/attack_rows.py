@@ -98,7 +98,7 @@ class AttackCounts:
     standing: int = 0
     passed_over: int = 0
     unfinished: int = 0  # correct examples on which it has not done its work
-    # Of the examples that all first-order attacks before it, if there are any, have searched to the end in vain:
+    # Of the examples that all first-order attacks before it, if there are any, have searched to the end without a find:
     searched_after: int = 0  # those that it has broken or searched to the end
     broken_after: int = 0
     pending_after: int = 0  # those on which it has not done its work, and which nothing else has broken
@@ -267,7 +267,7 @@ class ThreatRows:
         return self._exhausted_by[attack]
 
     def _left_by_gradients(self, attack: PlannedAttack) -> set[int]:
-        """The examples that all first-order attacks before this one searched to the end in vain, not only near ones."""
+        """The examples on which all first-order attacks before it, save those on near ones, ended without a find."""
         before = self.planned[: self.planned.index(attack)]
         gradients = [a for a in before if a.near is None and AttackKey.parse(a.spec).kind == "first-order"]
         left = [self._exhausted(a) - self._broken_by(a) for a in gradients]
