@@ -188,6 +188,9 @@ def together(device: torch.device, work: Callable[[Ranks], int]) -> int:
 
 def _joined(device: torch.device) -> Ranks:
     """Meets the other processes. Raises UserError if they cannot be reached."""
+    # torch.optim imports this module, where the group of that moment becomes the default of parameters. Imported after
+    # the group is made, it keeps the group and its threads, and a thread that runs at exit can abort the process.
+    import torch.distributed.nn.functional
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous

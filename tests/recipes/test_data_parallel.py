@@ -3,6 +3,9 @@
 import ast
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -321,3 +324,36 @@ def test_the_launcher_is_part_of_the_command_on_the_card():
 def made(folder):
     folder.mkdir()
     return folder
+
+
+STEPS_AND_LEAVES = """
+import os, torch
+from pathlib import Path
+from robench.recipes.data_parallel import together
+
+def work(ranks):
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.SGD([weight], lr=1.0).step()
+    ranks.average([weight])
+    assert any("gloo" in name for name in threads()), threads()
+    return 0
+
+def threads():
+    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+
+together(torch.device("cpu"), work)
+assert not any("gloo" in name for name in threads()), threads()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the names of threads are read from /proc")
+def test_no_thread_of_the_group_is_left_when_the_work_has_ended():
+    """A thread that is left runs while Python shuts down, and then may abort the process."""
+    own = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", STEPS_AND_LEAVES]
+    ended = subprocess.run(command, env=os.environ | own | {"MASTER_PORT": str(port)}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
