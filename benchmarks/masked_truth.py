@@ -3,8 +3,8 @@
     python benchmarks/masked_truth.py [--base NAME] [--examples N] [--threat THREAT ...]
 
 Each mask of `robench.testing.masked` that keeps every prediction hides the same honest model, so the truth is what
-stands of that one: what an evaluation leaves more is due to the mask. The check for gradient masking is off here, as
-AutoAttack has none; benchmarks/masking_verdicts.py measures it. What `standard` warns of without it is a column.
+stands of that one: what an evaluation leaves more is due to the mask. `standard` runs as a user types it, so the check
+for gradient masking follows where a note points to it; what the planned attacks alone leave is a column.
 """
 
 import argparse
@@ -54,22 +54,30 @@ def main() -> None:
 def row(name: str, base: nn.Module, data: str, threat: str, examples: int, truth: str) -> dict[str, object]:
     """One mask under one threat."""
     hidden = masked(name, base)
-    ours, warned, our_seconds = left(hidden, data, threat, examples, protocol="standard")
+    planned, warned, _ = left(hidden, data, threat, examples, protocol="standard", masking="off")
+    ours, _, our_seconds = left(hidden, data, threat, examples, protocol="standard")
     theirs, _, their_seconds = left(hidden, data, threat, examples, attacks=(THEIRS,))
     return {
         "mask": name,
         "threat": threat,
         "the model inside": truth,
+        "planned attacks leave": planned,
+        "a note warns": "yes" if warned else "no",
         "standard leaves": ours,
         "AutoAttack leaves": theirs,
-        "a note warns": "yes" if warned else "no",
         "standard s": our_seconds,
         "AutoAttack s": their_seconds,
     }
 
 
 def left(
-    model: nn.Module, data: str, threat: str, examples: int, protocol: str | None = None, attacks: tuple[str, ...] = ()
+    model: nn.Module,
+    data: str,
+    threat: str,
+    examples: int,
+    protocol: str | None = None,
+    attacks: tuple[str, ...] = (),
+    masking: str = "auto",
 ) -> tuple[str, bool, float]:
     """How many examples are not broken, with those that attacks failed on, whether a note warns, and CPU seconds."""
     found: list[tuple[str, bool]] = []
@@ -83,7 +91,7 @@ def left(
                 protocol=protocol,
                 attacks=attacks,
                 examples=examples,
-                masking="off",
+                masking=masking,
                 precision="float32",
             )
             standing, failed = summary.union.standing, summary.union.open

@@ -42,7 +42,7 @@ def evaluate(
     run: str | Path | None = None,
     device: str = "cpu",
     precision: str | None = None,
-    masking: str = "off",
+    masking: str = "auto",
     resize: int | str | None = None,
     crop: int | str | None = None,
     interpolation: str | None = None,
@@ -64,7 +64,8 @@ def evaluate(
     - `every_attack`: run each attack on every correct example. `curve`: run minimum-norm attacks to the end.
     - `run`: a file for the evidence; the same call again finishes what is missing. Without, it stays in memory.
     - `device`: `cpu`, `cuda` or `cuda:1`. `precision`: that of the search; verification always uses float32.
-    - `masking`: `on` or `deep` then checks the result for gradient masking.
+    - `masking`: `on` or `deep` then checks the result for gradient masking, `auto` where there is a sign of it, `off`
+      never.
     - `resize`, `crop`, `interpolation`, `channels`, `labels` (a label map): those of the command line, for folders and
       PIL images.
 
@@ -87,7 +88,7 @@ def evaluate(
         every_attack=every_attack,
         curve=curve,
         precision=precision,
-        masking=_word("masking", masking, "off, on or deep"),
+        masking=_word("masking", masking, "auto, off, on or deep"),
         preparation=preparation,
         shuffled=shuffled,
     )

@@ -70,7 +70,8 @@ def run(
     result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet, pool=pool)
     summary = result.summary
     refuse_unmeasured(summary)
-    table = render([summary], intervals=True, attacks=breakdown, masking=masking != "off")
+    checked = masking in ("on", "deep") or summary.masking.verdict != "untested"
+    table = render([summary], intervals=True, attacks=breakdown, masking=checked)
     if json_path is None or str(json_path) != "-":
         echo(table, nl=False)
     if json_path is not None:

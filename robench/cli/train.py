@@ -179,7 +179,7 @@ def _evaluate(order: Order, device: torch.device, protocol: str | None, quiet: b
     """Evaluates the trained model and writes the result onto its card. Returns the exit code."""
     # Only the command line may name code: the card does not.
     source = CheckpointSource(str(order.weights), arch=order.architecture if order.factory else None, device=device)
-    prepared = prepare(EvalRequest(protocol=protocol), source, command=command_line())
+    prepared = prepare(EvalRequest(protocol=protocol, masking="auto"), source, command=command_line())
     result = run_shown(prepared, None, None, quiet)
     refuse_unmeasured(result.summary)
     echo(render([result.summary], intervals=True), nl=False)

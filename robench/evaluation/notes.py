@@ -22,6 +22,7 @@ SHOWN = (
         "sample",
         "labels",
         "outputs",
+        "logarithms",
         "gradients",
         "contradicted",
         "classes",
@@ -31,7 +32,8 @@ SHOWN = (
     ),
     "batch",
 )
-OF_MODEL = ("outputs", "gradients", "contradicted", "batch")  # found once per run file
+DOUBTFUL = ("outputs", "gradients", "contradicted")  # with one of these, gradient attacks may fail
+OF_MODEL = ("outputs", "logarithms", "gradients", "contradicted", "batch")  # found once per run file
 DROPPED = ("layout", "graph")  # optimisations that were left out: no number depends on them
 OUTPUTS = 64  # clean images whose outputs are checked to be logits
 TRIED = 8  # clean images on which gradients and batches are checked
@@ -65,6 +67,11 @@ class Notes:
     def of_model(self) -> dict[str, str]:
         """The notes about the model."""
         return {kind: self.texts[kind] for kind in OF_MODEL if kind in self.texts}
+
+    @property
+    def doubt_gradients(self) -> bool:
+        """Whether a note says that attacks that read gradients may fail on this model."""
+        return any(kind in self.texts for kind in DOUBTFUL)
 
     def environment(self) -> dict[str, str]:
         """The notes as the run file keeps them; a note that no longer holds is emptied."""

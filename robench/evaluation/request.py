@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import protocols
 from ..errors import UserError
 from ..evidence.records import Shard
+from ..masking.schedule import MaskingLevel, level
 from ..problem import datasets
 from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
@@ -41,6 +42,15 @@ class EvalRequest:
         """The seeded sample that the examples are; None if they are a count or a slice."""
         text = protocol.examples if self.examples is None else self.examples
         return Sample.parse(text) if text else None
+
+    @property
+    def masking_level(self) -> MaskingLevel:
+        """How thorough the check is: `auto` is `off` for a shard, and where attacks are named, whose number is wanted.
+
+        Raises UserError where there is no such level.
+        """
+        found = level(self.masking)
+        return "off" if found == "auto" and (self.attacks or self.shard) else found
 
     def data_name(self, card: Card | None) -> str:
         """The data by name: the requested ones, else those of the model's card; empty for examples from Python."""

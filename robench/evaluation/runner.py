@@ -27,6 +27,7 @@ from ..protocols import Protocol
 from ..results.merging import searched_in, with_precision
 from ..results.parts import parts_of
 from ..results.summary import Summary, summarise
+from ..results.tally import signs_of_masking
 from ..search.engine import pilot
 from ..search.engine.engine import Engine
 from ..search.engine.job import Ended, Job
@@ -85,8 +86,8 @@ class Evaluation:
         for one in self.rounds():
             if not (self.elsewhere or Evaluation.search_round)(self, one):
                 break
-        if self.masking != "off" and time.monotonic() < self.deadline:
-            self._check_masking(self.masking)
+        if time.monotonic() < self.deadline and (masking := self._masking_level()) != "off":
+            self._check_masking(masking)
         return self.summary()
 
     def summary(self) -> Summary:
@@ -170,7 +171,7 @@ class Evaluation:
         if clean_pass.answered or clean_pass.failures:
             self.environment["date"] = date()
         if not known and self.plan.passes == 1:
-            note_model(self.notes, self.classifier, self.split, masking_is_checked=self.masking != "off")
+            note_model(self.notes, self.classifier, self.split, masking_is_checked=self.masking in ("on", "deep"))
         correct = len(self.split) - known_examples.wrong - clean_pass.wrong
         note_examples(self.notes, self.split, self.protocol, self.classifier.classes, correct)
         with self.run.writing():
@@ -200,6 +201,7 @@ class Evaluation:
         found = predict_clean(self.referee, unknown, len(self.split))
         if "outputs" not in self.notes.texts and (logits := found.logits(OUTPUTS)) is not None:
             self.notes.add("outputs", cautions.of_outputs(logits))
+            self.notes.add("logarithms", cautions.of_logarithms(logits))
         self.notes.add("failures", found.note)
         return found
 
@@ -326,6 +328,20 @@ class Evaluation:
             planned.items * choice.attack.max_queries(threat.threat) * choice.attack.queries_per_step * self.plan.eot
             for threat, planned, choice in steps
         )
+
+    def _masking_level(self) -> MaskingLevel:
+        """How thorough the check is now: `auto` is `on` where a note or finds of the attacks show a sign of masking."""
+        if self.masking != "auto":
+            return self.masking
+        signs = signs_of_masking(self.plan, self.run)
+        for threat, sign in signs.items():
+            self.progress.noted(f"{threat}: {sign}")
+        started = any(state.started for state in self.run.shared().masking)
+        union = self.summary().union
+        if not (started or signs or self.notes.doubt_gradients) or not union.standing + union.open:
+            return "off"
+        self.progress.noted("gradient masking is checked, as a note points to it; --masking off leaves this out")
+        return "on"
 
     def _check_masking(self, masking: MaskingLevel) -> None:
         """Checks whether examples stand only because gradients mislead.

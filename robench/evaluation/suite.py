@@ -46,7 +46,7 @@ class SuiteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     examples: Word | Annotated[int, Meta(ge=1)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
     precision: Word | None = None
-    masking: Word = "off"
+    masking: Word = "auto"
     every_attack: bool = False
     curve: bool = False
 
@@ -78,7 +78,7 @@ class SuiteRun:
             "--examples": o.examples,
             "--seed": o.seed,
             "--precision": o.precision,
-            "--masking": o.masking if masking and o.masking != "off" else None,
+            "--masking": o.masking if masking and o.masking != "auto" else None,
             "--shard": shard,
         }
         words = ["robench", "evaluate", m.checkpoint]

@@ -150,9 +150,9 @@ def caution(classifier: Classifier, split: Split) -> str:
     for what, rows in found.items():
         if 2 * (images := int(rows.sum())) > len(x):
             return (
-                f"gradients {what} on {images} of the first {len(x)} images, so attacks that read them may fail and the"
-                " number may be far too high; add --masking on, or attacks that read labels, such as"
-                " --attack hop-skip-jump"
+                f"gradients {what} on {images} of the first {len(x)} images, so attacks that read them may fail;"
+                " without --masking on, or attacks that read labels, such as --attack hop-skip-jump, the number may be"
+                " far too high"
             )
     return ""
 

@@ -33,10 +33,10 @@ from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_
 from .script_graph import is_compiled
 from .transfer import guides, imitates, imitation
 
-MaskingLevel = Literal["off", "on", "deep"]
-"""How thorough the check is."""
+MaskingLevel = Literal["auto", "off", "on", "deep"]
+"""How thorough the check is; `auto` is `on` where the evaluation shows a sign of masking, else `off`."""
 
-LEVELS: tuple[MaskingLevel, ...] = ("off", "on", "deep")
+LEVELS: tuple[MaskingLevel, ...] = ("auto", "off", "on", "deep")
 CHECKED = ("linf", "l2", "l1")  # the norms for which `of_another_kind` chooses attacks
 SHARE = 0.05  # of the time that the protocol would take if every example stood
 MIN = 10.0  # seconds, if that share is less

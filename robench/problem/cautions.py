@@ -18,7 +18,7 @@ IMPROBABLE = 1e-3  # random examples show so few classes at most this often
 
 
 def of_outputs(logits: Logits) -> str:
-    """The caution for outputs that are not logits: labels, probabilities in any unit, or log-probabilities.
+    """The caution for outputs on which gradient attacks may fail: labels, and probabilities in any unit.
 
     `logits` are the model's outputs for a few images.
     """
@@ -36,16 +36,21 @@ def of_outputs(logits: Logits) -> str:
         unit = "" if abs(sums.mean().item() - 1) <= SUM_NOISE else f", in units of 1/{sums.mean().item():.4g}"
         return (
             f"the outputs are probabilities, not logits{unit}: where they saturate, gradients vanish and attacks fail,"
-            " so the number may be far too high; leave the softmax out of the model, or add --masking on"
+            " so without --masking on the number may be far too high; better leave the softmax out of the model"
         )
-    if bool((values.logsumexp(dim=1).abs() <= SUM_NOISE).all()):
-        return "the outputs are log-probabilities; attacks use them as logits"
     if low >= 0 and high <= 1 and low < high:
         return (
             "all outputs lie between 0 and 1, like those of a sigmoid: where they saturate, gradients vanish and"
-            " attacks fail, so the number may be far too high; leave the sigmoid out, or add --masking on"
+            " attacks fail, so without --masking on the number may be far too high; better leave the sigmoid out"
         )
     return ""
+
+
+def of_logarithms(logits: Logits) -> str:
+    """The remark that outputs are log-probabilities, which does no harm; `logits` are those of a few images."""
+    sums = logits.double().logsumexp(dim=1)
+    harmless = len(sums) > 1 and bool((sums.abs() <= SUM_NOISE).all())
+    return "the outputs are log-probabilities; attacks use them as logits" if harmless else ""
 
 
 def of_classes(y: Labels, classes: int) -> str:

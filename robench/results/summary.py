@@ -302,7 +302,7 @@ def _signs_of_masking(tally: Tally, threats: Iterable[ThreatEntry]) -> Iterator[
     for of, entry in zip(tally.threats, threats, strict=True):
         unchecked = entry.masking.verdict == "untested" and not entry.masking.evidence
         if unchecked and (found := of.sign_of_masking()):
-            yield f"{entry.threat}: {found}"
+            yield f"{entry.threat}: {found}; add --masking on"
 
 
 def model_entry(model: ModelRecord) -> ModelEntry:

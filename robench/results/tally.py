@@ -24,7 +24,7 @@ from .attack_rows import (
 )
 from .masking.signs import sign
 from .outcomes import Outcome, answers, ball, before_attack, outcomes, union
-from .parts import Part, Places
+from .parts import EvidenceSource, Part, Places, parts_of
 
 Letters = NDArray[np.uint8]
 """The letters of outcomes as bytes, by place in the plan."""
@@ -212,6 +212,15 @@ class Tally:
         self.union[part.places] = as_letters(letters)
         failed = frozenset[int]().union(*(of for _, of in found))
         self.failed_open += failed_among(part.plan, letters, failed)
+
+
+def signs_of_masking(plan: Plan, source: EvidenceSource) -> dict[str, str]:
+    """What attacks of another kind broke of what gradient attacks left, for each threat where it is much."""
+    tally = Tally(plan)
+    for part in parts_of(plan, source):
+        tally.add(part)
+    found = {of.threat: of.sign_of_masking() for of in tally.threats}
+    return {threat: sign for threat, sign in found.items() if sign}
 
 
 def failed_among(plan: Plan, letters: str, failed: Set[int]) -> int:

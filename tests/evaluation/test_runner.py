@@ -831,7 +831,7 @@ def test_evaluate_refuses_invalid_requests(tiny):
         ({"threats": {"linf": 0.1}}, "threats holds dict"),
         ({"seed": "one"}, "seed='one' is no whole number; give one, such as seed=1"),
         ({"seed": 1.5}, "seed=1.5 is no whole number"),
-        ({"masking": True}, "masking=True is no text; write one of off, on or deep, in quotes, or leave masking out"),
+        ({"masking": True}, "masking=True is no text; write one of auto, off, on or deep, in quotes, or leave masking"),
         ({"device": None}, "device=None is no text; write one of cpu or cuda:1"),
         ({"run": 3}, "run=3 is no path; write one as a text, such as run='net.robench'"),
     ],

@@ -19,7 +19,6 @@ LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.3, 4.0, -2.0], [-1.0, 0.0, 1.0]])
         (LOGITS.half().softmax(1), "probabilities"),
         (100 * LOGITS.softmax(1), "probabilities, not logits, in units of 1/100"),
         ((1000 * LOGITS).softmax(1), "saturated probabilities"),
-        (LOGITS.log_softmax(1), "log-probabilities"),
         (LOGITS.sigmoid(), "sigmoid"),
         (torch.eye(3), "labels"),
         (torch.eye(3)[[0, 0, 0]], "labels"),
@@ -32,6 +31,15 @@ def test_outputs_that_are_no_logits_are_recognised(outputs, word):
     text = cautions.of_outputs(outputs)
     assert bool(text) == bool(word)
     assert word in text
+    assert not cautions.of_logarithms(outputs)
+
+
+def test_log_probabilities_are_remarked_without_a_caution():
+    logarithms = LOGITS.log_softmax(1)
+    assert "log-probabilities" in cautions.of_logarithms(logarithms)
+    assert not cautions.of_outputs(logarithms)
+    assert not cautions.of_logarithms(LOGITS)
+    assert not cautions.of_logarithms(LOGITS * torch.nan)
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ from ..options import data_options, machine_options, model_options, precision_op
 @click.option("--breakdown", is_flag=True, help="Add a table of the attacks.")
 @click.option(
     "--masking",
-    default="off",
+    default="auto",
     show_default=True,
-    metavar="off|on|deep",
-    help="Check for gradient masking.",
+    metavar="auto|off|on|deep",
+    help="Check for gradient masking; auto checks where there is a sign of it.",
 )
 @precision_option
 @machine_options

@@ -1,4 +1,4 @@
-"""A sign of gradient masking where it was not checked: what the planned attacks of another kind have broken."""
+"""A sign of gradient masking without a check: what the planned attacks of another kind have broken."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ def sign(attacks: Mapping[PlannedAttack, AttackCounts]) -> str:
     broke = ", ".join(f"{label} broke {n.broken_after} of {n.searched_after}" for label, n in found.items())
     return (
         f"of the images that gradient attacks had left, {broke}, so gradients may be masked, or these attacks too weak,"
-        " and the number may be too high; add --masking on"
+        " and the number may be too high"
     )
 
 

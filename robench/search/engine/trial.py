@@ -97,8 +97,8 @@ def gradient_caution(classifier: Classifier, x: Inputs) -> str:
         )
     if plain.gradient is not None and not plain.gradient.any():
         return (
-            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it do not move and the"
-            " number may be far too high; add --masking on, or attacks that read labels, such as --attack hop-skip-jump"
+            "the gradient of the outputs is exactly 0 at the first images, so attacks that read it do not move; without"
+            " --masking on, or attacks that read labels, such as --attack hop-skip-jump, the number may be far too high"
         )
     return ""
 

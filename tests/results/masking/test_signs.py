@@ -31,7 +31,7 @@ def test_few_finds_of_another_kind_are_no_sign(broken, searched):
 def test_many_finds_of_another_kind_are_a_sign_and_both_numbers_are_named(broken, searched):
     text = sign({planned(PGD): AttackCounts(), planned(SQUARE): after(broken, searched)})
     assert f"square broke {broken} of {searched}," in text
-    assert "add --masking on" in text
+    assert "gradients may be masked" in text
 
 
 def test_of_several_attacks_those_that_broke_much_are_named():
