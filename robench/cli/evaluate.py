@@ -67,11 +67,14 @@ def run(
     if json_path is not None and str(json_path) != "-":
         read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
         refuse_unwritable(json_path, "--json", run_path, read)
-    result = run_shown(prepare(request, source, command=command_line()), run_path, minutes, quiet, pool=pool)
+    prepared_evaluation = prepare(request, source, command=command_line())
+    result = run_shown(prepared_evaluation, run_path, minutes, quiet, pool=pool)
     summary = result.summary
     refuse_unmeasured(summary)
-    checked = masking in ("on", "deep") or summary.masking.verdict != "untested"
-    table = render([summary], intervals=True, attacks=breakdown, masking=checked)
+    if masking == "auto" and summary.masking.verdict != "untested" and not quiet:
+        path = run_path or prepared_evaluation.default_run
+        click.echo(f"`robench report {path} --masking` prints what the check for gradient masking found", err=True)
+    table = render([summary], intervals=True, attacks=breakdown, masking=masking in ("on", "deep"))
     if json_path is None or str(json_path) != "-":
         echo(table, nl=False)
     if json_path is not None:
