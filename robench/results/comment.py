@@ -101,6 +101,11 @@ class Comment:
                     f"{_line(failure.attack)} under {_line(threat.threat)} failed on"
                     f" {counted(failure.examples, 'example')} ({_line(failure.error)}), counted as open."
                 )
+        yield from (f"New, not noted of the baseline: {_line(note)}." for note in self.new_notes())
+
+    def new_notes(self) -> list[str]:
+        """The notes on this run that the baseline has not: a model that masks its gradients can hold every row."""
+        return [note for note in self.now.notes if note not in self.before.notes]
 
     def flips(self, row: GateRow, limit: int | None = None) -> str:
         """The examples that held and do not now, by what broke them. Those of the union are under its threats."""
@@ -155,6 +160,7 @@ class Comment:
                 flips = self.flips(row, NAMED)
                 text = self._sentence(row) + (f". {flips}" if flips else "")
                 lines.append(f"::{kind} title=robench check::{_escaped(text)}")
+        lines += [f"::warning title=robench check::{_escaped(_plain(note))}" for note in self.new_notes()]
         if not lines:
             lines = [f"::notice title=robench check::{_escaped('no regression: ' + next(self.sentences()))}"]
         return "\n".join(lines) + "\n"

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import safetensors
 import safetensors.torch
+import torch
 
 from robench.evaluation import regression, runner
 from robench.evidence.store import RunFile
+from robench.problem import checkpoints
 from robench.problem.checkpoints import locate
 from robench.results.stats import shares
 from robench.search.attacks.pgd import PGD
+from robench.testing.masked import masked
 
 from .conftest import files, run_once
 from .test_kill import killed
@@ -75,6 +78,14 @@ def weights(folder, model="digits-adv-linf", name="model.safetensors", factor=1.
     return folder / name
 
 
+MASKED = """
+from robench.problem.architectures.digits_cnn import DigitsCNN
+from robench.testing.masked import masked
+
+
+def build(shape, classes):
+    return masked("staircase", DigitsCNN(shape, classes))
+"""
 CHECK = "check", "digits-nat", "--baseline", "baseline.json"
 
 
@@ -216,6 +227,17 @@ def test_annotations_have_the_syntax_of_github(robench, baseline, folder, monkey
 
 
 # Undecided, stopped, failed
+
+
+def test_a_note_that_the_baseline_has_not_is_in_the_comment_and_a_warning(robench, baseline, folder):
+    (folder / "net.py").write_text(MASKED)
+    torch.save(masked("staircase", checkpoints.load("digits-adv-linf").classifier.module).state_dict(), "net.pt")
+    words = "check", "net.pt", "--arch", "net.py:build", "--normalise", "none", "--baseline", "baseline.json"
+    result = robench(*words, "--github")
+    assert result.code == 0, "gradients that are masked hold every row"
+    assert "- New, not noted of the baseline: the gradient of the outputs is exactly 0" in result.out
+    assert "::warning title=robench check::the gradient" in result.out
+    assert "not noted" not in robench("check", "digits-adv-linf", "--baseline", "baseline.json").out
 
 
 def test_too_few_examples_are_undecided_with_the_number_of_further_ones(robench, folder, strong):
