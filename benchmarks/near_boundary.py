@@ -145,7 +145,7 @@ def searched(model: str, threat: str, second: list[str], last: str, path: Path) 
         f'name = "stage"\ndata = "{data_of(model)}"\nexamples = {examples}\n'
         f'[[threat]]\nthreat = "{threat}"\nattacks = [{attacks}]\n'
     )
-    found = robench.evaluate(model, protocol=protocol, run=path, precision="float32")
+    found = robench.evaluate(model, protocol=protocol, run=path, precision="float32", masking="off")
     with RunFile.read(path) as run:
         left = {record.example: record.left for record in run.evidence().nearest}
     return found.union.outcomes, left, found.cost.backwards

@@ -258,7 +258,7 @@ def evaluated(
     attacks: Sequence[str] = (),
     precision: str = "float32",
 ) -> robench.Summary:
-    """A new evaluation."""
+    """A new evaluation by the planned attacks alone, without a check for gradient masking."""
     return robench.evaluate(
         model,
         threats=[threat],
@@ -268,6 +268,7 @@ def evaluated(
         seed=seed,
         run=run,
         precision=precision,
+        masking="off",
     )
 
 
