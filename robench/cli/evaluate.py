@@ -1,6 +1,7 @@
 """`robench evaluate`: attack, judge, record, print the table."""
 
 import math
+import shlex
 from pathlib import Path
 
 import click
@@ -67,13 +68,13 @@ def run(
     if json_path is not None and str(json_path) != "-":
         read = [checkpoint, data, arch, protocol, request.preparation.labels, *attacks]
         refuse_unwritable(json_path, "--json", run_path, read)
-    prepared_evaluation = prepare(request, source, command=command_line())
-    result = run_shown(prepared_evaluation, run_path, minutes, quiet, pool=pool)
+    evaluation = prepare(request, source, command=command_line())
+    result = run_shown(evaluation, run_path, minutes, quiet, pool=pool)
     summary = result.summary
     refuse_unmeasured(summary)
-    if masking == "auto" and summary.masking.verdict != "untested" and not quiet:
-        path = run_path or prepared_evaluation.default_run
-        click.echo(f"`robench report {path} --masking` prints what the check for gradient masking found", err=True)
+    if masking == "auto" and not quiet and any(t.masking.evidence for t in summary.threats):
+        path = shlex.quote(str(run_path or evaluation.default_run))
+        click.echo(f"what the check for gradient masking found: robench report {path} --masking", err=True)
     table = render([summary], intervals=True, attacks=breakdown, masking=masking in ("on", "deep"))
     if json_path is None or str(json_path) != "-":
         echo(table, nl=False)

@@ -22,8 +22,8 @@ END = "end"  # the argument of a Slurm script that merges and reports
 
 ABOUT_HOURS = (
     "Hours are upper bounds: as many as if every example stood, at the rate of forward and backward passes measured"
-    " here on {device}, without the attacks' own arithmetic. Broken examples cost less; another machine has another"
-    " rate."
+    " here on {device}, without the attacks' own arithmetic and a check for gradient masking. Broken examples cost"
+    " less; another machine has another rate."
 )
 
 
@@ -70,7 +70,8 @@ def plan(runs: Sequence[SuiteRun], shards: int, out: Path, device: str | None) -
     if not 1 <= shards <= MAX_EXAMPLES:
         raise UserError(f"--shards {shards} is out of range; it goes from 1 to {MAX_EXAMPLES:,}")
     parts = [Shard(index, shards) for index in range(1, shards + 1)] if shards > 1 else [None]
-    tasks, after, notes, wholes = list[Task](), list[Sequence[str]](), list[str](), list[str]()
+    tasks, notes, wholes = list[Task](), list[str](), list[str]()
+    merges, checks = list[Sequence[str]](), list[Sequence[str]]()
     for evaluation in runs:
         whole = str(out / f"{evaluation.name}.robench")
         hours: Sequence[float | None] = [None] * len(parts)
@@ -86,15 +87,15 @@ def plan(runs: Sequence[SuiteRun], shards: int, out: Path, device: str | None) -
             words = evaluation.words(part, masking=part is None)
             tasks.append(Task([*words, "--run", file, "--quiet"], longest))
         if shards > 1:
-            after.append(["robench", "merge", *files, "--out", whole])
+            merges.append(["robench", "merge", *files, "--out", whole])
         if shards > 1 and evaluation.options.masking != "off":
-            after.append([*evaluation.words(masking=True), "--run", whole, "--quiet"])
+            checks.append([*evaluation.words(masking=True), "--run", whole, "--quiet"])
         wholes.append(whole)
     known = [task.hours for task in tasks if task.hours is not None]
     if known:
         about = ABOUT_HOURS.format(device=pick_device(device or "auto"))
         notes.insert(0, f"At most {shown(sum(known))} in all, {shown(max(known))} in the longest command. {about}")
-    return SuitePlan(tasks, [*after, ["robench", "report", *wholes]], out, notes)
+    return SuitePlan(tasks, [*merges, *checks, ["robench", "report", *wholes]], out, notes)
 
 
 def estimated(evaluation: SuiteRun, parts: Sequence[Shard | None], device: str) -> list[float | None]:
@@ -151,8 +152,9 @@ def _slurm(planned: SuitePlan, name: str) -> Iterator[str]:
     yield "    set -e"
     for words in planned.after:
         guard = f"[ -e {shlex.quote(words[-1])} ] || " if words[1] == "merge" else ""
-        yield f"    {guard}{shlex.join(words)}"
-    yield "    exit"
+        kept = " || code=$?" if words[1] == "evaluate" else ""  # the report comes in any case
+        yield f"    {guard}{shlex.join(words)}{kept}"
+    yield '    exit "${code-0}"'
     yield "fi"
     yield 'case "$SLURM_ARRAY_TASK_ID" in'
     for number, task in enumerate(planned.tasks):

@@ -45,24 +45,28 @@ class Notes:
 
     progress: Progress = field(default_factory=Silence)
     texts: dict[str, str] = field(default_factory=dict)
+    _noted: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, kind: str, text: str) -> None:
         """Shows a note and keeps it; an empty text is no note."""
         assert kind in (*SHOWN, *DROPPED), f"{kind} is no kind of note"
+        if text and (kind, text) not in self._noted:
+            self.progress.noted(text)
         if text:
             self.texts[kind] = text
-            self.progress.noted(text)
+            self._noted.add((kind, text))
 
     def adopt(self, recorded: Mapping[str, str]) -> bool:
         """Shows what is known from the start, and takes what a run file holds about the model.
 
         Returns whether the file holds it, so that it need not be found again.
         """
-        known = f"{NOTE}outputs" in recorded
-        found = {kind: recorded.get(f"{NOTE}{kind}", "") for kind in OF_MODEL} if known else {}
+        found = {kind: recorded.get(f"{NOTE}{kind}", "") for kind in OF_MODEL}
+        if found["outputs"] == cautions.LOGARITHMS:  # where older files have it
+            found["outputs"], found["logarithms"] = "", found["outputs"]
         for kind, text in [*self.texts.items(), *found.items()]:
             self.add(kind, text)
-        return known
+        return f"{NOTE}contradicted" in recorded  # the last of them that was added to files
 
     def of_model(self) -> dict[str, str]:
         """The notes about the model."""
@@ -79,11 +83,16 @@ class Notes:
         return shown | {f"without {kind}": self.texts.get(kind, "") for kind in DROPPED}
 
 
-def note_model(notes: Notes, classifier: Classifier, split: Split, *, masking_is_checked: bool) -> None:
-    """Notes what is odd about the gradients of a deterministic model, and about its answers in smaller batches."""
+def note_model(notes: Notes, classifier: Classifier, split: Split, *, at_random: bool) -> None:
+    """Notes what is odd about the model's gradients, and about its answers in smaller batches.
+
+    Where it answers at random, answers cannot be compared, and only absent gradients are noted.
+    """
     few = split.take(range(min(TRIED, len(split))))
-    notes.add("gradients", gradient_caution(classifier, few.x))
-    if not masking_is_checked and "gradients" not in notes.texts:
+    notes.add("gradients", gradient_caution(classifier, few.x, at_random=at_random))
+    if at_random:
+        return
+    if "gradients" not in notes.texts:
         notes.add("contradicted", diagnostics.caution(classifier, few))
     if why := objection_to_smaller_batches(classifier, few.x):
         notes.add(

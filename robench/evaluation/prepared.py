@@ -137,7 +137,7 @@ class PreparedEvaluation:
             deadline=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
             stop_when=stop_when,
             elsewhere=elsewhere,
-            masking=self.request.masking_level,
+            masking=self.request.masking_check,
             notes=Notes(texts={kind: text for kind, text in notes.items() if text}),
         )
 
@@ -202,7 +202,7 @@ def _plan(request: EvalRequest, split: Split, protocol: Protocol, classifier: Cl
     if not 0 <= seed < SEEDS:
         whose = f" of the protocol {protocol.name}" if request.seed is None else ""
         raise UserError(f"the seed {seed}{whose} is out of range; it goes from 0 to {SEEDS - 1}")
-    if request.masking_level != "off" and request.shard:
+    if request.masking_check != "off" and request.shard:
         raise UserError(
             f"masking is checked on all examples, not on shard {request.shard}; leave --masking out here, merge the"
             " shards, and add --masking to `robench evaluate --run MERGED` without --shard"

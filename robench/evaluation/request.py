@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import protocols
 from ..errors import UserError
 from ..evidence.records import Shard
-from ..masking.schedule import MaskingLevel, level
+from ..masking.schedule import MaskingRequest, requested
 from ..problem import datasets
 from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
@@ -33,7 +33,7 @@ class EvalRequest:
     every_attack: bool = False
     curve: bool = False
     precision: str | None = None  # None: that of ROBENCH_PRECISION, else `auto`
-    masking: str = "off"
+    masking: str = "off"  # comparisons are about the planned attacks; what users type is `auto`
     preparation: Preparation = field(default_factory=Preparation)
     shard: Shard | None = None  # the part of the examples that is searched; None: all of them
     shuffled: bool = False  # take the examples in an order that does not depend on their classes
@@ -44,12 +44,12 @@ class EvalRequest:
         return Sample.parse(text) if text else None
 
     @property
-    def masking_level(self) -> MaskingLevel:
-        """How thorough the check is: `auto` is `off` for a shard, and where attacks are named, whose number is wanted.
+    def masking_check(self) -> MaskingRequest:
+        """Which check is made: `auto` is `off` for a shard, and where attacks are named, whose number is wanted.
 
         Raises UserError where there is no such level.
         """
-        found = level(self.masking)
+        found = requested(self.masking)
         return "off" if found == "auto" and (self.attacks or self.shard) else found
 
     def data_name(self, card: Card | None) -> str:

@@ -18,7 +18,7 @@ from ..errors import counted
 from ..evidence.records import PassedOver, Plan
 from ..evidence.referee import PASSES, Referee
 from ..evidence.store import RunFile
-from ..masking.schedule import MaskingCheck, MaskingLevel, Step
+from ..masking.schedule import CHECKED, MaskingCheck, MaskingLevel, MaskingRequest, Step
 from ..problem import cautions
 from ..problem.classifier import Classifier
 from ..problem.randomness import seeded
@@ -62,7 +62,7 @@ class Evaluation:
     progress: Progress = field(default_factory=Silence)
     deadline: float = float("inf")  # of time.monotonic()
     stop_when: Callable[[Summary], bool] | None = None  # stop criterion: the answer suffices with examples open
-    masking: MaskingLevel = "off"  # how thoroughly to check for gradient masking, after the attacks
+    masking: MaskingRequest = "off"  # whether to check for gradient masking, after the attacks
     notes: Notes = field(default_factory=Notes)
     elsewhere: "Callable[[Evaluation, Round], bool] | None" = None  # searches a round in place of `search_round`
     engine: Engine | None = None  # of the searches without a surrogate gradient; made when it is needed
@@ -86,8 +86,8 @@ class Evaluation:
         for one in self.rounds():
             if not (self.elsewhere or Evaluation.search_round)(self, one):
                 break
-        if time.monotonic() < self.deadline and (masking := self._masking_level()) != "off":
-            self._check_masking(masking)
+        if time.monotonic() < self.deadline and (level := self._masking_level()):
+            self._check_masking(level)
         return self.summary()
 
     def summary(self) -> Summary:
@@ -170,8 +170,8 @@ class Evaluation:
         clean_pass = self._clean_pass(known_examples)
         if clean_pass.answered or clean_pass.failures:
             self.environment["date"] = date()
-        if not known and self.plan.passes == 1:
-            note_model(self.notes, self.classifier, self.split, masking_is_checked=self.masking in ("on", "deep"))
+        if not known:
+            note_model(self.notes, self.classifier, self.split, at_random=self.plan.passes > 1)
         correct = len(self.split) - known_examples.wrong - clean_pass.wrong
         note_examples(self.notes, self.split, self.protocol, self.classifier.classes, correct)
         with self.run.writing():
@@ -329,27 +329,27 @@ class Evaluation:
             for threat, planned, choice in steps
         )
 
-    def _masking_level(self) -> MaskingLevel:
-        """How thorough the check is now: `auto` is `on` where a note or finds of the attacks show a sign of masking."""
+    def _masking_level(self) -> MaskingLevel | None:
+        """How thorough the check is now; none where it is off, or `auto` sees no sign or nothing left to break."""
         if self.masking != "auto":
-            return self.masking
-        signs = signs_of_masking(self.plan, self.run)
+            return None if self.masking == "off" else self.masking
+        left = {t.threat for t in self.summary().threats if t.standing + t.open}
+        checked = left & {str(choice.threat) for choice in self.protocol.threats if choice.threat.name in CHECKED}
+        signs = signs_of_masking(self.plan, self.run) if checked else {}
+        if not checked or not (signs or self.notes.doubt_gradients):
+            return None
         for threat, sign in signs.items():
             self.progress.noted(f"{threat}: {sign}")
-        started = any(state.started for state in self.run.shared().masking)
-        union = self.summary().union
-        if not (started or signs or self.notes.doubt_gradients) or not union.standing + union.open:
-            return "off"
-        self.progress.noted("gradient masking is checked, as a note points to it; --masking off leaves this out")
+        self.progress.noted("gradient masking is checked, as the note above points to it; --masking off leaves it out")
         return "on"
 
-    def _check_masking(self, masking: MaskingLevel) -> None:
+    def _check_masking(self, level: MaskingLevel) -> None:
         """Checks whether examples stand only because gradients mislead.
 
         In float32, as rounding can mask gradients too.
         """
         check = MaskingCheck(
-            *(self.plan, self.protocol, self.classifier, self.split, self.run, masking),
+            *(self.plan, self.protocol, self.classifier, self.split, self.run, level),
             spec=lambda choice: spec_of(choice, self.plan.eot),
         )
         for search in check.searches():

@@ -13,7 +13,7 @@ from msgspec import Meta
 from .. import protocols
 from ..errors import UserError, unknown
 from ..evidence.records import Shard
-from ..masking.schedule import level
+from ..masking.schedule import requested
 from ..problem import subsets, toml
 from ..problem.architectures.factories import named_factory
 from ..problem.names import as_file_name
@@ -147,7 +147,7 @@ def read(path: Path) -> list[SuiteRun]:
 
 def _refuse_unreadable(suite: SuiteFile) -> None:
     """Raises UserError for values that no evaluation takes. Models and files are not sought."""
-    level(suite.masking)
+    requested(suite.masking)
     if suite.precision is not None and suite.precision not in ("auto", *PRECISIONS):
         raise unknown("precision", suite.precision, ("auto", *PRECISIONS))
     if suite.examples is not None:

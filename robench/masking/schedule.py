@@ -33,10 +33,13 @@ from .attacks import Effort, ascent_attacks, control, first_ascents, of_another_
 from .script_graph import is_compiled
 from .transfer import guides, imitates, imitation
 
-MaskingLevel = Literal["auto", "off", "on", "deep"]
-"""How thorough the check is; `auto` is `on` where the evaluation shows a sign of masking, else `off`."""
+MaskingLevel = Literal["on", "deep"]
+"""How thorough a check is."""
 
-LEVELS: tuple[MaskingLevel, ...] = ("auto", "off", "on", "deep")
+MaskingRequest = Literal["auto", "off", "on", "deep"]
+"""Which check is wanted; `auto` is `on` where the evaluation shows a sign of masking, else `off`."""
+
+REQUESTS: tuple[MaskingRequest, ...] = ("auto", "off", "on", "deep")
 CHECKED = ("linf", "l2", "l1")  # the norms for which `of_another_kind` chooses attacks
 SHARE = 0.05  # of the time that the protocol would take if every example stood
 MIN = 10.0  # seconds, if that share is less
@@ -48,12 +51,12 @@ MORE_MIN = 60.0  # seconds, if that share is less
 Step = tuple[ThreatChoice, PlannedAttack, AttackChoice]
 
 
-def level(text: str) -> MaskingLevel:
-    """The level of this name. Raises UserError for another word."""
-    for known in LEVELS:
+def requested(text: str) -> MaskingRequest:
+    """The request of this name. Raises UserError for another word."""
+    for known in REQUESTS:
         if text == known:
             return known
-    raise unknown("level of --masking", text, LEVELS)
+    raise unknown("level of --masking", text, REQUESTS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .threats import RT, Ball, Patch, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
 SHOWN = 10  # names of classes in a note
+LOGARITHMS = "the outputs are log-probabilities; attacks use them as logits"
 IMPROBABLE = 1e-3  # random examples show so few classes at most this often
 
 
@@ -29,8 +30,8 @@ def of_outputs(logits: Logits) -> str:
     if low < high and bool(((values == low) | (values == high)).all()) and values.shape[1] > 2:
         return (
             "the outputs take only two values: they are labels or saturated probabilities, whose gradients mislead, so"
-            " the number may be far too high; return the logits, or use attacks that read only labels, such as"
-            " --attack hop-skip-jump"
+            " without --masking on, or attacks that read labels, such as --attack hop-skip-jump, the number may be far"
+            " too high; better return the logits"
         )
     if low >= 0 and sums.mean() > 0 and bool(((sums - sums.mean()).abs() <= SUM_NOISE * sums.mean()).all()):
         unit = "" if abs(sums.mean().item() - 1) <= SUM_NOISE else f", in units of 1/{sums.mean().item():.4g}"
@@ -49,8 +50,7 @@ def of_outputs(logits: Logits) -> str:
 def of_logarithms(logits: Logits) -> str:
     """The remark that outputs are log-probabilities, which does no harm; `logits` are those of a few images."""
     sums = logits.double().logsumexp(dim=1)
-    harmless = len(sums) > 1 and bool((sums.abs() <= SUM_NOISE).all())
-    return "the outputs are log-probabilities; attacks use them as logits" if harmless else ""
+    return LOGARITHMS if len(sums) > 1 and bool((sums.abs() <= SUM_NOISE).all()) else ""
 
 
 def of_classes(y: Labels, classes: int) -> str:

@@ -101,6 +101,11 @@ class Comment:
                     f"{_line(failure.attack)} under {_line(threat.threat)} failed on"
                     f" {counted(failure.examples, 'example')} ({_line(failure.error)}), counted as open."
                 )
+        if was.masking.verdict != "untested" and now.masking.verdict == "untested":
+            yield (
+                "The baseline was checked for gradient masking, and what that found is in its numbers; this run was"
+                " not, so a drop may be hidden. Make the baseline with --masking off."
+            )
         yield from (f"New, not noted of the baseline: {_line(note)}." for note in self.new_notes())
 
     def new_notes(self) -> list[str]:

@@ -272,7 +272,7 @@ def summarise(plan: Plan, evidence: Evidence | EvidenceSource, version: str) -> 
     letters = [entry.outcomes for entry in threats]
     shown = {key for key in shared.environment if key.startswith(NOTE)}
     if all(entry.masking.verdict != "untested" for entry in threats):
-        shown -= {f"{NOTE}contradicted"}  # the verdicts say more
+        shown -= {key for key in shown if "--masking on" in shared.environment[key]}  # that was done
     return Summary(
         schema=SCHEMA,
         robench=version,

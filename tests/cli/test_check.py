@@ -240,6 +240,17 @@ def test_a_note_that_the_baseline_has_not_is_in_the_comment_and_a_warning(robenc
     assert "not noted" not in robench("check", "digits-adv-linf", "--baseline", "baseline.json").out
 
 
+def test_a_baseline_that_was_checked_for_masking_is_noted_as_this_run_is_not(robench, baseline, folder, unattacked):
+    for entry in (*baseline["threats"], baseline):
+        entry["masking"] |= {"verdict": "none-found"}
+    (folder / "checked.json").write_text(json.dumps(baseline))
+    result = robench("check", weights(folder, "digits-adv-linf", factor=0.0), "--baseline", "checked.json")
+    assert "- The baseline was checked for gradient masking" in result.out
+    plain = robench("check", "digits-adv-linf", "--baseline", "baseline.json")
+    assert "no regression" in plain.out
+    assert "The baseline was checked" not in plain.out
+
+
 def test_too_few_examples_are_undecided_with_the_number_of_further_ones(robench, folder, strong):
     words = "evaluate", "digits-adv-linf", "--protocol", strong / "gate.toml", "--examples", "5", "--quiet"
     assert robench(*words, "--json", "baseline.json").code == 0

@@ -102,3 +102,49 @@ def test_the_panel_is_refused_in_csv(refused, run):
 def test_an_unknown_level_suggests_the_nearest(refused):
     result = refused("evaluate", "digits-nat", "--masking", "depe")
     assert result == "Error: no level of --masking is called 'depe'; did you mean deep?"
+
+
+SOFT = """
+import torch
+from robench.problem.architectures.digits_cnn import DigitsCNN
+
+
+class Soft(torch.nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.module = DigitsCNN(shape, classes)
+
+    def forward(self, x):
+        return self.module(x).softmax(1)
+
+
+def build(shape, classes):
+    return Soft(shape, classes)
+"""
+TINY = """
+name = "tiny"
+examples = 12
+
+[[threat]]
+threat = "{threat}"
+attacks = [{{ attack = "{attack}" }}]
+"""
+
+
+@pytest.mark.costly
+def test_the_default_checks_where_there_is_a_sign_and_names_the_command_that_shows_why(robench, folder):
+    (folder / "net.py").write_text(SOFT)
+    base = checkpoints.load("digits-adv-linf").classifier.module
+    torch.save({f"module.{key}": value for key, value in base.state_dict().items()}, "net.pt")
+    (folder / "ball.toml").write_text(TINY.format(threat="linf:0.1", attack="pgd"))
+    (folder / "rt.toml").write_text(TINY.format(threat="rt:1px,2deg", attack="grid"))
+    words = "evaluate", "net.pt", "--arch", "net.py:build", "--data", "digits", "--normalise", "none", "--protocol"
+    found = robench(*words, "ball.toml", "--run", "a run.robench")
+    assert found.code == 0, found.err
+    assert "note: gradient masking is checked, as the note above points to it" in found.err
+    assert "found: robench report 'a run.robench' --masking" in found.err
+    assert "indicator" not in found.out
+    assert "--masking on" not in found.out, "what has been done is not recommended"
+    found = robench(*words, "rt.toml")
+    assert "the outputs are probabilities" in found.out
+    assert "masking is checked" not in found.err, "no attack is known for what is no ball"

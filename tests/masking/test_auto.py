@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import robench
+from robench.evaluation.notes import Notes
 from robench.evaluation.request import EvalRequest
 from robench.evidence.records import Shard
+from robench.masking import schedule
+from robench.problem.cautions import LOGARITHMS
 from robench.testing.masked import masked
 
 from .test_schedule import base, evidence, quick
@@ -25,9 +28,9 @@ attacks = [{ attack = "pgd", steps = 10, random_start = false }, { attack = "squ
 @pytest.fixture
 def evaluate(tmp_path):
     """An evaluation by a short protocol, in which no attack is named."""
-    (tmp_path / "tiny.toml").write_text(TINY)
 
-    def call(module, masking="auto", run=None, **changes):
+    def call(module, masking="auto", run=None, protocol=TINY, **changes):
+        (tmp_path / "tiny.toml").write_text(protocol)
         path = tmp_path / run if run else None
         return robench.evaluate(module, "digits", protocol=tmp_path / "tiny.toml", masking=masking, run=path, **changes)
 
@@ -58,27 +61,74 @@ def test_an_honest_model_is_not_checked_and_nothing_of_it_is_measured(evaluate, 
 
 
 @pytest.mark.costly
-def test_many_finds_of_another_kind_are_a_reason(evaluate, tmp_path):
+def test_many_finds_of_another_kind_are_a_reason(evaluate):
     weak = TINY.replace("steps = 10", "steps = 1, step_size = 0.001").replace("12", "40").replace("30", "200")
-    (tmp_path / "tiny.toml").write_text(weak)
-    plain = evaluate(base(), "off")
+    plain = evaluate(base(), "off", protocol=weak)
     assert "square broke" in plain.notes[-1]
     assert plain.notes[-1].endswith("add --masking on")
-    checked = evaluate(base())
+    checked = evaluate(base(), protocol=weak)
     assert checked.masking.evidence
     assert not any("square broke" in note for note in checked.notes)
 
 
-def test_a_check_that_was_cut_short_goes_on_without_the_option(evaluate, monkeypatch):
+TWO = """
+name = "two"
+examples = 8
+
+[[threat]]
+threat = "linf:0.9"
+attacks = [{ attack = "square", steps = 20 }]
+
+[[threat]]
+threat = "l2:1"
+attacks = [{ attack = "pgd", steps = 10, random_start = false }]
+"""
+
+
+@pytest.mark.costly
+def test_a_threat_is_checked_though_another_leaves_nothing_also_after_an_interruption(evaluate, monkeypatch):
+    module = masked("staircase", base())
+    asked = evaluate(module, "on", protocol=TWO)
+    assert not asked.union.standing
+    verdicts = [(t.outcomes, t.masking) for t in asked.threats]
+    assert [(t.outcomes, t.masking) for t in evaluate(module, protocol=TWO).threats] == verdicts
     with monkeypatch.context() as short:
-        short.setattr("robench.masking.schedule.MaskingCheck._measure", _stopped)
+        short.setattr(schedule.MaskingCheck, "_further", _stopped)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(base(), "on", "r.robench")
-    assert evaluate(base(), run="r.robench").masking.verdict == "none-found"
+            evaluate(module, run="r.robench", protocol=TWO)
+    again = evaluate(module, run="r.robench", protocol=TWO)
+    assert [(t.outcomes, t.masking) for t in again.threats] == verdicts
 
 
 def _stopped(*_):
     raise KeyboardInterrupt
+
+
+class Noisy(torch.nn.Module):
+    """Answers at random, and without a gradient."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.module(x + 0.01 * torch.randn_like(x))
+
+
+def test_a_model_that_answers_at_random_is_checked_where_it_has_no_gradients(evaluate, monkeypatch):
+    checked = []
+    monkeypatch.setattr(schedule.MaskingCheck, "searches", lambda check: iter(checked.append(check.level) or ()))
+    with pytest.raises(robench.NotMeasuredError):
+        evaluate(Noisy(base()), protocol=TINY.replace(', { attack = "square", steps = 30 }', ""), examples=4)
+    assert checked == ["on"]
+
+
+def test_a_remark_that_older_files_have_among_the_cautions_is_no_sign():
+    notes = Notes()
+    assert not notes.adopt({"note outputs": LOGARITHMS})
+    assert not notes.doubt_gradients
+    assert notes.texts == {"logarithms": LOGARITHMS}
 
 
 def test_a_model_that_nothing_is_left_of_is_not_checked(evaluate):
@@ -99,7 +149,7 @@ class Inverted(torch.nn.Module):
 
 
 def test_named_attacks_and_shards_are_not_checked_unless_it_is_asked_for():
-    assert EvalRequest(masking="auto").masking_level == "auto"
-    assert EvalRequest(masking="auto", attacks=["pgd"]).masking_level == "off"
-    assert EvalRequest(masking="auto", shard=Shard(1, 2)).masking_level == "off"
-    assert EvalRequest(masking="on", attacks=["pgd"]).masking_level == "on"
+    assert EvalRequest(masking="auto").masking_check == "auto"
+    assert EvalRequest(masking="auto", attacks=["pgd"]).masking_check == "off"
+    assert EvalRequest(masking="auto", shard=Shard(1, 2)).masking_check == "off"
+    assert EvalRequest(masking="on", attacks=["pgd"]).masking_check == "on"

@@ -71,11 +71,12 @@ def objection(plain: Answers, optimised: Answers) -> str:
     return ""
 
 
-def gradient_caution(classifier: Classifier, x: Inputs) -> str:
+def gradient_caution(classifier: Classifier, x: Inputs, *, at_random: bool = False) -> str:
     """A warning, in a sentence, about a model's gradients at the first images; empty if they are sound.
 
     If the model returns other logits while gradients are recorded, attacks search another function than the one that is
-    verified. Without a gradient, attacks that read it cannot run. If it is exactly 0, they do not move.
+    verified; that is not compared where it answers `at_random`. Without a gradient, attacks that read it cannot run. If
+    it is exactly 0, they do not move.
     """
     images = _images(classifier, x, MIN_ROWS)
     plain = answers(classifier, images, classifier.device)
@@ -90,7 +91,7 @@ def gradient_caution(classifier: Classifier, x: Inputs) -> str:
             "the model has no gradients, so attacks that read them cannot run, and examples that no other attack breaks"
             " stay open"
         )
-    if plain.logits is not None and _beyond_noise(plain.logits, recorded):
+    if not at_random and plain.logits is not None and _beyond_noise(plain.logits, recorded):
         return (
             "the model answers otherwise while gradients are recorded, so attacks search another function than the one"
             " that is verified, and the number may be far too high; make its forward pass the same in both modes"
