@@ -152,8 +152,8 @@ def _slurm(planned: SuitePlan, name: str) -> Iterator[str]:
     yield "    set -e"
     for words in planned.after:
         guard = f"[ -e {shlex.quote(words[-1])} ] || " if words[1] == "merge" else ""
-        kept = " || code=$?" if words[1] == "evaluate" else ""  # the report comes in any case
-        yield f"    {guard}{shlex.join(words)}{kept}"
+        rest = " || code=$?" if words[1] == "evaluate" else ""  # the report comes in any case
+        yield f"    {guard}{shlex.join(words)}{rest}"
     yield '    exit "${code-0}"'
     yield "fi"
     yield 'case "$SLURM_ARRAY_TASK_ID" in'
