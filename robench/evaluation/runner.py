@@ -333,10 +333,11 @@ class Evaluation:
         """How thorough the check is now; none where it is off, or `auto` sees no sign or nothing left to break."""
         if self.masking != "auto":
             return None if self.masking == "off" else self.masking
-        left = {t.threat for t in self.summary().threats if t.standing + t.open}
-        checked = left & {str(choice.threat) for choice in self.protocol.threats if choice.threat.name in CHECKED}
-        signs = signs_of_masking(self.plan, self.run) if checked else {}
-        if not checked or not (signs or self.notes.doubt_gradients):
+        balls = {str(choice.threat) for choice in self.protocol.threats if choice.threat.name in CHECKED}
+        signs = signs_of_masking(self.plan, self.run) if balls else {}
+        if not balls or not (signs or self.notes.doubt_gradients):
+            return None
+        if not any(t.standing + t.open for t in self.summary().threats if t.threat in balls):
             return None
         for threat, sign in signs.items():
             self.progress.noted(f"{threat}: {sign}")
