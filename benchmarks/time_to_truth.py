@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from measuring import RESULTS, machine, seconds, write_results
-from truth_rows import AUTOATTACK, FOOLBOX, Measured, keep, picture, read, row_name, table
+from truth_rows import AUTOATTACK, FOOLBOX, TIMED, Measured, keep, picture, read, row_name, table
 
 import robench
 from robench import protocols
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=MODELS, help="default: all")
     parser.add_argument("--protocol", action="append", help="default: standard")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--timed", type=int, default=50, help="images that are timed; 0 for none")
+    parser.add_argument("--timed", type=int, default=TIMED, help="images that are timed; 0 for none")
     parser.add_argument("--pairs", type=int, default=1, help="timings of each")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the protocols")
     how = parser.add_mutually_exclusive_group()
@@ -104,7 +104,9 @@ def main() -> None:
         else:
             print(f"nothing is measured of {question.protocol}", file=sys.stderr)
     if made := picture(found, their_outcomes(present)):
-        (RESULTS / f"time-to-truth{suffix(present)}{in_low(args.precision)}.svg").write_bytes(image_bytes(made, "svg"))
+        (RESULTS / f"time-to-truth{suffix(present)}{in_low(args.precision)}{with_many(args.timed)}.svg").write_bytes(
+            image_bytes(made, "svg")
+        )
 
 
 def suffix(pairs: Sequence[tuple[str, str]]) -> str:
@@ -116,6 +118,11 @@ def suffix(pairs: Sequence[tuple[str, str]]) -> str:
 def in_low(precision: str) -> str:
     """The precision in the name of a result, if it is a low one."""
     return "" if precision == "float32" else f"-{precision}"
+
+
+def with_many(timed: int) -> str:
+    """The number of timed images in the name of a result, if there are many."""
+    return f"-{timed}-timed" if timed > TIMED else ""
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,10 @@ def evaluated(
 
 def measured_rows(questions: Sequence[Question], model: str, threat: str, args: argparse.Namespace) -> list[Measured]:
     """The rows of this pair: those on file that answer a question, else new ones, which are kept there."""
-    names = {question: row_name(question.protocol, model, threat, question.precision) for question in questions}
+    names = {
+        question: row_name(question.protocol, model, threat, question.precision, question.timed)
+        for question in questions
+    }
     on_file = {} if args.again else read(ROWS)
     rows = {q: on_file[name] for q, name in names.items() if name in on_file and q.is_answered_by(on_file[name])}
     missing = [question for question in questions if question not in rows]
@@ -371,7 +381,7 @@ def write_table(question: Question, measured: Sequence[Measured], wanted: int, a
     if missing := wanted - len(measured):
         notes.append(f"{missing} of {wanted} pairs have no reference, or are not measured yet.")
     machines = sorted({f"{row.machine}; commit {row.commit}" for row in measured})
-    name = Path(question.protocol).stem + in_low(question.precision)
+    name = Path(question.protocol).stem + in_low(question.precision) + with_many(question.timed)
     rows = table(
         measured,
         their_outcomes([row.pair for row in measured]),

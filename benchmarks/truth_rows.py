@@ -18,6 +18,7 @@ from robench.results.figures.picture import COLOURS, MARKERS, NORMS, PAGE, QUIET
 
 REFERENCES = AUTOATTACK, FOOLBOX = "AutoAttack", "Foolbox"
 ORDER = ("linf", "l2", "l1")
+TIMED = 50  # images, unless more are asked for: then the rows and the table are others
 
 Pair = tuple[str, str]  # a model and a threat
 Theirs = Mapping[str, Mapping[Pair, str]]  # outcomes of each reference on each pair that it has a run of
@@ -44,7 +45,7 @@ class Measured:
     @property
     def name(self) -> str:
         """The key of the row in the file."""
-        return row_name(self.protocol, self.model, self.threat, self.precision)
+        return row_name(self.protocol, self.model, self.threat, self.precision, self.timed)
 
     @property
     def pair(self) -> Pair:
@@ -57,9 +58,10 @@ class Measured:
         return [outcomes.count("S") for outcomes in self.outcomes]
 
 
-def row_name(protocol: str, model: str, threat: str, precision: str) -> str:
+def row_name(protocol: str, model: str, threat: str, precision: str, timed: int) -> str:
     """The key of a row in the file."""
-    return f"{protocol} {model} {threat}" + (f" {precision}" if precision != "float32" else "")
+    low = f" {precision}" if precision != "float32" else ""
+    return f"{protocol} {model} {threat}{low}" + (f" {timed} timed" if timed > TIMED else "")
 
 
 def read(path: Path) -> dict[str, Measured]:

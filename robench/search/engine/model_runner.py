@@ -14,7 +14,7 @@ from .cuda_graph import Recorded, Values, cuda_graph
 from .eot import AveragedAnswers, averaged
 from .isolation import error_at, errors_end, fooling
 from .job import Job
-from .rounding import rounded
+from .rounding import rounded, with_rounded_gradients
 from .scheduler import Slots
 from .slot_batch import SlotBatch
 
@@ -33,6 +33,7 @@ class ModelRunner:
         self.notes: list[str] = []  # optimisations that were dropped, and why
         self.record = cuda_graph if classifier.device.type == "cuda" else None
         self._rounded = rounded(classifier) if precision == "bfloat16" else classifier
+        self._exact = with_rounded_gradients(classifier) if precision == "bfloat16" else classifier
         self._capturing = False
 
     def kind(self, job: Job) -> tuple[Reads, int, bool, bool, int, int]:
@@ -41,7 +42,7 @@ class ModelRunner:
         return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot, n_params
 
     def in_float32(self, job: Job) -> bool:
-        """Whether the queries of a job are computed in float32.
+        """Whether the queries of a job are computed in float32; beside bfloat16 its gradients have rounded weights.
 
         So it is for a search for the smallest perturbation: its best image lies on the boundary, and where that is in
         low precision, float32 would reject every second one at the end. So it is for examples that earlier searches
@@ -159,7 +160,7 @@ class ModelRunner:
     def _model(self, job: Job) -> tuple[Model, bool]:
         """The model in the precision of a job, and whether it computes in TF32."""
         if self.in_float32(job):
-            return self.classifier, False
+            return self._exact, False
         return self._rounded, self.precision == "tf32"
 
     def _isolated(self, batch: SlotBatch, x_adv: Tensor) -> bool:

@@ -8,8 +8,9 @@ import torch
 from ...errors import UserError, unknown
 from ...problem.classifier import Classifier, arithmetic
 from ...problem.multiply_adds import MultiplyAdds
-from ...problem.shapes import Inputs
-from .rounding import rounded
+from ...problem.shapes import Inputs, Logits
+from ..attack import Model
+from .rounding import rounded, with_rounded_gradients
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
@@ -59,8 +60,8 @@ def has_hardware(precision: str, device: torch.device) -> bool:
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     """The reason why a model cannot be searched in this precision; empty if it can.
 
-    The check makes a forward and a backward pass on a few images: the model must not raise, and its logits must equal
-    those in float32 up to rounding.
+    The check makes a forward and a backward pass on a few images with each copy that the search queries: the model must
+    not raise, and its logits must equal those in float32 up to rounding.
     """
     if precision == "float32":
         return ""
@@ -68,12 +69,10 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     try:
         with torch.no_grad(), arithmetic(images.device):
             exact = classifier(images.clone())
-        model = rounded(classifier) if precision == "bfloat16" else classifier
-        with arithmetic(images.device, tf32=precision == "tf32"):
-            leaf = images.clone().requires_grad_()
-            logits = model(leaf)
-            if logits.requires_grad:
-                torch.autograd.grad(logits.sum(), leaf)
+        low = rounded(classifier) if precision == "bfloat16" else classifier
+        logits = _differentiated(low, images, tf32=precision == "tf32")
+        if precision == "bfloat16":
+            _differentiated(with_rounded_gradients(classifier), images)
     except UserError as error:
         return str(error).partition(";")[0]
     except Exception as error:  # whatever the model's own code raises; float32 remains
@@ -81,10 +80,20 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     if logits.shape != exact.shape:
         return f"the model returns logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
     spread = (exact.amax() - exact.amin()).clamp(min=1e-30)
-    apart = ((logits.detach() - exact).abs().amax() / spread).item()
+    apart = ((logits - exact).abs().amax() / spread).item()
     if not apart <= ROUNDING:
         return f"it changes the logits by {apart:.0%} of their spread"
     return ""
+
+
+def _differentiated(model: Model, images: Inputs, *, tf32: bool = False) -> Logits:
+    """The logits of images, once the model has made a backward pass as well."""
+    with arithmetic(images.device, tf32=tf32):
+        leaf = images.clone().requires_grad_()
+        logits = model(leaf)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), leaf)
+    return logits.detach()
 
 
 def multiply_adds(classifier: Classifier) -> tuple[int, int]:

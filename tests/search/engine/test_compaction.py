@@ -15,7 +15,8 @@ from robench.search.attacks.pgd import PGD
 from robench.search.attacks.square import Square
 from robench.search.engine import model_runner
 from robench.search.engine.compaction import MIN_ROWS, compacted
-from robench.search.engine.precision import has_hardware, rounded
+from robench.search.engine.precision import has_hardware
+from robench.search.engine.rounding import rounded, with_rounded_gradients
 from robench.search.engine.scheduler import Item
 
 from ..running import ends, job
@@ -38,11 +39,11 @@ def test_a_batch_that_would_save_less_than_an_eighth_stays_as_it_is(busy, slots,
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float32, near"])
 @pytest.mark.parametrize("network", ["digits", "mnist", "preactresnet18"])
 def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     if network == "preactresnet18":
-        emulated = precision == "bfloat16" and not has_hardware(precision, torch.device("cpu"))  # which is slow
+        emulated = precision != "float32" and not has_hardware("bfloat16", torch.device("cpu"))  # which is slow
         side = 8 if emulated else 16
         shape = (3, side, side)
         module = ARCHITECTURES[network].build(shape, 10)
@@ -52,7 +53,8 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     convert_conv2d_weight_memory_format(model.module, torch.channels_last)
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(64, *model.shape, generator=g), torch.randint(0, 10, (64,), generator=g)
-    network = rounded(model) if precision == "bfloat16" else model
+    copies = {"bfloat16": rounded, "float32, near": with_rounded_gradients}
+    network = copies[precision](model) if precision in copies else model
 
     def answers(rows):
         images = x[rows].clone().requires_grad_()

@@ -1,5 +1,6 @@
 """A search in low precision breaks the same examples as one in float32, and float32 verifies its every result."""
 
+import copy
 from dataclasses import replace
 from fractions import Fraction
 
@@ -28,7 +29,8 @@ from robench.search.engine.precision import (
     multiply_adds,
     saves_too_little,
 )
-from robench.search.engine.rounding import rounded
+from robench.search.engine.rounded_gradient import exact_outputs
+from robench.search.engine.rounding import rounded, with_rounded_gradients
 
 from ...exact_distances import classifier, toy
 from ..running import ends, items, job
@@ -108,6 +110,78 @@ def test_the_gradient_of_the_first_layer_is_that_of_its_rounded_weights(split):
     assert 1e-4 < apart < 0.02
 
 
+CONVOLUTIONS = {
+    "one channel": nn.Conv2d(1, 6, 5, stride=2, padding=2),
+    "one channel, dilated": nn.Conv2d(1, 6, 3, padding=(1, 0), dilation=2),
+    "three channels": nn.Conv2d(3, 6, 3, stride=2, padding=1),
+    "in groups": nn.Conv2d(4, 6, 3, groups=2),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "last"])
+def test_near_searches_have_exact_logits_and_the_gradient_of_rounded_weights(name, memory_format):
+    torch.manual_seed(0)
+    first = CONVOLUTIONS[name]
+    layers = nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.LazyLinear(7), nn.ReLU(), nn.Linear(7, 4)).float()
+    layers(torch.zeros(1, first.in_channels, 11, 9))
+    network = Classifier(layers, name="", architecture="", shape=(first.in_channels, 11, 9), classes=4)
+    near = with_rounded_gradients(network)
+    x = torch.rand(8, *network.shape).to(memory_format=memory_format).requires_grad_()
+    logits, exact = near(x), network(x)
+    assert torch.equal(logits, exact)
+    (found,), (without,) = (torch.autograd.grad(out[:, 1].sum(), x) for out in (logits, exact))
+    rounded_weights = copy.deepcopy(layers)
+    for layer in (rounded_weights[0], rounded_weights[3]):
+        layer.weight.data = layer.weight.bfloat16().float()
+    hidden = exact - rounded_weights(x)  # zero but for rounding: the masks of the ReLU must be the same
+    assert hidden.abs().max() < 0.02
+    (expected,) = torch.autograd.grad(rounded_weights(x)[:, 1].sum(), x)
+    assert (found - expected).norm() < 0.01 * expected.norm()
+    assert 0 < (found - without).norm() < 0.02 * without.norm()
+
+
+def test_the_gradient_over_windows_is_that_of_the_convolution():
+    """With weights and gradients that bfloat16 holds exactly, nothing is rounded."""
+    layer = nn.Conv2d(1, 4, (5, 3), stride=(2, 1), padding=(2, 0), dilation=(1, 2)).requires_grad_(False)
+    g = torch.Generator().manual_seed(0)
+    layer.weight.copy_(torch.randint(-4, 5, layer.weight.shape, generator=g))
+    x = torch.rand(3, 1, 12, 10, generator=g).requires_grad_()
+    y = layer(x)
+    upstream = torch.randint(-4, 5, y.shape, generator=g).float()
+    found, exact = (torch.autograd.grad(out, x, upstream)[0] for out in (exact_outputs(layer, layer.forward)(x), y))
+    assert torch.equal(found, exact)
+
+
+class Noisy(nn.Linear):
+    """Has weights, and does more with them than a matrix product."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * 2, self.bias)
+
+
+def normed():
+    return nn.utils.parametrizations.weight_norm(nn.Linear(20, 20))
+
+
+@pytest.mark.parametrize("layer", [lambda: Noisy(20, 20), normed], ids=["a class of its own", "parametrized"])
+def test_layers_of_other_kinds_keep_their_gradients_in_near_searches(layer, split):
+    torch.manual_seed(0)
+    network = classifier(nn.Sequential(nn.Flatten(), layer(), nn.ReLU(), nn.Linear(20, 4)), 4)
+    x = split.x.clone().requires_grad_()
+    near, exact = (torch.autograd.grad(of(x).sum(), x)[0] for of in (with_rounded_gradients(network), network))
+    assert torch.equal(near, exact)
+
+
+def test_the_gradient_of_a_reader_of_another_kind_is_its_own(split):
+    """Here the matrix product of the weights alone would be half of the gradient."""
+    torch.manual_seed(0)
+    network = classifier(nn.Sequential(nn.Flatten(), Noisy(20, 20), nn.ReLU(), nn.Linear(20, 4)), 4)
+    x = split.x.clone().requires_grad_()
+    rough, exact = (torch.autograd.grad(of(x).sum(), x)[0] for of in (rounded(network), network))
+    assert (rough - exact).norm() < 0.02 * exact.norm()
+
+
 def test_weights_that_two_layers_share_are_rounded_in_one_of_them(split):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Flatten(), nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 4))
@@ -136,6 +210,7 @@ def test_rounding_does_not_change_the_classifier(model, split):
     with torch.no_grad():
         logits = model(split.x)
         rounded(model)(split.x)
+        with_rounded_gradients(model)(split.x)
         assert torch.equal(model(split.x), logits)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
