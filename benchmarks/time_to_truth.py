@@ -104,9 +104,8 @@ def main() -> None:
         else:
             print(f"nothing is measured of {question.protocol}", file=sys.stderr)
     if made := picture(found, their_outcomes(present)):
-        (RESULTS / f"time-to-truth{suffix(present)}{in_low(args.precision)}{with_many(args.timed)}.svg").write_bytes(
-            image_bytes(made, "svg")
-        )
+        name = f"time-to-truth{suffix(present)}{in_low(args.precision)}{with_many(args.timed)}"
+        (RESULTS / f"{name}.svg").write_bytes(image_bytes(made, "svg"))
 
 
 def suffix(pairs: Sequence[tuple[str, str]]) -> str:
@@ -139,6 +138,10 @@ class Question:
         """The protocol's attacks under a threat, with every number."""
         (choice,) = protocols.load(self.protocol, data_of(model)).with_threats([threat]).threats
         return [described(attack) for attack in choice.attacks]
+
+    def row_name(self, model: str, threat: str) -> str:
+        """The key of the row that answers it."""
+        return row_name(self.protocol, model, threat, self.precision, self.timed)
 
     def is_answered_by(self, row: Measured) -> bool:
         """Whether a row was measured with these numbers, or more seeds, and with the protocol's present attacks."""
@@ -281,10 +284,7 @@ def evaluated(
 
 def measured_rows(questions: Sequence[Question], model: str, threat: str, args: argparse.Namespace) -> list[Measured]:
     """The rows of this pair: those on file that answer a question, else new ones, which are kept there."""
-    names = {
-        question: row_name(question.protocol, model, threat, question.precision, question.timed)
-        for question in questions
-    }
+    names = {question: question.row_name(model, threat) for question in questions}
     on_file = {} if args.again else read(ROWS)
     rows = {q: on_file[name] for q, name in names.items() if name in on_file and q.is_answered_by(on_file[name])}
     missing = [question for question in questions if question not in rows]
