@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+WORTH = 100  # products for each number of a layer's input, below which conversions use up the gain
+
 
 def exact_outputs(layer: nn.Module, outputs: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """A layer with these outputs, and the gradient that it has with rounded weights."""
@@ -42,6 +44,14 @@ def is_plain(layer: nn.Module) -> bool:
     if type(layer) is nn.Linear:
         return True
     return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def is_worth(layer: nn.Module) -> bool:
+    """Whether the gradient of a plain layer takes less time with rounded weights: by a count, not by a clock."""
+    weight = layer.get_parameter("weight")
+    if isinstance(layer, nn.Conv2d):
+        return weight.numel() >= WORTH * layer.in_channels * layer.stride[0] * layer.stride[1]
+    return weight.shape[0] >= WORTH
 
 
 def _gradient(rough: nn.Module) -> Gradient:

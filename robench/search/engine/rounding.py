@@ -12,7 +12,7 @@ from ...problem.checkpoints.programs import in_bfloat16, scripts
 from ...problem.classifier import Classifier
 from ...problem.shapes import Inputs, Logits
 from ..attack import Model
-from .rounded_gradient import exact_outputs, is_plain, round_weights
+from .rounded_gradient import exact_outputs, is_plain, is_worth, round_weights
 
 TRIED = 2  # images of a batch that a TorchScript program must compute with its weights channels last
 
@@ -55,13 +55,13 @@ def rounded(classifier: Classifier) -> Model:
 def with_rounded_gradients(classifier: Classifier) -> Model:
     """The classifier with the logits of float32, bit for bit, and gradients from weights rounded to bfloat16.
 
-    So are plain convolutions and matrix products other than the last; all else is that of float32.
+    Only gradients of plain convolutions and matrix products are rough, where that saves time; that of the last is not.
     """
     shared = [*scripts(classifier.module), *classifier.module.parameters()]
     module: nn.Module = copy.deepcopy(classifier.module, {id(part): part for part in shared})
     calls = _calls(module, classifier)
     for layer in set(calls) - set(calls[-1:]):
-        if is_plain(layer):
+        if is_plain(layer) and is_worth(layer):
             layer.forward = exact_outputs(layer, layer.forward)
 
     def model(x: Inputs) -> Logits:
