@@ -353,12 +353,16 @@ class Evaluation:
             *(self.plan, self.protocol, self.classifier, self.split, self.run, level),
             spec=lambda choice: spec_of(choice, self.plan.eot),
         )
+        note = ""  # of the first search that still has something to do
         for search in check.searches():
-            if search.note:
-                self.progress.noted(search.note)
-            engine = self._engine(search.classifier)
+            note = search.note or note
             jobs = self._jobs(search.steps, among=search.examples, again=search.again)
-            self._search(engine, jobs, min(self.deadline, search.until))
+            if (first := next(jobs, None)) is None:
+                continue
+            if note:
+                self.progress.noted(note)
+                note = ""
+            self._search(self._engine(search.classifier), chain([first], jobs), min(self.deadline, search.until))
             self._running = []  # an attack that ran out of time holds no slots any more
 
     # On record.

@@ -71,6 +71,15 @@ def test_a_masked_model_is_marked_and_both_commands_print_the_same_panel(robench
     assert verified.code == 0, verified.err
 
 
+@pytest.mark.costly
+def test_a_finished_check_announces_no_search_again(robench, staircase):
+    command = "evaluate", *staircase, *ATTACK[:-1], "--masking", "on", "--run", "r.robench"
+    assert "that first-order attacks left are searched further" in robench(*command).err
+    again = robench(*command)
+    assert again.code == 0
+    assert "searched further" not in again.err
+
+
 def test_without_the_option_no_masking_check_runs(robench, staircase, folder):
     plain = robench("evaluate", *staircase, *ATTACK, "--run", "r.robench", "--json", "s.json")
     assert "Gradient masking: untested." in plain.out
