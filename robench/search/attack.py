@@ -76,7 +76,7 @@ class Attack(ABC):
     source: ClassVar[str]  # method, paper, link: the line of `robench list attacks`
     threats: ClassVar[tuple[str, ...]]  # names of the threat models it can attack
     reads: ClassVar[Reads]
-    precise: ClassVar[bool] = False  # low precision would mislead it: it always receives float32
+    precise: ClassVar[bool] = False  # rounding would mislead it: it always receives float32
     minimises: ClassVar[bool] = False  # after a find it searches for a nearer one
     comes_from_outside: ClassVar[bool] = False  # it starts at any misclassified image, and fails without one
 

@@ -44,7 +44,7 @@ class Engine:
         self.precision = precision
         self.rounds = 0  # passes of the whole batch so far
         self._steps_per_round = 1 if classifier.device.type == "cpu" else STEPS_PER_ROUND
-        self._runner = ModelRunner(classifier, precision, compact=compact)
+        self._runner = ModelRunner(classifier, precision, split.x, compact=compact)
         self._scheduler: Scheduler[Job] = Scheduler(rows, self._runner.kind, self._runner.fewer)
         self._batch = self._open()
         self._until = math.inf

@@ -1,6 +1,7 @@
 """The model runner: makes steps of the searches on a batch, with one pass of the model for all of them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from ...errors import described
 from ...problem.classifier import Classifier, arithmetic
 from ...problem.memory import out_of_memory
+from ...problem.shapes import Inputs
 from ..attack import Model, Reads, Seen, differentiate
 from .compaction import compacted
 from .cuda_graph import Recorded, Values, cuda_graph
@@ -18,6 +20,9 @@ from .rounding import rounded, with_rounded_gradients
 from .scheduler import Slots
 from .slot_batch import SlotBatch
 
+Arithmetic = Literal["float32", "near", "low"]
+"""Of the queries of a job. `near`: logits of float32, and gradients from rounded weights where the search has any."""
+
 
 class ModelRunner:
     """Queries the model in the precision of the search, and passes its answers to the best images and the attacks.
@@ -26,23 +31,23 @@ class ModelRunner:
     alone on the slots is captured as a graph. An error ends the jobs or the searches that it concerns.
     """
 
-    def __init__(self, classifier: Classifier, precision: str, *, compact: bool = True):
+    def __init__(self, classifier: Classifier, precision: str, x: Inputs, *, compact: bool = True):
         self.classifier = classifier
         self.precision = precision
         self.compact = compact
         self.notes: list[str] = []  # optimisations that were dropped, and why
         self.record = cuda_graph if classifier.device.type == "cuda" else None
         self._rounded = rounded(classifier) if precision == "bfloat16" else classifier
-        self._exact = with_rounded_gradients(classifier) if precision == "bfloat16" else classifier
+        self._near = with_rounded_gradients(classifier, x) if precision == "bfloat16" else classifier
         self._capturing = False
 
-    def kind(self, job: Job) -> tuple[Reads, int, bool, bool, int, int]:
+    def kind(self, job: Job) -> tuple[Reads, int, Arithmetic, bool, int, int]:
         """What jobs must agree in to share a pass of the model."""
         n_params = job.threat.n_params(self.classifier.shape)
-        return job.attack.reads, job.attack.queries_per_step, self.in_float32(job), job.smallest, job.eot, n_params
+        return job.attack.reads, job.attack.queries_per_step, self._arithmetic(job), job.smallest, job.eot, n_params
 
     def in_float32(self, job: Job) -> bool:
-        """Whether the queries of a job are computed in float32; beside bfloat16 its gradients have rounded weights.
+        """Whether the logits of a job's queries are computed in float32.
 
         So it is for a search for the smallest perturbation: its best image lies on the boundary, and where that is in
         low precision, float32 would reject every second one at the end. So it is for examples that earlier searches
@@ -159,9 +164,15 @@ class ModelRunner:
 
     def _model(self, job: Job) -> tuple[Model, bool]:
         """The model in the precision of a job, and whether it computes in TF32."""
-        if self.in_float32(job):
-            return self._exact, False
-        return self._rounded, self.precision == "tf32"
+        kind = self._arithmetic(job)
+        models: dict[Arithmetic, Model] = {"float32": self.classifier, "near": self._near, "low": self._rounded}
+        return models[kind], kind == "low" and self.precision == "tf32"
+
+    def _arithmetic(self, job: Job) -> Arithmetic:
+        """How the queries of a job are computed. Attacks that walk along the boundary have exact gradients as well."""
+        if not self.in_float32(job):
+            return "low"
+        return "near" if job.near and not (job.attack.precise or job.smallest) else "float32"
 
     def _isolated(self, batch: SlotBatch, x_adv: Tensor) -> bool:
         """End the searches whose own image makes the model raise. Returns whether there are any.

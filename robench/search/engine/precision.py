@@ -8,9 +8,9 @@ import torch
 from ...errors import UserError, unknown
 from ...problem.classifier import Classifier, arithmetic
 from ...problem.multiply_adds import MultiplyAdds
-from ...problem.shapes import Inputs, Logits
-from ..attack import Model
-from .rounding import rounded, with_rounded_gradients
+from ...problem.shapes import Inputs
+from .rounding import rounded
+from .trial import gradients_apart
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 VARIABLE = "ROBENCH_PRECISION"  # of the environment: the precision if none is named
@@ -23,6 +23,7 @@ WORTH = {"cpu": 200_000_000, "cuda": 4_000_000_000}
 SHARE = {"cpu": 7 / 10, "cuda": 7 / 8}
 
 ROUNDING = 0.25  # of the spread of the logits: a larger change in a lower precision is not a rounding error
+TURNED = 0.5  # of the length of the gradient, likewise: units that switch turn it by up to a seventh in small networks
 
 
 def checked(name: str | None, device: torch.device) -> str:
@@ -60,8 +61,8 @@ def has_hardware(precision: str, device: torch.device) -> bool:
 def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     """The reason why a model cannot be searched in this precision; empty if it can.
 
-    The check makes a forward and a backward pass on a few images with each copy that the search queries: the model must
-    not raise, and its logits must equal those in float32 up to rounding.
+    The check makes forward and backward passes on a few images: the model must not raise, and its logits and gradients
+    must equal those in float32 up to rounding. So a model that replaces its own weights is refused.
     """
     if precision == "float32":
         return ""
@@ -69,10 +70,12 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     try:
         with torch.no_grad(), arithmetic(images.device):
             exact = classifier(images.clone())
-        low = rounded(classifier) if precision == "bfloat16" else classifier
-        logits = _differentiated(low, images, tf32=precision == "tf32")
-        if precision == "bfloat16":
-            _differentiated(with_rounded_gradients(classifier), images)
+        model = rounded(classifier) if precision == "bfloat16" else classifier
+        with arithmetic(images.device, tf32=precision == "tf32"):
+            leaf = images.clone().requires_grad_()
+            logits = model(leaf)
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), leaf)
     except UserError as error:
         return str(error).partition(";")[0]
     except Exception as error:  # whatever the model's own code raises; float32 remains
@@ -80,20 +83,14 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
     if logits.shape != exact.shape:
         return f"the model returns logits of shape {tuple(logits.shape)}, not {tuple(exact.shape)}"
     spread = (exact.amax() - exact.amin()).clamp(min=1e-30)
-    apart = ((logits - exact).abs().amax() / spread).item()
+    apart = ((logits.detach() - exact).abs().amax() / spread).item()
     if not apart <= ROUNDING:
         return f"it changes the logits by {apart:.0%} of their spread"
+    if precision == "bfloat16":
+        turned = gradients_apart(classifier, model, images)
+        if turned > TURNED:
+            return f"it changes the gradients by {turned:.0%} of their length"
     return ""
-
-
-def _differentiated(model: Model, images: Inputs, *, tf32: bool = False) -> Logits:
-    """The logits of images, once the model has made a backward pass as well."""
-    with arithmetic(images.device, tf32=tf32):
-        leaf = images.clone().requires_grad_()
-        logits = model(leaf)
-        if logits.requires_grad:
-            torch.autograd.grad(logits.sum(), leaf)
-    return logits.detach()
 
 
 def multiply_adds(classifier: Classifier) -> tuple[int, int]:

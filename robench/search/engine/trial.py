@@ -64,11 +64,17 @@ def objection(plain: Answers, optimised: Answers) -> str:
         return f"changes the logits by up to {_apart(plain.logits, optimised.logits).item():.3g}"
     if plain.gradient is None or optimised.gradient is None:
         return ""
-    length = plain.gradient.flatten(1).norm(dim=1).amax()
-    moved = (plain.gradient - optimised.gradient).flatten(1).norm(dim=1).amax()
-    if plain.gradient.isfinite().all() and not moved <= GRADIENT_NOISE * length:
+    if plain.gradient.isfinite().all() and not _moved(plain.gradient, optimised.gradient) <= GRADIENT_NOISE:
         return "changes the gradients"
     return ""
+
+
+def gradients_apart(classifier: Classifier, model: Model, x: Inputs) -> float:
+    """How far the gradients of a copy are from a classifier's, in lengths of these; 0 where either has none."""
+    plain, copied = (answers(of, x, classifier.device).gradient for of in (classifier, model))
+    if plain is None or copied is None or not plain.isfinite().all():
+        return 0.0
+    return _moved(plain, copied)
 
 
 def gradient_caution(classifier: Classifier, x: Inputs, *, at_random: bool = False) -> str:
@@ -78,7 +84,7 @@ def gradient_caution(classifier: Classifier, x: Inputs, *, at_random: bool = Fal
     verified; that is not compared where it answers `at_random`. Without a gradient, attacks that read it cannot run. If
     it is exactly 0, they do not move.
     """
-    images = _images(classifier, x, MIN_ROWS)
+    images = first_images(classifier, x, MIN_ROWS)
     plain = answers(classifier, images, classifier.device)
     with arithmetic(classifier.device), seeded(0, classifier.device), torch.enable_grad():
         try:
@@ -111,7 +117,7 @@ def use_channels_last(classifier: Classifier, x: Inputs) -> str:
     """
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in classifier.module.modules()):
         return ""
-    images = _images(classifier, x, IMAGES)
+    images = first_images(classifier, x)
     plain = answers(classifier, images, classifier.device)
     convert_conv2d_weight_memory_format(classifier.module, torch.channels_last)
     why = objection(plain, answers(classifier, images, classifier.device))
@@ -122,13 +128,19 @@ def use_channels_last(classifier: Classifier, x: Inputs) -> str:
 
 def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
     """The reason why queries must be whole batches: answers for some rows depend on others. Empty if they need not."""
-    few = _images(classifier, x, MIN_ROWS)
+    few = first_images(classifier, x, MIN_ROWS)
     many = torch.cat([few, torch.zeros_like(few)])  # idle slots may hold any image
 
     def first(model: Callable[[Inputs], Tensor]) -> Model:
         return lambda rows: model(torch.cat([rows, many[MIN_ROWS:]]))[:MIN_ROWS]
 
     return objection(answers(first(classifier), few, few.device), answers(classifier, few, few.device))
+
+
+def _moved(one: Tensor, other: Tensor) -> float:
+    """The largest distance between gradients, over the largest length; 0 if both are 0."""
+    moved, length = (gradients.flatten(1).norm(dim=1).amax().item() for gradients in (one - other, one))
+    return moved / length if length else float("inf") if moved else 0.0
 
 
 def _beyond_noise(one: Tensor, other: Tensor) -> bool:
@@ -138,7 +150,7 @@ def _beyond_noise(one: Tensor, other: Tensor) -> bool:
     return not bool(_apart(one, other) <= noise)
 
 
-def _images(classifier: Classifier, x: Inputs, rows: int) -> Tensor:
+def first_images(classifier: Classifier, x: Inputs, rows: int = IMAGES) -> Tensor:
     """A batch of this many rows that repeats the first images."""
     return x[torch.arange(rows) % min(IMAGES, len(x))].to(classifier.device)
 

@@ -53,8 +53,8 @@ def test_a_row_has_the_same_bits_in_a_batch_of_any_size(network, precision):
     convert_conv2d_weight_memory_format(model.module, torch.channels_last)
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(64, *model.shape, generator=g), torch.randint(0, 10, (64,), generator=g)
-    copies = {"bfloat16": rounded, "float32, near": with_rounded_gradients}
-    network = copies[precision](model) if precision in copies else model
+    copies = {"float32": model, "bfloat16": rounded(model), "float32, near": with_rounded_gradients(model, x)}
+    network = copies[precision]
 
     def answers(rows):
         images = x[rows].clone().requires_grad_()

@@ -126,9 +126,8 @@ def test_near_searches_have_exact_logits_and_the_gradient_of_rounded_weights(nam
     layers = nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.LazyLinear(128), nn.Softplus(), nn.Linear(128, 4))
     layers(torch.zeros(1, first.in_channels, 11, 9))
     network = Classifier(layers, name="", architecture="", shape=(first.in_channels, 11, 9), classes=4)
-    near = with_rounded_gradients(network)
     x = torch.rand(8, *network.shape).to(memory_format=memory_format).requires_grad_()
-    logits, exact = near(x), network(x)
+    logits, exact = with_rounded_gradients(network, x.detach())(x), network(x)
     assert torch.equal(logits, exact)
     (found,), (without,) = (torch.autograd.grad(out[:, 1].sum(), x) for out in (logits, exact))
     rounded_weights = copy.deepcopy(layers)
@@ -167,8 +166,100 @@ def test_layers_of_other_kinds_keep_their_gradients_in_near_searches(layer, spli
     torch.manual_seed(0)
     network = classifier(nn.Sequential(nn.Flatten(), layer(), nn.ReLU(), nn.Linear(128, 4)), 4)
     x = split.x.clone().requires_grad_()
-    near, exact = (torch.autograd.grad(of(x).sum(), x)[0] for of in (with_rounded_gradients(network), network))
+    near, exact = (torch.autograd.grad(of(x).sum(), x)[0] for of in (with_rounded_gradients(network, split.x), network))
     assert torch.equal(near, exact)
+
+
+class Calls(nn.Module):
+    """A network whose layers are called in unusual ways."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv, self.tokens = nn.Conv2d(1, 32, 3, padding=1), nn.Linear(20, 128)
+        self.wide, self.last = nn.Linear(32 * 20, 128), nn.Linear(128, 4)
+        self.of = forward
+
+    def hidden(self, x):
+        return self.wide(self.conv(x).relu().flatten(1)).tanh()
+
+    def forward(self, x):
+        return self.last(self.of(self, x))
+
+
+def modified(net, x):
+    h = 1 * net.conv(x).relu().flatten(1)
+    a = net.wide(h)
+    return (a + net.wide(h.mul_(0.5))).tanh()
+
+
+def moved(net, x):
+    return net.hidden(x - 0.1 * torch.func.grad(lambda z: net.hidden(z).sum())(x))
+
+
+UNUSUAL = {
+    "in place on tokens": lambda net, x: net.tokens(x.flatten(2)).relu_().mean(dim=1),
+    "one image at a time": lambda net, x: net.wide(torch.stack([net.conv(i).relu() for i in x]).flatten(1)).tanh(),
+    "by name": lambda net, x: net.wide(input=net.conv(input=x).relu().flatten(1)).tanh(),
+    "an input that is modified": modified,
+    "torch.func.vmap": lambda net, x: torch.func.vmap(lambda i: net.hidden(i[None])[0])(x),
+}
+OTHER_THAN_THE_COPY = {
+    "other weights in every call": lambda net, x: torch.func.functional_call(
+        net.wide, {name: -value for name, value in net.wide.named_parameters()}, (net.conv(x).relu().flatten(1),)
+    ),
+    "a step along its own gradient": moved,
+}
+
+
+@pytest.mark.parametrize("how", UNUSUAL)
+def test_unusual_calls_of_layers_keep_their_low_precision(how, split):
+    torch.manual_seed(0)
+    network = classifier(Calls(UNUSUAL[how]), 4)
+    assert precisions.failure(network, "bfloat16", split.x[:2]) == ""
+    near = with_rounded_gradients(network, split.x)
+    assert near is not network
+    x = split.x.clone().requires_grad_()
+    logits, exact = near(x), network(x)
+    assert torch.equal(logits, exact)
+    found, without = (torch.autograd.grad(out[:, 1].sum(), x)[0] for out in (logits, exact))
+    assert 0 < (found - without).norm() < 0.02 * without.norm()
+
+
+@pytest.mark.parametrize("how", OTHER_THAN_THE_COPY)
+def test_a_model_that_its_copy_differs_from_is_itself_searched_near_the_boundary(how, split):
+    """Gradients of other weights than those in use would make the model seem robust."""
+    torch.manual_seed(0)
+    network = classifier(Calls(OTHER_THAN_THE_COPY[how]), 4)
+    assert with_rounded_gradients(network, split.x) is network
+
+
+def test_a_model_with_other_gradients_in_bfloat16_is_refused(split):
+    """Its first layer has other weights than those that are rounded."""
+
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+            self.weights = {name: -value.detach() for name, value in self.net.named_parameters()}
+
+        def forward(self, x):
+            return torch.func.functional_call(self.net, self.weights, (x,))
+
+    assert "it changes the gradients by " in precisions.failure(classifier(Other(), 4), "bfloat16", split.x[:2])
+
+
+def test_attacks_that_walk_along_the_boundary_are_exact_near_to_it(model, split):
+    """In bfloat16 they end with the same images, bit for bit."""
+    attack = FAB(steps=10, targets=3)
+    near = replace(job(SMALL, attack, items(model, attack, split, range(20))), near=True)
+    exact, low = (
+        {end.item: end.x_adv for end in ends(model, split, copy.deepcopy(near), precision=precision)}
+        for precision in ("float32", "bfloat16")
+    )
+    found = [item for item, x_adv in exact.items() if x_adv is not None]
+    assert found == [item for item, x_adv in low.items() if x_adv is not None]
+    assert found
+    assert all(torch.equal(exact[item], low[item]) for item in found)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +315,7 @@ def test_rounding_does_not_change_the_classifier(model, split):
     with torch.no_grad():
         logits = model(split.x)
         rounded(model)(split.x)
-        with_rounded_gradients(model)(split.x)
+        with_rounded_gradients(model, split.x)(split.x)
         assert torch.equal(model(split.x), logits)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
