@@ -68,6 +68,8 @@ def with_rounded_gradients(classifier: Classifier, x: Inputs) -> Model:
         for layer in set(calls) - set(calls[-1:])
         if is_plain(layer) and is_worth(layer)
     }
+    if not forwards:
+        return classifier
     for layer, forward in forwards.items():
         layer.forward = forward
 
