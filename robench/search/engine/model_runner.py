@@ -21,7 +21,7 @@ from .scheduler import Slots
 from .slot_batch import SlotBatch
 
 Arithmetic = Literal["float32", "near", "low"]
-"""Of the queries of a job. `near`: logits of float32, and gradients from rounded weights where the search has any."""
+"""The way in which a job's queries are computed. `near`: logits of float32, and gradients from rounded weights."""
 
 
 class ModelRunner:
