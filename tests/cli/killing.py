@@ -1,6 +1,7 @@
 """Starts a command once to its end, then again and again and kills each start at its moment; the last may finish.
 
-A moment is a share of the seconds of the undisturbed start. Torch is imported once, in a process that then forks for
+A moment is a share of the seconds of the undisturbed start. If a machine that has become slower lost no work at all of
+them, later ones follow. Torch is imported once, in a process that then forks for
 every start: so twenty starts take seconds. Writes one JSON line per start on standard output: whether it was still
 alive when it was killed, what it searched, and what the run file holds after it.
 """
@@ -20,6 +21,9 @@ from robench.errors import UserError
 from robench.evaluation import prepared, runner
 from robench.evidence.store import RunFile
 from robench.search.engine.engine import Engine
+
+LATER = 1.5  # times the last moment is the next one
+LATEST = 5  # times the undisturbed start
 
 
 def start(words: list[str], log: Path) -> int:
@@ -85,23 +89,27 @@ def known(path: Path) -> dict[str, list[object]]:
     }
 
 
-def started(words: list[str], name: str, number: int, moment: float | None) -> float:
-    """Starts the command for the run file and the summary of this name; the seconds that it ran."""
+def started(words: list[str], name: str, number: int, moment: float | None) -> tuple[float, bool]:
+    """Starts the command for the run and the summary of this name; the seconds that it ran, and whether it lost work."""
     path = Path(f"{name}.robench")
     log = Path(f"{name}-{number}.log")
     began = time.monotonic()
     over = ended(start([*words, "--run", str(path), "--json", f"{name}.json"], log), moment)
     seconds = time.monotonic() - began
     searched = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    print(json.dumps({"over": over, "searched": searched, **known(path)}), flush=True)
-    return seconds
+    found = known(path)
+    print(json.dumps({"over": over, "searched": searched, **found}), flush=True)
+    return seconds, any(s not in found["spent"] and [s[0], s[2]] not in found["broken"] for s in searched)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     prepared.SLOTS = {"cpu": 16, "cuda": 16}
     moments, words = json.loads(sys.argv[1]), sys.argv[2:]
-    undisturbed = started(words, "whole", 0, None)
-    for number, moment in enumerate(moments):
-        started(words, "killed", number, moment * undisturbed)
-    started(words, "killed", len(moments), None)
+    undisturbed, _ = started(words, "whole", 0, None)
+    lost = [started(words, "killed", number, moment * undisturbed)[1] for number, moment in enumerate(moments)]
+    moment = max(moments)
+    while not any(lost) and moment < LATEST:
+        moment *= LATER
+        lost.append(started(words, "killed", len(lost), moment * undisturbed)[1])
+    started(words, "killed", len(lost), None)
