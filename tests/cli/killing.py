@@ -90,7 +90,7 @@ def known(path: Path) -> dict[str, list[object]]:
 
 
 def started(words: list[str], name: str, number: int, moment: float | None) -> tuple[float, bool]:
-    """Starts the command for the run and the summary of this name; the seconds that it ran, and whether it lost work."""
+    """Starts the command for the run and the summary of this name; its seconds, and whether it lost work."""
     path = Path(f"{name}.robench")
     log = Path(f"{name}-{number}.log")
     began = time.monotonic()
