@@ -108,10 +108,10 @@ def _timed(classifier: Classifier, rows: int, precision: str, rounds: int, near:
     Near to the boundary the logits are those of float32.
     """
     device = classifier.device
+    x = torch.rand(rows, *classifier.shape, device=device)
     lower: Model = classifier
     if precision == "bfloat16":
-        lower = with_rounded_gradients(classifier) if near else rounded(classifier)
-    x = torch.rand(rows, *classifier.shape, device=device)
+        lower = with_rounded_gradients(classifier, x) if near else rounded(classifier)
 
     def steps(model: Model, times: int, tf32: bool = False) -> None:
         with arithmetic(device, tf32=tf32):
