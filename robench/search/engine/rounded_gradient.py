@@ -70,30 +70,39 @@ def _of_product(rough: nn.Linear) -> Gradient:
 
 
 def _of_convolution(rough: nn.Conv2d) -> Gradient:
-    """The gradient of a convolution.
+    """The gradient of a convolution, also of one image without a batch."""
+    on_cpu = rough.weight.device.type == "cpu"
+    of_batch = _over_windows(rough) if rough.in_channels == 1 and on_cpu else _by_library(rough)
+    return lambda grad, like: of_batch(grad, like) if grad.dim() == 4 else of_batch(grad[None], like[None])[0]
 
-    On a CPU one with a single input channel is faster as a product and a sum over the windows: libraries compute at
-    least sixteen channels.
+
+def _over_windows(rough: nn.Conv2d) -> Gradient:
+    """The gradient of a convolution with one input channel, as a product and a sum over the windows.
+
+    On a CPU this is faster than the library, which computes at least sixteen channels.
     """
-    weight, stride, padding, dilation, groups = rough.weight, rough.stride, rough.padding, rough.dilation, rough.groups
-    assert not isinstance(padding, str), "a plain convolution has numbers for its padding"
-    columns, kernel = weight.flatten(1).t().contiguous(), weight.shape[2:]
-
-    def over_windows(grad: Tensor, like: Tensor) -> Tensor:
-        windows = (columns @ grad.bfloat16().flatten(2)).float()
-        return nn.functional.fold(windows, like.shape[2:], kernel, dilation, padding, stride)
-
-    def by_library(grad: Tensor, like: Tensor) -> Tensor:
-        # Of the input only the shape is read, and the memory format, which becomes that of the gradient.
-        x = torch.empty_like(like, dtype=torch.bfloat16, device=grad.device)
-        args = x, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
-        found: Tensor = torch.ops.aten.convolution_backward(grad.bfloat16(), *args)[0]
-        return found
-
-    of_batch = over_windows if rough.in_channels == 1 and weight.device.type == "cpu" else by_library
+    columns = rough.weight.flatten(1).t().contiguous()
 
     def gradient(grad: Tensor, like: Tensor) -> Tensor:
-        return of_batch(grad, like) if grad.dim() == 4 else of_batch(grad[None], like[None])[0]
+        assert not isinstance(rough.padding, str), "a plain convolution has numbers for its padding"
+        windows = (columns @ grad.bfloat16().flatten(2)).float()
+        shape = like.shape[2:], rough.weight.shape[2:]
+        return nn.functional.fold(windows, *shape, rough.dilation, rough.padding, rough.stride)
+
+    return gradient
+
+
+def _by_library(rough: nn.Conv2d) -> Gradient:
+    """The gradient of a convolution, as torch computes it.
+
+    Of the input it reads only the shape, and the memory format, which becomes that of the gradient.
+    """
+    options = rough.stride, rough.padding, rough.dilation, False, [0, 0], rough.groups, [True, False, False]
+
+    def gradient(grad: Tensor, like: Tensor) -> Tensor:
+        x = torch.empty_like(like, dtype=torch.bfloat16, device=grad.device)
+        found: Tensor = torch.ops.aten.convolution_backward(grad.bfloat16(), x, rough.weight, None, *options)[0]
+        return found
 
     return gradient
 

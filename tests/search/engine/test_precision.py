@@ -248,6 +248,12 @@ def test_a_model_with_other_gradients_in_bfloat16_is_refused(split):
     assert "it changes the gradients by " in precisions.failure(classifier(Other(), 4), "bfloat16", split.x[:2])
 
 
+def test_gradients_that_are_no_numbers_in_bfloat16_are_refused(model, split, monkeypatch):
+    assert precisions.failure(model, "bfloat16", split.x[:2]) == ""
+    monkeypatch.setattr(precisions, "gradients_apart", lambda *_: float("nan"))
+    assert "it changes the gradients" in precisions.failure(model, "bfloat16", split.x[:2])
+
+
 def test_attacks_that_walk_along_the_boundary_are_exact_near_to_it(model, split):
     """In bfloat16 they end with the same images, bit for bit."""
     attack = FAB(steps=10, targets=3)
