@@ -173,11 +173,13 @@ def test_a_served_site_works_as_one_that_is_opened_from_a_file(browser, tmp_path
                 found[1] for line in running.stdout if (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line))
             )
             with opened(browser, address, "index.html") as page:
-                page.locator("main h2 a").first.click()
+                with page.expect_navigation():  # a click alone does not wait for the page behind the link
+                    page.locator("main h2 a").first.click()
                 for box in page.locator(".compare").all()[:2]:
                     box.check()
                 page.locator(".comparison table").first.wait_for()
-                page.locator("tbody th.name a").first.click()
+                with page.expect_navigation():
+                    page.locator("tbody th.name a").first.click()
                 assert page.locator("h1").inner_text().startswith("digits-")
         finally:
             running.terminate()
