@@ -9,6 +9,8 @@ from robench.search.attacks import ATTACKS, build, parse
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 
+KINDS = ("standard", "exhaustive")
+
 
 @pytest.mark.parametrize("name", protocols.names())
 def test_every_protocol_that_comes_along_can_be_read(name):
@@ -25,7 +27,7 @@ def test_every_data_set_has_a_standard_of_its_own(data):
 
 
 def test_corrupted_images_of_cifar10_are_evaluated_at_its_radii():
-    for name in ("standard", "exhaustive"):
+    for name in KINDS:
         assert protocols.load(name, "cifar10-c/fog@3").threats == protocols.load(name, "cifar10").threats
 
 
@@ -43,6 +45,24 @@ def test_the_radii_are_those_of_their_sources():
     assert sorted(radii["standard-svhn"]) == sorted(radii["madaan2021-svhn"])
     assert sorted(radii["standard-tiny-imagenet"]) == sorted(radii["madaan2021-tiny-imagenet"])
     assert all(radii[f"exhaustive-{data}"] == radii[f"standard-{data}"] for data in ("svhn", "tiny-imagenet"))
+
+
+@pytest.mark.parametrize("name", [name for name in protocols.names() if name.startswith("exhaustive")])
+def test_exhaustive_has_the_attacks_of_standard_under_l2_and_l1(name):
+    """With as many targets and restarts at least; on more examples, as none has a sample."""
+
+    def described(choice):
+        numbers = vars(choice.attack) | {"targets": 0, "target_order": ""}
+        return choice.attack.name, tuple(sorted(numbers.items()))
+
+    standard, exhaustive = (protocols.load(name.replace("exhaustive", of), "").threats for of in KINDS)
+    for ours, more in zip(standard[1:], exhaustive[1:], strict=True):
+        for choice in ours.attacks:
+            same = [other for other in more.attacks if described(other) == described(choice)]
+            assert any(
+                other.attack.targets >= choice.attack.targets and other.restarts >= choice.restarts for other in same
+            ), f"{choice.label} under {more.threat}"
+        assert not any(choice.sample for choice in more.attacks)
 
 
 # Steps, the length of a step in the unit of the norm, and restarts, as the sources give them.

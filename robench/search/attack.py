@@ -6,7 +6,7 @@ the precision. So a step is a pure function of tensors, and no attack can read m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -273,14 +273,43 @@ def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, targe
 
     Raises NoGradientsError if there are none.
     """
+    leaf, logits = _recorded(model, x_adv)
+    return _derivative(objective, leaf, logits, y, target)
+
+
+def differentiate_each(
+    model: Model, objective: Loss, x_adv: Inputs, y: Labels, targets: Iterable[Labels]
+) -> Iterator[Seen]:
+    """What `differentiate` gives for each of several target classes, with one forward pass for all of them.
+
+    Where a layer can be differentiated only once, each class has a forward pass of its own.
+    """
+    leaf, logits = _recorded(model, x_adv)
+    for target in targets:
+        try:
+            yield _derivative(objective, leaf, logits, y, target, again=True)
+        except RuntimeError:  # as torch calls a second backward pass without a graph
+            yield differentiate(model, objective, x_adv, y, target)
+
+
+def _recorded(model: Model, x_adv: Inputs) -> tuple[Inputs, Logits]:
+    """The images as a leaf of a graph, and the logits that it leads to."""
     with torch.enable_grad():
-        x_adv = x_adv.detach().requires_grad_()
-        logits = model(x_adv)
-        if not logits.requires_grad:
-            one_hot = ((logits == 0) | (logits == 1)).all() & (logits.sum(dim=1) <= 1).all()  # idle rows are 0
-            raise NoGradientsError(labels=bool(one_hot))
+        leaf = x_adv.detach().requires_grad_()
+        logits = model(leaf)
+    if not logits.requires_grad:
+        one_hot = ((logits == 0) | (logits == 1)).all() & (logits.sum(dim=1) <= 1).all()  # idle rows are 0
+        raise NoGradientsError(labels=bool(one_hot))
+    return leaf, logits
+
+
+def _derivative(
+    objective: Loss, leaf: Inputs, logits: Logits, y: Labels, target: Labels, *, again: bool = False
+) -> Seen:
+    """The gradient of the loss of these logits; `again`: the graph is kept for another one."""
+    with torch.enable_grad():
         loss = objective(logits, y, target)
-        (grad,) = torch.autograd.grad(loss.sum(), x_adv)
+        (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=again)
     return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # the model may use another type
 
 

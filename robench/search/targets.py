@@ -14,7 +14,7 @@ from ..problem.classifier import Classifier, arithmetic
 from ..problem.losses import margin_targeted
 from ..problem.shapes import Inputs, Labels, Logits, PerExample
 from ..problem.threats import Ball, ThreatModel, room
-from .attack import AnyAttack, ForeignAttack, differentiate
+from .attack import AnyAttack, ForeignAttack, differentiate_each
 
 Classes = Int[torch.Tensor, "B N"]
 
@@ -58,9 +58,9 @@ def by_first_order(classifier: Classifier, threat: Ball, x: Inputs, y: Labels, l
     filled = torch.arange(ROWS).clamp(max=len(x) - 1)
     images, labels = x[filled].to(classifier.device), y[filled].to(classifier.device)
     found = []
+    aims = candidates[filled].to(classifier.device).unbind(1)
     with arithmetic(classifier.device):
-        for target in candidates[filled].to(classifier.device).unbind(1):
-            seen = differentiate(classifier, margin_targeted, images, labels, target)
+        for seen in differentiate_each(classifier, margin_targeted, images, labels, aims):
             found.append([value[: len(x)].cpu() for value in estimates(threat, images, seen.grad, seen.loss)])
     distance, need = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
     first = need.argsort(dim=1, stable=True)

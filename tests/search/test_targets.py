@@ -38,6 +38,47 @@ def ordered(model, threat, split, n=CLASSES - 1, rows=slice(None)):
     return targets.by_first_order(model, threat, split.x[rows], split.y[rows], logits, n)
 
 
+class Once(torch.autograd.Function):
+    """The identity, whose second backward pass raises."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.left = 1
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.left -= 1
+        if ctx.left < 0:
+            raise RuntimeError("there is no graph any more")
+        return grad
+
+
+class Counting(nn.Module):
+    """A network that counts its forward passes, perhaps with a layer that can be differentiated only once."""
+
+    def __init__(self, *, once):
+        super().__init__()
+        self.layer, self.once, self.passes = Linear(CLASSES), once, 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.layer(Once.apply(x) if self.once else x)
+
+
+@pytest.mark.parametrize(("once", "passes"), [(False, 1), (True, CLASSES - 1)])
+def test_one_forward_pass_orders_the_classes_unless_a_layer_can_be_differentiated_only_once(once, passes):
+    module = Counting(once=once)
+    model = classifier(module, CLASSES)
+    split = toy(model, 5)
+    logits = model(split.x).detach()
+    expected = targets.by_first_order(classifier(module.layer, CLASSES), parse("l2:1"), split.x, split.y, logits, 6)
+    module.passes = 0
+    found = targets.by_first_order(model, parse("l2:1"), split.x, split.y, logits, 6)
+    assert torch.equal(found, expected)
+    assert module.passes == passes
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("radius", [1, 3])

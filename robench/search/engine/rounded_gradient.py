@@ -24,7 +24,7 @@ def exact_outputs(layer: nn.Conv2d | nn.Linear, outputs: Callable[[Tensor], Tens
 
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
-"""The gradient with respect to a layer's input, from that of its output and a tensor like the input, without values."""
+"""The gradient of a layer's input, from that of its output and a bfloat16 tensor of the input's form, any values."""
 
 
 class _ExactOutputs(torch.autograd.Function):
@@ -40,11 +40,12 @@ class _ExactOutputs(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, _, ctx.gradient = inputs
-        ctx.like = torch.empty_like(x, device="meta")
+        ctx.form, ctx.dtype = (x.shape, x.stride()), x.dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.gradient(grad, ctx.like).to(ctx.like.dtype), None, None
+        like = torch.empty_strided(*ctx.form, dtype=torch.bfloat16, device=grad.device)
+        return ctx.gradient(grad, like).to(ctx.dtype), None, None
 
 
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
@@ -100,8 +101,7 @@ def _by_library(rough: nn.Conv2d) -> Gradient:
     options = rough.stride, rough.padding, rough.dilation, False, [0, 0], rough.groups, [True, False, False]
 
     def gradient(grad: Tensor, like: Tensor) -> Tensor:
-        x = torch.empty_like(like, dtype=torch.bfloat16, device=grad.device)
-        found: Tensor = torch.ops.aten.convolution_backward(grad.bfloat16(), x, rough.weight, None, *options)[0]
+        found: Tensor = torch.ops.aten.convolution_backward(grad.bfloat16(), like, rough.weight, None, *options)[0]
         return found
 
     return gradient
