@@ -81,7 +81,7 @@ def keep(path: Path, rows: Mapping[str, Measured]) -> None:
 
 
 def table(measured: Sequence[Measured], theirs: Theirs, known: Mapping[Pair, Sequence[str]]) -> list[Row]:
-    """The rows of one protocol, their sum, and that of the rows with Foolbox where not all have it.
+    """The rows of one protocol, the sums of each norm and of all, and that of those with Foolbox if not all have it.
 
     `known` has the outcomes of everything that is on file about a pair.
     """
@@ -90,7 +90,9 @@ def table(measured: Sequence[Measured], theirs: Theirs, known: Mapping[Pair, Seq
         for row in measured
     ]
     with_foolbox = [row for row in rows if f"{FOOLBOX} leaves" in row]
-    sums = [summed("sum", rows)]
+    of_norm = {norm: [row for row in rows if str(row["threat"]).startswith(f"{norm}:")] for norm in ORDER}
+    sums = [summed(f"sum, {norm}", some) for norm, some in of_norm.items() if len(some) > 1]
+    sums.append(summed("sum", rows))
     if 0 < len(with_foolbox) < len(rows):
         sums.append(summed(f"sum with {FOOLBOX}", with_foolbox))
     return rows + sums

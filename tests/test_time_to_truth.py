@@ -89,6 +89,18 @@ def test_sums_are_by_seed_and_the_ratio_is_that_of_the_sums():
     assert rows[-1]["times faster than AutoAttack"] == 16 / 10
 
 
+def test_norms_with_several_rows_have_sums_of_their_own():
+    other = ("digits-nat", "linf:0.2")
+    pairs = (LINF, other, L2)
+    rows = ROWS["table"](
+        [measured(pair) for pair in pairs],
+        {"AutoAttack": dict.fromkeys(pairs, "SBBW")},
+        {pair: ["SBBW"] for pair in pairs},
+    )
+    assert [row["model"] for row in rows[3:]] == ["sum, linf", "sum"]
+    assert [row["AutoAttack leaves"] for row in rows[3:]] == ["2", "3"]
+
+
 def test_columns_that_not_every_row_has_are_summed_only_over_those_that_have_them():
     both = {"AutoAttack": 8.0, "Foolbox": 6.0}
     theirs = {"AutoAttack": {LINF: "SBBW", L2: "SSSW"}, "Foolbox": {L2: "SSBW"}}
