@@ -224,9 +224,9 @@ class AttackRun:
         self._add_exhausted(self._number(end.item), int(done) << end.item.number, forwards, backwards)
 
     def _record_target_cost(self) -> None:
-        """Record the gradients that ordered the target classes, and the forward pass before them."""
+        """Record the gradients that ordered the target classes, a forward and a backward pass each."""
         for row, gradients in self.targets.take_cost().items():
-            self._add_exhausted(self.context.split.numbers[row], 0, 1, gradients)
+            self._add_exhausted(self.context.split.numbers[row], 0, gradients, gradients)
 
     def _add_exhausted(self, number: int, done: int, forwards: int, backwards: int) -> None:
         so_far = self.exhausted.get(number, Exhausted(number, str(self.threat), self.planned.spec, 0, 0, 0))

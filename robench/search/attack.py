@@ -6,7 +6,7 @@ the precision. So a step is a pure function of tensors, and no attack can read m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -17,11 +17,13 @@ from torch import Tensor
 from .. import settings
 from ..errors import UserError
 from ..problem.losses import Loss
+from ..problem.memory import out_of_memory
 from ..problem.shapes import Inputs, Keys, Labels, Logits, Mask, PerExample, choose
 from ..problem.threats import ThreatModel
 from ..settings import Count, NoTargets, TargetOrder
 
 MAX_AT_ONCE = 10_000  # images of one example that an attack may query at once: of CIFAR-10, 120 MB
+SAME = 1e-3  # of its length: two backward passes of one graph differ by less, on a GPU too
 
 
 @dataclass(frozen=True)
@@ -278,18 +280,39 @@ def differentiate(model: Model, objective: Loss, x_adv: Inputs, y: Labels, targe
 
 
 def differentiate_each(
-    model: Model, objective: Loss, x_adv: Inputs, y: Labels, targets: Iterable[Labels]
+    model: Model, objective: Loss, x_adv: Inputs, y: Labels, targets: Sequence[Labels]
 ) -> Iterator[Seen]:
-    """What `differentiate` gives for each of several target classes, with one forward pass for all of them.
+    """What `differentiate` gives for each of several target classes, from one forward pass where that is enough.
 
-    Where a layer can be differentiated only once, each class has a forward pass of its own.
+    Some layers can be differentiated only once, and raise the second time, or are wrong. So the second class has a
+    graph of its own, and the first graph is used again only if it repeats that gradient.
     """
     leaf, logits = _recorded(model, x_adv)
-    for target in targets:
-        try:
-            yield _derivative(objective, leaf, logits, y, target, again=True)
-        except RuntimeError:  # as torch calls a second backward pass without a graph
-            yield differentiate(model, objective, x_adv, y, target)
+
+    def again(target: Labels) -> Seen:
+        return _derivative(objective, leaf, logits, y, target, keep=True)
+
+    yield again(targets[0])
+    repeats = False
+    for place, target in enumerate(targets[1:]):
+        if repeats:
+            yield again(target)
+            continue
+        alone = differentiate(model, objective, x_adv, y, target)
+        if place == 0 and len(targets) > 2:
+            repeats = _repeats(again, target, alone.grad)
+        yield alone
+
+
+def _repeats(again: Callable[[Labels], Seen], target: Labels, grad: Inputs) -> bool:
+    """Whether a graph that was used before gives this gradient."""
+    try:
+        apart = again(target).grad - grad
+    except Exception as error:  # whatever a layer's own code raises
+        if out_of_memory(error):
+            raise
+        return False
+    return bool((apart.flatten(1).double().norm(dim=1) <= SAME * grad.flatten(1).double().norm(dim=1)).all())
 
 
 def _recorded(model: Model, x_adv: Inputs) -> tuple[Inputs, Logits]:
@@ -304,12 +327,12 @@ def _recorded(model: Model, x_adv: Inputs) -> tuple[Inputs, Logits]:
 
 
 def _derivative(
-    objective: Loss, leaf: Inputs, logits: Logits, y: Labels, target: Labels, *, again: bool = False
+    objective: Loss, leaf: Inputs, logits: Logits, y: Labels, target: Labels, *, keep: bool = False
 ) -> Seen:
-    """The gradient of the loss of these logits; `again`: the graph is kept for another one."""
+    """The gradient of the loss of these logits; `keep` the graph for another one."""
     with torch.enable_grad():
         loss = objective(logits, y, target)
-        (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=again)
+        (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=keep)
     return Seen(logits.detach().to(grad.dtype), loss.detach().to(grad.dtype), grad)  # the model may use another type
 
 

@@ -38,37 +38,47 @@ def ordered(model, threat, split, n=CLASSES - 1, rows=slice(None)):
     return targets.by_first_order(model, threat, split.x[rows], split.y[rows], logits, n)
 
 
+def freed(grad):
+    raise RuntimeError("there is no graph any more")
+
+
+def lost(grad):
+    raise AttributeError("its activations are gone")
+
+
 class Once(torch.autograd.Function):
-    """The identity, whose second backward pass raises."""
+    """The identity, whose second backward pass is another one."""
 
     @staticmethod
-    def forward(ctx, x):
-        ctx.left = 1
+    def forward(ctx, x, second):
+        ctx.second, ctx.used = second, False
         return x.clone()
 
     @staticmethod
     def backward(ctx, grad):
-        ctx.left -= 1
-        if ctx.left < 0:
-            raise RuntimeError("there is no graph any more")
-        return grad
+        ctx.used, used = True, ctx.used
+        return ctx.second(grad) if used else grad, None
 
 
 class Counting(nn.Module):
     """A network that counts its forward passes, perhaps with a layer that can be differentiated only once."""
 
-    def __init__(self, *, once):
+    def __init__(self, second):
         super().__init__()
-        self.layer, self.once, self.passes = Linear(CLASSES), once, 0
+        self.layer, self.second, self.passes = Linear(CLASSES), second, 0
 
     def forward(self, x):
         self.passes += 1
-        return self.layer(Once.apply(x) if self.once else x)
+        return self.layer(Once.apply(x, self.second) if self.second else x)
 
 
-@pytest.mark.parametrize(("once", "passes"), [(False, 1), (True, CLASSES - 1)])
-def test_one_forward_pass_orders_the_classes_unless_a_layer_can_be_differentiated_only_once(once, passes):
-    module = Counting(once=once)
+@pytest.mark.parametrize(
+    ("second", "passes"),
+    [(None, 2), (freed, CLASSES - 1), (lost, CLASSES - 1), (torch.zeros_like, CLASSES - 1)],
+    ids=["repeats", "raises", "raises another error", "is wrong"],
+)
+def test_two_forward_passes_order_the_classes_unless_a_layer_can_be_differentiated_only_once(second, passes):
+    module = Counting(second)
     model = classifier(module, CLASSES)
     split = toy(model, 5)
     logits = model(split.x).detach()
@@ -77,6 +87,7 @@ def test_one_forward_pass_orders_the_classes_unless_a_layer_can_be_differentiate
     found = targets.by_first_order(model, parse("l2:1"), split.x, split.y, logits, 6)
     assert torch.equal(found, expected)
     assert module.passes == passes
+    assert not torch.equal(found, targets.by_logits(logits, split.y, 6))
 
 
 @pytest.mark.costly

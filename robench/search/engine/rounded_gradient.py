@@ -11,16 +11,28 @@ WORTH = 100  # products for each number of a layer's input, below which conversi
 
 
 def exact_outputs(layer: nn.Conv2d | nn.Linear, outputs: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A plain layer with these outputs, and the gradient that it has with rounded weights."""
+    """A plain layer with these outputs, and the gradient that it has with rounded weights.
+
+    Where the model has replaced the layer's weights, or written into them, the gradient is that of `outputs`.
+    """
     rough = copy.deepcopy(layer)
     round_weights(rough)
     gradient = _of_convolution(rough) if isinstance(rough, nn.Conv2d) else _of_product(rough)
+    weight = layer.weight
+    version = _version(weight)
 
     def forward(input: Tensor) -> Tensor:  # noqa: A002 - models may name it, as in torch
+        if layer.weight is not weight or _version(weight) != version:
+            return outputs(input)
         result: Tensor = _ExactOutputs.apply(input, outputs, gradient)  # type: ignore[no-untyped-call]
         return result
 
     return forward
+
+
+def _version(weight: Tensor) -> int:
+    """How often a tensor was written into, as far as torch counts it."""
+    return 0 if weight.is_inference() else weight._version
 
 
 Gradient = Callable[[Tensor, Tensor], Tensor]

@@ -139,6 +139,7 @@ def objection_to_smaller_batches(classifier: Classifier, x: Inputs) -> str:
 
 def _moved(one: Tensor, other: Tensor) -> float:
     """The largest distance between gradients, over the largest length; 0 if both are 0."""
+    one, other = one.double(), other.double()  # squares of small numbers vanish in float32
     moved, length = (gradients.flatten(1).norm(dim=1).amax().item() for gradients in (one - other, one))
     return moved / length if length else float("inf") if moved else 0.0
 

@@ -170,6 +170,17 @@ def test_layers_of_other_kinds_keep_their_gradients_in_near_searches(layer, spli
     assert torch.equal(near, exact)
 
 
+class Times(nn.Module):
+    """Multiplies by a number."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
 class Calls(nn.Module):
     """A network whose layers are called in unusual ways."""
 
@@ -202,12 +213,9 @@ UNUSUAL = {
     "by name": lambda net, x: net.wide(input=net.conv(input=x).relu().flatten(1)).tanh(),
     "an input that is modified": modified,
     "torch.func.vmap": lambda net, x: torch.func.vmap(lambda i: net.hidden(i[None])[0])(x),
-}
-OTHER_THAN_THE_COPY = {
     "other weights in every call": lambda net, x: torch.func.functional_call(
         net.wide, {name: -value for name, value in net.wide.named_parameters()}, (net.conv(x).relu().flatten(1),)
     ),
-    "a step along its own gradient": moved,
 }
 
 
@@ -225,27 +233,39 @@ def test_unusual_calls_of_layers_keep_their_low_precision(how, split):
     assert 0 < (found - without).norm() < 0.02 * without.norm()
 
 
-@pytest.mark.parametrize("how", OTHER_THAN_THE_COPY)
-def test_a_model_that_its_copy_differs_from_is_itself_searched_near_the_boundary(how, split):
-    """Gradients of other weights than those in use would make the model seem robust."""
+def test_a_model_that_its_copy_differs_from_is_itself_searched_near_the_boundary(split):
+    """It makes a step along its own gradient. That of other weights than those in use would make it seem robust."""
     torch.manual_seed(0)
-    network = classifier(Calls(OTHER_THAN_THE_COPY[how]), 4)
+    network = classifier(Calls(moved), 4)
     assert with_rounded_gradients(network, split.x) is network
 
 
-def test_a_model_with_other_gradients_in_bfloat16_is_refused(split):
-    """Its first layer has other weights than those that are rounded."""
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_a_model_with_other_gradients_in_bfloat16_is_refused(scale, split, monkeypatch):
+    """Also where the squares of gradients vanish."""
+    layers = net()
+    monkeypatch.setattr(precisions, "rounded", lambda of: lambda x: 2 * of(x).detach() - of(x))
+    text = precisions.failure(classifier(nn.Sequential(layers, Times(scale)), 4), "bfloat16", split.x[:2])
+    assert text == "it changes the gradients by 200% of their length"
 
-    class Other(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-            self.weights = {name: -value.detach() for name, value in self.net.named_parameters()}
 
-        def forward(self, x):
-            return torch.func.functional_call(self.net, self.weights, (x,))
-
-    assert "it changes the gradients by " in precisions.failure(classifier(Other(), 4), "bfloat16", split.x[:2])
+@pytest.mark.parametrize("how", ["replaced", "written into"])
+def test_near_gradients_are_those_of_weights_that_the_model_changes_later(how, split):
+    """The copy is tried on two images, and a model may change its weights for others."""
+    torch.manual_seed(0)
+    network = classifier(Calls(lambda net, x: net.hidden(x)), 4)
+    near = with_rounded_gradients(network, split.x)
+    assert near is not network
+    with torch.no_grad():
+        for each in (network, near):
+            wide = each.module.wide
+            if how == "replaced":
+                wide.weight = nn.Parameter(-wide.weight)
+            elif each is network:  # the copy shares the weights
+                wide.weight.neg_()
+    x = split.x.clone().requires_grad_()
+    found, exact = (torch.autograd.grad(of(x)[:, 1].sum(), x)[0] for of in (near, network))
+    assert (found - exact).norm() < 0.02 * exact.norm()
 
 
 def test_gradients_that_are_no_numbers_in_bfloat16_are_refused(model, split, monkeypatch):
