@@ -30,7 +30,7 @@ AT_ONCE = 256  # images in one pass
 SMALL_STEP = 0.01  # of a difference quotient, Euclidean
 ASIDE = 8  # random directions in which differences are compared with the gradient
 HALVINGS = 14  # of the line to an image of another class
-LONGER_STEP = 0.1  # of a difference along the gradient, Euclidean
+LONGER_STEPS = (0.03, 0.1)  # of differences along the gradient, Euclidean
 MARGIN = 0.03  # how far images are moved away from black and white, and the longer step aside for each pixel
 NOISY = 8  # images of noise, dark and bright, that show whether a model ever changes its answer
 
@@ -120,15 +120,16 @@ def caution(classifier: Classifier, split: Split) -> str:
     """A warning, in a sentence, if the gradients at most of these images mislead; empty if they do not.
 
     They are not numbers, or exactly 0; or differences of the margin contradict them, as `slope` and `aside` of
-    `of_threat` measure it, over short and longer steps: a model in low precision rounds short ones away. It takes two
-    gradients and 18 or 36 forward passes, and assumes that the model does not answer at random. Where the model or its
-    gradient raises, attacks will report it.
+    `of_threat` measure it, over steps that are longer than there: a model in low precision rounds short ones away, and
+    the outputs of one that oscillates agree with its gradient over those alone. Both lengths must contradict. It takes
+    two gradients and 18 or 36 forward passes, and assumes that the model does not answer at random. Where the model or
+    its gradient raises, attacks will report it.
     """
     device = classifier.device
     x, y = split.x.to(device), split.y.to(device)
     inside = MARGIN + (1 - 2 * MARGIN) * x  # so that no step leaves the box
     keys = keyed(0, torch.tensor(split.numbers), text_key("caution"), restart=0).to(device)
-    steps = [(SMALL_STEP, SMALL_STEP), (LONGER_STEP, MARGIN * x[0].numel() ** 0.5)]
+    steps = list(zip(LONGER_STEPS, (LONGER_STEPS[0], MARGIN * x[0].numel() ** 0.5), strict=True))
     try:
         with arithmetic(device), seeded(0, device):
             gradients = [_gradient(classifier, place, y) for place in (x, inside)]

@@ -105,8 +105,21 @@ def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
 def weights_sha256(module: nn.Module) -> str:
     """A hash of every parameter and buffer by name, shape, type and value; it does not depend on the file format."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        t = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)} ".encode())
-        digest.update(t.view(torch.uint8).numpy().tobytes() if t.numel() and t.ndim else repr(t.tolist()).encode())
+    for name, value in sorted(module.state_dict().items()):
+        for part in _hashed(name, value):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _hashed(name: str, value: object) -> Iterator[bytes]:
+    """What identifies a value of a state dict: quantised layers hold tuples, and types. Other objects say nothing."""
+    if isinstance(value, Tensor):
+        t = value.detach().cpu().contiguous()
+        yield f"{name} {t.dtype} {tuple(t.shape)} ".encode()
+        t = t.dequantize() if t.is_quantized else t
+        yield t.view(torch.uint8).numpy().tobytes() if t.numel() and t.ndim else repr(t.tolist()).encode()
+    elif isinstance(value, tuple | list):
+        for place, part in enumerate(value):
+            yield from _hashed(f"{name}.{place}", part)
+    elif value is None or isinstance(value, str | int | float | torch.dtype):
+        yield f"{name} {value} ".encode()

@@ -1,24 +1,24 @@
 """Copies of the caller's modules, so that an evaluation does not change the originals."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def own_copy(module: nn.Module) -> nn.Module:
+def own_copy(module: nn.Module, instead: Mapping[int, object] | None = None) -> nn.Module:
     """A copy that shares no weights with the module, in eval mode.
 
     Stored activations are copied without their graph. Attributes that cannot be copied (locks, open files, loggers)
-    are shared. Neither affects what a forward pass returns.
+    are shared. Neither affects what a forward pass returns. `instead` has what takes the place of parts, by their ids.
     """
     with torch.no_grad():  # otherwise the weights in the copy of a scripted module have a graph
         try:
-            return copy.deepcopy(module).eval()
+            return copy.deepcopy(module, dict(instead or {})).eval()
         except Exception:  # whatever its attributes raise
-            memo: dict[int, Any] = {}
+            memo: dict[int, Any] = dict(instead or {})
             for part in module.modules():
                 for value in _values(vars(part)):
                     _settle(value, memo)

@@ -321,7 +321,7 @@ def test_a_gradient_that_lacks_the_steeper_part_is_caught_in_other_directions():
 def test_the_caution_finds_the_masks_whose_gradients_are_absent_or_wrong(name):
     base = copy.deepcopy(checkpoints.load("digits-adv-linf").classifier.module)
     model = classifier(masked(name, base) if name else base, DIGITS.shape, 10)
-    right = ("", "large-logits", "tiny-logits", "probabilities", "oscillating")  # near the image
+    right = ("", "large-logits", "tiny-logits", "probabilities")  # near the image
     small = ("half-probabilities", "clipped-log-probabilities")  # wrong where the model is sure
     none = ("one-hot", "no-graph")  # of which another note warns
     text = diagnostics.caution(model, DIGITS.take(range(8)))

@@ -88,6 +88,8 @@ def failure(classifier: Classifier, precision: str, x: Inputs) -> str:
         return f"it changes the logits by {apart:.0%} of their spread"
     if precision == "bfloat16":
         turned = gradients_apart(classifier, model, images)
+        if turned == float("inf"):
+            return "there the model has gradients, and in float32 it has none"
         if not turned <= TURNED:  # NaN too
             return f"it changes the gradients by {turned:.0%} of their length"
     return ""

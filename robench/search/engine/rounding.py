@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...problem.checkpoints.programs import in_bfloat16, scripts
 from ...problem.classifier import Classifier
+from ...problem.module_copy import own_copy
 from ...problem.shapes import Inputs, Logits
 from ..attack import Model
 from .rounded_gradient import exact_outputs, is_plain, is_worth, round_weights
@@ -29,9 +30,10 @@ def rounded(classifier: Classifier) -> Model:
     """
     programs = scripts(classifier.module)
     copies = {id(program): in_bfloat16(program, channels_last=True) for program in programs}
-    module = _copied(classifier, copies)
+    module = own_copy(classifier.module, copies)
     if programs and not _answers(module, classifier):
-        module = _copied(classifier, {id(p): in_bfloat16(p, channels_last=False) for p in programs})
+        copies = {id(program): in_bfloat16(program, channels_last=False) for program in programs}
+        module = own_copy(classifier.module, copies)
     device = classifier.device.type
     calls = _calls(module, classifier)
     if not calls and not programs:
@@ -61,7 +63,7 @@ def with_rounded_gradients(classifier: Classifier, x: Inputs) -> Model:
     replaces its own weights, it is the classifier itself.
     """
     shared = [*scripts(classifier.module), *classifier.module.parameters()]
-    module: nn.Module = copy.deepcopy(classifier.module, {id(part): part for part in shared})
+    module = own_copy(classifier.module, {id(part): part for part in shared})
     calls = _calls(module, classifier)
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {
         layer: exact_outputs(layer, layer.forward)
@@ -105,12 +107,6 @@ def _through(layer: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
         return source + (outputs - source.detach())
 
     return forward
-
-
-def _copied(classifier: Classifier, copies: dict[int, nn.Module]) -> nn.Module:
-    """A copy of the module, in which these copies replace the programs with these ids."""
-    module: nn.Module = copy.deepcopy(classifier.module, dict[int, object](copies))
-    return module
 
 
 def _answers(module: nn.Module, classifier: Classifier) -> bool:

@@ -70,11 +70,16 @@ def objection(plain: Answers, optimised: Answers) -> str:
 
 
 def gradients_apart(classifier: Classifier, model: Model, x: Inputs) -> float:
-    """How far the gradients of a copy are from a classifier's, in lengths of these; 0 where either has none."""
+    """How far the gradients of a copy are from a classifier's, in lengths of these.
+
+    0 where these are not finite, or the copy has none; infinite where it alone has some.
+    """
     plain, copied = (answers(of, x, classifier.device).gradient for of in (classifier, model))
-    if plain is None or copied is None or not plain.isfinite().all():
+    if copied is None:
         return 0.0
-    return _moved(plain, copied)
+    if plain is None:
+        return float("inf")
+    return _moved(plain, copied) if plain.isfinite().all() else 0.0
 
 
 def gradient_caution(classifier: Classifier, x: Inputs, *, at_random: bool = False) -> str:

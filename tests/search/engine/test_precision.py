@@ -1,6 +1,7 @@
 """A search in low precision breaks the same examples as one in float32, and float32 verifies its every result."""
 
 import copy
+import threading
 from dataclasses import replace
 from fractions import Fraction
 
@@ -249,6 +250,24 @@ def test_a_model_with_other_gradients_in_bfloat16_is_refused(scale, split, monke
     assert text == "it changes the gradients by 200% of their length"
 
 
+def test_a_model_that_keeps_its_activations_and_a_lock_is_rounded(split):
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.lock = net(), threading.Lock()
+
+        def forward(self, x):
+            with self.lock:
+                self.kept = self.net(x)
+            return self.kept + 0
+
+    network = classifier(Keeps(), 4)
+    assert network(split.x.clone().requires_grad_()).requires_grad
+    assert precisions.failure(network, "bfloat16", split.x[:2]) == ""
+    for copied in (rounded(network), with_rounded_gradients(network, split.x)):
+        assert (copied(split.x) - network(split.x)).abs().max() < 0.05
+
+
 @pytest.mark.parametrize("how", ["replaced", "written into"])
 def test_near_gradients_are_those_of_weights_that_the_model_changes_later(how, split):
     """The copy is tried on two images, and a model may change its weights for others."""
@@ -266,6 +285,13 @@ def test_near_gradients_are_those_of_weights_that_the_model_changes_later(how, s
     x = split.x.clone().requires_grad_()
     found, exact = (torch.autograd.grad(of(x)[:, 1].sum(), x)[0] for of in (near, network))
     assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_gradients_that_only_bfloat16_has_are_refused(model, split, monkeypatch):
+    without = classifier(Calls(lambda net, x: net.hidden(x.detach())), 4)
+    monkeypatch.setattr(precisions, "rounded", lambda of: lambda x: of(x) + 0 * x.sum())
+    text = precisions.failure(without, "bfloat16", split.x[:2])
+    assert text == "there the model has gradients, and in float32 it has none"
 
 
 def test_gradients_that_are_no_numbers_in_bfloat16_are_refused(model, split, monkeypatch):
