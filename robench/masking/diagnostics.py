@@ -53,7 +53,7 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
     and of batch norms without statistics of their own. `inner gradients`: the number of gradients taken during one
     forward pass. `probabilities`, `log-probabilities`, `one-hot`: 1 if every row of the output is one. `spread`: the
     median standard deviation of the logits of an image. `no gradient`: 1 if computing one raises. `constant`: 1 if
-    these images and noise all get the same logits.
+    these images and noise all get the same logits. `misled`: 1 if `caution` warns of the gradients at these images.
 
     Running out of memory is raised, not measured.
     """
@@ -79,6 +79,7 @@ def of_model(classifier: Classifier, split: Split, seed: int) -> Iterator[Measur
             "spread": spread.median().item(),
             "no gradient": float(_gradient(classifier, x[:2], y[:2]) is None),
             "constant": float(_is_constant(classifier, logits)),
+            "misled": float(bool(caution(classifier, split))),
         }
     yield from (Measured("", WHOLE, name, value) for name, value in values.items())
 

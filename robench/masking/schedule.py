@@ -382,5 +382,5 @@ def suspicious_indicators(plan: Plan, evidence: Evidence, threat: str) -> set[st
 
 def jumps(suspicious: Set[str]) -> bool:
     """Whether there is a gradient, but it is unlike those nearby, judging by the suspicious indicators."""
-    unlike = {indicators.DEAD_PIXELS.name, indicators.GAIN.name, indicators.ASIDE.name}
+    unlike = {i.name for i in (indicators.DEAD_PIXELS, indicators.GAIN, indicators.ASIDE, indicators.MISLED)}
     return bool(suspicious & unlike) and indicators.ZERO.name not in suspicious

@@ -211,6 +211,15 @@ ASIDE = Indicator(
     next="do not trust the backward pass: search it for detach, rounding and parts without a gradient",
     source="finite differences against autograd",
 )
+MISLED = _whole(
+    "misled",
+    "gradients mislead over steps of 0.03",
+    lambda v: v > 0,
+    "no",
+    "differences contradict them a little way off, at most images",
+    "attack without gradients: --attack square, --attack hop-skip-jump",
+    "finite differences against autograd",
+)
 DEAD_PIXELS = Indicator(
     measure="blind",
     name="pixels without gradient",
@@ -309,6 +318,7 @@ INDICATORS: Sequence[Indicator] = (
         "Pintor et al. 2022",
         conclusive=True,
     ),
+    MISLED,
     _whole(
         "repeatable",
         "same images, same logits",

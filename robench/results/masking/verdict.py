@@ -88,7 +88,7 @@ def _finding(plan: Plan, evidence: Evidence, threat: str, comparison: Comparison
     return MaskingFinding(verdict, tuple(_sentences(comparison, readings)), advice, tuple(readings))
 
 
-AT_RANDOM = ("repeatable", "agrees", "leads", "jump", "slope", "aside")
+AT_RANDOM = ("repeatable", "agrees", "leads", "jump", "slope", "aside", "misled")
 """Measures that need no explanation in a model that answers at random: its attacks average over many passes."""
 
 
