@@ -236,9 +236,10 @@ def their_outcomes(pairs: Sequence[tuple[str, str]]) -> dict[str, dict[tuple[str
     }
 
 
-def known_outcomes(model: str, threat: str) -> list[str]:
-    """The outcomes of everything on file about a pair: of the protocols with every seed, and of the references."""
-    ours = [text for row in read(ROWS).values() if row.pair == (model, threat) for text in row.outcomes]
+def known_outcomes(model: str, threat: str, but: str = "") -> list[str]:
+    """The outcomes of everything on file about a pair: of all protocols but one with every seed, and of references."""
+    rows = [row for row in read(ROWS).values() if row.pair == (model, threat) and row.protocol != but]
+    ours = [text for row in rows for text in row.outcomes]
     references = [name for name in THEIR_ATTACKS if has_reference(model, threat, name)]
     return ours + [loaded(model, threat, name).union.outcomes for name in references]
 
@@ -374,8 +375,8 @@ def write_table(question: Question, measured: Sequence[Measured], wanted: int, a
     notes = [
         f"The first {EXAMPLES} test images; {question.seeds} seeds of {question.protocol} in {question.precision}, one"
         f" of the references in float32. Seconds and gradients are of the first {question.timed} images, medians of"
-        f" {question.pairs}, in turn. A sum has the columns that every row has. Everything known: all protocols with"
-        " all seeds and precisions on file, and the references. Command:"
+        f" {question.pairs}, in turn. A sum has the columns that every row has. Everything else: all other protocols"
+        " with all seeds and precisions on file, and the references. Command:"
         f" {command(args, question.protocol)}"
     ]
     if missing := wanted - len(measured):
@@ -385,7 +386,7 @@ def write_table(question: Question, measured: Sequence[Measured], wanted: int, a
     rows = table(
         measured,
         their_outcomes([row.pair for row in measured]),
-        {row.pair: known_outcomes(*row.pair) for row in measured},
+        {row.pair: known_outcomes(*row.pair, but=question.protocol) for row in measured},
     )
     of_data = suffix([row.pair for row in measured])
     write_results(f"time-to-truth-{name}{of_data}", f"{name}, AutoAttack and Foolbox", rows, notes, CPU, machines)

@@ -83,7 +83,7 @@ def keep(path: Path, rows: Mapping[str, Measured]) -> None:
 def table(measured: Sequence[Measured], theirs: Theirs, known: Mapping[Pair, Sequence[str]]) -> list[Row]:
     """The rows of one protocol, the sums of each norm and of all, and that of those with Foolbox if not all have it.
 
-    `known` has the outcomes of everything that is on file about a pair.
+    `known` has the outcomes of everything else that is on file about a pair.
     """
     rows = [
         table_row(row, {name: of[row.pair] for name, of in theirs.items() if row.pair in of}, known[row.pair])
@@ -106,7 +106,7 @@ def table_row(measured: Measured, theirs: Mapping[str, str], known: Sequence[str
         row[f"{name} leaves"] = cell([outcomes.count("S")])
         row[f"only {name} breaks"] = cell(one_sided(ours, outcomes) for ours in measured.outcomes)
         row[f"{name} misses"] = cell(one_sided(outcomes, ours) for ours in measured.outcomes)
-    row["everything known leaves"] = cell([together(known).count("S")])
+    row["everything else leaves"] = cell([together(known).count("S")])
     row |= {f"{name} gradients": cell([count]) for name, count in measured.gradients.items()}
     row |= {f"{name} s": seconds for name, seconds in measured.seconds.items()}
     return row | ratios(row, protocol)
