@@ -292,16 +292,19 @@ def differentiate_each(
     def again(target: Labels) -> Seen:
         return _derivative(objective, leaf, logits, y, target, keep=True)
 
-    yield again(targets[0])
-    repeats = False
-    for place, target in enumerate(targets[1:]):
-        if repeats:
-            yield again(target)
-            continue
-        alone = differentiate(model, objective, x_adv, y, target)
-        if place == 0 and len(targets) > 2:
-            repeats = _repeats(again, target, alone.grad)
-        yield alone
+    def each() -> Iterator[Seen]:
+        yield again(targets[0])
+        repeats = False
+        for place, target in enumerate(targets[1:]):
+            if repeats:
+                yield again(target)
+                continue
+            alone = differentiate(model, objective, x_adv, y, target)
+            if place == 0 and len(targets) > 2:
+                repeats = _repeats(again, target, alone.grad)
+            yield alone
+
+    return each()
 
 
 def _repeats(again: Callable[[Labels], Seen], target: Labels, grad: Inputs) -> bool:
