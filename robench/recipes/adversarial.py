@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
 from ..search.attacks.spatial import random_transforms, transformed
 from ..settings import Count, Positive, Share
+from .ascent import ascend
 from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
@@ -56,6 +57,7 @@ class AdversarialTraining(Recipe):
 
     attacked: ClassVar[tuple[str, ...]] = (*PGD.threats, "rt", "rt-l2")
     several: ClassVar[bool] = True  # it needs two threats or more
+    own_attack: ClassVar[bool] = False  # its images are those of one attack, whatever `inner_attack` is
     divisible: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "digits": {"steps": 2000, "batch": 64},
@@ -75,10 +77,19 @@ class AdversarialTraining(Recipe):
     # Run the attack in train mode, so that it updates batch-norm statistics, as in the code of Madry et al. and of
     # MNG-AC (P-31). Not in `repr`, so that the identity of older trainings stays as it was.
     bn_train_attack: bool = field(default=False, repr=False)
+    inner_attack: Literal["pgd", "apgd"] = field(default="pgd", repr=False)  # "pgd" is SLIDE under l_1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner_attack == "apgd" and self.inner_step_size != type(self).inner_step_size:
+            raise UserError(
+                f"inner_step_size={self.inner_step_size} has no effect with inner_attack=apgd, which adapts its steps; "
+                "leave one of the two out"
+            )
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return () if "rt" in cls.attacked else ("transforms",)
+        return (*(() if "rt" in cls.attacked else ("transforms",)), *(("inner_attack",) if cls.own_attack else ()))
 
     @abstractmethod
     def train_step(self, step: TrainingStep) -> StepResult:
@@ -113,8 +124,8 @@ class AdversarialTraining(Recipe):
     def after_step(self, training: Training, data: TrainingData, number: int) -> None:
         """What a recipe does to the network after the optimiser's step."""
 
-    def inner_attack(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
-        """The attack on a training batch: PGD, but under l_1 SLIDE, as in Tramèr and Boneh: PGD would be too weak."""
+    def pgd(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
+        """PGD on a training batch, but under l_1 SLIDE, as in Tramèr and Boneh: PGD would be too weak."""
         kind = SLIDE if isinstance(threat, Ball) and threat.sparse_steps else PGD
         return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
 
@@ -123,7 +134,9 @@ class AdversarialTraining(Recipe):
         if isinstance(threat, RT | RTL2):
             return self._worst_transform(step, threat)
         assert isinstance(threat, Ball), "see check()"
-        return step.batch.x + unroll(step.module, threat, self.inner_attack(threat), step.batch).delta
+        if self.inner_attack == "apgd":
+            return ascend(step.module, step.batch, threat, self.inner_steps).x_adv
+        return step.batch.x + unroll(step.module, threat, self.pgd(threat), step.batch).delta
 
     def _worst_transform(self, step: TrainingStep, threat: RT | RTL2) -> Inputs:
         """The random transform of each image with the highest loss: worst of k, Engstrom et al. 2019."""

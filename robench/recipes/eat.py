@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..problem.shapes import Inputs
-from ..problem.threats import ThreatModel
+from ..problem.threats import Ball, ThreatModel
 from ..search.attacks.apgd import APGD
 from ..settings import Share
 from .adaptive import sampled
@@ -40,6 +40,7 @@ class ExtremeAdversarialTraining(AdversarialTraining):
         "E-AT, an extreme norm per batch, where it fails; Croce and Hein 2022, https://arxiv.org/abs/2105.12508"
     )
     attacked: ClassVar[tuple[str, ...]] = APGD.threats
+    own_attack: ClassVar[bool] = True
 
     kept: Share = 1.0  # factor of the counts in every step
 
@@ -60,7 +61,9 @@ class ExtremeAdversarialTraining(AdversarialTraining):
 
     def ascend(self, step: TrainingStep, chosen: int) -> Ascent:
         """The batch under attack by one of the threats."""
-        return ascend(step, step.threats[chosen], self.inner_steps)
+        threat = step.threats[chosen]
+        assert isinstance(threat, Ball), "see check()"
+        return ascend(step.module, step.batch, threat, self.inner_steps)
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
         return self.ascend(step, step.threats.index(threat)).x_adv

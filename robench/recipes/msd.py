@@ -30,6 +30,7 @@ class MultiSteepestDescent(AdversarialTraining):
     name: ClassVar[str] = "msd"
     source: ClassVar[str] = "multi steepest descent, Maini et al. 2020, https://arxiv.org/abs/1909.04068"
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
+    own_attack: ClassVar[bool] = True
 
     inner_steps: Count = 20
     inner_step_size: Positive = 0.125  # in radii
@@ -46,7 +47,7 @@ class MultiSteepestDescent(AdversarialTraining):
         highest = losses(module, batch.x, batch.y)
         for _ in range(self.inner_steps):
             seen = differentiate(module, cross_entropy, batch.x + delta, batch.y, batch.y)
-            moves = [self.inner_attack(ball).step(ball, batch, State(delta), seen).delta for ball in balls]
+            moves = [self.pgd(ball).step(ball, batch, State(delta), seen).delta for ball in balls]
             raised = torch.stack([losses(module, batch.x + move, batch.y) for move in moves])
             high, which = raised.max(dim=0)
             delta = torch.stack(moves)[which, torch.arange(len(which), device=which.device)]

@@ -38,6 +38,7 @@ class NoiseFGSM(AdversarialTraining):
     name: ClassVar[str] = "nfgsm"
     source: ClassVar[str] = "single step from noise, N-FGSM, de Jorge et al. 2022, https://arxiv.org/abs/2202.01181"
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
+    own_attack: ClassVar[bool] = True
     several: ClassVar[bool] = False
 
     noise: NonNegative = 2.0  # in radii: k of the paper; 0 is FGSM

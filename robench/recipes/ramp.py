@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..problem.shapes import Inputs, Logits, Mask
-from ..problem.threats import ThreatModel
+from ..problem.threats import Ball, ThreatModel
 from ..search.attacks.apgd import APGD
 from ..settings import NonNegative, Share
 from . import projection
@@ -48,6 +48,7 @@ class Ramp(AdversarialTraining):
         "https://arxiv.org/abs/2402.06827"
     )
     attacked: ClassVar[tuple[str, ...]] = APGD.threats
+    own_attack: ClassVar[bool] = True
 
     pairing: NonNegative = 2.0  # weight of the divergence: lambda of the paper
     beta: Share = 0.5  # share of natural training in an update; 0: no gradient projection
@@ -74,7 +75,8 @@ class Ramp(AdversarialTraining):
         return StepResult(loss, correct.gather(0, which[None]).float().mean().item())
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:
-        return ascend(step, threat, self.inner_steps).x_adv
+        assert isinstance(threat, Ball), "see check()"
+        return ascend(step.module, step.batch, threat, self.inner_steps).x_adv
 
     def after_step(self, training: Training, data: TrainingData, number: int) -> None:
         """The step of the copy; at the end of an epoch and of the training, the network takes its share of it."""

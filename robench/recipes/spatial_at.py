@@ -18,11 +18,12 @@ class SpatialAdversarialTraining(AdversarialTraining):
     name: ClassVar[str] = "spatial_at"
     source: ClassVar[str] = "worst of ten random transforms, Engstrom et al. 2019, https://arxiv.org/abs/1712.02779"
     attacked: ClassVar[tuple[str, ...]] = ("rt", "rt-l2")
+    own_attack: ClassVar[bool] = True
     several: ClassVar[bool] = False
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return ("inner_steps", "inner_step_size")
+        return (*super().unused(), "inner_steps", "inner_step_size")
 
     def train_step(self, step: TrainingStep) -> StepResult:
         (threat,) = step.threats

@@ -36,6 +36,7 @@ class Trades(AdversarialTraining):
     source: ClassVar[str] = "TRADES, Zhang et al. 2019, https://arxiv.org/abs/1901.08573"
     attacked: ClassVar[tuple[str, ...]] = PGD.threats
     several: ClassVar[bool] = False
+    own_attack: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         data: settings | ({} if data == "digits" else {"beta": 6.0})
         for data, settings in AdversarialTraining.presets.items()
@@ -61,12 +62,12 @@ class Trades(AdversarialTraining):
         def objective(logits: Logits, y: Labels, target: Labels) -> PerExample:
             return divergence(clean, logits)
 
-        inner_attack = self.inner_attack(threat)
+        attack = self.pgd(threat)
         start = NOISE * normal(batch.keys, restart=0, like=batch.x)
         state = State(threat.project(start, batch.x))
         for _ in range(self.inner_steps):
             seen = differentiate(module, objective, batch.x + state.delta, batch.y, batch.y)
-            state = inner_attack.step(threat, batch, state, seen)
+            state = attack.step(threat, batch, state, seen)
         return batch.x + state.delta
 
 

@@ -201,7 +201,7 @@ def test_msd_takes_the_step_that_raises_the_loss_most_and_trains_on_the_highest_
     now = training_step(module, split, texts)
     each = []
     for threat in now.threats:  # one step from zero, by PGD itself
-        attack = recipe.inner_attack(threat)
+        attack = recipe.pgd(threat)
         seen = differentiate(module, cross_entropy, split.x, split.y, split.y)
         moved = attack.step(threat, now.batch, State(torch.zeros_like(split.x)), seen)
         each.append(losses(module, split.x + moved.delta, split.y))

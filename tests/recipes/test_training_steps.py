@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robench.errors import UserError
 from robench.problem.split import Split
 from robench.problem.threats import parse
 from robench.recipes import RECIPES, configure
@@ -114,6 +115,47 @@ def test_the_attack_of_a_training_is_pgd_and_under_l1_slide():
     for threat, attack in zip(now.threats, (PGD(**numbers), PGD(**numbers), SLIDE(**numbers)), strict=True):
         x_adv = split.x + unroll(module, threat, attack, now.batch).delta
         assert torch.equal(recipe.images(now, threat), x_adv), threat
+
+
+USES_INNER_ATTACK = ("adaptive", "avg", "max", "mng_ac", "pgd_at", "sat", "sat_ac")
+
+
+@pytest.mark.parametrize("name", USES_INNER_ATTACK)
+def test_with_inner_attack_apgd_a_recipe_has_the_images_of_eat(learning, name):
+    now = training_step(learning, blobs(64), WEAK)
+    eat = configure("eat", "blobs", {"inner_steps": 6})
+    recipe = configure(name, "blobs", {"inner_steps": 6, "inner_attack": "apgd"})
+    for place, threat in enumerate(now.threats):
+        assert torch.equal(recipe.images(now, threat), eat.ascend(now, place).x_adv), threat
+
+
+def test_max_with_apgd_trains_on_the_worst_of_its_images(learning):
+    now = training_step(learning, blobs(64), WEAK)
+    eat = configure("eat", "blobs", {"inner_steps": 6})
+    each = torch.stack([losses(learning, eat.ascend(now, place).x_adv, now.batch.y) for place in range(3)])
+    loss = configure("max", "blobs", {"inner_steps": 6, "inner_attack": "apgd"}).train_step(now).loss
+    torch.testing.assert_close(loss.detach(), each.amax(dim=0).mean())
+
+
+def test_transforms_are_not_the_business_of_the_inner_attack():
+    module, split = mlp(), blobs(12)
+    now = training_step(module, split, ("rt:2px,20deg",))
+    default, apgd = (configure("sat", "blobs", {"inner_attack": attack}) for attack in ("pgd", "apgd"))
+    assert torch.equal(default.images(now, now.threats[0]), apgd.images(now, now.threats[0]))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_with_an_attack_of_its_own_rejects_another(name):
+    if name in USES_INNER_ATTACK:
+        assert configure(name, "blobs", {"inner_attack": "apgd"}).inner_attack == "apgd"
+        return
+    with pytest.raises(UserError, match="inner_attack"):
+        configure(name, "blobs", {"inner_attack": "apgd"})
+
+
+def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
+    with pytest.raises(UserError, match="inner_step_size=0.5 has no effect with inner_attack=apgd"):
+        configure("max", "blobs", {"inner_attack": "apgd", "inner_step_size": 0.5})
 
 
 @pytest.mark.parametrize("text", ["rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"])
