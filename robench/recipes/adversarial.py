@@ -16,7 +16,7 @@ from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
 from ..search.attacks.spatial import random_transforms, transformed
 from ..settings import Count, Positive, Share
-from .ascent import ascend
+from .ascent import ascend, ascend_in_stages
 from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
@@ -77,14 +77,15 @@ class AdversarialTraining(Recipe):
     # Run the attack in train mode, so that it updates batch-norm statistics, as in the code of Madry et al. and of
     # MNG-AC (P-31). Not in `repr`, so that the identity of older trainings stays as it was.
     bn_train_attack: bool = field(default=False, repr=False)
-    inner_attack: Literal["pgd", "apgd"] = field(default="pgd", repr=False)  # "pgd" is SLIDE under l_1
+    # "pgd" is SLIDE under l_1; "staged-apgd" begins beyond the ball under l_2 and l_1.
+    inner_attack: Literal["pgd", "apgd", "staged-apgd"] = field(default="pgd", repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_attack == "apgd" and self.inner_step_size != type(self).inner_step_size:
+        if self.inner_attack != "pgd" and self.inner_step_size != type(self).inner_step_size:
             raise UserError(
-                f"inner_step_size={self.inner_step_size} has no effect with inner_attack=apgd, which adapts its steps; "
-                "leave one of the two out"
+                f"inner_step_size={self.inner_step_size} has no effect with inner_attack={self.inner_attack}, which adapts "
+                "its steps; leave one of the two out"
             )
 
     @classmethod
@@ -134,8 +135,9 @@ class AdversarialTraining(Recipe):
         if isinstance(threat, RT | RTL2):
             return self._worst_transform(step, threat)
         assert isinstance(threat, Ball), "see check()"
-        if self.inner_attack == "apgd":
-            return ascend(step.module, step.batch, threat, self.inner_steps).x_adv
+        if self.inner_attack != "pgd":
+            attack = ascend if self.inner_attack == "apgd" else ascend_in_stages
+            return attack(step.module, step.batch, threat, self.inner_steps).x_adv
         return step.batch.x + unroll(step.module, threat, self.pgd(threat), step.batch).delta
 
     def _worst_transform(self, step: TrainingStep, threat: RT | RTL2) -> Inputs:

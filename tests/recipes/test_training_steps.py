@@ -154,7 +154,7 @@ def test_a_recipe_with_an_attack_of_its_own_rejects_another(name):
 
 
 def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
-    with pytest.raises(UserError, match="inner_step_size=0.5 has no effect with inner_attack=apgd"):
+    with pytest.raises(UserError, match=r"inner_step_size=0\.5 has no effect with inner_attack=apgd"):
         configure("max", "blobs", {"inner_attack": "apgd", "inner_step_size": 0.5})
 
 
