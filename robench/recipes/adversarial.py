@@ -84,8 +84,8 @@ class AdversarialTraining(Recipe):
         super().__post_init__()
         if self.inner_attack != "pgd" and self.inner_step_size != type(self).inner_step_size:
             raise UserError(
-                f"inner_step_size={self.inner_step_size} has no effect with inner_attack={self.inner_attack}, which adapts "
-                "its steps; leave one of the two out"
+                f"inner_step_size={self.inner_step_size} has no effect with inner_attack={self.inner_attack}, which "
+                "adapts its steps; leave one of the two out"
             )
 
     @classmethod

@@ -144,13 +144,30 @@ def test_transforms_are_not_the_business_of_the_inner_attack():
     assert torch.equal(default.images(now, now.threats[0]), apgd.images(now, now.threats[0]))
 
 
+@pytest.mark.parametrize(("place", "radii"), [(1, [3] * 4 + [2] * 4 + [1] * 5), (2, [3] * 4 + [2] * 4 + [1] * 5)])
+def test_staged_apgd_shrinks_the_ball_under_l2_and_l1(learning, place, radii):
+    now = training_step(learning, blobs(64), WEAK)
+    threat, asked = now.threats[place], []
+    handle = learning.register_forward_pre_hook(lambda m, args: asked.append(args[0].detach() - now.batch.x))
+    x_adv = configure("sat", "blobs", {"inner_steps": 10, "inner_attack": "staged-apgd"}).images(now, threat)
+    handle.remove()
+    assert len(asked) == len(radii)
+    assert not asked[0].any(), "it starts at the image itself"
+    for delta, radius in zip(asked, radii, strict=True):
+        assert (threat.size(delta) <= radius * threat.r * (1 + 1e-5)).all()
+    assert (threat.size(asked[3]) > 2 * threat.r).any(), "beyond the ball"
+    last = torch.stack([losses(learning, now.batch.x + delta, now.batch.y) for delta in asked[8:]])
+    torch.testing.assert_close(losses(learning, x_adv, now.batch.y), last.amax(dim=0))
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_with_an_attack_of_its_own_rejects_another(name):
     if name in USES_INNER_ATTACK:
         assert configure(name, "blobs", {"inner_attack": "apgd"}).inner_attack == "apgd"
         return
-    with pytest.raises(UserError, match="inner_attack"):
-        configure(name, "blobs", {"inner_attack": "apgd"})
+    for attack in ("apgd", "staged-apgd"):
+        with pytest.raises(UserError, match="inner_attack"):
+            configure(name, "blobs", {"inner_attack": attack})
 
 
 def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
