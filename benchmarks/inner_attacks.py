@@ -60,9 +60,9 @@ def main() -> None:
     left = {entry.threat: round(entry.accuracy * len(split)) for entry in summary.threats}
     rows.append({"attack": "protocol standard", "steps": ""} | left)
     notes = [
-        f"Of {len(split)} images of {whole.name}, how many {args.model} has right at the image that an attack ends with.",
-        "Products in bfloat16, as in a training with `--precision bfloat16`. Stages begin in balls of three radii and of",
-        "two under l2 and l1; under linf they are plain APGD.",
+        f"Of {len(split)} images of {whole.name}, how many {args.model} has right at the image an attack ends with.",
+        "Products in bfloat16, as in a training with `--precision bfloat16`. Stages begin in balls of three radii and",
+        "then two under l2 and l1; under linf they are plain APGD.",
         f"Command: python benchmarks/inner_attacks.py --model {args.model} --examples {args.examples}",
     ]
     write_results(f"inner-attacks-{args.model}", f"Attacks of a training, on {args.model}", rows, notes, CPU)
