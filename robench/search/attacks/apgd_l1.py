@@ -51,7 +51,7 @@ class SparseAscent:
     def start_at(self, delta: Inputs, stage: Int[Tensor, "B"]) -> SparseState:
         """The state of rows that start, or enter a stage, at this point."""
         zero = torch.zeros_like(delta.flatten(1)[:, 0])
-        support, size = _support(delta), delta[0].numel()
+        support, size = support_size(delta), delta[0].numel()
         staged = len(self.stages) > 1
         return SparseState(
             delta=delta,
@@ -71,7 +71,7 @@ class SparseAscent:
         state = updated(state, seen)
         steps = self._steps(state)
         at_checkpoint = (state.seen > 1) & ((state.seen - 1) % (steps * 4 // 100).clamp(min=1) == 0)
-        support = _support(state.top)
+        support = support_size(state.top)
         sparser = at_checkpoint & (support < FULL * state.support)
         here, grad = next_origin(state, seen, sparser)
         smaller = (state.step_size / SHRINK).clamp(min=1 / FLOOR)
@@ -121,6 +121,6 @@ def largest_signs(grad: Inputs, share: PerExample) -> Inputs:
     return signs / per_example(signs.flatten(1).abs().sum(dim=1).clamp(min=1), grad)
 
 
-def _support(delta: Inputs) -> PerExample:
+def support_size(delta: Inputs) -> PerExample:
     """How many coordinates differ from the image."""
     return number(torch.ne, delta, 0.0).flatten(1).sum(dim=1)
