@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..problem.shapes import Inputs, Labels, PerExample
 from ..problem.threats import RT, RTL2, Ball, ThreatModel
 from ..search.attack import Batch, GradientAttack, State, unroll
+from ..search.attacks.apgd_l1 import large_radius_stages
 from ..search.attacks.pgd import PGD
 from ..search.attacks.slide import SLIDE
 from ..search.attacks.spatial import random_transforms, transformed
@@ -86,6 +87,10 @@ class AdversarialTraining(Recipe):
             raise UserError(
                 f"inner_step_size={self.inner_step_size} has no effect with inner_attack={self.inner_attack}, which "
                 "adapts its steps; leave one of the two out"
+            )
+        if self.inner_attack == "staged-apgd" and len(large_radius_stages(self.inner_steps)) == 1:
+            raise UserError(
+                f"staged-apgd needs inner_steps=10 or more, not {self.inner_steps}; with fewer, use inner_attack=apgd"
             )
 
     @classmethod

@@ -33,7 +33,7 @@ def ascend_in_stages(module: nn.Module, batch: Batch, threat: Ball, steps: int) 
     """APGD in balls of 3, 2 and 1 radii, each from the best point of the last: the large-radius schedule.
 
     Croce and Hein 2021 have it under l_1, https://arxiv.org/abs/2103.01208. Under l_2 it finds more as well; under
-    l_inf it finds less, and this is `ascend`. With fewer than ten steps there is no room for stages.
+    l_inf it finds less, and this is `ascend`.
     """
     if threat.separable:
         return ascend(module, batch, threat, steps)

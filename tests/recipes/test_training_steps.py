@@ -1,5 +1,7 @@
 """What one lesson of a recipe draws, asks, counts and goes down, worked out by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -156,8 +158,40 @@ def test_staged_apgd_shrinks_the_ball_under_l2_and_l1(learning, place, radii):
     for delta, radius in zip(asked, radii, strict=True):
         assert (threat.size(delta) <= radius * threat.r * (1 + 1e-5)).all()
     assert (threat.size(asked[3]) > 2 * threat.r).any(), "beyond the ball"
-    last = torch.stack([losses(learning, now.batch.x + delta, now.batch.y) for delta in asked[8:]])
-    torch.testing.assert_close(losses(learning, x_adv, now.batch.y), last.amax(dim=0))
+    stages, best = (asked[:4], asked[4:8], asked[8:]), []
+    for stage in stages:
+        each = torch.stack([losses(learning, now.batch.x + delta, now.batch.y) for delta in stage])
+        best.append(torch.stack(stage)[each.argmax(dim=0), torch.arange(64)])
+    for top, entered, factor in ((best[0], stages[1][0], 2), (best[1], stages[2][0], 1)):
+        ball = dataclasses.replace(threat, radius=factor * threat.radius)
+        torch.testing.assert_close(entered, ball.project(top, now.batch.x))
+    torch.testing.assert_close(x_adv, now.batch.x + best[2])
+
+
+def test_a_later_stage_under_l1_stays_as_sparse_as_the_last_one(learning):
+    now = training_step(learning, blobs(64), WEAK)
+    asked = []
+    handle = learning.register_forward_pre_hook(lambda m, args: asked.append(args[0].detach() - now.batch.x))
+    configure("sat", "blobs", {"inner_steps": 10, "inner_attack": "staged-apgd"}).images(now, now.threats[2])
+    handle.remove()
+    assert ((asked[1] != 0).flatten(1).sum(dim=1) <= 4).all(), "a twentieth at first"
+    changed = (asked[8] != 0).flatten(1).sum(dim=1)
+    assert (changed <= 4).all(), "so two of 64 move, and the projection takes others back"
+    assert ((asked[9] != asked[8]).flatten(1).sum(dim=1) <= changed + 2).all()
+
+
+def test_staged_apgd_under_linf_is_apgd(learning):
+    now = training_step(learning, blobs(64), WEAK)
+    plain, staged = (
+        configure("sat", "blobs", {"inner_steps": 10, "inner_attack": attack}).images(now, now.threats[0])
+        for attack in ("apgd", "staged-apgd")
+    )
+    assert torch.equal(plain, staged)
+
+
+def test_stages_need_ten_steps():
+    with pytest.raises(UserError, match="staged-apgd needs inner_steps=10 or more, not 9"):
+        configure("max", "blobs", {"inner_attack": "staged-apgd", "inner_steps": 9})
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
