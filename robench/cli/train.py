@@ -20,7 +20,7 @@ from ..problem import datasets, threats
 from ..problem.split import Split
 from ..recipes import configure, setting
 from ..recipes.data_parallel import ALONE, Ranks, launched, local_device, together
-from ..recipes.making import Order, default_architecture, make, usual_validation
+from ..recipes.making import Order, default_architecture, make, seen_before, usual_validation
 from ..recipes.recipe import Recipe
 from ..results.measured import refuse_unmeasured
 from ..results.tables import render
@@ -105,6 +105,12 @@ def _run(
         click.echo(
             "note: this device has no hardware for bfloat16, which is slower here than float32; to train faster, stop"
             " with Ctrl-C and leave out --precision bfloat16",
+            err=True,
+        )
+    if seen_before(order) and not quiet:
+        click.echo(
+            f"note: {start} was trained on images that are held out now, so the accuracy on them is too high; to choose"
+            " settings by it, start from a model whose training held as many out",
             err=True,
         )
     if not _train(order, split, picked, quiet):

@@ -17,13 +17,12 @@ from ..problem.datasets.arrays import unit_range
 from ..problem.missing import missing
 from ..problem.shapes import Inputs
 from ..problem.split import Source, Split
-from ..problem.threats.base import MAX_PARAMS
+from ..problem.threats.base import FARTHEST, MAX_PARAMS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NAMES: tuple[str, ...] = ("x_adv", "example", "threat", "params", "x", "y")  # of the arrays that are read
 MAX_IMAGES = 10**6  # in a file
-LARGEST_PARAMETER = 10**6  # pixels or degrees: beyond every limit of a threat model
 SAME_PIXEL = 1e-6  # the allowed difference of a given clean pixel: float64 and float32 round a byte / 255 differently
 
 
@@ -173,7 +172,7 @@ def _params(params: Array, shape: tuple[int, ...], path: Path) -> Float[torch.Te
             f"{path}: params holds {params.dtype} of shape {params.shape}; give tx, ty and the angle for each image, or"
             " the parameters that robench export writes"
         )
-    if not (np.abs(params) <= LARGEST_PARAMETER).all():
+    if not (np.abs(params) <= FARTHEST).all():
         raise UserError(f"{path}: params holds numbers that are no pixels or degrees; give tx, ty and the angle")
     return torch.from_numpy(params.astype(np.float64))
 

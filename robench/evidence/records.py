@@ -16,6 +16,7 @@ from .attack_key import AttackKey
 
 MAX_EXAMPLES = 10**6  # of a plan
 MAX_ITEMS = 2**20  # searches on one example
+FARTHEST = 10**6  # of a parameter, such as pixels or degrees, as in problem.threats.base
 MIN_MANY, MAX_PARAMS = 16, 2**17  # parameters of an image that are float32 bytes, as in problem.threats.base
 MIN_SAMPLE = 5  # examples: where fewer of a sample stand, nothing follows from it, and all are searched
 WHOLE = -1  # stands for the model where a measurement concerns no single example

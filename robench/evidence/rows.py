@@ -16,6 +16,7 @@ import numpy as np
 from .. import radius, renames
 from . import probe_rows
 from .records import (
+    FARTHEST,
     MAX_EXAMPLES,
     MAX_ITEMS,
     MAX_PARAMS,
@@ -32,7 +33,6 @@ from .records import (
     Verdict,
 )
 
-FARTHEST = 1e6  # of a parameter, such as pixels or degrees
 _FEW = 3 * 8  # bytes of tx, ty and the angle
 _MANY = range(4 * MIN_MANY, 4 * MAX_PARAMS + 1, 4)  # bytes of a longer vector
 MAX_VALUES = 500  # examples in one query; SQLite may take no more than 999 parameters

@@ -109,6 +109,16 @@ class AdversarialTraining(Recipe):
         for threat in threats:
             if threat.name not in self.attacked:
                 raise UserError(f"{self.name} cannot train against {threat}; it can against {', '.join(self.attacked)}")
+        if not any(isinstance(threat, RT | RTL2) for threat in threats):
+            self._refuse_changed(("transforms",), "without --threat rt:... or rt-l2:...")
+        if not any(isinstance(threat, Ball) for threat in threats):
+            self._refuse_changed(("inner_attack", "inner_steps", "inner_step_size"), "under transforms alone")
+
+    def _refuse_changed(self, names: tuple[str, ...], where: str) -> None:
+        """Raises UserError if one of these settings is not the default, as it has no effect here."""
+        for name in names:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise UserError(f"{name}={value} has no effect {where}; leave it out")
 
     @property
     def _example(self) -> str:

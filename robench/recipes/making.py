@@ -30,6 +30,7 @@ from .validation import KEY as CHECKS_KEY
 from .validation import Validation, ValidationCheck
 
 PRECISIONS = ("float32", "bfloat16")
+SEEN_BEFORE = "seen_before"  # in a card's validation: the model that the training started from knew these images
 
 
 def default_architecture(data: str) -> str:
@@ -141,7 +142,7 @@ def make(
         sha256=sha256,
         parameters=sum(weight.numel() for weight in module.parameters()),
         minutes=round(training.seconds / 60, 2),
-        validation=_seen(training, order.validation),
+        validation=_validation(training, order),
     )
     with resumable():
         write_card(order.card, card)
@@ -377,9 +378,21 @@ def _settings(order: Order) -> dict[str, Any]:
     return settings | order.later | {"threats": [str(threat) for threat in order.threats]}
 
 
-def _seen(training: Training, examples: int) -> dict[str, Any]:
+def _validation(training: Training, order: Order) -> dict[str, Any]:
     """The last validation check, for the card."""
-    if not examples:
+    if not order.validation:
         return {}
     _, clean, robust, _ = training.memory[CHECKS_KEY][-1].tolist()
-    return {"examples": examples, "clean": clean} | ({"robust": robust} if robust >= 0 else {})
+    check = {"examples": order.validation, "clean": clean} | ({"robust": robust} if robust >= 0 else {})
+    return check | ({SEEN_BEFORE: True} if seen_before(order) else {})
+
+
+def seen_before(order: Order) -> bool:
+    """Whether the model to start from was, by its card, trained on some of the images that are held out now."""
+    if not order.start or not order.validation:
+        return False
+    card = checkpoints.locate(order.start)[1]
+    if card is None or not card.recipe or card.data != order.data:
+        return False
+    held = card.settings.get("validation", 0)
+    return not isinstance(held, int) or held < order.validation or bool(card.validation.get(SEEN_BEFORE))

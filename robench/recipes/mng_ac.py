@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..errors import UserError
 from ..problem.noise import normal
 from ..problem.shapes import Inputs, Keys, Labels, per_example
 from ..problem.threats import L1, Ball, ThreatModel
@@ -63,6 +64,11 @@ class MetaNoiseGenerator(AdversarialTraining):
     generator: Literal["image", "noise", "none"] = "image"  # its input: noise and the image, noise only; or without one
     noise_unit: Literal["radius", "pixel"] = "radius"  # scale of its output, before the projection
     alpha_schedule: bool = field(default=False, repr=False)  # `alpha` falls and rises as the learning rate does
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generator == "none" and (self.alpha_schedule or self.alpha != type(self).alpha):
+            raise UserError("alpha and alpha_schedule have no effect with generator=none; leave them out")
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ from typing import ClassVar
 
 import torch
 
+from ..errors import UserError
 from ..problem.losses import cross_entropy
 from ..problem.noise import normal
 from ..problem.shapes import Inputs
 from ..problem.threats import EUCLIDEAN, Ball, ThreatModel, inward
+from ..problem.threats.base import LARGEST, SMALLEST
 from ..search.attack import differentiate
 from ..search.attacks.pgd import PGD
 from ..settings import NonNegative, Positive
@@ -53,6 +55,10 @@ class NoiseFGSM(AdversarialTraining):
             super().check(threats)
         for threat in threats:
             super().check((threat,))
+            assert isinstance(threat, Ball), "checked"
+            for name, radii in (("noise", self.noise), ("step_size", self.step_size)):
+                if radii and not SMALLEST <= threat.radius * Fraction(radii) <= LARGEST:
+                    raise UserError(f"{name}={radii} radii of {threat} is no size of a step; choose one near 1")
 
     def train_step(self, step: TrainingStep) -> StepResult:
         threat = step.threats[int(step.noise * len(step.threats))]

@@ -35,6 +35,7 @@ def learn(
     batch: Batch,
     optimiser_for: Callable[[Iterable[Tensor]], Optimizer],
     lr: float,
+    clip: float = 0.0,
     ranks: Ranks = ALONE,
 ) -> None:
     """One optimiser step of the copy on the images as they are. The optimiser starts with the epoch."""
@@ -48,6 +49,8 @@ def learn(
         loss = F.cross_entropy(functional_call(module.train(), copy, (batch.x,)), batch.y)
         torch.autograd.backward(loss)
     average_gradients(ranks, weights.values(), (copy[name] for name, _ in module.named_buffers()))
+    if clip:
+        nn.utils.clip_grad_norm_(weights.values(), clip)
     optimiser.step()
     store(memory, COPY, copy)
     store_optimiser(optimiser, memory, STATE, weights)

@@ -83,7 +83,8 @@ class Ramp(AdversarialTraining):
         if not self.beta:
             return
         module, memory = training.module, training.memory
-        projection.learn(module, memory, data.at(number), self.optimiser_for, self.rate(number), training.ranks)
+        given = (self.optimiser_for, self.rate(number), self.clip, training.ranks)
+        projection.learn(module, memory, data.at(number), *given)
         if (number + 1) % data.batches == 0 or number + 1 == self.steps:
             projection.fuse(module, memory, self.beta)
 

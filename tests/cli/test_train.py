@@ -88,6 +88,27 @@ def test_some_images_are_held_out_unless_validation_is_0(train, folder, often):
     assert train(f"{words} --out quiet --quiet").err.count("\n") == 1
 
 
+def test_held_out_images_that_the_start_was_trained_on_are_told_apart(train, folder):
+    words = "nat --set steps=2 --no-evaluation"
+    assert train(f"{words} --validation 50 --out unseen").code == 0
+    assert train(f"{words} --validation 49 --out seen").code == 0
+
+    def told(start, validation, out):
+        note = (
+            "was trained on images that are held out now"
+            in train(f"{words} --from {start}.safetensors --validation {validation} --out {out}").err
+        )
+        marked = read_card(folder / f"{out}.toml").validation.get("seen_before", False)
+        assert note == marked
+        return note
+
+    assert not told("unseen", 50, "a")
+    assert not told("unseen", 0, "b")
+    assert told("seen", 50, "c"), "49 of these 50 alone were held out"
+    assert told("c", 50, "d"), "held out by the start, and not by its own start"
+    assert not told("a", 50, "e")
+
+
 def test_small_data_hold_out_no_images_and_large_data_200():
     assert [usual_validation(n) for n in (16, 999, 1000, 1297, 60000)] == [0, 0, 50, 64, 200]
 

@@ -248,6 +248,7 @@ def test_a_text_reads_back_and_names_each_corruption_once_in_the_order_of_the_pa
     assert str(parse("corruption: fog + snow + fog @ 2-2")) == "corruption:snow+fog@2"
     assert str(parse("corruption:" + "+".join(AVAILABLE) + "@1")) == "corruption:all@1"
     assert len(parse("corruption:all@1-5").images) == 70
+    assert parse("cifar10c:fog:3") == parse("corruption:fog@3")
     assert len(NAMES) == 15
     with pytest.raises(UserError):
         Corruption((), 1, 1)

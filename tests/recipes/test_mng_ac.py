@@ -123,6 +123,13 @@ def test_the_projection_with_a_gradient_is_that_of_the_threat_model(text):
     torch.autograd.gradcheck(lambda d: projected(threat, d, x[::5].double()), some)
 
 
+def test_rates_of_a_generator_that_does_not_exist_are_refused():
+    for settings in ({"alpha": 0.5}, {"alpha_schedule": True}):
+        with pytest.raises(UserError, match="no effect with generator=none"):
+            configure("mng_ac", "toy", {"generator": "none", **settings})
+    assert configure("mng_ac", "toy", {"generator": "none", "noise_unit": "pixel"}).generator == "none"
+
+
 def test_the_generator_sees_the_image_unless_it_is_to_see_noise_alone():
     _, batch = tiny()
     other = Batch(batch.x.flip(2), batch.y, batch.y, batch.keys)

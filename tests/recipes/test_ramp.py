@@ -88,6 +88,7 @@ def trained(name, folder, stop, **settings):
     recipe, module = configure(name, "blobs", {**SGD, "steps": 8, **settings}), batch_normed()
     training, data = training_of(module, blobs(), folder, batch=128)
     training.optimiser, training.report = recipe.optimiser_for(module.parameters()), Killer(stop, "killed")
+    training.clip = recipe.clip
     with contextlib.suppress(KeyboardInterrupt):
         recipe.train(training, data, threats)
     return {key: tensor.clone() for key, tensor in module.state_dict().items()}, training.memory
@@ -119,6 +120,17 @@ def test_the_next_epoch_begins_at_the_fused_network(tmp_path):
     _, memory = trained("ramp", tmp_path / "more", 6, **inner)
     for key, tensor in fused.items():
         assert torch.equal(memory[f"{START}.{key}"], tensor)
+
+
+def test_the_clip_of_a_recipe_is_also_that_of_the_copy(tmp_path):
+    start = batch_normed().state_dict()
+
+    def moved(name, **settings):
+        after, _ = trained("ramp", tmp_path / name, 4, inner_steps=2, warmup=0, weight_decay=0.0, **settings)
+        weights = [key for key, _ in batch_normed().named_parameters()]
+        return torch.cat([(after[key] - start[key]).flatten() for key in weights]).norm()
+
+    assert moved("clipped", clip=1e-6) < 1e-4 < 1e-2 < moved("free")
 
 
 def test_the_last_step_takes_in_an_epoch_that_is_not_full(tmp_path):

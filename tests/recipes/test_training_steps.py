@@ -1,6 +1,7 @@
 """What one lesson of a recipe draws, asks, counts and goes down, worked out by hand."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -216,6 +217,23 @@ def test_a_recipe_with_an_attack_of_its_own_rejects_another(name):
 def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
     with pytest.raises(UserError, match=r"inner_step_size=0\.5 has no effect with inner_attack=apgd"):
         configure("max", "blobs", {"inner_attack": "apgd", "inner_step_size": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "texts", "refusal"),
+    [
+        ("max", {"transforms": 7}, ("linf:0.1", "l1:1"), "transforms=7 has no effect without --threat rt"),
+        ("sat", {"inner_attack": "apgd"}, ("rt:2px,20deg", "rt:1px,40deg"), "inner_attack=apgd has no effect under tr"),
+        ("avg", {"inner_steps": 7}, ("rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"), "inner_steps=7 has no effect under tr"),
+        ("nfgsm", {"noise": 1e12}, ("linf:0.1",), "noise=1000000000000.0 radii of linf:0.1 is no size of a step"),
+        ("nfgsm", {"step_size": 1e-13}, ("linf:0.1",), "step_size=1e-13 radii of linf:0.1 is no size of a step"),
+    ],
+)
+def test_a_setting_without_effect_under_these_threats_is_refused(name, settings, texts, refusal):
+    recipe = configure(name, "blobs", settings)
+    with pytest.raises(UserError, match=re.escape(refusal)):
+        recipe.check(tuple(map(parse, texts)))
+    recipe.check(tuple(map(parse, ("rt:2px,20deg", "l2:1")))) if name != "nfgsm" else None
 
 
 @pytest.mark.parametrize("text", ["rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"])

@@ -87,6 +87,20 @@ def test_rotations_and_a_ball_together_break_what_neither_breaks_alone():
     assert len(mixed) > len(alone) + 3
 
 
+def test_under_l1_the_ball_of_a_transform_has_the_steps_of_slide():
+    """One coordinate per step, the steepest direction, would leave most of the budget to very few pixels."""
+    model = classifier(Linear(2, (1, 20, 20)))
+    split = Split.whole("grey", torch.full((2, 1, 20, 20), 0.5), torch.zeros(2, dtype=torch.long), 2)
+    threat = parse("affine:l1:4+rt:0.01px,0.1deg")
+    attack, keys = AffineRTAttack(steps=10, transforms=1), torch.arange(2)
+    batch = Batch(x=split.x, y=split.y, target=split.y, keys=keys)
+    state = attack.start(threat, batch)
+    for _ in range(2):
+        x_adv = attack.query(threat, batch, state)
+        state = attack.step(threat, batch, state, differentiate(model, attack.objective, x_adv, split.y, split.y))
+    assert ((state.change != 0).flatten(1).sum(dim=1) >= 4).all(), "the hundredth part of 400"
+
+
 def test_splits_reach_from_one_part_alone_to_the_other():
     model = classifier(Linear(2))
     split, attack = toy(model, N, spread=0.1, edges=False), AffineLp(steps=4, splits=3)

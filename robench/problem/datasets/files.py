@@ -12,7 +12,7 @@ from typing import Literal
 from ...errors import UserError
 from ..cache import BEGINNING, cache_folder, is_html
 
-REPLACE = "replace it, or delete it to have it downloaded again"
+REPLACE = "replace it, or delete it, and run the command again"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ _READERS: dict[str, Callable[[str], ThreatModel]] = {
     "rt-l2": RTL2.parse,
     "affine": affine.parse,
     "corruption": Corruption.parse,
+    "cifar10c": lambda text: Corruption.parse(text.replace(":", "@")),  # cifar10c:fog:3 is corruption:fog@3
     "patch": Patch.parse,
     **{name: kind.parse for name, kind in PARAM_BALLS.items()},
 }
@@ -63,6 +64,7 @@ _FORMS = {
     "rt-l2": RTL2.form,
     "affine": f"{AffineBalls.form} or {AffineRT.form}",
     "corruption": Corruption.form,
+    "cifar10c": "cifar10c:fog:3",
     "patch": Patch.form,
     **{name: kind.form for name, kind in PARAM_BALLS.items()},
 }

@@ -21,6 +21,7 @@ from .shrinkage import Shrinkage
 # the rounding of the radius it was moved by.
 PIXEL_ROUNDING = 2.0**-23
 SMALLEST, LARGEST = Fraction(1, 10**12), 10**9  # of a radius: what float32 arithmetic can hold
+FARTHEST = 10**6  # of a parameter, such as pixels or degrees; run files hold no larger one
 TINY = 1e-30  # below any gradient that means something; keeps 0 / 0 away
 
 N_PARAMS = 3

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import radius
 from ..shapes import Inputs
 from .base import Ball, TransformParams
 from .lp import Linf
@@ -34,6 +35,11 @@ class Elastic(ParamBall):
     form: ClassVar[str] = "elastic:0.5"
     meaning: ClassVar[str] = "every pixel is taken from at most so many pixels away, by a smooth flow"
     norm: ClassVar[type[Ball]] = Linf
+
+    @classmethod
+    def parse(cls, text: str) -> "Elastic":
+        """A radius in pixels, `0.5` or `0.5px`. Raises ValueError for anything else."""
+        return cls(radius.read(text.removesuffix("px")))
 
     @classmethod
     def n_params(cls, shape: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ import torch
 from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, PerExample
-from .base import LARGEST, SMALLEST, Ball, TransformParams, fraction_text
+from .base import FARTHEST, SMALLEST, Ball, TransformParams, fraction_text
 from .rebuilt import Rebuilt
 
 INWARD = Fraction(1, 2**18)  # share of the radius that searches stay away: float32 rounding of long sums
@@ -29,9 +29,9 @@ class ParamBall(Rebuilt):
     radius: Fraction
 
     def __post_init__(self) -> None:
-        if not SMALLEST <= self.radius <= LARGEST:
+        if not SMALLEST <= self.radius <= FARTHEST or self._on_pixels < SMALLEST:
             raise UserError(
-                f"a radius of {self.name} must be above 0, and not beyond {LARGEST}; write it like {self.form}"
+                f"a radius of {self.name} must be above 0, and not beyond {FARTHEST}; write it like {self.form}"
             )
 
     @classmethod
@@ -55,7 +55,11 @@ class ParamBall(Rebuilt):
     @property
     def ball(self) -> Ball:
         """The ball that attacks search, around grey images: `grey`."""
-        return self.norm(self.radius * (1 - INWARD) / (2 * self.peak))
+        return self.norm(self._on_pixels)
+
+    @property
+    def _on_pixels(self) -> Fraction:
+        return self.radius * (1 - INWARD) / (2 * self.peak)
 
     def grey(self, x: Inputs) -> TransformParams:
         """The middle of the box of parameters, on the scale of pixels, for each image of x: (B, P)."""

@@ -13,12 +13,11 @@ from torch import Tensor
 from ... import radius
 from ...errors import UserError
 from ..shapes import Inputs, PerExample
-from .base import TransformParams, fraction_text
+from .base import FARTHEST, TransformParams, fraction_text
 from .rebuilt import Rebuilt
 from .resampling import Images, pixels, sampled
 
 MAX_PADDING = 1024  # pixels on each side
-FARTHEST = 10**6  # pixels
 
 
 @dataclass(frozen=True)

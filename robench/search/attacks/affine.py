@@ -47,6 +47,11 @@ class _Affine(Attack):
             return uniform(batch.keys, 0, 1).squeeze(1)
         return (split / (self.splits - 1)).clamp(max=1).to(batch.x.dtype)
 
+    def _moved(self, part: Ball, share: PerExample, delta: Inputs, ascent: Inputs, x: Inputs) -> Inputs:
+        """A step in this share of a ball; under l_1 that of SLIDE."""
+        step = sparse(ascent, PERCENTILE) if part.sparse_steps else part.steepest(ascent)
+        return _into(part, share, delta + per_example(2.5 / self.steps * part.r * share, delta) * step, x)
+
 
 @dataclass(frozen=True)
 class AffineLpState(State):
@@ -94,10 +99,6 @@ class AffineLp(_Affine, GradientAttack[AffineBalls, AffineLpState]):
             for part, share, restart in ((threat.one, beta, 2 * split + 1), (threat.two, 1 - beta, 2 * split + 2))
         )
         return AffineLpState(_boxed(one + two, batch.x), one, two, torch.zeros_like(split), split)
-
-    def _moved(self, part: Ball, share: PerExample, delta: Inputs, ascent: Inputs, x: Inputs) -> Inputs:
-        step = sparse(ascent, PERCENTILE) if part.sparse_steps else part.steepest(ascent)
-        return _into(part, share, delta + per_example(2.5 / self.steps * part.r * share, delta) * step, x)
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,8 @@ class AffineRTAttack(_Affine, GradientAttack[AffineRT, AffineRTState]):
         )
         moved = threat.rt.apply(batch.x, state.transform)
         share = (1 - threat.rt.share(state.transform)).clamp(min=0).to(moved.dtype)
-        ascent = threat.ball.steepest(inward(seen.grad, state.change, moved))
-        step_size = per_example(2.5 / self.steps * threat.ball.r * share, moved)
-        change = _into(threat.ball, share, state.change + step_size * ascent, moved)
+        ascent = inward(seen.grad, state.change, moved)
+        change = self._moved(threat.ball, share, state.change, ascent, moved)
         stepped = replace(state, change=change, moves=state.moves + 1)
         new = where_rows(self._choosing(state), chosen, stepped)
         over = state.moves == self.transforms + self.steps
