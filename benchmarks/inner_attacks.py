@@ -63,7 +63,9 @@ def main() -> None:
         f"Of {len(split)} images of {whole.name}, how many {args.model} has right at the image an attack ends with.",
         "Products in bfloat16, as in a training with `--precision bfloat16`. Stages begin in balls of three radii and",
         "then two under l2 and l1; under linf they are plain APGD.",
-        f"Command: python benchmarks/inner_attacks.py --model {args.model} --examples {args.examples}",
+        f"Command: python benchmarks/inner_attacks.py --model {args.model} --examples {args.examples} --steps "
+        + " ".join(map(str, args.steps))
+        + "".join(f" --threat {threat}" for threat in args.threat),
     ]
     write_results(f"inner-attacks-{args.model}", f"Attacks of a training, on {args.model}", rows, notes, CPU)
 
