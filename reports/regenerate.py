@@ -41,8 +41,11 @@ def made(text: str) -> str:
 
 
 def measured(card: Path) -> None:
-    """What the model's run in runs/ has found, onto its card."""
-    for run in (ROOT / "reports" / "runs").rglob(f"{card.stem}.robench"):
+    """What the model's run in runs/ has found, onto its card: of several runs, that of the most examples."""
+    runs = ROOT / "reports" / "runs"
+    found = [*sorted(runs.rglob(f"{card.stem}.robench")), *runs.glob(f"unseen-{card.stem}.robench")]
+    if found:
+        run = max(found, key=lambda run: load_run(run).data.examples)
         write_measured(card, load_run(run), run.relative_to(ROOT).as_posix())
 
 
