@@ -107,15 +107,21 @@ def _run(
             " with Ctrl-C and leave out --precision bfloat16",
             err=True,
         )
-    if seen_before(order) and not quiet:
-        click.echo(
-            f"note: {start} was trained on images that are held out now, so the accuracy on them is too high; to choose"
-            " settings by it, start from a model whose training held as many out",
-            err=True,
-        )
+    if not quiet:
+        _note_seen_before(order)
     if not _train(order, split, picked, quiet):
         return STOPPED
     return 0 if no_evaluation or not ranks.first else _evaluate(order, picked, protocol, quiet)
+
+
+def _note_seen_before(order: Order) -> None:
+    """Prints a note where the model to start from was trained on images that are held out now."""
+    if seen_before(order):
+        click.echo(
+            f"note: {order.start} was trained on images that are held out now, so the accuracy on them is too high; to"
+            " choose settings by it, start from a model whose training held as many out",
+            err=True,
+        )
 
 
 def _refuse_unfit(data: str) -> None:
