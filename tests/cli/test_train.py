@@ -93,7 +93,7 @@ def test_held_out_images_that_the_start_was_trained_on_are_told_apart(train, fol
     assert train(f"{words} --validation 50 --out unseen").code == 0
     assert train(f"{words} --validation 49 --out seen").code == 0
 
-    def told(start, validation, out):
+    def noted(start, validation, out):
         note = (
             "was trained on images that are held out now"
             in train(f"{words} --from {start}.safetensors --validation {validation} --out {out}").err
@@ -102,11 +102,11 @@ def test_held_out_images_that_the_start_was_trained_on_are_told_apart(train, fol
         assert note == marked
         return note
 
-    assert not told("unseen", 50, "a")
-    assert not told("unseen", 0, "b")
-    assert told("seen", 50, "c"), "49 of these 50 alone were held out"
-    assert told("c", 50, "d"), "held out by the start, and not by its own start"
-    assert not told("a", 50, "e")
+    assert not noted("unseen", 50, "a")
+    assert not noted("unseen", 0, "b")
+    assert noted("seen", 50, "c"), "49 of these 50 alone were held out"
+    assert noted("c", 50, "d"), "held out by the start, and not by its own start"
+    assert not noted("a", 50, "e")
 
 
 def test_small_data_hold_out_no_images_and_large_data_200():
