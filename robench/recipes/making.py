@@ -184,7 +184,7 @@ def _train(
         ranks=ranks,
     )
     without = held_out(len(split), order.validation)
-    data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augment, without, ranks)
+    data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augmentation(), without, ranks)
     if order.pseudo:
         data = data.beside(order.pseudo)
     if order.validation and ranks.first:

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from .. import settings
 from ..errors import UserError
-from ..problem.threats import ThreatModel
+from ..problem.threats import RT, ThreatModel, parse
 from ..settings import Bounds, Count, NonNegative, Positive
+from .augmentation import Augmentation
 from .schedule import RateSchedule, rate
 from .training import Training, TrainingData
 
@@ -35,6 +36,7 @@ class Recipe(ABC):
     lr: Positive  # the highest learning rate
 
     # Not in `repr`, so that the identity of older trainings stays as it was.
+    augment_rt: str = field(default="", repr=False)  # such as rt:1px,10deg: random transforms within these limits
     optimiser: Literal["adam", "sgd"] = field(default="adam", repr=False)
     schedule: RateSchedule = field(default="step", repr=False)  # of the learning rate
     momentum: Annotated[float, Bounds(0, below=1)] = field(default=0.9, repr=False)  # of SGD
@@ -49,6 +51,14 @@ class Recipe(ABC):
             raise UserError(f"momentum={self.momentum} is a setting of SGD; add --set optimiser=sgd")
         if not self.decay_all and not self.weight_decay:
             raise UserError("decay_all=False has no effect without weight decay; add --set weight_decay=0.0002")
+        self.augmentation()  # refuses limits that it cannot read
+
+    def augmentation(self) -> Augmentation:
+        """What the settings say about random changes of the training images."""
+        rt = parse(self.augment_rt) if self.augment_rt else None
+        if rt is not None and (not isinstance(rt, RT) or rt.padding):
+            raise UserError(f"augment_rt={self.augment_rt} must be a shift and a rotation, like rt:1px,10deg")
+        return Augmentation(self.augment, rt)
 
     def optimiser_for(self, weights: Iterable[Tensor]) -> Optimizer:
         """The optimiser of these weights; `rate` gives its learning rate at each step."""

@@ -26,6 +26,7 @@ from ..problem import durable
 from ..problem.noise import keyed, text_key, uniform
 from ..problem.split import Split
 from ..search.attack import Batch
+from .augmentation import UNCHANGED, Augmentation
 from .data_parallel import ALONE, RankLostError, Ranks, average_gradients
 
 SAVE_EVERY = 60.0  # seconds between saved states
@@ -61,7 +62,7 @@ class TrainingData:
     y: Tensor
     batch: int
     seed: int
-    augment: bool = False  # shift by up to 4 pixels and mirror, as usual for CIFAR-10
+    augmentation: Augmentation = UNCHANGED
     without: frozenset[int] = frozenset()  # rows to leave out; the order of the others does not change
     stream: str = "training"  # name of the noise: two sets in one training have noise of their own
     pseudo: "TrainingData | None" = None  # a second set, whose batch follows that of this one
@@ -74,7 +75,7 @@ class TrainingData:
         batch: int,
         seed: int,
         device: torch.device,
-        augment: bool = False,
+        augmentation: Augmentation = UNCHANGED,
         without: frozenset[int] = frozenset(),
         ranks: Ranks = ALONE,
     ) -> "TrainingData":
@@ -90,7 +91,7 @@ class TrainingData:
                 f"{split.name} has {counted(left, 'example')}{beside}, fewer than one batch of {batch}; {cure}"
             )
         ranks.check_batch(batch)
-        return cls(split.x.to(device), split.y.to(device), batch, seed, augment, without, ranks=ranks)
+        return cls(split.x.to(device), split.y.to(device), batch, seed, augmentation, without, ranks=ranks)
 
     @property
     def batches(self) -> int:
@@ -111,9 +112,7 @@ class TrainingData:
         rows = self.ranks.part(order[place * self.batch : (place + 1) * self.batch])
         keys = keyed(self.seed, rows, text_key(self.stream), restart=epoch).to(self.x.device)
         rows = rows.to(self.x.device)
-        x = self.x[rows]
-        if self.augment:
-            x = _shifted_and_mirrored(x, keys)
+        x = self.augmentation(self.x[rows], keys)
         y = self.y[rows]
         if self.pseudo is not None:
             other = self.pseudo.at(step)
@@ -126,7 +125,7 @@ class TrainingData:
         if not second:
             raise UserError("a batch of one image has no place for a pseudo-labelled one; use --set batch=2 or more")
         self.ranks.check_batch(self.batch - second)
-        pseudo = TrainingData.of(split, second, self.seed, self.x.device, self.augment, ranks=self.ranks)
+        pseudo = TrainingData.of(split, second, self.seed, self.x.device, self.augmentation, ranks=self.ranks)
         return replace(self, batch=self.batch - second, pseudo=replace(pseudo, stream="pseudo-labelled"))
 
 
@@ -279,17 +278,3 @@ def _stop_requested(at_once: bool) -> Iterator[threading.Event]:
 def share_correct(logits: Tensor, y: Tensor) -> float:
     """The accuracy on a batch."""
     return (logits.argmax(dim=1) == y).float().mean().item()
-
-
-def _shifted_and_mirrored(x: Tensor, keys: Tensor, reach: int = 4) -> Tensor:
-    """Each image shifted by up to `reach` pixels, with black padding, and mirrored with probability 1/2."""
-    n, _, height, width = x.shape
-    noise = uniform(keys, 1_000_003, 3)
-    down, across = ((noise[:, i] * (2 * reach + 1)).long() for i in (0, 1))
-    rows = torch.arange(height, device=x.device) + down[:, None]
-    columns = torch.arange(width, device=x.device)
-    columns = torch.where(noise[:, 2:] < 0.5, width - 1 - columns, columns) + across[:, None]
-    padded = nn.functional.pad(x, (reach, reach, reach, reach))
-    return padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )

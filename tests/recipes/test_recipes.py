@@ -16,10 +16,11 @@ from robench.problem.datasets import DATASETS
 from robench.problem.losses import cross_entropy
 from robench.problem.noise import normal
 from robench.problem.split import Split
-from robench.problem.threats import parse
+from robench.problem.threats import RT, parse
 from robench.recipes import RECIPES, configure, training
 from robench.recipes.adaptive import sampled
 from robench.recipes.adversarial import TrainingStep, losses
+from robench.recipes.augmentation import Augmentation, _rotated_and_shifted
 from robench.recipes.eat import threat_shares
 from robench.recipes.making import Order, default_architecture, make
 from robench.recipes.sat_ac import jensen_shannon
@@ -364,7 +365,7 @@ def test_the_order_of_images_depends_on_seed_and_epoch_alone():
 def test_augmentation_shifts_over_black_and_mirrors_whole_images():
     x = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.1
     split = Split.whole("images:train", x, torch.zeros(64, dtype=torch.long), 2)
-    batch = TrainingData.of(split, 64, 0, CPU, augment=True).at(0)
+    batch = TrainingData.of(split, 64, 0, CPU, Augmentation(mirror=True)).at(0)
     plain = TrainingData.of(split, 64, 0, CPU).at(0)
     padded = nn.functional.pad(plain.x, (4, 4, 4, 4))
     windows = [padded[:, :, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
@@ -374,6 +375,49 @@ def test_augmentation_shifts_over_black_and_mirrors_whole_images():
     chosen = matches.int().argmax(dim=0)
     assert len(chosen.unique()) > 30
     assert 10 < (chosen >= 81).sum() < 54
+
+
+@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -1), (-2, 1)])
+def test_augmentation_by_whole_pixels_is_the_shift_of_the_spatial_attack(right, down):
+    x = torch.rand(3, 2, 9, 12, generator=torch.Generator().manual_seed(0))
+    params = torch.tensor([[right, down, 0.0]]).expand(3, 3)
+    shifted = _rotated_and_shifted(x, params)
+    torch.testing.assert_close(shifted, RT.parse("3px,0deg").apply(x, params), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("turn", [90.0, -90.0, 180.0, 30.0])
+def test_augmentation_turns_as_the_spatial_attack_does(turn):
+    waves = torch.linspace(0, 3, 48)
+    x = (0.5 + 0.4 * torch.sin(waves)[:, None] * torch.cos(1.3 * waves[None, :32]))[None, None]
+    params = torch.tensor([[3.0, -2.0, turn]])
+    given, expected = _rotated_and_shifted(x, params), RT.parse("3px,180deg").apply(x, params)
+    filled = RT.parse("3px,180deg").apply(torch.ones_like(x), params)
+    inside = -nn.functional.max_pool2d(-filled, 5, stride=1, padding=2) > 0.999  # no pixel from outside is near
+    inside[..., :2, :] = inside[..., -2:, :] = inside[..., :2] = inside[..., -2:] = False
+    assert inside.sum() > 400
+    assert (given - expected)[inside].abs().max() < 4e-3  # the waves' curvature, which the bilinear one flattens
+
+
+def test_augmentation_within_a_threat_stays_in_it_and_differs_by_image_and_epoch():
+    dot = torch.zeros(64, 1, 9, 9)
+    dot[..., 4, 4] = 1
+    split = Split.whole("images:train", dot, torch.zeros(64, dtype=torch.long), 2)
+    data = TrainingData.of(split, 64, 0, CPU, configure("nat", "blobs", {"augment_rt": "rt:1px,0deg"}).augmentation())
+    one, other = data.at(0).x, data.at(1).x
+    assert not torch.equal(one, other)
+    assert len(one.flatten(1).unique(dim=0)) > 60
+    assert one.min() >= 0
+    assert one.max() <= 1
+    middle = [(one.sum(dim=i)[:, 0] * torch.arange(9.0)).sum(dim=1) / one.sum(dim=(1, 2, 3)) - 4 for i in (2, 3)]
+    for along in middle:
+        assert 0.8 < along.abs().max() < 1.15  # bicubic weights that are clipped at 0 move it by a little more
+        assert along.min() < -0.5 < 0.5 < along.max()
+
+
+@pytest.mark.parametrize("limits", ["linf:0.1", "rt:1px", "rt:1px,10deg,pad4", "1px,10deg", "nonsense"])
+def test_augmentation_refuses_what_is_no_shift_and_rotation(limits):
+    with pytest.raises(UserError, match="rt"):
+        configure("nat", "blobs", {"augment_rt": limits})
 
 
 # As written into the states of trainings that are under way: a new setting must not change it.
