@@ -21,7 +21,6 @@ from robench.problem.threats import ThreatModel, parse
 from robench.recipes import configure
 from robench.recipes.adversarial import AdversarialTraining, TrainingStep
 from robench.recipes.making import InBFloat16
-from robench.recipes.training import held_out
 from robench.search.attack import Batch, Model
 
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ def main() -> None:
     loaded = load(args.model)
     assert loaded.card is not None, "a bundled model has a card"
     whole = datasets.load(f"{loaded.card.data}:train")
-    split = whole.take(sorted(held_out(len(whole), args.examples)))
+    split = whole.part(f"held-out:{args.examples}")
     module = InBFloat16(loaded.classifier.module.eval())
 
     rows: list[dict[str, object]] = []

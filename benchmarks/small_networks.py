@@ -25,10 +25,11 @@ from robench.problem.architectures.strided_cnn import StridedCNN
 from robench.problem.architectures.wong_kolter import WongKolterCNN
 from robench.problem.losses import cross_entropy
 from robench.problem.split import Split
+from robench.problem.subsets import held_out
 from robench.problem.threats import Ball, parse
 from robench.recipes import Recipe, configure
 from robench.recipes.making import InBFloat16
-from robench.recipes.training import TrainingData, held_out
+from robench.recipes.training import TrainingData
 from robench.search.attack import Batch, differentiate, unroll
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD

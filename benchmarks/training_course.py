@@ -25,10 +25,11 @@ from robench.problem.architectures import named
 from robench.problem.checkpoints.cards import Card, read_card
 from robench.problem.checkpoints.zoo import zoo_card
 from robench.problem.split import Split
+from robench.problem.subsets import held_out
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.making import InBFloat16
-from robench.recipes.training import Training, TrainingData, held_out
+from robench.recipes.training import Training, TrainingData
 
 MODEL = "cifar10-small-max"
 SINGLE = ("cifar10-small-adv-linf", "cifar10-small-adv-l2", "cifar10-small-adv-l1")

@@ -101,8 +101,8 @@ def question_options(command: F) -> F:
         click.option("--shuffled", is_flag=True, help="Take examples in a fixed order that mixes the classes."),
         click.option(
             "--examples",
-            metavar="N|A:B|random:N|stratified:N",
-            help="The first N examples, those numbered A to B-1, or a sample; @SEED chooses another one.",
+            metavar="N|A:B|random:N|stratified:N|held-out:N",
+            help="The first N, those numbered A to B-1, a sample (@SEED: another one), or training images held out.",
         ),
         click.option(
             "--attack",

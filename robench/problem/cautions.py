@@ -10,6 +10,7 @@ import torch
 
 from .shapes import Labels, Logits
 from .split import Split
+from .subsets import held_out
 from .threats import RT, Ball, Patch, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
@@ -102,8 +103,11 @@ def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
     return isinstance(threat, Ball) and _reaches(threat, 1.0, shape)
 
 
-def of_training(split: Split, trained_on: str) -> str:
-    """The caution for training images. `trained_on` is the data set on the model's card; empty without a card."""
+def of_training(split: Split, trained_on: str, without: int = 0) -> str:
+    """The caution for training images. `trained_on` is the data set on the model's card; empty without a card.
+
+    `without` is how many of its images the training held out.
+    """
     name, _, part = split.name.partition(":")
     data, _, excluded = trained_on.rpartition(":")
     if excluded == "held-out" and Path(data).name == name and part != "held-out":
@@ -112,6 +116,8 @@ def of_training(split: Split, trained_on: str) -> str:
         return f"these are training images: measure a model that was trained on them on {name}:held-out"
     trained_name, _, trained_part = trained_on.partition(":")
     if trained_name == name and (trained_part or "train") == part and part in ("train", "extra", "test"):
+        if {*split.numbers} <= {split.uncut.numbers[row] for row in held_out(len(split.uncut), without)}:
+            return "according to its card, the model was trained without these images"
         advice = ", so the number says nothing about others" if part == "test" else f"; measure it on {name}:test"
         return f"according to its card, the model was trained on these images{advice}"
     if part not in ("train", "extra"):

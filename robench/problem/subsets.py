@@ -1,24 +1,31 @@
-"""Which examples a text such as `100`, `20:50`, `random:500@3` or `stratified:500@3` selects."""
+"""Which examples a text such as `100`, `20:50`, `random:500@3`, `stratified:500@3` or `held-out:500` selects."""
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ..errors import UserError, counted
 
-RANDOM, STRATIFIED = "random", "stratified"
-FORMS = "write a count like 100, a slice like 20:50, random:500, stratified:500, or random:500@3 with the seed 3"
+RANDOM, STRATIFIED, HELD_OUT = "random", "stratified", "held-out"
+TRAINING_PARTS = ("train", "rest")
+HELD_OUT_SEED = 0  # the same held-out images in every training on this data
+FORMS = (
+    "write a count like 100, a slice like 20:50, random:500, stratified:500, random:500@3 with the seed 3, or, of"
+    " training images, held-out:500"
+)
 ENDLESS = 2**63  # examples: more than any data set has
-_SAMPLE = re.compile(rf"({RANDOM}|{STRATIFIED}):([0-9]{{1,9}})(?:@([0-9]{{1,9}}))?")
+_SAMPLE = re.compile(rf"({RANDOM}|{STRATIFIED}|{HELD_OUT}):([0-9]{{1,9}})(?:@([0-9]{{1,9}}))?")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A subset chosen by a seed: at random, or with every class in its share of the whole.
+    """A subset chosen by a seed: at random, with every class in its share of the whole, or as `held_out` chooses.
 
-    The choice depends on the seed and on the numbers and labels of the examples, not on a library's generator. A
-    larger sample of the same seed contains every smaller one.
+    The choice depends on the seed and on the numbers and labels of the examples, not on a library's generator, except
+    for images held out. A larger sample of the same seed contains every smaller one.
     """
 
     kind: str
@@ -26,26 +33,30 @@ class Sample:
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.count}@{self.seed}"
+        return f"{self.kind}:{self.count}" + ("" if self.kind == HELD_OUT else f"@{self.seed}")
 
     @classmethod
     def parse(cls, text: str) -> "Sample | None":
         """The sample that a text names; None for another text. Raises UserError if it begins like one and is none."""
-        if text.partition(":")[0] not in (RANDOM, STRATIFIED):
+        if text.partition(":")[0] not in (RANDOM, STRATIFIED, HELD_OUT):
             return None
         found = _SAMPLE.fullmatch(text)
-        if found is None:
+        if found is None or (found[1] == HELD_OUT and found[3]):
             raise UserError(f"--examples {text} cannot be read; {FORMS}")
         return cls(found[1], int(found[2]), int(found[3] or 0))
 
     @property
     def about(self) -> str:
         """How the examples were chosen, for a note."""
+        if self.kind == HELD_OUT:
+            return f"chosen with --examples {self}: robench train --validation {self.count} or more trains without them"
         share = "" if self.kind == RANDOM else ", every class in its share"
         return f"sampled with --examples {self}{share}"
 
     def rows(self, numbers: Sequence[int], labels: Callable[[], Sequence[int]]) -> list[int]:
         """The rows of the chosen examples, in increasing order. `labels` is called only if the classes matter."""
+        if self.kind == HELD_OUT:
+            return sorted(held_out(len(numbers), self.count))
         order = sorted(range(len(numbers)), key=lambda row: self._noise(numbers[row]))
         if self.kind == STRATIFIED:
             order = _spread(order, labels())
@@ -78,7 +89,16 @@ def selected(text: str, name: str, numbers: Sequence[int], labels: Callable[[], 
     if stop > whole:
         raise UserError(f"--examples {text} reaches past the {counted(whole, 'example')} of {name}")
     sample = Sample.parse(text)
+    if sample and sample.kind == HELD_OUT and name.rpartition(":")[2] not in TRAINING_PARTS:
+        data = name.rpartition(":")[0] or name
+        raise UserError(f"--examples {text} are images of a training set, not of {name}; add --data {data}:train")
     return sample.rows(numbers, labels) if sample else range(start, stop)
+
+
+def held_out(examples: int, count: int) -> frozenset[int]:
+    """The rows that a training holds out for validation: `count` of a training set of this size."""
+    shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(HELD_OUT_SEED))
+    return frozenset(shuffled[:count].tolist())
 
 
 def refuse_unreadable(text: str) -> None:

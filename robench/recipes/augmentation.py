@@ -55,10 +55,10 @@ def _rotated_and_shifted(x: Inputs, params: TransformParams) -> Inputs:
     would learn from digits of less contrast than those it is measured on.
     """
     height, width = x.shape[-2:]
-    right, down, turned = params[:, 0], params[:, 1], params[:, 2].deg2rad()
-    cos, sin = turned.cos(), turned.sin()
+    tx, ty, angle = params[:, 0], params[:, 1], params[:, 2].deg2rad()
+    cos, sin = angle.cos(), angle.sin()
     # A point of the result, in shares of half the width and height from the middle, to its point in the image.
-    across, along = right * 2 / width, down * 2 / height
+    across, along = tx * 2 / width, ty * 2 / height
     back = torch.stack(
         [
             torch.stack([cos, -sin * height / width, -cos * across + sin * along * height / width], dim=1),

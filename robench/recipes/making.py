@@ -17,20 +17,28 @@ from ..errors import UserError, described, unknown
 from ..problem import checkpoints, durable, names
 from ..problem.architectures import ARCHITECTURES, factories, named
 from ..problem.cautions import boundless
-from ..problem.checkpoints.cards import Card, minutes_in_all, read_card, verified, write_card
+from ..problem.checkpoints.cards import (
+    SEEN_BEFORE,
+    Card,
+    images_held_out,
+    minutes_in_all,
+    read_card,
+    verified,
+    write_card,
+)
 from ..problem.checkpoints.probe import probe
 from ..problem.checkpoints.saving import is_half
 from ..problem.shapes import Inputs, Logits
 from ..problem.split import Split
+from ..problem.subsets import held_out
 from ..problem.threats import ThreatModel
 from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
-from .training import MeanReport, Report, Training, TrainingData, held_out, resumable
+from .training import MeanReport, Report, Training, TrainingData, resumable
 from .validation import KEY as CHECKS_KEY
 from .validation import Validation, ValidationCheck
 
 PRECISIONS = ("float32", "bfloat16")
-SEEN_BEFORE = "seen_before"  # in a card's validation: the model that the training started from knew these images
 
 
 def default_architecture(data: str) -> str:
@@ -394,5 +402,4 @@ def seen_before(order: Order) -> bool:
     card = checkpoints.locate(order.start)[1]
     if card is None or not card.recipe or card.data != order.data:
         return False
-    held = card.settings.get("validation", 0)
-    return not isinstance(held, int) or held < order.validation or bool(card.validation.get(SEEN_BEFORE))
+    return images_held_out(card) < order.validation

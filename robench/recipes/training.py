@@ -30,7 +30,6 @@ from .augmentation import UNCHANGED, Augmentation
 from .data_parallel import ALONE, RankLostError, Ranks, average_gradients
 
 SAVE_EVERY = 60.0  # seconds between saved states
-HELD_OUT_SEED = 0  # the same held-out images in every training on this data
 
 
 @runtime_checkable
@@ -134,12 +133,6 @@ def _order(examples: int, without: frozenset[int], seed: int) -> Tensor:
     """The order of an epoch: all rows except those in `without`, shuffled by the seed."""
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
     return order[~torch.isin(order, torch.tensor(sorted(without)))] if without else order
-
-
-def held_out(examples: int, count: int) -> frozenset[int]:
-    """The rows to hold out for validation: `count` of a training set of this size."""
-    shuffled = torch.randperm(examples, generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    return frozenset(shuffled[:count].tolist())
 
 
 @dataclass

@@ -120,6 +120,16 @@ def test_a_model_trained_on_test_images_is_named_when_it_is_measured_on_them():
     assert not cautions.of_training(held_out, "my.npz:held-out"), "such a card names what was held out"
 
 
+def test_images_that_the_training_held_out_are_named_as_such():
+    train = datasets.load("digits:train")
+    held = train.part("held-out:30")
+    assert "trained without these images" in cautions.of_training(held, "digits", without=30)
+    assert "trained on these images" in cautions.of_training(held, "digits", without=29)
+    assert "trained on these images" in cautions.of_training(held, "digits")
+    assert "trained on these images" in cautions.of_training(train, "digits", without=30)
+    assert "these are training images" in cautions.of_training(held, "mnist", without=30)
+
+
 def test_the_extra_part_of_svhn_is_for_training_too():
     extra = Split("svhn:extra", *_few())
     assert "according to its card" in cautions.of_training(extra, "svhn:extra")

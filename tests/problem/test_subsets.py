@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from robench.errors import UserError
 from robench.problem.split import Split, Undecoded
-from robench.problem.subsets import Sample, wanted
+from robench.problem.subsets import Sample, held_out, wanted
 
 SIZES = (500, 300, 150, 50)  # examples of each class, as uneven as SVHN's
 
@@ -107,3 +108,20 @@ def test_a_sample_writes_itself_as_it_is_typed():
     assert str(Sample.parse("random:50")) == "random:50@0"
     assert Sample.parse(str(Sample("stratified", 60, 4))) == Sample("stratified", 60, 4)
     assert Sample.parse("20:50") is None
+
+
+def test_images_held_out_are_those_that_a_training_leaves_out(split):
+    train = replace(split, name="toy:train")
+    assert train.part("held-out:40").numbers == tuple(sorted(held_out(1000, 40)))
+    assert set(train.part("held-out:40").numbers) < set(train.part("held-out:50").numbers)
+    assert replace(split, name="my.npz:rest").part("held-out:40").numbers == train.part("held-out:40").numbers
+    assert str(Sample.parse("held-out:40")) == "held-out:40"
+
+
+def test_other_data_have_no_images_held_out_and_no_seed_chooses_others(split):
+    with pytest.raises(UserError, match="images of a training set, not of toy:test; add --data toy:train"):
+        split.part("held-out:40")
+    with pytest.raises(UserError, match="cannot be read"):
+        replace(split, name="toy:train").part("held-out:40@1")
+    with pytest.raises(UserError, match="reaches past the 1,000 examples"):
+        replace(split, name="toy:train").part("held-out:1001")

@@ -377,10 +377,10 @@ def test_augmentation_shifts_over_black_and_mirrors_whole_images():
     assert 10 < (chosen >= 81).sum() < 54
 
 
-@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -1), (-2, 1)])
-def test_augmentation_by_whole_pixels_is_the_shift_of_the_spatial_attack(right, down):
+@pytest.mark.parametrize(("tx", "ty"), [(2, 0), (0, -1), (-2, 1)])
+def test_augmentation_by_whole_pixels_is_the_shift_of_the_spatial_attack(tx, ty):
     x = torch.rand(3, 2, 9, 12, generator=torch.Generator().manual_seed(0))
-    params = torch.tensor([[right, down, 0.0]]).expand(3, 3)
+    params = torch.tensor([[tx, ty, 0.0]]).expand(3, 3)
     shifted = _rotated_and_shifted(x, params)
     torch.testing.assert_close(shifted, RT.parse("3px,0deg").apply(x, params), atol=1e-5, rtol=0)
 

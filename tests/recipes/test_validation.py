@@ -10,11 +10,12 @@ from robench.errors import UserError
 from robench.problem.cautions import boundless
 from robench.problem.checkpoints import load
 from robench.problem.split import Split
+from robench.problem.subsets import held_out
 from robench.problem.threats import parse
 from robench.recipes import configure
 from robench.recipes.adversarial import TrainingStep
 from robench.recipes.making import Order, make
-from robench.recipes.training import TrainingData, held_out
+from robench.recipes.training import TrainingData
 from robench.recipes.validation import CHECKS, Validation, ValidationCheck, overfitting_warning
 
 from .test_recipes import CPU, LEARNT, Silent, blobs, mlp, training_of

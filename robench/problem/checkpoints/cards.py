@@ -17,6 +17,8 @@ from ...errors import UserError
 from .. import names, toml
 from ..durable import replace, sha256
 
+SEEN_BEFORE = "seen_before"  # in `validation`: the model that the training started from knew these images
+
 Share = Annotated[float, Meta(ge=0, le=1)]
 Minutes = Annotated[float, Meta(ge=0, lt=1e9)]  # NaN and infinity are refused too
 
@@ -72,6 +74,12 @@ def training_threats(card: Card) -> tuple[str, ...]:
             f"the card of {card.name} states {str(threats)[:100]!a} as threats of its training, and no list of texts"
         )
     return tuple(threats)
+
+
+def images_held_out(card: Card) -> int:
+    """How many images the training held out, as far as the model that it started from did not know them either."""
+    held = card.settings.get("validation", 0)
+    return held if isinstance(held, int) and not card.validation.get(SEEN_BEFORE) else 0
 
 
 def minutes_in_all(card: Card) -> float | None:
