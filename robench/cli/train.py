@@ -17,7 +17,7 @@ from ..evaluation.measured_card import write_measured
 from ..evaluation.model_source import CheckpointSource
 from ..evaluation.prepared import prepare
 from ..evaluation.request import EvalRequest
-from ..problem import datasets, threats
+from ..problem import datasets, subsets, threats
 from ..problem.split import Split
 from ..recipes import configure, setting
 from ..recipes.data_parallel import ALONE, Ranks, launched, local_device, together
@@ -75,6 +75,7 @@ def _run(
     measured_on = f"{data}:{datasets.HELD_OUT}" if undivided else data
     held_out = usual_validation(len(split)) if validation is None else validation
     configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
+    held = split.take(sorted(subsets.held_out(len(split), held_out)))
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
     order = Order(
@@ -93,7 +94,7 @@ def _run(
         hardware=hardware(picked),
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         restarted=not resume,
-        pseudo=_pseudo_labelled(pseudo_labelled, measured_on) if pseudo_labelled else None,
+        pseudo=_pseudo_labelled(pseudo_labelled, measured_on, held) if pseudo_labelled else None,
         ranks=ranks,
     )
     if undivided and not quiet:
@@ -150,16 +151,16 @@ def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float 
     return configure(recipe, data, {**settings, "steps": max(1, round(epochs * images / configured.batch))})
 
 
-def _pseudo_labelled(text: str, measured_on: str) -> Split:
-    """The pseudo-labelled images. Raises UserError if the model will be measured on some of them."""
+def _pseudo_labelled(text: str, measured_on: str, held: Split) -> Split:
+    """The pseudo-labelled images. Raises UserError if some are held out, or if the model will be measured on them."""
     pseudo, measured = datasets.load(text, "train"), datasets.load(measured_on)
-    test = set(_in_8_bits(measured))
-    shared = sum(image in test for image in _in_8_bits(pseudo))
-    if shared:
-        raise UserError(
-            f"--pseudo-labelled {text} holds {counted(shared, 'image')} of {measured.name}, on which the model is "
-            "measured; leave them out"
-        )
+    for others, purpose, advice in (
+        (measured, f"of {measured.name}, on which the model is measured", "leave them out"),
+        (held, "that the training holds out", "leave them out, or add --validation 0"),
+    ):
+        known = set(_in_8_bits(others))
+        if shared := sum(image in known for image in _in_8_bits(pseudo)):
+            raise UserError(f"--pseudo-labelled {text} holds {counted(shared, 'image')} {purpose}; {advice}")
     return pseudo
 
 

@@ -36,7 +36,7 @@ class Recipe(ABC):
     lr: Positive  # the highest learning rate
 
     # Not in `repr`, so that the identity of older trainings stays as it was.
-    augment_rt: str = field(default="", repr=False)  # such as rt:1px,10deg: random transforms within these limits
+    augment_rt: str = field(default="none", repr=False)  # rt:1px,10deg: random transforms within these limits
     optimiser: Literal["adam", "sgd"] = field(default="adam", repr=False)
     schedule: RateSchedule = field(default="step", repr=False)  # of the learning rate
     momentum: Annotated[float, Bounds(0, below=1)] = field(default=0.9, repr=False)  # of SGD
@@ -55,7 +55,7 @@ class Recipe(ABC):
 
     def augmentation(self) -> Augmentation:
         """What the settings say about random changes of the training images."""
-        rt = parse(self.augment_rt) if self.augment_rt else None
+        rt = None if self.augment_rt == "none" else parse(self.augment_rt)
         if rt is not None and (not isinstance(rt, RT) or rt.padding):
             raise UserError(f"augment_rt={self.augment_rt} must be a shift and a rotation, like rt:1px,10deg")
         return Augmentation(self.augment, rt)

@@ -435,7 +435,7 @@ def test_on_a_gpu_an_interrupted_training_gives_the_weights_of_an_uninterrupted_
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
     single = dict.fromkeys(("nat", "ant"), "") | dict.fromkeys(("pgd_at", "trades", "nfgsm"), "--threat linf:0.2")
-    single["rst"] = "--threat linf:0.2 --pseudo-labelled digits:train"
+    single["rst"] = "--threat linf:0.2 --pseudo-labelled digits:train --validation 0"
     threats = single.get(name, "--threat linf:0.2 --threat l1:10")
     threats = "--threat rt:3px,30deg" if name == "spatial_at" else threats
     words = f"{name} {threats} --set steps=6 --set batch=16 --no-evaluation --quiet --device cuda"
