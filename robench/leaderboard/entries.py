@@ -11,7 +11,7 @@ from ..results.masking.verdict import MaskingVerdict
 from ..results.stats.intervals import Interval
 
 SCHEMA = "robench.leaderboard/1"
-_NUMBERS = re.compile(rb"\[\n([\s\d.,eE+-]+)\]")  # no string of JSON holds a line break, so none is changed
+_INNERMOST = re.compile(rb"[\[{]\n[^\[\]{}]*[\]}]")
 
 Rank = Literal["best", "second", ""]
 """The mark of a column, by paired tests: the best and all not significantly worse, and the best of the rest."""
@@ -182,9 +182,15 @@ class Board(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
 
     def to_json(self) -> bytes:
-        """The JSON file: indented by two spaces, lists of numbers on one line, a newline at the end."""
+        """The JSON file: indented by two spaces, the innermost lists and objects on one line, a newline at the end."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=2)
-        return _NUMBERS.sub(lambda found: b"[" + b" ".join(found[1].split()) + b"]", text) + b"\n"
+        return _INNERMOST.sub(_on_one_line, text) + b"\n"
+
+
+def _on_one_line(found: re.Match[bytes]) -> bytes:
+    """The text without its line breaks, which lie between values: no string of JSON holds one."""
+    opening, *values, closing = (line.strip() for line in found[0].splitlines())
+    return opening + b" ".join(values) + closing
 
 
 def json_files(boards: Sequence[Board]) -> dict[str, bytes]:

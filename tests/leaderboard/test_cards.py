@@ -1,5 +1,9 @@
 """What cards state beside what was measured: published rows, certificates, and the number of parameters."""
 
+import json
+import re
+
+import msgspec
 import pytest
 
 from robench.errors import UserError
@@ -119,3 +123,14 @@ def test_a_lower_bound_holds_in_every_smaller_ball_of_the_norm():
 def test_parameters_are_those_of_the_run_else_of_the_card(text, card, wanted):
     assert only_row(recorded(["SB"], environment={"parameters": text}, card=card)).parameters == wanted
     assert board(recorded(["SB"], environment={"parameters": text}, card=card)).to_json()
+
+
+def test_a_board_is_indented_json_with_its_innermost_values_on_one_line():
+    notes = "braces {\n[1,\n2]\n} and \u2028 in a text"
+    found = board(recorded(["SB"], card=CardFacts(notes=notes)))
+    text = found.to_json()
+    assert json.loads(text) == json.loads(msgspec.json.encode(found))
+    lines = text.decode().split("\n")
+    assert len(lines) > 40
+    assert not [line for line in lines if re.fullmatch(r"\s*-?[\d.]+,?", line)], "no number has a line of its own"
+    assert [line for line in lines if re.fullmatch(r"\s*\{\"name\": .*\},?", line)], "an attack is on one line"
