@@ -115,6 +115,7 @@ def test_small_data_hold_out_no_images_and_large_data_200():
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile asks for a C++ compiler")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own use
 def test_compiled_training_gives_the_same_weights_up_to_rounding(train, folder):
     words = "sat --threat linf:0.2 --threat l1:10 --set steps=4 --set batch=16 --no-evaluation --validation 0"
     assert train(f"{words} --compile --out fast").code == 0
