@@ -25,7 +25,7 @@ import robench
 from robench.cli import train
 from robench.cli.main import robench as robench_command
 from robench.problem import datasets
-from robench.problem.checkpoints.cards import read_card
+from robench.problem.checkpoints.cards import images_held_out, read_card
 from robench.problem.split import Split
 
 if sys.version_info >= (3, 11):
@@ -149,6 +149,13 @@ def test_the_repository_keeps_the_weights_that_the_pages_need():
     small = {path.stem for path in CARDS if path.stem.startswith(("mnist-small-", "cifar10-small-"))}
     assert weights - digits - small == {"mnist-adv-linf", "mnist-adv-max", "mnist-eat-l1r14"}
     assert digits | small <= weights
+
+
+def test_no_card_holds_images_out_that_its_start_was_trained_on():
+    zoo = {path.stem: read_card(path) for path in CARDS}
+    for card in zoo.values():
+        held, start = images_held_out(card), zoo.get(str(card.settings.get("start", "")).split(" ")[0])
+        assert not held or not start or images_held_out(start) >= held, card.name
 
 
 # The room that the repository takes

@@ -102,7 +102,7 @@ def question_options(command: F) -> F:
         click.option(
             "--examples",
             metavar="N|A:B|random:N|stratified:N|held-out:N",
-            help="The first N, those numbered A to B-1, a sample (@SEED: another one), or training images held out.",
+            help="The first N, those numbered A to B-1, a sample (@SEED: another), or held-out ones of NAME:train.",
         ),
         click.option(
             "--attack",

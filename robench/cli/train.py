@@ -19,10 +19,12 @@ from ..evaluation.prepared import prepare
 from ..evaluation.request import EvalRequest
 from ..problem import datasets, subsets, threats
 from ..problem.split import Split
+from ..protocols import Protocol
 from ..recipes import configure, setting
 from ..recipes.data_parallel import ALONE, Ranks, launched, local_device, together
-from ..recipes.making import Order, default_architecture, make, seen_before, usual_validation
+from ..recipes.making import Order, default_architecture, make, usual_validation
 from ..recipes.recipe import Recipe
+from ..recipes.validation import seen_before
 from ..results.measured import refuse_unmeasured
 from ..results.tables import render
 from ..search.engine.precision import has_hardware
@@ -70,7 +72,7 @@ def _run(
     if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:
         raise UserError(f"{data} has no test images to evaluate the model on; give --no-evaluation")
     if protocol is not None and not no_evaluation:
-        protocols.load(protocol, name)  # refused now, and not after the training
+        _refuse_held_out(protocols.load(protocol, name), protocol)  # now, and not after the training
     split = datasets.load(f"{data}:{datasets.REST}" if undivided else data, "train")
     measured_on = f"{data}:{datasets.HELD_OUT}" if undivided else data
     held_out = usual_validation(len(split)) if validation is None else validation
@@ -110,20 +112,20 @@ def _run(
             err=True,
         )
     if not quiet:
-        _note_seen_before(order)
+        _note_seen_before(order, split)
     if not _train(order, split, picked, quiet):
         return STOPPED
     return 0 if no_evaluation or not ranks.first else _evaluate(order, picked, protocol, quiet)
 
 
-def _note_seen_before(order: Order) -> None:
-    """Prints a note where the model to start from was trained on images that are held out now."""
+def _note_seen_before(order: Order, split: Split) -> None:
+    """Prints a note where the model to start from may have been trained on images that are held out now."""
     with suppress(UserError):  # a start that is missing is refused by `make`
-        if not seen_before(order):
+        if not seen_before(order.start, split, order.validation):
             return
         click.echo(
-            f"note: {order.start} was trained on images that are held out now, so the accuracy on them is too high; to"
-            " choose settings by it, start from a model whose training held as many out",
+            f"note: {order.start} may have been trained on images that are held out now, so the accuracy on them may be"
+            " too high; to choose settings by it, start from a model whose card says that it held as many out",
             err=True,
         )
 
@@ -136,6 +138,16 @@ def _refuse_unfit(data: str) -> None:
         raise UserError(
             f"--data {data} holds the images that models are measured on, and a model trained on them would score"
             f" higher than it should; train on the others with --data {data.removesuffix(':' + part)}"
+        )
+
+
+def _refuse_held_out(protocol: Protocol, text: str) -> None:
+    """Raises UserError for a protocol of training images: the evaluation after a training is on test images."""
+    sample = subsets.Sample.parse(protocol.examples) if protocol.examples else None
+    if sample and sample.kind == subsets.HELD_OUT:
+        raise UserError(
+            f"the protocol {text} is of training images ({sample}), and train evaluates on test images; give"
+            " --no-evaluation, and evaluate with --data NAME:train"
         )
 
 
@@ -154,14 +166,24 @@ def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float 
 def _pseudo_labelled(text: str, measured_on: str, held: Split) -> Split:
     """The pseudo-labelled images. Raises UserError if some are held out, or if the model will be measured on them."""
     pseudo, measured = datasets.load(text, "train"), datasets.load(measured_on)
-    for others, purpose, advice in (
-        (measured, f"of {measured.name}, on which the model is measured", "leave them out"),
-        (held, "that the training holds out", "leave them out, or add --validation 0"),
-    ):
-        known = set(_in_8_bits(others))
-        if shared := sum(image in known for image in _in_8_bits(pseudo)):
-            raise UserError(f"--pseudo-labelled {text} holds {counted(shared, 'image')} {purpose}; {advice}")
+    if shared := _shared(pseudo, measured):
+        raise UserError(
+            f"--pseudo-labelled {text} holds {shared} of {measured.name}, on which the model is measured; leave them"
+            " out"
+        )
+    if shared := _shared(pseudo, held):
+        raise UserError(
+            f"--pseudo-labelled {text} holds {shared} that the training holds out; leave them out, or add"
+            " --validation 0"
+        )
     return pseudo
+
+
+def _shared(one: Split, other: Split) -> str:
+    """How many images of one are images of the other, too; empty if none are."""
+    known = set(_in_8_bits(other))
+    shared = sum(image in known for image in _in_8_bits(one))
+    return counted(shared, "image") if shared else ""
 
 
 def _in_8_bits(split: Split) -> Iterator[bytes]:

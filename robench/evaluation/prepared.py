@@ -12,7 +12,7 @@ from ..evidence.records import Evidence, Plan
 from ..evidence.referee import Referee
 from ..evidence.store import RunFile
 from ..problem import cautions, datasets, outputs
-from ..problem.checkpoints.cards import Card, images_held_out
+from ..problem.checkpoints.cards import Card, images_held_out, training_images
 from ..problem.classifier import Classifier
 from ..problem.names import as_file_name
 from ..problem.process import plain_process
@@ -115,7 +115,7 @@ class PreparedEvaluation:
             "inferred": self.inferred,
             "returned": outputs.caution(self.classifier.module),
             "data": self.split.caution,
-            "training": self._of_training(),
+            "training": cautions.of_training(self.split, _trained(self.card)),
             "labels": cautions.of_class_names(
                 self.split, self.classifier.classes, mapped=bool(self.request.preparation.labels)
             ),
@@ -140,10 +140,6 @@ class PreparedEvaluation:
             masking=self.request.masking_check,
             notes=Notes(texts={kind: text for kind, text in notes.items() if text}),
         )
-
-    def _of_training(self) -> str:
-        known = (self.card.data, images_held_out(self.card)) if self.card else ("",)
-        return cautions.of_training(self.split, *known)
 
     def _environment(self) -> dict[str, str]:
         module = self.classifier.module
@@ -185,6 +181,11 @@ def prepare(
         loading_notes=loaded.notes,
         inferred=loaded.inferred.caution if loaded.inferred else "",
     )
+
+
+def _trained(card: Card | None) -> cautions.Trained:
+    """What the card says about the images of the training."""
+    return cautions.Trained(card.data, images_held_out(card), training_images(card)) if card else cautions.Trained()
 
 
 def default_run(plan: Plan) -> Path:

@@ -19,6 +19,7 @@ from ..problem import datasets, durable, threats
 from ..problem.datasets.preparation import Preparation
 from ..problem.missing import missing
 from ..problem.split import Source, Split
+from ..problem.subsets import held_out, of_training
 from ..protocols import Protocol, ThreatChoice, rebuilt
 from ..results.comment import Comment
 from ..results.contradictions import numbers
@@ -156,6 +157,14 @@ def unchanged(baseline: Baseline, allowances: Mapping[str, Fraction]) -> Comment
     return Comment(judgement, summary, summary, _numbers(baseline), {}, unchanged=True)
 
 
+def _further(whole: Source, split: Split) -> list[int]:
+    """The rows of further examples. Images held out have none: the models may have been trained on all others."""
+    used = set(split.numbers)
+    if of_training(whole.name) and used == held_out(len(whole), len(used)):
+        return []
+    return [row for row, number in enumerate(whole.numbers) if number not in used]
+
+
 def compare(
     question: Question,
     allowances: Mapping[str, Fraction],
@@ -177,7 +186,7 @@ def compare(
         result = evaluate(split, gate.decided)
         if result.summary.unanswered:
             raise UserError("stopped before anything was measured; the same command starts again")
-        rest = [row for row, number in enumerate(whole.numbers) if number not in set(split.numbers)]
+        rest = _further(whole, split)
         comment = Comment(
             *(gate.judge(result.summary), baseline.summary, result.summary, split.numbers, _broken_by(result)),
             exhausted=not rest,

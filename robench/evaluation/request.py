@@ -15,7 +15,7 @@ from ..problem import datasets
 from ..problem.checkpoints.cards import Card
 from ..problem.datasets.preparation import Preparation
 from ..problem.split import Source, Split, rows_of, shuffled_rows
-from ..problem.subsets import Sample, wanted
+from ..problem.subsets import HELD_OUT, Sample, wanted
 from ..protocols import Protocol
 from ..search.attack import AttackGiven
 
@@ -82,11 +82,13 @@ def choose(request: EvalRequest, card: Card | None = None) -> tuple[Split, Proto
 def _rows(request: EvalRequest, protocol: Protocol, whole: Source) -> Sequence[int]:
     """The rows of the examples: the requested ones, else those of the protocol, or all where the data have fewer."""
     text = protocol.examples if request.examples is None else request.examples
+    sample = request.sample(protocol)
     fewer = request.examples is None and text is not None and (wanted(text) or 0) > len(whole)
+    fewer &= sample is None or sample.kind != HELD_OUT
     rows: Sequence[int] = range(len(whole)) if text is None or fewer else rows_of(text, whole)
     if not request.shuffled:
         return rows
-    if request.sample(protocol):
+    if sample:
         raise UserError(f"--examples {text} mixes the classes already; leave --shuffled out")
     order = shuffled_rows(len(whole))
     return [order[row] for row in rows]

@@ -4,6 +4,7 @@ All of them use forward passes that are made anyway. Each caution is one sentenc
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,26 +104,44 @@ def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:
     return isinstance(threat, Ball) and _reaches(threat, 1.0, shape)
 
 
-def of_training(split: Split, trained_on: str, without: int = 0) -> str:
-    """The caution for training images. `trained_on` is the data set on the model's card; empty without a card.
+class Trained(NamedTuple):
+    """What a model's card says about the images of its training."""
 
-    `without` is how many of its images the training held out.
-    """
+    data: str = ""  # the data set, and the part if it is not `train`; empty without a card
+    without: int = 0  # how many of the images were held out, also from the training of a model that it started from
+    sha256: str = ""  # of all images of the data set's training part, those held out included
+
+
+def of_training(split: Split, trained: Trained) -> str:
+    """The caution for training images."""
     name, _, part = split.name.partition(":")
-    data, _, excluded = trained_on.rpartition(":")
-    if excluded == "held-out" and Path(data).name == name and part != "held-out":
+    data, _, excluded = trained.data.rpartition(":")
+    trained_name, _, trained_part = trained.data.partition(":")
+    undivided = excluded == "held-out" and Path(data).name == name
+    if (undivided and part == "rest") or (trained_name == name and (trained_part or "train") == part):
+        seen = len(split) - _held_out_in(split, trained)
+        if not seen:
+            return "according to its card, the model was trained without these images"
+        if seen < len(split):
+            return f"according to its card, the model was trained on {seen} of these {len(split)} images"
+    if undivided and part != "held-out":
         return f"according to its card, the model was trained on these images, except for {name}:held-out"
     if part == "rest":
         return f"these are training images: measure a model that was trained on them on {name}:held-out"
-    trained_name, _, trained_part = trained_on.partition(":")
     if trained_name == name and (trained_part or "train") == part and part in ("train", "extra", "test"):
-        if {*split.numbers} <= {split.uncut.numbers[row] for row in held_out(len(split.uncut), without)}:
-            return "according to its card, the model was trained without these images"
         advice = ", so the number says nothing about others" if part == "test" else f"; measure it on {name}:test"
         return f"according to its card, the model was trained on these images{advice}"
     if part not in ("train", "extra"):
         return ""
     return f"these are training images; a model that was trained on {name} does better on them than on {name}:test"
+
+
+def _held_out_in(split: Split, trained: Trained) -> int:
+    """How many of the images the training held out: none where its training set was another one."""
+    whole = split.uncut
+    if not 0 < trained.without < len(whole) or whole.sha256 != trained.sha256:
+        return 0
+    return len({*split.numbers} & {whole.numbers[row] for row in held_out(len(whole), trained.without)})
 
 
 def of_class_names(split: Split, outputs: int, *, mapped: bool) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from .subsets import selected
+from .subsets import HELD_OUT, Sample, selected
 
 
 def rows_of(text: str, source: "Source") -> Sequence[int]:
@@ -20,6 +20,9 @@ def rows_of(text: str, source: "Source") -> Sequence[int]:
     Raises UserError if the text cannot be read or reaches past the end, or if it needs labels that are not known in
     advance.
     """
+    sample = Sample.parse(text)
+    if sample and sample.kind == HELD_OUT and isinstance(source, Split) and source.origin is not None:
+        raise UserError(f"--examples {text} of a part of {source.name} are not known; give all its images")
     return selected(text, source.name, source.numbers, lambda: labels_of(source))
 
 

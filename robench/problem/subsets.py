@@ -10,7 +10,7 @@ import torch
 from ..errors import UserError, counted
 
 RANDOM, STRATIFIED, HELD_OUT = "random", "stratified", "held-out"
-TRAINING_PARTS = ("train", "rest")
+TRAINING_PARTS = ("train", "extra", "rest")
 HELD_OUT_SEED = 0  # the same held-out images in every training on this data
 FORMS = (
     "write a count like 100, a slice like 20:50, random:500, stratified:500, random:500@3 with the seed 3, or, of"
@@ -49,7 +49,7 @@ class Sample:
     def about(self) -> str:
         """How the examples were chosen, for a note."""
         if self.kind == HELD_OUT:
-            return f"chosen with --examples {self}: robench train --validation {self.count} or more trains without them"
+            return f"chosen with --examples {self}: robench train holds them out with --validation {self.count} or more"
         share = "" if self.kind == RANDOM else ", every class in its share"
         return f"sampled with --examples {self}{share}"
 
@@ -89,10 +89,17 @@ def selected(text: str, name: str, numbers: Sequence[int], labels: Callable[[], 
     if stop > whole:
         raise UserError(f"--examples {text} reaches past the {counted(whole, 'example')} of {name}")
     sample = Sample.parse(text)
-    if sample and sample.kind == HELD_OUT and name.rpartition(":")[2] not in TRAINING_PARTS:
-        data = name.rpartition(":")[0] or name
-        raise UserError(f"--examples {text} are images of a training set, not of {name}; add --data {data}:train")
+    if sample and sample.kind == HELD_OUT and not of_training(name):
+        raise UserError(
+            f"--examples {text} are images of a training set, such as mnist:train or my.npz:rest, and {name} is none;"
+            " name one with --data"
+        )
     return sample.rows(numbers, labels) if sample else range(start, stop)
+
+
+def of_training(name: str) -> bool:
+    """Whether the data of this name are training images."""
+    return name.rpartition(":")[2] in TRAINING_PARTS
 
 
 def held_out(examples: int, count: int) -> frozenset[int]:

@@ -20,7 +20,6 @@ from ..problem.cautions import boundless
 from ..problem.checkpoints.cards import (
     SEEN_BEFORE,
     Card,
-    images_held_out,
     minutes_in_all,
     read_card,
     verified,
@@ -36,7 +35,7 @@ from .data_parallel import ALONE, Ranks
 from .recipe import Recipe
 from .training import MeanReport, Report, Training, TrainingData, resumable
 from .validation import KEY as CHECKS_KEY
-from .validation import Validation, ValidationCheck
+from .validation import Validation, ValidationCheck, seen_before
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -150,7 +149,7 @@ def make(
         sha256=sha256,
         parameters=sum(weight.numel() for weight in module.parameters()),
         minutes=round(training.seconds / 60, 2),
-        validation=_validation(training, order),
+        validation=_validation(training, order, split),
     )
     with resumable():
         write_card(order.card, card)
@@ -296,6 +295,9 @@ def _check(order: Order, split: Split) -> None:
     _check_pseudo(order, split)
     if split.y.min() == split.y.max():
         raise UserError(f"the images of {split.name} are all of one class; training needs at least two")
+    rt = order.recipe.augmentation().rt
+    if rt is not None and boundless(rt, split.shape):
+        raise UserError(f"augment_rt={rt} moves everything out of view; choose smaller limits, like rt:1px,10deg")
     for threat in order.threats:
         if boundless(threat, split.shape):
             raise UserError(
@@ -386,20 +388,10 @@ def _settings(order: Order) -> dict[str, Any]:
     return settings | order.later | {"threats": [str(threat) for threat in order.threats]}
 
 
-def _validation(training: Training, order: Order) -> dict[str, Any]:
+def _validation(training: Training, order: Order, split: Split) -> dict[str, Any]:
     """The last validation check, for the card."""
     if not order.validation:
         return {}
     _, clean, robust, _ = training.memory[CHECKS_KEY][-1].tolist()
     check = {"examples": order.validation, "clean": clean} | ({"robust": robust} if robust >= 0 else {})
-    return check | ({SEEN_BEFORE: True} if seen_before(order) else {})
-
-
-def seen_before(order: Order) -> bool:
-    """Whether the model to start from was, by its card, trained on some of the images that are held out now."""
-    if not order.start or not order.validation:
-        return False
-    card = checkpoints.locate(order.start)[1]
-    if card is None or not card.recipe or card.data != order.data:
-        return False
-    return images_held_out(card) < order.validation
+    return check | ({SEEN_BEFORE: seen_before(order.start, split, order.validation)} if order.start else {})

@@ -36,7 +36,7 @@ class Recipe(ABC):
     lr: Positive  # the highest learning rate
 
     # Not in `repr`, so that the identity of older trainings stays as it was.
-    augment_rt: str = field(default="none", repr=False)  # rt:1px,10deg: random transforms within these limits
+    augment_rt: str = field(default="none", repr=False)  # rt:1px,10deg: augment by transforms in these limits
     optimiser: Literal["adam", "sgd"] = field(default="adam", repr=False)
     schedule: RateSchedule = field(default="step", repr=False)  # of the learning rate
     momentum: Annotated[float, Bounds(0, below=1)] = field(default=0.9, repr=False)  # of SGD
@@ -51,13 +51,17 @@ class Recipe(ABC):
             raise UserError(f"momentum={self.momentum} is a setting of SGD; add --set optimiser=sgd")
         if not self.decay_all and not self.weight_decay:
             raise UserError("decay_all=False has no effect without weight decay; add --set weight_decay=0.0002")
-        self.augmentation()  # refuses limits that it cannot read
+        object.__setattr__(self, "augment_rt", str(self.augmentation().rt or "none"))  # one spelling: cards name it
 
     def augmentation(self) -> Augmentation:
         """What the settings say about random changes of the training images."""
-        rt = None if self.augment_rt == "none" else parse(self.augment_rt)
-        if rt is not None and (not isinstance(rt, RT) or rt.padding):
-            raise UserError(f"augment_rt={self.augment_rt} must be a shift and a rotation, like rt:1px,10deg")
+        if self.augment_rt == "none":
+            return Augmentation(self.augment)
+        rt = parse(self.augment_rt) if self.augment_rt.startswith("rt:") else None
+        if not isinstance(rt, RT) or rt.padding:
+            raise UserError(
+                f"augment_rt={self.augment_rt} is no shift and rotation; write it like rt:1px,10deg, or none"
+            )
         return Augmentation(self.augment, rt)
 
     def optimiser_for(self, weights: Iterable[Tensor]) -> Optimizer:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..problem import checkpoints, datasets
+from ..problem.checkpoints.cards import images_held_out, training_images
 from ..problem.noise import keyed, text_key
 from ..problem.shapes import Inputs, Labels, Mask
 from ..problem.split import Split
@@ -135,3 +137,20 @@ def overfitting_warning(checks: Tensor, now: ValidationCheck, examples: int) -> 
 def _correct(model: Model, x: Inputs, y: Labels) -> Mask:
     with torch.no_grad():
         return model(x).argmax(dim=1) == y
+
+
+def seen_before(start: str, split: Split, count: int) -> bool:
+    """Whether the model `start` may have been trained on some of the `count` images that are held out now.
+
+    By its card it was not if its training held as many out of the same images, or began with random weights on another
+    published data set.
+    """
+    if not start or not count:
+        return False
+    card = checkpoints.locate(start)[1]
+    if card is None or not card.recipe or "pseudo_labelled" in card.settings:
+        return True
+    if training_images(card) == split.sha256:
+        return images_held_out(card) < count
+    names = {datasets.title(card.data), datasets.title(split.name)}
+    return "start" in card.settings or len(names) == 1 or not all(map(datasets.find, names))

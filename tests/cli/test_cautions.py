@@ -119,6 +119,17 @@ def test_training_images_of_the_model_are_noted_from_its_card(robench):
     assert "according to its card, the model was trained on these images; measure it on digits:test" in result.out
 
 
+def test_images_that_the_training_held_out_are_noted_from_its_card(robench):
+    words = "train nat --data digits --set steps=2 --set batch=16 --no-evaluation --quiet --validation 30 --out m"
+    assert robench(*words.split()).code == 0
+    few = ("--data", "digits:train", "--threat", "linf:0.05", "--attack", "pgd(steps=1)", "--examples")
+    within = robench("evaluate", "m.safetensors", *few, "held-out:20").out
+    assert "chosen with --examples held-out:20: robench train holds them out" in within
+    assert "according to its card, the model was trained without these images" in within
+    beyond = robench("evaluate", "m.safetensors", *few, "held-out:31").out
+    assert "according to its card, the model was trained on 1 of these 31 images" in beyond
+
+
 def test_if_every_attack_failed_there_is_no_table_and_no_summary(net, robench, folder):
     result = evaluate(robench, "Rounds", "--json", "s.json")
     assert result.code == 2

@@ -13,8 +13,9 @@ import torch
 
 from robench.evaluation import regression, runner
 from robench.evidence.store import RunFile
-from robench.problem import checkpoints
+from robench.problem import checkpoints, datasets
 from robench.problem.checkpoints import locate
+from robench.problem.subsets import held_out
 from robench.results.stats import shares
 from robench.search.attacks.pgd import PGD
 from robench.testing.masked import masked
@@ -272,6 +273,14 @@ def test_until_decided_evaluates_both_models_on_further_examples(robench, folder
     assert "the same 20 examples" in result.out or "the same 10 examples" in result.out
     assert (folder / "mine.robench").read_bytes() == kept
     assert "99." in result.out, "a stricter level at every look"
+
+
+def test_images_held_out_have_no_further_examples():
+    train = datasets.load("digits:train")
+    assert regression._further(train, train.part("held-out:20")) == []
+    assert len(regression._further(train, train.part("20"))) == len(train) - 20
+    test = datasets.load("digits:test")
+    assert len(regression._further(test, test.take(sorted(held_out(len(test), 20))))) == len(test) - 20
 
 
 @pytest.mark.costly

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.torch
@@ -19,7 +20,7 @@ import torch
 from robench.cli import display
 from robench.cli.main import main
 from robench.problem import datasets, durable
-from robench.problem.checkpoints.cards import minutes_in_all, read_card
+from robench.problem.checkpoints.cards import images_held_out, minutes_in_all, read_card
 from robench.recipes import RECIPES, training
 from robench.recipes.making import usual_validation
 
@@ -88,15 +89,16 @@ def test_some_images_are_held_out_unless_validation_is_0(train, folder, often):
     assert train(f"{words} --out quiet --quiet").err.count("\n") == 1
 
 
-def test_held_out_images_that_the_start_was_trained_on_are_told_apart(train, folder):
+def test_held_out_images_that_the_start_may_have_had_are_told_apart(train, folder):
     words = "nat --set steps=2 --no-evaluation"
     assert train(f"{words} --validation 50 --out unseen").code == 0
     assert train(f"{words} --validation 49 --out seen").code == 0
+    shutil.copy(folder / "unseen.safetensors", folder / "uncarded.safetensors")
 
-    def noted(start, validation, out):
+    def noted(start, validation, out, data="digits"):
         note = (
-            "was trained on images that are held out now"
-            in train(f"{words} --from {start}.safetensors --validation {validation} --out {out}").err
+            "may have been trained on images that are held out now"
+            in train(f"{words} --from {start}.safetensors --validation {validation} --out {out} --data {data}").err
         )
         marked = read_card(folder / f"{out}.toml").validation.get("seen_before", False)
         assert note == marked
@@ -107,6 +109,31 @@ def test_held_out_images_that_the_start_was_trained_on_are_told_apart(train, fol
     assert noted("seen", 50, "c"), "49 of these 50 alone were held out"
     assert noted("c", 50, "d"), "held out by the start, and not by its own start"
     assert not noted("a", 50, "e")
+    assert noted("seen", 50, "f", data="digits:train"), "the same images by another name"
+    assert noted("uncarded", 50, "g"), "nobody says what it was trained on"
+
+
+def test_a_card_without_a_word_about_its_start_does_not_vouch_for_images_held_out(train, folder):
+    assert train("nat --set steps=2 --no-evaluation --validation 50 --out a").code == 0
+    assert train("nat --set steps=2 --no-evaluation --validation 50 --from a.safetensors --out b").code == 0
+    card = read_card(folder / "b.toml")
+    assert card.validation["seen_before"] is False
+    assert images_held_out(card) == 50
+    silent = {key: value for key, value in card.validation.items() if key != "seen_before"}
+    assert images_held_out(msgspec.structs.replace(card, validation=silent)) == 0
+    for wrong in (-5, True, "50"):
+        settings = {key: value for key, value in card.settings.items() if key != "start"} | {"validation": wrong}
+        assert images_held_out(msgspec.structs.replace(card, settings=settings)) == 0
+
+
+def test_a_protocol_of_images_held_out_is_refused_before_the_training(refused, folder):
+    (folder / "held.toml").write_text(
+        'name = "held"\nexamples = "held-out:30"\n[[threat]]\nthreat = "linf:0.1"\nattacks = [{ attack = "pgd" }]\n'
+    )
+    before = files(folder)
+    words = "nat --data digits --set steps=2 --protocol held.toml --out m"
+    assert "of training images (held-out:30), and train evaluates on test images" in refused("train", *words.split())
+    assert files(folder) == before
 
 
 def test_small_data_hold_out_no_images_and_large_data_200():

@@ -84,3 +84,10 @@ def test_a_sample_beyond_the_end_is_refused_where_the_user_names_it():
 def test_a_sample_is_not_shuffled_too():
     with pytest.raises(UserError, match="--examples random:8@3 mixes the classes already; leave --shuffled out"):
         answer("random:8@3", shuffled=True)
+
+
+def test_a_protocol_of_more_images_held_out_than_there_are_is_refused(tmp_path):
+    (tmp_path / "p.toml").write_text(PROTOCOL.format(examples="held-out:5000"))
+    request = EvalRequest(data="digits:train", protocol=str(tmp_path / "p.toml"))
+    with pytest.raises(UserError, match="held-out:5000 reaches past"):
+        prepare(request, CheckpointSource("digits-nat"))

@@ -1,5 +1,7 @@
 """What a reader is cautioned about, and what gives no cause for it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,35 +108,50 @@ def test_a_radius_as_large_as_the_box_is_named(threat, words):
 
 def test_training_images_are_named_with_the_card_and_without():
     train, test = (Split(f"digits:{part}", *_few()) for part in ("train", "test"))
-    assert "according to its card" in cautions.of_training(train, "digits")
-    assert "these are training images" in cautions.of_training(train, "mnist")
-    assert "these are training images" in cautions.of_training(train, "")
-    assert not cautions.of_training(test, "digits")
+    assert "according to its card" in cautions.of_training(train, cautions.Trained("digits"))
+    assert "these are training images" in cautions.of_training(train, cautions.Trained("mnist"))
+    assert "these are training images" in cautions.of_training(train, cautions.Trained(""))
+    assert not cautions.of_training(test, cautions.Trained("digits"))
 
 
 def test_a_model_trained_on_test_images_is_named_when_it_is_measured_on_them():
     test, held_out = Split("digits:test", *_few()), Split("my.npz:held-out", *_few())
-    assert "so the number says nothing about others" in cautions.of_training(test, "digits:test")
-    assert not cautions.of_training(test, "digits:train")
-    assert not cautions.of_training(test, "mnist:test")
-    assert not cautions.of_training(held_out, "my.npz:held-out"), "such a card names what was held out"
+    assert "so the number says nothing about others" in cautions.of_training(test, cautions.Trained("digits:test"))
+    assert not cautions.of_training(test, cautions.Trained("digits:train"))
+    assert not cautions.of_training(test, cautions.Trained("mnist:test"))
+    assert not cautions.of_training(held_out, cautions.Trained("my.npz:held-out")), (
+        "such a card names what was held out"
+    )
 
 
 def test_images_that_the_training_held_out_are_named_as_such():
     train = datasets.load("digits:train")
-    held = train.part("held-out:30")
-    assert "trained without these images" in cautions.of_training(held, "digits", without=30)
-    assert "trained on these images" in cautions.of_training(held, "digits", without=29)
-    assert "trained on these images" in cautions.of_training(held, "digits")
-    assert "trained on these images" in cautions.of_training(train, "digits", without=30)
-    assert "these are training images" in cautions.of_training(held, "mnist", without=30)
+
+    def said(text, data="digits", without=30, sha256=train.sha256):
+        return cautions.of_training(train.part(text), cautions.Trained(data, without, sha256))
+
+    assert "was trained without these images" in said("held-out:30")
+    assert "was trained without these images" in said("held-out:29")
+    assert "was trained on 1 of these 31 images" in said("held-out:31")
+    assert "was trained on these images; measure it on digits:test" in said("held-out:30", without=0)
+    assert "was trained on these images" in said("held-out:30", sha256="of other images under this name")
+    for more in (-5, len(train), 10**18):
+        assert "was trained on these images" in said("5", without=more)
+    assert "these are training images" in said("held-out:30", data="mnist")
+
+
+def test_the_images_held_out_of_an_undivided_file_are_named_as_such():
+    rest = replace(datasets.load("digits:train"), name="my.npz:rest")
+    trained = cautions.Trained("my.npz:held-out", 30, rest.sha256)
+    assert "was trained without these images" in cautions.of_training(rest.part("held-out:30"), trained)
+    assert "except for my.npz:held-out" in cautions.of_training(rest, trained._replace(without=0))
 
 
 def test_the_extra_part_of_svhn_is_for_training_too():
     extra = Split("svhn:extra", *_few())
-    assert "according to its card" in cautions.of_training(extra, "svhn:extra")
-    assert "these are training images; a model" in cautions.of_training(extra, "svhn")
-    assert "these are training images; a model" in cautions.of_training(extra, "")
+    assert "according to its card" in cautions.of_training(extra, cautions.Trained("svhn:extra"))
+    assert "these are training images; a model" in cautions.of_training(extra, cautions.Trained("svhn"))
+    assert "these are training images; a model" in cautions.of_training(extra, cautions.Trained(""))
 
 
 def _few():

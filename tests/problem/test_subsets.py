@@ -115,13 +115,22 @@ def test_images_held_out_are_those_that_a_training_leaves_out(split):
     assert train.part("held-out:40").numbers == tuple(sorted(held_out(1000, 40)))
     assert set(train.part("held-out:40").numbers) < set(train.part("held-out:50").numbers)
     assert replace(split, name="my.npz:rest").part("held-out:40").numbers == train.part("held-out:40").numbers
+    assert replace(split, name="svhn:extra").part("held-out:40").numbers == train.part("held-out:40").numbers
     assert str(Sample.parse("held-out:40")) == "held-out:40"
+    assert "--validation 40 or more" in Sample.parse("held-out:40").about
+
+
+def test_images_held_out_are_the_ones_they_were_in_every_version():
+    assert sorted(held_out(60_000, 6)) == [10678, 15479, 21567, 36044, 55074, 57327]
 
 
 def test_other_data_have_no_images_held_out_and_no_seed_chooses_others(split):
-    with pytest.raises(UserError, match="images of a training set, not of toy:test; add --data toy:train"):
+    with pytest.raises(UserError, match=r"images of a training set, such as mnist:train .*, and toy:test is none"):
         split.part("held-out:40")
+    train = replace(split, name="toy:train")
     with pytest.raises(UserError, match="cannot be read"):
-        replace(split, name="toy:train").part("held-out:40@1")
+        train.part("held-out:40@1")
     with pytest.raises(UserError, match="reaches past the 1,000 examples"):
-        replace(split, name="toy:train").part("held-out:1001")
+        train.part("held-out:1001")
+    with pytest.raises(UserError, match="of a part of toy:train are not known; give all its images"):
+        train.part("0:500").part("held-out:10")

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,16 @@ from torch import nn
 from robench.errors import UserError
 from robench.problem.architectures import ARCHITECTURES
 from robench.problem.checkpoints import load
+from robench.problem.checkpoints.cards import read_card
 from robench.problem.datasets import DATASETS
 from robench.problem.losses import cross_entropy
-from robench.problem.noise import normal
+from robench.problem.noise import normal, uniform
 from robench.problem.split import Split
 from robench.problem.threats import RT, parse
 from robench.recipes import RECIPES, configure, training
 from robench.recipes.adaptive import sampled
 from robench.recipes.adversarial import TrainingStep, losses
-from robench.recipes.augmentation import Augmentation, _rotated_and_shifted
+from robench.recipes.augmentation import SHIFT_AND_MIRROR, TRANSFORM, Augmentation, _rotated_and_shifted
 from robench.recipes.eat import threat_shares
 from robench.recipes.making import Order, default_architecture, make
 from robench.recipes.sat_ac import jensen_shannon
@@ -398,12 +399,15 @@ def test_augmentation_turns_as_the_spatial_attack_does(turn):
     assert (given - expected)[inside].abs().max() < 4e-3  # the waves' curvature, which the bilinear one flattens
 
 
+def augmented(x, epoch=0, **settings):
+    split = Split.whole("images:train", x, torch.zeros(len(x), dtype=torch.long), 2)
+    return TrainingData.of(split, len(x), 0, CPU, configure("nat", "blobs", settings).augmentation()).at(epoch)
+
+
 def test_augmentation_within_a_threat_stays_in_it_and_differs_by_image_and_epoch():
     dot = torch.zeros(64, 1, 9, 9)
     dot[..., 4, 4] = 1
-    split = Split.whole("images:train", dot, torch.zeros(64, dtype=torch.long), 2)
-    data = TrainingData.of(split, 64, 0, CPU, configure("nat", "blobs", {"augment_rt": "rt:1px,0deg"}).augmentation())
-    one, other = data.at(0).x, data.at(1).x
+    one, other = (augmented(dot, epoch, augment_rt="rt:1px,0deg").x for epoch in (0, 1))
     assert not torch.equal(one, other)
     assert len(one.flatten(1).unique(dim=0)) > 60
     assert one.min() >= 0
@@ -414,10 +418,66 @@ def test_augmentation_within_a_threat_stays_in_it_and_differs_by_image_and_epoch
         assert along.min() < -0.5 < 0.5 < along.max()
 
 
-@pytest.mark.parametrize("limits", ["linf:0.1", "rt:1px", "rt:1px,10deg,pad4", "1px,10deg", "nonsense"])
+def test_augmentation_turns_both_ways_up_to_its_limit():
+    line = torch.zeros(64, 1, 21, 21)
+    line[..., 10, 4:17] = 1
+    turned = augmented(line, augment_rt="rt:0px,30deg").x[:, 0]
+    height = (turned * torch.arange(21.0)[:, None]).sum(dim=1) / turned.sum(dim=1).clamp(min=1e-6) - 10  # by column
+    angle = torch.atan2(height[:, 6] - height[:, 14], torch.tensor(8.0)).rad2deg()
+    assert -31 < angle.min() < -25 < 25 < angle.max() < 31
+
+
+def test_augmentation_keeps_more_contrast_than_bilinear_resampling():
+    strokes = (torch.rand(64, 1, 20, 20, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    ours = augmented(strokes, augment_rt="rt:1px,15deg").x
+    params = torch.rand(64, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    bilinear = RT.parse("1px,15deg").apply(strokes, params * torch.tensor([1.0, 1.0, 15.0]))
+    assert bilinear.std() < 0.55 * strokes.std()
+    assert ours.std() > 0.72 * strokes.std()  # 0.66 with one bilinear resampling
+
+
+def test_augmentation_mirrors_shifts_and_transforms_by_noise_of_their_own():
+    x = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.1
+    mirrored, both = augmented(x, augment=True), augmented(x, augment=True, augment_rt="rt:1px,10deg")
+    share = 2 * uniform(mirrored.keys, TRANSFORM, 3) - 1
+    torch.testing.assert_close(both.x, _rotated_and_shifted(mirrored.x, share * torch.tensor([1.0, 1.0, 10.0])))
+    across = uniform(mirrored.keys, SHIFT_AND_MIRROR, 3)
+    assert torch.corrcoef(torch.stack([share[:, 0], across[:, 0]]))[0, 1].abs() < 0.2
+
+
+def test_pseudo_labelled_images_are_augmented_too():
+    split = blobs(64)
+    data = TrainingData.of(split, 32, 0, CPU, configure("nat", "blobs", {"augment_rt": "rt:1px,10deg"}).augmentation())
+    plain = TrainingData.of(split, 32, 0, CPU)
+    one, other = (d.beside(replace(split, name="more")).at(0).x for d in (data, plain))
+    assert ((one - other).flatten(1).abs().amax(dim=1) > 0).all()
+
+
+def test_a_training_with_augmentation_makes_other_weights(tmp_path):
+    def weights(name, **settings):
+        recipe = configure("nat", "blobs", {"steps": 2, "batch": 16, **settings})
+        order = Order(recipe, (), "blobs", "digits-cnn", 0, tmp_path / name, "")
+        make(order, blobs(64), CPU, Silent())
+        return load(str(tmp_path / f"{name}.safetensors")).classifier.module.state_dict()
+
+    plain, turned, same = weights("a"), weights("b", augment_rt="rt:1px,10deg"), weights("c", augment_rt="none")
+    assert all(torch.equal(plain[key], same[key]) for key in plain)
+    assert not all(torch.equal(plain[key], turned[key]) for key in plain)
+    card = read_card(tmp_path / "b.toml")
+    assert card.settings["augment_rt"] == "rt:1px,10deg"
+
+
+@pytest.mark.parametrize("limits", ["linf:0.1", "rt:1px", "rt:1px,10deg,pad4", "1px,10deg", "nonsense", ""])
 def test_augmentation_refuses_what_is_no_shift_and_rotation(limits):
-    with pytest.raises(UserError, match="rt"):
+    with pytest.raises(UserError, match=r"rt:1px,10deg, or none|write it like rt:"):
         configure("nat", "blobs", {"augment_rt": limits})
+
+
+def test_augmentation_has_one_spelling_and_leaves_something_to_see(tmp_path):
+    assert configure("nat", "blobs", {"augment_rt": "rt:0.50px, 15.0deg"}).augment_rt == "rt:0.5px,15deg"
+    recipe = configure("nat", "blobs", {"steps": 2, "batch": 16, "augment_rt": "rt:8px,0deg"})
+    with pytest.raises(UserError, match="augment_rt=rt:8px,0deg moves everything out of view"):
+        make(Order(recipe, (), "blobs", "digits-cnn", 0, tmp_path / "m", ""), blobs(64), CPU, Silent())
 
 
 # As written into the states of trainings that are under way: a new setting must not change it.

@@ -17,7 +17,7 @@ from ...errors import UserError
 from .. import names, toml
 from ..durable import replace, sha256
 
-SEEN_BEFORE = "seen_before"  # in `validation`: the model that the training started from knew these images
+SEEN_BEFORE = "seen_before"  # in `validation`: the model that the training started from may know these images
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Minutes = Annotated[float, Meta(ge=0, lt=1e9)]  # NaN and infinity are refused too
@@ -77,9 +77,16 @@ def training_threats(card: Card) -> tuple[str, ...]:
 
 
 def images_held_out(card: Card) -> int:
-    """How many images the training held out, as far as the model that it started from did not know them either."""
+    """How many images the training held out, also from that of a model that it started from; 0 if that is not known."""
     held = card.settings.get("validation", 0)
-    return held if isinstance(held, int) and not card.validation.get(SEEN_BEFORE) else 0
+    if not isinstance(held, int) or isinstance(held, bool) or held < 0:
+        return 0
+    return held if "start" not in card.settings or card.validation.get(SEEN_BEFORE) is False else 0
+
+
+def training_images(card: Card) -> str:
+    """The hash of all images that the training had, those held out included; empty if it is not known."""
+    return str(card.settings.get("data_sha256", ""))
 
 
 def minutes_in_all(card: Card) -> float | None:
