@@ -77,7 +77,6 @@ def _run(
     measured_on = f"{data}:{datasets.HELD_OUT}" if undivided else data
     held_out = usual_validation(len(split)) if validation is None else validation
     configured = _configured(recipe, name, _settings(settings), epochs, len(split) - held_out)
-    held = split.take(sorted(subsets.held_out(len(split), held_out)))
     against = tuple(map(threats.parse, threat_texts))
     configured.check(against)
     order = Order(
@@ -96,7 +95,7 @@ def _run(
         hardware=hardware(picked),
         compiled=picked.type == "cuda" and not configured.twice_differentiated if compiled is None else compiled,
         restarted=not resume,
-        pseudo=_pseudo_labelled(pseudo_labelled, measured_on, held) if pseudo_labelled else None,
+        pseudo=_pseudo_labelled(pseudo_labelled, measured_on, split, held_out) if pseudo_labelled else None,
         ranks=ranks,
     )
     if undivided and not quiet:
@@ -163,7 +162,7 @@ def _configured(recipe: str, data: str, settings: dict[str, Any], epochs: float 
     return configure(recipe, data, {**settings, "steps": max(1, round(epochs * images / configured.batch))})
 
 
-def _pseudo_labelled(text: str, measured_on: str, held: Split) -> Split:
+def _pseudo_labelled(text: str, measured_on: str, split: Split, count: int) -> Split:
     """The pseudo-labelled images. Raises UserError if some are held out, or if the model will be measured on them."""
     pseudo, measured = datasets.load(text, "train"), datasets.load(measured_on)
     if shared := _shared(pseudo, measured):
@@ -171,7 +170,7 @@ def _pseudo_labelled(text: str, measured_on: str, held: Split) -> Split:
             f"--pseudo-labelled {text} holds {shared} of {measured.name}, on which the model is measured; leave them"
             " out"
         )
-    if shared := _shared(pseudo, held):
+    if shared := _shared(pseudo, split.take(sorted(subsets.held_out(len(split), count)))):
         raise UserError(
             f"--pseudo-labelled {text} holds {shared} that the training holds out; leave them out, or add"
             " --validation 0"
