@@ -106,5 +106,6 @@ def note_examples(notes: Notes, split: Split, protocol: Protocol, classes: int, 
     """Notes what limits the meaning of these examples and threats; `correct` of the clean images are."""
     notes.add("classes", cautions.of_classes(split.y, classes))
     notes.add("accuracy", cautions.of_accuracy(correct, split.y, classes))
-    boundless = (cautions.of_threat(choice.threat, split.shape) for choice in protocol.threats)
-    notes.add("threats", "; ".join(filter(None, boundless)))
+    threats = [choice.threat for choice in protocol.threats]
+    boundless = (cautions.of_threat(threat, split.shape) for threat in threats)
+    notes.add("threats", "; ".join(filter(None, (*boundless, cautions.of_parts(threats)))))

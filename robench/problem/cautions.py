@@ -3,6 +3,7 @@
 All of them use forward passes that are made anyway. Each caution is one sentence without its full stop.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from .shapes import Labels, Logits
 from .split import Split
 from .subsets import held_out
-from .threats import RT, Ball, Patch, ThreatModel
+from .threats import RT, AffineBalls, AffineRT, Ball, Patch, ThreatModel
 
 SUM_NOISE = 1e-3  # relative: how far sums of probabilities stray in half precision
 SHOWN = 10  # names of classes in a note
@@ -93,6 +94,27 @@ def of_threat(threat: ThreatModel, shape: tuple[int, ...]) -> str:
     if isinstance(threat, Ball) and _reaches(threat, 0.5, shape):
         return f"under {threat} every image may become the same grey one, so a model can be robust on one class at most"
     return ""
+
+
+def of_parts(threats: Sequence[ThreatModel]) -> str:
+    """The caution for mixtures whose parts are not attacked by themselves: attacks on these may find more."""
+    cautions = []
+    for threat in threats:
+        parts = _parts(threat)
+        missing = [part for part in parts if part not in threats]
+        if missing:
+            cautions.append(
+                f"{threat} contains {' and '.join(map(str, parts))}, and what attacks on these find counts under it:"
+                f" add {' '.join(f'--threat {part}' for part in missing)}, or its number may be too high"
+            )
+    return "; ".join(cautions)
+
+
+def _parts(threat: ThreatModel) -> tuple[ThreatModel, ...]:
+    """The threats that a mixture combines; none for any other threat."""
+    if isinstance(threat, AffineRT):
+        return threat.ball, threat.rt
+    return threat.parts if isinstance(threat, AffineBalls) else ()
 
 
 def boundless(threat: ThreatModel, shape: tuple[int, ...]) -> bool:

@@ -106,6 +106,17 @@ def test_a_radius_as_large_as_the_box_is_named(threat, words):
     assert words in text
 
 
+def test_a_mixture_whose_parts_are_not_attacked_names_them():
+    mixture, linf, l1 = (parse(text) for text in ("affine:linf:0.3+l1:10", "linf:0.3", "l1:10"))
+    assert cautions.of_parts([mixture, l1, linf]) == ""
+    assert cautions.of_parts([linf, l1]) == ""
+    assert "add --threat linf:0.3 --threat l1:10, or" in cautions.of_parts([mixture])
+    assert "add --threat l1:10, or" in cautions.of_parts([linf, mixture, parse("l1:12")])
+    moved = parse("affine:linf:0.3+rt:3px,30deg")
+    assert "add --threat rt:3px,30deg, or" in cautions.of_parts([moved, linf])
+    assert cautions.of_parts([moved, mixture]).count("; ") == 1
+
+
 def test_training_images_are_named_with_the_card_and_without():
     train, test = (Split(f"digits:{part}", *_few()) for part in ("train", "test"))
     assert "according to its card" in cautions.of_training(train, cautions.Trained("digits"))
