@@ -15,7 +15,16 @@ from robench.problem.checkpoints.contents import Contents
 from robench.problem.checkpoints.nested import nested
 from robench.problem.datasets import DATASETS
 
-SMALL = ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "strided-cnn"]
+SMALL = [
+    "madry-mnist",
+    "digits-cnn",
+    "wong-kolter-mnist",
+    "wong-kolter-mnist-wide",
+    "lenet",
+    "trades-mnist",
+    "lenet5-advertorch",
+    "strided-cnn",
+]
 
 
 def images(*shape, seed=0):

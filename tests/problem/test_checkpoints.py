@@ -115,7 +115,8 @@ def test_every_wrapping_gives_back_the_same_logits(tmp_path, wrapping, zipped):
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
-    ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "lenet", "trades-mnist", "lenet5-advertorch", "strided-cnn",
+    ["madry-mnist", "digits-cnn", "wong-kolter-mnist", "wong-kolter-mnist-wide", "lenet", "trades-mnist",
+     "lenet5-advertorch", "strided-cnn",
      "preactresnet18", "preactresnet18-softplus", "preactresnet18-no-final-bn", "preactresnet18-narrow", "wrn-10-2",
      "wrn-16-4", "wrn-10-2-trades", "resnet18", "resnet18-imagenet", "cifar-resnet20", "vgg11-bn", "densenet121-k12",
      "mobilenetv2", "mobilenetv2-imagenet", "vit-tiny-16"],

@@ -26,7 +26,7 @@ from .lenet import LeNet
 from .madry_cnn import MadryCNN
 from .registry import Architecture, Family, Make, Shapes, dotted
 from .strided_cnn import StridedCNN
-from .wong_kolter import WongKolterCNN
+from .wong_kolter import WideWongKolterCNN, WongKolterCNN
 
 __all__ = [
     "ARCHITECTURES",
@@ -67,6 +67,13 @@ SINGLE: tuple[Architecture, ...] = (
         "wong-kolter-mnist",
         "the small MNIST network of Wong & Kolter 2018 (arXiv:1711.00851), 166 thousand weights",
         WongKolterCNN,
+        "conv1.weight",
+        "fc2.weight",
+    ),
+    Architecture(
+        "wong-kolter-mnist-wide",
+        "wong-kolter-mnist with twice the maps and hidden features, 663 thousand weights; ours",
+        WideWongKolterCNN,
         "conv1.weight",
         "fc2.weight",
     ),
