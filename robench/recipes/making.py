@@ -36,6 +36,7 @@ from .recipe import Recipe
 from .training import MeanReport, Report, Training, TrainingData, resumable
 from .validation import KEY as CHECKS_KEY
 from .validation import Validation, ValidationCheck, seen_before
+from .weight_average import weight_average
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -189,6 +190,7 @@ def _train(
         data=split.sha256,
         clip=recipe.clip,
         ranks=ranks,
+        average=weight_average(learner, recipe.weight_average) if recipe.weight_average else None,
     )
     without = held_out(len(split), order.validation)
     data = TrainingData.of(split, recipe.batch, order.seed, device, recipe.augmentation(), without, ranks)
@@ -201,6 +203,8 @@ def _train(
     # Deterministic, so that a resumed training ends the same.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True), _compilable():
         recipe.train(training, data, order.threats)
+    if training.average is not None:
+        learner.load_state_dict(training.result.state_dict())
     return module, training
 
 

@@ -55,7 +55,8 @@ class Ramp(AdversarialTraining):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return (*super().unused(), "inner_step_size")  # APGD adapts its step size
+        # APGD adapts its step size. An average would lack the natural updates, which come after the optimiser's step.
+        return (*super().unused(), "inner_step_size", "weight_average")
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         super().check(threats)

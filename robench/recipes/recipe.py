@@ -43,6 +43,8 @@ class Recipe(ABC):
     weight_decay: NonNegative = field(default=0.0, repr=False)  # times the weights, added to their gradient
     decay_all: bool = field(default=True, repr=False)  # false: kernels and matrices only, not biases and batch-norm
     clip: NonNegative = field(default=0.0, repr=False)  # the gradient's Euclidean length is at most this; 0: any length
+    # 0.995: the model is the average over the steps, each with this share of the weight of the next; 0: no average
+    weight_average: Annotated[float, Bounds(0, below=1)] = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         """Raises UserError if a setting is out of range, or has no effect beside the others."""

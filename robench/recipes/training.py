@@ -20,6 +20,7 @@ from typing import runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from ..errors import UserError, counted
 from ..problem import durable
@@ -149,6 +150,12 @@ class Training:
     memory: dict[str, Tensor] = field(default_factory=dict)  # tensors that a recipe carries from step to step
     clip: float = 0.0  # the largest Euclidean length of a gradient; 0: any length
     ranks: Ranks = ALONE  # the processes that train together; the first of them has the file
+    average: AveragedModel | None = None  # of the weights over the steps, if the recipe wants it
+
+    @property
+    def result(self) -> nn.Module:
+        """The network as it would be if the training ended now."""
+        return self.module if self.average is None else self.average.module
 
     def steps(self, total: int) -> Iterator[int]:
         """The numbers of the remaining steps. The state is saved every minute, between two steps.
@@ -184,6 +191,8 @@ class Training:
         if self.clip:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
 
     def _save(self, step: int) -> None:
         if not self.ranks.first:
@@ -202,6 +211,8 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "memory": self.memory,
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with resumable():
@@ -230,6 +241,8 @@ class Training:
             )
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.seconds = state["seconds"]
         self.memory.update(state.get("memory", {}))
         return int(state["step"])

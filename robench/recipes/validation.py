@@ -98,7 +98,7 @@ class Validation:
         return seen._replace(warning=warning)
 
     def _accuracies(self) -> tuple[float, float | None]:
-        module, recipe, n = self.training.module, self.recipe, len(self.images.y)
+        module, recipe, n = self.training.result, self.recipe, len(self.images.y)
         learning = module.training
         module.eval()
         clean = robust = 0
