@@ -27,7 +27,7 @@ from ..evidence.records import (
     grouped,
 )
 from .merging import consolidated
-from .outcomes import Outcome, answers, ball, breaks, done_items, is_exhausted, passed_over, planned_threat
+from .outcomes import Outcome, answers, ball_radius, breaks, done_items, is_exhausted, passed_over, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 
@@ -138,7 +138,7 @@ class ThreatRows:
     @property
     def radius(self) -> Fraction | None:
         """The radius of the threat; None if it is no ball."""
-        return ball(self.threat)[1]
+        return ball_radius(self.threat)
 
     def smallest(self) -> dict[int, float]:
         """The size of the smallest find on each broken example, by its number."""

@@ -23,7 +23,7 @@ from .attack_rows import (
     ThreatRows,
 )
 from .masking.signs import sign
-from .outcomes import Outcome, answers, ball, before_attack, outcomes, union
+from .outcomes import Outcome, answers, ball_radius, before_attack, outcomes, union
 from .parts import EvidenceSource, Part, Places, parts_of
 
 Letters = NDArray[np.uint8]
@@ -102,7 +102,7 @@ class ThreatTally:
         every = plan.every_attack
         self._attacks = {a: AttackTally(outcomes=no_letters(plan) if every else None) for a in planned}
         self._rejected: dict[tuple[str, str], Rejected] = {}
-        self.radius = ball(threat)[1]
+        self.radius = ball_radius(threat)
         self.radii = curve_radii(self.radius or Fraction(0))
         self.within = np.zeros(len(self.radii), np.int64)  # examples with a find of at most each radius
         self.correct = 0

@@ -131,3 +131,16 @@ def test_union_is_a_worst_case_in_any_grouping(a, b, c):
     assert union(a, b) == union(b, a)
     assert union(union(a, b), c) == union(a, union(b, c)) == union(a, b, c)
     assert union(a, a) == a == union(a)
+
+
+@pytest.mark.parametrize("kind", ["elastic", "jpeg-l2"])
+def test_a_find_of_a_larger_radius_counts_under_a_smaller_one_only_where_sizes_are_distances(kind):
+    def letter(threat, found, size):
+        given = claim(1, 5, threat=found)
+        done = (exhausted(5, 0b11, threat=threat),)
+        return of_one(threat, claims=(given,), verdicts=(accepted(1, size=size),), exhausted=done)
+
+    assert letter("l2:1", "l2:2", 0.9) == "B"
+    assert letter("l2:1", "l2:2", 1.1) == "S"
+    assert letter(f"{kind}:1", f"{kind}:2", 0.9) == "S"  # 0.9 of the limit 2
+    assert letter(f"{kind}:2", f"{kind}:1", 0.9) == "B"
