@@ -68,6 +68,7 @@ def _run(
     """Trains the model, then evaluates it. The first process alone prints, and evaluates."""
     quiet = quiet or not ranks.first
     _refuse_unfit(data)
+    data = data.removesuffix(":train")  # what is trained on in any case; the evaluation is on the test part
     name, undivided = datasets.title(data), datasets.is_undivided(data)
     if (published := datasets.find(name)) and "test" not in published.parts and not no_evaluation:
         raise UserError(f"{data} has no test images to evaluate the model on; give --no-evaluation")
@@ -201,7 +202,8 @@ def _train(order: Order, split: Split, device: torch.device, quiet: bool) -> boo
         if not order.ranks.first:
             return False
         if order.state.exists():
-            echo(f"\nstopped; {order.state} holds the state so far: type the same command again to continue", err=True)
+            again = "type the same command without --no-resume" if order.restarted else "type the same command again"
+            echo(f"\nstopped; {order.state} holds the state so far: {again} to continue", err=True)
         else:
             echo("\nstopped before the first step; type the same command again to start", err=True)
         return False

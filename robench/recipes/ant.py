@@ -95,7 +95,7 @@ class Ant(Recipe):
             store(memory, f"{EARLIER}.{step // data.batches - 1}", last)
         forget(memory, GENERATOR, OPTIMISER)
         store(memory, GENERATOR, fresh_weights(first.keys[:1], first.x, self.correlated))
-        for ahead in range(ceil(self.alone * data.batches)):
+        for ahead in range(max(1, ceil(self.alone * data.batches))):
             self.harden(training.module, memory, data.at(step + ahead), ALONE)
 
     def harden(self, module: nn.Module, memory: dict[str, Tensor], batch: Batch, restart: int) -> None:
@@ -122,6 +122,8 @@ class Ant(Recipe):
         clean, *blocks = zip(batch.x.tensor_split(ends), batch.keys.tensor_split(ends), strict=True)
         images = [clean[0]]
         for weights, (x, keys) in zip(generators, blocks, strict=True):
+            if len(x) == 0:
+                continue
             images.append(self.noisy({key: value.to(x.device) for key, value in weights.items()}, x, keys, SHOWN))
         return torch.cat(images)
 

@@ -230,6 +230,8 @@ class Training:
         except Exception as error:  # torch raises many classes for damaged files
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{self.path} cannot be read ({reason}); delete it to train from the start") from None
+        if not isinstance(state, dict):
+            raise UserError(f"{self.path} holds no state of a training; delete it to train from the start")
         if state.get("identity") != self.identity:
             raise UserError(
                 f"{self.path} holds another training ({state.get('identity')}); delete it, or choose another --out"
@@ -239,10 +241,16 @@ class Training:
                 f"{self.path} was started on other images than the data holds now; restore them, or train from the "
                 "start with --no-resume"
             )
-        self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        try:
+            self.module.load_state_dict(state["module"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        except (KeyError, RuntimeError, ValueError):
+            raise UserError(
+                f"{self.path} holds the weights of another network than --arch names now; restore that, or train from"
+                " the start with --no-resume"
+            ) from None
         self.seconds = state["seconds"]
         self.memory.update(state.get("memory", {}))
         return int(state["step"])

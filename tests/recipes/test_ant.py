@@ -156,3 +156,13 @@ def test_a_setting_that_makes_no_sense_is_refused(settings, message):
 def test_ant_takes_no_threat():
     with pytest.raises(UserError, match="leave --threat out"):
         configure("ant", "mnist", {}).check((parse("l2:1"),))
+
+
+@pytest.mark.parametrize("shares", [{"clean": 0.5, "current": 0.5}, {"clean": 1.0, "current": 0.0}, {"batch": 3}])
+def test_a_part_of_the_batch_may_be_empty(tmp_path, shares):
+    split = Split.whole("toy:train", torch.rand(40, 1, 8, 8), torch.arange(40) % 4, 4)
+    recipe = configure("ant", "toy", {"steps": 3, "batch": 8} | shares)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    training, data = training_of(module, split, tmp_path, batch=recipe.batch)
+    recipe.train(training, data, ())
+    assert all(weight.isfinite().all() for weight in module.parameters())
