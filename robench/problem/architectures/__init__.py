@@ -26,7 +26,7 @@ from .lenet import LeNet
 from .madry_cnn import MadryCNN
 from .registry import Architecture, Family, Make, Shapes, dotted
 from .strided_cnn import StridedCNN
-from .wong_kolter import WideWongKolterCNN, WongKolterCNN
+from .wong_kolter import DoubledWongKolterCNN, WongKolterCNN
 
 __all__ = [
     "ARCHITECTURES",
@@ -73,7 +73,7 @@ SINGLE: tuple[Architecture, ...] = (
     Architecture(
         "wong-kolter-mnist-wide",
         "wong-kolter-mnist with twice the maps and hidden features, 663 thousand weights; ours",
-        WideWongKolterCNN,
+        DoubledWongKolterCNN,
         "conv1.weight",
         "fc2.weight",
     ),

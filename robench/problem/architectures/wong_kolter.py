@@ -28,5 +28,5 @@ class WongKolterCNN(nn.Module):
         return logits
 
 
-WideWongKolterCNN = partial(WongKolterCNN, maps=(32, 64), hidden=200)
+DoubledWongKolterCNN = partial(WongKolterCNN, maps=(32, 64), hidden=200)
 """The network of twice the width: 662,786 weights for MNIST."""
