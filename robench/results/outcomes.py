@@ -8,10 +8,10 @@ from functools import lru_cache
 from .. import radius
 from ..errors import unknown
 from ..evidence.records import MIN_SAMPLE, Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
-from ..problem.threats import BALLS
 from .merging import consolidated
 
 FAR = 10**60  # larger than any image, and well within floats
+NORMS = ("linf", "l2", "l1", "l0")  # threats whose sizes are distances; named here, as tables are read without torch
 
 
 class Outcome(str, Enum):
@@ -138,13 +138,13 @@ def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
         return False
     # A smaller ball lies in a larger one as a whole: the rounding of its members needs no second check.
     # The size under any other threat with a radius, such as elastic:1, is a share of that radius.
-    return reach <= limit or (name in BALLS and limit >= verdict.size)
+    return reach <= limit or (name in NORMS and limit >= verdict.size)
 
 
 def ball_radius(threat: str) -> Fraction | None:
     """The radius of an l_p ball, in the unit of the sizes of its members; None for any other threat."""
     name, limit = ball(threat)
-    return limit if name in BALLS else None
+    return limit if name in NORMS else None
 
 
 @lru_cache(maxsize=1024)

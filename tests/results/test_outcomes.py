@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from robench.errors import UserError
 from robench.evidence.records import Evidence, PlannedThreat
-from robench.results.outcomes import before_attack, outcomes, union
+from robench.problem.threats import BALLS
+from robench.results.outcomes import NORMS, before_attack, outcomes, union
 
 from .made import (
     ANSWERS,
@@ -131,6 +132,10 @@ def test_union_is_a_worst_case_in_any_grouping(a, b, c):
     assert union(a, b) == union(b, a)
     assert union(union(a, b), c) == union(a, union(b, c)) == union(a, b, c)
     assert union(a, a) == a == union(a)
+
+
+def test_sizes_are_distances_under_the_lp_balls():
+    assert set(NORMS) == set(BALLS)
 
 
 @pytest.mark.parametrize("kind", ["elastic", "jpeg-l2"])
