@@ -160,7 +160,7 @@ def unchanged(baseline: Baseline, allowances: Mapping[str, Fraction]) -> Comment
 def _further(whole: Source, split: Split) -> list[int]:
     """The rows of further examples. Images held out have none: the models may have been trained on all others."""
     used = set(split.numbers)
-    if of_training(whole.name) and used == held_out(len(whole), len(used)):
+    if of_training(whole.name) and used == {whole.numbers[row] for row in held_out(len(whole), len(used))}:
         return []
     return [row for row, number in enumerate(whole.numbers) if number not in used]
 

@@ -17,7 +17,7 @@ from ..problem import threats
 from ..problem.classifier import Classifier
 from ..problem.identity import Identity
 from ..problem.split import Split
-from ..problem.threats import AffineRT, Ball, ThreatModel
+from ..problem.threats import AffineRT, Ball, ParamBall, ThreatModel
 from ..problem.threats.base import stacked
 from ..problem.threats.rebuilt import SAME
 from .contradiction import contradictions
@@ -330,11 +330,14 @@ class _Images:
 
 
 def _in_larger_ball(text: str, size: float, threat: ThreatModel) -> bool:
-    """Whether tables count an image of this size under `text` for `threat` too: both are balls of one norm."""
+    """Whether tables count an image of this size under `text` for `threat` too: both are balls of one kind."""
     own = _parsed(text)
-    if not isinstance(own, Ball) or not isinstance(threat, Ball) or own.name != threat.name:
-        return False
-    return own.radius <= threat.radius or size <= threat.r
+    if isinstance(own, Ball) and isinstance(threat, Ball) and own.name == threat.name:
+        return own.radius <= threat.radius or size <= threat.r
+    # The size of an elastic or JPEG image is a share of its own limit, so only the limits are compared.
+    if isinstance(own, ParamBall) and isinstance(threat, ParamBall) and own.name == threat.name:
+        return own.radius <= threat.radius
+    return False
 
 
 @lru_cache(maxsize=1024)

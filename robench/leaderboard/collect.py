@@ -13,6 +13,7 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
+from ..results.measured import is_unmeasured
 from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
@@ -274,8 +275,10 @@ def _is_submitted(model: Sequence[_Run]) -> bool:
 
 
 def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication]) -> Table:
-    """The rows by falling union, with the marks of each column; published rows apart."""
-    ordered = sorted(rows, key=lambda a: (-a.summary.union.accuracy, a.summary.model.name, a.id))
+    """The rows by falling union, bounds last as they may still decrease, with the marks of each column; published rows
+    apart.
+    """
+    ordered = sorted(rows, key=_row_order)
     table = [_columns(answer.summary) for answer in ordered]
     marks = {column: ranks([row[column].scores for row in table]) for column in table[0]}
     first = ordered[0].summary
@@ -295,6 +298,12 @@ def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication
         models=scored(models),
         claimed=claimed_rows(publications, data, threats),
     )
+
+
+def _row_order(answer: Answer) -> tuple[object, ...]:
+    summary = answer.summary
+    unmeasured = all(map(is_unmeasured, summary.threats))
+    return unmeasured, summary.union.open > 0, -summary.union.accuracy, summary.model.name, answer.id
 
 
 def _columns(summary: Summary) -> dict[str, Cell]:

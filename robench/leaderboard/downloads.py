@@ -23,16 +23,17 @@ CREATE TABLE model (table_id TEXT, model_id TEXT, place INTEGER, name TEXT, weig
     clean REAL, clean_low REAL, clean_high REAL, union_accuracy REAL, union_low REAL, union_high REAL,
     union_open INTEGER, average REAL, average_low REAL, average_high REAL, protocol_union REAL, beyond INTEGER,
     competitiveness REAL, competitiveness_worst REAL, stability REAL, backwards INTEGER, forwards INTEGER,
-    seconds REAL, PRIMARY KEY (table_id, model_id));
+    seconds REAL, protocol_union_open INTEGER, PRIMARY KEY (table_id, model_id));
 CREATE TABLE result (table_id TEXT, model_id TEXT, threat TEXT, accuracy REAL, low REAL, high REAL, measured INTEGER,
     wrong INTEGER, broken INTEGER, standing INTEGER, open INTEGER, failed INTEGER, elsewhere INTEGER,
     protocol_accuracy REAL, certified REAL, masking TEXT, outcomes TEXT, levels TEXT,
+    protocol_open INTEGER,
     PRIMARY KEY (table_id, model_id, threat));
 CREATE TABLE attack (table_id TEXT, model_id TEXT, threat TEXT, place INTEGER, name TEXT, spec TEXT, tried INTEGER,
     broken INTEGER, standing INTEGER, forwards INTEGER, backwards INTEGER, seconds REAL);
 CREATE TABLE class (table_id TEXT, model_id TEXT, label INTEGER, examples INTEGER, clean REAL, union_accuracy REAL);
 CREATE TABLE history (table_id TEXT, model_id TEXT, place INTEGER, date TEXT, source TEXT, submitter TEXT,
-    lowered INTEGER, union_accuracy REAL, average REAL);
+    lowered INTEGER, union_accuracy REAL, average REAL, union_open INTEGER, measured INTEGER);
 CREATE TABLE claimed (table_id TEXT, name TEXT, source TEXT, column_name TEXT, accuracy REAL);
 """
 
@@ -117,12 +118,14 @@ def _fill(db: sqlite3.Connection, table: Table) -> None:
             row.protocol, row.masking, row.clean.accuracy, *row.clean.ci95, row.union.accuracy, *row.union.ci95,
             row.union.open, row.average.accuracy, *row.average.ci95, row.protocol_union, row.beyond,
             row.competitiveness, row.competitiveness_worst, row.stability, row.backwards, row.forwards, row.seconds,
+            row.protocol_union_open,
         )])  # fmt: skip
         for t in row.threats:
             s, bound = t.share, certified(row, t.threat)
             _insert(db, "result", [(
                 *key, t.threat, s.accuracy, *s.ci95, s.measured, t.wrong, t.broken, t.standing, s.open, s.failed,
                 t.elsewhere, t.protocol_accuracy, bound and bound.accuracy, t.masking, t.outcomes, t.levels,
+                t.protocol_open,
             )])  # fmt: skip
             _insert(db, "attack", [
                 (*key, t.threat, n, a.name, a.spec, a.tried, a.broken, a.standing, a.forwards, a.backwards, a.seconds)
@@ -130,7 +133,7 @@ def _fill(db: sqlite3.Connection, table: Table) -> None:
             ])  # fmt: skip
         _insert(db, "class", [(*key, c.label, c.examples, c.clean, c.union) for c in row.classes])
         _insert(db, "history", [
-            (*key, n, h.date, h.source, h.by, h.lowered.get("union", 0), h.union, h.average)
+            (*key, n, h.date, h.source, h.by, h.lowered.get("union", 0), h.union, h.average, h.union_open, h.measured)
             for n, h in enumerate(row.history)
         ])  # fmt: skip
     _insert(db, "claimed", [

@@ -89,6 +89,7 @@ class ThreatResult(msgspec.Struct, frozen=True):
     outcomes: str  # a letter per example: W wrong before any attack, B broken, S standing, O open
     levels: str = ""  # a letter per example: W, S, O, or the smallest twentieth of the radius that breaks it (below)
     queries: tuple[QueryCurve, ...] = ()
+    protocol_open: Count = 0  # while any are, `protocol_accuracy` is an upper bound
 
 
 LEVELS = "0123456789abcdefghijk"
@@ -115,9 +116,12 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     source: str  # the protocol of a run of the board, or the name of a submission
     by: str  # who submitted it; empty for a run of the board
     lowered: dict[str, Count]  # examples that this run broke first, by threat, and under `union`
-    threats: tuple[float, ...]  # accuracies after it, in the order of the table
+    threats: tuple[float, ...]  # accuracies after it, in the order of the table; upper bounds while examples are open
     union: float
     average: float
+    open: tuple[Count, ...] = ()  # examples still open after it, by threat; absent from boards of older versions
+    union_open: Count = 0
+    measured: bool = True  # false: until then every planned attack had failed, so the accuracies mean nothing
 
 
 class ModelResult(msgspec.Struct, frozen=True):
@@ -150,6 +154,7 @@ class ModelResult(msgspec.Struct, frozen=True):
     history: tuple[HistoryEntry, ...] = ()
     competitiveness: float | None = None  # CR_ind-avg of MultiRobustBench over the threats and models of the table
     competitiveness_worst: float | None = None  # CR_ind-worst
+    protocol_union_open: Count = 0  # while any are, `protocol_union` is an upper bound
     stability: float | None = None  # SC of MultiRobustBench
 
 

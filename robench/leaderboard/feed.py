@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+from ..errors import counted
 from .entries import Board, HistoryEntry, ModelResult, Table
-from .texts import is_date, percent, printable
+from .texts import bounded, is_date, printable
 
 UNDATED = "1970-01-01T00:00:00Z"  # of a feed without entries, which needs a date too
 FEED_LENGTH = 200  # entries of the feed; the page has all
@@ -23,7 +24,13 @@ class Change(NamedTuple):
     @property
     def title(self) -> str:
         """A line for the feed."""
-        return f"{self.row.name}: union {percent(self.entry.union)} % on {self.board.data}"
+        return f"{self.row.name}: union {self.union} on {self.board.data}"
+
+    @property
+    def union(self) -> str:
+        """The union after it: an upper bound while examples are open."""
+        entry = self.entry
+        return f"{bounded(entry.union, entry.union_open)} %" if entry.measured else "not measured"
 
     @property
     def sentence(self) -> str:
@@ -32,7 +39,13 @@ class Change(NamedTuple):
         by = f" by {entry.by}" if entry.by else ""
         broken = ", ".join(f"{count} under {threat}" for threat, count in entry.lowered.items() if threat != "union")
         what = f"first broke these examples: {broken}" if broken else "broke no further example"
-        return f"{entry.source or 'A run'}{by} {what}. Now {percent(entry.union)} % stand {where}."
+        if not entry.measured:
+            now = f"Nothing is measured yet {where}"
+        elif entry.union_open:
+            now = f"Now {self.union} stand {where}, with {counted(entry.union_open, 'example')} open"
+        else:
+            now = f"Now {self.union} stand {where}"
+        return f"{entry.source or 'A run'}{by} {what}. {now}."
 
 
 def changes(board: Board) -> list[Change]:

@@ -1,22 +1,23 @@
 """The history of a row: which run set its numbers, which lowered them, and when.
 
 An example is broken by the first run that holds an accepted image of it. So the order of runs decides on credit and on
-nothing else: the last entry has the numbers of the row, whatever the order.
+nothing else: the last entry has the accuracies of the row, whatever the order. Examples that were open after a run may
+have been searched since, without success: then the row has fewer of them than its last entry.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
+from .. import __version__
 from ..evidence.records import Evidence, Plan
-from ..results.outcomes import Outcome, outcomes, union
-from ..results.stats.shares import accuracy
+from ..results.measured import is_unmeasured
+from ..results.merging import merge
+from ..results.outcomes import Outcome, before_attack
+from ..results.summary import Summary, summarise
 from .entries import HistoryEntry
 
 UNION = "union"
 LATEST = "9999-12-31T23:59:59Z"
-_LOST = frozenset({Outcome.WRONG.value, Outcome.BROKEN.value})
 
 
 @dataclass(frozen=True)
@@ -58,43 +59,39 @@ def history(
     order = in_order([source for source, _, _ in runs])
     first = next((place for place in order if runs[place][2]), order[0])
     order.remove(first)
-    threats = [t.threat for t in plan.threats]
     # What the model answers before any attack is known from the start, so that only attacks lower a number.
-    bare = msgspec.structs.replace(everything, claims=(), verdicts=(), exhausted=())
-    letters = [outcomes(plan, bare, threat) for threat in threats]
+    wrong = before_attack(plan, everything).count(Outcome.WRONG)
+    lost = dict.fromkeys([*(t.threat for t in plan.threats), UNION], wrong)
+    known = Evidence(clean=everything.clean)
     entries: list[HistoryEntry] = []
     for place in (first, *order):
         source, evidence, _ = runs[place]
-        known = msgspec.structs.replace(evidence, clean=everything.clean)
-        before = letters
-        letters = [_worse(row, outcomes(plan, known, threat)) for row, threat in zip(letters, threats, strict=True)]
-        lowered = {
-            name: count
-            for name, old, new in zip(
-                (*threats, UNION), (*before, union(*before)), (*letters, union(*letters)), strict=True
-            )
-            if (count := _lost(new) - _lost(old))
-        }
+        known = merge([known, evidence]).evidence
+        after = summarise(plan, known, __version__)
+        now = _lost(after)
+        lowered = {name: count - lost[name] for name, count in now.items() if count > lost[name]}
+        lost = now
         if lowered or not entries:
-            accuracies = tuple(accuracy(row) for row in letters)
-            entries.append(
-                HistoryEntry(
-                    source.date,
-                    source.name,
-                    source.by,
-                    lowered,
-                    accuracies,
-                    accuracy(union(*letters)),
-                    sum(accuracies) / len(accuracies),
-                )
-            )
+            entries.append(_entry(source, lowered, after))
     return tuple(entries)
 
 
-def _worse(known: str, new: str) -> str:
-    """The known outcomes, with those that are broken only now."""
-    return "".join(n if n == Outcome.BROKEN else k for k, n in zip(known, new, strict=True))
+def _lost(summary: Summary) -> dict[str, int]:
+    """The number of examples that are wrong or broken, by threat, and under `union`."""
+    return {t.threat: t.wrong + t.broken for t in summary.threats} | {UNION: summary.union.wrong + summary.union.broken}
 
 
-def _lost(letters: str) -> int:
-    return sum(letter in _LOST for letter in letters)
+def _entry(source: Source, lowered: dict[str, int], after: Summary) -> HistoryEntry:
+    accuracies = tuple(t.accuracy for t in after.threats)
+    return HistoryEntry(
+        date=source.date,
+        source=source.name,
+        by=source.by,
+        lowered=lowered,
+        threats=accuracies,
+        union=after.union.accuracy,
+        average=sum(accuracies) / len(accuracies),
+        open=tuple(t.open for t in after.threats),
+        union_open=after.union.open,
+        measured=not all(map(is_unmeasured, after.threats)),
+    )

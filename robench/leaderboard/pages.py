@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from ..errors import counted
 from .citation import bibtex, paragraph
-from .entries import LEVELS, Certified, ModelResult, Share, Table
+from .entries import LEVELS, Certified, HistoryEntry, ModelResult, Share, Table
 from .scripts import radius_curve
-from .texts import certified, compact, duration, is_date, percent
+from .texts import bounded, certified, compact, duration, is_date, percent
 
 FOLDER = Path(__file__).parent / "templates"
 MASKED = "gradients are masked, or may be: a stronger attack may find more"
@@ -59,8 +59,11 @@ class Pages:
         )
         self._templates.filters |= {
             "percent": percent,
+            "bounded": bounded,
             "cell": _cell,
             "share": _share,
+            "protocol_union": _protocol_union,
+            "after": _after,
             "count": _count,
             "duration": duration,
             "verdict": lambda verdict: VERDICTS[verdict],
@@ -94,14 +97,14 @@ def _cell(share: Share, classes: str, bound: Certified | None = None) -> Markup:
     if not share.measured:
         return Markup(f'<td class="number {classes}" data-value="-1">not measured</td>')
     low, high = map(percent, share.ci95)
-    text = ("≤ " if share.open else "") + percent(share.accuracy)
+    text = bounded(share.accuracy, share.open)
     if share.rank == "best":
         text = f"<strong>{text}</strong>"
     if share.masked:
         text += f'<span class="mark" title="{MASKED}">†</span>'
     note = ""
     if share.open:
-        note = f' title="{html.escape(f"{share.open - share.failed} open, {share.failed} failed")}"'
+        note = f' data-bound title="{html.escape(f"{share.open - share.failed} open, {share.failed} failed")}"'
     lower = ""
     if bound is not None:
         title = html.escape(bound.source)
@@ -112,10 +115,26 @@ def _cell(share: Share, classes: str, bound: Certified | None = None) -> Markup:
     )
 
 
-def _figure(column: str, value: int | float | None, text: Callable[[Any], str]) -> Markup:
-    """A cell with a number, or a dash where it is not known."""
+def _protocol_union(row: ModelResult) -> Markup:
+    """The cell of the union from the protocol's own runs."""
+    if not row.union.measured:
+        return _figure("protocol-union", None, percent)
+    left = row.protocol_union_open
+    return _figure(
+        "protocol-union", row.protocol_union, lambda share: bounded(share, left), " data-bound" if left else ""
+    )
+
+
+def _after(entry: HistoryEntry) -> list[tuple[float, int]]:
+    """The accuracies after a run, with the open examples of each: by threat, of the union, of the average."""
+    left = entry.open or (0,) * len(entry.threats)
+    return [*zip(entry.threats, left, strict=True), (entry.union, entry.union_open), (entry.average, sum(left))]
+
+
+def _figure(column: str, value: int | float | None, text: Callable[[Any], str], data: str = "") -> Markup:
+    """A cell with a number, or a dash where it is not known; `data` are further attributes."""
     shown = "–" if value is None else text(value)
-    return Markup(f'<td class="number {column}" data-value="{-1 if value is None else value}">{shown}</td>')
+    return Markup(f'<td class="number {column}" data-value="{-1 if value is None else value}"{data}>{shown}</td>')
 
 
 def _count(number: int) -> str:
@@ -127,7 +146,7 @@ def _share(share: Share) -> str:
     if not share.measured:
         return "not measured"
     low, high = map(percent, share.ci95)
-    return f"{'≤ ' if share.open else ''}{percent(share.accuracy)} % ({low}–{high})"
+    return f"{bounded(share.accuracy, share.open)} % ({low}–{high})"
 
 
 def _outcome_rows(table: Table, row: ModelResult) -> Iterable[tuple[str, int]]:

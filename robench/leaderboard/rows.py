@@ -59,6 +59,7 @@ def model_result(answer: Answer, row: Mapping[str, Cell], marks: Mapping[str, st
         union=share("union"),
         average=share("average"),
         protocol_union=own.union.accuracy,
+        protocol_union_open=own.union.open,
         beyond=_beyond(summary.union.outcomes, own.union.outcomes),
         masking=summary.masking.verdict,
         backwards=own.cost.backwards,
@@ -96,6 +97,7 @@ def _threat(answer: Answer, place: int, share: Share) -> ThreatResult:
         standing=entry.standing,
         elsewhere=_beyond(entry.outcomes, alone.outcomes),
         protocol_accuracy=alone.accuracy,
+        protocol_open=alone.open,
         masking=entry.masking.verdict,
         masking_evidence=entry.masking.evidence,
         attacks=tuple(

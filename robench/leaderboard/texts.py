@@ -13,6 +13,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def bounded(share: float, left: int) -> str:
+    """An accuracy in percent, with ≤ while so many examples are `left` open: then it is an upper bound."""
+    return f"{'≤ ' if left else ''}{percent(share)}"
+
+
 def duration(minutes: int | float) -> str:
     """A time in the unit that fits it: minutes up to two hours, then hours."""
     return (

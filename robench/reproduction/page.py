@@ -1,11 +1,13 @@
 """The page of a reproduced table: ours, ours beside the paper's, and the order of the models in both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tabulate import tabulate
 
 from ..results.summary import Summary
 from ..results.tables import Origin, PublishedClaim, render
+from ..results.tables.cells import Cell, cells
+from ..results.tables.seeds import Row
 from .plans import Paper, PaperTable, Size
 
 COLUMNS = ("union", "average")
@@ -51,24 +53,29 @@ def _with_claim(origin: Origin, claim: PublishedClaim | None) -> Origin:
 
 
 def _order(table: PaperTable, summaries: Mapping[str, Summary], column: str) -> str:
-    """Models by this column, the paper's beside ours; nothing where the paper prints fewer than two."""
+    """Models by this column, the paper's beside ours; nothing where the paper prints fewer than two.
+
+    An upper bound may still decrease, so bounds come after all accuracies, and what was not measured comes last.
+    """
     theirs = {m.name: m.published[column] for m in table.models if column in m.published and m.name in summaries}
     if len(theirs) < 2:
         return ""
-    ours = {name: _value(summaries[name], column) for name in theirs}
+    ours = {name: _cell(summaries[name], column) for name in theirs}
     rows = [
-        [place, f"{a} ({100 * theirs[a]:.1f})", f"{b} ({100 * ours[b]:.1f})"]
-        for place, (a, b) in enumerate(zip(_ranked(theirs), _ranked(ours), strict=True), 1)
+        [place, f"{a} ({100 * theirs[a]:.1f})", f"{b} ({ours[b].text(intervals=False)}{'†' * ours[b].masked})"]
+        for place, (a, b) in enumerate(
+            zip(
+                sorted(theirs, key=lambda name: (-theirs[name], name)),
+                sorted(ours, key=lambda name: (not ours[name].measured, ours[name].bound, -ours[name].mean, name)),
+                strict=True,
+            ),
+            1,
+        )
     ]
     return f"**Order by {column}**\n\n" + tabulate(rows, headers=["", "published", "measured here"], tablefmt="github")
 
 
-def _value(summary: Summary, column: str) -> float:
-    value = summary.union.accuracy if column == "union" else summary.average.accuracy
-    assert value is not None, "a table has threats"
-    return value
-
-
-def _ranked(values: Mapping[str, float]) -> Sequence[str]:
-    """Names from the largest value to the smallest; equal ones by name."""
-    return sorted(values, key=lambda name: (-values[name], name))
+def _cell(summary: Summary, column: str) -> Cell:
+    """Union or average, which both equal the accuracy under the only threat if there is one."""
+    found = cells(Row(summary.model.name, (summary,)))
+    return found.get(column, found[summary.threats[0].threat])

@@ -6,6 +6,7 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -281,6 +282,16 @@ def test_images_held_out_have_no_further_examples():
     assert len(regression._further(train, train.part("20"))) == len(train) - 20
     test = datasets.load("digits:test")
     assert len(regression._further(test, test.take(sorted(held_out(len(test), 20))))) == len(test) - 20
+
+
+def test_images_held_out_of_the_rest_of_a_file_have_no_further_examples(tmp_path):
+    x = np.random.default_rng(0).random((50, 1, 6, 6), dtype=np.float32)
+    np.savez(tmp_path / "my.npz", x=x, y=np.arange(50) % 5)
+    rest = datasets.load(f"{tmp_path / 'my.npz'}:rest")
+    assert list(rest.numbers) != list(range(len(rest))), "numbers are not rows"
+    chosen = sorted(held_out(len(rest), 8))
+    assert regression._further(rest, rest.take(chosen)) == []
+    assert len(regression._further(rest, rest.take(range(8)))) == len(rest) - 8
 
 
 @pytest.mark.costly

@@ -1,16 +1,18 @@
 """Boards from runs: who stands in one table, which evidence counts, and how they are ordered."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import msgspec
 import pytest
 
 from robench.errors import UserError
-from robench.evidence.records import PlannedAttack
+from robench.evidence.records import Failure, PlannedAttack
 from robench.leaderboard.collect import boards, slug
 from robench.leaderboard.entries import CardFacts, json_files
 
-from .made import NAMES, board, recorded, same
+from ..results.made import clean
+from .made import NAMES, PGD, board, recorded, same
 
 APGD = PlannedAttack("apgd", "apgd(steps=100)", items=1)
 
@@ -115,6 +117,23 @@ def test_a_bound_is_not_ranked():
     (table,) = board(recorded(["SSSS"], name="a"), recorded(["OOOO"], name="b")).tables
     ranks = {row.name: (row.union.accuracy, row.union.open, row.union.rank) for row in table.models}
     assert ranks["b"] == (1.0, 4, "")
+
+
+def test_bounds_come_after_all_accuracies_and_what_was_not_measured_last():
+    lost = recorded(["OW"], name="lost", environment={})
+    evidence, _ = lost.read()
+    failing = msgspec.structs.replace(
+        evidence, clean=(clean(0), clean(1, correct=False)), failures=(Failure(0, "linf:0.3", PGD.spec, "Boom"),)
+    )
+    runs = [
+        recorded(["OO"], name="open"),
+        replace(lost, read=lambda: (failing, None)),
+        recorded(["SB"], name="half"),
+        recorded(["BB"], name="none"),
+        recorded(["OS"], name="almost open"),
+    ]
+    (table,) = board(*runs).tables
+    assert [row.name for row in table.models] == ["half", "none", "almost open", "open", "lost"]
 
 
 def test_neither_order_nor_repetition_of_runs_changes_a_byte():

@@ -3,16 +3,19 @@
 from dataclasses import replace
 from itertools import permutations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robench.evidence.records import PlannedAttack
+from robench.evidence.records import Failure, PlannedAttack
 from robench.leaderboard.entries import json_files
+from robench.leaderboard.feed import changes
 from robench.leaderboard.history import Source, in_order
 from robench.leaderboard.submissions import challenge
 
-from .made import board, recorded
+from ..results.made import clean
+from .made import PGD, board, recorded
 
 APGD = PlannedAttack("apgd", "apgd(steps=100)", items=1)
 EARLY, LATE = "2026-11-26T06:10:00Z", "2027-01-01T00:00:00Z"
@@ -46,6 +49,29 @@ def test_a_row_of_one_run_has_one_entry():
     assert shown(row) == [(EARLY, "quick", "", {"linf:0.3": 2, "l2:2": 2, "union": 3})]
     (entry,) = row.history
     assert (entry.threats, entry.union, entry.average) == ((2 / 5, 2 / 5), 1 / 5, 2 / 5)
+
+
+def test_an_entry_counts_the_examples_that_were_open_and_says_so():
+    row = entries(dated(["WBSO", "WSOO"], EARLY, protocol="quick"), dated(["WBBS", "WSSO"], LATE, protocol="quick"))
+    first, last = row.history
+    assert (first.open, first.union_open, first.union) == ((1, 2), 2, 2 / 4)
+    assert (last.open, last.union_open, last.union) == ((0, 1), 1, 1 / 4)
+    assert [change.title for change in changes(board(dated(["WBSO", "WSOO"], EARLY)))] == [
+        "net: union ≤ 50.0 % on mnist:test"
+    ]
+    (change,) = changes(board(dated(["WBSO", "WSOO"], EARLY)))
+    assert change.sentence.endswith("Now ≤ 50.0 % stand under linf:0.3, l2:2, with 2 examples open.")
+
+
+def test_an_entry_is_not_measured_where_every_attack_failed():
+    run = dated(["OW"], EARLY)
+    evidence, _ = run.read()
+    failures = (Failure(0, "linf:0.3", PGD.spec, "Boom"),)
+    failing = msgspec.structs.replace(evidence, clean=(clean(0), clean(1, correct=False)), failures=failures)
+    (change,) = changes(board(replace(run, read=lambda: (failing, None))))
+    assert not change.entry.measured
+    assert change.title == "net: union not measured on mnist:test"
+    assert change.sentence.endswith("Nothing is measured yet under linf:0.3.")
 
 
 def test_a_submission_lowers_a_number_and_is_credited():

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from robench.errors import UserError
+from robench.results.attack_rows import FailureEntry
 from robench.results.summary import ThreatMaskingEntry
 from robench.results.tables import main_table, render
 from robench.results.tables.latex import escaped, latex
@@ -121,6 +122,30 @@ def test_the_opt_of_a_bound_is_a_bound():
     open_b = models({"b": ("O" * 20 + "S" * 60 + "B" * 20, LETTERS["b"][1])}, THREATS)[0]
     last = main_table([a, open_b, c], origins=ORIGINS).frame.iloc[-1]
     assert list(last)[1:-1] == ["", "≤ 80.0", "50.0", "≤ 50.0", "≤ 65.0"]
+
+
+def test_opt_takes_an_accuracy_before_a_bound_however_high():
+    a, b, _ = three()
+    open_c = models({"c": ("O" * 90 + "B" * 10, LETTERS["c"][1])}, THREATS)[0]
+    last = main_table([a, b, open_c], origins={**ORIGINS, "c": Origin(("linf:0.3",))}).frame.iloc[-1]
+    assert list(last)[1:-1] == ["", "80.0", "50.0", "50.0", "65.0"]
+
+
+def test_there_is_no_opt_of_what_was_not_measured():
+    a, _, c = three()
+    (open_b,) = models({"b": ("O" * 100, LETTERS["b"][1])}, THREATS)
+    first, *rest = open_b.threats
+    failures = tuple(FailureEntry(attack.name, 100, "Boom") for attack in first.attacks)
+    lost = msgspec.structs.replace(open_b, threats=(msgspec.structs.replace(first, failures=failures), *rest))
+    assert main_table([a, lost, c]).frame["linf:0.3"][1] == "not measured"
+    assert "OPT" not in render([a, lost, c], origins=ORIGINS)
+
+
+def test_opt_is_as_doubtful_as_its_models():
+    a, b, c = three()
+    table = main_table([a, masked(b), c], origins=ORIGINS)
+    (opt,) = [row for row in table.markdown().splitlines() if row.startswith("| OPT")]
+    assert [cell.strip() for cell in opt.split("|")][2:7] == ["", "80.0†", "50.0", "50.0†", "65.0†"]
 
 
 def test_hours_stand_where_a_card_knows_them():

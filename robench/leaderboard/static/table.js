@@ -10,6 +10,7 @@ function fillCell(cell, { share, interval, open, measured, masked }) {
   cell.replaceChildren();
   cell.removeAttribute("title");
   cell.dataset.value = measured ? share : -1;
+  cell.toggleAttribute("data-bound", measured && open > 0);
   if (!measured) {
     cell.textContent = "not measured";
     return;
@@ -26,6 +27,7 @@ function fillCell(cell, { share, interval, open, measured, masked }) {
 function empty(cell) {
   cell.textContent = "–";
   cell.dataset.value = -1;
+  cell.removeAttribute("data-bound");
   cell.removeAttribute("title");
 }
 
@@ -108,10 +110,14 @@ class BoardTable {
 
   sort() {
     const head = this.section.querySelector("th[aria-sort]");
-    const value = (row) => row.cells[head.cellIndex].dataset.value;
+    const data = (row) => row.cells[head.cellIndex].dataset;
+    const value = (row) => data(row).value;
+    // What is not known comes below upper bounds, and these below accuracies, as they may still decrease.
+    const kind = (row) => (Number(value(row)) < 0 ? 0 : data(row).bound === undefined ? 2 : 1);
+    const number = (a, b) => kind(a) - kind(b) || Number(value(a)) - Number(value(b));
     const sign = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
     const text = head.dataset.kind === "text";
-    const order = (a, b) => (text ? value(a).localeCompare(value(b), "en") : Number(value(a)) - Number(value(b)));
+    const order = (a, b) => (text ? value(a).localeCompare(value(b), "en") : number(a, b));
     this.rows.sort((a, b) => sign * order(a, b));
     this.body.append(...this.rows);
   }
@@ -221,7 +227,8 @@ class BoardTable {
   // Remembers a cell as it came, with its marks, before it changes.
   keep(cell) {
     if (this.made.has(cell)) return;
-    this.made.set(cell, { nodes: [...cell.childNodes], value: cell.dataset.value, title: cell.getAttribute("title") });
+    const { value, bound } = cell.dataset;
+    this.made.set(cell, { nodes: [...cell.childNodes], value, bound, title: cell.getAttribute("title") });
   }
 
   // Puts a changed cell back as it came.
@@ -232,6 +239,7 @@ class BoardTable {
     cell.replaceChildren(...known.nodes);
     if (known.value === undefined) delete cell.dataset.value;
     else cell.dataset.value = known.value;
+    cell.toggleAttribute("data-bound", known.bound !== undefined);
     if (known.title === null) cell.removeAttribute("title");
     else cell.setAttribute("title", known.title);
   }

@@ -91,6 +91,8 @@ def main_table(
     if optimum is not None:
         frame.loc[len(frame)] = ["OPT", *(optimum.cells.get(column, "") for column in columns)]
         about.append(optimum.sentence)
+        masked = [place for place, column in enumerate(columns, start=1) if column in optimum.masked]
+        marks |= {(len(lines), place): frozenset[Mark]({"masked"}) for place in masked}
     hours = [_hours(row, origins) for row in lines] if len(lines) > 1 else []
     if any(hours):
         frame["hours"] = [*hours, ""] if optimum is not None else hours
@@ -184,27 +186,35 @@ class _Optimum:
     """The row OPT, and the sentence that explains it."""
 
     cells: dict[str, str]
+    masked: frozenset[str]  # columns whose gradients are masked, or may be
     sentence: str
 
 
 def _optimum(lines: Sequence[Row], table: Sequence[Mapping[str, Cell]], origins: Origins) -> _Optimum | None:
-    """The row, if there are two threats or more and each has a model that was trained on it alone."""
+    """The row, if there are two threats or more and each has a measured model that was trained on it alone.
+
+    Of several such models the one with the highest accuracy counts, and one with a bound only if all have bounds.
+    """
     threats = [t.threat for t in lines[0].runs[0].threats]
     own: dict[str, tuple[str, Cell]] = {}
     for row, row_cells in zip(lines, table, strict=True):
         trained = {origins.get(run.model.name, Origin()).threats for run in row.runs}
         for threat in threats:
-            if trained == {(threat,)} and (threat not in own or row_cells[threat].mean > own[threat][1].mean):
-                own[threat] = row.name, row_cells[threat]
+            cell = row_cells[threat]
+            if trained != {(threat,)} or not cell.measured:
+                continue
+            if threat not in own or (not cell.bound, cell.mean) > (not own[threat][1].bound, own[threat][1].mean):
+                own[threat] = row.name, cell
     if len(threats) < 2 or len(own) < len(threats):
         return None
     shares = [own[threat][1].mean for threat in threats]
     texts = {threat: _bounded(cell.mean, cell.bound) for threat, (_, cell) in own.items()}
     bound = any(cell.bound for _, cell in own.values())
     texts |= {"union": _bounded(min(shares), bound), "average": _bounded(sum(shares) / len(shares), bound)}
+    masked = frozenset(threat for threat, (_, cell) in own.items() if cell.masked)
     models = ", ".join(f"{own[threat][0]} on {threat}" for threat in threats)
     sentence = f"OPT, without a trade-off: {models}; the smallest of these for the union, the mean for the average."
-    return _Optimum(texts, sentence)
+    return _Optimum(texts, masked | {"union", "average"} if masked else masked, sentence)
 
 
 def _bounded(share: float, bound: bool) -> str:
