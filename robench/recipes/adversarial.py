@@ -157,10 +157,13 @@ class AdversarialTraining(Recipe):
 
     def _worst_transform(self, step: TrainingStep, threat: RT | RTL2) -> Inputs:
         """The random transform of each image with the highest loss: worst of k, Engstrom et al. 2019."""
-        batch = step.batch
-        first = torch.zeros_like(batch.y)
-        candidates = transformed(threat, batch.x, random_transforms(threat, batch, first, self.transforms))
-        return highest(step.module, candidates, batch.y)
+        return highest(step.module, self.transformed(step.batch, threat), step.batch.y)
+
+    def transformed(self, batch: Batch, threat: RT | RTL2) -> Tensor:
+        """Random transforms of each image: (B, `transforms`, *D)."""
+        return transformed(
+            threat, batch.x, random_transforms(threat, batch, torch.zeros_like(batch.y), self.transforms)
+        )
 
 
 def highest(module: nn.Module, candidates: Tensor, y: Labels) -> Inputs:

@@ -12,7 +12,7 @@ from ..problem.checkpoints.cards import images_held_out, training_images
 from ..problem.noise import keyed, text_key
 from ..problem.shapes import Inputs, Labels, Mask
 from ..problem.split import Split
-from ..problem.threats import ThreatModel
+from ..problem.threats import RT, RTL2, ThreatModel
 from ..search.attack import Batch, Model, take_rows
 from .adversarial import AdversarialTraining, TrainingStep
 from .recipe import Recipe
@@ -38,7 +38,8 @@ class ValidationCheck(NamedTuple):
 class Validation:
     """Forwards the reports of a training, and checks the held-out images 20 times during it.
 
-    They are attacked by the recipe's own attack, with at least ten steps. Their noise is the same in every check, so
+    They are attacked by the recipe's own attack, with at least ten steps; under rt and rt-l2 each of its random
+    transforms counts, not the one with the highest loss alone. Their noise is the same in every check, so
     checks can be compared image by image. Weights, batch-norm statistics and the noise of the training do not change.
     """
 
@@ -110,10 +111,20 @@ class Validation:
             if isinstance(recipe, AdversarialTraining):
                 step = TrainingStep(module, batch, self.threats, 0.0, {})
                 for threat in self.threats:
-                    standing &= _correct(module, recipe.images(step, threat), batch.y)
+                    standing &= _withstand(recipe, step, threat)
                 robust += int(standing.sum())
         module.train(learning)
         return clean / n, robust / n if isinstance(recipe, AdversarialTraining) else None
+
+
+def _withstand(recipe: AdversarialTraining, step: TrainingStep, threat: ThreatModel) -> Mask:
+    """Whether the model is correct on the adversarial image of each row; of transforms, on all."""
+    batch = step.batch
+    if isinstance(threat, RT | RTL2):
+        candidates = recipe.transformed(batch, threat)
+        labels = batch.y.repeat_interleave(candidates.shape[1])
+        return _correct(step.module, candidates.flatten(0, 1), labels).view(len(batch.y), -1).all(dim=1)
+    return _correct(step.module, recipe.images(step, threat), batch.y)
 
 
 def overfitting_warning(checks: Tensor, now: ValidationCheck, examples: int) -> str:

@@ -82,6 +82,34 @@ def test_a_check_gives_clean_and_robust_accuracy_and_the_training_accuracy_since
     assert validation.checks[:, 0].tolist() == [check.step for check in reported]
 
 
+def test_an_image_stands_a_check_only_under_every_threat_and_every_transform(tmp_path):
+    """Six classes of a linear model, which for some images a few transforms change, and a small ball for others."""
+    images = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    labels = module(images).argmax(dim=1)
+    held = Split.whole("toy", images, labels, 6)
+    recipe = configure("max", "blobs", {"batch": 200, "inner_steps": 10, "transforms": 4})
+    threats = parse("rt:1px,5deg"), parse("linf:0.03")
+    seen, singly = {}, {}
+    for chosen in (threats, threats[:1], threats[1:]):
+        training, _ = training_of(module, held, tmp_path)
+        seen[chosen] = Validation.of(recipe, chosen, training, held, print).check_held_out(1).robust
+    batch = Validation.of(recipe, threats, training_of(module, held, tmp_path)[0], held, print).images
+    moved = recipe.transformed(batch, threats[0])
+    singly["rt"] = torch.stack([module(moved[:, k]).argmax(dim=1) == labels for k in range(4)]).all(dim=0)
+    step = TrainingStep(module, batch, threats, 0.0, {})
+    singly["linf"] = module(recipe.images(step, threats[1])).argmax(dim=1) == labels
+    share = {name: stand.float().mean().item() for name, stand in singly.items()}
+    both = (singly["rt"] & singly["linf"]).float().mean().item()
+    assert seen[threats[:1]] == pytest.approx(share["rt"])
+    assert seen[threats[1:]] == pytest.approx(share["linf"])
+    highest = module(recipe.images(step, threats[0])).argmax(dim=1) == labels
+    assert highest.float().mean() > share["rt"], "the highest loss is not always an error"
+    assert seen[threats] == pytest.approx(both)
+    assert 0 < both < min(share.values()), "neither threat decides alone"
+
+
 def test_a_check_has_ten_steps_even_if_the_training_has_fewer(tmp_path):
     module, split, held = mlp(), blobs(256), blobs(200).take(range(150, 200))
     configure("nat", "blobs", {"steps": 60, "lr": 1e-2}).train(*training_of(module, split, tmp_path), ())
@@ -95,6 +123,16 @@ def test_a_check_has_ten_steps_even_if_the_training_has_fewer(tmp_path):
     now = TrainingStep(module.eval(), images, (), 0.0, {})
     one_step = module(configure("pgd_at", "blobs", few).images(now, parse("l2:0.45"))).argmax(dim=1) == held.y
     assert seen[0] == seen[1] < one_step.float().mean()
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "wanted"), [(9, 0.3, (10, 0.25)), (10, 0.3, (10, 0.3)), (11, 0.2, (11, 0.2))]
+)
+def test_only_attacks_of_fewer_than_ten_steps_are_lengthened(steps, size, wanted, tmp_path):
+    recipe = configure("pgd_at", "blobs", {"inner_steps": steps, "inner_step_size": size, "batch": 50})
+    training, _ = training_of(mlp(), blobs(256), tmp_path)
+    checked = Validation.of(recipe, (), training, blobs(50), print).recipe
+    assert (checked.inner_steps, checked.inner_step_size) == wanted
 
 
 def a_look(step, robust, trained):
