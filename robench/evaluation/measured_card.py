@@ -11,7 +11,7 @@ from ..results.summary import Summary, ThreatEntry
 def write_measured(card: Path, summary: Summary, run: str = "") -> None:
     """Writes the measured accuracies onto the card in this file; `run` names the file with the evidence.
 
-    A threat with open or failed examples has no accuracy there, only a bound, which the card leaves out.
+    With open or failed examples there is no accuracy, only a bound, which the card leaves out.
     """
     known = all(not entry.open for entry in summary.threats)
     shares = {
@@ -19,7 +19,7 @@ def write_measured(card: Path, summary: Summary, run: str = "") -> None:
         "protocol": summary.protocol,
         "masking_check": any(_checked(entry) for entry in summary.threats) or None,  # its finds count
         "examples": summary.data.examples,
-        "clean": summary.clean.accuracy,
+        "clean": None if summary.clean.open else summary.clean.accuracy,
         **{t.threat: t.accuracy for t in summary.threats if not t.open},
         "union": summary.union.accuracy if summary.threats and not summary.union.open else None,
         "average": summary.average.accuracy if known else None,

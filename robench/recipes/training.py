@@ -262,7 +262,9 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; fix that, and the same command resumes from the saved state") from None
+        raise UserError(
+            f"{error}; fix that, and the same command resumes from the saved state, without --no-resume"
+        ) from None
 
 
 @contextmanager

@@ -41,9 +41,15 @@ def course(summaries: Sequence[Summary], name: str) -> Picture:
     caption = (
         f"Accuracy of {model} in the course of its training under {attacks}, on held-out training images: upper bounds"
         " on robust accuracy. Bands: 95 % intervals (Wilson). Dashed: models trained on one threat alone, under that"
-        f" threat, at the end of their training. {questions(snapshots)}"
+        f" threat, at the end of their training. {questions(snapshots)}{_unfinished([*snapshots, *singles])}"
     )
     return Picture(name, caption, _figure(snapshots, sorted(steps), singles, caption))
+
+
+def _unfinished(summaries: Sequence[Summary]) -> str:
+    """A sentence on the models with open examples, which count as accuracy; empty if there are none."""
+    names = [s.model.name for s in summaries if s.clean.open or any(t.open for t in s.threats)]
+    return f" Open examples, which count as accuracy: {', '.join(names)}." if names else ""
 
 
 @styled()

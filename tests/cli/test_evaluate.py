@@ -163,6 +163,7 @@ def test_examples_beyond_the_time_limit_stay_open_until_the_same_command_finishe
     assert list(files(folder / "runs")) == [next((folder / "runs").iterdir()).name]
 
 
+@pytest.mark.costly
 def test_a_library_ends_with_the_time_and_is_asked_again_for_what_is_open(robench, folder, monkeypatch):
     loops = [10**9]
 
@@ -174,14 +175,14 @@ def test_a_library_ends_with_the_time_and_is_asked_again_for_what_is_open(robenc
     monkeypatch.setattr(foolbox.attacks.LinfFastGradientAttack, "run", run)
     words = ("--threat", "linf:0.1", "--attack", "foolbox:LinfFastGradientAttack", "--examples", "4")
     started = time.monotonic()
-    result = robench("evaluate", "digits-nat", *words, "--minutes", "0.005", "--json", "early.json")
+    result = robench("evaluate", "digits-nat", *words, "--minutes", "0.05", "--json", "early.json")
     assert time.monotonic() - started < 20
     assert "4 examples are still open" in result.err
     loops.append(3)
     robench("evaluate", "digits-nat", *words, "--json", "late.json")
     early, late = (json.loads((folder / f"{name}.json").read_text()) for name in ("early", "late"))
     assert (early["union"]["open"], late["union"]["open"]) == (4, 0)
-    assert early["cost"]["seconds"] > 0.2
+    assert early["cost"]["seconds"] > 2, "of three seconds, clean images take the rest"
 
 
 def test_threats_attacks_and_examples_can_be_chosen(robench, folder):

@@ -19,6 +19,7 @@ import torch
 
 from robench.cli import display
 from robench.cli.main import main
+from robench.evidence.store import RunFile
 from robench.problem import datasets, durable
 from robench.problem.checkpoints.cards import images_held_out, minutes_in_all, read_card
 from robench.recipes import RECIPES, training
@@ -260,6 +261,10 @@ def test_a_stopped_training_explains_how_to_continue(train, folder, monkeypatch,
     assert result.code == 130
     assert "stopped; m.training holds the state so far: type the same command again to continue" in result.err
     assert told_of == [1, 2, 3, 4, 5]
+    with monkeypatch.context() as patch:
+        patch.setattr(display.TrainingDisplay, "step", step)
+        restarted = train(f"{SEVERAL} --out m --no-resume")
+    assert "type the same command without --no-resume to continue" in restarted.err
     assert train(f"{SEVERAL} --out m").code == 0
     assert same(folder / "m.safetensors", undisturbed)
 
@@ -381,6 +386,14 @@ def test_a_finished_training_is_not_repeated_but_evaluated(train, folder):
     assert (folder / "m.safetensors").stat().st_mtime_ns == before
     assert read_card(folder / "m.toml").measured["protocol"] == "tiny"
     assert read_card(folder / "m.toml").parameters == 54822
+
+
+def test_the_training_images_of_a_data_set_are_the_data_set_and_its_test_images_are_attacked(train, folder):
+    assert train("nat --data digits:train --set steps=2 --protocol tiny.toml --out m").code == 0
+    assert read_card(folder / "m.toml").data == "digits"
+    (path,) = folder.rglob("*.robench")
+    with RunFile.read(path) as run:
+        assert run.plan().data == "digits:test"
 
 
 @pytest.mark.parametrize("change", ["--seed 1", "--set lr=0.1", "--arch lenet", "--from digits-nat"])

@@ -33,6 +33,15 @@ def test_one_channel_of_one_pixel_far_away_is_one_too_many():
     assert threat.contains(x_adv, x).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("side", [1, 4, 7, 8])
+def test_one_place_more_than_the_side_is_no_member_whatever_the_side(side):
+    threat, x = parse(f"patch:{side}px"), torch.full((1, 1, 9, 12), 0.5)
+    for height, width, member in ((side, side, True), (side + 1, 1, False), (1, side + 1, False)):
+        x_adv = x.clone()
+        x_adv[:, :, :height, :width] = 0.75
+        assert threat.contains(x_adv, x).tolist() == [member]
+
+
 def test_the_clean_image_is_a_member_and_images_outside_the_box_or_with_nan_are_not():
     threat, x = parse("patch:3px"), images()
     assert threat.contains(x, x).all()

@@ -526,6 +526,17 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         next(iter(first.steps(5)))
 
 
+def test_a_state_of_another_network_or_of_no_training_is_refused(tmp_path):
+    first, _ = training_of(mlp(), blobs(), tmp_path)
+    first._save(3)
+    larger, _ = training_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), blobs(), tmp_path)
+    with pytest.raises(UserError, match="holds the weights of another network than --arch names now"):
+        next(iter(larger.steps(5)))
+    torch.save([1, 2], tmp_path / "state")
+    with pytest.raises(UserError, match="holds no state of a training; delete it"):
+        next(iter(first.steps(5)))
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "reported"),
     [

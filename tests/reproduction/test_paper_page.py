@@ -9,8 +9,11 @@ from robench.errors import UserError
 from robench.evaluation.recorded import recorded_summary
 from robench.reproduction.comparison import Kind, comparison, orders, restricted, times
 from robench.reproduction.course import course
-from robench.reproduction.plans import Measured, PaperTable, PlannedModel
+from robench.reproduction.page import page
+from robench.reproduction.plans import Measured, PaperTable, PlannedModel, Size, read
 from robench.reproduction.prose import filled
+
+from ..results.tables.test_tables import models
 
 RUNS = Path(__file__).parents[2] / "reports" / "runs"
 THREATS = ("linf:0.2", "l2:2", "l1:10")
@@ -129,3 +132,33 @@ def test_a_number_that_no_run_gives_is_refused(kind, name):
 def test_a_course_needs_a_snapshot(kind):
     with pytest.raises(UserError, match="no summary is that of a snapshot"):
         course(list(kind.summaries.values()), "figure")
+
+
+def two(**letters):
+    """Summaries by name, with a letter per example under each of two threats."""
+    made = [models({name.replace("_", "-"): rows}, THREATS[:2])[0] for name, rows in letters.items()]
+    return {summary.model.name: summary for summary in made}
+
+
+def test_a_course_names_the_models_whose_open_examples_count_as_accuracy():
+    finished = two(max_0010=("SSBB", "SBBB"), max_0020=("SSSB", "SSBB"))
+    assert "Open examples" not in course(list(finished.values()), "figure").caption
+    unfinished = finished | two(max_0020=("SSOB", "SSBB"))
+    assert course(list(unfinished.values()), "figure").caption.endswith(
+        "Open examples, which count as accuracy: max-0020."
+    )
+
+
+def test_the_order_beside_the_published_one_has_bounds_last_and_marks_them():
+    plan = tuple(PlannedModel(name, "nat", published={"union": n / 10}) for n, name in enumerate("abc", 1))
+    table = PaperTable("1", "Digits", THREATS[:2], plan)
+    size = Size("digits", THREATS[:2], "quick", 4, "none")
+    made = two(a=("OOOO", "OOOO"), b=("SSSB", "SSBB"), c=("SBBB", "SBBB"))
+    text = page(read("tramer2019"), table, size, made, {}, "robench reproduce")
+    order = text.partition("Order by union")[2].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in order]
+    assert [row for row in rows if row and row[0].isdigit()] == [
+        ["1", "c (30.0)", "b (50.0)"],
+        ["2", "b (20.0)", "c (25.0)"],
+        ["3", "a (10.0)", "a (≤ 100.0 (4 open))"],
+    ]
