@@ -109,7 +109,7 @@ class ClassResult(msgspec.Struct, frozen=True):
     union: float
 
 
-class HistoryEntry(msgspec.Struct, frozen=True):
+class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run that set or lowered numbers of a row, in the order of dates; runs without a date come first."""
 
     date: str  # of the run, UTC: 2026-11-26T06:10:00Z; empty if the run file holds none
@@ -119,7 +119,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     threats: tuple[float, ...]  # accuracies after it, in the order of the table; upper bounds while examples are open
     union: float
     average: float
-    open: tuple[Count, ...] = ()  # examples still open after it, by threat; absent from boards of older versions
+    open: tuple[Count, ...] = ()  # examples still open after it, by threat; absent if none are, as the next two
     union_open: Count = 0
     measured: bool = True  # false: until then every planned attack had failed, so the accuracies mean nothing
 

@@ -91,7 +91,7 @@ def _entry(source: Source, lowered: dict[str, int], after: Summary) -> HistoryEn
         threats=accuracies,
         union=after.union.accuracy,
         average=sum(accuracies) / len(accuracies),
-        open=tuple(t.open for t in after.threats),
+        open=tuple(t.open for t in after.threats) if any(t.open for t in after.threats) else (),
         union_open=after.union.open,
         measured=not all(map(is_unmeasured, after.threats)),
     )
