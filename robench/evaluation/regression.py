@@ -24,6 +24,7 @@ from ..protocols import Protocol, ThreatChoice, rebuilt
 from ..results.comment import Comment
 from ..results.contradictions import numbers
 from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, letters_of, paired, same_function
+from ..results.measured import unmeasured
 from ..results.merging import precisions
 from ..results.summary import MAX_BYTES, Summary, ThreatEntry, model_entry
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
@@ -94,6 +95,11 @@ def read_baseline(path: Path) -> Baseline:
         raise UserError(f"the baseline {path} is about no example; write it again with robench evaluate")
     if not summary.threats:
         raise UserError(f"the baseline {path} names no threat; write it again with robench evaluate")
+    if failed := unmeasured(summary):
+        raise UserError(
+            f"the baseline {path} measured nothing under {failed[0].threat}, where every planned attack failed; write"
+            " it again with robench evaluate"
+        )
     if summary.unanswered:
         raise UserError(
             f"the baseline {path} was stopped before anything was measured; finish it with robench evaluate"

@@ -17,7 +17,7 @@ from ..problem import threats
 from ..problem.classifier import Classifier
 from ..problem.identity import Identity
 from ..problem.split import Split
-from ..problem.threats import AffineRT, Ball, ParamBall, ThreatModel
+from ..problem.threats import RT, AffineRT, Ball, ParamBall, Patch, ThreatModel
 from ..problem.threats.base import stacked
 from ..problem.threats.rebuilt import SAME
 from .contradiction import contradictions
@@ -330,10 +330,14 @@ class _Images:
 
 
 def _in_larger_ball(text: str, size: float, threat: ThreatModel) -> bool:
-    """Whether tables count an image of this size under `text` for `threat` too: both are balls of one kind."""
+    """Whether tables count an image of this size under `text` for `threat` too: both are sets of one kind."""
     own = _parsed(text)
     if isinstance(own, Ball) and isinstance(threat, Ball) and own.name == threat.name:
         return own.radius <= threat.radius or size <= threat.r
+    if isinstance(own, Patch) and isinstance(threat, Patch):
+        return own.side <= threat.side
+    if isinstance(own, RT) and isinstance(threat, RT) and own.padding == threat.padding:
+        return own.pixels <= threat.pixels and own.degrees <= threat.degrees
     # The size of an elastic or JPEG image is a share of its own limit, so only the limits are compared.
     if isinstance(own, ParamBall) and isinstance(threat, ParamBall) and own.name == threat.name:
         return own.radius <= threat.radius

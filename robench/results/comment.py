@@ -9,10 +9,12 @@ from xml.etree import ElementTree
 from tabulate import tabulate
 
 from ..errors import are, counted
-from .gate import GateRow, GateVerdict, Judgement
+from .gate import GateRow, GateVerdict, Judgement, letters_of
+from .measured import is_unmeasured
 from .merging import precisions
 from .outcomes import Outcome
 from .summary import Summary
+from .tables.cells import MASKED
 
 NAMED = 20  # examples of one attack in the comment; JUnit names them all
 BEFORE = "wrong before any attack"
@@ -65,8 +67,8 @@ class Comment:
         )
         if self.unchanged:
             yield "The model is that of the baseline, to its weights and answers: nothing was attacked again."
-            if left := was.union.open:
-                yield f"{are(left, 'example')} open in the baseline, and shown as standing; finish it to know."
+            if left := max(letters.count(Outcome.OPEN) for letters in letters_of(was).values()):
+                yield f"{are(left, 'example')} open in the baseline (≤); finish it to know."
         searched, before = precisions(now.environment), precisions(was.environment)
         if searched and before and searched != before:
             yield (
@@ -88,7 +90,10 @@ class Comment:
             where = " in the baseline" if all(Outcome.OPEN not in row.pairs.now for row in self.judgement.rows) else ""
             yield f"{are(still_open, 'example')} open{where}; evaluated to the end, it may be decided."
         elif still_open:
-            yield "Stopped early: no outcome of the examples still open (≤) could change the verdict."
+            begun = "No" if any(t.failures for t in now.threats) else "Stopped early: no"
+            yield f"{begun} outcome of the examples still open (≤) could change the verdict."
+        if any(t.masking.verdict in MASKED for t in (*was.threats, *now.threats)):
+            yield "† gradients are masked, or may be, so a stronger attack may find more."
         for row in self.judgement.rows:
             if row.more is not None and row.verdict is GateVerdict.UNDECIDED:
                 yield (
@@ -195,17 +200,26 @@ class Comment:
         drop = _points(row.drop) if row.drop == row.max_drop else f"{_points(row.drop)} to {_points(row.max_drop)}"
         # Truncated, not rounded: the printed number never exceeds the proven one.
         end = "" if self.unchanged else f" (≥ {int(1000 * row.lower_end // 1) / 10:.1f})"
-        return _share(row.pairs.before), _share(row.pairs.now), drop + end
+        if self.unchanged:  # for the verdict, open examples stand before and now
+            before = now = letters_of(self.before)[row.name]
+        else:
+            before, now = row.pairs.before, row.pairs.now
+        return _share(before, self.before, row.name), _share(now, self.now, row.name), drop + end
 
     def _interval(self) -> str:
         levels = sorted({row.level for row in self.judgement.rows if row.allowance is not None}, reverse=True)
         return " or ".join(f"{100 * (1 - level):.4g} %" for level in levels)
 
 
-def _share(letters: str) -> str:
+def _share(letters: str, summary: Summary, name: str) -> str:
+    """The share that stands, as a bound while examples are open, and marked if gradients are masked, or may be."""
+    entries = [threat for threat in summary.threats if threat.threat == name]
+    if any(map(is_unmeasured, entries)):
+        return "not measured"
     still_open = letters.count(Outcome.OPEN)
     share = (letters.count(Outcome.STANDING) + still_open) / len(letters)
-    return f"{'≤ ' if still_open else ''}{100 * share:.1f}"
+    verdict = summary.masking.verdict if name == "union" else entries[0].masking.verdict if entries else ""
+    return f"{'≤ ' if still_open else ''}{100 * share:.1f}{'†' if verdict in MASKED else ''}"
 
 
 def _points(share: Fraction) -> str:

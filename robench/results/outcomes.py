@@ -1,15 +1,20 @@
 """The outcome of each example: a pure function of the records, independent of their order."""
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
+
+import msgspec
 
 from .. import radius
 from ..errors import unknown
 from ..evidence.records import MIN_SAMPLE, Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
 
+PATCH = re.compile(r"patch:(\d+)px")
+ROTATED = re.compile(r"rt:([^,]+)px,([^,]+)deg(,pad\d+|)")
 FAR = 10**60  # larger than any image, and well within floats
 NORMS = ("linf", "l2", "l1", "l0")  # threats whose sizes are distances; named here, as tables are read without torch
 
@@ -27,7 +32,7 @@ def outcomes(plan: Plan, evidence: Evidence, threat: str) -> str:
     """One letter per planned example, in plan order, for one planned threat.
 
     Evidence about other examples is ignored. An accepted image in `threat` counts, whatever attack found it and under
-    whatever radius of the same norm. Under a threat without attacks examples stay open, because none was searched.
+    whatever limits of the same kind. Under a threat without attacks examples stay open, because none was searched.
     Raises UserError if `threat` is not planned.
     """
     attacks = planned_threat(plan, threat).attacks
@@ -76,9 +81,12 @@ def answers(evidence: Evidence) -> dict[int, bool]:
 
 
 def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
-    """The accepted claims whose images lie in `threat`, in the order of their ids, each pair once."""
+    """The accepted claims whose images lie in `threat`, in the order of their ids, each pair once.
+
+    Sizes are in the unit of `threat`: where they are shares of a limit, those of a smaller limit become smaller.
+    """
     found = [
-        (claim, verdict)
+        (claim, _in_unit_of(threat, claim, verdict))
         for under, pairs in evidence.accepted.items()
         if under == threat or ball(under)[0] == ball(threat)[0]
         for claim, verdict in pairs
@@ -133,12 +141,41 @@ def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
     """Whether an image that the referee found to be in `claim.threat` is also in `threat`, by its size."""
     if claim.threat == threat:
         return True
+    # A smaller set lies in a larger one as a whole: the rounding of its members needs no second check.
+    if _is_within(claim.threat, threat):
+        return True
     (name, limit), (other, reach) = ball(threat), ball(claim.threat)
     if name != other or limit is None or reach is None:
         return False
-    # A smaller ball lies in a larger one as a whole: the rounding of its members needs no second check.
     # The size under any other threat with a radius, such as elastic:1, is a share of that radius.
-    return reach <= limit or (name in NORMS and limit >= verdict.size)
+    return name in NORMS and limit >= verdict.size
+
+
+def _in_unit_of(threat: str, claim: Claim, verdict: Verdict) -> Verdict:
+    """The verdict with the size as a share of the limits of `threat`, at most; sizes in l_p balls are distances."""
+    if claim.threat == threat or ball(threat)[0] in NORMS:
+        return verdict
+    shares = [float(a / b) if b else 0.0 for a, b in zip(_limits(claim.threat)[1], _limits(threat)[1], strict=False)]
+    return msgspec.structs.replace(verdict, size=verdict.size * max(shares, default=1.0))
+
+
+@lru_cache(maxsize=4096)
+def _is_within(inner: str, outer: str) -> bool:
+    """Whether both threats are of one kind, and no limit of the first exceeds that of the second."""
+    (kind, reach), (other, limits) = _limits(inner), _limits(outer)
+    return kind == other and bool(reach) and all(a <= b for a, b in zip(reach, limits, strict=True))
+
+
+def _limits(threat: str) -> tuple[str, tuple[Fraction, ...]]:
+    """The kind of a threat, and the numbers that bound it; none for a threat without nested sets."""
+    name, limit = ball(threat)
+    if limit is not None:
+        return name, (limit,)
+    if name == "patch" and (found := PATCH.fullmatch(threat)):
+        return name, (Fraction(found[1]),)
+    if name == "rt" and (found := ROTATED.fullmatch(threat)):
+        return f"rt{found[3]}", tuple(map(radius.read, found.group(1, 2)))  # on one canvas
+    return threat, ()
 
 
 def ball_radius(threat: str) -> Fraction | None:

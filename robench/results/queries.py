@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..evidence.records import Claim, Evidence, Exhausted, Plan
 from .merging import consolidated
-from .outcomes import answers, breaks, is_exhausted, planned_threat
+from .outcomes import answers, breaks, is_exhausted, passed_over, planned_threat
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,12 @@ class Fall:
 def falls(plan: Plan, evidence: Evidence, threat: str) -> list[Fall]:
     """One entry per planned attack that was tried, in plan order.
 
-    A search that ended early because another one broke its example is left out: the example does not stand.
+    A search that ended early because another one broke its example is left out: the example does not stand. One that an
+    attack has still to search counts as standing, so that the curve is an upper bound at any time.
     """
     answered = answers(evidence)
     correct = {example for example in plan.examples if answered.get(example, False)}
+    unanswered = set(plan.examples) - answered.keys()
     accepted = {v.claim for v in evidence.verdicts if v.accepted}
     claims = {c.id: c for c in evidence.claims if c.threat == threat and c.example in correct}
     exhausted = consolidated(s for s in evidence.exhausted_under.get(threat, ()) if s.example in correct)
@@ -42,7 +44,9 @@ def falls(plan: Plan, evidence: Evidence, threat: str) -> list[Fall]:
             ended = {s.example for s in exhausted if s.attack == attack.spec and is_exhausted(attack, s.done)}
             costs = {e: cost for e, cost in costs.items() if e in broken | ended or e not in lost}
         if costs:
-            met = len(correct) if plan.every_attack else len(costs)
+            # An example that the attack has still to search may withstand it: the curve stays an upper bound.
+            waiting = unanswered | (correct - lost - passed_over(attack, evidence, threat) - set(costs))
+            met = len(correct | unanswered) if plan.every_attack else len(costs) + len(waiting)
             found.append(_fall(attack.label, met, costs, broken, len(plan.examples)))
     return found
 

@@ -20,12 +20,12 @@ from robench.evaluation.request import EvalRequest
 from robench.evaluation.verification import _as_expected, min_passes, verify
 from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
-from robench.evidence.refutation import NOISE, Facts
+from robench.evidence.refutation import NOISE, Facts, _in_larger_ball
 from robench.evidence.store import RunFile
 from robench.problem import datasets, threats
 from robench.problem.classifier import Classifier
 from robench.results.merging import joint_plan, merge
-from robench.results.outcomes import outcomes
+from robench.results.outcomes import breaks, outcomes
 from robench.search.attacks import build
 
 EXAMPLES = 16
@@ -589,3 +589,19 @@ def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
     assert present == plans[-1]
     for mixed in ((first[0], *present[1:]), (first[0], *last[1:]), (last[0], *present[1:])):
         assert run.asking(protocol=name, threats=mixed).faults()
+
+
+KINDS = (
+    *("linf:0.2", "linf:0.3", "l2:0.2", "elastic:1", "elastic:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l1:8"),
+    *("patch:3px", "patch:4px", "rt:2px,10deg", "rt:3px,30deg", "rt:2px,40deg", "rt:2px,10deg,pad4"),
+)
+
+
+@pytest.mark.parametrize("asked", KINDS)
+def test_verification_counts_an_image_where_the_tables_do(asked):
+    for found in KINDS:
+        for size in (0.15, 0.25, 0.9):
+            known = Claim(1, 5, found, "pgd()", 0, -1, 10, 9), Verdict(1, True, "", "", size, 0.5)
+            counted = bool(breaks(Evidence(claims=known[:1], verdicts=known[1:]), asked))
+            verified = found == asked or _in_larger_ball(found, size, threats.parse(asked))
+            assert verified == counted, (found, size)

@@ -91,8 +91,15 @@ def test_an_accepted_image_breaks_whichever_attack_found_it():
         ("linf:0.4", 0.35, "linf:0.3", "O"),
         ("linf:0.4", float("nan"), "linf:0.3", "O"),
         ("l2:0.2", 0.2, "linf:0.3", "O"),  # another norm
-        ("rt:2px,10deg", 0.2, "rt:3px,30deg", "O"),  # no radius to compare
+        ("rt:2px,10deg", 1.0, "rt:3px,30deg", "B"),  # both limits are smaller
         ("rt:3px,30deg", 0.2, "rt:3px,30deg", "B"),
+        ("rt:3px,30deg", 0.2, "rt:2px,30deg", "O"),  # a share of its own limits, not of these
+        ("rt:2px,40deg", 0.2, "rt:3px,30deg", "O"),
+        ("rt:2px,10deg,pad4", 0.2, "rt:3px,30deg", "O"),  # on another canvas
+        ("rt:2px,10deg,pad4", 0.2, "rt:2px,1e1deg,pad4", "B"),
+        ("patch:4px", 1.0, "patch:5px", "B"),
+        ("patch:5px", 0.2, "patch:4px", "O"),
+        ("rt-l2:2px,10deg+l2:0.5", 0.2, "rt-l2:3px,30deg+l2:0.5", "O"),  # projected images are not nested
         ("linf:1/0", 0.2, "linf:0.3", "O"),
     ],
 )

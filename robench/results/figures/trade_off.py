@@ -1,8 +1,9 @@
 """The price of robustness to one threat under another: Tramèr and Boneh 2019, figure 1, for finished models.
 
 https://arxiv.org/abs/1904.13000. Their figure follows one model over its training. Here each row is a model, with a
-point per threat and a diamond for the union. Rows are sorted by the union, the best on top. A star in place of a
-point marks the accuracy of a model under the one threat that it was trained on, and a thin line carries it to all rows.
+point per threat and a diamond for the union. Rows are sorted by the union, the best on top and unfinished ones below.
+A star in place of a point marks the accuracy of a model under the one threat that it was trained on, and a thin line
+carries it to all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..measured import unmeasured
 from ..summary import Summary, ThreatEntry, UnionEntry
+from ..tables.cells import MASKED
 from ..tables.seeds import names
 from .picture import (
     COLOURS,
@@ -46,7 +49,13 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
         for m in materials
         if len(m.summary.threats) < 2
     )
-    for group in together([m for m in materials if len(m.summary.threats) > 1], _question):
+    album.left_out.extend(
+        f"{m.path} measured nothing under {failed[0].threat}, as every planned attack failed there"
+        for m in materials
+        if (failed := unmeasured(m.summary))
+    )
+    usable = [m for m in materials if len(m.summary.threats) > 1 and not unmeasured(m.summary)]
+    for group in together(usable, _question):
         summaries = sorted((m.summary for m in group), key=_merit, reverse=True)
         if len(group) == 1:
             album.left_out.append(
@@ -54,17 +63,16 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
                 " threats and attacks"
             )
             continue
-        caption = (
-            HOW + (STARS if _singles(summaries, trained_on) else "") + f" {questions(summaries)}{_open(summaries)}"
-        )
+        stars = STARS if _singles(summaries, trained_on) else ""
+        caption = f"{HOW}{stars} {questions(summaries)}{_doubtful(summaries)}{_open(summaries)}"
         figure = draw(summaries, trained_on, caption)
         album.pictures.append(Picture(file_name("trade-off", summaries[0].data.name), caption, figure))
     return album
 
 
-def _merit(summary: Summary) -> tuple[float, float]:
-    """The sort key of a model: the union, and among equals the sum over threats."""
-    return summary.union.accuracy, sum(t.accuracy for t in summary.threats)
+def _merit(summary: Summary) -> tuple[bool, float, float]:
+    """The sort key of a model: the union, a bound below all accuracies, and among equals the sum over threats."""
+    return not summary.union.open, summary.union.accuracy, sum(t.accuracy for t in summary.threats)
 
 
 @styled()
@@ -86,7 +94,8 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
             star = {"marker": "*", "markersize": 10, "color": COLOURS[i % len(COLOURS)], "zorder": 4}
             axes.plot([share], [row + (i - middle) * ASIDE], **star)  # type: ignore[arg-type]
     _points(axes, [s.union for s in summaries], middle * ASIDE, "union", UNION, "D", 4.5)
-    axes.set_yticks(range(len(summaries)), names(summaries))
+    marked = [f"{name}{_marks(s)}" for name, s in zip(names(summaries), summaries, strict=True)]
+    axes.set_yticks(range(len(summaries)), marked)
     axes.set_ylim(len(summaries) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -139,5 +148,15 @@ def _question(material: Material) -> tuple[object, ...]:
 
 
 def _open(summaries: Sequence[Summary]) -> str:
-    left = sum(s.union.open for s in summaries)
-    return f" Not finished: {left} open cases count as standing." if left else ""
+    left = sum(t.open for s in summaries for t in s.threats)
+    return f" ≤ not finished: {left} open cases count as standing." if left else ""
+
+
+def _doubtful(summaries: Sequence[Summary]) -> str:
+    return " † gradients are masked, or may be." if any(s.masking.verdict in MASKED for s in summaries) else ""
+
+
+def _marks(summary: Summary) -> str:
+    """What the name of a model has behind it."""
+    unfinished = any(t.open for t in summary.threats)
+    return f"{'†' if summary.masking.verdict in MASKED else ''}{' ≤' if unfinished else ''}"
