@@ -55,6 +55,8 @@ def run(
     for folder in (out, json_folder):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder")
+    if check is not None and not check.is_dir():
+        raise UserError(f"{check} is no folder; write it first, with leaderboard ... --json {check}")
     url = site_address(url)
     named = {card.name: card for card in map(read_card, cards)}
     recorded = list(_recorded(_run_files(runs), named))
@@ -176,8 +178,6 @@ def _same_model(one: ModelRecord, other: ModelRecord) -> bool:
 
 def _checked(folder: Path, files: dict[str, bytes]) -> int:
     """The exit code: 0 where the folder holds exactly these JSON files, else 1, with a line for each difference."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; write it first, with leaderboard ... --json {folder}")
     present = {path.name for path in folder.glob("*.json")}
     different = [f"{name} is missing" for name in sorted(files.keys() - present)]
     different += [f"{name} is about data that no run is about" for name in sorted(present - files.keys())]

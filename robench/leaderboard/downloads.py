@@ -23,7 +23,8 @@ CREATE TABLE model (table_id TEXT, model_id TEXT, place INTEGER, name TEXT, weig
     clean REAL, clean_low REAL, clean_high REAL, union_accuracy REAL, union_low REAL, union_high REAL,
     union_open INTEGER, average REAL, average_low REAL, average_high REAL, protocol_union REAL, beyond INTEGER,
     competitiveness REAL, competitiveness_worst REAL, stability REAL, backwards INTEGER, forwards INTEGER,
-    seconds REAL, protocol_union_open INTEGER, PRIMARY KEY (table_id, model_id));
+    seconds REAL, protocol_union_open INTEGER, clean_open INTEGER, average_open INTEGER, union_measured INTEGER,
+    average_measured INTEGER, PRIMARY KEY (table_id, model_id));
 CREATE TABLE result (table_id TEXT, model_id TEXT, threat TEXT, accuracy REAL, low REAL, high REAL, measured INTEGER,
     wrong INTEGER, broken INTEGER, standing INTEGER, open INTEGER, failed INTEGER, elsewhere INTEGER,
     protocol_accuracy REAL, certified REAL, masking TEXT, outcomes TEXT, levels TEXT,
@@ -33,7 +34,7 @@ CREATE TABLE attack (table_id TEXT, model_id TEXT, threat TEXT, place INTEGER, n
     broken INTEGER, standing INTEGER, forwards INTEGER, backwards INTEGER, seconds REAL);
 CREATE TABLE class (table_id TEXT, model_id TEXT, label INTEGER, examples INTEGER, clean REAL, union_accuracy REAL);
 CREATE TABLE history (table_id TEXT, model_id TEXT, place INTEGER, date TEXT, source TEXT, submitter TEXT,
-    lowered INTEGER, union_accuracy REAL, average REAL, union_open INTEGER, measured INTEGER);
+    lowered INTEGER, union_accuracy REAL, average REAL, union_open INTEGER, unmeasured TEXT);
 CREATE TABLE claimed (table_id TEXT, name TEXT, source TEXT, column_name TEXT, accuracy REAL);
 """
 
@@ -52,7 +53,15 @@ def csv_file(table: Table) -> bytes:
     """A row per model, then those that others published. Texts that a spreadsheet would compute begin with a quote."""
     shares = ["clean", *table.threats, "union", "average"]
     head = ["model", "source", *(f"{name}{end}" for name in shares for end in ("", " low", " high", " open"))]
-    head += ["union by protocol", "broken by other evidence", "masking", "protocol", "examples", "parameters"]
+    head += [
+        "union by protocol",
+        "union by protocol open",
+        "broken by other evidence",
+        "masking",
+        "protocol",
+        "examples",
+        "parameters",
+    ]
     head += ["training minutes", "recipe", "trained on", "competitiveness", "competitiveness worst", "stability"]
     head += ["gradients", "forward passes", "seconds", "weights sha256", "id"]
     with io.StringIO(newline="") as file:
@@ -73,7 +82,8 @@ def _measured(table: Table, row: ModelResult) -> Iterable[Value]:
     yield from (row.name, "measured")
     for share in (row.clean, *(t.share for t in row.threats), row.union, row.average):
         yield from (share.accuracy, *share.ci95, share.open) if share.measured else (None,) * 4
-    yield from (row.protocol_union, row.beyond, row.masking, row.protocol, table.examples, row.parameters)
+    yield from (row.protocol_union, row.protocol_union_open) if row.union.measured else (None, None)
+    yield from (row.beyond, row.masking, row.protocol, table.examples, row.parameters)
     card = row.card
     yield from (None, None, None) if card is None else (card.minutes, card.recipe, " ".join(card.trained_on))
     yield from (row.competitiveness, row.competitiveness_worst, row.stability)
@@ -118,7 +128,7 @@ def _fill(db: sqlite3.Connection, table: Table) -> None:
             row.protocol, row.masking, row.clean.accuracy, *row.clean.ci95, row.union.accuracy, *row.union.ci95,
             row.union.open, row.average.accuracy, *row.average.ci95, row.protocol_union, row.beyond,
             row.competitiveness, row.competitiveness_worst, row.stability, row.backwards, row.forwards, row.seconds,
-            row.protocol_union_open,
+            row.protocol_union_open, row.clean.open, row.average.open, row.union.measured, row.average.measured,
         )])  # fmt: skip
         for t in row.threats:
             s, bound = t.share, certified(row, t.threat)
@@ -133,7 +143,10 @@ def _fill(db: sqlite3.Connection, table: Table) -> None:
             ])  # fmt: skip
         _insert(db, "class", [(*key, c.label, c.examples, c.clean, c.union) for c in row.classes])
         _insert(db, "history", [
-            (*key, n, h.date, h.source, h.by, h.lowered.get("union", 0), h.union, h.average, h.union_open, h.measured)
+            (
+                *key, n, h.date, h.source, h.by, h.lowered.get("union", 0), h.union, h.average, h.union_open,
+                " ".join(h.unmeasured),
+            )
             for n, h in enumerate(row.history)
         ])  # fmt: skip
     _insert(db, "claimed", [

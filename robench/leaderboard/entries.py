@@ -121,7 +121,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     average: float
     open: tuple[Count, ...] = ()  # examples still open after it, by threat; absent if none are, as the next two
     union_open: Count = 0
-    measured: bool = True  # false: until then every planned attack had failed, so the accuracies mean nothing
+    unmeasured: tuple[str, ...] = ()  # threats under which every planned attack had failed until then
 
 
 class ModelResult(msgspec.Struct, frozen=True):

@@ -30,7 +30,12 @@ class Change(NamedTuple):
     def union(self) -> str:
         """The union after it: an upper bound while examples are open."""
         entry = self.entry
-        return f"{bounded(entry.union, entry.union_open)} %" if entry.measured else "not measured"
+        return f"{bounded(entry.union, entry.union_open)} %" if self.measured else "not measured"
+
+    @property
+    def measured(self) -> bool:
+        """Whether some planned attack had not failed."""
+        return len(self.entry.unmeasured) < len(self.table.threats)
 
     @property
     def sentence(self) -> str:
@@ -39,12 +44,14 @@ class Change(NamedTuple):
         by = f" by {entry.by}" if entry.by else ""
         broken = ", ".join(f"{count} under {threat}" for threat, count in entry.lowered.items() if threat != "union")
         what = f"first broke these examples: {broken}" if broken else "broke no further example"
-        if not entry.measured:
+        if not self.measured:
             now = f"Nothing is measured yet {where}"
         elif entry.union_open:
             now = f"Now {self.union} stand {where}, with {counted(entry.union_open, 'example')} open"
         else:
             now = f"Now {self.union} stand {where}"
+        if self.row.union.masked:
+            now += "; its gradients are masked, or may be"
         return f"{entry.source or 'A run'}{by} {what}. {now}."
 
 
@@ -87,7 +94,8 @@ def feed(boards: Sequence[Board], url: str) -> bytes:
 def _entry(change: Change, url: str) -> Iterable[str]:
     """The lines of one entry. Its id depends on what changed, not on where the site is."""
     board, table, row, entry = change
-    identity = _urn(board.data, table.id, row.id, entry.date, entry.source, entry.by, repr(entry.union))
+    found = (f"{threat} {count}" for threat, count in sorted(entry.lowered.items()))
+    identity = _urn(board.data, table.id, row.id, entry.date, entry.source, entry.by, repr(entry.union), *found)
     yield "<entry>"
     yield f"<id>{identity}</id>"
     yield f"<title>{escape(printable(change.title))}</title>"

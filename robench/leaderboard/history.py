@@ -93,5 +93,5 @@ def _entry(source: Source, lowered: dict[str, int], after: Summary) -> HistoryEn
         average=sum(accuracies) / len(accuracies),
         open=tuple(t.open for t in after.threats) if any(t.open for t in after.threats) else (),
         union_open=after.union.open,
-        measured=not all(map(is_unmeasured, after.threats)),
+        unmeasured=tuple(t.threat for t in after.threats if is_unmeasured(t)),
     )

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from ..errors import counted
 from .citation import bibtex, paragraph
-from .entries import LEVELS, Certified, HistoryEntry, ModelResult, Share, Table
+from .entries import LEVELS, Certified, ModelResult, Share, Table
+from .feed import Change
 from .scripts import radius_curve
 from .texts import bounded, certified, compact, duration, is_date, percent
 
@@ -63,7 +64,6 @@ class Pages:
             "cell": _cell,
             "share": _share,
             "protocol_union": _protocol_union,
-            "after": _after,
             "count": _count,
             "duration": duration,
             "verdict": lambda verdict: VERDICTS[verdict],
@@ -81,6 +81,7 @@ class Pages:
             "radius_rows": _radius_rows,
             "query_rows": _query_rows,
             "certified": certified,
+            "after": lambda *change: _after(Change(*change)),
             "counted": counted,
             "bibtex": bibtex,
             "paragraph": paragraph,
@@ -125,10 +126,16 @@ def _protocol_union(row: ModelResult) -> Markup:
     )
 
 
-def _after(entry: HistoryEntry) -> list[tuple[float, int]]:
-    """The accuracies after a run, with the open examples of each: by threat, of the union, of the average."""
-    left = entry.open or (0,) * len(entry.threats)
-    return [*zip(entry.threats, left, strict=True), (entry.union, entry.union_open), (entry.average, sum(left))]
+def _after(change: Change) -> list[str]:
+    """The accuracies after a run, by threat; of the union; and of the average."""
+    entry, names = change.entry, change.table.threats
+    left = entry.open or (0,) * len(names)
+    texts = [
+        "not measured" if name in entry.unmeasured else bounded(share, count)
+        for name, share, count in zip(names, entry.threats, left, strict=True)
+    ]
+    average = "not measured" if entry.unmeasured else bounded(entry.average, sum(left))
+    return [*texts, change.union.removesuffix(" %"), average]
 
 
 def _figure(column: str, value: int | float | None, text: Callable[[Any], str], data: str = "") -> Markup:
@@ -146,7 +153,7 @@ def _share(share: Share) -> str:
     if not share.measured:
         return "not measured"
     low, high = map(percent, share.ci95)
-    return f"{bounded(share.accuracy, share.open)} % ({low}–{high})"
+    return f"{bounded(share.accuracy, share.open)}{'†' * share.masked} % ({low}–{high})"
 
 
 def _outcome_rows(table: Table, row: ModelResult) -> Iterable[tuple[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .entries import LEVELS, Board, ModelResult, Table
+from .entries import LEVELS, Board, HistoryEntry, ModelResult, Table
 from .pictures import Gallery, for_script
 from .texts import is_date
 
@@ -64,9 +64,18 @@ def _plots(table: Table, row: ModelResult) -> dict[str, Any]:
         "history": {
             "names": [*table.threats, "union"],
             "dates": [entry.date for entry in dated],
-            "values": [[*entry.threats, entry.union] for entry in dated],
+            "values": [_values(table, entry) for entry in dated],
         },
     }
+
+
+def _values(table: Table, entry: HistoryEntry) -> list[float | None]:
+    """The accuracies after a run, and the union; None where nothing was measured."""
+    unknown = len(entry.unmeasured) == len(table.threats)
+    shares = (
+        None if name in entry.unmeasured else share for name, share in zip(table.threats, entry.threats, strict=True)
+    )
+    return [*shares, None if unknown else entry.union]
 
 
 def _board(board: Board, galleries: Galleries) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def orders(table: PaperTable, kinds: Sequence[Kind], column: str) -> Table | Non
         found = {name: _cells(table, s)[column] for name, s in kind.summaries.items() if name in theirs}
         ours = {name: cell.mean for name, cell in found.items() if not cell.bound}
         if len(ours) > 1:
-            ranked[kind.measured.title] = _ranked(ours)
+            ranked[kind.measured.title] = _ranked(ours, frozenset(name for name in ours if found[name].masked))
     if len(ranked) == 1:
         return None
     rows = list(zip_longest(*ranked.values(), fillvalue=""))
@@ -87,7 +87,8 @@ def restricted(summary: Summary, threats: Sequence[str]) -> Summary:
         letters.count(o.value) for o in (Outcome.WRONG, Outcome.BROKEN, Outcome.STANDING, Outcome.OPEN)
     )
     interval = shares.interval(standing, left, len(letters))
-    joint = UnionEntry(shares.accuracy(letters), interval, wrong, broken, standing, left, letters)
+    failed = summary.union.failed if len(chosen) == len(summary.threats) else min(left, max(t.failed for t in chosen))
+    joint = UnionEntry(shares.accuracy(letters), interval, wrong, broken, standing, left, letters, failed)
     average = AverageEntry(*shares.mean([t.outcomes for t in chosen]))
     return msgspec.structs.replace(summary, threats=chosen, union=joint, average=average)
 
@@ -97,9 +98,9 @@ def _columns(table: PaperTable) -> list[str]:
     return ["clean", *table.threats, *(["union", "average"] if several else [])]
 
 
-def _ranked(numbers: Mapping[str, float]) -> list[str]:
+def _ranked(numbers: Mapping[str, float], masked: frozenset[str] = frozenset()) -> list[str]:
     names = sorted(numbers, key=lambda name: (-numbers[name], name))
-    return [f"{name} ({percent(numbers[name])})" for name in names]
+    return [f"{name} ({percent(numbers[name])}{MASKED * (name in masked)})" for name in names]
 
 
 def _rows(table: PaperTable, model: PlannedModel, kinds: Sequence[Kind], columns: Sequence[str]) -> Iterator[list[str]]:
@@ -151,7 +152,8 @@ def _optima(table: PaperTable, kinds: Sequence[Kind], columns: Sequence[str]) ->
         for group in questions(list(kind.summaries.values())):
             made = main_table(group, origins=kind.origins)
             if made.last:
-                row = dict(zip(made.columns, map(str, made.frame.iloc[-1]), strict=True))
+                *_, optimum = made.cells(lambda text, marks: text + MASKED * ("masked" in marks))
+                row = dict(zip(made.columns, optimum, strict=True))
                 yield [name, kind.measured.title, *(row.get(column, "") for column in columns)]
                 name = ""
 

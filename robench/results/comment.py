@@ -98,7 +98,7 @@ class Comment:
             if row.more is not None and row.verdict is GateVerdict.UNDECIDED:
                 yield (
                     f"{_line(row.name)}: about {row.more:,} further examples would decide, if they flip as"
-                    f" these do{', but the data hold no more' if self.exhausted else ''}."
+                    f" these do{', but there are no further ones to measure on' if self.exhausted else ''}."
                 )
         for threat in now.threats:
             for failure in threat.failures:

@@ -174,7 +174,7 @@ class Summary(msgspec.Struct, frozen=True):
         if why := contradiction(summary):
             raise UserError(f"this summary file is damaged: {why}")
         summary.refuse_unreadable()
-        return _renamed(summary)
+        return _renamed(_with_open_answers(summary))
 
     def refuse_unreadable(self) -> None:
         """Raises UserError for a name that cannot be shown, and for an attack without a name."""
@@ -210,13 +210,17 @@ class Summary(msgspec.Struct, frozen=True):
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95."""
+        """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95.
+
+        `open` of the average is over all threats together: while any are, it is an upper bound.
+        """
         entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in self.threats]
         entries.append(("union", self.union))
         rows: list[tuple[str | float | None, ...]] = [
             (name, e.accuracy, *e.ci95, e.wrong, e.broken, e.standing, e.open) for name, e in entries
         ]
-        rows.append(("average", self.average.accuracy, *(self.average.ci95 or (None, None)), None, None, None, None))
+        left = sum(t.open for t in self.threats)
+        rows.append(("average", self.average.accuracy, *(self.average.ci95 or (None, None)), None, None, None, left))
         counts = ["wrong", "broken", "standing", "open"]
         shares = ["accuracy", "low", "high"]
         frame = pd.DataFrame(rows, columns=["threat", *shares, *counts])
@@ -318,6 +322,15 @@ def _slices(numbers: Sequence[int]) -> str:
     starts = [numbers[0], *(after for _, after in gaps)]
     lasts = [*(before for before, _ in gaps), numbers[-1]]
     return " ".join(f"{start}:{last + 1}" for start, last in zip(starts, lasts, strict=True))
+
+
+def _with_open_answers(summary: Summary) -> Summary:
+    """The summary with the number of open clean answers, which the first versions did not record."""
+    wrong = summary.union.outcomes.count(Outcome.WRONG)
+    still_open = summary.data.examples - summary.clean.correct - wrong
+    if summary.clean.open or not still_open:
+        return summary
+    return msgspec.structs.replace(summary, clean=msgspec.structs.replace(summary.clean, open=still_open))
 
 
 def _renamed(summary: Summary) -> Summary:

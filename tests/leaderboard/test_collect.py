@@ -120,11 +120,10 @@ def test_a_bound_is_not_ranked():
 
 
 def test_bounds_come_after_all_accuracies_and_what_was_not_measured_last():
-    lost = recorded(["OW"], name="lost", environment={})
+    lost = recorded(["OO"], name="lost", environment={})
     evidence, _ = lost.read()
-    failing = msgspec.structs.replace(
-        evidence, clean=(clean(0), clean(1, correct=False)), failures=(Failure(0, "linf:0.3", PGD.spec, "Boom"),)
-    )
+    failures = tuple(Failure(e, "linf:0.3", PGD.spec, "Boom") for e in range(2))
+    failing = msgspec.structs.replace(evidence, clean=(clean(0), clean(1)), failures=failures)
     runs = [
         recorded(["OO"], name="open"),
         replace(lost, read=lambda: (failing, None)),

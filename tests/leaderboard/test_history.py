@@ -69,7 +69,7 @@ def test_an_entry_is_not_measured_where_every_attack_failed():
     failures = (Failure(0, "linf:0.3", PGD.spec, "Boom"),)
     failing = msgspec.structs.replace(evidence, clean=(clean(0), clean(1, correct=False)), failures=failures)
     (change,) = changes(board(replace(run, read=lambda: (failing, None))))
-    assert not change.entry.measured
+    assert change.entry.unmeasured == ("linf:0.3",)
     assert change.title == "net: union not measured on mnist:test"
     assert change.sentence.endswith("Nothing is measured yet under linf:0.3.")
 

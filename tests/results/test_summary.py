@@ -280,8 +280,8 @@ def test_the_frame_has_a_row_per_threat_then_union_and_average():
     frame = SUMMARY.to_frame()
     assert list(frame["threat"]) == ["linf:0.3", "l2:2", "union", "average"]
     assert list(frame["accuracy"]) == [0.625, 0.625, 0.5, 0.625]
-    assert list(frame["open"][:3]) == [3, 1, 3]
-    assert frame["open"].isna().tolist() == [False, False, False, True]
+    assert list(frame["open"]) == [3, 1, 3, 4]
+    assert frame["standing"].isna().tolist() == [False, False, False, True]
     assert set(frame["model"]) == {"net"}
     assert tuple(frame.loc[2, ["low", "high"]]) == SUMMARY.union.ci95
 

@@ -43,7 +43,7 @@ function joined(curves) {
   return [xs, ...held];
 }
 
-const percentOf = (share) => 100 * share;
+const percentOf = (share) => (share === null ? null : 100 * share);
 
 const KINDS = {
   radius({ radius }) {

@@ -11,9 +11,9 @@ from ...evidence.attack_key import CLAIM
 from ..outcomes import Outcome
 from ..stats.another_round import another_round
 from ..summary import Summary, ThreatEntry
-from .cells import percent
-from .seeds import names
-from .table import Table
+from .cells import cells, percent
+from .seeds import Row, names
+from .table import Mark, Table
 
 EARLY_STOP = "An attack ran only on examples that earlier ones left; --every-attack measures each attack alone."
 ALONE = "Percent of all examples that one attack alone leaves standing; if not measured, how many of those it ran on."
@@ -57,13 +57,16 @@ def across(summaries: Sequence[Summary]) -> Table:
     All summaries must answer the same question.
     """
     first = summaries[0]
-    rows = []
+    rows: list[list[str]] = []
+    marks: dict[tuple[int, int], frozenset[Mark]] = {}
     for i, threat in enumerate(first.threats):
         for j, attack in enumerate(threat.attacks):
             rows.append([threat.threat, attack.name, *(_left(s.threats[i], j) for s in summaries)])
-        rows.append([threat.threat, "all together", *(_together(s.threats[i]) for s in summaries)])
+        together = [cells(Row(s.model.name, (s,)))[threat.threat] for s in summaries]
+        marks |= {(len(rows), 2 + k): frozenset({"masked"}) for k, cell in enumerate(together) if cell.masked}
+        rows.append([threat.threat, "all together", *(cell.text(intervals=False) for cell in together)])
     frame = pd.DataFrame(rows, columns=["threat", "attack", *names(summaries)])
-    return Table(frame, "What each attack leaves standing", (ALONE,) if rows else ("No attack ran.",))
+    return Table(frame, "What each attack leaves standing", (ALONE,) if rows else ("No attack ran.",), marks)
 
 
 def smallest_set(broken: Mapping[str, frozenset[int]]) -> list[str] | None:
@@ -136,10 +139,6 @@ def _broken(outcomes: str) -> list[int]:
 def _left(threat: ThreatEntry, place: int) -> str:
     attack = threat.attacks[place]
     return f"{attack.standing} of {attack.tried}" if attack.accuracy is None else percent(attack.accuracy)
-
-
-def _together(threat: ThreatEntry) -> str:
-    return f"≤ {percent(threat.accuracy)} ({threat.open} open)" if threat.open else percent(threat.accuracy)
 
 
 def _renamed(fields: dict[str, object]) -> dict[str, object]:

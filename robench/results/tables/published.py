@@ -11,6 +11,8 @@ from .seeds import Origin, Origins, PublishedClaim, Row, rows
 from .table import Table
 
 APART = "≠"
+UNFINISHED = "≤: searches are still to do, so the number may yet fall."
+DOUBTFUL = "†: gradients are masked, or may be, so a stronger attack may find more."
 
 
 def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
@@ -30,10 +32,12 @@ def published(summaries: Sequence[Summary], origins: Origins) -> Table | None:
         for row, claim in lines
     ]
     sources = "; ".join(dict.fromkeys(claim.source for _, claim in lines))
-    footer = (
+    footer: tuple[str, ...] = (
         f"Published → measured here, percent. Published: {sources}.",
         f"{APART}: the published number lies outside the 95 % interval of ours.",
     )
+    footer += (UNFINISHED,) if any(cell.bound for row in ours for cell in row.values()) else ()
+    footer += (DOUBTFUL,) if any(cell.masked for row in ours for cell in row.values()) else ()
     names = ", ".join(t.threat for t in summaries[0].threats)
     data = f"{counted(summaries[0].data.examples, 'example')} of {summaries[0].data.name}, {names}"
     return Table(pd.DataFrame(texts, columns=["model", *columns]), f"Beside the published numbers: {data}", footer)
@@ -48,4 +52,5 @@ def _cell(row: Row, claim: PublishedClaim, column: str) -> str:
     number = claim.accuracy[column]
     trials = [cells(Row(row.name, (run,)))[column] for run in row.runs]
     apart = all(not low <= number <= high for low, high in (trial.ci95 for trial in trials))
-    return f"{percent(number)} → {cells(row)[column].text(intervals=False)}{' ' + APART if apart else ''}"
+    ours = cells(row)[column]
+    return f"{percent(number)} → {ours.text(intervals=False)}{'†' * ours.masked}{' ' + APART if apart else ''}"

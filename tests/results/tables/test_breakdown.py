@@ -112,7 +112,7 @@ def test_the_table_of_attacks_keeps_bounds_and_counts_what_an_early_stop_left():
     assert rows[:3] == [
         ["linf:0.3", "pgd", "3 of 5"],
         ["linf:0.3", "apgd", "4 of 5"],
-        ["linf:0.3", "all together", "≤ 62.5 (3 open)"],
+        ["linf:0.3", "all together", "≤ 62.5 (2 open, 1 failed)"],
     ]
 
 
