@@ -84,6 +84,10 @@ def _measured(card: Card) -> str:
     found = card.measured
     if not found:
         return ""
-    shares = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items() if isinstance(value, float))
+    masked = found.get("masked", ())
+    shares = ", ".join(
+        f"{key} {100 * value:.1f}{'†' * (key in masked)}" for key, value in found.items() if isinstance(value, float)
+    )
+    doubtful = " († gradients are masked, or may be)" if masked else ""
     check = " with a masking check" if found.get("masking_check") else ""
-    return f"Of {found['examples']} under {found['protocol']}{check}, percent: {shares}."
+    return f"Of {found['examples']} under {found['protocol']}{check}, percent: {shares}{doubtful}."

@@ -62,6 +62,4 @@ def _in_use(path: Path) -> UserError:
 
 
 def _damaged(path: Path, how: str) -> UserError:
-    return UserError(
-        f"{path} is damaged ({how}); it was left as it is. Name another run file, or evaluate again"
-    )
+    return UserError(f"{path} is damaged ({how}); it was left as it is. Name another run file, or evaluate again")

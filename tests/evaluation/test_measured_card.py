@@ -5,6 +5,7 @@ import pytest
 
 from robench.evaluation.measured_card import write_measured
 from robench.problem.checkpoints.cards import Card, read_card, write_card
+from robench.results.summary import MaskingEntry, ThreatMaskingEntry
 
 from ..results.tables.test_tables import models
 
@@ -15,8 +16,12 @@ THREATS = ("linf:0.3", "l2:2")
 def measured(tmp_path):
     """What the card holds after an evaluation with these outcomes."""
 
-    def on_card(*rows, clean_open=0):
+    def on_card(*rows, clean_open=0, masked=""):
         (summary,) = models({"net": rows}, THREATS)
+        verdicts = [ThreatMaskingEntry("suspect" if t.threat == masked else "none-found") for t in summary.threats]
+        threats = [msgspec.structs.replace(t, masking=v) for t, v in zip(summary.threats, verdicts, strict=True)]
+        joint = MaskingEntry("suspect" if masked else "none-found")
+        summary = msgspec.structs.replace(summary, threats=tuple(threats), masking=joint)
         clean = msgspec.structs.replace(summary.clean, open=clean_open)
         path = tmp_path / "net.toml"
         about = {"data": "toy", "architecture": "toy-net", "shape": (1, 2, 2), "classes": 2}
@@ -48,3 +53,9 @@ def test_a_union_is_settled_where_each_open_example_is_broken_under_another_thre
 
 def test_a_clean_accuracy_with_open_examples_is_no_accuracy(measured):
     assert "clean" not in measured("WOOO", "WOOO", clean_open=1)
+
+
+def test_a_card_names_the_accuracies_that_masked_gradients_may_make_too_high(measured):
+    assert measured("WBSS", "WBBS", masked="l2:2")["masked"] == ["l2:2", "union", "average"]
+    assert measured("WBSS", "WBOS", masked="l2:2").get("masked") is None, "no accuracy is left to doubt"
+    assert "masked" not in measured("WBSS", "WBBS")
