@@ -171,10 +171,13 @@ def _limits(threat: str) -> tuple[str, tuple[Fraction, ...]]:
     name, limit = ball(threat)
     if limit is not None:
         return name, (limit,)
-    if name == "patch" and (found := PATCH.fullmatch(threat)):
-        return name, (Fraction(found[1]),)
-    if name == "rt" and (found := ROTATED.fullmatch(threat)):
-        return f"rt{found[3]}", tuple(map(radius.read, found.group(1, 2)))  # on one canvas
+    try:
+        if found := PATCH.fullmatch(threat):
+            return name, (radius.read(found[1]),)
+        if found := ROTATED.fullmatch(threat):
+            return f"rt{found[3]}", tuple(map(radius.read, found.group(1, 2)))  # on one canvas
+    except ValueError:  # in a file, the text may be anything
+        pass
     return threat, ()
 
 

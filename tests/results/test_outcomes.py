@@ -99,6 +99,8 @@ def test_an_accepted_image_breaks_whichever_attack_found_it():
         ("rt:2px,10deg,pad4", 0.2, "rt:2px,1e1deg,pad4", "B"),
         ("patch:4px", 1.0, "patch:5px", "B"),
         ("patch:5px", 0.2, "patch:4px", "O"),
+        (f"patch:{'9' * 5000}px", 0.2, "patch:4px", "O"),  # a text in a file may be anything
+        ("rt:1/0px,10deg", 0.2, "rt:3px,30deg", "O"),
         ("rt-l2:2px,10deg+l2:0.5", 0.2, "rt-l2:3px,30deg+l2:0.5", "O"),  # projected images are not nested
         ("linf:1/0", 0.2, "linf:0.3", "O"),
     ],
