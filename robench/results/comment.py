@@ -90,8 +90,8 @@ class Comment:
             where = " in the baseline" if all(Outcome.OPEN not in row.pairs.now for row in self.judgement.rows) else ""
             yield f"{are(still_open, 'example')} open{where}; evaluated to the end, it may be decided."
         elif still_open:
-            begun = "No" if any(t.failures for t in now.threats) else "Stopped early: no"
-            yield f"{begun} outcome of the examples still open (≤) could change the verdict."
+            outcome = "no outcome of the examples still open (≤) could change the verdict."
+            yield outcome.capitalize() if any(t.failures for t in now.threats) else f"Stopped early: {outcome}"
         if any(t.masking.verdict in MASKED for t in (*was.threats, *now.threats)):
             yield "† gradients are masked, or may be, so a stronger attack may find more."
         for row in self.judgement.rows:

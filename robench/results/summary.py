@@ -326,11 +326,9 @@ def _slices(numbers: Sequence[int]) -> str:
 
 def _with_open_answers(summary: Summary) -> Summary:
     """The summary with the number of open clean answers, which the first versions did not record."""
-    wrong = summary.union.outcomes.count(Outcome.WRONG)
-    still_open = summary.data.examples - summary.clean.correct - wrong
-    if summary.clean.open or not still_open:
-        return summary
-    return msgspec.structs.replace(summary, clean=msgspec.structs.replace(summary.clean, open=still_open))
+    answered = summary.clean.correct + summary.union.outcomes.count(Outcome.WRONG)
+    clean = msgspec.structs.replace(summary.clean, open=summary.data.examples - answered)
+    return msgspec.structs.replace(summary, clean=clean)
 
 
 def _renamed(summary: Summary) -> Summary:
