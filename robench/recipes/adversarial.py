@@ -19,6 +19,7 @@ from ..search.attacks.spatial import random_transforms, transformed
 from ..settings import Count, Positive, Share
 from .ascent import ascend, ascend_in_stages
 from .data_parallel import ALONE, Ranks
+from .euclidean import EuclideanPGD
 from .recipe import Recipe
 from .training import Training, TrainingData, share_correct
 
@@ -78,16 +79,16 @@ class AdversarialTraining(Recipe):
     # Run the attack in train mode, so that it updates batch-norm statistics, as in the code of Madry et al. and of
     # MNG-AC (P-31). Not in `repr`, so that the identity of older trainings stays as it was.
     bn_train_attack: bool = field(default=False, repr=False)
-    # "pgd" is SLIDE under l_1; "staged-apgd" begins beyond the ball under l_2 and l_1.
+    # "staged-apgd" begins beyond the ball under l_2 and l_1.
     inner_attack: Literal["pgd", "apgd", "staged-apgd"] = field(default="pgd", repr=False)
+    # Under l_1 "pgd" takes the steps of SLIDE, or with "euclidean" steps along the gradient.
+    l1_steps: Literal["sparse", "euclidean"] = field(default="sparse", repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_attack != "pgd" and self.inner_step_size != type(self).inner_step_size:
-            raise UserError(
-                f"inner_step_size={self.inner_step_size} has no effect with inner_attack={self.inner_attack}, which "
-                "adapts its steps; leave one of the two out"
-            )
+        if self.inner_attack != "pgd":
+            adapts = f"with inner_attack={self.inner_attack}, which adapts its steps"
+            self._refuse_changed(("inner_step_size", "l1_steps"), adapts)
         if self.inner_attack == "staged-apgd" and len(large_radius_stages(self.inner_steps)) == 1:
             raise UserError(
                 f"staged-apgd needs inner_steps=10 or more, not {self.inner_steps}; with fewer, use inner_attack=apgd"
@@ -113,6 +114,8 @@ class AdversarialTraining(Recipe):
             self._refuse_changed(("transforms",), "without --threat rt:... or rt-l2:...")
         if not any(isinstance(threat, Ball) for threat in threats):
             self._refuse_changed(("inner_attack", "inner_steps", "inner_step_size"), "under transforms alone")
+        if not any(isinstance(threat, Ball) and threat.sparse_steps for threat in threats):
+            self._refuse_changed(("l1_steps",), "without --threat l1:...")
 
     def _refuse_changed(self, names: tuple[str, ...], where: str) -> None:
         """Raises UserError if one of these settings is not the default, as it has no effect here."""
@@ -141,8 +144,10 @@ class AdversarialTraining(Recipe):
         """What a recipe does to the network after the optimiser's step."""
 
     def pgd(self, threat: ThreatModel) -> GradientAttack[Ball, State]:
-        """PGD on a training batch, but under l_1 SLIDE, as in Tramèr and Boneh: PGD would be too weak."""
-        kind = SLIDE if isinstance(threat, Ball) and threat.sparse_steps else PGD
+        """PGD on a training batch, but under l_1 SLIDE, as in Tramèr and Boneh, or Euclidean steps."""
+        kind: type[PGD | SLIDE] = PGD
+        if isinstance(threat, Ball) and threat.sparse_steps:
+            kind = SLIDE if self.l1_steps == "sparse" else EuclideanPGD
         return kind(steps=self.inner_steps, step_size=self.inner_step_size, loss="cross-entropy")
 
     def images(self, step: TrainingStep, threat: ThreatModel) -> Inputs:

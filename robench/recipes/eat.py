@@ -46,7 +46,7 @@ class ExtremeAdversarialTraining(AdversarialTraining):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return (*super().unused(), "inner_step_size")  # APGD adapts its step size
+        return (*super().unused(), "inner_step_size", "l1_steps")  # APGD adapts its step size
 
     def train_step(self, step: TrainingStep) -> StepResult:
         held = step.memory.setdefault(HELD, torch.zeros(len(step.threats)))

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..problem.losses import cross_entropy
 from ..problem.noise import normal
 from ..problem.shapes import Inputs
-from ..problem.threats import EUCLIDEAN, Ball, ThreatModel, inward
+from ..problem.threats import Ball, ThreatModel, dense_steepest, inward
 from ..problem.threats.base import LARGEST, SMALLEST
 from ..search.attack import differentiate
 from ..search.attacks.pgd import PGD
@@ -48,7 +48,8 @@ class NoiseFGSM(AdversarialTraining):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return (*super().unused(), "inner_steps", "inner_step_size")  # those of the check on held-out images
+        # Those of the check on held-out images.
+        return (*super().unused(), "inner_steps", "inner_step_size", "l1_steps")
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         if not threats:
@@ -74,7 +75,7 @@ class NoiseFGSM(AdversarialTraining):
             start = larger.sample(batch.x, normal(batch.keys, restart=0, like=batch.x))
         seen = differentiate(step.module, cross_entropy, batch.x + start, batch.y, batch.y)
         ascent = inward(seen.grad, start, batch.x)
-        direction = EUCLIDEAN.steepest(ascent) if threat.sparse_steps else threat.steepest(ascent)
+        direction = dense_steepest(threat, ascent)
         reach = replace(threat, radius=threat.radius * Fraction(self.step_size))
         noisy = batch.x + start
         return noisy + reach.project(reach.r * direction, noisy)

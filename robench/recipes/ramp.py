@@ -56,7 +56,7 @@ class Ramp(AdversarialTraining):
     @classmethod
     def unused(cls) -> tuple[str, ...]:
         # APGD adapts its step size. An average would lack the natural updates, which come after the optimiser's step.
-        return (*super().unused(), "inner_step_size", "weight_average")
+        return (*super().unused(), "inner_step_size", "l1_steps", "weight_average")
 
     def check(self, threats: tuple[ThreatModel, ...]) -> None:
         super().check(threats)

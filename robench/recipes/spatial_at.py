@@ -23,7 +23,7 @@ class SpatialAdversarialTraining(AdversarialTraining):
 
     @classmethod
     def unused(cls) -> tuple[str, ...]:
-        return (*super().unused(), "inner_steps", "inner_step_size")
+        return (*super().unused(), "inner_steps", "inner_step_size", "l1_steps")
 
     def train_step(self, step: TrainingStep) -> StepResult:
         (threat,) = step.threats

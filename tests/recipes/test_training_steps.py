@@ -214,9 +214,37 @@ def test_a_recipe_with_an_attack_of_its_own_rejects_another(name):
             configure(name, "blobs", {"inner_attack": attack})
 
 
-def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
-    with pytest.raises(UserError, match=r"inner_step_size=0\.5 has no effect with inner_attack=apgd"):
-        configure("max", "blobs", {"inner_attack": "apgd", "inner_step_size": 0.5})
+@pytest.mark.parametrize("setting", [{"inner_step_size": 0.5}, {"l1_steps": "euclidean"}])
+def test_a_setting_of_the_steps_beside_apgd_is_refused_as_it_has_no_effect(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(UserError, match=f"{name}={value} has no effect with inner_attack=apgd, which adapts its steps"):
+        configure("max", "blobs", {"inner_attack": "apgd", **setting})
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_euclidean_steps_change_the_attack_of_a_recipe_or_are_refused(name, learning):
+    if name not in {*USES_INNER_ATTACK, "msd", "rst", "trades"}:
+        with pytest.raises(UserError, match="l1_steps"):
+            configure(name, "blobs", {"l1_steps": "euclidean"})
+        return
+    sparse, euclidean = (configure(name, "blobs", {"l1_steps": steps}) for steps in ("sparse", "euclidean"))
+    for place, changed in ((0, False), (1, False), (2, True)):
+        now = training_step(learning, blobs(64), WEAK[place : place + 1])
+        first, second = (recipe.train_step(now._replace(memory={})).loss.item() for recipe in (sparse, euclidean))
+        assert (first != second) is changed, now.threats
+
+
+def test_a_euclidean_step_is_the_length_of_the_step_along_the_gradient_projected_onto_the_l1_ball():
+    """By hand: along (3, 4)/5 with length 2 to (1.2, 1.6), and 0.9 less of each for an absolute sum of 1."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    split = Split.whole("grey", torch.zeros(1, 1, 1, 2), torch.zeros(1, dtype=torch.long), 2)
+    now = training_step(module, split, ("l1:1",))
+    recipe = configure("msd", "grey", {"inner_steps": 1, "inner_step_size": 2.0, "l1_steps": "euclidean"})
+    torch.testing.assert_close(recipe.perturbation(now), torch.tensor([[[[0.3, 0.7]]]]))
+    sparse = dataclasses.replace(recipe, l1_steps="sparse")
+    torch.testing.assert_close(sparse.perturbation(now), torch.tensor([[[[0.0, 1.0]]]]))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +252,7 @@ def test_a_step_size_beside_apgd_is_refused_as_it_has_no_effect():
     [
         ("max", {"transforms": 7}, ("linf:0.1", "l1:1"), "transforms=7 has no effect without --threat rt"),
         ("sat", {"inner_attack": "apgd"}, ("rt:2px,20deg", "rt:1px,40deg"), "inner_attack=apgd has no effect under tr"),
+        ("max", {"l1_steps": "euclidean"}, ("linf:0.1", "l2:1"), "l1_steps=euclidean has no effect without --threat"),
         ("avg", {"inner_steps": 7}, ("rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"), "inner_steps=7 has no effect under tr"),
         ("nfgsm", {"noise": 1e12}, ("linf:0.1",), "noise=1000000000000.0 radii of linf:0.1 is no size of a step"),
         ("nfgsm", {"step_size": 1e-13}, ("linf:0.1",), "step_size=1e-13 radii of linf:0.1 is no size of a step"),
@@ -233,7 +262,7 @@ def test_a_setting_without_effect_under_these_threats_is_refused(name, settings,
     recipe = configure(name, "blobs", settings)
     with pytest.raises(UserError, match=re.escape(refusal)):
         recipe.check(tuple(map(parse, texts)))
-    recipe.check(tuple(map(parse, ("rt:2px,20deg", "l2:1")))) if name != "nfgsm" else None
+    recipe.check(tuple(map(parse, ("rt:2px,20deg", "l2:1", "l1:5")))) if name != "nfgsm" else None
 
 
 @pytest.mark.parametrize("text", ["rt:2px,20deg", "rt-l2:2px,20deg+l2:0.3"])

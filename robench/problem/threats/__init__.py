@@ -10,7 +10,7 @@ from .base import Ball, ThreatModel, in_box, inward, room
 from .corruption import Corruption
 from .elastic import Elastic
 from .jpeg import JpegL1, JpegL2, JpegLinf
-from .lp import EUCLIDEAN, L0, L1, L2, Linf
+from .lp import EUCLIDEAN, L0, L1, L2, Linf, dense_steepest
 from .param_ball import ParamBall
 from .patch import Patch
 from .rebuilt import Rebuilt
@@ -34,6 +34,7 @@ __all__ = [
     "Patch",
     "Rebuilt",
     "ThreatModel",
+    "dense_steepest",
     "in_box",
     "inward",
     "parse",

@@ -127,6 +127,11 @@ EUCLIDEAN = L2(Fraction(1))
 """The unit ball of Euclidean length, for lengths and directions that no threat model decides."""
 
 
+def dense_steepest(threat: Ball, grad: Inputs) -> Inputs:
+    """The steepest direction; where that moves a single coordinate, as under l_1, the Euclidean one instead."""
+    return EUCLIDEAN.steepest(grad) if threat.sparse_steps else threat.steepest(grad)
+
+
 @dataclass(frozen=True)
 class L1(Ball):
     """The absolute changes of all pixels add up to at most `radius`."""

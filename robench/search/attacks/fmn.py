@@ -6,8 +6,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...problem.losses import TARGETED, UNTARGETED, Loss, misclassified
-from ...problem.shapes import Inputs, Mask, PerExample, per_example
-from ...problem.threats import EUCLIDEAN, Ball, inward
+from ...problem.shapes import Mask, PerExample, per_example
+from ...problem.threats import Ball, dense_steepest, inward
 from ...settings import Bounds, Count, Positive, Targets
 from ..attack import Batch, GradientAttack, Seen, State
 from .fading import fading
@@ -69,7 +69,7 @@ class FMN(GradientAttack[Ball, FMNState]):
         radius = self._radius(threat, batch, state, seen, fooled, smallest)
         radius = radius.clamp(max=batch.x[0].numel())  # no box is larger
         step_size = radius * fading(part, self.step_size, LAST_STEP_SIZE * self.step_size)
-        ahead = state.delta + per_example(step_size, seen.grad) * _direction(threat, seen.grad)
+        ahead = state.delta + per_example(step_size, seen.grad) * dense_steepest(threat, seen.grad)
         return FMNState(threat.nearest(ahead, batch.x, radius / threat.r), radius, smallest, state.moves + 1)
 
     def _radius(
@@ -82,8 +82,3 @@ class FMN(GradientAttack[Ball, FMNState]):
         boundary = threat.size(state.delta) + seen.loss.abs() / steepness.clamp(min=TINY)
         grown = (1 + gamma) * torch.where(smallest.isinf(), boundary, state.radius)
         return torch.where(fooled, torch.minimum((1 - gamma) * state.radius, smallest), grown)
-
-
-def _direction(threat: Ball, grad: Inputs) -> Inputs:
-    """The steepest direction; if it moves a single pixel, which leads nowhere, the Euclidean one instead."""
-    return EUCLIDEAN.steepest(grad) if threat.sparse_steps else threat.steepest(grad)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...problem.losses import TARGETED, UNTARGETED, Loss, LossName
 from ...problem.noise import normal
-from ...problem.shapes import per_example
+from ...problem.shapes import Inputs, per_example
 from ...problem.threats import Ball, inward
 from ...settings import Count, NonNegative, Schedule, Targets
 from ..attack import Batch, GradientAttack, Seen, State
@@ -59,8 +59,12 @@ class PGD(GradientAttack[Ball, State]):
         return State(delta) if self.schedule == "constant" else FadingState(delta, torch.zeros_like(batch.keys))
 
     def step(self, threat: Ball, batch: Batch, state: State, seen: Seen) -> State:
-        ascent = threat.steepest(inward(seen.grad, state.delta, batch.x))
+        ascent = self.direction(threat, inward(seen.grad, state.delta, batch.x))
         if not isinstance(state, FadingState):
             return State(threat.project(state.delta + self.stride * threat.r * ascent, batch.x))
         stride = per_example(fading(state.moves / self.steps, self.stride, 0.0), ascent)
         return FadingState(threat.project(state.delta + stride * threat.r * ascent, batch.x), state.moves + 1)
+
+    def direction(self, threat: Ball, grad: Inputs) -> Inputs:
+        """The direction of a step: the steepest."""
+        return threat.steepest(grad)
