@@ -17,11 +17,12 @@ from ..problem import threats
 from ..problem.classifier import Classifier
 from ..problem.identity import Identity
 from ..problem.split import Split
-from ..problem.threats import RT, AffineRT, Ball, ParamBall, Patch, ThreatModel
+from ..problem.threats import AffineRT, ThreatModel
 from ..problem.threats.base import stacked
 from ..problem.threats.rebuilt import SAME
 from .contradiction import contradictions
 from .images import Image
+from .nesting import lies_in
 from .records import Claim, Clean, Evidence, ModelRecord, Plan, Verdict
 from .referee import Decision, Predictions, Referee
 
@@ -226,8 +227,8 @@ class _Images:
             (claim.example, text)
             for claim in evidence.claims
             if (verdict := accepted.get(claim.id)) is not None
-            for text, threat in self.threats.items()
-            if claim.threat == text or _in_larger_ball(claim.threat, verdict.size, threat)
+            for text in self.threats
+            if lies_in(claim.threat, verdict.size, text)
         }
         self.referee = referee
         self.noise = noise
@@ -327,21 +328,6 @@ class _Images:
                 yield f"{about}: {len(numbers)} images are stored, not only the smallest"
             elif smallest < held:
                 yield f"{about}: an image at {smallest:.9g} is recorded, and the stored one lies at {held:.9g}"
-
-
-def _in_larger_ball(text: str, size: float, threat: ThreatModel) -> bool:
-    """Whether tables count an image of this size under `text` for `threat` too: both are sets of one kind."""
-    own = _parsed(text)
-    if isinstance(own, Ball) and isinstance(threat, Ball) and own.name == threat.name:
-        return own.radius <= threat.radius or size <= threat.r
-    if isinstance(own, Patch) and isinstance(threat, Patch):
-        return own.side <= threat.side
-    if isinstance(own, RT) and isinstance(threat, RT) and own.padding == threat.padding:
-        return own.pixels <= threat.pixels and own.degrees <= threat.degrees
-    # The size of an elastic or JPEG image is a share of its own limit, so only the limits are compared.
-    if isinstance(own, ParamBall) and isinstance(threat, ParamBall) and own.name == threat.name:
-        return own.radius <= threat.radius
-    return False
 
 
 @lru_cache(maxsize=1024)

@@ -3,7 +3,7 @@
 import msgspec
 
 from ..errors import UserError
-from ..results.outcomes import ball
+from ..evidence.nesting import ball
 from .entries import ModelResult
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from ..results.outcomes import ball
+from ..evidence.nesting import ball
 from .entries import LEVELS, ModelResult, Share
 from .patterns import standing_by_level
 

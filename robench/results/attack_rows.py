@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ..evidence.attack_key import AttackKey
+from ..evidence.nesting import ball_radius
 from ..evidence.records import (
     MAX_EXAMPLES,
     MAX_ITEMS,
@@ -27,7 +28,7 @@ from ..evidence.records import (
     grouped,
 )
 from .merging import consolidated
-from .outcomes import Outcome, answers, ball_radius, breaks, done_items, is_exhausted, passed_over, planned_threat
+from .outcomes import Outcome, answers, breaks, done_items, is_exhausted, passed_over, planned_threat
 
 REJECTIONS: tuple[Rejection, ...] = ("outside", "outside the box", "does not fool", "not finite")
 

@@ -1,22 +1,14 @@
 """The outcome of each example: a pure function of the records, independent of their order."""
 
-import re
 from collections.abc import Sequence
 from enum import Enum
-from fractions import Fraction
-from functools import lru_cache
 
 import msgspec
 
-from .. import radius
 from ..errors import unknown
+from ..evidence.nesting import kind, lies_in, share_of_limits
 from ..evidence.records import MIN_SAMPLE, Claim, Evidence, Plan, PlannedAttack, PlannedThreat, Verdict
 from .merging import consolidated
-
-PATCH = re.compile(r"patch:(\d+)px")
-ROTATED = re.compile(r"rt:([^,]+)px,([^,]+)deg(,pad\d+|)")
-FAR = 10**60  # larger than any image, and well within floats
-NORMS = ("linf", "l2", "l1", "l0")  # threats whose sizes are distances; named here, as tables are read without torch
 
 
 class Outcome(str, Enum):
@@ -86,11 +78,11 @@ def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
     Sizes are in the unit of `threat`: where they are shares of a limit, those of a smaller limit become smaller.
     """
     found = [
-        (claim, _in_unit_of(threat, claim, verdict))
+        (claim, msgspec.structs.replace(verdict, size=verdict.size * share_of_limits(under, threat)))
         for under, pairs in evidence.accepted.items()
-        if under == threat or ball(under)[0] == ball(threat)[0]
+        if kind(under) == kind(threat)
         for claim, verdict in pairs
-        if _lies_in(claim, verdict, threat)
+        if lies_in(under, verdict.size, threat)
     ]
     return sorted(found, key=lambda pair: (pair[0].id, pair[1].size))
 
@@ -135,64 +127,3 @@ def _worst(column: Sequence[str]) -> Outcome:
     if Outcome.BROKEN in column:
         return Outcome.BROKEN
     return Outcome.STANDING if set(column) == {Outcome.STANDING} else Outcome.OPEN
-
-
-def _lies_in(claim: Claim, verdict: Verdict, threat: str) -> bool:
-    """Whether an image that the referee found to be in `claim.threat` is also in `threat`, by its size."""
-    if claim.threat == threat:
-        return True
-    # A smaller set lies in a larger one as a whole: the rounding of its members needs no second check.
-    if _is_within(claim.threat, threat):
-        return True
-    (name, limit), (other, reach) = ball(threat), ball(claim.threat)
-    if name != other or limit is None or reach is None:
-        return False
-    # The size under any other threat with a radius, such as elastic:1, is a share of that radius.
-    return name in NORMS and limit >= verdict.size
-
-
-def _in_unit_of(threat: str, claim: Claim, verdict: Verdict) -> Verdict:
-    """The verdict with the size as a share of the limits of `threat`, at most; sizes in l_p balls are distances."""
-    if claim.threat == threat or ball(threat)[0] in NORMS:
-        return verdict
-    shares = [float(a / b) if b else 0.0 for a, b in zip(_limits(claim.threat)[1], _limits(threat)[1], strict=False)]
-    return msgspec.structs.replace(verdict, size=verdict.size * max(shares, default=1.0))
-
-
-@lru_cache(maxsize=4096)
-def _is_within(inner: str, outer: str) -> bool:
-    """Whether both threats are of one kind, and no limit of the first exceeds that of the second."""
-    (kind, reach), (other, limits) = _limits(inner), _limits(outer)
-    return kind == other and bool(reach) and all(a <= b for a, b in zip(reach, limits, strict=True))
-
-
-def _limits(threat: str) -> tuple[str, tuple[Fraction, ...]]:
-    """The kind of a threat, and the numbers that bound it; none for a threat without nested sets."""
-    name, limit = ball(threat)
-    if limit is not None:
-        return name, (limit,)
-    try:
-        if found := PATCH.fullmatch(threat):
-            return name, (radius.read(found[1]),)
-        if found := ROTATED.fullmatch(threat):
-            return f"rt{found[3]}", tuple(map(radius.read, found.group(1, 2)))  # on one canvas
-    except ValueError:  # in a file, the text may be anything
-        pass
-    return threat, ()
-
-
-def ball_radius(threat: str) -> Fraction | None:
-    """The radius of an l_p ball, in the unit of the sizes of its members; None for any other threat."""
-    name, limit = ball(threat)
-    return limit if name in NORMS else None
-
-
-@lru_cache(maxsize=1024)
-def ball(threat: str) -> tuple[str, Fraction | None]:
-    """`linf:8/255` as a name and a radius; None if the text holds something else."""
-    name, _, numbers = threat.partition(":")
-    try:
-        limit = radius.read(numbers)
-    except ValueError:
-        return name, None
-    return name, limit if abs(limit) < FAR else None

@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evidence.nesting import ball_radius
 from ..evidence.records import Effort, Evidence, Plan, PlannedAttack
 from .attack_rows import (
     REJECTIONS,
@@ -23,7 +24,7 @@ from .attack_rows import (
     ThreatRows,
 )
 from .masking.signs import sign
-from .outcomes import Outcome, answers, ball_radius, before_attack, outcomes, union
+from .outcomes import Outcome, answers, before_attack, outcomes, union
 from .parts import EvidenceSource, Part, Places, parts_of
 
 Letters = NDArray[np.uint8]

@@ -3,9 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robench.errors import UserError
+from robench.evidence.nesting import NORMS
 from robench.evidence.records import Evidence, PlannedThreat
 from robench.problem.threats import BALLS
-from robench.results.outcomes import NORMS, before_attack, outcomes, union
+from robench.results.outcomes import before_attack, outcomes, union
 
 from .made import (
     ANSWERS,

@@ -1,0 +1,72 @@
+"""What the texts of threats say about which set contains which, beside the threat models themselves."""
+
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+import torch
+
+from robench.evidence.nesting import lies_in, share_of_limits
+from robench.problem.threats import RT, Ball, ParamBall, Patch, parse
+
+THREATS = (
+    *("linf:0.2", "linf:0.3", "l2:0.2", "l0:3", "elastic:1", "elastic:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l1:8"),
+    *("patch:3px", "patch:4px", "rt:2px,10deg", "rt:3px,30deg", "rt:2px,40deg", "rt:2px,10deg,pad4"),
+    *("rt-l2:2px,10deg+l2:1", "affine:linf:0.3+rt:3px,30deg", "corruption:fog@3", "corruption:fog@5"),
+)
+NESTED = {
+    *(("linf:0.2", "linf:0.3"), ("elastic:1", "elastic:2"), ("jpeg-l2:1", "jpeg-l2:8"), ("patch:3px", "patch:4px")),
+    *(("rt:2px,10deg", "rt:3px,30deg"), ("rt:2px,10deg", "rt:2px,40deg")),
+}
+
+
+def test_a_set_lies_in_itself_and_in_the_larger_sets_of_its_kind():
+    assert all(lies_in(threat, 0.9, threat) for threat in THREATS)
+    assert {(inner, outer) for inner, outer in permutations(THREATS, 2) if lies_in(inner, 0.9, outer)} == NESTED
+
+
+def test_a_small_image_of_a_larger_ball_lies_in_the_smaller_where_sizes_are_distances():
+    found = {(inner, outer) for inner, outer in permutations(THREATS, 2) if lies_in(inner, 0.15, outer)}
+    assert found - NESTED == {("linf:0.3", "linf:0.2")}
+
+
+@pytest.mark.parametrize(("inner", "outer"), sorted(NESTED))
+def test_a_member_of_the_inner_set_is_one_of_the_outer_with_a_size_that_the_limits_bound(inner, outer):
+    x = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    x_adv, params = members(inner, x)
+    small, large = parse(inner), parse(outer)
+    assert small.contains(x_adv, x, params).all()
+    assert large.contains(x_adv, x, params).all()
+    size = large.measure(x_adv, x, params)
+    assert (size <= small.measure(x_adv, x, params) * share_of_limits(inner, outer) + 1e-6).all()
+
+
+def members(text, x):
+    """Images at the limit of a threat, and their parameters."""
+    threat, noise = parse(text), torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    if isinstance(threat, Ball):
+        return x + threat.sample(x, noise), None
+    if isinstance(threat, Patch):
+        x_adv = x.clone()
+        x_adv[..., 2 : 2 + threat.side, 5 : 5 + threat.side] = 0.5
+        return x_adv, None
+    if isinstance(threat, RT):
+        params = threat.limits(x).expand(len(x), 3) * torch.tensor([1.0, -0.5, 1.0])
+    else:
+        assert isinstance(threat, ParamBall)
+        params = torch.randn(len(x), threat.n_params(x.shape[1:]), generator=torch.Generator().manual_seed(2))
+        params = params * (0.9 * threat.r / threat.norm(threat.radius).size(params))[:, None]
+    return threat.apply(x, params), params
+
+
+def test_sizes_are_shares_of_the_limits_except_those_that_are_distances():
+    assert share_of_limits("rt:0px,10deg", "rt:0px,40deg") == 0.25
+    assert share_of_limits("rt:1px,10deg", "rt:4px,20deg") == 0.5
+    assert share_of_limits("elastic:1", "elastic:4") == float(Fraction(1, 4))
+    assert share_of_limits("linf:0.1", "linf:0.4") == 1.0, "a distance"
+
+
+@pytest.mark.parametrize("text", ["", "linf", "linf:", "linf:x", "patch:px", "rt:1px", "rt:apx,bdeg", "linf:1e99"])
+def test_a_text_that_is_no_threat_contains_nothing_else(text):
+    assert lies_in(text, 0.1, text)
+    assert not any(lies_in(text, 0.1, threat) or lies_in(threat, 0.1, text) for threat in THREATS)
