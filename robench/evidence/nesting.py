@@ -8,6 +8,9 @@ from .. import radius
 
 PATCH = re.compile(r"patch:(\d+)px")
 ROTATED = re.compile(r"rt:([^,]+)px,([^,]+)deg(,pad\d+|)")
+PROJECTED = re.compile(r"rt-l2:([^+]+)\+(l2:[^+]+)")
+MIXED = re.compile(r"affine:([^+]+)\+([^+]+)")
+CORRUPTED = re.compile(r"corruption:([a-z_+]+)@(\d)(?:-(\d))?")
 FAR = 10**60  # larger than any image, and well within floats
 NORMS = ("linf", "l2", "l1", "l0")  # threats whose sizes are distances; named here, as tables are read without torch
 
@@ -29,6 +32,8 @@ def share_of_limits(inner: str, outer: str) -> float:
     """
     if inner == outer or kind(outer) in NORMS:
         return 1.0
+    if kind(outer) == "corruption":
+        return _corruptions(inner)[2] / _corruptions(outer)[2]
     pairs = zip(_limits(inner)[1], _limits(outer)[1], strict=False)
     return max((float(a / b) if b else 0.0 for a, b in pairs), default=1.0)
 
@@ -36,6 +41,9 @@ def share_of_limits(inner: str, outer: str) -> float:
 @lru_cache(maxsize=4096)
 def _is_within(inner: str, outer: str) -> bool:
     """Whether both threats are of one kind, and no limit of the first exceeds that of the second."""
+    if kind(inner) == kind(outer) == "corruption":
+        (names, mildest, severest), (others, lowest, highest) = _corruptions(inner), _corruptions(outer)
+        return bool(names) and (names <= others or "all" in others) and lowest <= mildest <= severest <= highest
     (own, reach), (other, limits) = _limits(inner), _limits(outer)
     nested = own == other and 0 < len(reach) == len(limits)
     return nested and all(a <= b for a, b in zip(reach, limits, strict=True))
@@ -53,7 +61,20 @@ def _limits(threat: str) -> tuple[str, tuple[Fraction, ...]]:
             return f"rt{found[3]}", tuple(map(radius.read, found.group(1, 2)))  # on one canvas
     except ValueError:  # in a file, the text may be anything
         pass
+    if found := PROJECTED.fullmatch(threat):
+        moved, limits = _limits(f"rt:{found[1]}")
+        return f"{moved}+{found[2]}", limits  # a larger ball has other members, not more
+    if found := MIXED.fullmatch(threat):
+        (one, reach), (two, rest) = sorted(map(_limits, found.groups()))
+        return f"affine:{one}+{two}", (*reach, *rest) if reach and rest else ()
     return threat, ()
+
+
+def _corruptions(threat: str) -> tuple[frozenset[str], int, int]:
+    """The names of the corruptions, and the mildest and the severest of their severities; no names if unreadable."""
+    if found := CORRUPTED.fullmatch(threat):
+        return frozenset(found[1].split("+")), int(found[2]), int(found[3] or found[2])
+    return frozenset(), 1, 1
 
 
 def kind(threat: str) -> str:

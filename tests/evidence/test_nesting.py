@@ -7,16 +7,25 @@ import pytest
 import torch
 
 from robench.evidence.nesting import lies_in, share_of_limits
-from robench.problem.threats import RT, Ball, ParamBall, Patch, parse
+from robench.problem.threats import RT, RTL2, AffineBalls, AffineRT, Ball, Corruption, ParamBall, Patch, parse
 
 THREATS = (
     *("linf:0.2", "linf:0.3", "l2:0.2", "l0:3", "elastic:1", "elastic:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l1:8"),
     *("patch:3px", "patch:4px", "rt:2px,10deg", "rt:3px,30deg", "rt:2px,40deg", "rt:2px,10deg,pad4"),
-    *("rt-l2:2px,10deg+l2:1", "affine:linf:0.3+rt:3px,30deg", "corruption:fog@3", "corruption:fog@5"),
+    *("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1", "rt-l2:3px,10deg+l2:2"),
+    *("affine:linf:0.3+rt:3px,30deg", "affine:linf:0.3+rt:3px,20deg", "affine:linf:0.2+rt:4px,20deg"),
+    *("affine:linf:0.3+l1:3", "affine:l1:4+linf:0.3", "affine:linf:0.3+l2:4"),
+    *("corruption:fog@3", "corruption:fog@5", "corruption:fog@2-5", "corruption:fog+contrast@3", "corruption:all@3-4"),
 )
 NESTED = {
     *(("linf:0.2", "linf:0.3"), ("elastic:1", "elastic:2"), ("jpeg-l2:1", "jpeg-l2:8"), ("patch:3px", "patch:4px")),
     *(("rt:2px,10deg", "rt:3px,30deg"), ("rt:2px,10deg", "rt:2px,40deg")),
+    ("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1"),
+    ("affine:linf:0.3+rt:3px,20deg", "affine:linf:0.3+rt:3px,30deg"),
+    ("affine:linf:0.3+l1:3", "affine:l1:4+linf:0.3"),
+    *(("corruption:fog@3", "corruption:fog@2-5"), ("corruption:fog@5", "corruption:fog@2-5")),
+    *(("corruption:fog@3", "corruption:fog+contrast@3"), ("corruption:fog@3", "corruption:all@3-4")),
+    ("corruption:fog+contrast@3", "corruption:all@3-4"),
 }
 
 
@@ -50,7 +59,16 @@ def members(text, x):
         x_adv = x.clone()
         x_adv[..., 2 : 2 + threat.side, 5 : 5 + threat.side] = 0.5
         return x_adv, None
-    if isinstance(threat, RT):
+    if isinstance(threat, AffineBalls):
+        return x + threat.project(threat.one.sample(x, noise) + threat.two.sample(x, noise.flip(0)), x), None
+    if isinstance(threat, AffineRT):
+        params = 0.4 * threat.rt.limits(x).expand(len(x), 3)
+        moved = threat.rt.apply(x, params)
+        return moved + 0.6 * threat.ball.sample(moved, noise), params
+    if isinstance(threat, Corruption):
+        number, severity = threat.images[0]
+        params = torch.tensor([float(number), float(severity), 0.0]).expand(len(x), 3)
+    elif isinstance(threat, RT | RTL2):
         params = threat.limits(x).expand(len(x), 3) * torch.tensor([1.0, -0.5, 1.0])
     else:
         assert isinstance(threat, ParamBall)
@@ -64,9 +82,17 @@ def test_sizes_are_shares_of_the_limits_except_those_that_are_distances():
     assert share_of_limits("rt:1px,10deg", "rt:4px,20deg") == 0.5
     assert share_of_limits("elastic:1", "elastic:4") == float(Fraction(1, 4))
     assert share_of_limits("linf:0.1", "linf:0.4") == 1.0, "a distance"
+    assert share_of_limits("corruption:fog@3", "corruption:all@1-4") == 0.75
+    assert share_of_limits("affine:linf:0.1+l1:3", "affine:l1:4+linf:0.2") == 0.75
 
 
-@pytest.mark.parametrize("text", ["", "linf", "linf:", "linf:x", "patch:px", "rt:1px", "rt:apx,bdeg", "linf:1e99"])
+NO_THREATS = (
+    *("", "linf", "linf:", "linf:x", "linf:1e99", "patch:px", "rt:1px", "rt:apx,bdeg"),
+    *("affine:x+y", "affine:linf:0.2+linf", "rt-l2:x+l2:1", "corruption:fog", "corruption:@3-5"),
+)
+
+
+@pytest.mark.parametrize("text", NO_THREATS)
 def test_a_text_that_is_no_threat_contains_nothing_else(text):
     assert lies_in(text, 0.1, text)
     assert not any(lies_in(text, 0.1, threat) or lies_in(threat, 0.1, text) for threat in THREATS)
