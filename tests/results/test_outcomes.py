@@ -102,7 +102,10 @@ def test_an_accepted_image_breaks_whichever_attack_found_it():
         ("patch:5px", 0.2, "patch:4px", "O"),
         (f"patch:{'9' * 5000}px", 0.2, "patch:4px", "O"),  # a text in a file may be anything
         ("rt:1/0px,10deg", 0.2, "rt:3px,30deg", "O"),
-        ("rt-l2:2px,10deg+l2:0.5", 0.2, "rt-l2:3px,30deg+l2:0.5", "O"),  # projected images are not nested
+        ("rt-l2:2px,10deg+l2:0.5", 0.2, "rt-l2:3px,30deg+l2:0.5", "B"),
+        ("rt-l2:2px,10deg+l2:0.5", 0.2, "rt-l2:3px,30deg+l2:0.6", "O"),  # onto another ball: other images
+        ("corruption:fog@3", 1.0, "corruption:all@1-5", "B"),
+        ("corruption:fog@3", 1.0, "corruption:all@4", "O"),
         ("linf:1/0", 0.2, "linf:0.3", "O"),
     ],
 )
