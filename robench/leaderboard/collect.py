@@ -13,7 +13,6 @@ import msgspec
 from .. import __version__
 from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
-from ..results.measured import is_unmeasured
 from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
 from ..results.summary import Summary, summarise
@@ -302,8 +301,8 @@ def _table(rows: Sequence[Answer], data: str, publications: Sequence[Publication
 
 def _row_order(answer: Answer) -> tuple[object, ...]:
     summary = answer.summary
-    unmeasured = all(map(is_unmeasured, summary.threats))
-    return unmeasured, summary.union.open > 0, -summary.union.accuracy, summary.model.name, answer.id
+    measured = any(t.measured for t in summary.threats)
+    return not measured, summary.union.open > 0, -summary.union.accuracy, summary.model.name, answer.id
 
 
 def _columns(summary: Summary) -> dict[str, Cell]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..evidence.records import Evidence, Plan
-from ..results.measured import is_unmeasured
 from ..results.merging import merge
 from ..results.outcomes import Outcome, before_attack
 from ..results.summary import Summary, summarise
@@ -93,5 +92,5 @@ def _entry(source: Source, lowered: dict[str, int], after: Summary) -> HistoryEn
         average=sum(accuracies) / len(accuracies),
         open=tuple(t.open for t in after.threats) if any(t.open for t in after.threats) else (),
         union_open=after.union.open,
-        unmeasured=tuple(t.threat for t in after.threats if is_unmeasured(t)),
+        unmeasured=tuple(t.threat for t in after.threats if not t.measured),
     )

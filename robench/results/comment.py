@@ -10,7 +10,6 @@ from tabulate import tabulate
 
 from ..errors import are, counted
 from .gate import GateRow, GateVerdict, Judgement, letters_of
-from .measured import is_unmeasured
 from .merging import precisions
 from .outcomes import Outcome
 from .summary import Summary
@@ -214,7 +213,7 @@ class Comment:
 def _share(letters: str, summary: Summary, name: str) -> str:
     """The share that stands, as a bound while examples are open, and marked if gradients are masked, or may be."""
     entries = [threat for threat in summary.threats if threat.threat == name]
-    if any(map(is_unmeasured, entries)):
+    if not all(entry.measured for entry in entries):
         return "not measured"
     still_open = letters.count(Outcome.OPEN)
     share = (letters.count(Outcome.STANDING) + still_open) / len(letters)

@@ -14,14 +14,7 @@ class NotMeasuredError(UserError):
 
 def unmeasured(summary: Summary) -> list[ThreatEntry]:
     """The threats under which every planned attack failed. Their open examples give no bound on robust accuracy."""
-    return [t for t in summary.threats if is_unmeasured(t)]
-
-
-def is_unmeasured(entry: ThreatEntry) -> bool:
-    """Whether each planned attack failed, and none broke an example or ran to its end on one."""
-    failed = {f.attack for f in entry.failures}
-    without_result = all(a.name in failed and not a.broken and not a.standing for a in entry.attacks)
-    return bool(failed) and without_result and not entry.broken
+    return [t for t in summary.threats if not t.measured]
 
 
 def failure(entry: ThreatEntry) -> str:

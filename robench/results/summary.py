@@ -105,6 +105,13 @@ class ThreatEntry(msgspec.Struct, frozen=True):
     nan: Count = 0  # examples on which the model answered NaN during a search
     failed: Count = 0  # of the open examples, those on which an attack raised
 
+    @property
+    def measured(self) -> bool:
+        """False where each planned attack failed, and none broke an example or ran to its end on one."""
+        failed = {f.attack for f in self.failures}
+        without_result = all(a.name in failed and not a.broken and not a.standing for a in self.attacks)
+        return not failed or not without_result or self.broken > 0
+
 
 class UnionEntry(msgspec.Struct, frozen=True):
     """All threats together: standing means standing under each."""
@@ -212,20 +219,28 @@ class Summary(msgspec.Struct, frozen=True):
     def to_frame(self) -> pd.DataFrame:
         """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95.
 
-        `open` of the average is over all threats together: while any are, it is an upper bound.
+        While examples are `open`, an accuracy is an upper bound, and so is `clean` while there are `clean_open`. Where
+        every planned attack failed there is no accuracy. `open` of the average is over all threats together.
         """
-        entries: list[tuple[str, ThreatEntry | UnionEntry]] = [(t.threat, t) for t in self.threats]
-        entries.append(("union", self.union))
-        rows: list[tuple[str | float | None, ...]] = [
-            (name, e.accuracy, *e.ci95, e.wrong, e.broken, e.standing, e.open) for name, e in entries
+        measured = [t.measured for t in self.threats]
+        none = None, None, None
+        entries: list[tuple[str, ThreatEntry | UnionEntry, bool, str]] = [
+            *((t.threat, t, t.measured, t.masking.verdict) for t in self.threats),
+            ("union", self.union, any(measured), self.masking.verdict),
         ]
+        rows: list[tuple[str | float | None, ...]] = [
+            (name, *((e.accuracy, *e.ci95) if known else none), e.wrong, e.broken, e.standing, e.open, verdict)
+            for name, e, known, verdict in entries
+        ]
+        average = (self.average.accuracy, *self.average.ci95) if self.average.ci95 and all(measured) else none
         left = sum(t.open for t in self.threats)
-        rows.append(("average", self.average.accuracy, *(self.average.ci95 or (None, None)), None, None, None, left))
+        rows.append(("average", *average, None, None, None, left, self.masking.verdict))
         counts = ["wrong", "broken", "standing", "open"]
         shares = ["accuracy", "low", "high"]
-        frame = pd.DataFrame(rows, columns=["threat", *shares, *counts])
+        frame = pd.DataFrame(rows, columns=["threat", *shares, *counts, "masking"])
         for column, (name, value) in enumerate({**self.about(), "clean": self.clean.accuracy}.items()):
             frame.insert(column, name, value)
+        frame["clean_open"] = self.clean.open
         return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(shares, "float64"))
 
     def examples(self) -> pd.DataFrame:

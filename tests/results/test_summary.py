@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from robench.errors import UserError
 from robench.evidence.records import Clean, Evidence, Exhausted, PlannedAttack, PlannedThreat
+from robench.results.attack_rows import FailureEntry
 from robench.results.stats.intervals import average, wilson
-from robench.results.summary import Summary, summarise
+from robench.results.summary import Summary, ThreatMaskingEntry, summarise
 
 from .made import (
     ANSWERS,
@@ -284,6 +285,21 @@ def test_the_frame_has_a_row_per_threat_then_union_and_average():
     assert frame["standing"].isna().tolist() == [False, False, False, True]
     assert set(frame["model"]) == {"net"}
     assert tuple(frame.loc[2, ["low", "high"]]) == SUMMARY.union.ci95
+    assert set(frame["masking"]) == {"untested"}
+    assert set(frame["clean_open"]) == {SUMMARY.clean.open}
+
+
+def test_the_frame_has_no_accuracy_where_every_attack_failed_and_none_of_an_average_over_it():
+    failure = FailureEntry(attack="pgd()", error="RuntimeError", examples=8)
+    failing = msgspec.structs.replace(
+        SUMMARY.threats[1], broken=0, outcomes="WOOOOOOO", failures=(failure,), attacks=()
+    )
+    masked = msgspec.structs.replace(SUMMARY.threats[0], masking=ThreatMaskingEntry("masked"))
+    frame = msgspec.structs.replace(SUMMARY, threats=(masked, failing)).to_frame()
+    shares = frame[["accuracy", "low", "high"]]
+    assert shares.isna().all(axis=1).tolist() == [False, True, False, True]
+    assert frame["masking"].tolist() == ["masked", "untested", "untested", "untested"]
+    assert msgspec.structs.replace(SUMMARY, threats=(failing,)).to_frame()["accuracy"].isna().all(), "nor a union"
 
 
 def test_a_repeated_claim_id_is_one_rejected_claim():

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from ..measured import is_unmeasured
 from ..outcomes import Outcome
 from ..stats.comparison import Scores
 from ..stats.intervals import Interval
@@ -95,14 +94,14 @@ def _threat(summary: Summary, place: int) -> Cell:
     masked = entry.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
     left = (entry.open - entry.failed, entry.failed)
-    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, masked, not is_unmeasured(entry), stands)
+    return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, masked, entry.measured, stands)
 
 
 def _union(summary: Summary) -> Cell:
     entry = summary.union
     masked = summary.masking.verdict in MASKED
     stands = Scores(_where(entry.outcomes, Outcome.STANDING))
-    measured = not all(map(is_unmeasured, summary.threats))
+    measured = any(t.measured for t in summary.threats)
     left = (entry.open - entry.failed, entry.failed)
     return Cell((entry.accuracy,), entry.ci95, *left, entry.open > 0, masked, measured, stands)
 
@@ -113,7 +112,7 @@ def _average(summary: Summary) -> Cell:
     assert entry.ci95 is not None, "threats have an average"
     bound = any(t.open for t in summary.threats)
     stands = _sum([Scores(_where(t.outcomes, Outcome.STANDING)) for t in summary.threats])
-    measured = not any(map(is_unmeasured, summary.threats))
+    measured = all(t.measured for t in summary.threats)
     return Cell((entry.accuracy,), entry.ci95, 0, 0, bound, summary.masking.verdict in MASKED, measured, stands)
 
 
