@@ -30,7 +30,9 @@ class Change(NamedTuple):
     def union(self) -> str:
         """The union after it: an upper bound while examples are open."""
         entry = self.entry
-        return f"{bounded(entry.union, entry.union_open)} %" if self.measured else "not measured"
+        if not self.measured:
+            return "not measured"
+        return f"{bounded(entry.union, entry.union_open)}{'†' * self.row.union.masked} %"
 
     @property
     def measured(self) -> bool:

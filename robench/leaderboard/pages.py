@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..errors import counted
 from .citation import bibtex, paragraph
-from .entries import LEVELS, Certified, ModelResult, Share, Table
+from .entries import LEVELS, Certified, ClassResult, ModelResult, Share, Table
 from .feed import Change
 from .scripts import radius_curve
 from .texts import bounded, certified, compact, duration, is_date, percent
@@ -82,6 +82,7 @@ class Pages:
             "query_rows": _query_rows,
             "certified": certified,
             "after": lambda *change: _after(Change(*change)),
+            "by_class": _by_class,
             "counted": counted,
             "bibtex": bibtex,
             "paragraph": paragraph,
@@ -122,20 +123,32 @@ def _protocol_union(row: ModelResult) -> Markup:
         return _figure("protocol-union", None, percent)
     left = row.protocol_union_open
     return _figure(
-        "protocol-union", row.protocol_union, lambda share: bounded(share, left), " data-bound" if left else ""
+        "protocol-union",
+        row.protocol_union,
+        lambda share: bounded(share, left) + "†" * row.union.masked,
+        " data-bound" if left else "",
     )
 
 
 def _after(change: Change) -> list[str]:
     """The accuracies after a run, by threat; of the union; and of the average."""
-    entry, names = change.entry, change.table.threats
-    left = entry.open or (0,) * len(names)
+    entry, row = change.entry, change.row
+    left = entry.open or (0,) * len(row.threats)
     texts = [
-        "not measured" if name in entry.unmeasured else bounded(share, count)
-        for name, share, count in zip(names, entry.threats, left, strict=True)
+        "not measured" if t.threat in entry.unmeasured else bounded(share, count) + "†" * t.share.masked
+        for t, share, count in zip(row.threats, entry.threats, left, strict=True)
     ]
-    average = "not measured" if entry.unmeasured else bounded(entry.average, sum(left))
+    average = "not measured" if entry.unmeasured else bounded(entry.average, sum(left)) + "†" * row.average.masked
     return [*texts, change.union.removesuffix(" %"), average]
+
+
+def _by_class(row: ModelResult, entry: ClassResult) -> list[str]:
+    """The accuracies of a class, by threat, and of the union."""
+    shares = [*(t.share for t in row.threats), row.union]
+    return [
+        percent(accuracy) + "†" * share.masked if share.measured else "not measured"
+        for share, accuracy in zip(shares, (*entry.threats, entry.union), strict=True)
+    ]
 
 
 def _figure(column: str, value: int | float | None, text: Callable[[Any], str], data: str = "") -> Markup:

@@ -155,3 +155,39 @@ def test_a_union_is_no_bound_where_all_open_examples_are_broken_under_another_th
     (change,) = changes(board(dated(ROWS)))
     assert change.title == "net: union 30.0 % on mnist:test"
     assert "with" not in change.sentence
+
+
+def test_every_number_of_a_row_with_masked_gradients_has_a_mark_on_its_pages():
+    found = board(dated(["SSSB", "SSBB"]))
+    (row,) = found.tables[0].models
+    first, second = row.threats
+    masked = replaced(
+        row,
+        threats=(replaced(first, share=replaced(first.share, masked=True)), second),
+        union=replaced(row.union, masked=True),
+        average=replaced(row.average, masked=True),
+        beyond=1,
+        classes=full_classes(2),
+    )
+    content = replaced(found, tables=(replaced(found.tables[0], models=(masked,)),))
+    pages = texts(content)
+    (threat,) = [cells for cells in pages["models"] if cells[0] == "linf:0.3" and len(cells) == 9]
+    assert threat[2] == "75.0†", "by the protocol alone"
+    assert ["3", "10", "90.0", "50.0†", "50.0", "50.0†"] in pages["models"], "the class"
+    (entry,) = [cells for cells in pages["models"] if cells[0] == DATE[:10]]
+    assert entry[4:] == ["75.0†", "50.0", "50.0†", "62.5†"]
+    (change,) = [cells for cells in pages["history"] if cells[0] == DATE[:10]]
+    assert change[2] == "50.0†"
+    (line,) = [cells for cells in pages[f"{found.id}.html"] if cells[1:2] == ["net"]]
+    assert line[3] == "50.0†", "the union by its protocol"
+    assert changes(content)[0].title == "net: union 50.0† % on mnist:test"
+    page = site([content])[f"models/{found.id}/{row.id}.html"].decode()
+    assert "than the runs by this protocol, whose union is 50.0† %" in page
+
+
+def test_a_class_has_no_number_where_every_attack_failed():
+    found = board(failed(NAMES[0]))
+    (row,) = found.tables[0].models
+    filled = replaced(row, classes=full_classes(2))
+    content = replaced(found, tables=(replaced(found.tables[0], models=(filled,)),))
+    assert ["3", "10", "90.0", "not measured", "50.0", "50.0"] in texts(content)["models"]

@@ -112,7 +112,7 @@ def told_by(content, form):
 
 
 def test_a_curve_goes_through_the_share_of_examples_without_a_find_up_to_each_radius():
-    (line,) = lines(figures.curves([curved()]).pictures[0], "net")
+    (line,) = lines(figures.curves([curved()]).pictures[0], "net ≤")
     radii, heights = line.get_data()
     assert radii[0] == 0
     assert radii[-1] == pytest.approx(0.3)
@@ -136,8 +136,8 @@ def test_a_panel_per_norm_a_line_per_model_and_of_two_radii_the_larger():
     two = figures.curves([material(small, CURVED), curved(name="large")]).pictures
     assert len(two) == 1
     (axes,) = two[0].figure.axes
-    assert [line.get_label() for line in axes.get_lines()] == ["small", "large"]
-    assert lines(two[0], "small")[0].get_xdata()[-1] == pytest.approx(0.3)
+    assert [line.get_label() for line in axes.get_lines()] == ["small ≤", "large ≤"], "searches are still to do"
+    assert lines(two[0], "small ≤")[0].get_xdata()[-1] == pytest.approx(0.3)
     assert "ℓ∞" in axes.get_xlabel()
 
 
@@ -146,7 +146,20 @@ def test_one_model_under_several_sets_of_attacks_has_a_line_for_each():
     two = [curved(), material(plan(threats=(further,), curve=True), CURVED)]
     (axes,) = figures.curves(two).pictures[0].figure.axes
     by = ", ".join(a.label for a in LINF.attacks)
-    assert [line.get_label() for line in axes.get_lines()] == [f"net by {by}", f"net by {by}, pointwise"]
+    assert [line.get_label() for line in axes.get_lines()] == [f"net ≤ by {by}", f"net ≤ by {by}, pointwise"]
+
+
+@pytest.mark.parametrize("kind", ["curves", "queries"])
+def test_a_curve_of_a_model_whose_gradients_are_masked_is_marked_and_its_caption_says_why(kind):
+    found = curved()
+    for verdict, marked in (("masked", True), ("suspect", True), ("none-found", False)):
+        summary = msgspec.structs.replace(found.summary, masking=MaskingEntry(verdict))
+        (picture,) = getattr(figures, kind)([replace(found, summary=summary)]).pictures
+        assert ("† gradients are masked, or may be." in picture.caption) is marked
+        left = sum(t.open for t in summary.threats)
+        assert f"≤ not finished: {left} open cases count as standing." in picture.caption
+        where = picture.caption if kind == "queries" else picture.figure.axes[0].get_lines()[0].get_label()
+        assert ("net† ≤" in where) is marked
 
 
 def test_runs_on_different_examples_are_in_different_pictures():

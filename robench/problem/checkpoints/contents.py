@@ -42,6 +42,7 @@ FOREIGN = {
     b"\xfd7zXZ": "is compressed with xz; unpack it and name the checkpoint in it",
     b"7z\xbc\xaf": "is a 7z archive; unpack it and name the checkpoint in it",
     b"SQLite format 3": "is a run file, not a checkpoint; print it with robench report, or name the model",
+    b'{\n  "schema": "robench.summary': "is a summary; print it with robench report, or name the model",
     b"Rar!": "is a rar archive; unpack it and name the checkpoint in it",
 }
 """The first bytes of files that are often mistaken for checkpoints, and the message for each."""

@@ -82,6 +82,7 @@ def _missing(text: str, path: Path) -> UserError:
     alike = get_close_matches(_stem(path.name), [_stem(name) for name in siblings], n=3)
     near = [str(path.parent / name) for name in siblings if _stem(name) in alike][:3]
     if not near and (path.suffix or path.parent != Path()):
-        bundled = ", ".join(zoo_names()) or "none"
-        return UserError(f"there is no file {text}; name a checkpoint that exists, or a bundled model ({bundled})")
+        return UserError(
+            f"there is no file {text}; name a checkpoint that exists, or a bundled model (robench list models)"
+        )
     return unknown("model or checkpoint", text, [*zoo_names(), *near])

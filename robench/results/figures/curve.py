@@ -16,8 +16,10 @@ from .picture import (
     Album,
     Material,
     Picture,
+    explained,
     file_name,
     line_style,
+    marks,
     percent_axis,
     questions,
     sheet,
@@ -43,7 +45,7 @@ def curves(materials: Sequence[Material]) -> Album:
     usable = [m for m in materials if _measured(m.summary)]
     for group in together(usable, lambda m: (m.summary.data.name, m.summary.data.sha256)):
         summaries = [m.summary for m in group]
-        caption = f"{HOW} {questions(summaries)}{_open(summaries)}"
+        caption = f"{HOW} {questions(summaries)}{explained(summaries)}"
         album.pictures.append(Picture(file_name("curve", summaries[0].data.name), caption, draw(summaries, caption)))
     return album
 
@@ -73,8 +75,11 @@ def _labels(summaries: Sequence[Summary]) -> list[str]:
     """The names of the models; of a model with several sets of attacks, with these."""
     models = names(summaries)
     attacks = [dict.fromkeys(a.name for t in _measured(s).values() for a in t.attacks) for s in summaries]
-    labels = zip(models, attacks, strict=True)
-    return [f"{name} by {', '.join(by)}" if models.count(name) > 1 else name for name, by in labels]
+    labels = zip(models, summaries, attacks, strict=True)
+    return [
+        name + marks(summary) + (f" by {', '.join(by)}" if models.count(name) > 1 else "")
+        for name, summary, by in labels
+    ]
 
 
 def _line(axes: Axes, curve: CurveEntry, n: int, name: str, i: int) -> None:
@@ -94,8 +99,3 @@ def _measured(summary: Summary) -> dict[str, ThreatEntry]:
         if threat.curve.radius and (norm not in found or threat.curve.radius[-1] > found[norm].curve.radius[-1]):
             found[norm] = threat
     return found
-
-
-def _open(summaries: Sequence[Summary]) -> str:
-    left = sum(t.open for s in summaries for t in _measured(s).values())
-    return f" Not finished: {left} open cases count as standing." if left else ""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ...evidence.records import Evidence, Plan
 from ..summary import Summary
+from ..tables.cells import MASKED
 
 FORMS = ("svg", "png")
 COLUMN, PAGE = 3.5, 7.0  # inches: one column of a paper, and both
@@ -122,6 +123,21 @@ def questions(summaries: Sequence[Summary]) -> str:
     protocols = ", ".join(dict.fromkeys(s.protocol for s in summaries))
     seeds = ", ".join(dict.fromkeys(str(s.seed) for s in summaries))
     return f"{first.data.name}, n = {first.data.examples}; protocol {protocols}; seed {seeds}."
+
+
+def marks(summary: Summary) -> str:
+    """What the name of a model has behind it: † for masked gradients, ≤ while searches are still to do."""
+    unfinished = any(t.open for t in summary.threats)
+    return f"{'†' if summary.masking.verdict in MASKED else ''}{' ≤' if unfinished else ''}"
+
+
+def explained(summaries: Sequence[Summary]) -> str:
+    """Sentences for a caption on the marks of these models."""
+    left = sum(t.open for s in summaries for t in s.threats)
+    doubtful = any(s.masking.verdict in MASKED for s in summaries)
+    return (" † gradients are masked, or may be." if doubtful else "") + (
+        f" ≤ not finished: {left} open cases count as standing." if left else ""
+    )
 
 
 def together(materials: Iterable[Material], key: Callable[[Material], Hashable]) -> list[list[Material]]:

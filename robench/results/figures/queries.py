@@ -13,8 +13,10 @@ from .picture import (
     Album,
     Material,
     Picture,
+    explained,
     file_name,
     line_style,
+    marks,
     percent_axis,
     question,
     sheet,
@@ -75,4 +77,6 @@ def draw(material: Material, caption: str) -> Figure:
 def _caption(plan: Plan, material: Material) -> str:
     order = EVERY if plan.every_attack else EARLY
     further = FURTHER if plan.curve else ""
-    return f"{HOW}{order}{further} Model {material.summary.model.name}. {question(material.summary)}"
+    summary = material.summary
+    model = f"{summary.model.name}{marks(summary)}"
+    return f"{HOW}{order}{further} Model {model}. {question(summary)}{explained((summary,))}"

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 
 from ..measured import unmeasured
 from ..summary import Summary, ThreatEntry, UnionEntry
-from ..tables.cells import MASKED
 from ..tables.seeds import names
 from .picture import (
     COLOURS,
@@ -23,7 +22,9 @@ from .picture import (
     Album,
     Material,
     Picture,
+    explained,
     file_name,
+    marks,
     questions,
     sheet,
     styled,
@@ -64,7 +65,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
             )
             continue
         stars = STARS if _singles(summaries, trained_on) else ""
-        caption = f"{HOW}{stars} {questions(summaries)}{_doubtful(summaries)}{_open(summaries)}"
+        caption = f"{HOW}{stars} {questions(summaries)}{explained(summaries)}"
         figure = draw(summaries, trained_on, caption)
         album.pictures.append(Picture(file_name("trade-off", summaries[0].data.name), caption, figure))
     return album
@@ -94,7 +95,7 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
             star = {"marker": "*", "markersize": 10, "color": COLOURS[i % len(COLOURS)], "zorder": 4}
             axes.plot([share], [row + (i - middle) * ASIDE], **star)  # type: ignore[arg-type]
     _points(axes, [s.union for s in summaries], middle * ASIDE, "union", UNION, "D", 4.5)
-    marked = [f"{name}{_marks(s)}" for name, s in zip(names(summaries), summaries, strict=True)]
+    marked = [f"{name}{marks(s)}" for name, s in zip(names(summaries), summaries, strict=True)]
     axes.set_yticks(range(len(summaries)), marked)
     axes.set_ylim(len(summaries) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -145,18 +146,3 @@ def _question(material: Material) -> tuple[object, ...]:
     s = material.summary
     attacks = tuple((t.threat, tuple((a.spec, a.items, a.near, a.sample) for a in t.attacks)) for t in s.threats)
     return s.data.name, s.data.sha256, s.protocol, attacks
-
-
-def _open(summaries: Sequence[Summary]) -> str:
-    left = sum(t.open for s in summaries for t in s.threats)
-    return f" ≤ not finished: {left} open cases count as standing." if left else ""
-
-
-def _doubtful(summaries: Sequence[Summary]) -> str:
-    return " † gradients are masked, or may be." if any(s.masking.verdict in MASKED for s in summaries) else ""
-
-
-def _marks(summary: Summary) -> str:
-    """What the name of a model has behind it."""
-    unfinished = any(t.open for t in summary.threats)
-    return f"{'†' if summary.masking.verdict in MASKED else ''}{' ≤' if unfinished else ''}"
