@@ -37,6 +37,8 @@ def test_a_set_lies_in_itself_and_in_the_larger_sets_of_its_kind():
 def test_a_small_image_of_a_larger_ball_lies_in_the_smaller_where_sizes_are_distances():
     found = {(inner, outer) for inner, outer in permutations(THREATS, 2) if lies_in(inner, 0.15, outer)}
     assert found - NESTED == {("linf:0.3", "linf:0.2")}
+    assert lies_in("linf:0.5", 0.25, "linf:0.25"), "at the limit"
+    assert not lies_in("linf:0.5", 0.2500001, "linf:0.25")
 
 
 @pytest.mark.parametrize(("inner", "outer"), sorted(NESTED))

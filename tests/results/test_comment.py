@@ -11,7 +11,7 @@ from robench.evaluation.regression import Baseline, read_baseline, unchanged
 from robench.results.attack_rows import FailureEntry
 from robench.results.comment import Comment
 from robench.results.gate import judge, letters_of, paired
-from robench.results.summary import ThreatMaskingEntry
+from robench.results.summary import MaskingEntry, ThreatMaskingEntry
 
 from .tables.test_tables import models
 
@@ -56,6 +56,12 @@ def test_masked_gradients_are_marked_and_explained():
     assert cells(comment)["linf:0.3"] == ("75.0†", "75.0")
     assert "† gradients are masked, or may be" in comment.markdown()
     assert "†" not in compared(summary("SSSB", "SSBB"), summary("SSSB", "SSBB")).markdown()
+
+
+def test_the_union_is_marked_by_the_verdict_on_the_model():
+    masked = msgspec.structs.replace(summary("SSSB", "SSBB", masking="masked"), masking=MaskingEntry("masked"))
+    found = cells(compared(summary("SSSB", "SSBB"), masked))
+    assert (found["union"], found["l2:2"]) == (("50.0", "50.0†"), ("50.0", "50.0"))
 
 
 def test_a_baseline_that_measured_nothing_under_a_threat_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.contour import ContourSet
 from matplotlib.image import imread
 
-from robench.evidence.records import Claim, Evidence, PlannedAttack, Verdict
+from robench.evidence.records import Claim, Evidence, PassedOver, PlannedAttack, Verdict
 from robench.results import figures
 from robench.results.attack_rows import FailureEntry
 from robench.results.figures import Layer, Material, Placed, Raised, Shown, Surface, Walk
@@ -271,6 +271,17 @@ def test_with_every_attack_examples_that_it_did_not_reach_count_as_standing():
     asked = plan(threats=(L2,), every_attack=True)
     evidence = Evidence(clean=tuple(map(clean, range(20, 28))), exhausted=(exhausted(20, 1, "l2:2", forwards=40),))
     assert falls(asked, evidence, "l2:2") == [Fall("pgd", (1, 40), (1.0, 1.0))]
+
+
+def test_a_line_starts_with_what_the_attack_has_still_to_search_and_without_what_its_plan_passes_over():
+    sampled = type(L2)("l2:2", (PlannedAttack("pgd", PGD.spec, 1, sample=2),))
+    passed = tuple(PassedOver(e, "l2:2", PGD.spec, "sample", 10.0) for e in (22, 23, 24))
+    searched = tuple(exhausted(e, 1, "l2:2", forwards=40) for e in (20, 21))
+    evidence = Evidence(clean=tuple(map(clean, range(20, 27))), exhausted=searched, passed_over=passed)
+    # Two searched, 25 and 26 to be searched, and 27 without an answer; 22 to 24 are passed over.
+    assert falls(plan(threats=(sampled,)), evidence, "l2:2") == [Fall("pgd", (1, 40), (5 / 8, 5 / 8))]
+    every = falls(plan(threats=(sampled,), every_attack=True), evidence, "l2:2")
+    assert every == [Fall("pgd", (1, 40), (1.0, 1.0))], "27 may be right, so the line is an upper bound"
 
 
 def test_the_drawn_steps_equal_the_computed_ones():
