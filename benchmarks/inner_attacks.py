@@ -3,11 +3,12 @@
     python benchmarks/inner_attacks.py [--model NAME] [--examples 300] [--steps N ...] [--threat THREAT ...]
 
 The images are training images, those that `--validation` holds out; the attacks are those that `--set inner_attack=...`
-chooses, each with its one start. A training sees only what its attack finds, so an attack that leaves much more
-standing than `standard` teaches a network to withstand that attack alone. No test image is read.
+and `l1_steps=...` choose, each with its one start. A training sees only what its attack finds, so an attack that leaves
+much more standing than `standard` teaches a network to withstand that attack alone. No test image is read.
 """
 
 import argparse
+from typing import Any
 
 import torch
 from measuring import write_results
@@ -24,7 +25,12 @@ from robench.recipes.making import InBFloat16
 from robench.search.attack import Batch, Model
 
 CPU = torch.device("cpu")
-ATTACKS = {"pgd": "PGD, under l1 SLIDE", "apgd": "APGD", "staged-apgd": "APGD in stages"}
+ATTACKS: dict[str, dict[str, Any]] = {
+    "PGD, under l1 SLIDE": {},
+    "PGD, under l1 Euclidean": {"l1_steps": "euclidean"},
+    "APGD": {"inner_attack": "apgd"},
+    "APGD in stages": {"inner_attack": "staged-apgd"},
+}
 
 
 def main() -> None:
@@ -44,10 +50,8 @@ def main() -> None:
 
     rows: list[dict[str, object]] = []
     for steps in args.steps:
-        for attack, name in ATTACKS.items():
-            recipe = configure(
-                "sat", loaded.card.data, {"inner_attack": attack, "inner_steps": steps} | sizes(attack, steps)
-            )
+        for name, chosen in ATTACKS.items():
+            recipe = configure("sat", loaded.card.data, {"inner_steps": steps} | chosen | sizes(chosen, steps))
             assert isinstance(recipe, AdversarialTraining)
             row: dict[str, object] = {"attack": name, "steps": steps}
             row |= {str(threat): standing(module, recipe, threat, split) for threat in threats}
@@ -69,9 +73,9 @@ def main() -> None:
     write_results(f"inner-attacks-{args.model}", f"Attacks of a training, on {args.model}", rows, notes, CPU)
 
 
-def sizes(attack: str, steps: int) -> dict[str, float]:
+def sizes(chosen: dict[str, Any], steps: int) -> dict[str, float]:
     """Step sizes that add up to 2.5 radii, where the attack does not adapt them."""
-    return {"inner_step_size": 2.5 / steps} if attack == "pgd" else {}
+    return {} if "inner_attack" in chosen else {"inner_step_size": 2.5 / steps}
 
 
 def standing(module: Model, recipe: AdversarialTraining, threat: ThreatModel, split: Split) -> int:
