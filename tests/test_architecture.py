@@ -27,12 +27,13 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"problem", "settings", "renames", "errors", "__version__"},
     "evidence": {"problem", "radius", "renames", "errors"},
     "evidence.attack_key": set(),
+    "evidence.nesting": {"radius"},
     "evidence.records": {"evidence.attack_key"},
-    "results": {"evidence.attack_key", "evidence.records", "radius", "renames", "errors"},
+    "results": {"evidence.attack_key", "evidence.nesting", "evidence.records", "radius", "renames", "errors"},
     "analysis": {"problem", "errors"},
     "theory": {"results"},
     "reproduction": {"results", "problem", "errors"},
-    "leaderboard": {"results", "evidence.records", "errors", "__version__"},
+    "leaderboard": {"results", "evidence.nesting", "evidence.records", "errors", "__version__"},
     "recipes": {"search", "problem", "settings", "renames", "errors"},
     "protocols": {"evidence.attack_key", "search", "problem", "renames", "errors"},
     "doctor": {"search", "evidence", "problem", "errors", "__version__"},
@@ -69,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
 FOREIGN = {"foolbox", "eagerpy", "autoattack", "pyautoattack", "torchattacks", "art", "adv_lib"}
 FOREIGN |= {"torchvision", "timm", "robustbench"}
 
-WITHOUT_TORCH = ("catalogue", "results", "leaderboard", "evidence.records", "evidence.attack_key")
+WITHOUT_TORCH = ("catalogue", "results", "leaderboard", "evidence.records", "evidence.attack_key", "evidence.nesting")
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,7 @@ def complaints(module: Module) -> list[str]:
             found.append(f"{module.name} imports {first}, which only search/foreign/ may")
         if first == "ray" and module.name != "evaluation.workers.ray_actors":
             found.append(f"{module.name} imports Ray, which only evaluation/workers/ray_actors.py may")
-        if (
-            row in ("catalogue", "results", "leaderboard", "evidence.records", "evidence.attack_key")
-            and first == "torch"
-        ):
+        if row in WITHOUT_TORCH and first == "torch":
             found.append(f"{module.name} imports {first}; results are functions of records, without tensors")
     return found
 

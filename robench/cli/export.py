@@ -17,7 +17,8 @@ from ..problem import durable
 from ..results import figures
 from ..results.exported import frame
 from ..results.figures import Shown
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from .options import preparation
 from .running import refuse_unwritable
 

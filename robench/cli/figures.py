@@ -24,7 +24,7 @@ from ..problem.shapes import Inputs, Labels
 from ..problem.split import Split
 from ..results import figures
 from ..results.figures import FORMS, KINDS, Album, Layer, Material, Picture, Placed, Raised, Shown, Surface, Walk
-from ..results.summary import summarise
+from ..results.summarising import summarise
 from .options import preparation
 from .reloading import reloaded
 from .terminal import echo, one_line

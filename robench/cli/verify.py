@@ -14,7 +14,8 @@ from ..evidence.records import Plan
 from ..evidence.refutation import Facts, Refuted
 from ..evidence.store import RunFile
 from ..problem import checkpoints, datasets
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from ..results.tables import render
 from ..search.own_attack import Consent
 from .display import Display

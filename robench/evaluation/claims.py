@@ -25,7 +25,8 @@ from ..problem.threats import ThreatModel
 from ..problem.threats.base import PackedParams, packed, stacked
 from ..protocols import Protocol, ThreatChoice
 from ..results.outcomes import answers
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from .claim_file import ClaimFile
 from .environment import date
 from .planning import as_planned, planned_examples, resumed

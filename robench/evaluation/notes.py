@@ -8,7 +8,7 @@ from ..problem import cautions
 from ..problem.classifier import Classifier
 from ..problem.split import Split
 from ..protocols import Protocol
-from ..results.summary import NOTE
+from ..results.summarising import NOTE
 from ..search.engine.trial import gradient_caution, objection_to_smaller_batches
 from .progress import Progress, Silence
 

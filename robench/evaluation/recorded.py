@@ -7,7 +7,8 @@ from ..errors import UserError
 from ..evidence.records import ModelRecord, Plan
 from ..evidence.store import RunFile
 from ..problem.identity import Identity
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 
 
 def recorded_plan(run: RunFile, what: str = "", hint: str = "start it again") -> Plan:

@@ -26,7 +26,8 @@ from ..results.contradictions import numbers
 from ..results.gate import LEVEL, GateVerdict, Judgement, broken_by, judge, letters_of, paired, same_function
 from ..results.measured import unmeasured
 from ..results.merging import precisions
-from ..results.summary import MAX_BYTES, Summary, ThreatEntry, model_entry
+from ..results.summarising import model_entry
+from ..results.summary import MAX_BYTES, Summary, ThreatEntry
 from ..search.engine.precision import PRECISIONS, checked, has_hardware
 from ..search.own_attack import Consent
 from .model_source import ModelSource

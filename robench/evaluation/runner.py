@@ -1,7 +1,4 @@
-"""The story on one page: plan, what is missing, search, judge, record.
-
-Search proposes, evidence decides, results only read.
-"""
+"""The story on one page: plan, what is missing, search, judge, record. Search proposes, and evidence decides."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +23,8 @@ from ..problem.split import Split
 from ..protocols import Protocol
 from ..results.merging import searched_in, with_precision
 from ..results.parts import parts_of
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from ..results.tally import signs_of_masking
 from ..search.engine import pilot
 from ..search.engine.engine import Engine

@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..evidence.records import Evidence, ModelRecord, Plan
 from ..results.merging import date_of, joint_plan, merge
 from ..results.stats.comparison import ranks
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from ..results.tables.cells import Cell, cells
 from ..results.tables.seeds import Row
 from .certified import with_certificates

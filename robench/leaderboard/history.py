@@ -12,7 +12,8 @@ from .. import __version__
 from ..evidence.records import Evidence, Plan
 from ..results.merging import merge
 from ..results.outcomes import Outcome, before_attack
-from ..results.summary import Summary, summarise
+from ..results.summarising import summarise
+from ..results.summary import Summary
 from .entries import HistoryEntry
 
 UNION = "union"

@@ -16,7 +16,7 @@ import msgspec
 from ..errors import UserError
 from ..evidence.records import Evidence, Plan
 from ..results.masking.verdict import findings
-from ..results.summary import NOTE
+from ..results.summarising import NOTE
 
 SCHEMA = "robench.submission/1"
 STATEMENT, RUN, CARD = "submission.toml", "run.robench", "card.toml"

@@ -29,7 +29,8 @@ from robench.problem.threats import parse
 from robench.results.gate import broken_by
 from robench.results.merging import joint_plan, merge
 from robench.results.outcomes import outcomes
-from robench.results.summary import Summary, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import Summary
 
 SHAPE = (1, 4, 6)
 TONES = (0.3, 0.4, 0.45, 0.6, 0.7, 0.8)  # of the clean images; the last is labelled wrongly

@@ -20,7 +20,7 @@ from robench.problem.threats import parse
 from robench.protocols import AttackChoice, Protocol, ThreatChoice, read
 from robench.results.merging import joint_plan, merge
 from robench.results.outcomes import outcomes
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 from robench.search.attacks.apgd import APGD
 from robench.search.attacks.pgd import PGD
 

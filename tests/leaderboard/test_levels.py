@@ -14,7 +14,7 @@ from robench.leaderboard.entries import LEVELS
 from robench.leaderboard.levels import levels
 from robench.leaderboard.patterns import at_levels, count_patterns, recompute
 from robench.results.outcomes import outcomes
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 from robench.results.tally import curve_radii
 
 from .made import PGD, board, recorded

@@ -19,7 +19,8 @@ from robench.results import figures
 from robench.results.attack_rows import FailureEntry
 from robench.results.figures import Layer, Material, Placed, Raised, Shown, Surface, Walk
 from robench.results.queries import Fall, falls
-from robench.results.summary import MaskingEntry, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import MaskingEntry
 
 from .made import EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
 from .tables.test_tables import models

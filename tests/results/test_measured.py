@@ -5,7 +5,7 @@ import pytest
 from robench.errors import UserError
 from robench.evidence.records import Evidence, Failure
 from robench.results.measured import NotMeasuredError, refuse_unmeasured, unmeasured
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 
 from .made import APGD, EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
 

@@ -5,7 +5,7 @@ import sys
 
 import robench
 from robench.results.notebook import view
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 from robench.results.tables import main_table, render
 
 from .made import EVIDENCE, PLAN

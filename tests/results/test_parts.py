@@ -9,7 +9,7 @@ import pytest
 from robench.evidence import store
 from robench.evidence.records import Clean, Exhausted
 from robench.evidence.store import RunFile
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 from tests.results.made import EVIDENCE, PLAN
 
 

@@ -10,7 +10,8 @@ from robench.errors import UserError
 from robench.evidence.records import Clean, Evidence, Exhausted, PlannedAttack, PlannedThreat
 from robench.results.attack_rows import FailureEntry
 from robench.results.stats.intervals import average, wilson
-from robench.results.summary import Summary, ThreatMaskingEntry, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import Summary, ThreatMaskingEntry
 
 from .made import (
     ANSWERS,

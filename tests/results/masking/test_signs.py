@@ -6,7 +6,7 @@ import pytest
 from robench.evidence.records import Evidence, MaskingDepth, MaskingState, PlannedAttack, PlannedThreat
 from robench.results.attack_rows import AttackCounts
 from robench.results.masking.signs import sign
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 
 from ..made import accepted, claim, clean, exhausted, plan
 

@@ -19,7 +19,8 @@ from robench.evidence.records import (
 from robench.results.masking import comparison, indicators
 from robench.results.masking.comparison import compare
 from robench.results.masking.verdict import MaskingFinding, findings, holm, joint
-from robench.results.summary import Summary, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import Summary
 from robench.results.tables import render
 
 from ..made import accepted, claim, clean, exhausted, plan

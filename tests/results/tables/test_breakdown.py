@@ -5,7 +5,8 @@ import msgspec
 import pytest
 
 from robench.evidence.records import Evidence, PassedOver, PlannedAttack, PlannedThreat
-from robench.results.summary import Summary, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import Summary
 from robench.results.tables.breakdown import across, attack_frame, breakdown, smallest_set
 
 from ..made import EVIDENCE, PLAN, accepted, claim, clean, exhausted, plan

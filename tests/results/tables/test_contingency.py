@@ -1,6 +1,6 @@
 import pytest
 
-from robench.results.summary import summarise
+from robench.results.summarising import summarise
 from robench.results.tables.contingency import OPEN, WRONG, contingency, contingency_frame, patterns
 
 from ..made import ANSWERS, EVIDENCE, PLAN, plan

@@ -7,7 +7,8 @@ import pytest
 
 from robench.errors import UserError
 from robench.evidence.records import Evidence, PlannedThreat
-from robench.results.summary import Summary, summarise
+from robench.results.summarising import summarise
+from robench.results.summary import Summary
 from robench.results.tables import breakdown, main_tables, render
 
 from ..made import APGD, EVIDENCE, LINF, ONE_PGD, PGD, PLAN, accepted, claim, clean, exhausted, plan
