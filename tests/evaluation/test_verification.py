@@ -4,6 +4,7 @@ The model is linear, so what is refutable is known by another road: numpy on the
 """
 
 import functools
+import random
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -13,16 +14,19 @@ import torch
 from torch import nn
 
 from robench import protocols
+from robench.evaluation.planning import as_planned
 from robench.evaluation.prepared import PreparedEvaluation
 from robench.evaluation.request import EvalRequest
-from robench.evaluation.verification import min_passes, verify
-from robench.evidence.records import Claim, Evidence, Plan, Verdict
+from robench.evaluation.verification import _as_expected, min_passes, verify
+from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
 from robench.evidence.store import RunFile
 from robench.problem import datasets, threats
 from robench.problem.classifier import Classifier
+from robench.results.merging import joint_plan, merge
 from robench.results.outcomes import outcomes
+from robench.search.attacks import build
 
 EXAMPLES = 16
 FORGERIES = 600  # in a usual run of the tests; with -m slow 2,000
@@ -345,3 +349,243 @@ def forged_search(noise, run):
     records = run.evidence.exhausted
     changes = noise.choice([{"forwards": 0}, {"forwards": 1}, {"example": 1000}])
     return run.but(exhausted=put(records, at, **changes)), True
+
+
+KINDS = (forged_plan, forged_clean, forged_verdict, forged_claim, forged_image, forged_search)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("forgeries", [FORGERIES, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_forgery_that_a_recomputation_can_refute_is_refuted(kind, forgeries):
+    """So many forgeries over all kinds, each of one record."""
+    noise, refutable, missed = random.Random(kind.__name__), 0, []
+    for number in range(forgeries // len(KINDS) + 1):
+        run, could = kind(noise, honest())
+        refutable += could
+        if could and not run.faults():
+            missed.append(number)
+    assert missed == []
+    assert refutable > 0.6 * forgeries / len(KINDS), "else this says little"
+
+
+# Forgeries of several records at once
+
+
+def test_flipped_verdicts_are_refuted_even_with_matching_forged_searches():
+    run = honest()
+    gone = [Verdict(v.claim, False, "does not fool", "x", v.size, v.margin) for v in run.evidence.verdicts]
+    exhausted = [
+        Exhausted(example, t.threat, a.spec, (1 << a.items) - 1, 10**6, 10**6)
+        for t in run.plan.threats
+        for a in t.attacks
+        for example in run.plan.examples
+    ]
+    faults = run.but(verdicts=tuple(gone), exhausted=tuple(exhausted)).faults()
+    assert sum("its image breaks it" in fault for fault in faults) == len(run.images)
+
+
+def test_a_forged_size_does_not_make_an_image_count_for_a_smaller_radius():
+    run = honest()
+    small = msgspec.structs.replace(run.plan.threats[1], threat="l2:0.01")
+    asked = run.asking(threats=(*run.plan.threats, small), protocol="mine")
+    under = {c.id: c.threat for c in run.evidence.claims}
+    at = next(i for i, v in enumerate(run.evidence.verdicts) if v.claim in run.images and under[v.claim] == "l2:2")
+    forged = asked.but(verdicts=put(run.evidence.verdicts, at, size=0.009))
+    assert outcomes(forged.plan, forged.evidence, "l2:0.01").count("B") == 1, "the table believes it"
+    (fault,) = forged.faults()
+    assert "its image is recorded at 0.009, and lies at" in fault
+
+
+def test_deleted_clean_predictions_are_missed():
+    faults = honest().but(clean=()).faults()
+    answers = [f for f in faults if f.endswith("the model's answer before any attack is not on record")]
+    assert len(answers) == EXAMPLES
+
+
+def test_clean_predictions_beyond_the_plan_are_verified_too():
+    run = honest().asking(examples=honest().plan.examples[:3], data_sha256=FACTS.whole.take(range(3)).sha256)
+    assert run.faults() == ()
+    (fault,) = run.but(clean=put(run.evidence.clean, 9, correct=not run.evidence.clean[9].correct)).faults()
+    assert fault.startswith("example 9: recorded as ")
+
+
+# What may differ
+
+
+def test_unknown_names_are_not_compared():
+    run = honest()
+    other = run.asking(data="theirs.npz", model=msgspec.structs.replace(run.plan.model, name="theirs"))
+    assert len(other.faults()) == 2
+    unknown = facts(model=None, data=None)
+    assert verify(other.plan, other.evidence, other.images.items(), unknown).faults == ()
+
+
+def test_logits_may_differ_as_much_as_between_machines():
+    run, little = honest(), far() / 10
+    clean = [msgspec.structs.replace(c, margin=c.margin + little) for c in run.evidence.clean]
+    judged = [msgspec.structs.replace(v, margin=v.margin + little * v.accepted) for v in run.evidence.verdicts]
+    assert run.but(clean=tuple(clean), verdicts=tuple(judged)).faults() == ()
+
+
+@pytest.mark.costly
+def test_merged_runs_hold_and_forgeries_in_them_are_found():
+    """With other noise, so that finds of equal size meet: many images lie on the surface of an l_inf ball."""
+    with RunFile.in_memory() as one, RunFile.in_memory() as other, RunFile.in_memory() as result:
+        parts = answered(one, range(10)), answered(other, range(4, 14), seed=1)
+        merged = merge([part.evidence for part in parts])
+        with result.writing():
+            result.adopt(merged.evidence, merged.sources, (one, other))
+        plan = joint_plan([part.plan for part in parts], merged.evidence)
+        both = Run(plan, result.evidence(), dict(result.images(SHAPE)))
+    assert both.plan.protocol == "quick"
+    assert both.faults() == ()
+    noise = random.Random(0)
+    for _ in range(50):
+        run, could = forged_verdict(noise, both)
+        assert run.faults() or not could
+
+
+@pytest.mark.parametrize(
+    ("threats_named", "attacks_named", "name"),
+    [
+        (["linf:0.1", "rt:3px,30deg"], [], "quick, own threats"),
+        ([], ["pgd(steps=2)"], "quick, own attacks"),
+        (["l2:1"], ["pgd(steps=2, restarts=2)"], "quick, own threats, own attacks"),
+    ],
+)
+def test_a_protocol_whose_threats_or_attacks_were_replaced_is_compared_as_far_as_it_is_known(
+    threats_named, attacks_named, name
+):
+    asked = protocols.load("quick", "digits")
+    asked = asked.with_threats(threats_named, bare=bool(attacks_named)) if threats_named else asked
+    asked = asked.with_attacks(attacks_named) if attacks_named else asked
+    with RunFile.in_memory() as file:
+        run = answered(file, range(3), asked=asked)
+    assert run.plan.protocol == name
+    assert run.faults() == ()
+    if not attacks_named:
+        short = msgspec.structs.replace(run.plan.threats[0], attacks=run.plan.threats[0].attacks[:1])
+        faults = run.asking(threats=(short, *run.plan.threats[1:])).faults()
+        assert "are not those of this robench's protocol quick, own threats" in faults[0]
+    if not threats_named:
+        assert run.asking(threats=run.plan.threats[:1]).faults()
+
+
+def test_a_users_own_protocol_is_not_compared():
+    run = honest()
+    other = run.asking(threats=run.plan.threats[:1], protocol="mine")
+    assert other.faults() == ()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "threats_left", "holds"),
+    [
+        ("quick + quick, own threats", 3, True),
+        ("quick + mine", 3, True),
+        ("quick + mine", 2, False),  # the plan lacks what quick asks
+        ("quick + standard-mnist", 3, False),
+    ],
+)
+def test_a_merged_plan_holds_every_protocol_that_it_names(protocol, threats_left, holds):
+    run = honest()
+    other = run.asking(protocol=protocol, threats=run.plan.threats[:threats_left])
+    assert (other.faults() == ()) is holds
+
+
+@pytest.mark.parametrize("protocol", ["quick", "quick + quick"])
+def test_a_plan_with_more_than_its_protocol_is_refuted(protocol):
+    run = honest()
+    more = msgspec.structs.replace(run.plan.threats[0], threat="linf:0.1")
+    assert run.asking(protocol=protocol, threats=run.plan.threats).faults() == ()
+    assert run.asking(protocol=protocol, threats=(*run.plan.threats, more)).faults()
+    first, *others = run.plan.threats[0].attacks
+    longer = msgspec.structs.replace(run.plan.threats[0], attacks=(put((first,), 0, items=50)[0], *others))
+    assert run.asking(protocol=protocol, threats=(longer, *run.plan.threats[1:])).faults()
+
+
+@pytest.mark.parametrize("text", ["linf:1/5", "linf:0.20", "theirs:3", "linf:1e999999999"])
+def test_a_planned_threat_in_another_spelling_is_refuted(text):
+    run = honest()
+    other = run.asking(threats=put(run.plan.threats, 0, threat=text), protocol="mine")
+    (fault,) = other.faults()
+    assert fault == f"the plan: {text} is no threat model of this robench"
+
+
+def test_an_impossible_number_of_searches_is_refuted():
+    run = honest()
+    targeted = PlannedAttack("apgd-t", build("apgd", {"loss": "dlr", "targets": 9}).spec, 18)
+    threat = msgspec.structs.replace(run.plan.threats[0], attacks=(targeted,))
+    asked = run.asking(threats=(threat,), protocol="mine")
+    assert asked.faults() == ()
+    few = msgspec.structs.replace(threat, attacks=put((targeted,), 0, items=5))
+    (fault,) = asked.asking(threats=(few,)).faults()
+    assert fault == "the plan: apgd-t under linf:0.2 makes 5 searches, which is no multiple of 9"
+
+
+class Noisy(nn.Module):
+    """Answers at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = classifier().module
+
+    def forward(self, x):
+        return self.inner(x) + 0.1 * torch.randn(len(x), 10)
+
+
+def test_a_single_pass_over_a_stochastic_model_is_refuted():
+    noisy = Classifier(Noisy(), name="means", architecture="linear", shape=SHAPE, classes=10)
+    run = honest()
+    identity = noisy.identity()
+    model = msgspec.structs.replace(
+        run.plan.model, weights_sha256=identity.weights_sha256, fingerprint=identity.fingerprint
+    )
+    found = verify(run.asking(model=model).plan, run.evidence, run.images.items(), Facts(FACTS.whole, noisy))
+    assert any("answers at random" in fault for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "true"),
+    [
+        (["pointwise"], True),
+        (["sigma-zero(steps=100)", "sigma-zero(steps=1000)", "pointwise"], True),
+        (["sigma-zero"], False),
+        (["pointwise(steps=3)"], False),
+    ],
+)
+def test_under_l0_the_former_and_the_present_attacks_are_those_of_a_protocol_without_its_own(attacks, true):
+    chosen = protocols.load("quick", "").with_threats(["l0:3"])
+    (choice,) = chosen.threats
+    others = chosen.with_attacks(attacks).threats[0]
+    planned = as_planned(others, 10)
+    assert (_as_expected(choice, {"l0:3": planned}, 10, eot=1) == planned) is true
+
+
+CHANGED = sorted({path.name.split(".")[0] for path in (protocols.HERE / "former").glob("*.toml")})
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_plan_of_a_protocol_before_it_was_changed_is_true(name):
+    run = honest()
+    versions = [*protocols.former(name), protocols.load(name, "")]
+    other = "standard-cifar10" if name == "quick-mnist" else "quick-mnist"
+    assert {version.name for version in versions} == {name}
+    plans = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
+    assert len(set(plans)) == len(plans) > 1
+    for planned in plans:
+        assert run.asking(protocol=name, threats=planned).faults() == ()
+        assert run.asking(protocol=f"{name} + {other}", threats=planned).faults()
+
+
+@pytest.mark.parametrize("name", ["standard-digits", "standard-mnist", "standard-cifar10"])
+def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
+    run = honest()
+    versions = [*protocols.former(name), protocols.load(name, "")]
+    plans = [tuple(as_planned(choice, 10) for choice in version.threats) for version in versions]
+    unlike = {plan[0]: plan for plan in plans}  # a version that changed only later threats is no other in the first
+    first, *_, last, present = unlike.values()
+    assert present == plans[-1]
+    for mixed in ((first[0], *present[1:]), (first[0], *last[1:]), (last[0], *present[1:])):
+        assert run.asking(protocol=name, threats=mixed).faults()
