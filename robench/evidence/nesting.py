@@ -10,7 +10,7 @@ PATCH = re.compile(r"patch:(\d+)px")
 ROTATED = re.compile(r"rt:([^,]+)px,([^,]+)deg(,pad\d+|)")
 PROJECTED = re.compile(r"rt-l2:([^+]+)\+(l2:[^+]+)")
 MIXED = re.compile(r"affine:([^+]+)\+([^+]+)")
-CORRUPTED = re.compile(r"corruption:([a-z_+]+)@(\d)(?:-(\d))?")
+CORRUPTED = re.compile(r"corruption:([a-z_+]+)@([1-5])(?:-([1-5]))?")
 FAR = 10**60  # larger than any image, and well within floats
 NORMS = ("linf", "l2", "l1", "l0")  # threats whose sizes are distances; named here, as tables are read without torch
 
@@ -28,9 +28,10 @@ def lies_in(inner: str, size: float, outer: str) -> bool:
 def share_of_limits(inner: str, outer: str) -> float:
     """What a size under `inner` is multiplied by for one under `outer`, which contains it, at most.
 
-    Sizes in l_p balls are distances, all others shares of the limits.
+    Sizes in l_p balls are distances, all others shares of the limits. A size under jpeg-l2 or jpeg-l1 may be the share
+    of a parameter's own limit, which is the same at every radius.
     """
-    if inner == outer or kind(outer) in NORMS:
+    if inner == outer or kind(outer) in (*NORMS, "jpeg-l2", "jpeg-l1"):
         return 1.0
     if kind(outer) == "corruption":
         return _corruptions(inner)[2] / _corruptions(outer)[2]
@@ -46,7 +47,7 @@ def _is_within(inner: str, outer: str) -> bool:
         return bool(names) and (names <= others or "all" in others) and lowest <= mildest <= severest <= highest
     (own, reach), (other, limits) = _limits(inner), _limits(outer)
     nested = own == other and 0 < len(reach) == len(limits)
-    return nested and all(a <= b for a, b in zip(reach, limits, strict=True))
+    return nested and all(0 <= a <= b for a, b in zip(reach, limits, strict=True))
 
 
 def _limits(threat: str) -> tuple[str, tuple[Fraction, ...]]:

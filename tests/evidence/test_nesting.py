@@ -10,7 +10,8 @@ from robench.evidence.nesting import lies_in, share_of_limits
 from robench.problem.threats import RT, RTL2, AffineBalls, AffineRT, Ball, Corruption, ParamBall, Patch, parse
 
 THREATS = (
-    *("linf:0.2", "linf:0.3", "l2:0.2", "l0:3", "elastic:1", "elastic:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l1:8"),
+    *("linf:0.2", "linf:0.3", "l2:0.2", "l0:3", "elastic:1", "elastic:2"),
+    *("jpeg-linf:1", "jpeg-linf:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l2:16", "jpeg-l1:8"),
     *("patch:3px", "patch:4px", "rt:2px,10deg", "rt:3px,30deg", "rt:2px,40deg", "rt:2px,10deg,pad4"),
     *("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1", "rt-l2:3px,10deg+l2:2"),
     *("affine:linf:0.3+rt:3px,30deg", "affine:linf:0.3+rt:3px,20deg", "affine:linf:0.2+rt:4px,20deg"),
@@ -18,7 +19,8 @@ THREATS = (
     *("corruption:fog@3", "corruption:fog@5", "corruption:fog@2-5", "corruption:fog+contrast@3", "corruption:all@3-4"),
 )
 NESTED = {
-    *(("linf:0.2", "linf:0.3"), ("elastic:1", "elastic:2"), ("jpeg-l2:1", "jpeg-l2:8"), ("patch:3px", "patch:4px")),
+    *(("linf:0.2", "linf:0.3"), ("elastic:1", "elastic:2"), ("jpeg-linf:1", "jpeg-linf:2"), ("patch:3px", "patch:4px")),
+    *(("jpeg-l2:1", "jpeg-l2:8"), ("jpeg-l2:1", "jpeg-l2:16"), ("jpeg-l2:8", "jpeg-l2:16")),
     *(("rt:2px,10deg", "rt:3px,30deg"), ("rt:2px,10deg", "rt:2px,40deg")),
     ("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1"),
     ("affine:linf:0.3+rt:3px,20deg", "affine:linf:0.3+rt:3px,30deg"),
@@ -76,6 +78,8 @@ def members(text, x):
         assert isinstance(threat, ParamBall)
         params = torch.randn(len(x), threat.n_params(x.shape[1:]), generator=torch.Generator().manual_seed(2))
         params = params * (0.9 * threat.r / threat.norm(threat.radius).size(params))[:, None]
+        params[0] = 0
+        params[0, 0] = float(min(threat.radius, threat.peak))  # the largest that one parameter may be
     return threat.apply(x, params), params
 
 
@@ -90,7 +94,8 @@ def test_sizes_are_shares_of_the_limits_except_those_that_are_distances():
 
 NO_THREATS = (
     *("", "linf", "linf:", "linf:x", "linf:1e99", "patch:px", "rt:1px", "rt:apx,bdeg"),
-    *("affine:x+y", "affine:linf:0.2+linf", "rt-l2:x+l2:1", "corruption:fog", "corruption:@3-5"),
+    *("affine:x+y", "affine:linf:0.2+linf", "rt-l2:x+l2:1", "corruption:fog", "corruption:@3-5", "corruption:fog@0"),
+    *("elastic:-5", "rt:-1px,10deg"),
 )
 
 

@@ -20,9 +20,9 @@ from robench.results.attack_rows import FailureEntry
 from robench.results.figures import Layer, Material, Placed, Raised, Shown, Surface, Walk
 from robench.results.queries import Fall, falls
 from robench.results.summarising import summarise
-from robench.results.summary import MaskingEntry
+from robench.results.summary import ThreatMaskingEntry
 
-from .made import EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
+from .made import APGD, EVIDENCE, L2, LINF, PGD, PLAN, accepted, claim, clean, exhausted, plan
 from .tables.test_tables import models
 
 
@@ -154,13 +154,25 @@ def test_one_model_under_several_sets_of_attacks_has_a_line_for_each():
 def test_a_curve_of_a_model_whose_gradients_are_masked_is_marked_and_its_caption_says_why(kind):
     found = curved()
     for verdict, marked in (("masked", True), ("suspect", True), ("none-found", False)):
-        summary = msgspec.structs.replace(found.summary, masking=MaskingEntry(verdict))
+        (threat,) = found.summary.threats
+        doubted = msgspec.structs.replace(threat, masking=ThreatMaskingEntry(verdict))
+        summary = msgspec.structs.replace(found.summary, threats=(doubted,))
         (picture,) = getattr(figures, kind)([replace(found, summary=summary)]).pictures
         assert ("† gradients are masked, or may be." in picture.caption) is marked
         left = sum(t.open for t in summary.threats)
         assert f"≤ not finished: {left} open cases count as standing." in picture.caption
         where = picture.caption if kind == "queries" else picture.figure.axes[0].get_lines()[0].get_label()
         assert ("net† ≤" in where) is marked
+
+
+def test_a_curve_is_not_marked_for_a_threat_that_is_not_drawn():
+    asked = plan(threats=(LINF, type(LINF)("rt:3px,30deg", (PlannedAttack("grid", "grid()", 1),))), curve=True)
+    finished = tuple(exhausted(e, done, attack=a) for e in range(20, 27) for a, done in ((PGD.spec, 3), (APGD.spec, 1)))
+    found = material(asked, msgspec.structs.replace(CURVED, exhausted=finished))
+    assert [t.open for t in found.summary.threats] == [0, 7]
+    (picture,) = figures.curves([found]).pictures
+    assert lines(picture, "net")
+    assert "open cases" not in picture.caption
 
 
 def test_runs_on_different_examples_are_in_different_pictures():
@@ -202,7 +214,9 @@ def test_an_unfinished_model_is_below_all_finished_ones_and_a_failed_one_is_left
             {"open": ("OOOO", "SSSS"), "low": ("SBBB", "SBBB"), "masked": ("SSBB", "SSBB")}, threats
         ), strict=True)
     )  # fmt: skip
-    verdict = msgspec.structs.replace(masked.summary, masking=MaskingEntry("masked"))
+    first, *rest = masked.summary.threats
+    doubted = msgspec.structs.replace(first, masking=ThreatMaskingEntry("masked"))
+    verdict = msgspec.structs.replace(masked.summary, threats=(doubted, *rest))
     first, *rest = high.summary.threats
     failures = tuple(FailureEntry(attack.name, 4, "Boom") for attack in first.attacks)
     lost = msgspec.structs.replace(high.summary, threats=(msgspec.structs.replace(first, failures=failures), *rest))

@@ -45,7 +45,7 @@ def curves(materials: Sequence[Material]) -> Album:
     usable = [m for m in materials if _measured(m.summary)]
     for group in together(usable, lambda m: (m.summary.data.name, m.summary.data.sha256)):
         summaries = [m.summary for m in group]
-        caption = f"{HOW} {questions(summaries)}{explained(summaries)}"
+        caption = f"{HOW} {questions(summaries)}{explained(t for s in summaries for t in _measured(s).values())}"
         album.pictures.append(Picture(file_name("curve", summaries[0].data.name), caption, draw(summaries, caption)))
     return album
 
@@ -77,7 +77,7 @@ def _labels(summaries: Sequence[Summary]) -> list[str]:
     attacks = [dict.fromkeys(a.name for t in _measured(s).values() for a in t.attacks) for s in summaries]
     labels = zip(models, summaries, attacks, strict=True)
     return [
-        name + marks(summary) + (f" by {', '.join(by)}" if models.count(name) > 1 else "")
+        name + marks(_measured(summary).values()) + (f" by {', '.join(by)}" if models.count(name) > 1 else "")
         for name, summary, by in labels
     ]
 

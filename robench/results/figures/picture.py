@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from ...evidence.records import Evidence, Plan
-from ..summary import Summary
+from ..summary import Summary, ThreatEntry
 from ..tables.cells import MASKED
 
 FORMS = ("svg", "png")
@@ -125,16 +125,18 @@ def questions(summaries: Sequence[Summary]) -> str:
     return f"{first.data.name}, n = {first.data.examples}; protocol {protocols}; seed {seeds}."
 
 
-def marks(summary: Summary) -> str:
-    """What the name of a model has behind it: † for masked gradients, ≤ while searches are still to do."""
-    unfinished = any(t.open for t in summary.threats)
-    return f"{'†' if summary.masking.verdict in MASKED else ''}{' ≤' if unfinished else ''}"
+def marks(shown: Iterable[ThreatEntry]) -> str:
+    """What a name has behind it for these threats: † for masked gradients, ≤ while searches are still to do."""
+    entries = [*shown]
+    doubtful = any(t.masking.verdict in MASKED for t in entries)
+    return f"{'†' if doubtful else ''}{' ≤' if any(t.open for t in entries) else ''}"
 
 
-def explained(summaries: Sequence[Summary]) -> str:
-    """Sentences for a caption on the marks of these models."""
-    left = sum(t.open for s in summaries for t in s.threats)
-    doubtful = any(s.masking.verdict in MASKED for s in summaries)
+def explained(shown: Iterable[ThreatEntry]) -> str:
+    """Sentences for a caption on the marks of all models, which have these threats."""
+    entries = [*shown]
+    doubtful = any(t.masking.verdict in MASKED for t in entries)
+    left = sum(t.open for t in entries)
     return (" † gradients are masked, or may be." if doubtful else "") + (
         f" ≤ not finished: {left} open cases count as standing." if left else ""
     )

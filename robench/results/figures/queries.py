@@ -78,5 +78,5 @@ def _caption(plan: Plan, material: Material) -> str:
     order = EVERY if plan.every_attack else EARLY
     further = FURTHER if plan.curve else ""
     summary = material.summary
-    model = f"{summary.model.name}{marks(summary)}"
-    return f"{HOW}{order}{further} Model {model}. {question(summary)}{explained((summary,))}"
+    model = f"{summary.model.name}{marks(summary.threats)}"
+    return f"{HOW}{order}{further} Model {model}. {question(summary)}{explained(summary.threats)}"

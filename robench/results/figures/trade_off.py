@@ -65,7 +65,7 @@ def trade_offs(materials: Sequence[Material], trained_on: TrainedOn) -> Album:
             )
             continue
         stars = STARS if _singles(summaries, trained_on) else ""
-        caption = f"{HOW}{stars} {questions(summaries)}{explained(summaries)}"
+        caption = f"{HOW}{stars} {questions(summaries)}{explained(t for s in summaries for t in s.threats)}"
         figure = draw(summaries, trained_on, caption)
         album.pictures.append(Picture(file_name("trade-off", summaries[0].data.name), caption, figure))
     return album
@@ -95,7 +95,7 @@ def draw(summaries: Sequence[Summary], trained_on: TrainedOn, caption: str) -> F
             star = {"marker": "*", "markersize": 10, "color": COLOURS[i % len(COLOURS)], "zorder": 4}
             axes.plot([share], [row + (i - middle) * ASIDE], **star)  # type: ignore[arg-type]
     _points(axes, [s.union for s in summaries], middle * ASIDE, "union", UNION, "D", 4.5)
-    marked = [f"{name}{marks(s)}" for name, s in zip(names(summaries), summaries, strict=True)]
+    marked = [f"{name}{marks(s.threats)}" for name, s in zip(names(summaries), summaries, strict=True)]
     axes.set_yticks(range(len(summaries)), marked)
     axes.set_ylim(len(summaries) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
