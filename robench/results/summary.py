@@ -213,7 +213,8 @@ class Summary(msgspec.Struct, frozen=True):
         """One row per threat, then the union and the average. Shares are fractions; `low` and `high` end the ci95.
 
         While examples are `open`, an accuracy is an upper bound, and so is `clean` while there are `clean_open`. Where
-        every planned attack failed there is no accuracy. `open` of the average is over all threats together.
+        every planned attack failed, or none is planned, there is no accuracy. `open` of the average is over all threats
+        together.
         """
         measured = [t.measured for t in self.threats]
         none = None, None, None

@@ -183,6 +183,9 @@ def test_every_number_of_a_row_with_masked_gradients_has_a_mark_on_its_pages():
     assert changes(content)[0].title == "net: union 50.0† % on mnist:test"
     page = site([content])[f"models/{found.id}/{row.id}.html"].decode()
     assert "than the runs by this protocol, whose union is 50.0† %" in page
+    assert ("† gradients are masked, or may be" in page, "≤ searches" in page) == (True, False)
+    clear = site([found])[f"models/{found.id}/{row.id}.html"].decode()
+    assert "† gradients are masked, or may be" not in clear
 
 
 def test_a_class_has_no_number_where_every_attack_failed():

@@ -165,6 +165,15 @@ def test_a_curve_of_a_model_whose_gradients_are_masked_is_marked_and_its_caption
         assert ("net† ≤" in where) is marked
 
 
+def test_a_picture_of_queries_counts_open_cases_of_its_panels_alone():
+    half = Evidence(clean=tuple(map(clean, range(20, 28))), exhausted=(exhausted(20, 3), exhausted(21, 3)))
+    found = material(evidence=half)
+    assert [t.open for t in found.summary.threats] == [8, 8]
+    (picture,) = figures.queries([found]).pictures
+    assert [axes.get_title() for axes in picture.figure.axes] == ["linf:0.3"]
+    assert "≤ not finished: 8 open cases count as standing." in picture.caption
+
+
 def test_a_curve_is_not_marked_for_a_threat_that_is_not_drawn():
     asked = plan(threats=(LINF, type(LINF)("rt:3px,30deg", (PlannedAttack("grid", "grid()", 1),))), curve=True)
     finished = tuple(exhausted(e, done, attack=a) for e in range(20, 27) for a, done in ((PGD.spec, 3), (APGD.spec, 1)))

@@ -1,12 +1,11 @@
 """Accuracy against queries, drawn: a panel per threat, a line per attack."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evidence.records import Plan
-from ..queries import falls
+from ..queries import Fall, falls
 from .picture import (
     COLUMN,
     PAGE,
@@ -34,20 +33,20 @@ def queries(materials: Sequence[Material]) -> Album:
     """A picture per run, a panel per threat."""
     album = Album()
     for material in materials:
-        if not any(falls(material.plan, material.evidence, threat.threat) for threat in material.plan.threats):
+        panels = {t.threat: falls(material.plan, material.evidence, t.threat) for t in material.plan.threats}
+        panels = {threat: found for threat, found in panels.items() if found}
+        if not panels:
             album.left_out.append(f"{material.path} holds no search; start it again with robench evaluate")
             continue
-        caption = _caption(material.plan, material)
+        caption = _caption(material, panels)
         name = file_name("queries", material.summary.model.name)
-        album.pictures.append(Picture(name, caption, draw(material, caption)))
+        album.pictures.append(Picture(name, caption, draw(panels, caption)))
     return album
 
 
 @styled()
-def draw(material: Material, caption: str) -> Figure:
+def draw(panels_of: Mapping[str, Sequence[Fall]], caption: str) -> Figure:
     """A panel per threat, with a line per attack."""
-    panels_of = {t.threat: falls(material.plan, material.evidence, t.threat) for t in material.plan.threats}
-    panels_of = {threat: found for threat, found in panels_of.items() if found}
     attacks = list(dict.fromkeys(fall.attack for found in panels_of.values() for fall in found))
     columns = min(3, len(panels_of))
     rows = -(-len(panels_of) // columns)
@@ -74,9 +73,9 @@ def draw(material: Material, caption: str) -> Figure:
     return figure
 
 
-def _caption(plan: Plan, material: Material) -> str:
+def _caption(material: Material, panels: Collection[str]) -> str:
+    plan, summary = material.plan, material.summary
     order = EVERY if plan.every_attack else EARLY
     further = FURTHER if plan.curve else ""
-    summary = material.summary
-    model = f"{summary.model.name}{marks(summary.threats)}"
-    return f"{HOW}{order}{further} Model {model}. {question(summary)}{explained(summary.threats)}"
+    drawn = [t for t in summary.threats if t.threat in panels]
+    return f"{HOW}{order}{further} Model {summary.model.name}{marks(drawn)}. {question(summary)}{explained(drawn)}"
