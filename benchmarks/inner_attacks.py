@@ -1,6 +1,7 @@
 """What the attacks of adversarial training leave standing on a finished model, beside a whole protocol.
 
     python benchmarks/inner_attacks.py [--model NAME] [--examples 300] [--steps N ...] [--threat THREAT ...]
+        [--precision float32]
 
 The images are training images, those that `--validation` holds out; the attacks are those that `--set inner_attack=...`
 and `l1_steps=...` choose, each with its one start. A training sees only what its attack finds, so an attack that leaves
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=300)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 100])
     parser.add_argument("--threat", action="append", default=[])
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(1)
     threats = [*map(parse, args.threat or ("linf:0.3", "l2:2", "l1:10"))]
@@ -46,7 +48,8 @@ def main() -> None:
     assert loaded.card is not None, "a bundled model has a card"
     whole = datasets.load(f"{loaded.card.data}:train")
     split = whole.part(f"held-out:{args.examples}")
-    module = InBFloat16(loaded.classifier.module.eval())
+    exact = loaded.classifier.module.eval()
+    module = InBFloat16(exact) if args.precision == "bfloat16" else exact
 
     rows: list[dict[str, object]] = []
     for steps in args.steps:
@@ -64,11 +67,12 @@ def main() -> None:
     rows.append({"attack": "protocol standard", "steps": ""} | left)
     notes = [
         f"Of {len(split)} images of {whole.name}, how many {args.model} has right at the image an attack ends with.",
-        "Products in bfloat16, as in a training with `--precision bfloat16`. Stages begin in balls of three radii and",
-        "then two under l2 and l1; under linf they are plain APGD.",
+        f"Products in {args.precision}, as in a training with `--precision {args.precision}`. Stages begin in balls of",
+        "three radii and then two under l2 and l1; under linf they are plain APGD.",
         f"Command: python benchmarks/inner_attacks.py --model {args.model} --examples {args.examples} --steps "
         + " ".join(map(str, args.steps))
-        + "".join(f" --threat {threat}" for threat in args.threat),
+        + "".join(f" --threat {threat}" for threat in args.threat)
+        + (" --precision float32" if args.precision == "float32" else ""),
     ]
     write_results(f"inner-attacks-{args.model}", f"Attacks of a training, on {args.model}", rows, notes, CPU)
 
