@@ -18,7 +18,7 @@ from robench.evaluation.planning import as_planned
 from robench.evaluation.prepared import PreparedEvaluation
 from robench.evaluation.request import EvalRequest
 from robench.evaluation.verification import _as_expected, min_passes, verify
-from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, Verdict
+from robench.evidence.records import Claim, Evidence, Exhausted, Plan, PlannedAttack, PlannedThreat, Verdict
 from robench.evidence.referee import Referee
 from robench.evidence.refutation import NOISE, Facts
 from robench.evidence.store import RunFile
@@ -589,3 +589,12 @@ def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
     assert present == plans[-1]
     for mixed in ((first[0], *present[1:]), (first[0], *last[1:]), (last[0], *present[1:])):
         assert run.asking(protocol=name, threats=mixed).faults()
+
+
+def test_an_image_counts_in_a_larger_set_of_its_kind_and_in_no_other():
+    whole = f"patch:{SHAPE[1]}px"  # which contains every image
+    for text, told in (("linf:0.9", False), (whole, True)):
+        planned = PlannedThreat(text, honest().plan.threats[0].attacks)
+        faults = honest().asking(threats=(*honest().plan.threats, planned)).faults()
+        uncounted = [fault for fault in faults if f"lies in {text} too, where it is not counted" in fault]
+        assert any("its image under linf:" in fault for fault in uncounted) is told

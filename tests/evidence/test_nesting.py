@@ -13,10 +13,17 @@ THREATS = (
     *("linf:0.2", "linf:0.3", "l2:0.2", "l0:3", "elastic:1", "elastic:2"),
     *("jpeg-linf:1", "jpeg-linf:2", "jpeg-l2:1", "jpeg-l2:8", "jpeg-l2:16", "jpeg-l1:8"),
     *("patch:3px", "patch:4px", "rt:2px,10deg", "rt:3px,30deg", "rt:2px,40deg", "rt:2px,10deg,pad4"),
-    *("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1", "rt-l2:3px,10deg+l2:2"),
+    *("rt-l2:2px,10deg+l2:1", "rt-l2:3px,10deg+l2:1", "rt-l2:3px,10deg+l2:2", "rt-l2:3px,10deg,pad4+l2:1"),
     *("affine:linf:0.3+rt:3px,30deg", "affine:linf:0.3+rt:3px,20deg", "affine:linf:0.2+rt:4px,20deg"),
     *("affine:linf:0.3+l1:3", "affine:l1:4+linf:0.3", "affine:linf:0.3+l2:4"),
-    *("corruption:fog@3", "corruption:fog@5", "corruption:fog@2-5", "corruption:fog+contrast@3", "corruption:all@3-4"),
+    *(
+        "corruption:fog@3",
+        "corruption:fog@5",
+        "corruption:fog@2-5",
+        "corruption:fog@1-5",
+        "corruption:fog+contrast@3",
+        "corruption:all@3-4",
+    ),
 )
 NESTED = {
     *(("linf:0.2", "linf:0.3"), ("elastic:1", "elastic:2"), ("jpeg-linf:1", "jpeg-linf:2"), ("patch:3px", "patch:4px")),
@@ -28,6 +35,7 @@ NESTED = {
     *(("corruption:fog@3", "corruption:fog@2-5"), ("corruption:fog@5", "corruption:fog@2-5")),
     *(("corruption:fog@3", "corruption:fog+contrast@3"), ("corruption:fog@3", "corruption:all@3-4")),
     ("corruption:fog+contrast@3", "corruption:all@3-4"),
+    *((f"corruption:fog@{severities}", "corruption:fog@1-5") for severities in ("3", "5", "2-5")),
 }
 
 
@@ -95,6 +103,7 @@ def test_sizes_are_shares_of_the_limits_except_those_that_are_distances():
 NO_THREATS = (
     *("", "linf", "linf:", "linf:x", "linf:1e99", "patch:px", "rt:1px", "rt:apx,bdeg"),
     *("affine:x+y", "affine:linf:0.2+linf", "rt-l2:x+l2:1", "corruption:fog", "corruption:@3-5", "corruption:fog@0"),
+    *("corruption:fog@5-1", "affine:linf:x+l1:3", "affine:linf:x+l1:4", "affine:linf:0.1+l1:x"),
     *("elastic:-5", "rt:-1px,10deg"),
 )
 
@@ -102,4 +111,5 @@ NO_THREATS = (
 @pytest.mark.parametrize("text", NO_THREATS)
 def test_a_text_that_is_no_threat_contains_nothing_else(text):
     assert lies_in(text, 0.1, text)
-    assert not any(lies_in(text, 0.1, threat) or lies_in(threat, 0.1, text) for threat in THREATS)
+    others = {*THREATS, *NO_THREATS} - {text}
+    assert not any(lies_in(text, 0.1, other) or lies_in(other, 0.1, text) for other in others)
