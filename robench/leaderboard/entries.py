@@ -187,8 +187,8 @@ class Board(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
 
     def to_json(self) -> bytes:
-        """The JSON file: indented by two spaces, the innermost lists and objects on one line, a newline at the end."""
-        text = msgspec.json.format(msgspec.json.encode(self), indent=2)
+        """The JSON file: indented by one space, the innermost lists and objects on one line, a newline at the end."""
+        text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         return _INNERMOST.sub(_on_one_line, text) + b"\n"
 
 
