@@ -180,7 +180,7 @@ def _answers(
         commands = sorted({c for run in runs for c in _commands(run.evidence)})
         seeds = sorted({run.plan.seed for run in runs})
         card = cards[0] if cards else None
-        sources = [(run.source, run.evidence, any(run is own for own in best.runs)) for run in model]
+        sources = [(run.source, run.evidence, any(run is own for own in runs)) for run in model]
         yield (
             key,
             Answer(

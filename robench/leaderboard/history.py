@@ -53,7 +53,8 @@ def history(
     """An entry for the run that set the numbers of a row, and for each that lowered one.
 
     `plan` has the threats in the order of the table, and `everything` is all evidence of the model. Each of the `runs`
-    is marked if it answers the question of the row: the first of those comes first.
+    is marked if it is about the examples and threats of the row, by whatever protocol: the first of those comes first.
+    What the attacks of `plan` have still to search is open in an entry.
     """
     runs = list(runs)
     order = in_order([source for source, _, _ in runs])

@@ -132,6 +132,12 @@ def test_a_row_begins_with_a_run_of_its_own_question():
     assert [(e.source, e.lowered["union"]) for e in row.history] == [("quick", 2)]
 
 
+def test_a_later_protocol_that_leaves_less_does_not_hide_what_an_earlier_one_left():
+    row = entries(dated(["SSOB"], EARLY, protocol="quick"), dated(["SSBB"], LATE, attack=APGD, protocol="long"))
+    assert row.protocol == "long"
+    assert [(e.source, e.union, e.union_open) for e in row.history] == [("quick", 3 / 4, 3), ("long", 2 / 4, 0)]
+
+
 def test_runs_are_in_the_order_of_their_dates_and_the_board_comes_before_submissions():
     sources = [
         Source("undated submission", "Ada", True, "", "a"),
