@@ -593,8 +593,8 @@ def test_a_plan_that_mixes_versions_of_a_protocol_is_false(name):
 
 def test_an_image_counts_in_a_larger_set_of_its_kind_and_in_no_other():
     whole = f"patch:{SHAPE[1]}px"  # which contains every image
-    for text, told in (("linf:0.9", False), (whole, True)):
+    for text, reported in (("linf:0.9", False), (whole, True)):
         planned = PlannedThreat(text, honest().plan.threats[0].attacks)
         faults = honest().asking(threats=(*honest().plan.threats, planned)).faults()
         uncounted = [fault for fault in faults if f"lies in {text} too, where it is not counted" in fault]
-        assert any("its image under linf:" in fault for fault in uncounted) is told
+        assert any("its image under linf:" in fault for fault in uncounted) is reported
