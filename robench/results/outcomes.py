@@ -77,13 +77,13 @@ def breaks(evidence: Evidence, threat: str) -> list[tuple[Claim, Verdict]]:
 
     Sizes are in the unit of `threat`: where they are shares of a limit, those of a smaller limit become smaller.
     """
-    found = [
-        (claim, msgspec.structs.replace(verdict, size=verdict.size * share_of_limits(under, threat)))
-        for under, pairs in evidence.accepted.items()
-        if kind(under) == kind(threat)
-        for claim, verdict in pairs
-        if lies_in(under, verdict.size, threat)
-    ]
+    found: list[tuple[Claim, Verdict]] = []
+    for under, pairs in evidence.accepted.items():
+        if kind(under) != kind(threat):
+            continue
+        inside = [(claim, verdict) for claim, verdict in pairs if lies_in(under, verdict.size, threat)]
+        share = share_of_limits(under, threat) if inside else 1.0
+        found += inside if share == 1 else [(c, msgspec.structs.replace(v, size=v.size * share)) for c, v in inside]
     return sorted(found, key=lambda pair: (pair[0].id, pair[1].size))
 
 
